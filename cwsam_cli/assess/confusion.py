@@ -1,0 +1,99 @@
+"""One confusion matrix, and every figure that follows from it.
+
+# K classes; rows are the reference, columns the map
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cwsam_cli.taxonomy import IGNORE
+
+Matrix = NDArray[np.int64]
+
+_CHUNK = 1_000_000  # pixels; larger chunks leave the cache and are slower
+
+
+def confusion_matrix(reference: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int) -> Matrix:
+    """Count pixels by reference and predicted class index, (K, K).
+
+    Args:
+        reference: class indices; `IGNORE` is left out.
+        predicted: class indices of the same shape.
+        classes: K.
+    """
+    reference, predicted = reference.ravel(), predicted.ravel()
+    counts = np.zeros(classes * classes, np.int64)
+    for start in range(0, reference.size, _CHUNK):
+        truth, guess = reference[start : start + _CHUNK], predicted[start : start + _CHUNK]
+        known = truth != IGNORE
+        counts += np.bincount(truth[known].astype(np.int64) * classes + guess[known], minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """One class's figures; a figure without a denominator is None, never 0 or NaN."""
+
+    iou: float | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+    """Reference pixels."""
+    predicted: int
+    """Mapped pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A matrix in figures. Means are taken over the classes that occur in the reference."""
+
+    classes: tuple[ClassScore, ...]
+    accuracy: float | None
+    """Share of pixels that are right."""
+    mean_iou: float | None
+    mean_f1: float | None
+    frequency_weighted_iou: float | None
+    pixels: int
+
+
+def score(matrix: Matrix) -> Scores:
+    """Per-class and overall figures of a confusion matrix.
+
+    A class without reference pixels is absent: it has no recall, and does not enter a mean.
+    """
+    right, support, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    classes = tuple(
+        ClassScore(
+            iou=_ratio(hit, truth + guess - hit) if truth else None,
+            precision=_ratio(hit, guess),
+            recall=_ratio(hit, truth),
+            f1=_ratio(2 * hit, truth + guess) if truth else None,
+            support=truth,
+            predicted=guess,
+        )
+        for hit, truth, guess in zip(right.tolist(), support.tolist(), predicted.tolist(), strict=True)
+    )
+    present = [entry for entry in classes if entry.support]
+    total = int(matrix.sum())
+    return Scores(
+        classes=classes,
+        accuracy=_ratio(int(right.sum()), total),
+        mean_iou=_ratio(sum(entry.iou or 0.0 for entry in present), len(present)),
+        mean_f1=_ratio(sum(entry.f1 or 0.0 for entry in present), len(present)),
+        frequency_weighted_iou=_ratio(sum((entry.iou or 0.0) * entry.support for entry in present), total),
+        pixels=total,
+    )
+
+
+def constant_matrix(matrix: Matrix, index: int) -> Matrix:
+    """The matrix of a map that is `index` everywhere: the least that a model must beat."""
+    constant = np.zeros_like(matrix)
+    constant[:, index] = matrix.sum(axis=1)
+    return constant
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

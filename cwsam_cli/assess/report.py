@@ -1,0 +1,60 @@
+"""Accuracy as people read it (a table), as programs read it (JSON), as spreadsheets do (CSV)."""
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from cwsam_cli.assess.confusion import Matrix, Scores
+from cwsam_cli.files import write_text
+from cwsam_cli.taxonomy import Taxonomy
+
+
+def as_dict(scores: Scores, taxonomy: Taxonomy) -> dict[str, Any]:
+    """Everything in plain values; absent classes are marked so."""
+    overall = dataclasses.asdict(scores)
+    overall.pop("classes")
+    return overall | {
+        "classes": [
+            {"code": entry.code, "name": entry.name, "absent": not row.support} | dataclasses.asdict(row)
+            for entry, row in zip(taxonomy.classes, scores.classes, strict=True)
+        ]
+    }
+
+
+def as_table(scores: Scores, taxonomy: Taxonomy) -> str:
+    """A table for the terminal."""
+    wide = max(12, *(len(name) for name in taxonomy.names))
+    lines = [f"{'class':<{wide}}  {'IoU':>6} {'prec.':>6} {'recall':>6} {'F1':>6} {'support':>11}"]
+    for name, row in zip(taxonomy.names, scores.classes, strict=True):
+        figures = " ".join(_figure(value) for value in (row.iou, row.precision, row.recall, row.f1))
+        note = "  absent from the reference" if not row.support else ""
+        lines.append(f"{name:<{wide}}  {figures} {row.support:>11,}{note}")
+    lines.append("")
+    for name, value in (
+        ("mean IoU", scores.mean_iou),
+        ("mean F1", scores.mean_f1),
+        ("overall accuracy", scores.accuracy),
+        ("frequency-weighted IoU", scores.frequency_weighted_iou),
+    ):
+        lines.append(f"{name:<24}{_figure(value)}")
+    return "\n".join(lines)
+
+
+def write_report(matrix: Matrix, scores: Scores, taxonomy: Taxonomy, folder: Path, about: dict[str, Any]) -> None:
+    """Write `metrics.json` and `confusion_matrix.csv` (rows reference, columns map)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(about | as_dict(scores, taxonomy), indent=2, ensure_ascii=False)
+    write_text(folder / "metrics.json", text + "\n")
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator="\n")
+    writer.writerow(["reference \\ map", *taxonomy.names])
+    for name, counts in zip(taxonomy.names, matrix.tolist(), strict=True):
+        writer.writerow([name, *counts])
+    write_text(folder / "confusion_matrix.csv", rows.getvalue())
+
+
+def _figure(value: float | None) -> str:
+    return f"{'-':>6}" if value is None else f"{value:6.3f}"

@@ -1,0 +1,35 @@
+"""`cwsam eval`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cwsam_cli.commands.options import BatchSize, Checkpoint, Data, Device, Json, checkpoint_given, print_result
+
+
+def evaluate(
+    data: Data,
+    checkpoint: Checkpoint = None,
+    split: Annotated[Literal["train", "val", "test"], typer.Option("--split", help="Which ground.")] = "test",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for metrics.json and confusion_matrix.csv.")
+    ] = None,
+    batch_size: BatchSize = 8,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a model on held-out ground, class by class.
+
+    \b
+    $ cwsam eval -c save/first/model_epoch_best.pth --data dataset/
+    $ cwsam eval -c save/first/model_epoch_best.pth --data dataset/ -o report/ --json
+
+    Classes that the reference does not show are said to be absent and enter no mean.
+    """
+    checkpoint = checkpoint_given(checkpoint)
+    from cwsam_cli.assess.report import as_dict, as_table
+    from cwsam_cli.pipelines.evaluate import evaluate as measure  # torch is slow to import
+
+    result = measure(checkpoint, data, split=split, output=output, batch_size=batch_size, device=device)
+    print_result(as_dict(result.scores, result.taxonomy), as_table(result.scores, result.taxonomy), as_json=as_json)

@@ -1,0 +1,42 @@
+"""Options that several commands share, and how results are printed."""
+
+import dataclasses
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Checkpoint = Annotated[
+    Path | None, typer.Option("-c", "--checkpoint", help="A trained model, save/RUN/model_epoch_best.pth.")
+]
+Data = Annotated[Path, typer.Option("--data", help="A folder that `cwsam tile` wrote.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto for the best that is here.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Windows at a time.")]
+
+
+def command_line() -> str:
+    """The command as it was typed, for the record in outputs."""
+    return shlex.join(["cwsam", *sys.argv[1:]])
+
+
+def checkpoint_given(checkpoint: Path | None) -> Path:
+    """The checkpoint, or an error that names one."""
+    from cwsam_cli.errors import UsageError
+    from cwsam_cli.train.checkpoint import newest_checkpoint
+
+    if checkpoint is None:
+        raise UsageError("no checkpoint is given", hint=newest_checkpoint())
+    return checkpoint
+
+
+def print_result(result: Any, text: str, *, as_json: bool) -> None:
+    """Print a result for people, or the dataclass behind it for programs."""
+    if as_json:
+        raw = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+        text = json.dumps(raw, default=str, ensure_ascii=False)
+    typer.echo(text)

@@ -1,0 +1,63 @@
+"""`cwsam tile`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cwsam_cli.commands.options import Json, Overwrite, command_line, print_result
+
+
+def tile(
+    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE", help="Images of equal bands.")],
+    labels: Annotated[
+        Path,
+        typer.Option("--labels", help="Class raster (any CRS and resolution), polygons, or a folder of rasters."),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The dataset's folder.")],
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Class table, a file or a shipped name. Default: the labels' own.")
+    ] = None,
+    class_field: Annotated[
+        str | None, typer.Option("--class-field", help="Field of the polygons with their class code or name.")
+    ] = None,
+    size: Annotated[int, typer.Option("--size", min=8, help="Pixels a side of a tile.")] = 512,
+    overlap: Annotated[
+        int, typer.Option("--overlap", min=0, help="Pixels that neighbouring training tiles share.")
+    ] = 0,
+    split: Annotated[
+        tuple[float, float, float], typer.Option("--split", help="Shares of train, val and test ground.")
+    ] = (70, 15, 15),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split.")] = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Cut scenes and labels into training tiles.
+
+    \b
+    $ cwsam tile scenes/*.tif --labels landcover.tif -o dataset/
+    $ cwsam tile scene.tif --labels fields.gpkg --class-field crop --classes crops.yaml -o dataset/
+
+    Labels are brought onto each scene's own pixel grid; the scene is never resampled.
+    Training, validation and test ground are separate blocks: no pixel is in two of them.
+    tiles.gpkg in the dataset shows the split in QGIS.
+    """
+    from cwsam_cli.pipelines.tile import tile_scenes  # rasterio and geopandas are slow to import
+
+    manifest = tile_scenes(
+        scenes,
+        labels,
+        output,
+        size=size,
+        overlap=overlap,
+        classes=classes,
+        class_field=class_field,
+        shares=split,
+        seed=seed,
+        overwrite=overwrite,
+        command=command_line(),
+    )
+    counts = ", ".join(f"{count} {name}" for name, count in manifest.tiles.items())
+    bands = f"{len(manifest.bands)} bands" if len(manifest.bands) > 1 else "1 band"
+    text = f"{output}: {counts} tiles of {size} × {size} pixels, {bands}, {len(manifest.taxonomy)} classes"
+    print_result(manifest, text, as_json=as_json)

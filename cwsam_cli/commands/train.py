@@ -1,0 +1,51 @@
+"""`cwsam train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cwsam_cli.commands.options import Device, Json, print_result
+
+
+def train(
+    config: Annotated[str, typer.Option("--config", help="A YAML file, or a shipped name: tiny, vit_b.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A folder that `cwsam tile` wrote. Default: the paths in the config.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The run's folder. Default: save/CONFIG-DATE-TIME.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config; repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a model.
+
+    \b
+    $ cwsam train --config tiny --data dataset/ -o save/first
+    $ cwsam train --config tiny --data dataset/ -o save/long --set epoch_max=300 --set optimizer.args.lr=5e-4
+
+    The run's folder receives model_epoch_best.pth (best mIoU on the validation
+    split), model_epoch_last.pth, the configuration used, and events for TensorBoard.
+    """
+    from datetime import datetime
+
+    from cwsam_cli.config.load import load_config
+    from cwsam_cli.errors import UsageError
+    from cwsam_cli.pipelines.train import train as run  # torch is slow to import
+
+    if resume and output is None:
+        raise UsageError("--resume needs the run's folder", hint="name it: -o save/RUN --resume")
+    overrides = [*(settings or []), *(["resume=last"] if resume else [])]
+    loaded = load_config(config, overrides, data=data)
+    folder = output or Path(loaded.work_dir) / f"{Path(config).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    result = run(loaded, folder, device=device)
+    text = (
+        f"{result.best}: epoch {result.best_epoch} of {result.epochs}, "
+        f"mIoU {result.mean_iou:.3f}, accuracy {result.accuracy:.3f} on the validation split"
+    )
+    print_result(result, text, as_json=as_json)

@@ -1,0 +1,260 @@
+"""From YAML to the schema: find the file, apply `--set`, validate, and say clearly what is wrong."""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from cwsam_cli.config.schema import FolderArgs, RunConfig
+from cwsam_cli.console import log
+from cwsam_cli.errors import ConfigError
+from cwsam_cli.taxonomy import Taxonomy, from_names
+
+T = TypeVar("T")
+
+_DATASETS = ("train_dataset", "val_dataset", "test_dataset")
+
+# Keys of older research configurations that change nothing here.
+_RETIRED = {
+    "": ("data_norm", "eval_type", "multi_step_lr", "start_epoch"),
+    **{f"{name}.wrapper": ("name",) for name in _DATASETS},
+    **{f"{name}.dataset.args": ("cache", "split_key", "first_k", "repeat") for name in _DATASETS},
+    "model.args.encoder_mode": ("name",),
+}
+
+
+def _built_in(raw: Mapping[str, Any]) -> dict[str, object]:
+    """Encoder keys of older configurations whose value is fixed here."""
+    args = _at(raw, "model.args") or {}
+    mode = args.get("encoder_mode") or {}
+    return {
+        "img_size": args.get("inp_size", 512),
+        "mlp_ratio": 4,
+        "qkv_bias": True,
+        "use_rel_pos": True,
+        "out_chans": mode.get("prompt_embed_dim", 256),
+    }
+
+
+_TYPES = {
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "string_type": "text",
+    "bool_parsing": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dataclass_type": "keys of its own",
+}
+
+
+def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None = None) -> RunConfig:
+    """Read a run's configuration.
+
+    Args:
+        name: a YAML file's path, or a shipped configuration's name such as `tiny`.
+        overrides: `dotted.key=value`, each value read as YAML.
+        data: a folder that `cwsam tile` wrote; all three datasets then lie there.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, a key is unknown, a value has the wrong type.
+    """
+    path = _find(name, _shipped(), "configuration")
+    raw = _read_yaml(path)
+    for override in overrides:
+        _override(raw, override)
+    if data is not None:
+        for dataset, split in zip(_DATASETS, ("train", "val", "test"), strict=True):
+            args = _descend(raw, f"{dataset}.dataset.args", str(path))
+            args |= {"root_path_1": str(data / "images" / split), "root_path_2": str(data / "labels" / split)}
+            for key in ("classes", "palette"):
+                args.pop(key, None)
+    retired = _drop_retired(raw, str(path))
+    if retired:
+        log.warning("`%s`: %s change nothing here and are ignored", path, ", ".join(retired))
+    loss = _at(raw, "model.args") or {}
+    if loss.get("loss") == "iou":
+        loss["loss"] = "ce+iou"
+    return validate(RunConfig, raw, str(path))
+
+
+def load_taxonomy(name: str) -> Taxonomy:
+    """Read a class table.
+
+    Args:
+        name: a YAML file's path, or a shipped table's name such as `land_cover_33`.
+
+    Raises:
+        ConfigError: the file is missing, or no valid class table.
+    """
+    path = _find(name, _shipped() / "classes", "class table")
+    return validate(Taxonomy, _read_yaml(path), str(path))
+
+
+def dataset_taxonomy(args: FolderArgs) -> Taxonomy | None:
+    """The class table that a dataset's `classes` key names, if it names one."""
+    if args.classes is None:
+        return None
+    if isinstance(args.classes, str):
+        return load_taxonomy(args.classes)
+    try:
+        return from_names(args.classes, args.palette)
+    except ValueError as error:
+        raise ConfigError(f"dataset.args.classes: {error}", hint="give one name, and one colour, a class") from None
+
+
+def validate(kind: type[T], raw: object, source: str) -> T:
+    """Make one of our dataclasses out of plain YAML values.
+
+    Numbers may be strings (PyYAML reads `2e-4` as one); a boolean is never a number.
+
+    Args:
+        kind: the dataclass.
+        raw: what YAML gave.
+        source: the file's name, for messages.
+
+    Raises:
+        ConfigError: names the first wrong key.
+    """
+    _refuse_booleans(kind, raw, "", source)
+    try:
+        return TypeAdapter(kind).validate_python(raw)
+    except ValidationError as error:
+        raise _first_problem(kind, raw, error, source) from None
+
+
+def _shipped() -> Path:
+    package = Path(__file__).parents[1]
+    inside = package / "configs"  # in a wheel
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _find(name: str, shipped: Path, what: str) -> Path:
+    for candidate in (Path(name), shipped / name, shipped / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    skip = shipped / "classes"
+    names = [
+        path.relative_to(shipped).with_suffix("").as_posix()
+        for path in sorted(shipped.rglob("*.yaml"))
+        if skip not in path.parents
+    ]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean `{close[0]}`?" if close else f"shipped with cwsam: {', '.join(names)}"
+    raise ConfigError(f"there is no {what} `{name}`", hint=hint)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"`{path}` is not valid YAML{where}", hint="check indentation and quotes there") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"`{path}` holds no keys", hint="start from one of the shipped files, e.g. tiny.yaml")
+    return raw
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set `{override}` is not of the form key=value", hint="--set optimizer.args.lr=1e-4")
+    parent, _, leaf = key.rpartition(".")
+    try:
+        _descend(raw, parent, "--set")[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set `{override}`: the value is not valid YAML", hint="quote it") from None
+
+
+def _descend(raw: dict[str, Any], dotted: str, source: str) -> dict[str, Any]:
+    """The mapping at a dotted key, made where it is missing."""
+    for part in filter(None, dotted.split(".")):
+        if raw.get(part) is None:
+            raw[part] = {}
+        raw = raw[part]
+        if not isinstance(raw, dict):
+            raise ConfigError(f"`{dotted}` in `{source}`: `{part}` holds a value, not keys", hint="check the key")
+    return raw
+
+
+def _at(raw: object, dotted: str) -> Any:
+    for part in filter(None, dotted.split(".")):
+        raw = raw.get(part) if isinstance(raw, dict) else None
+    return raw if isinstance(raw, dict) else None
+
+
+def _drop_retired(raw: dict[str, Any], source: str) -> list[str]:
+    """Remove keys that change nothing; returns their dotted names."""
+    dropped = []
+    for parent, keys in _RETIRED.items():
+        mapping = _at(raw, parent) or {}
+        dropped += [f"{parent}.{key}".lstrip(".") for key in keys if mapping.pop(key, None) is not None]
+    mode = _at(raw, "model.args.encoder_mode") or {}
+    for key, built in _built_in(raw).items():
+        if key not in mode:
+            continue
+        value = mode.pop(key)
+        if value != built:
+            raise ConfigError(
+                f"`model.args.encoder_mode.{key}` in `{source}` is {value}, but here it is always {built}",
+                hint="remove the key",
+            )
+        dropped.append(f"model.args.encoder_mode.{key}")
+    return dropped
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the annotation alone."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _refuse_booleans(annotation: Any, raw: object, key: str, source: str) -> None:
+    options = _options(annotation)
+    if isinstance(raw, bool):
+        if bool not in options and {int, float} & set(options):
+            raise ConfigError(f"`{key}` in `{source}` must be a number, not {str(raw).lower()}", hint="give a number")
+    elif isinstance(raw, dict):
+        for kind in filter(dataclasses.is_dataclass, options):
+            hints = get_type_hints(kind)
+            for name, value in raw.items():
+                _refuse_booleans(hints.get(name), value, f"{key}.{name}".lstrip("."), source)
+    elif isinstance(raw, list):
+        for option in options:
+            for position, value in enumerate(raw if get_args(option) else ()):
+                _refuse_booleans(get_args(option)[0], value, f"{key}.{position}", source)
+
+
+def _first_problem(kind: type, raw: object, error: ValidationError, source: str) -> ConfigError:
+    """The first wrong key, in words of the configuration rather than of the validator."""
+    problem = error.errors(include_url=False)[0]
+    loc = [str(part) for part in problem["loc"]]
+    parent, known = kind, kind
+    for part in loc:
+        fields = get_type_hints(known) if dataclasses.is_dataclass(known) else {}
+        inner = [option for option in _options(fields.get(part)) if dataclasses.is_dataclass(option)]
+        parent, known = known, cast(type, inner[0]) if inner else known
+    key = ".".join(part for part in loc if "[" not in part)  # without the validator's names of union members
+    if problem["type"] == "unexpected_keyword_argument":
+        names = [field.name for field in dataclasses.fields(cast(Any, parent))]
+        close = difflib.get_close_matches(loc[-1], names, n=1, cutoff=0.5)
+        hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(names)}"
+        return ConfigError(f"`{key}` in `{source}` is not a known key", hint=hint)
+    if problem["type"] == "missing":
+        return ConfigError(f"`{key}` is missing in `{source}`", hint="add the key")
+    if problem["type"] == "value_error":
+        where = f"`{key}` in `{source}`" if key else f"`{source}`"
+        return ConfigError(f"{where}: {problem['ctx']['error']}", hint="change one of them")
+    told = _TYPES.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
+    given = problem["input"]
+    shown = (
+        "nothing" if given is None else repr(given) if isinstance(given, str | int | float) else type(given).__name__
+    )
+    return ConfigError(f"`{key}` in `{source}` should be {told}, not {shown}", hint="correct the value")

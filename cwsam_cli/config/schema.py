@@ -1,0 +1,211 @@
+"""The configuration of a run, key for key as it stands in YAML.
+
+The keys are those that users of the research code already have in their files.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+Loss = Literal["ce", "ce+dice", "ce+iou"]
+Precision = Literal["fp32", "bf16"]
+
+
+def _positive(where: object, *names: str) -> None:
+    for name in names:
+        value = getattr(where, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} must be above 0, not {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderArgs:
+    """Where a dataset lies: two folders with files of the same names."""
+
+    root_path_1: str = ""
+    """Folder of image tiles."""
+    root_path_2: str = ""
+    """Folder of label tiles (class codes, 255 = no label)."""
+    classes: str | list[str] | None = None
+    """A class table's path or shipped name, or a list of names (then code = index);
+    null takes the table of the dataset's own `dataset.yaml`."""
+    palette: list[list[int]] = field(default_factory=list)
+    """One [red, green, blue] a class, for an inline list of names."""
+    ignore_bg: bool = False
+    """Code 0 counts as unlabelled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderDataset:
+    """The kind of dataset; there is one."""
+
+    name: Literal["paired-image-folders"] = "paired-image-folders"
+    args: FolderArgs = field(default_factory=FolderArgs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrapperArgs:
+    """What happens to a tile on its way to the model."""
+
+    inp_size: int | None = None
+    """Pixels a side; if given, it must equal `model.args.inp_size`."""
+    augment: bool = False
+    """Random crops, flips, quarter turns and brightness."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrapper:
+    """See `WrapperArgs`."""
+
+    args: WrapperArgs = field(default_factory=WrapperArgs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetConfig:
+    """One of the three datasets of a run."""
+
+    dataset: FolderDataset = field(default_factory=FolderDataset)
+    wrapper: Wrapper = field(default_factory=Wrapper)
+    batch_size: int = 1
+    """Images a step."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "batch_size")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderMode:
+    """Changes to the variant that `model.name` names; what is null stays the variant's."""
+
+    embed_dim: int | None = None
+    """Width of a patch token."""
+    depth: int | None = None
+    """Transformer blocks."""
+    num_heads: int | None = None
+    """Attention heads; divides embed_dim."""
+    global_attn_indexes: list[int] | None = None
+    """Blocks that attend to the whole image; the others attend within windows."""
+    window_size: int | None = None
+    """Patches a side of an attention window."""
+    patch_size: int | None = None
+    """Pixels a side of a patch; a multiple of 4."""
+    prompt_embed_dim: int | None = None
+    """Width of the neck and the decoder; a multiple of 8."""
+    decoder_mlp_dim: int | None = None
+    """Hidden width of the decoder's MLPs."""
+    detail_stem: bool | None = None
+    """A light convolution stem on the image joins the decoder's upscaled features."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelArgs:
+    """The model's settings."""
+
+    num_classes: int | None = None
+    """Planes of the logits; null takes the class table's length, a number must agree with it."""
+    inp_size: int = 512
+    """Pixels a side of the model's input."""
+    loss: Loss = "ce"
+    """Cross-entropy, alone or with a soft Dice or IoU loss (`iou` of old files is `ce+iou`)."""
+    loss_weight: list[float] | Literal["auto"] | None = None
+    """One weight a class, or `auto`: one over the square root of its share of the training labels."""
+    encoder_mode: EncoderMode = field(default_factory=EncoderMode)
+
+    def __post_init__(self) -> None:
+        _positive(self, "num_classes", "inp_size")
+        if isinstance(self.loss_weight, list) and any(weight < 0 for weight in self.loss_weight):
+            raise ValueError("loss_weight must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Which model."""
+
+    name: str = "sam_vit_b"
+    """A variant: sam_tiny, sam_vit_b, sam_vit_l, sam_vit_h."""
+    args: ModelArgs = field(default_factory=ModelArgs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerArgs:
+    """The optimizer's settings."""
+
+    lr: float = 1e-4
+    """Learning rate after warm-up."""
+    weight_decay: float = 0.05
+    """Decay of weight matrices; norms, biases, tokens and position tables have none."""
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        _positive(self, "lr")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """How the weights learn."""
+
+    name: Literal["adamw"] = "adamw"
+    args: OptimizerArgs = field(default_factory=OptimizerArgs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """How the steps are made."""
+
+    precision: Precision = "fp32"
+    """Number format of the forward pass; weights and optimizer stay in float32."""
+    use_bf16: bool | None = None
+    """The older name of `precision: bf16`."""
+    grad_accum_steps: int = 1
+    """Batches a step."""
+    clip_grad_norm: float | None = 1.0
+    """Largest norm of the whole gradient; null does not clip."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises to `lr`."""
+    seed: int = 0
+    """Of weights, order and augmentation."""
+    workers: int = 2
+    """Processes that read tiles."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "grad_accum_steps", "clip_grad_norm")
+        if min(self.warmup_steps, self.workers, self.seed) < 0:
+            raise ValueError("warmup_steps, workers and seed must not be negative")
+        if self.use_bf16 and self.precision == "fp32":
+            object.__setattr__(self, "precision", "bf16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """A whole run."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    train_dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    val_dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    test_dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lr_min: float = 1e-6
+    """Learning rate at the end of the cosine."""
+    epoch_max: int = 100
+    """Epochs."""
+    epoch_val: int = 1
+    """Validate every so many epochs."""
+    epoch_save: int | None = None
+    """Also keep a checkpoint every so many epochs; null keeps only `best` and `last`."""
+    resume: Literal["last"] | None = None
+    """`last` continues the run that lies in the output folder."""
+    work_dir: str = "save"
+    """Where runs go that are not given a folder of their own."""
+    training_settings: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def __post_init__(self) -> None:
+        _positive(self, "epoch_max", "epoch_val", "epoch_save")
+        if self.lr_min > self.optimizer.args.lr:
+            raise ValueError(f"lr_min ({self.lr_min:g}) is above optimizer.args.lr ({self.optimizer.args.lr:g})")
+        for name in ("train_dataset", "val_dataset", "test_dataset"):
+            size = getattr(self, name).wrapper.args.inp_size
+            if size is not None and size != self.model.args.inp_size:
+                raise ValueError(
+                    f"{name}.wrapper.args.inp_size is {size}, model.args.inp_size is {self.model.args.inp_size}"
+                )

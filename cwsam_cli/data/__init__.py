@@ -1,0 +1,1 @@
+"""The dataset between `cwsam tile` and `cwsam train`: its description, its split, its samples."""

@@ -1,0 +1,110 @@
+"""What `dataset.yaml` says: all that training needs to know and pixels do not tell."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from cwsam_cli.config.load import validate
+from cwsam_cli.errors import ConfigError, DataError
+from cwsam_cli.files import write_text
+from cwsam_cli.taxonomy import Taxonomy
+
+NAME = "dataset.yaml"
+SPLITS = ("train", "val", "test")
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """One image band and what brings it to mean 0 and standard deviation 1."""
+
+    name: str
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A dataset's description."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    taxonomy: Taxonomy
+    """The class table; label tiles hold its codes."""
+    bands: tuple[Band, ...]
+    """Measured on the valid pixels of the training split."""
+    dtype: str
+    """Of the image tiles."""
+    gsd_m: float | None
+    """Ground sampling distance in metres a pixel, if the scenes have a CRS."""
+    tiles: dict[str, int] = field(default_factory=dict)
+    """Tiles by split."""
+    pixels: dict[str, list[int]] = field(default_factory=dict)
+    """Labelled pixels by split and class index."""
+    command: str = ""
+    """The command line that made it."""
+    version: int = VERSION
+    """Of this schema."""
+
+    def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise ValueError(f"version is {self.version}, this program knows {VERSION}")
+
+
+class RunningStats:
+    """Mean and spread of bands, tile after tile, without keeping pixels (Chan et al. 1979)."""
+
+    def __init__(self) -> None:
+        self.count: NDArray[np.float64] | float = 0.0
+        self.mean: NDArray[np.float64] | float = 0.0
+        self.moment: NDArray[np.float64] | float = 0.0
+
+    def add(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
+        """Take in the valid pixels of an image (C, H, W)."""
+        pixels = image[:, valid].astype(np.float64)
+        if not pixels.shape[1]:
+            return
+        count, mean = pixels.shape[1], pixels.mean(axis=1)
+        moment = ((pixels - mean[:, None]) ** 2).sum(axis=1)
+        total, apart = self.count + count, mean - self.mean
+        self.moment = self.moment + moment + apart**2 * self.count * count / total
+        self.mean = self.mean + apart * count / total
+        self.count = total
+
+    def bands(self, names: tuple[str, ...]) -> tuple[Band, ...]:
+        """One `Band` a name; a constant band gets the spread 1."""
+        if not self.count:
+            return tuple(Band(name=name, mean=0.0, std=1.0) for name in names)
+        std = np.sqrt(np.asarray(self.moment) / self.count)
+        return tuple(
+            Band(name=name, mean=float(m), std=float(s) or 1.0)
+            for name, m, s in zip(names, np.asarray(self.mean), std, strict=True)
+        )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `dataset.yaml` into a dataset's folder."""
+    raw = dataclasses.asdict(manifest)
+    raw["bands"] = list(raw["bands"])
+    raw["taxonomy"] |= {key: list(raw["taxonomy"][key]) for key in ("classes", "unlabelled")}
+    write_text(folder / NAME, yaml.safe_dump(raw, allow_unicode=True, sort_keys=False))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a dataset's description.
+
+    Raises:
+        DataError: the folder holds no dataset, or one of another version.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise DataError(f"`{folder}` is no dataset: it has no {NAME}", hint="make one: cwsam tile SCENE --labels ...")
+    try:
+        return validate(Manifest, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+    except (ConfigError, yaml.YAMLError) as error:
+        raise DataError(f"`{path}` is damaged or of another version: {error}", hint="tile the scenes again") from None

@@ -1,0 +1,77 @@
+"""Write beside the target and rename at the end, so that nobody ever sees half a file."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cwsam_cli.errors import OutputExists, UsageError
+
+
+def refuse_existing(target: Path, *, overwrite: bool, marker: str = "") -> None:
+    """Stop early if the target is there and may not be replaced.
+
+    Args:
+        target: the file or folder to be written.
+        overwrite: whether an existing one may go.
+        marker: a file that tells a folder of ours from anybody else's; only a folder that
+            holds it, or an empty one, is ever replaced.
+
+    Raises:
+        UsageError: the target exists, or is a folder that this program did not write.
+    """
+    if not os.path.lexists(target):
+        return
+    if target.is_dir():
+        if not any(target.iterdir()):
+            return
+        if not marker or not (target / marker).exists():
+            raise UsageError(
+                f"`{target}` is a folder with other things in it",
+                hint="name an output that does not exist yet",
+            )
+    if not overwrite:
+        raise OutputExists(target)
+
+
+@contextmanager
+def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]:
+    """Yield a path to write to; what was written there moves to `target` when the block succeeds.
+
+    Everything that stands beside the yielded path (a GeoTIFF's `.aux.xml`, a shapefile's
+    parts) moves too, before the main file: the main file's presence means complete. If the
+    block fails, nothing is left behind and an older output is untouched.
+
+    Args:
+        target: the final file or folder.
+        overwrite: whether an existing one may be replaced.
+        marker: see `refuse_existing`.
+    """
+    refuse_existing(target, overwrite=overwrite, marker=marker)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    try:
+        yield stage / target.name
+        sidecars = [entry for entry in sorted(stage.iterdir()) if entry.name != target.name]
+        for entry in [*sidecars, stage / target.name]:
+            final = target.parent / entry.name
+            if final.is_dir():
+                os.replace(final, stage / f"{final.name}.old")
+            os.replace(entry, final)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Replace a small text file whole (UTF-8)."""
+    with staged(target, overwrite=True) as path:
+        path.write_text(text, encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

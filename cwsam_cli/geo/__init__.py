@@ -1,0 +1,1 @@
+"""Rasters, vectors and the ground between them; numpy, never torch."""

@@ -1,0 +1,182 @@
+"""Open an image and read windows of it, with every way a raster can say "no data" understood.
+
+A pixel is nodata where its dataset mask says so (nodata value, mask band, alpha, `.msk`
+file) or where any of its image bands is not a finite number.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from cwsam_cli.console import log
+from cwsam_cli.errors import DataError
+from cwsam_cli.geo.grid import Grid
+
+GDAL_CACHE_MB = 64  # GDAL's default is 5 % of the memory; more than this brings no speed here
+
+_TOO_WIDE = {"int64", "uint64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """An open image.
+
+    Use it from one thread only: GDAL's handles are not shared between threads.
+    """
+
+    path: Path
+    dataset: rasterio.DatasetReader
+    grid: Grid
+    bands: tuple[int, ...]
+    """Image bands, counted from 1; alpha is a mask, not an image band."""
+    band_names: tuple[str, ...]
+    dtype: str
+
+    def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Image (C, H, W) in the scene's own dtype, and where it is valid (H, W).
+
+        Raises:
+            DataError: the file is damaged there.
+        """
+        with reading(self.path):
+            return read_image(self.dataset, self.bands, window)
+
+
+def read_image(
+    dataset: rasterio.DatasetReader, bands: Sequence[int], window: Window
+) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """Bands (C, H, W) of an open raster in its own dtype, and where they are valid (H, W)."""
+    image = dataset.read(bands, window=window)
+    flags = dataset.mask_flag_enums[bands[0] - 1]
+    alpha_is_image = MaskFlags.alpha in flags and len(bands) == dataset.count
+    if MaskFlags.nodata in flags:  # valid where any band is, as GDAL's dataset mask has it
+        valid = dataset.read_masks(bands, window=window).any(axis=0)
+    elif MaskFlags.all_valid in flags or alpha_is_image:
+        valid = np.ones(image.shape[1:], bool)
+    else:
+        valid = dataset.read_masks(bands[0], window=window) > 0
+    if np.issubdtype(image.dtype, np.floating):
+        valid &= np.isfinite(image).all(axis=0)
+    return image, valid
+
+
+@contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Turn GDAL's complaints about a file into a sentence that names it."""
+    try:
+        yield
+    except (RasterioError, rasterio.errors.RasterioIOError) as error:
+        detail = str(error.__cause__ or error).strip().rstrip(".")
+        raise DataError(
+            f"`{path}` is not a readable raster: {detail}", hint=f"try: gdalinfo -checksum {path}"
+        ) from None
+
+
+def open_raster(path: Path | str) -> rasterio.DatasetReader:
+    """Open any raster.
+
+    Raises:
+        DataError: there is no such file, or GDAL cannot read it.
+    """
+    if "://" not in str(path) and not str(path).startswith("/vsi") and not Path(path).exists():
+        raise DataError(f"there is no file `{path}`", hint="check the path")
+    with reading(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # the callers say it in their own words
+        return rasterio.open(path)
+
+
+@contextmanager
+def open_scene(path: Path | str, *, wanted_bands: Sequence[str] = ()) -> Iterator[Scene]:
+    """Open an image for tiling or prediction.
+
+    Args:
+        path: any raster that GDAL opens.
+        wanted_bands: names of the bands a model was trained on. If the scene names all of
+            them they are read in that order, else by position; as many as all the scene's
+            bands, alpha included, make alpha an image band (raw NAIP tags near infrared so).
+
+    Raises:
+        DataError: unreadable, of a dtype or georeferencing that cannot be used, or without
+            the wanted bands.
+    """
+    with open_raster(path) as dataset:
+        grid = Grid.of(dataset)
+        _check(dataset, path)
+        names = _band_names(dataset)
+        alpha = [i for i, kind in enumerate(dataset.colorinterp) if kind == ColorInterp.alpha]
+        image = [i for i in range(dataset.count) if i not in alpha]
+        if alpha and (
+            len(wanted_bands) == dataset.count or (not wanted_bands and _looks_like_an_image(dataset, alpha))
+        ):
+            image = list(range(dataset.count))
+            log.info("`%s`: band %d is tagged alpha but read as an image band", path, alpha[0] + 1)
+        if wanted_bands:
+            image = _choose(image, names, wanted_bands, path)
+        yield Scene(
+            path=Path(path),
+            dataset=dataset,
+            grid=grid,
+            bands=tuple(i + 1 for i in image),
+            band_names=tuple(names[i] for i in image),
+            dtype=np.result_type(*(dataset.dtypes[i] for i in image)).name,
+        )
+
+
+def _check(dataset: rasterio.DatasetReader, path: Path | str) -> None:
+    dtype = next((name for name in dataset.dtypes if name in _TOO_WIDE or "complex" in name), None)
+    if dtype is not None:
+        raise DataError(
+            f"`{path}` holds {dtype} values, which cannot be used as an image",
+            hint=f"convert it: gdal_translate -ot Float32 {path} converted.tif",
+        )
+    transform = dataset.transform
+    unplaced = (transform.a, transform.b, transform.c, transform.d, transform.f) == (1, 0, 0, 0, 0)
+    if unplaced and abs(transform.e) == 1 and (dataset.gcps[0] or dataset.rpcs):
+        how, option = ("ground control points", "-tps") if dataset.gcps[0] else ("RPCs", "-rpc")
+        raise DataError(
+            f"`{path}` is georeferenced by {how} only", hint=f"warp it first: gdalwarp {option} {path} warped.tif"
+        )
+    if dataset.colorinterp[0] == ColorInterp.palette:
+        raise DataError(
+            f"`{path}` is a palette image: its values are codes, not brightness",
+            hint=f"if it is a picture, expand it first: gdal_translate -expand rgb {path} rgb.tif",
+        )
+
+
+def _band_names(dataset: rasterio.DatasetReader) -> list[str]:
+    colors = {ColorInterp.red, ColorInterp.green, ColorInterp.blue}
+    return [
+        description or (kind.name if kind in colors else f"band_{i}")
+        for i, (description, kind) in enumerate(zip(dataset.descriptions, dataset.colorinterp, strict=True), start=1)
+    ]
+
+
+def _looks_like_an_image(dataset: rasterio.DatasetReader, alpha: list[int]) -> bool:
+    """Whether a band tagged alpha holds grey values: more than one in twenty is neither 0 nor 255."""
+    if dataset.dtypes[alpha[0]] != "uint8":
+        return False
+    shape = (min(dataset.height, 256), min(dataset.width, 256))
+    with reading(dataset.name):
+        values = dataset.read(alpha[0] + 1, out_shape=shape)
+    return bool(((values > 15) & (values < 240)).mean() > 0.05)
+
+
+def _choose(image: list[int], names: list[str], wanted: Sequence[str], path: Path | str) -> list[int]:
+    named = {names[i]: i for i in image}
+    if set(wanted) <= set(named):
+        return [named[name] for name in wanted]
+    if len(image) != len(wanted):
+        raise DataError(
+            f"`{path}` has {len(image)} image bands, the model was trained on {len(wanted)}: {', '.join(wanted)}",
+            hint=f"give it those bands in that order, e.g. gdal_translate -b 1 -b 2 ... {path} subset.tif",
+        )
+    return image

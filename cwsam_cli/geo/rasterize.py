@@ -1,0 +1,255 @@
+"""Bring labels of any kind onto a scene's pixel grid.
+
+A label raster may have another CRS and resolution: it is read through a warped view, nearest
+neighbour. Polygons are burnt by the pixel-centre rule. Either way a window of labels comes
+out as class codes with `NO_LABEL` where nobody labelled the ground.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.features import rasterize
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
+from rasterio.windows import transform as window_transform
+
+from cwsam_cli.console import log
+from cwsam_cli.errors import DataError, MissingCRS
+from cwsam_cli.geo.grid import Grid
+from cwsam_cli.geo.raster import open_raster, reading
+from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+NO_LABEL = -1
+
+Codes = NDArray[np.int32]
+
+
+class Labels(Protocol):
+    """Labels on a scene's grid."""
+
+    def read(self, window: Window) -> Codes:
+        """Class codes (H, W), `NO_LABEL` where there is none."""
+
+    def conflicts(self, window: Window) -> int:
+        """Pixels whose centre lies in polygons of different classes."""
+
+
+@dataclass(frozen=True, slots=True)
+class RasterLabels:
+    """A label raster, seen through the scene's grid."""
+
+    path: Path
+    dataset: rasterio.DatasetReader | WarpedVRT
+
+    def read(self, window: Window) -> Codes:
+        """See `Labels`."""
+        with reading(self.path):
+            values = self.dataset.read(1, window=window, masked=True)
+        if np.issubdtype(values.dtype, np.floating):
+            values = np.ma.masked_invalid(values)
+            odd = np.unique(values.compressed()[np.mod(values.compressed(), 1) != 0])
+            if odd.size:
+                raise DataError(
+                    f"`{self.path}` holds {odd[0]:g}, and a class code is a whole number",
+                    hint="is this the label raster, and not an image?",
+                )
+        far = values.compressed()
+        if far.size and (far.min() < 0 or far.max() > IGNORE):
+            worst = far.min() if far.min() < 0 else far.max()
+            raise DataError(f"`{self.path}` holds the class code {worst:g}", hint="class codes lie within 0-254")
+        codes = values.filled(0).astype(np.int32)
+        codes[np.ma.getmaskarray(values) | (codes == IGNORE)] = NO_LABEL
+        return codes
+
+    def conflicts(self, window: Window) -> int:
+        """A raster has one class a pixel."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class VectorLabels:
+    """Polygons with a class code each, in the scene's CRS, sorted by code."""
+
+    frame: "GeoDataFrame"
+    grid: Grid
+
+    def read(self, window: Window) -> Codes:
+        """See `Labels`."""
+        return self._burn(window, highest_wins=True)
+
+    def conflicts(self, window: Window) -> int:
+        """Burn in both orders: pixels that differ lie in two classes."""
+        return int((self._burn(window, highest_wins=True) != self._burn(window, highest_wins=False)).sum())
+
+    def _burn(self, window: Window, *, highest_wins: bool) -> Codes:
+        shape = (int(window.height), int(window.width))
+        x, y = zip(*self.grid.corners(window), strict=True)
+        rows = np.sort(self.frame.sindex.query(_box(min(x), min(y), max(x), max(y))))
+        if not rows.size:
+            return np.full(shape, NO_LABEL, np.int32)
+        near = self.frame.iloc[rows if highest_wins else rows[::-1]]
+        burnt = rasterize(
+            zip(near.geometry, near["code"], strict=True),
+            out_shape=shape,
+            transform=window_transform(window, self.grid.transform),
+            fill=NO_LABEL,
+            dtype="int32",
+        )
+        return np.asarray(burnt)
+
+
+def _box(left: float, bottom: float, right: float, top: float) -> Any:
+    from shapely import box
+
+    return box(left, bottom, right, top)
+
+
+def is_vector(path: Path) -> bool:
+    """Whether labels are polygons rather than a raster.
+
+    Raises:
+        DataError: the file is missing, or neither.
+    """
+    import pyogrio
+
+    if not path.exists():
+        raise DataError(f"there are no labels at `{path}`", hint="check the path")
+    try:
+        with rasterio.open(path):
+            return False
+    except rasterio.errors.RasterioIOError:
+        pass
+    try:
+        return len(pyogrio.list_layers(path)) > 0
+    except Exception:
+        raise DataError(
+            f"`{path}` is neither a raster nor a vector file", hint="labels may be a GeoTIFF or a GeoPackage, say"
+        ) from None
+
+
+@contextmanager
+def raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLabels]:
+    """Open a label raster on a scene's grid.
+
+    Raises:
+        DataError: its values cannot be class codes, or it cannot be placed on the scene.
+    """
+    with open_raster(path) as dataset:
+        own = Grid.of(dataset)
+        if dataset.count != 1:
+            raise DataError(f"`{path}` has {dataset.count} bands", hint="labels are a raster of one band")
+        if "complex" in dataset.dtypes[0]:
+            raise DataError(f"`{path}` holds complex values", hint="class codes are whole numbers, 0-254")
+        same_pixels = (own.width, own.height) == (grid.width, grid.height) and own.transform.almost_equals(
+            grid.transform, 1e-6 * abs(grid.transform.a)
+        )
+        if own.crs is None or grid.crs is None:
+            if not same_pixels:
+                raise MissingCRS(scene if grid.crs is None else path, "so labels and scene cannot be laid together")
+            if own.crs is None and grid.crs is not None:
+                log.warning("`%s` has no CRS; its pixels coincide with the scene's, so the scene's is taken", path)
+            yield RasterLabels(path, dataset)
+            return
+        if own.crs == grid.crs and same_pixels:
+            yield RasterLabels(path, dataset)
+            return
+        log.info("labels %s are brought onto the scene's grid, %s", own, grid)
+        outside = {} if dataset.nodata is not None else {"add_alpha": True}
+        try:
+            with WarpedVRT(
+                dataset,
+                crs=grid.crs,
+                transform=grid.transform,
+                width=grid.width,
+                height=grid.height,
+                resampling=Resampling.nearest,
+                tolerance=1e-6,  # of a pixel: exact (GDAL refuses 0)
+                **outside,
+            ) as view:
+                yield RasterLabels(path, view)
+        except (rasterio.errors.CRSError, rasterio.errors.WarpOperationError) as error:
+            raise DataError(
+                f"`{path}` cannot be brought from {own} to {grid}: {error}",
+                hint="give both a coordinate reference system that PROJ knows",
+            ) from None
+
+
+def read_polygons(path: Path, class_field: str, taxonomy: Taxonomy | None) -> "tuple[GeoDataFrame, Taxonomy]":
+    """Read labelled polygons, with the class table that tells their codes.
+
+    Args:
+        path: any vector file that GDAL reads.
+        class_field: the field with each polygon's class code or class name.
+        taxonomy: the class table; without one the field's own values make it.
+
+    Returns:
+        The polygons with a column `code`, sorted by it, and the class table.
+
+    Raises:
+        DataError: the field is missing or holds classes that the table does not know.
+    """
+    import geopandas
+
+    frame = geopandas.read_file(path)
+    if class_field not in frame.columns:
+        known = ", ".join(map(str, frame.columns.drop("geometry")))
+        raise DataError(f"`{path}` has no field `{class_field}`", hint=f"its fields are: {known}")
+    if frame.crs is None:
+        raise MissingCRS(path, "so its polygons cannot be laid over the scene")
+    frame = frame[frame[class_field].notna() & frame.geometry.notna()]
+    values = frame[class_field].map(_plain)
+    if taxonomy is None:
+        taxonomy = _taxonomy_of(sorted(set(values), key=str), path, class_field)
+    codes: dict[int | str, int] = {entry.name: entry.code for entry in taxonomy.classes}
+    codes |= {code: code for code in taxonomy.codes} | {str(code): code for code in taxonomy.codes}
+    codes |= dict.fromkeys(taxonomy.unlabelled, NO_LABEL)
+    unknown = sorted({str(value) for value in values if value not in codes})
+    if unknown:
+        shown = ", ".join(f"`{value}`" for value in unknown[:8])
+        raise DataError(
+            f"`{path}`: field `{class_field}` holds classes that are not in the class table: {shown}",
+            hint="add them to the table; it knows " + ", ".join(taxonomy.names),
+        )
+    frame = frame.assign(code=values.map(codes).astype("int32"))[["code", "geometry"]]
+    return frame[frame["code"] != NO_LABEL].sort_values("code", kind="stable"), taxonomy
+
+
+def vector_labels(frame: "GeoDataFrame", grid: Grid, scene: Path) -> VectorLabels:
+    """Lay polygons over a scene's grid."""
+    if grid.crs is None:
+        raise MissingCRS(scene, "so polygons cannot be laid over it")
+    return VectorLabels(frame.to_crs(grid.crs.to_wkt()), grid)
+
+
+def _plain(value: Any) -> int | str:
+    """A field's value as a code or a name; `3.0` is the code 3."""
+    if isinstance(value, str):
+        return value.strip()
+    return int(value) if float(value).is_integer() else str(value)
+
+
+def _taxonomy_of(values: list[int | str], path: Path, class_field: str) -> Taxonomy:
+    codes = [value for value in values if isinstance(value, int)]
+    if codes and len(codes) < len(values):
+        raise DataError(f"`{path}`: field `{class_field}` mixes codes and names", hint="give a class table: --classes")
+    if len(values) > IGNORE - 1 or (codes and not 0 <= min(codes) <= max(codes) < IGNORE):
+        raise DataError(f"`{path}`: field `{class_field}` holds no class codes (0-254)", hint="name another field")
+    if not values:
+        raise DataError(f"`{path}`: field `{class_field}` is empty", hint="name another field")
+    named = [(code, f"class {code}") for code in sorted(codes)] or [(i, str(v)) for i, v in enumerate(values, start=1)]
+    return Taxonomy(
+        name=path.stem,
+        classes=tuple(
+            LandCoverClass(code=code, name=name, color=default_color(i)) for i, (code, name) in enumerate(named)
+        ),
+    )

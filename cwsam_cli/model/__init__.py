@@ -1,0 +1,1 @@
+"""The network; it knows pixels and classes, no geography and no distribution."""

@@ -1,0 +1,75 @@
+"""Attention with Segment Anything's decomposed relative positions, and its windows.
+
+# B batch, H W patches, T = H·W tokens, D width, N heads, d = D/N
+
+Names and shapes are Segment Anything's own, so that its checkpoints load one to one.
+Source: Kirillov et al., Segment Anything, 2023; Li et al., Exploring Plain Vision
+Transformer Backbones for Object Detection, 2022.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over a grid of patches.
+
+    Args:
+        dim: width D of a token.
+        num_heads: heads N.
+        grid: patches (H, W) that the relative position tables are made for.
+    """
+
+    def __init__(self, dim: int, num_heads: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (dim // num_heads) ** -0.5
+        self.qkv = nn.Linear(dim, dim * 3)
+        self.proj = nn.Linear(dim, dim)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid[0] - 1, dim // num_heads))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid[1] - 1, dim // num_heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, D) → (B, H, W, D)."""
+        batch, height, width, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)  # each (B, N, T, d)
+        scores = (q * self.scale) @ k.transpose(-2, -1)
+        bias = self._position_bias(q, height, width)
+        weights = (scores.view_as(bias) + bias).view_as(scores).softmax(dim=-1)
+        out = (weights @ v).transpose(1, 2).reshape(batch, height, width, dim)
+        return self.proj(out)
+
+    def _position_bias(self, q: Tensor, height: int, width: int) -> Tensor:
+        """What each query adds for the row and the column distance to each key, (B, N, H, W, H, W)."""
+        grid = q.unflatten(2, (height, width))
+        rows = torch.einsum("bnhwd,hkd->bnhwk", grid, _by_distance(self.rel_pos_h, height))
+        cols = torch.einsum("bnhwd,wkd->bnhwk", grid, _by_distance(self.rel_pos_w, width))
+        return rows[..., :, None] + cols[..., None, :]
+
+
+def _by_distance(table: Tensor, size: int) -> Tensor:
+    """Rows of a (2·size-1, d) table laid out by query and key position: (size, size, d)."""
+    position = torch.arange(size, device=table.device)
+    return table[position[:, None] - position[None, :] + size - 1]
+
+
+def window_partition(x: Tensor, size: int) -> tuple[Tensor, tuple[int, int]]:
+    """Cut (B, H, W, D) into windows (B·n, size, size, D), zero-padded below and to the right.
+
+    Returns:
+        The windows, and the padded height and width.
+    """
+    batch, height, width, dim = x.shape
+    x = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
+    padded = x.shape[1], x.shape[2]
+    x = x.view(batch, padded[0] // size, size, padded[1] // size, size, dim)
+    return x.transpose(2, 3).reshape(-1, size, size, dim), padded
+
+
+def window_unpartition(windows: Tensor, padded: tuple[int, int], height: int, width: int) -> Tensor:
+    """Undo `window_partition` and drop the padding: (B, H, W, D)."""
+    size, dim = windows.shape[1], windows.shape[-1]
+    x = windows.view(-1, padded[0] // size, padded[1] // size, size, size, dim)
+    return x.transpose(2, 3).reshape(-1, *padded, dim)[:, :height, :width]

@@ -1,0 +1,187 @@
+"""The class-wise mask decoder: one token a class asks the image where the class is.
+
+# B batch, K classes, T image tokens, E = prompt_embed_dim, H W patches
+
+Segment Anything's mask decoder, with class tokens in place of its mask tokens: they go
+through the two-way transformer together with the image tokens; one hypernetwork shared by
+all classes turns each into E/8 weights, and the logits are the products of those with the
+upscaled image features. No prompts: the classes are the prompts.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cwsam_cli.model.encoder import LayerNorm2d
+from cwsam_cli.model.variants import Architecture
+
+DEPTH = 2
+HEADS = 8
+DOWNSAMPLE = 2  # cross-attention works at half the width
+
+
+class DecoderAttention(nn.Module):
+    """Multi-head attention whose inner width may be smaller than its outer one."""
+
+    def __init__(self, dim: int, downsample: int = 1) -> None:
+        super().__init__()
+        inner = dim // downsample
+        self.q_proj = nn.Linear(dim, inner)
+        self.k_proj = nn.Linear(dim, inner)
+        self.v_proj = nn.Linear(dim, inner)
+        self.out_proj = nn.Linear(inner, dim)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(B, Tq, E), (B, Tk, E), (B, Tk, E) → (B, Tq, E)."""
+        heads = (
+            projected.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            for projected in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
+        )
+        mixed = nn.functional.scaled_dot_product_attention(*heads)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class DecoderMLP(nn.Module):
+    """Two linear layers with a ReLU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(dim, hidden)
+        self.lin2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, E) → (…, E)."""
+        return self.lin2(self.lin1(x).relu())
+
+
+class TwoWayBlock(nn.Module):
+    """Tokens attend to themselves, then to the image; then the image attends to the tokens.
+
+    Args:
+        first: in the first layer the tokens themselves are their position code.
+    """
+
+    def __init__(self, dim: int, mlp_dim: int, *, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.self_attn = DecoderAttention(dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn_token_to_image = DecoderAttention(dim, DOWNSAMPLE)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = DecoderMLP(dim, mlp_dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.norm4 = nn.LayerNorm(dim)
+        self.cross_attn_image_to_token = DecoderAttention(dim, DOWNSAMPLE)
+
+    def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, K, E) and image (B, T, E), and both again, changed."""
+        if self.first:
+            tokens = self.self_attn(tokens, tokens, tokens)
+        else:
+            asked = tokens + token_pe
+            tokens = tokens + self.self_attn(asked, asked, tokens)
+        tokens = self.norm1(tokens)
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        image = self.norm4(image + self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens))
+        return tokens, image
+
+
+class TwoWayTransformer(nn.Module):
+    """Segment Anything's two-way transformer."""
+
+    def __init__(self, dim: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(TwoWayBlock(dim, mlp_dim, first=index == 0) for index in range(DEPTH))
+        self.final_attn_token_to_image = DecoderAttention(dim, DOWNSAMPLE)
+        self.norm_final_attn = nn.LayerNorm(dim)
+
+    def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and its position code (B, T, E), tokens (B, K, E) → tokens, image."""
+        token_pe = tokens
+        for layer in self.layers:
+            tokens, image = layer(tokens, image, token_pe, image_pe)
+        attended = self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
+        return self.norm_final_attn(tokens + attended), image
+
+
+class PositionCode(nn.Module):
+    """Random Fourier features of where a patch lies."""
+
+    positional_encoding_gaussian_matrix: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, dim // 2))
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """The code of a grid of patches, (T, E)."""
+        matrix = self.positional_encoding_gaussian_matrix
+        rows = (torch.arange(height, device=matrix.device) + 0.5) / height
+        cols = (torch.arange(width, device=matrix.device) + 0.5) / width
+        y, x = torch.meshgrid(rows, cols, indexing="ij")
+        angles = 2 * math.pi * ((2 * torch.stack([x, y], dim=-1) - 1).to(matrix.dtype) @ matrix)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(0, 1)
+
+
+class HyperMLP(nn.Module):
+    """Three linear layers: from a class token to the weights of its plane."""
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, out)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, K, E) → (B, K, E/8)."""
+        for layer in list(self.layers)[:-1]:
+            x = layer(x).relu()
+        return self.layers[-1](x)
+
+
+class DetailStem(nn.Module):
+    """Two convolutions on the image itself, at the resolution of the logits.
+
+    A patch token cannot say where in its patch a road runs; these features can.
+    """
+
+    def __init__(self, bands: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(bands, channels, stride + 1, stride=stride, padding=stride // 2)
+        self.norm = LayerNorm2d(channels)
+        self.refine = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, S, S) → (B, E/8, 4H, 4W)."""
+        return self.refine(nn.functional.gelu(self.norm(self.reduce(image))))
+
+
+class ClassWiseMaskDecoder(nn.Module):
+    """Image features to one plane of logits a class, four times as fine as the patches."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        dim = arch.prompt_embed_dim
+        self.class_tokens = nn.Embedding(arch.num_classes, dim)
+        self.pe_layer = PositionCode(dim)
+        self.transformer = TwoWayTransformer(dim, arch.decoder_mlp_dim)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
+            LayerNorm2d(dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
+            nn.GELU(),
+        )
+        self.class_hypernetwork = HyperMLP(dim, dim // 8)
+        self.detail_stem = DetailStem(arch.num_bands, dim // 8, arch.patch_size // 4) if arch.detail_stem else None
+
+    def forward(self, features: Tensor, image: Tensor) -> Tensor:
+        """Features (B, E, H, W) and the image (B, C, S, S) they come from → logits (B, K, 4H, 4W)."""
+        batch, _, height, width = features.shape
+        tokens = self.class_tokens.weight.expand(batch, -1, -1)
+        image_pe = self.pe_layer(height, width).to(features.dtype)
+        tokens, mixed = self.transformer(features.flatten(2).transpose(1, 2), image_pe, tokens)
+        upscaled = self.output_upscaling(mixed.transpose(1, 2).unflatten(2, (height, width)))
+        if self.detail_stem is not None:
+            upscaled = upscaled + self.detail_stem(image)
+        return torch.einsum("bkc,bchw->bkhw", self.class_hypernetwork(tokens), upscaled)

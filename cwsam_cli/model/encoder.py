@@ -1,0 +1,108 @@
+"""Segment Anything's image encoder: a plain vision transformer with windows, and its neck.
+
+# B batch, C bands, S pixels a side, H W patches, D width
+
+Names and shapes are Segment Anything's own; so is the mathematics.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from cwsam_cli.model.attention import Attention, window_partition, window_unpartition
+from cwsam_cli.model.variants import Architecture
+
+MLP_RATIO = 4
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(dim, hidden)
+        self.lin2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) → (…, D)."""
+        return self.lin2(nn.functional.gelu(self.lin1(x)))
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of (B, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape out."""
+        normed = nn.functional.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, 1e-6)
+        return normed.movedim(-1, 1)
+
+
+class PatchEmbed(nn.Module):
+    """Pixels to patch tokens by one strided convolution."""
+
+    def __init__(self, bands: int, dim: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(bands, dim, patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, S) → (B, H, W, D)."""
+        return self.proj(x).permute(0, 2, 3, 1)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a norm and beside a skip.
+
+    Args:
+        arch: the model's shape.
+        index: which block; it decides between windows and the whole image.
+    """
+
+    def __init__(self, arch: Architecture, index: int) -> None:
+        super().__init__()
+        dim = arch.embed_dim
+        self.window_size = 0 if index in arch.global_attn_indexes else arch.window_size
+        grid = self.window_size or arch.patches
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, arch.num_heads, (grid, grid))
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLP(dim, dim * MLP_RATIO)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, D) → (B, H, W, D)."""
+        height, width = x.shape[1:3]
+        attended = self.norm1(x)
+        if self.window_size:
+            windows, padded = window_partition(attended, self.window_size)
+            attended = window_unpartition(self.attn(windows), padded, height, width)
+        else:
+            attended = self.attn(attended)
+        x = x + attended
+        return x + self.mlp(self.norm2(x))
+
+
+class ImageEncoder(nn.Module):
+    """Image to a map of features at one sixteenth of its size (one patch each)."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        out = arch.prompt_embed_dim
+        self.patch_embed = PatchEmbed(arch.num_bands, arch.embed_dim, arch.patch_size)
+        self.pos_embed = nn.Parameter(torch.zeros(1, arch.patches, arch.patches, arch.embed_dim))
+        self.blocks = nn.ModuleList(Block(arch, index) for index in range(arch.depth))
+        self.neck = nn.Sequential(
+            nn.Conv2d(arch.embed_dim, out, 1, bias=False),
+            LayerNorm2d(out),
+            nn.Conv2d(out, out, 3, padding=1, bias=False),
+            LayerNorm2d(out),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, S, S) → (B, prompt_embed_dim, H, W)."""
+        x = self.patch_embed(image) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return self.neck(x.permute(0, 3, 1, 2))

@@ -1,0 +1,96 @@
+"""The models that a configuration can name, and the shape that comes of it.
+
+A variant is a row of numbers; whatever `encoder_mode` gives overrides it.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from cwsam_cli.config.schema import ModelConfig
+from cwsam_cli.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """All that decides a model's tensors; it stands in every checkpoint."""
+
+    embed_dim: int
+    """Width of a patch token."""
+    depth: int
+    """Transformer blocks."""
+    num_heads: int
+    global_attn_indexes: tuple[int, ...]
+    """Blocks that attend to the whole image."""
+    num_bands: int
+    num_classes: int
+    inp_size: int
+    """Pixels a side of the input."""
+    window_size: int = 14
+    """Patches a side of an attention window."""
+    patch_size: int = 16
+    """Pixels a side of a patch."""
+    prompt_embed_dim: int = 256
+    """Width of the neck and the decoder."""
+    decoder_mlp_dim: int = 2048
+    detail_stem: bool = False
+
+    def __post_init__(self) -> None:
+        for whole, part, unit in (
+            ("inp_size", "patch_size", 1),
+            ("embed_dim", "num_heads", 1),
+            ("patch_size", "", 4),
+            ("prompt_embed_dim", "", 16),
+        ):
+            by = getattr(self, part) if part else unit
+            if getattr(self, whole) % by:
+                raise ValueError(
+                    f"{whole} {getattr(self, whole)} is no multiple of {part or ''} {by}".replace("  ", " ")
+                )
+        if any(not 0 <= index < self.depth for index in self.global_attn_indexes):
+            raise ValueError(f"global_attn_indexes {list(self.global_attn_indexes)} leave the {self.depth} blocks")
+
+    @property
+    def patches(self) -> int:
+        """Patches a side of the input."""
+        return self.inp_size // self.patch_size
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "sam_tiny": {
+        "embed_dim": 192,
+        "depth": 6,
+        "num_heads": 6,
+        "global_attn_indexes": (2, 5),
+        "window_size": 8,
+        "patch_size": 8,
+        "prompt_embed_dim": 128,
+        "decoder_mlp_dim": 512,
+        "detail_stem": True,
+    },
+    "sam_vit_b": {"embed_dim": 768, "depth": 12, "num_heads": 12, "global_attn_indexes": (2, 5, 8, 11)},
+    "sam_vit_l": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "global_attn_indexes": (5, 11, 17, 23)},
+    "sam_vit_h": {"embed_dim": 1280, "depth": 32, "num_heads": 16, "global_attn_indexes": (7, 15, 23, 31)},
+}
+
+
+def architecture(model: ModelConfig, *, num_bands: int, num_classes: int) -> Architecture:
+    """The shape of the model that a configuration asks for.
+
+    Args:
+        model: the `model` section.
+        num_bands: image bands of the dataset.
+        num_classes: classes of the class table.
+
+    Raises:
+        ConfigError: there is no such variant, or its numbers do not fit together.
+    """
+    if model.name not in VARIANTS:
+        raise ConfigError(f"`model.name` is `{model.name}`", hint=f"known: {', '.join(VARIANTS)}")
+    given = {key: value for key, value in dataclasses.asdict(model.args.encoder_mode).items() if value is not None}
+    shape = VARIANTS[model.name] | given
+    shape["global_attn_indexes"] = tuple(shape["global_attn_indexes"])
+    try:
+        return Architecture(**shape, num_bands=num_bands, num_classes=num_classes, inp_size=model.args.inp_size)
+    except ValueError as error:
+        raise ConfigError(f"`model.args` of {model.name}: {error}", hint="change one of them") from None

@@ -1,0 +1,400 @@
+"""Scenes and labels → training tiles.
+
+Two passes over the labels. The first reads every block once to learn which classes occur
+where; then blocks are given to splits; the second pass cuts and writes tiles.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import rasterio
+import shapely
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.windows import Window
+from rasterio.windows import transform as window_transform
+
+from cwsam_cli.config.load import load_taxonomy
+from cwsam_cli.console import log, track
+from cwsam_cli.data.manifest import NAME, SPLITS, Manifest, RunningStats, write_manifest
+from cwsam_cli.data.split import Block, assign, block_size, cut_blocks
+from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.files import refuse_existing, staged
+from cwsam_cli.geo.grid import lattice
+from cwsam_cli.geo.raster import GDAL_CACHE_MB, Scene, open_raster, open_scene
+from cwsam_cli.geo.rasterize import (
+    NO_LABEL,
+    Codes,
+    Labels,
+    is_vector,
+    raster_labels,
+    read_polygons,
+    vector_labels,
+)
+from cwsam_cli.geo.style import colormap, read_taxonomy
+from cwsam_cli.taxonomy import IGNORE, Taxonomy
+
+_PROFILE = {"driver": "GTiff", "compress": "zstd", "zstd_level": 1, "tiled": False}
+
+
+@dataclass(slots=True)
+class _Source:
+    """A scene with the labels on its grid."""
+
+    name: str
+    scene: Scene
+    labels: Labels
+    blocks: list[Block]
+
+
+@dataclass(slots=True)
+class _Tile:
+    """A tile to be written."""
+
+    source: _Source
+    window: Window
+    split: str
+    fresh: tuple[int, int] = (0, 0)
+    """Rows and columns from which on labels are this tile's own; on held-out ground each label stands once."""
+    footprint: Any = None
+    valid: float = 0.0
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def name(self) -> str:
+        return f"{self.source.name}_r{int(self.window.row_off):05d}_c{int(self.window.col_off):05d}"
+
+
+def tile_scenes(
+    scenes: Sequence[Path],
+    labels: Path,
+    output: Path,
+    *,
+    size: int = 512,
+    overlap: int = 0,
+    classes: str | None = None,
+    class_field: str | None = None,
+    shares: Sequence[float] = (70, 15, 15),
+    seed: int = 0,
+    overwrite: bool = False,
+    command: str = "",
+) -> Manifest:
+    """Cut scenes and their labels into a dataset.
+
+    Args:
+        scenes: images of equal bands and dtype.
+        labels: a label raster, a vector file, or a folder of label rasters named as the scenes.
+        output: the dataset's folder.
+        size: pixels a side of a tile.
+        overlap: pixels that neighbouring training tiles share; held-out ground is cut without.
+        classes: a class table's path or shipped name; without one the labels tell.
+        class_field: the field of a vector file that holds class codes or names.
+        shares: of train, val and test.
+        seed: of the split.
+        overwrite: replace an older dataset at `output`.
+        command: the command line, for the record.
+
+    Raises:
+        DataError: a scene or the labels cannot be used as they are.
+    """
+    if not 0 <= overlap < size:
+        raise UsageError(f"an overlap of {overlap} does not fit tiles of {size} pixels", hint="keep it below the size")
+    if min(shares) < 0 or shares[0] <= 0:
+        raise UsageError("the split leaves nothing to train on", hint="for example: --split 70 15 15")
+    refuse_existing(output, overwrite=overwrite, marker=NAME)
+    taxonomy = load_taxonomy(classes) if classes else None
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.filterwarnings("ignore", message="'crs' was not provided")  # both are said once, in our own words
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB))
+        sources, taxonomy = _open(scenes, labels, class_field, taxonomy, stack)
+        side = block_size([source.scene.grid for source in sources], size)
+        for number, source in enumerate(sources):
+            source.blocks = cut_blocks(source.scene.grid, side, size, number)
+        found = _scan(sources)
+        taxonomy = taxonomy or _raster_taxonomy(sources, found)
+        _refuse_unknown(taxonomy, found, labels)
+        tiles = _plan(sources, _split(found, taxonomy, shares, seed), size, overlap)
+        with staged(output, overwrite=overwrite, marker=NAME) as folder:
+            manifest = _write(tiles, taxonomy, folder, size, command)
+    return manifest
+
+
+def _open(
+    scenes: Sequence[Path], labels: Path, class_field: str | None, taxonomy: Taxonomy | None, stack: ExitStack
+) -> tuple[list[_Source], Taxonomy | None]:
+    polygons = None
+    if not labels.is_dir() and is_vector(labels):
+        if class_field is None:
+            names = ", ".join(map(str, geopandas.read_file(labels, rows=1).columns.drop("geometry")))
+            raise UsageError(f"`{labels}` holds polygons: which field is their class?", hint=f"--class-field {names}")
+        polygons, taxonomy = read_polygons(labels, class_field, taxonomy)
+    sources: list[_Source] = []
+    stems = Counter(path.stem for path in scenes)
+    for number, path in enumerate(scenes):
+        scene = stack.enter_context(open_scene(path))
+        first = sources[0].scene if sources else scene
+        if (scene.band_names, scene.dtype) != (first.band_names, first.dtype):
+            raise DataError(
+                f"`{path}` has bands {', '.join(scene.band_names)} ({scene.dtype}), "
+                f"`{first.path}` has {', '.join(first.band_names)} ({first.dtype})",
+                hint="tile scenes of one kind together",
+            )
+        if polygons is not None:
+            on_grid: Labels = vector_labels(polygons, scene.grid, path)
+        else:
+            own = labels / path.name if labels.is_dir() else labels
+            on_grid = stack.enter_context(raster_labels(own, scene.grid, path))
+        name = path.stem if stems[path.stem] == 1 else f"{path.stem}-{number}"
+        sources.append(_Source(name, scene, on_grid, []))
+    unplaced = [source.scene.path for source in sources if source.scene.grid.crs is None]
+    if unplaced:
+        log.warning("%d scene(s) without a CRS, such as `%s`: their tiles have none either", len(unplaced), unplaced[0])
+    return sources, taxonomy
+
+
+def _scan(sources: list[_Source]) -> dict[tuple[object, ...], Counter[int]]:
+    """Labelled pixels by ground block and class code."""
+    found: dict[tuple[object, ...], Counter[int]] = {}
+    work = [(source, block) for source in sources for block in source.blocks]
+    conflicts = 0
+    for source, block in track(work, "reading labels"):
+        conflicts += source.labels.conflicts(block.window)
+        codes, counts = np.unique(_codes(source, block.window), return_counts=True)
+        histogram = Counter(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
+        del histogram[NO_LABEL]
+        found.setdefault(block.key, Counter()).update(histogram)
+    if conflicts:
+        raise DataError(
+            f"polygons of different classes overlap: {conflicts} pixels lie in more than one",
+            hint="decide which class is meant there, e.g. with QGIS: Vector > Geoprocessing > Difference",
+        )
+    if not any(found.values()):
+        raise DataError(
+            "no valid pixel of the scenes is labelled", hint="do labels and scenes show the same ground? gdalinfo tells"
+        )
+    return found
+
+
+def _codes(source: _Source, window: Window) -> Codes:
+    """Labels of a window, none where the scene has no data."""
+    codes = source.labels.read(window)
+    _, valid = source.scene.read(window)
+    codes[~valid] = NO_LABEL
+    return codes
+
+
+def _raster_taxonomy(sources: list[_Source], found: dict[tuple[object, ...], Counter[int]]) -> Taxonomy:
+    present = sorted(set().union(*found.values()))
+    labels: Any = sources[0].labels
+    with open_raster(labels.path) as dataset:
+        return read_taxonomy(dataset, present)
+
+
+def _refuse_unknown(taxonomy: Taxonomy, found: dict[tuple[object, ...], Counter[int]], labels: Path) -> None:
+    total = sum(found.values(), Counter[int]())
+    unknown = {code: total[code] for code in sorted(total) if code not in (*taxonomy.codes, *taxonomy.unlabelled)}
+    if unknown:
+        shown = ", ".join(f"{code} ({count:,} pixels)" for code, count in list(unknown.items())[:8])
+        raise DataError(
+            f"`{labels}` holds codes that are not in the class table: {shown}",
+            hint=f"add them to its classes, or to its list of codes without a class: unlabelled: {list(unknown)}",
+        )
+
+
+def _split(
+    found: dict[tuple[object, ...], Counter[int]], taxonomy: Taxonomy, shares: Sequence[float], seed: int
+) -> dict[tuple[object, ...], str]:
+    """Each labelled ground block's split."""
+    keys = [key for key, histogram in found.items() if any(histogram[code] for code in taxonomy.codes)]
+    if not keys:
+        raise DataError("the labels hold none of the table's classes", hint="is this the right class table?")
+    histograms = np.array([[found[key][code] for code in taxonomy.codes] for key in keys])
+    splits = dict(zip(keys, assign(histograms, shares, seed=seed), strict=True))
+    missing = [split for split, share in zip(SPLITS, shares, strict=True) if share and split not in splits.values()]
+    if missing:
+        log.warning(
+            "the labelled ground makes %d block(s), too few for the split(s) %s: smaller tiles make more",
+            len(keys),
+            ", ".join(missing),
+        )
+    return splits
+
+
+def _plan(sources: list[_Source], splits: dict[tuple[object, ...], str], size: int, overlap: int) -> list[_Tile]:
+    tiles = []
+    for source in sources:
+        for block in source.blocks:
+            if block.key not in splits:
+                continue
+            split = splits[block.key]
+            shared = overlap if split == "train" else 0
+            for inner in lattice(int(block.window.width), int(block.window.height), size, shared):
+                window = Window(
+                    block.window.col_off + inner.col_off,
+                    block.window.row_off + inner.row_off,
+                    inner.width,
+                    inner.height,
+                )
+                fresh = (0, 0) if split == "train" else (-int(inner.row_off) % size, -int(inner.col_off) % size)
+                tiles.append(_Tile(source, window, split, fresh))
+    frame = _footprints(tiles)
+    for tile, footprint in zip(tiles, frame.geometry, strict=True):
+        tile.footprint = footprint
+    leaking = _leaks(tiles, size) if len(sources) > 1 and frame.crs is not None else set()
+    if leaking:
+        log.warning("%d tiles left out: they show ground that another scene gives to another split", len(leaking))
+    return [tile for number, tile in enumerate(tiles) if number not in leaking]
+
+
+def _footprints(tiles: list[_Tile]) -> geopandas.GeoDataFrame:
+    """Tile outlines in the scenes' CRS, or in degrees where scenes differ."""
+    crs = {source.scene.grid.crs.to_wkt() if source.scene.grid.crs else None for source in (t.source for t in tiles)}
+    common = next(iter(crs)) if len(crs) == 1 else None if None in crs else "EPSG:4326"
+    series = [
+        geopandas.GeoSeries(
+            [shapely.Polygon(tile.source.scene.grid.corners(tile.window))], crs=tile.source.scene.grid.crs
+        )
+        for tile in tiles
+    ]
+    if common is not None and len(crs) > 1:
+        series = [one.to_crs(common) for one in series]
+    return geopandas.GeoDataFrame(geometry=[one.iloc[0] for one in series], crs=common)
+
+
+def _leaks(tiles: list[_Tile], size: int) -> set[int]:
+    """Tiles that share more than a pixel's breadth of ground with a tile of a stricter split."""
+    tree = shapely.STRtree([tile.footprint for tile in tiles])
+    ours, theirs = tree.query([tile.footprint for tile in tiles], predicate="intersects")
+    rank = np.array([SPLITS.index(tile.split) for tile in tiles])
+    stricter = rank[theirs] > rank[ours]
+    ours, theirs = ours[stricter], theirs[stricter]
+    shapes = np.array([tile.footprint for tile in tiles])
+    shared = shapely.area(shapely.intersection(shapes[ours], shapes[theirs])) / shapely.area(shapes[ours])
+    return set(ours[shared > 1 / size].tolist())
+
+
+def _write(tiles: list[_Tile], taxonomy: Taxonomy, folder: Path, size: int, command: str) -> Manifest:
+    for kind in ("images", "labels"):
+        for split in SPLITS:
+            (folder / kind / split).mkdir(parents=True)
+    stats = RunningStats()
+    to_index = np.frombuffer(taxonomy.code_to_index(), np.uint8)
+    written = []
+    for tile in track(tiles, "writing tiles"):
+        codes = _codes(tile.source, tile.window)
+        codes[: tile.fresh[0]] = codes[:, : tile.fresh[1]] = NO_LABEL
+        codes[(codes == NO_LABEL) | np.isin(codes, taxonomy.unlabelled)] = IGNORE
+        index = to_index[codes]
+        tile.pixels = np.bincount(index[index != IGNORE], minlength=len(taxonomy))
+        if not tile.pixels.any():
+            continue
+        image, valid = tile.source.scene.read(tile.window)
+        tile.valid = float(valid.mean())
+        if tile.split == "train":
+            stats.add(image, valid)
+        _write_pair(tile, image, valid, codes.astype(np.uint8), taxonomy, folder, size)
+        written.append(tile)
+    scene = tiles[0].source.scene
+    manifest = Manifest(
+        taxonomy=taxonomy,
+        bands=stats.bands(scene.band_names),
+        dtype=scene.dtype,
+        gsd_m=scene.grid.gsd_m,
+        tiles={split: sum(tile.split == split for tile in written) for split in SPLITS},
+        pixels={
+            split: np.sum([tile.pixels for tile in written if tile.split == split], axis=0, initial=0).tolist()
+            if any(tile.split == split for tile in written)
+            else [0] * len(taxonomy)
+            for split in SPLITS
+        },
+        command=command,
+    )
+    _write_index(written, taxonomy, folder)
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _write_pair(
+    tile: _Tile,
+    image: NDArray[np.generic],
+    valid: NDArray[np.bool_],
+    codes: NDArray[np.uint8],
+    taxonomy: Taxonomy,
+    folder: Path,
+    size: int,
+) -> None:
+    """Write an image tile and its label tile, padded to `size` where the scene is smaller."""
+    scene = tile.source.scene
+    below, beside = size - image.shape[1], size - image.shape[2]
+    nodata = scene.dataset.nodata
+    fill = 0 if nodata is None else nodata
+    image = np.where(valid, image, np.asarray(fill).astype(image.dtype))
+    image = np.pad(image, ((0, 0), (0, below), (0, beside)), constant_values=fill)
+    valid = np.pad(valid, ((0, below), (0, beside)))
+    codes = np.pad(codes, ((0, below), (0, beside)), constant_values=IGNORE)
+    place = {
+        "width": size,
+        "height": size,
+        "crs": scene.grid.crs,
+        "transform": window_transform(tile.window, scene.grid.transform),
+    }
+    predictor = 3 if np.issubdtype(image.dtype, np.floating) else 2
+    path = f"{tile.split}/{tile.name}.tif"
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            folder / "images" / path,
+            "w",
+            **_PROFILE,
+            **place,
+            count=len(image),
+            dtype=image.dtype,
+            predictor=predictor,
+            nodata=nodata,
+            interleave="pixel",
+        ) as target,
+    ):
+        target.descriptions = scene.band_names
+        target.write(image)
+        if nodata is None and not valid.all():
+            target.write_mask(valid)
+    with rasterio.open(
+        folder / "labels" / path, "w", **_PROFILE, **place, count=1, dtype="uint8", nodata=IGNORE
+    ) as target:
+        target.write_colormap(1, colormap(taxonomy))
+        target.write(codes, 1)
+
+
+def _write_index(tiles: list[_Tile], taxonomy: Taxonomy, folder: Path) -> None:
+    """`tiles.gpkg`: one footprint a tile."""
+    rows = [
+        {
+            "tile": tile.name,
+            "split": tile.split,
+            "scene": str(tile.source.scene.path),
+            "col_off": int(tile.window.col_off),
+            "row_off": int(tile.window.row_off),
+            "width": int(tile.window.width),
+            "height": int(tile.window.height),
+            "valid": tile.valid,
+            "labelled": float(tile.pixels.sum() / (tile.window.width * tile.window.height)),
+            **{
+                f"share_{code}": float(pixels / tile.pixels.sum())
+                for code, pixels in zip(taxonomy.codes, tile.pixels, strict=True)
+            },
+        }
+        for tile in tiles
+    ]
+    frame = _footprints(tiles)
+    geopandas.GeoDataFrame(rows, geometry=frame.geometry, crs=frame.crs).to_file(
+        folder / "tiles.gpkg", driver="GPKG", layer="tiles"
+    )

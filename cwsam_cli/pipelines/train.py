@@ -1,0 +1,261 @@
+"""A dataset and a configuration → a run's folder with checkpoints, events and the configuration used."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+from cwsam_cli.assess.confusion import Scores, score
+from cwsam_cli.config.schema import RunConfig
+from cwsam_cli.console import log, track
+from cwsam_cli.data.dataset import TileDataset, class_pixels, describe
+from cwsam_cli.data.manifest import Manifest
+from cwsam_cli.errors import CheckpointError, ConfigError, UsageError
+from cwsam_cli.files import staged, write_text
+from cwsam_cli.model.network import ClassWiseSam
+from cwsam_cli.model.variants import architecture
+from cwsam_cli.train.checkpoint import Checkpoint, save_checkpoint
+from cwsam_cli.train.loop import EpochResult, train_epoch, training_batches, validate
+from cwsam_cli.train.losses import class_weights
+from cwsam_cli.train.optim import build_optimizer, learning_rate
+
+_STATE = "training_state.pth"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """Where a run ended."""
+
+    folder: Path
+    best: Path
+    best_epoch: int
+    mean_iou: float
+    """Of the best epoch, on the validation split."""
+    accuracy: float
+    epochs: int
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What a run must remember to go on."""
+
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    mean_iou: float = -1.0
+    accuracy: float = 0.0
+
+
+def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResult:
+    """Train a model.
+
+    Args:
+        config: the run.
+        output: the run's folder.
+        device: `cpu`, `cuda`, or `auto` for what is there.
+
+    Raises:
+        ConfigError: configuration and class table disagree.
+        DataError: a dataset is missing or damaged.
+        UsageError: the folder holds a run already.
+    """
+    resume = config.resume == "last"
+    if (output / _STATE).exists() and not resume:
+        raise UsageError(f"`{output}` holds a run already", hint="go on with it: --resume; or choose another -o")
+    if resume and not (output / _STATE).exists():
+        raise CheckpointError(f"`{output}` holds no run to go on with", hint="without --resume it starts a new one")
+    where = choose_device(device)
+    args, settings = config.model.args, config.training_settings
+    manifest = describe(config.train_dataset.dataset.args)
+    classes = len(manifest.taxonomy)
+    if args.num_classes not in (None, classes):
+        raise ConfigError(
+            f"`model.args.num_classes` is {args.num_classes}, but the class table has {classes} classes",
+            hint="leave num_classes out to take the table's",
+        )
+    training = _dataset(config, manifest, "train_dataset")
+    validation = _dataset(config, manifest, "val_dataset")
+    weights = _weights(config, manifest, training)
+
+    torch.manual_seed(settings.seed)
+    arch = architecture(config.model, num_bands=len(manifest.bands), num_classes=classes)
+    model = ClassWiseSam(arch).to(where)
+    optimizer = build_optimizer(model, config.optimizer)
+    progress = _Progress()
+    if resume:
+        progress = _restore(output / _STATE, model, optimizer)
+    per_epoch = math.ceil(len(training) / config.train_dataset.batch_size / settings.grad_accum_steps)
+    log.info(
+        "%s, %.1f M parameters, %d training tiles, %d steps an epoch, on %s",
+        config.model.name,
+        sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+        len(training),
+        per_epoch,
+        where,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(output / "config.yaml", yaml.safe_dump(_plain(config), allow_unicode=True, sort_keys=False))
+
+    def rate(step: int) -> float:
+        return learning_rate(
+            step,
+            per_epoch * config.epoch_max,
+            lr=config.optimizer.args.lr,
+            lr_min=config.lr_min,
+            warmup=settings.warmup_steps,
+        )
+
+    def checkpoint(epoch: int, scores: Scores | None) -> Checkpoint:
+        metrics = {} if scores is None else {"mean_iou": scores.mean_iou or 0.0, "accuracy": scores.accuracy or 0.0}
+        return Checkpoint(
+            weights={name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
+            architecture=arch,
+            taxonomy=manifest.taxonomy,
+            bands=manifest.bands,
+            dtype=manifest.dtype,
+            gsd_m=manifest.gsd_m,
+            ignore_background=config.train_dataset.dataset.args.ignore_bg,
+            epoch=epoch,
+            metrics=metrics,
+        )
+
+    with SummaryWriter(str(output), purge_step=progress.epoch or None) as events:
+        for epoch in track(range(progress.epoch + 1, config.epoch_max + 1), "epochs"):
+            result = train_epoch(
+                model,
+                training_batches(training, config.train_dataset.batch_size, settings, epoch),
+                optimizer,
+                rate,
+                first_step=progress.step,
+                args=args,
+                settings=settings,
+                weights=weights if weights is None else weights.to(where),
+                device=where,
+            )
+            progress.epoch, progress.step = epoch, progress.step + result.steps
+            scores = None
+            if epoch % config.epoch_val == 0 or epoch == config.epoch_max:
+                matrix = validate(
+                    model,
+                    validation,
+                    batch_size=config.val_dataset.batch_size,
+                    classes=classes,
+                    device=where,
+                    precision=settings.precision,
+                )
+                scores = score(matrix)
+                if (scores.mean_iou or 0.0) > progress.mean_iou:
+                    progress.best_epoch, progress.mean_iou = epoch, scores.mean_iou or 0.0
+                    progress.accuracy = scores.accuracy or 0.0
+                    save_checkpoint(checkpoint(epoch, scores), output / "model_epoch_best.pth")
+                log.info(
+                    "epoch %d: loss %.3f, mIoU %.3f, accuracy %.3f",
+                    epoch,
+                    result.loss,
+                    scores.mean_iou or 0.0,
+                    scores.accuracy or 0.0,
+                )
+            _report(events, epoch, result, scores, rate(progress.step - 1), manifest)
+            if config.epoch_save and epoch % config.epoch_save == 0:
+                save_checkpoint(checkpoint(epoch, scores), output / f"model_epoch_{epoch}.pth")
+            if scores is not None:  # a state every validation: often enough to lose little, seldom enough to be cheap
+                save_checkpoint(checkpoint(epoch, scores), output / "model_epoch_last.pth")
+                _remember(output / _STATE, model, optimizer, progress)
+    return TrainResult(
+        folder=output,
+        best=output / "model_epoch_best.pth",
+        best_epoch=progress.best_epoch,
+        mean_iou=progress.mean_iou,
+        accuracy=progress.accuracy,
+        epochs=progress.epoch,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `--device` means.
+
+    Raises:
+        UsageError: it is not here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"there is no device `{name}` here: {str(error).splitlines()[0]}", hint="cpu works") from None
+    return torch.device(name)
+
+
+def _dataset(config: RunConfig, manifest: Manifest, which: str) -> TileDataset:
+    section = getattr(config, which)
+    return TileDataset(
+        section.dataset.args,
+        manifest.taxonomy,
+        manifest.bands,
+        config.model.args.inp_size,
+        train=which == "train_dataset",
+        augmented=section.wrapper.args.augment,
+    )
+
+
+def _weights(config: RunConfig, manifest: Manifest, training: TileDataset) -> torch.Tensor | None:
+    given, classes = config.model.args.loss_weight, len(manifest.taxonomy)
+    if given is None:
+        return None
+    if given == "auto":
+        return torch.tensor(class_weights(class_pixels(training, classes)))
+    if len(given) != classes:
+        raise ConfigError(
+            f"`model.args.loss_weight` has {len(given)} weights for {classes} classes", hint="give one a class, or auto"
+        )
+    return torch.tensor(given, dtype=torch.float32)
+
+
+def _report(
+    events: SummaryWriter, epoch: int, result: EpochResult, scores: Scores | None, rate: float, manifest: Manifest
+) -> None:
+    values: dict[str, float | None] = {
+        "train/loss": result.loss,
+        "train/gradient_norm": result.gradient_norm,
+        "train/lr": rate,
+    }
+    if scores is not None:
+        values |= {"val/mIoU": scores.mean_iou, "val/accuracy": scores.accuracy}
+        values |= {
+            f"val_iou/{name}": row.iou for name, row in zip(manifest.taxonomy.names, scores.classes, strict=True)
+        }
+    for name, value in values.items():
+        if value is not None:
+            events.add_scalar(name, value, epoch)
+
+
+def _remember(path: Path, model: ClassWiseSam, optimizer: torch.optim.Optimizer, progress: _Progress) -> None:
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": dataclasses.asdict(progress)}
+    with staged(path, overwrite=True) as target:
+        torch.save(state, target)
+
+
+def _restore(path: Path, model: ClassWiseSam, optimizer: torch.optim.Optimizer) -> _Progress:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return _Progress(**state["progress"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"`{path}` is damaged, or of another model than the configuration's: {str(error).splitlines()[0]}",
+            hint="go on with the configuration that the run began with",
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses and tuples as YAML's mappings and lists; what is not set is left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {key: inner for key, inner in value.items() if inner is not None and inner != {}}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

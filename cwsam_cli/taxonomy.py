@@ -1,0 +1,127 @@
+"""The classes of a map: what they are called, what stands in the rasters, how they are drawn.
+
+Two words that must never be confused. A class's *code* is what stands in rasters and
+polygons (0-254; 255 is "no label"). Its *index* is its row in the class table and its plane
+of the logits. Only `code_to_index` and `index_to_code` lead from one to the other.
+"""
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+IGNORE = 255
+"""No label, no data: in label rasters, in maps and in index arrays alike."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LandCoverClass:
+    """One class of a land-cover map."""
+
+    code: int
+    """What stands in rasters, 0-254."""
+    name: str
+    """In any language and script."""
+    color: str
+    """`#rrggbb`."""
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """Red, green, blue, 0-255 each."""
+        return int(self.color[1:3], 16), int(self.color[3:5], 16), int(self.color[5:7], 16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taxonomy:
+    """A class table: an ordered set of classes."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    classes: tuple[LandCoverClass, ...]
+    name: str = ""
+    """What the table is called."""
+    source: str = ""
+    """Who drew the classes up, and under which licence."""
+    unlabelled: tuple[int, ...] = ()
+    """Codes that label rasters use for "no label", besides 255 and their nodata value."""
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise ValueError("a class table needs at least one class")
+        codes, names = [c.code for c in self.classes], [c.name for c in self.classes]
+        for kind, seen in (("code", codes), ("name", names)):
+            twice = sorted({str(value) for value in seen if seen.count(value) > 1})
+            if twice:
+                raise ValueError(f"{kind} {', '.join(twice)} is given to more than one class")
+        for entry in self.classes:
+            if not 0 <= entry.code < IGNORE:
+                raise ValueError(f"code {entry.code} of `{entry.name}` is outside 0-254")
+            if not entry.name.strip():
+                raise ValueError(f"the class with code {entry.code} has no name")
+            digits = entry.color[1:]
+            if entry.color[:1] != "#" or len(digits) != 6 or set(digits.lower()) - set("0123456789abcdef"):
+                raise ValueError(f"color `{entry.color}` of `{entry.name}` is not of the form #rrggbb")
+        both = sorted(set(codes) & set(self.unlabelled))
+        if both:
+            raise ValueError(f"code {both[0]} is a class and unlabelled at once")
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def names(self) -> list[str]:
+        """The classes' names, by index."""
+        return [entry.name for entry in self.classes]
+
+    @property
+    def codes(self) -> list[int]:
+        """The classes' codes, by index."""
+        return [entry.code for entry in self.classes]
+
+    def code_to_index(self, *, ignore_background: bool = False) -> bytes:
+        """A look-up table of 256 entries; codes that are no class lead to `IGNORE`.
+
+        Args:
+            ignore_background: code 0 counts as unlabelled (`ignore_bg` of a configuration).
+        """
+        table = bytearray([IGNORE] * 256)
+        for index, code in enumerate(self.codes):
+            table[code] = index
+        if ignore_background:
+            table[0] = IGNORE
+        return bytes(table)
+
+    def index_to_code(self) -> bytes:
+        """A look-up table of 256 entries; `IGNORE` leads to itself."""
+        return bytes(self.codes).ljust(256, bytes([IGNORE]))
+
+    def same_classes(self, other: "Taxonomy") -> bool:
+        """Whether both tables hold the same codes and names in the same order."""
+        return [(c.code, c.name) for c in self.classes] == [(c.code, c.name) for c in other.classes]
+
+
+def default_color(index: int) -> str:
+    """A colour for a class that came without one; neighbours in the table differ clearly."""
+    hue = (index * 0.618034) % 1.0  # the golden angle never comes back to the same hue
+    lightness = (0.45, 0.65, 0.3)[index % 3]
+    red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, 0.65))
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def from_names(names: Sequence[str], palette: Sequence[Sequence[int]] = (), *, first: int = 0) -> Taxonomy:
+    """A table from bare names: codes count up from `first`.
+
+    Args:
+        names: one name a class.
+        palette: one (red, green, blue) a class, or empty for default colours.
+        first: the first class's code.
+    """
+    colors = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in palette] or [default_color(i) for i in range(len(names))]
+    if len(colors) != len(names):
+        raise ValueError(f"the palette has {len(colors)} colours for {len(names)} classes")
+    return Taxonomy(
+        classes=tuple(
+            LandCoverClass(code=first + index, name=name, color=color)
+            for index, (name, color) in enumerate(zip(names, colors, strict=True))
+        )
+    )

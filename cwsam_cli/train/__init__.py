@@ -1,0 +1,1 @@
+"""How weights learn: losses, optimizer, checkpoints."""

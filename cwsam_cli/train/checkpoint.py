@@ -1,0 +1,99 @@
+"""The file that leaves training: weights, and all that prediction must know about them.
+
+Plain values and tensors only, so that `torch.load(weights_only=True)` reads it.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cwsam_cli.data.manifest import Band
+from cwsam_cli.errors import CheckpointError
+from cwsam_cli.files import staged
+from cwsam_cli.model.network import ClassWiseSam
+from cwsam_cli.model.variants import Architecture
+from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
+
+FORMAT = "cwsam checkpoint"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A trained model and what it was trained on."""
+
+    weights: dict[str, torch.Tensor]
+    architecture: Architecture
+    taxonomy: Taxonomy
+    bands: tuple[Band, ...]
+    dtype: str
+    """Of the images it was trained on."""
+    gsd_m: float | None
+    """Ground sampling distance in metres a pixel."""
+    ignore_background: bool
+    """Code 0 counted as unlabelled."""
+    epoch: int
+    metrics: dict[str, float]
+    """On the validation split."""
+
+    def model(self) -> ClassWiseSam:
+        """The network with these weights, in evaluation mode."""
+        with torch.device("meta"):
+            model = ClassWiseSam(self.architecture)
+        model.load_state_dict(self.weights, assign=True)
+        return model.eval()
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint; an older file of that name is replaced whole."""
+    raw: dict[str, Any] = {"format": FORMAT, "version": VERSION} | {
+        field.name: _plain(getattr(checkpoint, field.name)) for field in dataclasses.fields(checkpoint)
+    }
+    with staged(path, overwrite=True) as target:
+        torch.save(raw, target)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; its weights stay on disk until they are used.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or no checkpoint of this program.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint `{path}`", hint=newest_checkpoint())
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"`{path}` is not a readable checkpoint: {str(error).splitlines()[0]}", hint="was its copy interrupted?"
+        ) from None
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("version") != VERSION:
+        raise CheckpointError(
+            f"`{path}` is no checkpoint of this version of cwsam", hint="one of ours is named model_epoch_*.pth"
+        )
+    taxonomy = dict(raw["taxonomy"])
+    taxonomy["classes"] = tuple(LandCoverClass(**entry) for entry in taxonomy["classes"])
+    kept = {field.name: raw[field.name] for field in dataclasses.fields(Checkpoint)}
+    return Checkpoint(
+        **kept
+        | {
+            "architecture": Architecture(**raw["architecture"]),
+            "taxonomy": Taxonomy(**taxonomy),
+            "bands": tuple(Band(**band) for band in raw["bands"]),
+        }
+    )
+
+
+def newest_checkpoint() -> str:
+    """A hint that names the newest `save/*/model_epoch_best.pth`."""
+    found = sorted(Path("save").glob("*/model_epoch_best.pth"), key=lambda path: path.stat().st_mtime)
+    return f"the newest here: -c {found[-1]}" if found else "train one first: cwsam train --config tiny --data dataset/"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return tuple(_plain(item) for item in value) if isinstance(value, tuple) else value
