@@ -48,9 +48,9 @@ class Taxonomy:
     def __post_init__(self) -> None:
         if not self.classes:
             raise ValueError("a class table needs at least one class")
-        codes, names = [c.code for c in self.classes], [c.name for c in self.classes]
-        for kind, seen in (("code", codes), ("name", names)):
-            twice = sorted({str(value) for value in seen if seen.count(value) > 1})
+        codes = self.codes
+        for kind, seen in (("code", [str(code) for code in codes]), ("name", self.names)):
+            twice = sorted({value for value in seen if seen.count(value) > 1})
             if twice:
                 raise ValueError(f"{kind} {', '.join(twice)} is given to more than one class")
         for entry in self.classes:

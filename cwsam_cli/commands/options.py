@@ -37,6 +37,6 @@ def checkpoint_given(checkpoint: Path | None) -> Path:
 def print_result(result: Any, text: str, *, as_json: bool) -> None:
     """Print a result for people, or the dataclass behind it for programs."""
     if as_json:
-        raw = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+        raw = result if isinstance(result, dict) else dataclasses.asdict(result)
         text = json.dumps(raw, default=str, ensure_ascii=False)
     typer.echo(text)

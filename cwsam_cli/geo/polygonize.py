@@ -51,8 +51,9 @@ def polygonize(codes: NDArray[np.generic], grid: Grid, *, nodata: int | None) ->
 
 
 def _to_ground(xy: NDArray[np.float64], transform: Affine) -> NDArray[np.float64]:
-    x, y = transform * (xy[:, 0], xy[:, 1])
-    return np.stack([x, y], axis=1)
+    x, y = xy[:, 0], xy[:, 1]
+    t = transform
+    return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
 
 
 def _geodesic_area(geometry: BaseGeometry, geod: Geod) -> float:

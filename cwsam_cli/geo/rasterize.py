@@ -69,7 +69,7 @@ class RasterLabels:
             raise DataError(f"`{self.path}` holds the class code {worst:g}", hint="class codes lie within 0-254")
         codes = values.filled(0).astype(np.int32)
         codes[np.ma.getmaskarray(values) | (codes == IGNORE)] = NO_LABEL
-        return codes
+        return np.asarray(codes, np.int32)
 
     def conflicts(self, window: Window) -> int:
         """A raster has one class a pixel."""

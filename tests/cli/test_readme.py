@@ -1,0 +1,68 @@
+"""The README's own commands, run as they stand on made-up scenes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from shapely import box
+from typer.testing import CliRunner
+
+from cwsam_cli.main import app
+from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture
+def own_data(tmp_path, make_raster, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image = np.random.default_rng(0).integers(1, 255, (3, 260, 300), dtype=np.uint8)
+    image[:, :, 150:] //= 3
+    for name, north in (("north", 4_000_000), ("south", 3_990_000)):
+        transform = rasterio.transform.from_origin(600_000, north, 30, 30)
+        make_raster(f"scenes/{name}.tif", image, transform=transform)
+    west, east = box(600_000, 3_980_000, 604_500, 4_000_000), box(604_500, 3_980_000, 609_000, 4_000_000)
+    frame = geopandas.GeoDataFrame({"class": ["forest", "水"]}, geometry=[west, east], crs="EPSG:32617")
+    frame.to_file("landcover.gpkg")
+
+
+def test_the_five_commands_run_as_the_readme_has_them(own_data):
+    (script,) = blocks("sh")
+    for line in script.strip().splitlines():
+        words = shlex.split(line)
+        assert words.pop(0) == "cwsam"
+        words = [str(path) for word in words for path in (sorted(Path().glob(word)) if "*" in word else [word])]
+        if words[0] == "train":  # two epochs show as much as a hundred
+            words += ["--set", "epoch_max=2", "--set", "epoch_val=1"]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, (line, result.output)
+    frame = geopandas.read_file("polygons.gpkg")
+    assert set(frame.columns) == {"code", "name", "area_m2", "geometry"}
+    assert set(frame["name"]) <= {"forest", "水"}
+    assert frame["area_m2"].sum() == pytest.approx(260 * 300 * 900)
+
+
+def test_the_class_table_in_the_readme_is_one():
+    (text,) = blocks("yaml")
+    raw = yaml.safe_load(text)
+    table = Taxonomy(
+        name=raw["name"],
+        unlabelled=tuple(raw["unlabelled"]),
+        classes=tuple(LandCoverClass(**entry) for entry in raw["classes"]),
+    )
+    assert table.codes == [1, 2]
+
+
+def test_every_file_that_the_readme_links_to_exists():
+    links = re.findall(r"\]\(([^):]+)\)", README)
+    assert links
+    assert [link for link in links if not (Path(__file__).parents[2] / link).exists()] == []

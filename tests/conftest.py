@@ -1,0 +1,72 @@
+"""Rasters are made, not shipped: every test says what its scene looks like."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from numpy.typing import NDArray
+from rasterio.transform import from_origin
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+MakeRaster = Callable[..., Path]
+
+
+@pytest.fixture
+def make_raster(tmp_path: Path) -> MakeRaster:
+    """Write an array (C, H, W) or (H, W) as a GeoTIFF; keywords go to rasterio.open."""
+
+    def make(name: str, values: NDArray[Any], *, mask: NDArray[Any] | None = None, **profile: Any) -> Path:
+        bands = values if values.ndim == 3 else values[None]
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        defaults = {"crs": "EPSG:32617", "transform": from_origin(600_000, 4_000_000, 30, 30)}
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            rasterio.open(
+                path,
+                "w",
+                driver="GTiff",
+                width=bands.shape[2],
+                height=bands.shape[1],
+                count=len(bands),
+                dtype=bands.dtype,
+                **defaults | profile,
+            ) as target,
+        ):
+            target.write(bands)
+            if mask is not None:
+                target.write_mask(mask)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def landcover() -> Path:
+    """Real imagery with labels, where the development data lies beside the checkout."""
+    folder = SHARED / "landcover"
+    if not folder.is_dir():
+        pytest.skip("the development data is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def awkward() -> Path:
+    """Rasters with something odd about each, where the development data lies beside the checkout."""
+    folder = SHARED / "awkward_rasters"
+    if not folder.is_dir():
+        pytest.skip("the development data is not beside this checkout")
+    return folder
+
+
+def stripes(height: int, width: int, classes: int = 3, bands: int = 3, seed: int = 0) -> tuple[Any, Any]:
+    """An image (bands, H, W) uint8 and its codes 1..classes (H, W): vertical stripes a model can learn."""
+    rng = np.random.default_rng(seed)
+    codes = (np.arange(width)[None, :] // 8 % classes + 1).repeat(height, axis=0).astype(np.uint8)
+    colors = np.linspace(40, 200, classes * bands).reshape(classes, bands).round()
+    image = colors[codes - 1].transpose(2, 0, 1) + rng.normal(0, 6, (bands, height, width))
+    return image.clip(1, 254).astype(np.uint8), codes

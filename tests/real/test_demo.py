@@ -1,0 +1,79 @@
+"""The demo's promises, on the real scene that it downloads."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import geopandas
+import pytest
+import rasterio
+from typer.testing import CliRunner
+
+from cwsam_cli.config.load import load_config
+from cwsam_cli.main import app
+from cwsam_cli.pipelines.demo import _example
+from cwsam_cli.pipelines.evaluate import evaluate
+from cwsam_cli.pipelines.train import train
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Path:
+    try:
+        return _example()[0]
+    except Exception as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def demos(scene, tmp_path_factory) -> list[tuple[Path, dict]]:
+    done = []
+    for seed in range(3):
+        folder = tmp_path_factory.mktemp("demo") / "out"
+        result = CliRunner().invoke(app, ["-q", "demo", "-o", str(folder), "--seed", str(seed), "--json"])
+        assert result.exit_code == 0, result.output
+        done.append((folder, json.loads(result.stdout)))
+    return done
+
+
+def test_three_seeds_beat_the_largest_class_by_a_tenth(demos):
+    ahead = [result["accuracy"] - result["largest_class_accuracy"] for _, result in demos]
+    assert min(ahead) >= 0.10, ahead
+
+
+def test_at_least_four_of_the_seven_classes_are_mapped(demos):
+    assert min(result["classes_mapped"] for _, result in demos) >= 4
+
+
+def test_the_map_lies_on_the_scene_and_polygons_cover_it(demos, scene):
+    folder, _ = demos[0]
+    with rasterio.open(scene) as image, rasterio.open(folder / "map.tif") as mapped:
+        assert (mapped.crs, mapped.transform, mapped.shape) == (image.crs, image.transform, image.shape)
+        codes = mapped.read(1)
+        assert ((codes == 255) == (image.dataset_mask() == 0)).all()
+    polygons = geopandas.read_file(folder / "polygons.gpkg")
+    assert polygons["area_m2"].sum() == pytest.approx((codes != 255).sum() * 28.5**2)
+
+
+def test_labels_shuffled_between_tiles_teach_nothing(demos, tmp_path):
+    """If the model still did well, held-out ground would have leaked into training."""
+    dataset = tmp_path / "dataset"
+    shutil.copytree(demos[0][0] / "dataset", dataset)
+    labels = sorted((dataset / "labels" / "train").iterdir())
+    contents = [path.read_bytes() for path in labels]
+    random.Random(0).shuffle(contents)
+    for path, content in zip(labels, contents, strict=True):
+        path.write_bytes(content)
+    config = load_config("tiny", ["epoch_max=25", "epoch_val=25"], data=dataset)
+    trained = train(config, tmp_path / "run")
+    scores = evaluate(trained.best, dataset).scores
+    largest = max(row.support for row in scores.classes) / scores.pixels
+    assert scores.accuracy < largest + 0.03
+
+
+def test_the_scores_are_those_of_the_report(demos):
+    folder, result = demos[0]
+    report = json.loads((folder / "report" / "metrics.json").read_text(encoding="utf-8"))
+    assert report["accuracy"] == result["accuracy"]
