@@ -12,9 +12,11 @@ from typer.core import TyperGroup
 from cwsam_cli import __version__, console
 from cwsam_cli.commands.demo import demo
 from cwsam_cli.commands.eval import evaluate
+from cwsam_cli.commands.plan import plan
 from cwsam_cli.commands.predict import predict
 from cwsam_cli.commands.tile import tile
 from cwsam_cli.commands.train import train
+from cwsam_cli.commands.upcycle import upcycle
 from cwsam_cli.commands.vectorize import vectorize
 from cwsam_cli.errors import CwsamError, MachineError
 
@@ -97,6 +99,8 @@ for _name, _command in (
     ("eval", evaluate),
     ("predict", predict),
     ("vectorize", vectorize),
+    ("plan", plan),
+    ("upcycle", upcycle),
     ("demo", demo),
 ):
     app.command(_name)(_command)

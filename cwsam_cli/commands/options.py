@@ -16,6 +16,9 @@ Data = Annotated[Path, typer.Option("--data", help="A folder that `cwsam tile` w
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto for the best that is here.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config; repeatable.")
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Windows at a time.")]
 
 

@@ -5,20 +5,18 @@ from typing import Annotated
 
 import typer
 
-from cwsam_cli.commands.options import Device, Json, print_result
+from cwsam_cli.commands.options import Device, Json, Settings, print_result
 
 
 def train(
-    config: Annotated[str, typer.Option("--config", help="A YAML file, or a shipped name: tiny, vit_b.")],
+    config: Annotated[str, typer.Option("--config", help="A YAML file, or a shipped name such as tiny.")],
     data: Annotated[
         Path | None, typer.Option("--data", help="A folder that `cwsam tile` wrote. Default: the paths in the config.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The run's folder. Default: save/CONFIG-DATE-TIME.")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config; repeatable.")
-    ] = None,
+    settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     device: Device = "auto",
     as_json: Json = False,

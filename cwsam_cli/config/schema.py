@@ -94,6 +94,42 @@ class EncoderMode:
     """Hidden width of the decoder's MLPs."""
     detail_stem: bool | None = None
     """A light convolution stem on the image joins the decoder's upscaled features."""
+    moe_start_layer_index: int | None = None
+    """First block with experts in place of its MLP."""
+    moe_num_expert_groups: int | None = None
+    """Groups of experts; 0 leaves the encoder dense."""
+    moe_experts_per_group: int | None = None
+    moe_k_groups: int | None = None
+    """Groups kept for a token."""
+    moe_k_experts: int | None = None
+    """Experts kept in each of them."""
+    moe_noisy_gating: bool | None = None
+    """Gaussian noise on the routers' logits while training."""
+    moe_decoder_experts: int | None = None
+    """Experts in place of the decoder's MLPs; 0 leaves it dense."""
+    moe_decoder_k_experts: int | None = None
+    adaptor: Literal["none", "adaptor"] | None = None
+    """`adaptor`: adapters in every block, Segment Anything's own weights frozen."""
+    input_type: Literal["none", "fft"] | None = None
+    """`fft`: with adapters, a frequency prompt as well."""
+    freq_nums: float | None = None
+    """Share of the spectrum's area that the frequency prompt keeps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpcycleConfig:
+    """How new experts are made of a smaller checkpoint's weights."""
+
+    method: Literal["noise", "interpolate", "interpolate+noise", "drop"] = "interpolate+noise"
+    """`interpolate` mixes two base experts of the block, `drop` draws a share of the hidden units anew."""
+    noise: float = 0.02
+    """Standard deviation of the noise, relative to each tensor's own."""
+    drop: float = 0.5
+    """Share of the hidden units that `drop` draws anew."""
+
+    def __post_init__(self) -> None:
+        if self.noise < 0 or not 0 <= self.drop <= 1:
+            raise ValueError("noise must not be negative, and drop lies within 0 and 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +144,19 @@ class ModelArgs:
     """Cross-entropy, alone or with a soft Dice or IoU loss (`iou` of old files is `ce+iou`)."""
     loss_weight: list[float] | Literal["auto"] | None = None
     """One weight a class, or `auto`: one over the square root of its share of the training labels."""
+    balance_loss: float = 1e-2
+    """Weight of the experts' load-balancing loss."""
+    router_z_loss: float = 1e-3
+    """Weight of the routers' z-loss."""
+    freeze_base_group: bool = True
+    """Where a mixture of two or more groups was grown from a checkpoint, its group 0 does not learn."""
+    upcycle: UpcycleConfig = field(default_factory=UpcycleConfig)
     encoder_mode: EncoderMode = field(default_factory=EncoderMode)
 
     def __post_init__(self) -> None:
         _positive(self, "num_classes", "inp_size")
+        if min(self.balance_loss, self.router_z_loss) < 0:
+            raise ValueError("balance_loss and router_z_loss must not be negative")
         if isinstance(self.loss_weight, list) and any(weight < 0 for weight in self.loss_weight):
             raise ValueError("loss_weight must not be negative")
 
@@ -121,7 +166,7 @@ class ModelConfig:
     """Which model."""
 
     name: str = "sam_vit_b"
-    """A variant: sam_tiny, sam_vit_b, sam_vit_l, sam_vit_h."""
+    """A variant: sam_tiny, sam_vit_b, sam_vit_l, sam_vit_h, sam_moe_1dot5b, sam_moe_3b, sam_hierarchical_moe_10b."""
     args: ModelArgs = field(default_factory=ModelArgs)
 
 
@@ -175,6 +220,21 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageConfig:
+    """A part of a run in which only some weights learn."""
+
+    name: Literal["integrate", "adapt", "finetune"]
+    """`integrate`: new expert groups and routers; `adapt`: also adapters, prompts and decoder;
+    `finetune`: everything but a frozen group 0."""
+    epochs: int
+    lr_factor: float = 1.0
+    """Times the learning rate of the schedule."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "epochs", "lr_factor")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """A whole run."""
 
@@ -183,12 +243,17 @@ class RunConfig:
     train_dataset: DatasetConfig = field(default_factory=DatasetConfig)
     val_dataset: DatasetConfig = field(default_factory=DatasetConfig)
     test_dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    sam_checkpoint: str | None = None
+    """Weights to begin with: a path or URL of a Segment Anything or cwsam checkpoint, or the name
+    of an official one: sam_vit_b, sam_vit_l, sam_vit_h. A smaller model is grown into this one."""
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lr_min: float = 1e-6
     """Learning rate at the end of the cosine."""
-    epoch_max: int = 100
-    """Epochs."""
+    epoch_max: int | None = None
+    """Epochs; null: those of the stages together, or 100 without stages."""
+    stages: list[StageConfig] = field(default_factory=list)
+    """Parts of the run, one after the other; without any, all that may learn learns."""
     epoch_val: int = 1
     """Validate every so many epochs."""
     epoch_save: int | None = None
@@ -199,8 +264,18 @@ class RunConfig:
     """Where runs go that are not given a folder of their own."""
     training_settings: TrainingSettings = field(default_factory=TrainingSettings)
 
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run."""
+        return self.epoch_max or 0
+
     def __post_init__(self) -> None:
         _positive(self, "epoch_max", "epoch_val", "epoch_save")
+        staged = sum(stage.epochs for stage in self.stages)
+        if self.epoch_max is None:
+            object.__setattr__(self, "epoch_max", staged or 100)
+        if staged and staged != self.epoch_max:
+            raise ValueError(f"epoch_max is {self.epoch_max}, but the stages have {staged} epochs together")
         if self.lr_min > self.optimizer.args.lr:
             raise ValueError(f"lr_min ({self.lr_min:g}) is above optimizer.args.lr ({self.optimizer.args.lr:g})")
         for name in ("train_dataset", "val_dataset", "test_dataset"):

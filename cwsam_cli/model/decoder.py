@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cwsam_cli.model.encoder import LayerNorm2d
+from cwsam_cli.model.encoder import MLP, LayerNorm2d
+from cwsam_cli.model.experts import HierarchicalExperts
 from cwsam_cli.model.variants import Architecture
 
 DEPTH = 2
@@ -42,34 +43,36 @@ class DecoderAttention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
-class DecoderMLP(nn.Module):
-    """Two linear layers with a ReLU between them."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.lin1 = nn.Linear(dim, hidden)
-        self.lin2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, E) → (…, E)."""
-        return self.lin2(self.lin1(x).relu())
-
-
 class TwoWayBlock(nn.Module):
     """Tokens attend to themselves, then to the image; then the image attends to the tokens.
 
     Args:
+        arch: the model's shape.
         first: in the first layer the tokens themselves are their position code.
     """
 
-    def __init__(self, dim: int, mlp_dim: int, *, first: bool) -> None:
+    def __init__(self, arch: Architecture, *, first: bool) -> None:
         super().__init__()
+        dim = arch.prompt_embed_dim
         self.first = first
         self.self_attn = DecoderAttention(dim)
         self.norm1 = nn.LayerNorm(dim)
         self.cross_attn_token_to_image = DecoderAttention(dim, DOWNSAMPLE)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = DecoderMLP(dim, mlp_dim)
+        self.mlp: nn.Module
+        if arch.moe_decoder_experts:
+            self.mlp = HierarchicalExperts(
+                dim,
+                arch.decoder_mlp_dim,
+                groups=1,
+                experts=arch.moe_decoder_experts,
+                top_groups=1,
+                top_experts=arch.moe_decoder_k_experts,
+                noisy=arch.moe_noisy_gating,
+                activation=nn.functional.relu,
+            )
+        else:
+            self.mlp = MLP(dim, arch.decoder_mlp_dim, activation=nn.functional.relu)
         self.norm3 = nn.LayerNorm(dim)
         self.norm4 = nn.LayerNorm(dim)
         self.cross_attn_image_to_token = DecoderAttention(dim, DOWNSAMPLE)
@@ -91,9 +94,10 @@ class TwoWayBlock(nn.Module):
 class TwoWayTransformer(nn.Module):
     """Segment Anything's two-way transformer."""
 
-    def __init__(self, dim: int, mlp_dim: int) -> None:
+    def __init__(self, arch: Architecture) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(TwoWayBlock(dim, mlp_dim, first=index == 0) for index in range(DEPTH))
+        dim = arch.prompt_embed_dim
+        self.layers = nn.ModuleList(TwoWayBlock(arch, first=index == 0) for index in range(DEPTH))
         self.final_attn_token_to_image = DecoderAttention(dim, DOWNSAMPLE)
         self.norm_final_attn = nn.LayerNorm(dim)
 
@@ -164,7 +168,7 @@ class ClassWiseMaskDecoder(nn.Module):
         dim = arch.prompt_embed_dim
         self.class_tokens = nn.Embedding(arch.num_classes, dim)
         self.pe_layer = PositionCode(dim)
-        self.transformer = TwoWayTransformer(dim, arch.decoder_mlp_dim)
+        self.transformer = TwoWayTransformer(arch)
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
             LayerNorm2d(dim // 4),

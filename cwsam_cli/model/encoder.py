@@ -8,23 +8,26 @@ Names and shapes are Segment Anything's own; so is the mathematics.
 import torch
 from torch import Tensor, nn
 
+from cwsam_cli.model.adapters import MLP_SCALE, Adapter, FrequencyPrompt
 from cwsam_cli.model.attention import Attention, window_partition, window_unpartition
+from cwsam_cli.model.experts import Activation, HierarchicalExperts
 from cwsam_cli.model.variants import Architecture
 
 MLP_RATIO = 4
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between them."""
+    """Two linear layers with an activation between them."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, activation: Activation = nn.functional.gelu) -> None:
         super().__init__()
+        self.activation = activation
         self.lin1 = nn.Linear(dim, hidden)
         self.lin2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) → (…, D)."""
-        return self.lin2(nn.functional.gelu(self.lin1(x)))
+        return self.lin2(self.activation(self.lin1(x)))
 
 
 class LayerNorm2d(nn.Module):
@@ -54,11 +57,11 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm and beside a skip.
+    """Attention and MLP (or experts), each behind a norm and beside a skip.
 
     Args:
         arch: the model's shape.
-        index: which block; it decides between windows and the whole image.
+        index: which block; it decides between windows and the whole image, MLP and experts.
     """
 
     def __init__(self, arch: Architecture, index: int) -> None:
@@ -69,7 +72,22 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, arch.num_heads, (grid, grid))
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLP(dim, dim * MLP_RATIO)
+        self.mlp: nn.Module
+        if arch.has_experts(index):
+            self.mlp = HierarchicalExperts(
+                dim,
+                dim * MLP_RATIO,
+                groups=arch.moe_num_expert_groups,
+                experts=arch.moe_experts_per_group,
+                top_groups=arch.moe_k_groups,
+                top_experts=arch.moe_k_experts,
+                noisy=arch.moe_noisy_gating,
+            )
+        else:
+            self.mlp = MLP(dim, dim * MLP_RATIO)
+        adapted = arch.adaptor == "adaptor"
+        self.adapter_attn = Adapter(dim) if adapted else None
+        self.adapter_mlp = Adapter(dim) if adapted else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, D) → (B, H, W, D)."""
@@ -80,18 +98,30 @@ class Block(nn.Module):
             attended = window_unpartition(self.attn(windows), padded, height, width)
         else:
             attended = self.attn(attended)
+        if self.adapter_attn is not None:
+            attended = attended + self.adapter_attn(attended)
         x = x + attended
-        return x + self.mlp(self.norm2(x))
+        normed = self.norm2(x)
+        x = x + self.mlp(normed)
+        if self.adapter_mlp is not None:
+            x = x + MLP_SCALE * self.adapter_mlp(normed)
+        return x
 
 
 class ImageEncoder(nn.Module):
-    """Image to a map of features at one sixteenth of its size (one patch each)."""
+    """Image to a map of features, one a patch."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         out = arch.prompt_embed_dim
         self.patch_embed = PatchEmbed(arch.num_bands, arch.embed_dim, arch.patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, arch.patches, arch.patches, arch.embed_dim))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.prompt = (
+            FrequencyPrompt(arch.num_bands, arch.embed_dim, arch.depth, arch.patch_size, arch.freq_nums)
+            if arch.input_type == "fft" and arch.adaptor == "adaptor"
+            else None
+        )
         self.blocks = nn.ModuleList(Block(arch, index) for index in range(arch.depth))
         self.neck = nn.Sequential(
             nn.Conv2d(arch.embed_dim, out, 1, bias=False),
@@ -102,7 +132,9 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, S, S) → (B, prompt_embed_dim, H, W)."""
-        x = self.patch_embed(image) + self.pos_embed
-        for block in self.blocks:
-            x = block(x)
+        tokens = self.patch_embed(image)
+        prompts = None if self.prompt is None else self.prompt(image, tokens)
+        x = tokens + self.pos_embed
+        for index, block in enumerate(self.blocks):
+            x = block(x if prompts is None else x + prompts(index))
         return self.neck(x.permute(0, 3, 1, 2))

@@ -34,6 +34,25 @@ class Architecture:
     """Width of the neck and the decoder."""
     decoder_mlp_dim: int = 2048
     detail_stem: bool = False
+    moe_start_layer_index: int = 0
+    """First block with experts in place of its MLP."""
+    moe_num_expert_groups: int = 0
+    """Groups of experts; 0 leaves the encoder dense."""
+    moe_experts_per_group: int = 16
+    moe_k_groups: int = 1
+    """Groups kept for a token."""
+    moe_k_experts: int = 4
+    """Experts kept in each of them."""
+    moe_noisy_gating: bool = False
+    moe_decoder_experts: int = 0
+    """Experts in place of the decoder's MLPs; 0 leaves it dense."""
+    moe_decoder_k_experts: int = 4
+    adaptor: str = "none"
+    """`adaptor`: adapters in every block, Segment Anything's weights frozen; `none`: neither."""
+    input_type: str = "none"
+    """`fft`: with adapters, a frequency prompt as well."""
+    freq_nums: float = 0.25
+    """Share of the spectrum's area that the frequency prompt keeps."""
 
     def __post_init__(self) -> None:
         for whole, part, unit in (
@@ -50,11 +69,34 @@ class Architecture:
         if any(not 0 <= index < self.depth for index in self.global_attn_indexes):
             raise ValueError(f"global_attn_indexes {list(self.global_attn_indexes)} leave the {self.depth} blocks")
 
+        if self.moe_num_expert_groups and not 0 <= self.moe_start_layer_index < self.depth:
+            raise ValueError(f"moe_start_layer_index {self.moe_start_layer_index} leaves the {self.depth} blocks")
+        for kept, there in (
+            ("moe_k_groups", "moe_num_expert_groups"),
+            ("moe_k_experts", "moe_experts_per_group"),
+            ("moe_decoder_k_experts", "moe_decoder_experts"),
+        ):
+            count = getattr(self, there)
+            if count and (count < 0 or not 1 <= getattr(self, kept) <= count):
+                raise ValueError(f"{kept} {getattr(self, kept)} does not lie within 1 and {there} {count}")
+
+    def has_experts(self, block: int) -> bool:
+        """Whether an encoder block has experts in place of its MLP."""
+        return self.moe_num_expert_groups > 0 and block >= self.moe_start_layer_index
+
     @property
     def patches(self) -> int:
         """Patches a side of the input."""
         return self.inp_size // self.patch_size
 
+
+_VIT_H: dict[str, Any] = {
+    "embed_dim": 1280,
+    "depth": 32,
+    "num_heads": 16,
+    "global_attn_indexes": (7, 15, 23, 31),
+}
+_ADAPTED = {"adaptor": "adaptor", "input_type": "fft"}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "sam_tiny": {
@@ -67,10 +109,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "prompt_embed_dim": 128,
         "decoder_mlp_dim": 512,
         "detail_stem": True,
+        "moe_start_layer_index": 4,
+        "moe_num_expert_groups": 2,
+        "moe_experts_per_group": 4,
+        "moe_k_groups": 1,
+        "moe_k_experts": 2,
     },
     "sam_vit_b": {"embed_dim": 768, "depth": 12, "num_heads": 12, "global_attn_indexes": (2, 5, 8, 11)},
     "sam_vit_l": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "global_attn_indexes": (5, 11, 17, 23)},
-    "sam_vit_h": {"embed_dim": 1280, "depth": 32, "num_heads": 16, "global_attn_indexes": (7, 15, 23, 31)},
+    "sam_vit_h": _VIT_H,
+    "sam_moe_1dot5b": _VIT_H | _ADAPTED | {"moe_start_layer_index": 28, "moe_num_expert_groups": 1},
+    "sam_moe_3b": _VIT_H | _ADAPTED | {"moe_start_layer_index": 20, "moe_num_expert_groups": 1},
+    "sam_hierarchical_moe_10b": _VIT_H
+    | _ADAPTED
+    | {
+        "moe_start_layer_index": 24,
+        "moe_num_expert_groups": 6,
+        "moe_k_groups": 2,
+        "moe_k_experts": 2,
+        "moe_decoder_experts": 16,
+    },
 }
 
 

@@ -112,7 +112,7 @@ def run_demo(
         polygons = vectorize(mapped.path, folder / "polygons.gpkg")
         with rasterio.Env(), open_scene(scene) as image:
             draw_quicklook(image, labels, mapped.path, manifest.taxonomy, folder / "quicklook.png")
-    largest = max(range(len(manifest.taxonomy)), key=lambda index: manifest.pixels["train"][index])
+    largest = int(held_out.matrix.sum(axis=1).argmax())
     constant = score(constant_matrix(held_out.matrix, largest))
     return DemoResult(
         folder=output,

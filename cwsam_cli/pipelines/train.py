@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,22 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from cwsam_cli.assess.confusion import Scores, score
-from cwsam_cli.config.schema import RunConfig
+from cwsam_cli.config.schema import RunConfig, StageConfig
 from cwsam_cli.console import log, track
 from cwsam_cli.data.dataset import TileDataset, class_pixels, describe
 from cwsam_cli.data.manifest import Manifest
 from cwsam_cli.errors import CheckpointError, ConfigError, UsageError
 from cwsam_cli.files import staged, write_text
+from cwsam_cli.model.experts import expert_layers
 from cwsam_cli.model.network import ClassWiseSam
-from cwsam_cli.model.variants import architecture
+from cwsam_cli.model.variants import Architecture, architecture
+from cwsam_cli.model.weights import LoadReport, adopt, rgb_indexes
 from cwsam_cli.train.checkpoint import Checkpoint, save_checkpoint
 from cwsam_cli.train.loop import EpochResult, train_epoch, training_batches, validate
 from cwsam_cli.train.losses import class_weights
 from cwsam_cli.train.optim import build_optimizer, learning_rate
+from cwsam_cli.train.source import open_source
+from cwsam_cli.train.stages import choose_learning, freeze_bands, learning_names, stage_at
 
 _STATE = "training_state.pth"
 
@@ -82,9 +87,8 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
     validation = _dataset(config, manifest, "val_dataset")
     weights = _weights(config, manifest, training)
 
-    torch.manual_seed(settings.seed)
     arch = architecture(config.model, num_bands=len(manifest.bands), num_classes=classes)
-    model = ClassWiseSam(arch).to(where)
+    model = _initial_model(config, arch, manifest).to(where)
     optimizer = build_optimizer(model, config.optimizer)
     progress = _Progress()
     if resume:
@@ -101,10 +105,10 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / "config.yaml", yaml.safe_dump(_plain(config), allow_unicode=True, sort_keys=False))
 
-    def rate(step: int) -> float:
-        return learning_rate(
+    def rate(step: int, factor: float) -> float:
+        return factor * learning_rate(
             step,
-            per_epoch * config.epoch_max,
+            per_epoch * config.epochs,
             lr=config.optimizer.args.lr,
             lr_min=config.lr_min,
             warmup=settings.warmup_steps,
@@ -124,13 +128,22 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
             metrics=metrics,
         )
 
+    learning = None
+    if not config.stages:
+        _let_learn(model, config, arch, None)
+    elif resume:
+        log.info("going on with epoch %d", progress.epoch + 1)
     with SummaryWriter(str(output), purge_step=progress.epoch or None) as events:
-        for epoch in track(range(progress.epoch + 1, config.epoch_max + 1), "epochs"):
+        for epoch in track(range(progress.epoch + 1, config.epochs + 1), "epochs"):
+            stage = stage_at(config.stages, epoch)
+            if stage != learning:
+                learning = stage
+                _let_learn(model, config, arch, stage)
             result = train_epoch(
                 model,
                 training_batches(training, config.train_dataset.batch_size, settings, epoch),
                 optimizer,
-                rate,
+                partial(rate, factor=stage.lr_factor if stage else 1.0),
                 first_step=progress.step,
                 args=args,
                 settings=settings,
@@ -139,7 +152,7 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
             )
             progress.epoch, progress.step = epoch, progress.step + result.steps
             scores = None
-            if epoch % config.epoch_val == 0 or epoch == config.epoch_max:
+            if epoch % config.epoch_val == 0 or epoch == config.epochs:
                 matrix = validate(
                     model,
                     validation,
@@ -160,7 +173,7 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
                     scores.mean_iou or 0.0,
                     scores.accuracy or 0.0,
                 )
-            _report(events, epoch, result, scores, rate(progress.step - 1), manifest)
+            _report(events, epoch, result, scores, optimizer.param_groups[0]["lr"], manifest, model)
             if config.epoch_save and epoch % config.epoch_save == 0:
                 save_checkpoint(checkpoint(epoch, scores), output / f"model_epoch_{epoch}.pth")
             if scores is not None:  # a state every validation: often enough to lose little, seldom enough to be cheap
@@ -174,6 +187,51 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
         accuracy=progress.accuracy,
         epochs=progress.epoch,
     )
+
+
+def _initial_model(config: RunConfig, arch: Architecture, manifest: Manifest) -> ClassWiseSam:
+    """A new model, or one that begins with `sam_checkpoint`'s weights."""
+    seed = config.training_settings.seed
+    if config.sam_checkpoint is None:
+        torch.manual_seed(seed)
+        return ClassWiseSam(arch)
+    model, report = adopt(
+        arch,
+        open_source(config.sam_checkpoint),
+        band_names=[band.name for band in manifest.bands],
+        class_names=manifest.taxonomy.names,
+        upcycle=config.model.args.upcycle,
+        seed=seed,
+    )
+    show_report(report)
+    if arch.adaptor == "adaptor" and arch.num_bands > 3:
+        names = [band.name for band in manifest.bands]
+        freeze_bands(model.image_encoder.patch_embed.proj.weight, rgb_indexes(names))
+    return model
+
+
+def show_report(report: LoadReport) -> None:
+    """Log what became of a checkpoint's tensors; each of them with --verbose."""
+    log.info("%s", report.summary())
+    for remark in report.remarks:
+        log.warning("%s", remark)
+    for row in report.rows:
+        log.debug("%-11s %s  %s", row.how, row.name, row.note)
+
+
+def _let_learn(model: ClassWiseSam, config: RunConfig, arch: Architecture, stage: StageConfig | None) -> None:
+    """Freeze what does not learn in a stage, and say so."""
+    begun = config.sam_checkpoint is not None
+    learning = learning_names(
+        [name for name, _ in model.named_parameters()],
+        arch,
+        from_checkpoint=begun,
+        frozen_base=begun and arch.moe_num_expert_groups > 1 and config.model.args.freeze_base_group,
+        stage=stage.name if stage else None,
+    )
+    count = choose_learning(model, learning)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    log.info("%s: %s of %s parameters learn", stage.name if stage else "all stages", f"{count:,}", f"{total:,}")
 
 
 def choose_device(name: str) -> torch.device:
@@ -217,7 +275,13 @@ def _weights(config: RunConfig, manifest: Manifest, training: TileDataset) -> to
 
 
 def _report(
-    events: SummaryWriter, epoch: int, result: EpochResult, scores: Scores | None, rate: float, manifest: Manifest
+    events: SummaryWriter,
+    epoch: int,
+    result: EpochResult,
+    scores: Scores | None,
+    rate: float,
+    manifest: Manifest,
+    model: ClassWiseSam,
 ) -> None:
     values: dict[str, float | None] = {
         "train/loss": result.loss,
@@ -229,6 +293,13 @@ def _report(
         values |= {
             f"val_iou/{name}": row.iou for name, row in zip(manifest.taxonomy.names, scores.classes, strict=True)
         }
+    for name, layer in expert_layers(model):
+        if layer.routing is None:
+            continue
+        values[f"routing_entropy/{name}"] = float(layer.routing.entropy)
+        for group, load in enumerate(layer.routing.expert_load.tolist()):
+            values[f"load/{name}/group_{group}"] = sum(load)
+            values |= {f"load/{name}/group_{group}/expert_{expert}": share for expert, share in enumerate(load)}
     for name, value in values.items():
         if value is not None:
             events.add_scalar(name, value, epoch)

@@ -41,7 +41,7 @@ def vectorize(map_path: Path, output: Path, *, overwrite: bool = False) -> Vecto
     with open_raster(map_path) as dataset:
         if dataset.count != 1 or dataset.dtypes[0] not in ("uint8", "int8", "uint16", "int16", "int32"):
             raise DataError(
-                f"`{map_path}` holds {dataset.count} band(s) of {dataset.dtypes[0]}, and a map is one band of whole numbers",
+                f"`{map_path}` has {dataset.count} band(s) of {dataset.dtypes[0]}; a map is one band of whole numbers",
                 hint="is this the scene rather than its map?",
             )
         grid = Grid.of(dataset)

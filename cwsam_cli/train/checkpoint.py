@@ -4,11 +4,15 @@ Plain values and tensors only, so that `torch.load(weights_only=True)` reads it.
 """
 
 import dataclasses
+import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cwsam_cli.data.manifest import Band
 from cwsam_cli.errors import CheckpointError
@@ -49,11 +53,31 @@ class Checkpoint:
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint; an older file of that name is replaced whole."""
-    raw: dict[str, Any] = {"format": FORMAT, "version": VERSION} | {
-        field.name: _plain(getattr(checkpoint, field.name)) for field in dataclasses.fields(checkpoint)
-    }
     with staged(path, overwrite=True) as target:
-        torch.save(raw, target)
+        torch.save(_raw(checkpoint), target)
+
+
+@contextmanager
+def reserved_checkpoint(checkpoint: Checkpoint, path: Path) -> Iterator[dict[str, torch.Tensor]]:
+    """Write a checkpoint whose weights are filled in afterwards, straight into the file.
+
+    The file is laid out first and mapped; what is copied into the yielded tensors goes to
+    disk, so that a checkpoint larger than the memory can be made tensor by tensor.
+
+    Args:
+        checkpoint: its weights give names and shapes only; tensors on the meta device do.
+        path: the file; it appears when the block succeeds.
+    """
+    with staged(path, overwrite=True) as target:
+        with FakeTensorMode():
+            empty = {
+                name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+                for name, tensor in checkpoint.weights.items()
+            }
+        with torch.serialization.skip_data(materialize_fake_tensors=True):
+            torch.save(_raw(dataclasses.replace(checkpoint, weights=empty)), target)
+        with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
+            yield torch.load(target, mmap=True, weights_only=True)["weights"]
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -91,6 +115,12 @@ def newest_checkpoint() -> str:
     """A hint that names the newest `save/*/model_epoch_best.pth`."""
     found = sorted(Path("save").glob("*/model_epoch_best.pth"), key=lambda path: path.stat().st_mtime)
     return f"the newest here: -c {found[-1]}" if found else "train one first: cwsam train --config tiny --data dataset/"
+
+
+def _raw(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"format": FORMAT, "version": VERSION} | {
+        field.name: _plain(getattr(checkpoint, field.name)) for field in dataclasses.fields(checkpoint)
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from cwsam_cli.config.schema import ModelArgs, TrainingSettings
 from cwsam_cli.console import track
 from cwsam_cli.data.dataset import EpochSampler, TileDataset
 from cwsam_cli.errors import MachineError
+from cwsam_cli.model.experts import routing_loss
 from cwsam_cli.train.losses import segmentation_loss
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -75,7 +76,9 @@ def train_epoch(
         for image, label in group:
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 logits = model(image.to(device, non_blocking=True))
-            loss = segmentation_loss(logits, label.to(device, non_blocking=True), args.loss, weights) / len(group)
+            loss = segmentation_loss(logits, label.to(device, non_blocking=True), args.loss, weights)
+            routing = routing_loss(model, balance=args.balance_loss, z=args.router_z_loss)
+            loss = (loss if routing is None else loss + routing) / len(group)
             loss.backward()
             total += loss.item()
         if not math.isfinite(total):

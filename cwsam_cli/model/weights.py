@@ -1,0 +1,286 @@
+"""Begin with somebody's weights: Segment Anything's own, or a checkpoint of ours.
+
+Nothing is dropped silently. Every tensor of the model and of the file has a row in the
+report: loaded, resized, remapped, replicated into experts, missing, unused.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cwsam_cli.config.schema import UpcycleConfig
+from cwsam_cli.errors import CheckpointError
+from cwsam_cli.model.network import ClassWiseSam
+from cwsam_cli.model.upcycle import Weights, equal_bases, grow, is_mixture
+from cwsam_cli.model.variants import Architecture
+
+# Where Segment Anything keeps what the decoder here has under another name.
+_SAM_NAMES = {
+    "mask_decoder.pe_layer.positional_encoding_gaussian_matrix": (
+        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+    ),
+    "mask_decoder.class_tokens.weight": "mask_decoder.mask_tokens.weight",
+    **{
+        f"mask_decoder.class_hypernetwork.layers.{layer}.{kind}": (
+            f"mask_decoder.output_hypernetworks_mlps.0.layers.{layer}.{kind}"
+        )
+        for layer in range(3)
+        for kind in ("weight", "bias")
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one tensor."""
+
+    name: str
+    how: str
+    """loaded, resized, remapped, replicated, missing or unused."""
+    note: str = ""
+
+
+@dataclass(slots=True)
+class LoadReport:
+    """What became of every tensor, of the model and of the file."""
+
+    rows: list[Row] = field(default_factory=list)
+    loaded_share: float = 0.0
+    """Of the model's parameters, by number of values."""
+    grown: bool = False
+    """A mixture was made of a smaller model."""
+    remarks: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """One line for the log."""
+        counts = Counter(row.how for row in self.rows)
+        parts = ", ".join(f"{count} {how}" for how, count in counts.items())
+        return f"weights: {parts}; {100 * self.loaded_share:.1f} % of the model's values come from the checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Weights to begin with, and what is known of them."""
+
+    weights: Weights
+    band_names: Sequence[str] = ()
+    """Of our own checkpoints; Segment Anything's bands are red, green, blue."""
+    class_names: Sequence[str] = ()
+    """Of our own checkpoints."""
+    architecture: Architecture | None = None
+    """Of our own checkpoints."""
+
+
+def rgb_indexes(band_names: Sequence[str]) -> tuple[int, int, int]:
+    """Which bands are red, green and blue: by name, else the first three (fewer repeat)."""
+    lowered = [name.lower().split() for name in band_names]
+    found = [next((i for i, words in enumerate(lowered) if color in words), None) for color in ("red", "green", "blue")]
+    if None not in found:
+        return tuple(found)  # type: ignore[return-value]
+    last = len(band_names) - 1
+    return 0, min(1, last), min(2, last)
+
+
+def adopt(
+    arch: Architecture,
+    source: Source,
+    *,
+    band_names: Sequence[str],
+    class_names: Sequence[str],
+    upcycle: UpcycleConfig,
+    seed: int = 0,
+) -> tuple[ClassWiseSam, LoadReport]:
+    """Build a model that begins with a checkpoint's weights; see `make_weights`.
+
+    The model is built on the meta device and takes the tensors over, so that no weight is
+    held twice.
+    """
+    report = LoadReport()
+    with torch.device("meta"):
+        model = ClassWiseSam(arch)
+    made = make_weights(
+        arch, source, report, band_names=band_names, class_names=class_names, upcycle=upcycle, seed=seed
+    )
+    model.load_state_dict(dict(made), assign=True)
+    return model, report
+
+
+def make_weights(
+    arch: Architecture,
+    source: Source,
+    report: LoadReport,
+    *,
+    band_names: Sequence[str],
+    class_names: Sequence[str],
+    upcycle: UpcycleConfig,
+    seed: int = 0,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield a model's tensors one by one; what the checkpoint does not have starts as in a new model.
+
+    Args:
+        arch: the model's shape.
+        source: the checkpoint.
+        report: is filled on the way.
+        band_names: of the images to come.
+        class_names: of the class table to come.
+        upcycle: how new experts are made.
+        seed: of noise and fresh weights.
+
+    Raises:
+        CheckpointError: a tensor does not fit, or less than half of the checkpoint would load.
+    """
+    with torch.device("meta"):
+        model = ClassWiseSam(arch)
+    torch.manual_seed(seed)
+    made_values = all_values = 0
+    used: set[str] = set()
+    for prefix, module in model.named_modules():
+        fresh: Weights = {}
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, target in [(f"{prefix}.{name}".lstrip("."), tensor) for name, tensor in own]:
+            all_values += target.numel()
+            made = _make(name, target, arch, source, band_names, class_names, upcycle, seed, report)
+            if made is None:
+                report.rows.append(Row(name, "missing", "starts as in a new model"))
+                fresh = fresh or _fresh(module, prefix)
+                yield name, fresh[name.rpartition(".")[2]]
+                continue
+            value, origin, how, note = made
+            used.add(origin)
+            made_values += target.numel()
+            report.rows.append(Row(name, how, note))
+            yield name, value.to(target.dtype)
+    report.rows += [Row(name, "unused") for name in source.weights if name not in used]
+    report.loaded_share = made_values / all_values
+    share = sum(tensor.numel() for name, tensor in source.weights.items() if name in used) / sum(
+        tensor.numel() for tensor in source.weights.values()
+    )
+    if share < 0.5:
+        raise CheckpointError(
+            f"only {100 * share:.0f} % of the checkpoint fits the model",
+            hint="is it of another model? `model.name` must match its encoder (ViT-B, L or H)",
+        )
+
+
+def _fresh(module: torch.nn.Module, prefix: str) -> Weights:
+    """A module's own tensors as a new model starts them."""
+    real = {
+        name: torch.zeros(tensor.shape, dtype=tensor.dtype)
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    }
+    reset = getattr(module, "reset_parameters", None)
+    if reset is not None:
+        module.to_empty(device="cpu", recurse=False)
+        reset()
+        real = {name: tensor.detach() for name, tensor in module.named_parameters(recurse=False)}
+        if prefix.endswith((".up", ".shared")):  # adapters and prompts begin as nothing
+            real = {name: torch.zeros_like(tensor) for name, tensor in real.items()}
+    for name, tensor in real.items():
+        if name == "pos_embed":
+            torch.nn.init.trunc_normal_(tensor, std=0.02)
+        elif name == "positional_encoding_gaussian_matrix":
+            torch.nn.init.normal_(tensor)
+        elif name == "weight" and reset is None:
+            torch.nn.init.ones_(tensor)  # LayerNorm2d
+    return real
+
+
+def _make(
+    name: str,
+    target: Tensor,
+    arch: Architecture,
+    source: Source,
+    band_names: Sequence[str],
+    class_names: Sequence[str],
+    upcycle: UpcycleConfig,
+    seed: int,
+    report: LoadReport,
+) -> tuple[Tensor, str, str, str] | None:
+    """A tensor of the model: its value, the source's name, how it was made, and a note."""
+    if is_mixture(name):
+        groups = 1 if name.startswith("mask_decoder") else arch.moe_num_expert_groups
+        grown = grow(name, target.shape, source.weights, groups, upcycle, seed)
+        if grown is None:
+            return None
+        if grown.note == "loaded":
+            return grown.value, grown.source, "loaded", ""
+        report.grown = True
+        if name.endswith(".groups.1.lin1_weight") and equal_bases(source.weights, name.split(".groups.")[0]):
+            report.remarks.append(
+                f"{name.split('.groups.')[0]}: all base experts are equal, so noise alone tells new ones apart"
+            )
+        return grown.value, grown.source, "replicated", grown.note
+    origin = name if name in source.weights else _SAM_NAMES.get(name, name)
+    value = source.weights.get(origin)
+    if value is None:
+        return None
+    if name == "image_encoder.patch_embed.proj.weight" or name.startswith("mask_decoder.detail_stem.reduce.weight"):
+        return _bands(value, origin, source, band_names, report)
+    if name == "mask_decoder.class_tokens.weight":
+        return _tokens(value, origin, source, class_names, report)
+    if name.endswith("spectrum.weight"):
+        return _bands(value, origin, source, band_names, report)
+    if value.shape == target.shape:
+        return value, origin, "loaded" if origin == name else "remapped", "" if origin == name else f"from {origin}"
+    note = f"{tuple(value.shape)} to {tuple(target.shape)}"
+    if name.endswith("pos_embed") and value.shape[-1] == target.shape[-1]:
+        grid = F.interpolate(
+            value.float().permute(0, 3, 1, 2), target.shape[1:3], mode="bicubic", align_corners=False, antialias=True
+        )
+        return grid.permute(0, 2, 3, 1).contiguous(), origin, "resized", note
+    if name.endswith(("rel_pos_h", "rel_pos_w")) and value.shape[-1] == target.shape[-1]:
+        table = F.interpolate(value.float().T[None], len(target), mode="linear", align_corners=False)[0]
+        return table.T.contiguous(), origin, "resized", note
+    raise CheckpointError(
+        f"`{origin}` is {tuple(value.shape)} in the checkpoint, the model's `{name}` is {tuple(target.shape)}",
+        hint="is it of another model? `model.name` must match its encoder (ViT-B, L or H)",
+    )
+
+
+def _bands(
+    value: Tensor, origin: str, source: Source, band_names: Sequence[str], report: LoadReport
+) -> tuple[Tensor, str, str, str]:
+    """Filters (out, bands, h, w) for the images' own bands; a band without filters gets the mean of those there are."""
+    theirs = list(source.band_names) or ["red", "green", "blue"]
+    if list(band_names) == theirs:
+        return value, origin, "loaded", ""
+    if source.band_names and set(band_names) & set(theirs):
+        taken = {i: theirs.index(name) for i, name in enumerate(band_names) if name in theirs}
+    elif source.band_names:
+        report.remarks.append("no band has a name that the checkpoint knows: bands are taken by their position")
+        taken = {i: i for i in range(min(len(band_names), len(theirs)))}
+    else:
+        taken = {band: color for color, band in enumerate(rgb_indexes(band_names))}
+    mean = value.float().mean(dim=1)
+    filters = torch.stack([value[:, taken[i]].float() if i in taken else mean for i in range(len(band_names))], dim=1)
+    same = [band_names[i] for i in taken]
+    return filters, origin, "remapped", f"bands {', '.join(same)} keep their filters, others get the mean"
+
+
+def _tokens(
+    value: Tensor, origin: str, source: Source, class_names: Sequence[str], report: LoadReport
+) -> tuple[Tensor, str, str, str]:
+    """Class tokens by class name; a mask token of Segment Anything's for every class."""
+    if not source.class_names:
+        return (
+            value[:1].expand(len(class_names), -1).clone(),
+            origin,
+            "remapped",
+            f"from {origin}, row 0, to every class",
+        )
+    theirs = list(source.class_names)
+    if theirs == list(class_names):
+        return value, origin, "loaded", ""
+    mean = value.float().mean(dim=0)
+    rows = [value[theirs.index(name)].float() if name in theirs else mean for name in class_names]
+    known = [name for name in class_names if name in theirs]
+    new = [name for name in class_names if name not in theirs]
+    report.remarks.append(
+        f"class tokens: {len(known)} matched by name; from the mean token: {', '.join(new) or 'none'}; "
+        f"not used: {', '.join(name for name in theirs if name not in class_names) or 'none'}"
+    )
+    return torch.stack(rows), origin, "remapped", "matched by class name"

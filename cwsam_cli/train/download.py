@@ -1,0 +1,76 @@
+"""Fetch a checkpoint once: resumable, verified before use, with a way out when there is no network."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from cwsam_cli.console import track
+from cwsam_cli.errors import CheckpointError, MachineError
+from cwsam_cli.files import sha256
+
+_CHUNK = 1 << 20
+_TIMEOUT_S = 30
+
+
+def download(url: str, target: Path, *, sha256_prefix: str = "") -> Path:
+    """Download a file, unless it is there already.
+
+    What arrived stays beside the target as `.part`; the next call goes on from there.
+
+    Args:
+        url: http or https.
+        target: where the file goes.
+        sha256_prefix: the first digits of its SHA-256, checked before the file gets its name.
+
+    Raises:
+        MachineError: the network failed.
+        CheckpointError: the file is not what it should be.
+    """
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    try:
+        for chunk in _chunks(url, part):
+            with part.open("ab") as file:
+                file.write(chunk)
+    except (URLError, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise MachineError(
+            f"`{url}` could not be downloaded: {reason}",
+            hint=f"call again to go on where it stopped; or bring the file by other means to {target}",
+        ) from None
+    if sha256_prefix and not sha256(part).startswith(sha256_prefix):
+        part.unlink()
+        raise CheckpointError(
+            f"what came from `{url}` is not the file it should be (SHA-256 does not begin with {sha256_prefix})",
+            hint="call again; if it stays so, something on the way changes the file",
+        )
+    os.replace(part, target)
+    return target
+
+
+def _chunks(url: str, part: Path) -> Iterator[bytes]:
+    """The bytes that are still missing from `part`."""
+    have = part.stat().st_size if part.exists() else 0
+    request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urlopen(request, timeout=_TIMEOUT_S)
+    except HTTPError as error:
+        if error.code == 416:  # nothing is missing
+            return
+        raise
+    with answer:
+        if have and answer.status != 206:  # the server does not go on, so begin again
+            part.unlink()
+            have = 0
+        announced = answer.headers.get("Content-Length")
+        total = int(announced) if announced else None
+        received = 0
+        for chunk in track(iter(lambda: answer.read(_CHUNK), b""), part.stem, total=total and -(-total // _CHUNK)):
+            received += len(chunk)
+            yield chunk
+        if total is not None and received < total:
+            raise ConnectionError(f"the connection broke after {have + received:,} bytes")

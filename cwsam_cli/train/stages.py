@@ -1,0 +1,76 @@
+"""What learns, and when."""
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+
+from cwsam_cli.config.schema import StageConfig
+from cwsam_cli.model.upcycle import is_mixture
+from cwsam_cli.model.variants import Architecture
+
+_ADAPTERS = (".adapter_attn.", ".adapter_mlp.", "image_encoder.prompt.")
+
+
+def learning_names(
+    names: Iterable[str], arch: Architecture, *, from_checkpoint: bool, frozen_base: bool, stage: str | None = None
+) -> set[str]:
+    """The parameters that learn.
+
+    Args:
+        names: of all parameters.
+        arch: the model's shape; with adapters, Segment Anything's own weights are frozen.
+        from_checkpoint: the run began with a checkpoint; a model from scratch freezes nothing.
+        frozen_base: group 0 of the encoder's experts is kept as it was grown.
+        stage: `integrate`, `adapt` or `finetune`; without stages, everything, or what adapters leave free.
+    """
+    learning = set()
+    for name in names:
+        if frozen_base and _is_base(name):
+            continue
+        decoder = name.startswith("mask_decoder.")
+        integrates = is_mixture(name) and not (decoder and ".mlp.groups." in name)
+        adapts = integrates or decoder or any(part in name for part in _ADAPTERS)
+        extra_bands = name == "image_encoder.patch_embed.proj.weight" and arch.num_bands > 3
+        everything = stage == "finetune" or not (from_checkpoint and arch.adaptor == "adaptor")
+        if stage == "integrate":
+            learns = integrates
+        elif stage == "adapt":
+            learns = adapts
+        else:
+            learns = everything or adapts or extra_bands
+        if learns:
+            learning.add(name)
+    return learning
+
+
+def choose_learning(model: nn.Module, learning: set[str]) -> int:
+    """Let exactly these parameters learn; returns how many values they hold."""
+    count = 0
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in learning)
+        count += parameter.numel() if name in learning else 0
+    return count
+
+
+def freeze_bands(weight: Tensor, bands: Sequence[int]) -> None:
+    """Keep some input bands' filters as they are: their gradient is 0."""
+
+    def without(gradient: Tensor) -> Tensor:
+        keep = gradient.new_ones(gradient.shape[1])
+        keep[list(bands)] = 0
+        return gradient * keep[None, :, None, None]
+
+    weight.register_hook(without)
+
+
+def stage_at(stages: Sequence[StageConfig], epoch: int) -> StageConfig | None:
+    """The stage that an epoch, counted from 1, belongs to."""
+    for stage in stages:
+        if epoch <= stage.epochs:
+            return stage
+        epoch -= stage.epochs
+    return None
+
+
+def _is_base(name: str) -> bool:
+    return name.startswith("image_encoder.") and ".mlp.groups.0." in name
