@@ -10,6 +10,8 @@ from pathlib import Path
 
 from cwsam_cli.errors import OutputExists, UsageError
 
+_GDAL_SIDECARS = (".ovr", ".msk", ".aux.xml")
+
 
 def refuse_existing(target: Path, *, overwrite: bool, marker: str = "") -> None:
     """Stop early if the target is there and may not be replaced.
@@ -61,6 +63,10 @@ def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]
             if final.is_dir():
                 os.replace(final, stage / f"{final.name}.old")
             os.replace(entry, final)
+        brought = {entry.name for entry in sidecars}
+        for suffix in _GDAL_SIDECARS:  # an older raster's would speak of the new one
+            if target.name + suffix not in brought:
+                target.with_name(target.name + suffix).unlink(missing_ok=True)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 

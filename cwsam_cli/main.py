@@ -22,6 +22,9 @@ from cwsam_cli.errors import CwsamError, MachineError
 
 _INTERRUPTED = 130
 _DISK = {
+    errno.ENOTDIR: "a part of that path is a file",
+    errno.EEXIST: "a part of that path is a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.EACCES: "look at the permissions of that place",
     errno.EPERM: "look at the permissions of that place",
     errno.EROFS: "choose a place that can be written",

@@ -61,6 +61,8 @@ class Taxonomy:
             digits = entry.color[1:]
             if entry.color[:1] != "#" or len(digits) != 6 or set(digits.lower()) - set("0123456789abcdef"):
                 raise ValueError(f"color `{entry.color}` of `{entry.name}` is not of the form #rrggbb")
+        if any(not 0 <= code <= IGNORE for code in self.unlabelled):
+            raise ValueError(f"unlabelled {list(self.unlabelled)} leave 0-255")
         both = sorted(set(codes) & set(self.unlabelled))
         if both:
             raise ValueError(f"code {both[0]} is a class and unlabelled at once")

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,12 @@ def as_dict(scores: Scores, taxonomy: Taxonomy) -> dict[str, Any]:
 
 def as_table(scores: Scores, taxonomy: Taxonomy) -> str:
     """A table for the terminal."""
-    wide = max(12, *(len(name) for name in taxonomy.names))
+    wide = max(12, *map(_columns, taxonomy.names))
     lines = [f"{'class':<{wide}}  {'IoU':>6} {'prec.':>6} {'recall':>6} {'F1':>6} {'support':>11}"]
     for name, row in zip(taxonomy.names, scores.classes, strict=True):
         figures = " ".join(_figure(value) for value in (row.iou, row.precision, row.recall, row.f1))
         note = "  absent from the reference" if not row.support else ""
-        lines.append(f"{name:<{wide}}  {figures} {row.support:>11,}{note}")
+        lines.append(f"{name}{' ' * (wide - _columns(name))}  {figures} {row.support:>11,}{note}")
     lines.append("")
     for name, value in (
         ("mean IoU", scores.mean_iou),
@@ -54,6 +55,11 @@ def write_report(matrix: Matrix, scores: Scores, taxonomy: Taxonomy, folder: Pat
     for name, counts in zip(taxonomy.names, matrix.tolist(), strict=True):
         writer.writerow([name, *counts])
     write_text(folder / "confusion_matrix.csv", rows.getvalue())
+
+
+def _columns(text: str) -> int:
+    """Columns on a terminal; Chinese, Japanese and Korean characters take two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _figure(value: float | None) -> str:

@@ -31,13 +31,17 @@ _RETIRED = {
 def _built_in(raw: Mapping[str, Any]) -> dict[str, object]:
     """Encoder keys of older configurations whose value is fixed here."""
     args = _at(raw, "model.args") or {}
-    mode = args.get("encoder_mode") or {}
     return {
         "img_size": args.get("inp_size", 512),
         "mlp_ratio": 4,
         "qkv_bias": True,
         "use_rel_pos": True,
-        "out_chans": mode.get("prompt_embed_dim", 256),
+        "scale_factor": 32,
+        "prompt_type": "lowpass",
+        "tuning_stage": 1234,
+        "handcrafted_tune": True,
+        "embedding_tune": True,
+        "moe_type": "hierarchical",
     }
 
 
@@ -79,9 +83,12 @@ def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None =
     retired = _drop_retired(raw, str(path))
     if retired:
         log.warning("`%s`: %s change nothing here and are ignored", path, ", ".join(retired))
-    loss = _at(raw, "model.args") or {}
-    if loss.get("loss") == "iou":
-        loss["loss"] = "ce+iou"
+    args = _at(raw, "model.args") or {}
+    if args.get("loss") == "iou":
+        args["loss"] = "ce+iou"
+    mode = _at(raw, "model.args.encoder_mode") or {}
+    if "out_chans" in mode:  # the older name
+        mode.setdefault("prompt_embed_dim", mode.pop("out_chans"))
     return validate(RunConfig, raw, str(path))
 
 
@@ -196,13 +203,13 @@ def _drop_retired(raw: dict[str, Any], source: str) -> list[str]:
     dropped = []
     for parent, keys in _RETIRED.items():
         mapping = _at(raw, parent) or {}
-        dropped += [f"{parent}.{key}".lstrip(".") for key in keys if mapping.pop(key, None) is not None]
+        dropped += [f"{parent}.{key}".lstrip(".") for key in keys if mapping.pop(key, mapping) is not mapping]
     mode = _at(raw, "model.args.encoder_mode") or {}
     for key, built in _built_in(raw).items():
         if key not in mode:
             continue
         value = mode.pop(key)
-        if value != built:
+        if str(value).removesuffix(".0") != str(built):
             raise ConfigError(
                 f"`model.args.encoder_mode.{key}` in `{source}` is {value}, but here it is always {built}",
                 hint="remove the key",
@@ -234,19 +241,27 @@ def _refuse_booleans(annotation: Any, raw: object, key: str, source: str) -> Non
 
 def _first_problem(kind: type, raw: object, error: ValidationError, source: str) -> ConfigError:
     """The first wrong key, in words of the configuration rather than of the validator."""
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    problem = next((one for one in problems if one["type"] == "unexpected_keyword_argument"), problems[0])
     loc = [str(part) for part in problem["loc"]]
     parent, known = kind, kind
     for part in loc:
         fields = get_type_hints(known) if dataclasses.is_dataclass(known) else {}
         inner = [option for option in _options(fields.get(part)) if dataclasses.is_dataclass(option)]
         parent, known = known, cast(type, inner[0]) if inner else known
-    key = ".".join(part for part in loc if "[" not in part)  # without the validator's names of union members
+    key = ".".join(part for part in loc if "[" not in part and part != "str")  # union members are not keys
+    if key.endswith("dataset.args.classes"):
+        return ConfigError(
+            f"`{key}` in `{source}` must be a list of names, or a class table's path or shipped name",
+            hint="for example: classes: land_cover_33",
+        )
     if problem["type"] == "unexpected_keyword_argument":
         names = [field.name for field in dataclasses.fields(cast(Any, parent))]
         close = difflib.get_close_matches(loc[-1], names, n=1, cutoff=0.5)
         hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(names)}"
         return ConfigError(f"`{key}` in `{source}` is not a known key", hint=hint)
+    if problem["type"] == "invalid_key":
+        return ConfigError(f"`{key}` in `{source}` is no key", hint="keys are words")
     if problem["type"] == "missing":
         return ConfigError(f"`{key}` is missing in `{source}`", hint="add the key")
     if problem["type"] == "value_error":

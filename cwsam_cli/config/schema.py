@@ -4,6 +4,7 @@ The keys are those that users of the research code already have in their files.
 """
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, ClassVar, Literal
 
 Loss = Literal["ce", "ce+dice", "ce+iou"]
@@ -13,8 +14,8 @@ Precision = Literal["fp32", "bf16"]
 def _positive(where: object, *names: str) -> None:
     for name in names:
         value = getattr(where, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"{name} must be above 0, not {value}")
+        if value is not None and not 0 < value < inf:
+            raise ValueError(f"{name} must be above 0 and finite, not {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,13 @@ class FolderArgs:
     """One [red, green, blue] a class, for an inline list of names."""
     ignore_bg: bool = False
     """Code 0 counts as unlabelled."""
+
+    def __post_init__(self) -> None:
+        for color in self.palette:
+            if len(color) != 3 or not all(0 <= part <= 255 for part in color):
+                raise ValueError(f"palette: {color} is not [red, green, blue] within 0 and 255")
+        if self.palette and isinstance(self.classes, list) and len(self.palette) != len(self.classes):
+            raise ValueError(f"palette has {len(self.palette)} colours for {len(self.classes)} classes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +97,7 @@ class EncoderMode:
     patch_size: int | None = None
     """Pixels a side of a patch; a multiple of 4."""
     prompt_embed_dim: int | None = None
-    """Width of the neck and the decoder; a multiple of 8."""
+    """Width of the neck and the decoder; a multiple of 16."""
     decoder_mlp_dim: int | None = None
     """Hidden width of the decoder's MLPs."""
     detail_stem: bool | None = None
@@ -157,8 +165,8 @@ class ModelArgs:
         _positive(self, "num_classes", "inp_size")
         if min(self.balance_loss, self.router_z_loss) < 0:
             raise ValueError("balance_loss and router_z_loss must not be negative")
-        if isinstance(self.loss_weight, list) and any(weight < 0 for weight in self.loss_weight):
-            raise ValueError("loss_weight must not be negative")
+        if isinstance(self.loss_weight, list) and not all(0 <= weight < inf for weight in self.loss_weight):
+            raise ValueError("loss_weight must be finite and not negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +190,8 @@ class OptimizerArgs:
 
     def __post_init__(self) -> None:
         _positive(self, "lr")
+        if not 0 <= self.weight_decay < inf or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("weight_decay must not be negative, and betas lie within 0 and 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +286,8 @@ class RunConfig:
             object.__setattr__(self, "epoch_max", staged or 100)
         if staged and staged != self.epoch_max:
             raise ValueError(f"epoch_max is {self.epoch_max}, but the stages have {staged} epochs together")
+        if not 0 <= self.lr_min < inf:
+            raise ValueError(f"lr_min is {self.lr_min}")
         if self.lr_min > self.optimizer.args.lr:
             raise ValueError(f"lr_min ({self.lr_min:g}) is above optimizer.args.lr ({self.optimizer.args.lr:g})")
         for name in ("train_dataset", "val_dataset", "test_dataset"):

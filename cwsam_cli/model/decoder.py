@@ -151,7 +151,8 @@ class DetailStem(nn.Module):
 
     def __init__(self, bands: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.reduce = nn.Conv2d(bands, channels, stride + 1, stride=stride, padding=stride // 2)
+        kernel = stride + 1 + stride % 2  # odd, and larger than the stride
+        self.reduce = nn.Conv2d(bands, channels, kernel, stride=stride, padding=kernel // 2)
         self.norm = LayerNorm2d(channels)
         self.refine = nn.Conv2d(channels, channels, 3, padding=1)
 

@@ -55,6 +55,10 @@ class Architecture:
     """Share of the spectrum's area that the frequency prompt keeps."""
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), 0 if field.name.startswith("moe_") else 1
+            if type(value) is int and value < least:
+                raise ValueError(f"{field.name} is {value}")
         for whole, part, unit in (
             ("inp_size", "patch_size", 1),
             ("embed_dim", "num_heads", 1),

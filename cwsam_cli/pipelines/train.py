@@ -16,7 +16,7 @@ from cwsam_cli.config.schema import RunConfig, StageConfig
 from cwsam_cli.console import log, track
 from cwsam_cli.data.dataset import TileDataset, class_pixels, describe
 from cwsam_cli.data.manifest import Manifest
-from cwsam_cli.errors import CheckpointError, ConfigError, UsageError
+from cwsam_cli.errors import CheckpointError, ConfigError, DataError, UsageError
 from cwsam_cli.files import staged, write_text
 from cwsam_cli.model.experts import expert_layers
 from cwsam_cli.model.network import ClassWiseSam
@@ -266,7 +266,12 @@ def _weights(config: RunConfig, manifest: Manifest, training: TileDataset) -> to
     if given is None:
         return None
     if given == "auto":
-        return torch.tensor(class_weights(class_pixels(training, classes)))
+        pixels = class_pixels(training, classes)
+        if not any(pixels):
+            raise DataError(
+                "the training tiles hold no labelled pixel", hint="are labels and class table the right ones?"
+            )
+        return torch.tensor(class_weights(pixels))
     if len(given) != classes:
         raise ConfigError(
             f"`model.args.loss_weight` has {len(given)} weights for {classes} classes", hint="give one a class, or auto"

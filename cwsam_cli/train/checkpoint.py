@@ -47,7 +47,13 @@ class Checkpoint:
         """The network with these weights, in evaluation mode."""
         with torch.device("meta"):
             model = ClassWiseSam(self.architecture)
-        model.load_state_dict(self.weights, assign=True)
+        try:
+            model.load_state_dict(self.weights, assign=True)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the checkpoint's weights do not fit its own architecture: {str(error).splitlines()[-1].strip()}",
+                hint="was it edited? use the file that training wrote",
+            ) from None
         return model.eval()
 
 
@@ -90,25 +96,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"there is no checkpoint `{path}`", hint=newest_checkpoint())
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"`{path}` is not a readable checkpoint: {str(error).splitlines()[0]}", hint="was its copy interrupted?"
-        ) from None
+    except Exception:  # torch raises half a dozen kinds for a damaged file
+        raise CheckpointError(f"`{path}` is not a readable checkpoint", hint="was its copy interrupted?") from None
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("version") != VERSION:
         raise CheckpointError(
             f"`{path}` is no checkpoint of this version of cwsam", hint="one of ours is named model_epoch_*.pth"
         )
-    taxonomy = dict(raw["taxonomy"])
-    taxonomy["classes"] = tuple(LandCoverClass(**entry) for entry in taxonomy["classes"])
-    kept = {field.name: raw[field.name] for field in dataclasses.fields(Checkpoint)}
-    return Checkpoint(
-        **kept
-        | {
-            "architecture": Architecture(**raw["architecture"]),
-            "taxonomy": Taxonomy(**taxonomy),
-            "bands": tuple(Band(**band) for band in raw["bands"]),
-        }
-    )
+    try:
+        classes = tuple(LandCoverClass(**entry) for entry in raw["taxonomy"]["classes"])
+        return Checkpoint(
+            **{field.name: raw[field.name] for field in dataclasses.fields(Checkpoint)}
+            | {
+                "architecture": Architecture(**raw["architecture"]),
+                "taxonomy": Taxonomy(**raw["taxonomy"] | {"classes": classes}),
+                "bands": tuple(Band(**band) for band in raw["bands"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"`{path}` is incomplete or of another version: {error}", hint="use the file that training wrote"
+        ) from None
 
 
 def newest_checkpoint() -> str:

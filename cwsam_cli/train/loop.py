@@ -86,6 +86,8 @@ def train_epoch(
                 f"the loss is {total} at step {step}", hint="lower optimizer.args.lr, or train with precision fp32"
             )
         norm = float(nn.utils.clip_grad_norm_(parameters, settings.clip_grad_norm or math.inf))
+        if not math.isfinite(norm):
+            raise MachineError(f"the gradient is {norm} at step {step}", hint="lower optimizer.args.lr")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(total)

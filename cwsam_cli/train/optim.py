@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from cwsam_cli.config.schema import OptimizerConfig
+from cwsam_cli.model.experts import ExpertGroup
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -14,8 +15,9 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     stays: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            matrix = isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and name == "weight"
-            (decays if matrix else stays).append(parameter)
+            layer = isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and name == "weight"
+            stack = isinstance(module, ExpertGroup) and name.endswith("_weight")
+            (decays if layer or stack else stays).append(parameter)
     groups = [
         {"params": decays, "weight_decay": config.args.weight_decay},
         {"params": stays, "weight_decay": 0.0},

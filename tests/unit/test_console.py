@@ -1,0 +1,102 @@
+"""stdout is kept for results; everything said on the way goes to stderr."""
+
+import io
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from cwsam_cli.console import log, setup, track
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    handlers, level, propagate = log.handlers[:], log.level, log.propagate
+    yield
+    log.handlers[:], log.propagate = handlers, propagate
+    log.setLevel(level)
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_log_lines_go_to_stderr_and_leave_stdout_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(0)
+    log.info("12 tiles of %s", "水体")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "12 tiles of 水体\n")
+
+
+@pytest.mark.parametrize(
+    ("level", "line"), [(logging.WARNING, "warning: odd\n"), (logging.ERROR, "error: odd\n"), (logging.INFO, "odd\n")]
+)
+def test_only_warnings_and_errors_name_their_level(capsys: pytest.CaptureFixture[str], level: int, line: str) -> None:
+    setup(0)
+    log.log(level, "odd")
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "heard"),
+    [
+        (-1, ["warning: w"]),
+        (0, ["i", "warning: w"]),
+        (1, ["d", "i", "warning: w"]),
+        (3, ["d", "i", "warning: w"]),
+    ],
+)
+def test_verbosity_decides_what_is_heard(capsys: pytest.CaptureFixture[str], verbosity: int, heard: list[str]) -> None:
+    setup(verbosity)
+    log.debug("d")
+    log.info("i")
+    log.warning("w")
+    assert capsys.readouterr().err.splitlines() == heard
+
+
+def test_setting_up_twice_says_everything_once(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(0)
+    setup(0)
+    log.info("once")
+    assert capsys.readouterr().err == "once\n"
+
+
+def test_lines_are_heard_without_tqdm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tqdm", raising=False)
+    setup(0)
+    log.warning("early")
+    assert capsys.readouterr().err == "warning: early\n"
+
+
+@pytest.mark.parametrize("verbosity", [-1, 0, 1])
+def test_tracking_yields_every_item_in_order(verbosity: int) -> None:
+    setup(verbosity)
+    assert list(track(iter("水体林地"), "classes", total=4)) == list("水体林地")
+    assert list(track([], "nothing")) == []
+
+
+def test_no_bar_is_drawn_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(0)
+    assert list(track(range(3), "tiles")) == [0, 1, 2]
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+@pytest.mark.parametrize(("verbosity", "drawn"), [(-1, False), (0, True)])
+def test_a_terminal_gets_a_bar_unless_quiet(monkeypatch: pytest.MonkeyPatch, verbosity: int, drawn: bool) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    setup(verbosity)
+    assert list(track(range(3), "tiles")) == [0, 1, 2]
+    assert ("tiles" in terminal.getvalue()) is drawn
+
+
+def test_a_line_during_progress_reaches_the_terminal_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    setup(0)
+    for _ in track(range(2), "tiles"):
+        log.warning("a tile is empty")
+    assert terminal.getvalue().count("warning: a tile is empty\n") == 2

@@ -1,0 +1,158 @@
+"""Losses against their definitions, and silence where nothing is labelled."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cwsam_cli.config.schema import Loss
+from cwsam_cli.taxonomy import IGNORE
+from cwsam_cli.train.losses import class_weights, segmentation_loss
+
+KINDS: list[Loss] = ["ce", "ce+dice", "ce+iou"]
+WEIGHTS = torch.tensor([0.5, 3.0, 0.0, 1.0])
+
+
+def _batch(classes: int = 4) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    target = torch.randint(classes, (3, 6, 5), dtype=torch.uint8)
+    target[torch.rand(target.shape) < 0.3] = IGNORE
+    return torch.randn(3, classes, 6, 5), target
+
+
+def _logits(*probabilities: list[float]) -> Tensor:
+    """Logits (1, K, 1, P) whose softmax is given pixel by pixel."""
+    return torch.tensor(probabilities).log().T[None, :, None]
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_cross_entropy_is_torchs_with_ignored_pixels_and_weights(weights: Tensor | None) -> None:
+    logits, target = _batch()
+    expected = F.cross_entropy(logits, target.long(), weight=weights, ignore_index=IGNORE)
+    torch.testing.assert_close(segmentation_loss(logits, target, "ce", weights), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
+def test_targets_may_be_any_integers(dtype: torch.dtype) -> None:
+    logits, target = _batch()
+    assert segmentation_loss(logits, target.to(dtype), "ce") == segmentation_loss(logits, target, "ce")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_an_unlabelled_batch_costs_nothing_and_moves_nothing(kind: Loss, weights: Tensor | None) -> None:
+    logits = torch.randn(2, 4, 3, 3, requires_grad=True)
+    loss = segmentation_loss(logits, torch.full((2, 3, 3), IGNORE, dtype=torch.uint8), kind, weights)
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert torch.equal(logits.grad, torch.zeros(2, 4, 3, 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_of_weightless_classes_costs_no_cross_entropy(kind: Loss) -> None:
+    logits = torch.randn(1, 4, 3, 3, requires_grad=True)
+    loss = segmentation_loss(logits, torch.full((1, 3, 3), 2), kind, WEIGHTS)
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert (loss.item() == 0) is (kind == "ce")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ignored_pixels_change_neither_loss_nor_gradient(kind: Loss) -> None:
+    logits, target = _batch()
+    unknown = (target == IGNORE)[:, None].expand_as(logits)
+    changed = torch.where(unknown, torch.randn_like(logits) * 9, logits).requires_grad_()
+    loss = segmentation_loss(changed, target, kind)
+    loss.backward()
+    torch.testing.assert_close(loss, segmentation_loss(logits, target, kind))
+    assert changed.grad is not None
+    assert not changed.grad[unknown].any()
+    assert changed.grad[~unknown].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_perfect_map_costs_nothing(kind: Loss) -> None:
+    _, target = _batch()
+    logits = F.one_hot(target.masked_fill(target == IGNORE, 0).long(), 4).movedim(-1, 1) * 50.0
+    assert segmentation_loss(logits, target, kind).item() == pytest.approx(0, abs=1e-6)
+
+
+# Four pixels, two classes, the last unlabelled. Class 0: common 0.8 + 0.6, scores 1.4 + 0.3, truth 2.
+# Class 1: common 0.7, scores 0.2 + 0.4 + 0.7, truth 1.
+EXAMPLE = ([0.8, 0.2], [0.6, 0.4], [0.3, 0.7], [0.1, 0.9])
+LABELS = torch.tensor([[[0, 0, 1, IGNORE]]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "overlap"),
+    [
+        ("ce", 0.0),
+        ("ce+dice", ((1 - 2 * 1.4 / 3.7) + (1 - 2 * 0.7 / 2.3)) / 2),
+        ("ce+iou", ((1 - 1.4 / 2.3) + (1 - 0.7 / 1.6)) / 2),
+    ],
+)
+def test_a_small_example_by_hand(kind: Loss, overlap: float) -> None:
+    entropy = -(math.log(0.8) + math.log(0.6) + math.log(0.7)) / 3
+    loss = segmentation_loss(_logits(*EXAMPLE), LABELS, kind)
+    assert loss.item() == pytest.approx(entropy + overlap, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ce+dice", "ce+iou"])
+def test_a_class_that_an_images_labels_do_not_hold_enters_no_overlap(kind: Loss) -> None:
+    with_third = [[*pair[:1], pair[1] / 2, pair[1] / 2] for pair in EXAMPLE]
+    labels = torch.tensor([[[0, 0, 0, IGNORE]]])
+    overlap = segmentation_loss(_logits(*with_third), labels, kind) - segmentation_loss(
+        _logits(*with_third), labels, "ce"
+    )
+    common, scores, truth = 1.7, 1.7, 3.0
+    expected = 1 - 2 * common / (scores + truth) if kind == "ce+dice" else 1 - common / (scores + truth - common)
+    assert overlap.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ce+dice", "ce+iou"])
+def test_overlap_weighs_every_class_of_every_image_alike(kind: Loss) -> None:
+    one, other = _logits(*EXAMPLE), _logits(*reversed(EXAMPLE))
+    labels = torch.tensor([[[0, 1, 0, 1]]])
+    both = torch.tensor([[[0, 0, 0, 0]]])
+    parts = [
+        segmentation_loss(logits, target, kind) - segmentation_loss(logits, target, "ce")
+        for logits, target in ((one, labels), (other, both))
+    ]
+    batch = torch.cat([one, other]), torch.cat([labels, both])
+    whole = segmentation_loss(*batch, kind) - segmentation_loss(*batch, "ce")
+    assert whole.item() == pytest.approx((2 * parts[0].item() + parts[1].item()) / 3, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_against_the_gradient_lowers_the_loss(kind: Loss) -> None:
+    logits, target = _batch()
+    logits.requires_grad_()
+    before = segmentation_loss(logits, target, kind)
+    before.backward()
+    assert logits.grad is not None
+    assert segmentation_loss(logits.detach() - logits.grad, target, kind) < before
+
+
+def test_class_weights_have_mean_1_over_the_pixels() -> None:
+    pixels = [900, 90, 10]
+    weights = class_weights(pixels)
+    assert sum(w * n for w, n in zip(weights, pixels, strict=True)) / sum(pixels) == pytest.approx(1)
+
+
+def test_class_weights_go_with_one_over_the_square_root_of_the_share() -> None:
+    common, rare = class_weights([40_000, 100])
+    assert rare / common == pytest.approx(20)
+
+
+def test_equal_classes_weigh_1_each() -> None:
+    assert class_weights([7, 7, 7]) == pytest.approx([1, 1, 1])
+
+
+def test_a_class_without_pixels_weighs_0_and_leaves_the_others_alone() -> None:
+    weights = class_weights([50, 0, 200])
+    assert weights[1] == 0
+    assert [weights[0], weights[2]] == pytest.approx(class_weights([50, 200]))
