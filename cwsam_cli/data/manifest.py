@@ -106,5 +106,5 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"`{folder}` is no dataset: it has no {NAME}", hint="make one: cwsam tile SCENE --labels ...")
     try:
         return validate(Manifest, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
-    except (ConfigError, yaml.YAMLError) as error:
+    except (ConfigError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"`{path}` is damaged or of another version: {error}", hint="tile the scenes again") from None

@@ -13,6 +13,7 @@ from affine import Affine
 from pyproj import CRS as ProjCRS
 from pyproj import Geod
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 from rasterio.windows import Window
 
 
@@ -40,7 +41,11 @@ class Grid:
         """One pixel's area in m² on a projected (or engineering) grid, else None."""
         if self.crs is None or self.is_geographic:
             return None
-        metres = float(self.crs.linear_units_factor[1])
+        try:
+            metres = float(self.crs.linear_units_factor[1])
+        except CRSError:  # an engineering CRS
+            axes = ProjCRS.from_wkt(self.crs.to_wkt()).axis_info
+            metres = axes[0].unit_conversion_factor if axes else 1.0
         return abs(self.transform.determinant) * metres**2
 
     @property

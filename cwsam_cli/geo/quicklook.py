@@ -36,7 +36,7 @@ def draw_quicklook(scene: Scene, reference: Path, map_path: Path, taxonomy: Taxo
     with open_raster(map_path) as dataset, reading(map_path):
         mapped = dataset.read(1, out_shape=shape, resampling=Resampling.nearest)
     with open_raster(reference) as dataset, reading(reference), _on_grid_of(scene, dataset) as view:
-        truth = view.read(1, out_shape=shape, resampling=Resampling.nearest, masked=True).filled(-1)
+        truth = view.read(1, out_shape=shape, resampling=Resampling.nearest, masked=True).astype(np.int32).filled(-1)
     panels = {
         "image": _stretched(scene, shape),
         "reference": _colored(truth, taxonomy),

@@ -40,6 +40,8 @@ class Scene:
     """Image bands, counted from 1; alpha is a mask, not an image band."""
     band_names: tuple[str, ...]
     dtype: str
+    alpha_is_image: bool = False
+    """The band tagged alpha holds grey values and hides nothing (raw NAIP's near infrared)."""
 
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Image (C, H, W) in the scene's own dtype, and where it is valid (H, W).
@@ -48,16 +50,19 @@ class Scene:
             DataError: the file is damaged there.
         """
         with reading(self.path):
-            return read_image(self.dataset, self.bands, window)
+            return read_image(self.dataset, self.bands, window, alpha_is_image=self.alpha_is_image)
 
 
 def read_image(
-    dataset: rasterio.DatasetReader, bands: Sequence[int], window: Window
+    dataset: rasterio.DatasetReader, bands: Sequence[int], window: Window, *, alpha_is_image: bool = False
 ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
     """Bands (C, H, W) of an open raster in its own dtype, and where they are valid (H, W)."""
-    image = dataset.read(bands, window=window)
+    if len({dataset.dtypes[band - 1] for band in bands}) == 1:
+        image = dataset.read(bands, window=window)
+    else:  # rasterio reads bands of one dtype only
+        image = np.stack([dataset.read(band, window=window) for band in bands])
     flags = dataset.mask_flag_enums[bands[0] - 1]
-    alpha_is_image = MaskFlags.alpha in flags and len(bands) == dataset.count
+    alpha_is_image = MaskFlags.alpha in flags and (alpha_is_image or len(bands) == dataset.count)
     if MaskFlags.nodata in flags:  # valid where any band is, as GDAL's dataset mask has it
         valid = dataset.read_masks(bands, window=window).any(axis=0)
     elif MaskFlags.all_valid in flags or alpha_is_image:
@@ -114,9 +119,8 @@ def open_scene(path: Path | str, *, wanted_bands: Sequence[str] = ()) -> Iterato
         names = _band_names(dataset)
         alpha = [i for i, kind in enumerate(dataset.colorinterp) if kind == ColorInterp.alpha]
         image = [i for i in range(dataset.count) if i not in alpha]
-        if alpha and (
-            len(wanted_bands) == dataset.count or (not wanted_bands and _looks_like_an_image(dataset, alpha))
-        ):
+        alpha_is_image = bool(alpha) and (len(wanted_bands) == dataset.count or _looks_like_an_image(dataset, alpha))
+        if alpha_is_image and len(wanted_bands) in (0, dataset.count):
             image = list(range(dataset.count))
             log.info("`%s`: band %d is tagged alpha but read as an image band", path, alpha[0] + 1)
         if wanted_bands:
@@ -128,6 +132,7 @@ def open_scene(path: Path | str, *, wanted_bands: Sequence[str] = ()) -> Iterato
             bands=tuple(i + 1 for i in image),
             band_names=tuple(names[i] for i in image),
             dtype=np.result_type(*(dataset.dtypes[i] for i in image)).name,
+            alpha_is_image=alpha_is_image,
         )
 
 
@@ -171,9 +176,9 @@ def _looks_like_an_image(dataset: rasterio.DatasetReader, alpha: list[int]) -> b
 
 
 def _choose(image: list[int], names: list[str], wanted: Sequence[str], path: Path | str) -> list[int]:
-    named = {names[i]: i for i in image}
-    if set(wanted) <= set(named):
-        return [named[name] for name in wanted]
+    own = [names[i] for i in image]
+    if len(set(wanted)) == len(wanted) and all(own.count(name) == 1 for name in wanted):
+        return [image[own.index(name)] for name in wanted]
     if len(image) != len(wanted):
         raise DataError(
             f"`{path}` has {len(image)} image bands, the model was trained on {len(wanted)}: {', '.join(wanted)}",

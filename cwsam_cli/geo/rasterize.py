@@ -8,12 +8,14 @@ out as class codes with `NO_LABEL` where nobody labelled the ground.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
@@ -55,6 +57,8 @@ class RasterLabels:
         """See `Labels`."""
         with reading(self.path):
             values = self.dataset.read(1, window=window, masked=True)
+            if self.dataset.count > 1:  # the warped view's alpha, which GDAL takes for a mask in uint8 and uint16 only
+                values[self.dataset.read(2, window=window) == 0] = np.ma.masked
         if np.issubdtype(values.dtype, np.floating):
             values = np.ma.masked_invalid(values)
             odd = np.unique(values.compressed()[np.mod(values.compressed(), 1) != 0])
@@ -177,7 +181,7 @@ def raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLabels]
                 **outside,
             ) as view:
                 yield RasterLabels(path, view)
-        except (rasterio.errors.CRSError, rasterio.errors.WarpOperationError) as error:
+        except (rasterio.errors.CRSError, rasterio.errors.WarpOperationError, CPLE_BaseError) as error:
             raise DataError(
                 f"`{path}` cannot be brought from {own} to {grid}: {error}",
                 hint="give both a coordinate reference system that PROJ knows",
@@ -201,17 +205,22 @@ def read_polygons(path: Path, class_field: str, taxonomy: Taxonomy | None) -> "t
     import geopandas
 
     frame = geopandas.read_file(path)
-    if class_field not in frame.columns:
+    if not isinstance(frame, geopandas.GeoDataFrame):
+        raise DataError(f"`{path}` is a table without geometry", hint="labels may be a GeoTIFF or a GeoPackage, say")
+    if class_field not in frame.columns.drop("geometry"):
         known = ", ".join(map(str, frame.columns.drop("geometry")))
         raise DataError(f"`{path}` has no field `{class_field}`", hint=f"its fields are: {known}")
     if frame.crs is None:
         raise MissingCRS(path, "so its polygons cannot be laid over the scene")
     frame = frame[frame[class_field].notna() & frame.geometry.notna()]
     values = frame[class_field].map(_plain)
+    frame, values = frame[values != ""], values[values != ""]
     if taxonomy is None:
+        if all(isinstance(value, str) and value.isdecimal() for value in values):
+            values = values.map(int)
         taxonomy = _taxonomy_of(sorted(set(values), key=str), path, class_field)
-    codes: dict[int | str, int] = {entry.name: entry.code for entry in taxonomy.classes}
-    codes |= {code: code for code in taxonomy.codes} | {str(code): code for code in taxonomy.codes}
+    codes: dict[int | str, int] = {code: code for code in taxonomy.codes} | {str(code): code for code in taxonomy.codes}
+    codes |= {entry.name: entry.code for entry in taxonomy.classes}  # a name wins over a code of the same digits
     codes |= dict.fromkeys(taxonomy.unlabelled, NO_LABEL)
     unknown = sorted({str(value) for value in values if value not in codes})
     if unknown:
@@ -235,7 +244,8 @@ def _plain(value: Any) -> int | str:
     """A field's value as a code or a name; `3.0` is the code 3."""
     if isinstance(value, str):
         return value.strip()
-    return int(value) if float(value).is_integer() else str(value)
+    whole = isinstance(value, Real) and float(value).is_integer()
+    return int(value) if whole else str(value)
 
 
 def _taxonomy_of(values: list[int | str], path: Path, class_field: str) -> Taxonomy:

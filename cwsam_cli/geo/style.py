@@ -17,6 +17,7 @@ import rasterio
 import rasterio.shutil
 from rasterio.io import DatasetReader, DatasetWriter
 
+from cwsam_cli.errors import DataError
 from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color
 
 CLASSES_TAG = "CWSAM_CLASSES"
@@ -55,7 +56,8 @@ def write_sidecar(raster: Path, taxonomy: Taxonomy) -> None:
         for cell in (entry.code, entry.name, *entry.rgb):
             ElementTree.SubElement(row, "F").text = str(cell)
     tree = ElementTree.ElementTree(root)
-    tree.write(raster.with_name(raster.name + ".aux.xml"), encoding="utf-8", xml_declaration=True)
+    # GDAL ignores a sidecar that opens with an XML declaration.
+    tree.write(raster.with_name(raster.name + ".aux.xml"), encoding="utf-8", xml_declaration=False)
 
 
 def read_taxonomy(dataset: DatasetReader, present: Iterable[int]) -> Taxonomy:
@@ -70,13 +72,25 @@ def read_taxonomy(dataset: DatasetReader, present: Iterable[int]) -> Taxonomy:
     """
     tag = dataset.tags().get(CLASSES_TAG)
     if tag:
-        return _from_json(tag)
+        try:
+            return _from_json(tag)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(
+                f"`{dataset.name}`: its tag {CLASSES_TAG} is no class table: {error}",
+                hint=f"remove it: rio edit-info --tag {CLASSES_TAG}= {dataset.name}",
+            ) from None
     try:
         palette: dict[int, Any] = dataset.colormap(1)
     except ValueError:
         palette = {}
     names = dict(enumerate(_category_names(dataset)))
     codes = sorted(set(present) | {code for code, name in names.items() if name and code < IGNORE})
+    odd = [code for code in codes if not 0 <= code < IGNORE]
+    if odd:
+        raise DataError(
+            f"`{dataset.name}` holds the code {odd[0]}, and class codes lie within 0-254",
+            hint=f"if it means no data: rio edit-info --nodata {odd[0]} {dataset.name}",
+        )
     used: set[str] = set()
     classes = []
     for index, code in enumerate(codes):

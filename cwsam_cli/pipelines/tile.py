@@ -14,6 +14,7 @@ from typing import Any
 
 import geopandas
 import numpy as np
+import pyogrio
 import rasterio
 import shapely
 from numpy.typing import NDArray
@@ -134,7 +135,7 @@ def _open(
     polygons = None
     if not labels.is_dir() and is_vector(labels):
         if class_field is None:
-            names = ", ".join(map(str, geopandas.read_file(labels, rows=1).columns.drop("geometry")))
+            names = " or ".join(pyogrio.read_info(labels)["fields"])
             raise UsageError(f"`{labels}` holds polygons: which field is their class?", hint=f"--class-field {names}")
         polygons, taxonomy = read_polygons(labels, class_field, taxonomy)
     sources: list[_Source] = []

@@ -52,7 +52,7 @@ def vectorize(map_path: Path, output: Path, *, overwrite: bool = False) -> Vecto
         nodata = None if dataset.nodata is None else int(dataset.nodata)
         regions = list(polygonize(codes, grid, nodata=nodata))
         present = {int(code) for code in np.unique(codes)} - {nodata}
-        taxonomy = read_taxonomy(dataset, present)
+        taxonomy = read_taxonomy(dataset, present or {0})
     write_regions(regions, taxonomy, grid.crs, output, overwrite=overwrite)
     areas = {
         entry.name: sum(region.area_m2 for region in regions if region.code == entry.code) for entry in taxonomy.classes

@@ -1,6 +1,6 @@
 """CPU seconds of `cwsam --help` against a bare interpreter, in one run.
 
-    python tests/benchmarks/startup.py
+python tests/benchmarks/startup.py
 """
 
 import os

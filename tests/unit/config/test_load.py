@@ -334,7 +334,7 @@ def test_an_inline_list_that_makes_no_table_is_refused(args: FolderArgs) -> None
 @pytest.mark.parametrize("palette", ["[[0, 0, 255]]", "[[0, 0, 255], [0, 128, 999]]", "[[0, 0], [0, 128]]"])
 def test_a_palette_that_does_not_fit_names_the_file(load: Load, palette: str) -> None:
     with pytest.raises(ConfigError, match=r"palette.*") as caught:
-        load("train_dataset: {dataset: {args: {classes: [水体, 林地], palette: %s}}}" % palette)
+        load(f"train_dataset: {{dataset: {{args: {{classes: [水体, 林地], palette: {palette}}}}}}}")
     assert ".yaml" in str(caught.value)
 
 

@@ -1,0 +1,132 @@
+"""The figures of `cwsam eval`: each can be worked out again from the confusion matrix, and that from the maps."""
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from typer.testing import Result
+
+Cwsam = Callable[..., Result]
+
+
+def confusion(path: Path) -> Any:
+    """Rows are the reference, columns the map."""
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert [row[0] for row in rows] == header[1:]
+    return np.array([[int(cell) for cell in row[1:]] for row in rows])
+
+
+def test_the_table_names_every_class_and_the_means(cwsam: Cwsam, run: Any) -> None:
+    table = cwsam("eval", "-c", run.checkpoint, "--data", run.dataset).stdout
+    for word in (
+        "IoU",
+        "F1",
+        "class 1",
+        "class 2",
+        "class 3",
+        "mean IoU",
+        "overall accuracy",
+        "frequency-weighted IoU",
+    ):
+        assert word in table
+    assert "nan" not in table.lower()
+    assert "\x1b" not in table
+
+
+def test_the_report_is_written_beside_the_table(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    common = ("eval", "-c", run.checkpoint, "--data", run.dataset)
+    printed = json.loads(cwsam(*common, "-o", "report", "--json").stdout)
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"metrics.json", "confusion_matrix.csv"}
+    written = json.loads((tmp_path / "report" / "metrics.json").read_text("utf-8"))
+    assert {key: written[key] for key in printed} == printed
+    assert written["split"] == "test"
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_every_figure_follows_from_the_confusion_matrix(cwsam: Cwsam, run: Any, tmp_path: Path, split: str) -> None:
+    common = ("eval", "-c", run.checkpoint, "--data", run.dataset, "--split", split)
+    told = json.loads(cwsam(*common, "-o", "report", "--json").stdout)
+    matrix = confusion(tmp_path / "report" / "confusion_matrix.csv")
+    hits, support, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    iou = hits / (support + predicted - hits)
+    assert told["pixels"] == matrix.sum()
+    assert told["accuracy"] == pytest.approx(hits.sum() / matrix.sum())
+    assert told["mean_iou"] == pytest.approx(iou.mean())
+    assert told["frequency_weighted_iou"] == pytest.approx((iou * support).sum() / support.sum())
+    for entry, n in zip(told["classes"], range(3), strict=True):
+        assert entry["support"] == support[n] and entry["predicted"] == predicted[n]
+        assert entry["iou"] == pytest.approx(iou[n])
+        assert entry["recall"] == pytest.approx(hits[n] / support[n])
+        if predicted[n]:
+            assert entry["precision"] == pytest.approx(hits[n] / predicted[n])
+            assert entry["f1"] == pytest.approx(2 * hits[n] / (support[n] + predicted[n]))
+
+
+def test_eval_counts_what_predict_maps(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    cwsam("eval", "-c", run.checkpoint, "--data", run.dataset, "-o", "report")
+    counted = np.zeros((3, 3), int)
+    for image in sorted((run.dataset / "images" / "test").glob("*.tif")):
+        cwsam("predict", image, "-c", run.checkpoint, "-o", "map.tif", "--overwrite")
+        with rasterio.open("map.tif") as source, rasterio.open(run.dataset / "labels" / "test" / image.name) as labels:
+            codes, reference = source.read(1), labels.read(1)
+        labelled = reference != 255
+        np.add.at(counted, (reference[labelled] - 1, codes[labelled] - 1), 1)
+    difference = np.abs(counted - confusion(tmp_path / "report" / "confusion_matrix.csv")).sum()
+    assert difference <= 0.002 * counted.sum()  # batches of other sizes round differently
+
+
+def test_the_batch_size_changes_nothing_to_speak_of(cwsam: Cwsam, run: Any) -> None:
+    common = ("eval", "-c", run.checkpoint, "--data", run.dataset, "--json", "--batch-size")
+    one, many = (json.loads(cwsam(*common, size).stdout) for size in (1, 5))
+    assert one["pixels"] == many["pixels"]
+    assert one["accuracy"] == pytest.approx(many["accuracy"], abs=1e-3)
+
+
+def test_absent_classes_are_said_to_be_absent_and_enter_no_mean(cwsam: Cwsam, odd_classes: Any) -> None:
+    common = ("eval", "-c", odd_classes.checkpoint, "--data", odd_classes.dataset)
+    told = json.loads(cwsam(*common, "--json").stdout)
+    assert [entry["code"] for entry in told["classes"]] == [1, 7, 200, 3, 9]
+    classes = {entry["code"]: entry for entry in told["classes"]}
+    for code in (7, 9):
+        assert classes[code]["absent"] is True
+        assert classes[code]["support"] == 0
+        assert all(classes[code][figure] is None for figure in ("iou", "recall", "f1"))
+    present = [classes[code] for code in (1, 200, 3)]
+    assert not any(entry["absent"] for entry in present)
+    assert told["mean_iou"] == pytest.approx(np.mean([entry["iou"] for entry in present]))
+    assert all(math.isfinite(told[figure]) for figure in ("accuracy", "mean_iou", "frequency_weighted_iou"))
+    table = cwsam(*common).stdout
+    assert "nan" not in table.lower()
+    said = {line.split()[0]: "absent" in line for line in table.splitlines() if line.strip()}
+    assert said["冰川"] and said["矿山"]
+    assert not (said["水体"] or said["林地"] or said["grass"])
+
+
+def test_the_report_is_strict_json_and_readable_in_any_script(cwsam: Cwsam, odd_classes: Any, tmp_path: Path) -> None:
+    cwsam("eval", "-c", odd_classes.checkpoint, "--data", odd_classes.dataset, "-o", "report")
+    text = (tmp_path / "report" / "metrics.json").read_text("utf-8")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    told = json.loads(text, parse_constant=refuse)
+    assert told["classes"][0]["name"] == "水体" and "水体" in text
+    assert "水体" in (tmp_path / "report" / "confusion_matrix.csv").read_text("utf-8-sig")
+
+
+def test_a_dataset_with_the_same_classes_of_another_ground_can_be_measured(
+    cwsam: Cwsam, run: Any, make_raster: Any
+) -> None:
+    image = np.random.default_rng(0).integers(1, 255, (3, 40, 40)).astype(np.uint8)
+    codes = (np.indices((40, 40))[0] % 3 + 1).astype(np.uint8)
+    scene, labels = make_raster("scene.tif", image), make_raster("labels.tif", codes)
+    cwsam("tile", scene, "--labels", labels, "-o", "elsewhere", "--size", 40, "--split", 100, 0, 0)
+    common = ("eval", "-c", run.checkpoint, "--data", "elsewhere", "--split", "train", "--json")
+    assert json.loads(cwsam(*common).stdout)["pixels"] == 1600

@@ -1,0 +1,581 @@
+"""The dataset folder: what `cwsam tile` writes, and that not a pixel of it is moved, lost or shared by two splits."""
+
+import json
+import re
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from affine import Affine
+from rasterio.features import rasterize
+from rasterio.transform import from_origin
+from rasterio.warp import Resampling, reproject, transform_bounds
+from rasterio.windows import Window
+from rasterio.windows import transform as window_transform
+from shapely.geometry import Polygon, box
+from typer.testing import Result
+
+Cwsam = Callable[..., Result]
+
+WEST, NORTH, PIXEL = 600_000, 4_000_000, 30
+SPLITS = ("train", "val", "test")
+
+
+def read(path: Path) -> Any:
+    with rasterio.open(path) as source:
+        return source.read()
+
+
+def striped(height: int, width: int, classes: int = 3) -> Any:
+    return (np.arange(width)[None, :] // 8 % classes + 1).repeat(height, axis=0).astype(np.uint8)
+
+
+def noise(bands: int, height: int, width: int, dtype: str = "uint8", low: int = 1, high: int = 255) -> Any:
+    """Pixels that all differ from their neighbours, so that one moved by one is found."""
+    return np.random.default_rng(7).integers(low, high, (bands, height, width)).astype(dtype)
+
+
+def pixels(left: float, top: float, right: float, bottom: float) -> Any:
+    """A box given in pixels of the scene."""
+    return box(WEST + left * PIXEL, NORTH - bottom * PIXEL, WEST + right * PIXEL, NORTH - top * PIXEL)
+
+
+def polygons(path: Path, column: list[Any], *shapes: Any, crs: str = "EPSG:32617") -> Path:
+    gpd.GeoDataFrame({"kind": column}, geometry=list(shapes), crs="EPSG:32617").to_crs(crs).to_file(path)
+    return path
+
+
+def tiles(dataset: Path) -> Any:
+    return gpd.read_file(dataset / "tiles.gpkg")
+
+
+def files(dataset: Path) -> dict[str, str]:
+    """Name of every tile → its split, after checking that images and labels pair up and the index knows all."""
+    found = {}
+    for split in SPLITS:
+        images = {path.name for path in (dataset / "images" / split).glob("*")}
+        labels = {path.name for path in (dataset / "labels" / split).glob("*")}
+        assert images == labels
+        assert all(name.endswith(".tif") for name in images)
+        found |= dict.fromkeys(images, split)
+    index = tiles(dataset)
+    assert found == {f"{tile.tile}.tif": tile.split for tile in index.itertuples()}
+    assert len(found) == len(index)
+    return found
+
+
+def mosaic(dataset: Path, height: int, width: int) -> Any:
+    """The scene's codes put together again from the tiles: 255 where no tile is."""
+    out = np.full((height, width), 255, np.uint8)
+    for tile in tiles(dataset).itertuples():
+        codes = read(dataset / "labels" / tile.split / f"{tile.tile}.tif")[0]
+        part = out[tile.row_off : tile.row_off + tile.height, tile.col_off : tile.col_off + tile.width]
+        codes = codes[: part.shape[0], : part.shape[1]]
+        part[codes != 255] = codes[codes != 255]
+    return out
+
+
+# The folder
+
+
+def test_a_dataset_is_the_folder_of_the_design(run: Any) -> None:
+    assert {path.name for path in run.dataset.iterdir()} == {"images", "labels", "tiles.gpkg", "dataset.yaml"}
+    assert set(files(run.dataset).values()) == set(SPLITS)
+
+
+def test_the_index_says_of_every_tile_where_it_lies_and_what_it_shows(run: Any) -> None:
+    index = tiles(run.dataset)
+    known = {"tile", "split", "scene", "col_off", "row_off", "width", "height", "valid", "labelled", "share_1"}
+    assert known <= set(index.columns)
+    assert {Path(scene).name for scene in index.scene} == {"scene.tif"}
+    assert index.crs.to_epsg() == 32617
+    assert (index.valid == 1).all()
+    for tile in index.itertuples():
+        window = Window(tile.col_off, tile.row_off, tile.width, tile.height)
+        with rasterio.open(run.scene) as scene:
+            assert box(*scene.window_bounds(window)).equals(tile.geometry)
+        codes = read(run.dataset / "labels" / tile.split / f"{tile.tile}.tif")
+        assert tile.labelled == pytest.approx((codes != 255).mean())
+        shares = [tile.share_1, tile.share_2, tile.share_3]
+        assert shares == pytest.approx([(codes == code).sum() / (codes != 255).sum() for code in (1, 2, 3)])
+
+
+def test_the_manifest_says_all_that_the_next_stage_needs(run: Any) -> None:
+    manifest = yaml.safe_load((run.dataset / "dataset.yaml").read_text("utf-8"))
+    assert [entry["code"] for entry in manifest["taxonomy"]["classes"]] == [1, 2, 3]
+    assert [band["name"] for band in manifest["bands"]] == ["red", "green", "blue"]
+    assert manifest["dtype"] == "uint8"
+    assert manifest["gsd_m"] == 30
+    assert isinstance(manifest["version"], int)
+    splits = files(run.dataset).values()
+    assert manifest["tiles"] == {split: list(splits).count(split) for split in SPLITS}
+
+
+def test_the_manifest_keeps_the_command_as_it_could_be_typed_again(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_raster("my scene.tif", noise(3, 20, 20))
+    make_raster("labels.tif", striped(20, 20))
+    typed = ["tile", "my scene.tif", "--labels", "labels.tif", "-o", "dataset", "--size", "32"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/cwsam", *typed])
+    cwsam(*typed)
+    manifest = yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))
+    assert shlex.split(manifest["command"]) == ["cwsam", *typed]
+
+
+def test_mean_and_std_are_those_of_the_training_pixels(run: Any) -> None:
+    manifest = yaml.safe_load((run.dataset / "dataset.yaml").read_text("utf-8"))
+    values = np.concatenate(
+        [read(path).reshape(3, -1) for path in (run.dataset / "images" / "train").glob("*.tif")], axis=1
+    )
+    assert [band["mean"] for band in manifest["bands"]] == pytest.approx(values.mean(axis=1))
+    assert [band["std"] for band in manifest["bands"]] == pytest.approx(values.std(axis=1))
+
+
+def test_nodata_never_enters_the_statistics(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    values = np.full((1, 64, 64), -3.4e38, np.float32)
+    values[:, :, :40] = noise(1, 64, 40)
+    values[:, 5, 5] = np.nan
+    scene = make_raster("scene.tif", values, nodata=-3.4e38)
+    labels = make_raster("labels.tif", striped(64, 64))
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 64, "--split", 100, 0, 0)
+    (band,) = yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))["bands"]
+    valid = values[0][np.isfinite(values[0]) & (values[0] > -1e38)]
+    assert band["mean"] == pytest.approx(valid.mean(dtype=float))
+    assert band["std"] == pytest.approx(valid.std(dtype=float), rel=1e-5)
+    codes = mosaic(tmp_path / "dataset", 64, 64)
+    assert (codes[:, 40:] == 255).all() and codes[5, 5] == 255, "ground that the scene does not show has no label"
+    (tile,) = tiles(tmp_path / "dataset").itertuples()
+    assert tile.valid == pytest.approx(valid.size / 64**2)
+
+
+def test_the_result_as_json_is_one_object(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    result = cwsam("tile", run.scene, "--labels", run.labels, "-o", "dataset", "--size", 32, "--json")
+    told = json.loads(result.stdout)
+    assert told["tiles"] == yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))["tiles"]
+
+
+# Pixels
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        from_origin(600_000.123456789, 4_000_000.987654321, 28.500000001, 28.499999999),
+        Affine(30, 0, 600_000, 0, 30, 3_990_000),
+        Affine.translation(600_000, 4_000_000) @ Affine.rotation(17) @ Affine.scale(10, -12),
+    ],
+    ids=["long digits", "south up", "rotated"],
+)
+@pytest.mark.parametrize("overlap", [0, 7])
+def test_a_tile_is_its_window_of_the_scene_to_the_last_digit(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path, transform: Affine, overlap: int
+) -> None:
+    image, codes = noise(2, 83, 131, "uint16", 1, 60_000), striped(83, 131)
+    scene = make_raster("scene.tif", image, transform=transform)
+    labels = make_raster("labels.tif", codes, transform=transform)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 24, "--overlap", overlap)
+    split_of = files(tmp_path / "dataset")
+    index = tiles(tmp_path / "dataset").set_index("tile")
+    for name, split in split_of.items():
+        tile = index.loc[Path(name).stem]
+        rows, cols = slice(tile.row_off, tile.row_off + 24), slice(tile.col_off, tile.col_off + 24)
+        for kind, whole in (("images", image), ("labels", codes[None])):
+            with rasterio.open(tmp_path / "dataset" / kind / split / name) as source:
+                assert source.shape == (24, 24)
+                assert source.crs.to_epsg() == 32617
+                assert source.transform == window_transform(Window(tile.col_off, tile.row_off, 24, 24), transform)
+                assert source.dtypes[0] == whole.dtype
+                found = source.read()
+            expected = whole[:, rows, cols]
+            same = found == expected
+            assert (same | (found == 255)).all() if kind == "labels" else same.all()
+
+
+def test_together_the_tiles_show_all_the_ground_but_the_seams_of_the_splits(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path
+) -> None:
+    codes = striped(200, 300)
+    scene, labels = make_raster("scene.tif", noise(3, 200, 300)), make_raster("labels.tif", codes)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 24)
+    found = mosaic(tmp_path / "dataset", 200, 300)
+    assert ((found == codes) | (found == 255)).all()
+    assert (found == codes).mean() > 0.9
+
+
+@pytest.mark.parametrize("overlap", [0, 11])
+def test_held_out_ground_is_counted_once(cwsam: Cwsam, make_raster: Any, tmp_path: Path, overlap: int) -> None:
+    scene, labels = make_raster("scene.tif", noise(3, 150, 210)), make_raster("labels.tif", striped(150, 210))
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 24, "--overlap", overlap)
+    counted = np.zeros((150, 210), int)
+    for tile in tiles(tmp_path / "dataset").itertuples():
+        if tile.split != "train":
+            codes = read(tmp_path / "dataset" / "labels" / tile.split / f"{tile.tile}.tif")[0]
+            counted[tile.row_off : tile.row_off + 24, tile.col_off : tile.col_off + 24] += codes != 255
+    assert counted.max() == 1
+
+
+@pytest.mark.parametrize(("overlap", "seed"), [(0, 0), (0, 1), (11, 0), (19, 5)])
+def test_no_ground_is_in_two_splits(cwsam: Cwsam, make_raster: Any, tmp_path: Path, overlap: int, seed: int) -> None:
+    scene, labels = make_raster("scene.tif", noise(3, 150, 210)), make_raster("labels.tif", striped(150, 210))
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 24, "--overlap", overlap, "--seed", seed)
+    index = tiles(tmp_path / "dataset")
+    assert set(index.split) == set(SPLITS)
+    shown = np.zeros((150, 210), int)
+    for split in SPLITS:
+        footprints = index[index.split == split].geometry
+        shown += rasterize(footprints, out_shape=shown.shape, transform=from_origin(WEST, NORTH, PIXEL, PIXEL))
+    assert shown.max() == 1
+
+
+def test_two_scenes_of_the_same_ground_agree_on_its_split(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    labels = make_raster("labels.tif", striped(150, 210))
+    scenes = [
+        make_raster("a.tif", noise(3, 150, 150)),
+        make_raster("b.tif", noise(3, 150, 150), transform=from_origin(WEST + 60 * PIXEL, NORTH, PIXEL, PIXEL)),
+    ]
+    cwsam("tile", *scenes, "--labels", labels, "-o", "dataset", "--size", 24)
+    files(tmp_path / "dataset")
+    index = tiles(tmp_path / "dataset")
+    assert {Path(scene).name for scene in index.scene} == {"a.tif", "b.tif"}
+    shown = np.zeros((150, 210), int)
+    for split in SPLITS:
+        footprints = index[index.split == split].geometry
+        shown += rasterize(footprints, out_shape=shown.shape, transform=from_origin(WEST, NORTH, PIXEL, PIXEL))
+    assert shown.max() == 1
+
+
+def test_the_shares_of_the_split_are_about_those_asked_for(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    scene, labels = make_raster("scene.tif", noise(1, 256, 256)), make_raster("labels.tif", striped(256, 256))
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 16, "--split", 60, 20, 20)
+    split = Counter(files(tmp_path / "dataset").values())
+    shares = [split[name] / split.total() for name in SPLITS]
+    assert shares == pytest.approx([0.6, 0.2, 0.2], abs=0.1)
+
+
+def test_without_validation_ground_there_is_none(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    cwsam("tile", run.scene, "--labels", run.labels, "-o", "dataset", "--size", 32, "--split", 80, 0, 20)
+    assert set(files(tmp_path / "dataset").values()) == {"train", "test"}
+
+
+@pytest.mark.parametrize("nodata", [0, None])
+def test_a_scene_smaller_than_a_tile_gives_one_padded_tile(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path, nodata: int | None
+) -> None:
+    image, codes = noise(3, 10, 17), striped(10, 17, classes=2)
+    scene, labels = make_raster("scene.tif", image, nodata=nodata), make_raster("labels.tif", codes)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 32)
+    ((name, split),) = files(tmp_path / "dataset").items()
+    assert split == "train"
+    padded = read(tmp_path / "dataset" / "labels" / split / name)[0]
+    assert padded.shape == (32, 32)
+    assert (padded[:10, :17] == codes).all()
+    assert (padded[10:] == 255).all() and (padded[:, 17:] == 255).all()
+    with rasterio.open(tmp_path / "dataset" / "images" / split / name) as tile, rasterio.open(scene) as whole:
+        assert tile.transform == whole.transform
+        assert (tile.read()[:, :10, :17] == image).all()
+        valid = tile.dataset_mask() > 0
+        assert valid[:10, :17].all() and valid.sum() == 170, "what is padded is nodata"
+
+
+def test_a_scene_narrower_than_a_tile_is_padded_on_one_side_only(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path
+) -> None:
+    codes = striped(70, 20)
+    scene, labels = make_raster("scene.tif", noise(3, 70, 20)), make_raster("labels.tif", codes)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 32, "--split", 100, 0, 0)
+    assert (mosaic(tmp_path / "dataset", 70, 20) == codes).all()
+
+
+def test_tiles_without_a_valid_labelled_pixel_are_skipped(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    codes, image = striped(96, 96), noise(3, 96, 96)
+    codes[:, :48] = 255
+    image[:, 48:] = 0
+    image[:, 50, 90] = 1  # one valid pixel is enough
+    scene, labels = make_raster("scene.tif", image, nodata=0), make_raster("labels.tif", codes, nodata=255)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 8)
+    files(tmp_path / "dataset")
+    index = tiles(tmp_path / "dataset")
+    assert len(index) >= 1
+    for tile in index.itertuples():
+        codes = read(tmp_path / "dataset" / "labels" / tile.split / f"{tile.tile}.tif")
+        assert (codes != 255).any()
+        assert tile.row_off <= 50 and tile.col_off + 8 > 48
+
+
+def test_the_same_seed_gives_the_same_dataset(cwsam: Cwsam, run: Any, tmp_path: Path, snapshot: Any) -> None:
+    for name in ("once", "again"):
+        cwsam("tile", run.scene, "--labels", run.labels, "-o", name, "--size", 32, "--seed", 3)
+    once, again = snapshot(tmp_path / "once"), snapshot(tmp_path / "again")
+    for dated in ("tiles.gpkg", "dataset.yaml"):
+        del once[dated], again[dated]
+    assert once == again
+    assert tiles(tmp_path / "once").equals(tiles(tmp_path / "again"))
+    manifests = [yaml.safe_load((tmp_path / name / "dataset.yaml").read_text("utf-8")) for name in ("once", "again")]
+    assert manifests[0].pop("command").replace("once", "again") == manifests[1].pop("command")
+    assert manifests[0] == manifests[1]
+
+
+def test_another_seed_gives_another_split(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    for seed in range(3):
+        cwsam("tile", run.scene, "--labels", run.labels, "-o", f"seed{seed}", "--size", 32, "--seed", seed)
+    assert len({json.dumps(files(tmp_path / f"seed{seed}"), sort_keys=True) for seed in range(3)}) > 1
+
+
+def test_overwriting_replaces_the_dataset_whole(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    cwsam("tile", run.scene, "--labels", run.labels, "-o", "dataset", "--size", 16)
+    many = files(tmp_path / "dataset")
+    cwsam("tile", run.scene, "--labels", run.labels, "-o", "dataset", "--size", 64, "--overwrite")
+    few = files(tmp_path / "dataset")
+    assert len(few) < len(many) and not set(few) - set(files(tmp_path / "dataset"))
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+@pytest.mark.parametrize("how", ["value", "mask", "alpha", "nan"])
+def test_a_tile_knows_the_scenes_nodata(cwsam: Cwsam, make_raster: Any, tmp_path: Path, how: str) -> None:
+    image, valid = noise(3, 64, 64), np.ones((64, 64), bool)
+    valid[5:20, 9:40] = valid[:, 60:] = False
+    if how == "value":
+        scene = make_raster("scene.tif", np.where(valid, image, 0).astype(np.uint8), nodata=0)
+    elif how == "mask":
+        scene = make_raster("scene.tif", image, mask=(valid * 255).astype(np.uint8))
+    elif how == "alpha":
+        alpha = (valid * 255).astype(np.uint8)[None]
+        scene = make_raster("scene.tif", np.concatenate([image, alpha]), photometric="RGB", alpha="YES")
+    else:
+        scene = make_raster("scene.tif", np.where(valid, image, np.nan).astype(np.float32))
+    labels = make_raster("labels.tif", striped(64, 64))
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 32, "--split", 100, 0, 0)
+    for tile in tiles(tmp_path / "dataset").itertuples():
+        window = slice(tile.row_off, tile.row_off + 32), slice(tile.col_off, tile.col_off + 32)
+        assert tile.valid == pytest.approx(valid[window].mean())
+        codes = read(tmp_path / "dataset" / "labels" / "train" / f"{tile.tile}.tif")[0]
+        assert ((codes == 255) == ~valid[window]).all()
+        with rasterio.open(tmp_path / "dataset" / "images" / "train" / f"{tile.tile}.tif") as source:
+            assert source.count == 3
+            known = (source.dataset_mask() > 0) & np.isfinite(source.read()).all(axis=0)
+            assert (known == valid[window]).all()
+            assert (source.read()[:, valid[window]] == image[:, *window][:, valid[window]]).all()
+
+
+# Labels
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:4326", "EPSG:32618"])
+def test_labels_on_another_grid_are_brought_onto_the_scenes_nearest_neighbour(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path, crs: str
+) -> None:
+    scene = make_raster("scene.tif", noise(3, 96, 96))
+    with rasterio.open(scene) as source:
+        west, _south, east, north = transform_bounds(source.crs, crs, *source.bounds)
+    step = (east - west) / 130
+    # Labels end inside the scene on its right-hand side.
+    fine = np.random.default_rng(3).integers(1, 6, (160, 90)).repeat(1, 0).astype(np.uint8)
+    grid = from_origin(west - 3.3 * step, north + 3.3 * step, step, step)
+    labels = make_raster("labels.tif", fine, crs=crs, transform=grid, nodata=255)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 96, "--split", 100, 0, 0)
+    found = mosaic(tmp_path / "dataset", 96, 96)
+    expected = np.full((96, 96), 255, np.uint8)
+    reproject(
+        fine,
+        expected,
+        src_transform=grid,
+        src_crs=crs,
+        dst_transform=from_origin(WEST, NORTH, PIXEL, PIXEL),
+        dst_crs="EPSG:32617",
+        src_nodata=255,
+        dst_nodata=255,
+        resampling=Resampling.nearest,
+        tolerance=0,
+    )
+    assert (found[:, -5:] == 255).all()
+    assert (found == expected).mean() > 0.98  # a warp may approximate its arithmetic by an eighth of a pixel
+
+
+def test_a_datum_of_another_name_on_the_same_grid_moves_nothing(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    codes = striped(64, 64)
+    grid = from_origin(629_980, 228_527.25, 28.5, 28.5)
+    scene = make_raster("scene.tif", noise(3, 64, 64), crs="EPSG:32119", transform=grid)
+    labels = make_raster("labels.tif", codes, crs="EPSG:3358", transform=grid)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 64, "--split", 100, 0, 0)
+    assert (mosaic(tmp_path / "dataset", 64, 64) == codes).all()
+
+
+def test_coarse_labels_cover_all_the_pixels_below_them(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    coarse = np.random.default_rng(1).integers(1, 4, (8, 8)).astype(np.uint8)
+    scene = make_raster("scene.tif", noise(3, 64, 64))
+    labels = make_raster("labels.tif", coarse, transform=from_origin(WEST, NORTH, PIXEL * 8, PIXEL * 8))
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 64, "--split", 100, 0, 0)
+    assert (mosaic(tmp_path / "dataset", 64, 64) == coarse.repeat(8, 0).repeat(8, 1)).all()
+
+
+def test_whole_numbers_in_a_float_raster_are_codes(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    codes = striped(64, 64).astype(np.float32)
+    codes[:8] = -99_999
+    scene, labels = make_raster("scene.tif", noise(3, 64, 64)), make_raster("labels.tif", codes, nodata=-99_999)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 64, "--split", 100, 0, 0)
+    found = mosaic(tmp_path / "dataset", 64, 64)
+    assert (found[:8] == 255).all() and (found[8:] == codes[8:]).all()
+
+
+def test_labels_without_a_crs_are_taken_where_their_pixels_coincide(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path
+) -> None:
+    scene, labels = make_raster("scene.tif", noise(3, 64, 64)), make_raster("labels.tif", striped(64, 64), crs=None)
+    result = cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 64)
+    assert "warning:" in result.stderr and "labels.tif" in result.stderr
+
+
+def test_codes_without_a_class_may_be_named_in_the_table(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    (tmp_path / "some.yaml").write_text('classes: [{code: 2, name: a, color: "#ff0000"}]\nunlabelled: [1, 3]')
+    common = ("tile", run.scene, "--labels", run.labels, "-o", "dataset", "--size", 32)
+    cwsam(*common, "--classes", "some.yaml", "--split", 100, 0, 0)
+    with rasterio.open(run.labels) as source:
+        codes = source.read(1)
+    assert (mosaic(tmp_path / "dataset", 160, 200) == np.where(codes == 2, 2, 255)).all()
+
+
+def test_the_class_table_may_come_from_the_labels_palette(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    scene, labels = make_raster("scene.tif", noise(3, 64, 64)), make_raster("labels.tif", striped(64, 64))
+    with rasterio.open(labels, "r+") as target:
+        target.write_colormap(1, {1: (255, 0, 0, 255), 2: (0, 255, 0, 255), 3: (1, 2, 3, 255)})
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 64)
+    classes = yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))["taxonomy"]["classes"]
+    assert [(entry["code"], entry["color"]) for entry in classes] == [(1, "#ff0000"), (2, "#00ff00"), (3, "#010203")]
+
+
+def test_the_class_table_may_come_from_the_labels_own_names(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    scene, labels = make_raster("scene.tif", noise(3, 64, 64)), make_raster("labels.tif", striped(64, 64))
+    names = "".join(f"<Category>{name}</Category>" for name in ("", "水体", "林地", "草地"))
+    labels.with_name("labels.tif.aux.xml").write_text(
+        f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand></PAMDataset>',
+        "utf-8",
+    )
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 64)
+    classes = yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))["taxonomy"]["classes"]
+    assert {entry["code"]: entry["name"] for entry in classes} == {1: "水体", 2: "林地", 3: "草地"}
+
+
+def test_a_shipped_class_table_is_found_by_its_name(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    common = ("tile", run.scene, "--labels", run.labels, "-o", "dataset", "--size", 32)
+    cwsam(*common, "--classes", "nc_landclass96")
+    classes = yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))["taxonomy"]["classes"]
+    assert [entry["name"] for entry in classes][:3] == ["developed", "agriculture", "herbaceous"] and len(classes) == 7
+    assert {"share_1", "share_7"} <= set(tiles(tmp_path / "dataset").columns)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32617", "EPSG:4326"])
+def test_polygons_are_burned_by_the_pixel_centre_rule(cwsam: Cwsam, make_raster: Any, tmp_path: Path, crs: str) -> None:
+    scene = make_raster("scene.tif", noise(3, 64, 64))
+    slanted = [(5.3, 4.1), (40.7, 9.9), (33.2, 50.6), (8.8, 44.4)]
+    shapes = [
+        Polygon([(WEST + x * PIXEL, NORTH - y * PIXEL) for x, y in slanted]),
+        pixels(45.4, 10.6, 60.6, 30.4),
+        pixels(63, 63, 63.4, 63.4),  # covers no pixel's centre
+    ]
+    labels = polygons(tmp_path / "fields.gpkg", [3, 7, 7], *shapes, crs=crs)
+    cwsam("tile", scene, "--labels", labels, "--class-field", "kind", "-o", "dataset", "--size", 64)
+    expected = rasterize(
+        zip(shapes, (3, 7, 7), strict=True),
+        out_shape=(64, 64),
+        transform=from_origin(WEST, NORTH, PIXEL, PIXEL),
+        fill=255,
+        dtype="uint8",
+    )
+    found = mosaic(tmp_path / "dataset", 64, 64)
+    assert set(np.unique(found)) == {3, 7, 255}
+    # A polygon's straight edge is a hair's breadth curved in another CRS.
+    assert (found == expected).all() if crs == "EPSG:32617" else (found == expected).mean() > 0.998
+
+
+def test_polygons_may_name_their_classes_in_any_script(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    scene = make_raster("scene.tif", noise(3, 64, 64))
+    shapes = [pixels(0, 0, 20, 64), pixels(20, 0, 40, 64), pixels(40, 0, 50, 64)]
+    labels = polygons(tmp_path / "地块.gpkg", ["水体", "林地", "水体"], *shapes)
+    (tmp_path / "classes.yaml").write_text(
+        'classes: [{code: 24, name: 水体, color: "#0000ff"}, {code: 5, name: 林地, color: "#00ff00"}]', "utf-8"
+    )
+    common = ("tile", scene, "--labels", labels, "--class-field", "kind", "--size", 64, "--split", 100, 0, 0)
+    cwsam(*common, "-o", "named", "--classes", "classes.yaml")
+    expected = np.full((64, 64), 255)
+    expected[:, :20], expected[:, 20:40], expected[:, 40:50] = 24, 5, 24
+    assert (mosaic(tmp_path / "named", 64, 64) == expected).all()
+    cwsam(*common, "-o", "plain")
+    text = (tmp_path / "plain" / "dataset.yaml").read_text("utf-8")
+    assert "水体" in text, "readable, not escaped"
+    classes = {entry["name"]: entry["code"] for entry in yaml.safe_load(text)["taxonomy"]["classes"]}
+    found = mosaic(tmp_path / "plain", 64, 64)
+    assert (found[:, :20] == classes["水体"]).all() and (found[:, 20:40] == classes["林地"]).all()
+
+
+def test_polygons_of_the_same_class_may_overlap(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    scene = make_raster("scene.tif", noise(3, 64, 64))
+    labels = polygons(
+        tmp_path / "f.gpkg", [1, 1, 2], pixels(0, 0, 30, 64), pixels(20, 0, 40, 64), pixels(40, 0, 64, 64)
+    )
+    cwsam("tile", scene, "--labels", labels, "--class-field", "kind", "-o", "dataset", "--size", 64)
+    found = mosaic(tmp_path / "dataset", 64, 64)
+    assert (found[:, :40] == 1).all() and (found[:, 40:] == 2).all()
+
+
+def test_overlaps_that_hold_no_pixel_centre_are_none(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    scene = make_raster("scene.tif", noise(3, 64, 64))
+    labels = polygons(tmp_path / "f.gpkg", [1, 2], pixels(0, 0, 30.4, 64), pixels(30, 0, 64, 64))
+    cwsam("tile", scene, "--labels", labels, "--class-field", "kind", "-o", "dataset", "--size", 64)
+    found = mosaic(tmp_path / "dataset", 64, 64)
+    assert (found[:, :30] == 1).all() and (found[:, 30:] == 2).all()
+
+
+# Several scenes
+
+
+def test_several_scenes_share_one_label_raster(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    codes = striped(64, 160)
+    labels = make_raster("labels.tif", codes)
+    left = make_raster("left.tif", noise(3, 64, 64))
+    right = make_raster("right.tif", noise(3, 64, 64), transform=from_origin(WEST + 96 * PIXEL, NORTH, PIXEL, PIXEL))
+    cwsam("tile", left, right, "--labels", labels, "-o", "dataset", "--size", 32, "--split", 100, 0, 0)
+    files(tmp_path / "dataset")
+    index = tiles(tmp_path / "dataset")
+    assert Counter(Path(scene).name for scene in index.scene) == {"left.tif": 4, "right.tif": 4}
+    for tile in index.itertuples():
+        start = tile.col_off + (96 if Path(tile.scene).name == "right.tif" else 0)
+        found = read(tmp_path / "dataset" / "labels" / tile.split / f"{tile.tile}.tif")[0]
+        assert (found == codes[tile.row_off : tile.row_off + 32, start : start + 32]).all()
+
+
+def test_a_folder_of_labels_pairs_with_the_scenes_by_name(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    for name, code in (("a", 1), ("b", 2)):
+        make_raster(f"images/{name}.tif", noise(3, 64, 64))
+        make_raster(f"labels/{name}.tif", np.full((64, 64), code, np.uint8))
+    scenes = sorted((tmp_path / "images").glob("*.tif"))
+    cwsam("tile", *scenes, "--labels", "labels", "-o", "dataset", "--size", 32, "--split", 100, 0, 0)
+    files(tmp_path / "dataset")
+    for tile in tiles(tmp_path / "dataset").itertuples():
+        found = read(tmp_path / "dataset" / "labels" / tile.split / f"{tile.tile}.tif")
+        assert (found == {"a.tif": 1, "b.tif": 2}[Path(tile.scene).name]).all()
+
+
+def test_scenes_of_one_name_in_two_folders_stay_apart(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    labels = make_raster("labels.tif", striped(64, 128))
+    scenes = [
+        make_raster("2001/scene.tif", noise(3, 64, 64)),
+        make_raster("2002/scene.tif", noise(3, 64, 64), transform=from_origin(WEST + 64 * PIXEL, NORTH, PIXEL, PIXEL)),
+    ]
+    cwsam("tile", *scenes, "--labels", labels, "-o", "dataset", "--size", 32, "--split", 100, 0, 0)
+    assert len(files(tmp_path / "dataset")) == 8
+
+
+def test_progress_and_warnings_keep_off_stdout(cwsam: Cwsam, make_raster: Any) -> None:
+    scene, labels = make_raster("scene.tif", noise(3, 20, 20)), make_raster("labels.tif", striped(20, 20))
+    result = cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 32)
+    assert re.fullmatch(r"dataset: 1 train, 0 val, 0 test tiles .*\n", result.stdout)
+    assert "warning:" in result.stderr and "val, test" in result.stderr

@@ -1,0 +1,296 @@
+"""A run of `cwsam train`: what lies in its folder, that it learns, and that going on is as if it never stopped."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner, Result
+
+from cwsam_cli.main import app
+
+Cwsam = Callable[..., Result]
+
+
+def load(path: Path) -> Any:
+    return torch.load(path, weights_only=True)
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    first, second = load(a)["weights"], load(b)["weights"]
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def weights(checkpoint: Any) -> Any:
+    return [value for value in checkpoint["weights"].values() if value.is_floating_point()]
+
+
+# The run's folder
+
+
+def test_a_run_leaves_its_checkpoints_configuration_and_events(run: Any) -> None:
+    names = {path.name for path in run.folder.iterdir()}
+    assert {"model_epoch_best.pth", "model_epoch_last.pth", "config.yaml"} <= names
+    assert any(name.startswith("events.out.tfevents.") for name in names)
+    assert not [name for name in names if "part" in name or "tmp" in name]
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_checkpoint_is_all_that_predict_needs_and_runs_no_code(run: Any, name: str) -> None:
+    checkpoint = load(run.folder / f"model_epoch_{name}.pth")
+    manifest = yaml.safe_load((run.dataset / "dataset.yaml").read_text("utf-8"))
+    assert [dict(entry) for entry in checkpoint["taxonomy"]["classes"]] == manifest["taxonomy"]["classes"]
+    assert [dict(band) for band in checkpoint["bands"]] == manifest["bands"]
+    assert checkpoint["gsd_m"] == 30
+    assert checkpoint["architecture"]["inp_size"] == 32
+    assert all(torch.isfinite(value).all() for value in weights(checkpoint))
+
+
+def test_best_is_the_epoch_of_the_highest_validation_miou(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    every = ("--set", "epoch_max=5", "--set", "epoch_val=1", "--set", "epoch_save=1")
+    result = json.loads(cwsam("train", *small, *every, "--data", run.dataset, "-o", "run", "--json").stdout)
+    scores = {n: load(tmp_path / "run" / f"model_epoch_{n}.pth")["metrics"]["mean_iou"] for n in range(1, 6)}
+    best = max(scores, key=lambda epoch: scores[epoch])
+    assert result["best_epoch"] == best
+    assert result["mean_iou"] == scores[best]
+    assert same_weights(tmp_path / "run" / "model_epoch_best.pth", tmp_path / "run" / f"model_epoch_{best}.pth")
+    assert same_weights(tmp_path / "run" / "model_epoch_last.pth", tmp_path / "run" / "model_epoch_5.pth")
+    assert load(tmp_path / "run" / "model_epoch_last.pth")["epoch"] == 5
+
+
+def test_the_validation_score_is_what_eval_measures(cwsam: Cwsam, run: Any) -> None:
+    told = load(run.checkpoint)["metrics"]
+    common = ("eval", "-c", run.checkpoint, "--data", run.dataset, "--split", "val", "--json")
+    measured = json.loads(cwsam(*common).stdout)
+    assert told["mean_iou"] == pytest.approx(measured["mean_iou"], abs=1e-3)
+    assert told["accuracy"] == pytest.approx(measured["accuracy"], abs=1e-3)
+
+
+def test_the_events_show_the_run_in_tensorboard(run: Any) -> None:
+    events = EventAccumulator(str(run.folder))
+    events.Reload()
+    scalars = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
+    assert [name for name in scalars if "loss" in name.lower()]
+    miou = [name for name in scalars if "iou" in name.lower()]
+    assert miou
+    best = max(event.value for event in scalars[miou[0]])
+    assert best == pytest.approx(load(run.checkpoint)["metrics"]["mean_iou"], abs=1e-6)
+
+
+def test_the_configuration_kept_starts_the_same_run_again(
+    cwsam: Cwsam, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = yaml.safe_load((run.folder / "config.yaml").read_text("utf-8"))
+    assert kept["epoch_max"] == 6 and kept["model"]["args"]["inp_size"] == 32
+    shutil.copytree(run.dataset, tmp_path / "dataset")
+    cwsam("train", "--config", run.folder / "config.yaml", "--data", "dataset", "-o", "again")
+    assert same_weights(run.folder / "model_epoch_last.pth", tmp_path / "again" / "model_epoch_last.pth")
+
+
+def test_without_an_output_the_run_lands_in_save(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    cwsam("train", *small, "--set", "epoch_max=1", "--data", run.dataset)
+    (best,) = tmp_path.glob("save/*/model_epoch_best.pth")
+    assert best.parent.name.startswith("tiny-")
+    # ... and `predict` without -c offers it
+    result = CliRunner().invoke(app, ["predict", str(run.scene), "-o", "map.tif"])
+    assert result.exit_code == 2
+    assert str(best.relative_to(tmp_path)) in result.stderr
+
+
+def test_json_is_one_object_and_the_rest_goes_to_stderr(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    result = cwsam("train", *small, "--set", "epoch_max=2", "--data", run.dataset, "-o", "run", "--json")
+    told = json.loads(result.stdout)
+    assert Path(told["best"]).samefile(tmp_path / "run" / "model_epoch_best.pth")
+    assert told["epochs"] == 2
+    assert "epoch 2" in result.stderr
+
+
+# Learning
+
+
+def test_the_model_learns_stripes(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    shape = "{embed_dim: 48, depth: 2, num_heads: 2, global_attn_indexes: [1], prompt_embed_dim: 32, "
+    shape += "moe_num_expert_groups: 0}"
+    settings = ["model.args.inp_size=32", f"model.args.encoder_mode={shape}", "epoch_max=15", "epoch_val=15"]
+    settings += ["optimizer.args.lr=3e-3"]
+    pairs = [word for setting in settings for word in ("--set", setting)]
+    common = ("train", "--config", "tiny", *pairs, "--data", run.dataset, "-o", "run", "--json")
+    assert json.loads(cwsam(*common).stdout)["accuracy"] > 0.5  # guessing: 0.36
+
+
+@pytest.mark.parametrize("loss", ["ce", "ce+dice", "ce+iou", "iou"])
+def test_every_loss_trains(cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path, loss: str) -> None:
+    cwsam("train", *small, "--set", f"model.args.loss={loss}", "--set", "epoch_max=1", "--data", run.dataset, "-o", "r")
+    assert all(torch.isfinite(value).all() for value in weights(load(tmp_path / "r" / "model_epoch_last.pth")))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "training_settings.use_bf16=true",
+        "training_settings.precision=bf16",
+        "training_settings.grad_accum_steps=3",
+        "training_settings.warmup_steps=0",
+        "model.args.loss_weight=[1, 2, 0.5]",
+        "train_dataset.wrapper.args.augment=false",
+        "optimizer.args.lr=2e-4",
+        "train_dataset.batch_size=64",
+        "train_dataset.batch_size=1",
+        "model.args.inp_size=48",
+        "model.args.inp_size=16",
+        "model.args.encoder_mode.patch_size=4",
+        "model.args.encoder_mode.patch_size=16",
+        "model.args.encoder_mode.detail_stem=false",
+    ],
+)
+def test_settings_that_may_be_chosen_train(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path, setting: str
+) -> None:
+    cwsam("train", *small, "--set", "epoch_max=1", "--set", setting, "--data", run.dataset, "-o", "run")
+    checkpoint = load(tmp_path / "run" / "model_epoch_last.pth")
+    assert all(torch.isfinite(value).all() for value in weights(checkpoint))
+    assert all(value.dtype == torch.float32 for value in weights(checkpoint))
+
+
+def test_a_number_that_yaml_reads_as_a_string_is_a_number(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    cwsam(*("train", *small, "--data", run.dataset, "-o", "run"), *("--set", "epoch_max=1", "--set", "lr_min=2e-6"))
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text("utf-8"))["lr_min"] == 2e-6
+
+
+def test_the_same_seed_trains_the_same_model_and_another_seed_another(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    for name, seed in (("once", 1), ("again", 1), ("other", 2)):
+        settings = ("--set", "epoch_max=2", "--set", f"training_settings.seed={seed}")
+        cwsam("train", *small, *settings, "--data", run.dataset, "-o", name)
+    once, again, other = (tmp_path / name / "model_epoch_last.pth" for name in ("once", "again", "other"))
+    assert same_weights(once, again)
+    assert not same_weights(once, other)
+
+
+def test_unlabelled_and_nodata_pixels_train_nothing(
+    cwsam: Cwsam, small: tuple[str, ...], make_raster: Any, tmp_path: Path
+) -> None:
+    image = np.random.default_rng(0).integers(1, 255, (3, 96, 128)).astype(np.float32)
+    codes = (np.indices((96, 128))[1] // 8 % 2 + 1).astype(np.uint8)
+    codes[::3] = 255
+    image[:, 10:14] = np.nan
+    image[:, :, -5:] = -1e38
+    scene, labels = make_raster("scene.tif", image, nodata=-1e38), make_raster("labels.tif", codes, nodata=255)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 32, "--split", 50, 25, 25)
+    result = cwsam("train", *small, "--set", "epoch_max=2", "--data", "dataset", "-o", "run", "--json")
+    assert 0 <= json.loads(result.stdout)["accuracy"] <= 1
+    assert all(torch.isfinite(value).all() for value in weights(load(tmp_path / "run" / "model_epoch_last.pth")))
+
+
+def test_ignore_bg_counts_code_0_as_unlabelled(
+    cwsam: Cwsam, small: tuple[str, ...], make_raster: Any, tmp_path: Path
+) -> None:
+    image = np.random.default_rng(0).integers(1, 255, (3, 96, 128)).astype(np.uint8)
+    codes = (np.indices((96, 128))[1] // 8 % 3).astype(np.uint8)
+    scene, labels = make_raster("scene.tif", image), make_raster("labels.tif", codes)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 32, "--split", 50, 25, 25)
+    ignore = [
+        word for name in ("train", "val", "test") for word in ("--set", f"{name}_dataset.dataset.args.ignore_bg=true")
+    ]
+    cwsam("train", *small, *ignore, "--set", "epoch_max=1", "--data", "dataset", "-o", "run")
+    best = tmp_path / "run" / "model_epoch_best.pth"
+    told = json.loads(cwsam("eval", "-c", best, "--data", "dataset", "--json").stdout)
+    counted = 0
+    for path in (tmp_path / "dataset" / "labels" / "test").glob("*.tif"):
+        with rasterio.open(path) as source:
+            counted += int(np.isin(source.read(1), [1, 2]).sum())
+    assert told["pixels"] == counted
+
+
+# Going on
+
+
+EXPERTS = (
+    "moe_num_expert_groups=2",
+    "moe_experts_per_group=2",
+    "moe_k_groups=1",
+    "moe_k_experts=1",
+    "moe_noisy_gating=false",
+    "moe_start_layer_index=0",
+)
+
+
+@pytest.mark.parametrize("experts", [(), EXPERTS], ids=["dense", "experts"])
+def test_a_run_that_was_interrupted_goes_on_as_if_it_never_stopped(
+    cwsam: Cwsam,
+    run: Any,
+    small: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    experts: tuple[str, ...],
+) -> None:
+    import cwsam_cli.pipelines.train as pipeline
+
+    settings = ["epoch_max=4", "epoch_val=1", *(f"model.args.encoder_mode.{expert}" for expert in experts)]
+    pairs = [word for setting in settings for word in ("--set", setting)]
+    command = ("train", *small, *pairs, "--data", run.dataset)
+    cwsam(*command, "-o", "whole")
+
+    epochs, whole_epoch = [], pipeline.train_epoch
+
+    def stop_in_the_third(*arguments: Any, **named: Any) -> Any:
+        epochs.append(len(epochs) + 1)
+        if len(epochs) == 3:
+            raise KeyboardInterrupt
+        return whole_epoch(*arguments, **named)
+
+    monkeypatch.setattr(pipeline, "train_epoch", stop_in_the_third)
+    result = CliRunner().invoke(app, [str(word) for word in (*command, "-o", "broken")])
+    assert result.exit_code == 130
+    assert load(tmp_path / "broken" / "model_epoch_last.pth")["epoch"] == 2
+    assert not same_weights(tmp_path / "whole" / "model_epoch_last.pth", tmp_path / "broken" / "model_epoch_last.pth")
+
+    monkeypatch.setattr(pipeline, "train_epoch", whole_epoch)
+    cwsam(*command, "-o", "broken", "--resume")
+    for name in ("last", "best"):
+        file = f"model_epoch_{name}.pth"
+        assert same_weights(tmp_path / "whole" / file, tmp_path / "broken" / file)
+        assert load(tmp_path / "whole" / file)["metrics"] == load(tmp_path / "broken" / file)["metrics"]
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    settings = ("--set", "epoch_max=6", "--set", "epoch_val=3")
+    cwsam("train", *small, *settings, "--data", run.dataset, "-o", "run", "--resume")
+    for name in ("last", "best"):
+        file = f"model_epoch_{name}.pth"
+        assert same_weights(run.folder / file, tmp_path / "run" / file)
+
+
+def test_a_finished_run_may_be_prolonged(cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    cwsam("train", *small, "--set", "epoch_max=8", "--data", run.dataset, "-o", "run", "--resume")
+    assert load(tmp_path / "run" / "model_epoch_last.pth")["epoch"] == 8
+    best = load(tmp_path / "run" / "model_epoch_best.pth")["metrics"]["mean_iou"]
+    assert best >= load(run.checkpoint)["metrics"]["mean_iou"]
+
+
+def test_a_folder_that_holds_a_run_is_refused(
+    refused: Callable[..., str], run: Any, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    assert "--resume" in refused(2, "train", *small, "--data", run.dataset, "-o", "run", names="`run` holds a run")

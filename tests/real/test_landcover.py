@@ -1,0 +1,209 @@
+"""The whole way on real imagery: Landsat with old labels, labels on a grid of their own, chips without a place."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from rasterio.features import rasterize
+from typer.testing import CliRunner, Result
+
+from cwsam_cli.main import app
+
+Cwsam = Callable[..., Result]
+
+SHAPE = (
+    "model.args.encoder_mode={embed_dim: 64, depth: 2, num_heads: 2, global_attn_indexes: [1], "
+    "prompt_embed_dim: 32, decoder_mlp_dim: 64, window_size: 4, moe_num_expert_groups: 0}"
+)
+NAMES = {
+    1: "developed",
+    2: "agriculture",
+    3: "herbaceous",
+    4: "shrubland",
+    5: "forest",
+    6: "water",
+    7: "sediment",
+}
+
+
+def cwsam(*arguments: Any) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    return result
+
+
+def read(path: Path) -> Any:
+    with rasterio.open(path) as source:
+        return source.read()
+
+
+def tiles(dataset: Path) -> Iterator[tuple[Any, Path, Path]]:
+    """Every tile with its image and its label."""
+    for tile in gpd.read_file(dataset / "tiles.gpkg").itertuples():
+        file = Path(tile.split, f"{tile.tile}.tif")
+        yield tile, dataset / "images" / file, dataset / "labels" / file
+
+
+# Raleigh, North Carolina: all five stages
+
+
+class Raleigh(NamedTuple):
+    source: Path
+    dataset: Path
+    run: Path
+    report: Path
+    map: Path
+    polygons: Path
+
+
+@pytest.fixture(scope="module")
+def raleigh(landcover: Path, tmp_path_factory: pytest.TempPathFactory) -> Raleigh:
+    source, out = landcover / "nc_landsat7_2002", tmp_path_factory.mktemp("raleigh")
+    way = Raleigh(source, out / "dataset", out / "run", out / "report", out / "map.tif", out / "polygons.gpkg")
+    labels = ("--labels", source / "label.tif", "--classes", "nc_landclass96")
+    cwsam("tile", source / "image.tif", *labels, "-o", way.dataset, "--size", 64)
+    settings = ["model.args.inp_size=64", SHAPE, "epoch_max=6", "epoch_val=3", "optimizer.args.lr=2e-3"]
+    settings += ["training_settings.warmup_steps=5"]
+    pairs = [word for setting in settings for word in ("--set", setting)]
+    cwsam("train", "--config", "tiny", *pairs, "--data", way.dataset, "-o", way.run)
+    best = ("-c", way.run / "model_epoch_best.pth")
+    cwsam("eval", *best, "--data", way.dataset, "-o", way.report)
+    cwsam("predict", source / "image.tif", *best, "-o", way.map)
+    cwsam("vectorize", way.map, way.polygons)
+    return way
+
+
+def test_tiles_of_raleigh_hold_its_own_pixels(raleigh: Raleigh) -> None:
+    image, codes = read(raleigh.source / "image.tif"), read(raleigh.source / "label.tif")
+    shown = {split: np.zeros(image.shape[1:], bool) for split in ("train", "val", "test")}
+    for tile, image_file, label_file in tiles(raleigh.dataset):
+        window = slice(tile.row_off, tile.row_off + 64), slice(tile.col_off, tile.col_off + 64)
+        assert (read(image_file) == image[:, *window]).all()
+        labels = read(label_file)
+        assert ((labels == codes[:, *window]) | (labels == 255)).all()
+        shown[tile.split][window] = True
+    assert sum(ground.astype(int) for ground in shown.values()).max() == 1
+    assert all(ground.any() for ground in shown.values())
+
+
+def test_the_report_of_raleigh_is_whole_and_better_than_guessing(raleigh: Raleigh) -> None:
+    told = json.loads((raleigh.report / "metrics.json").read_text("utf-8"))
+    assert {entry["code"]: entry["name"] for entry in told["classes"]} == NAMES
+    labelled = sum((read(label) != 255).sum() for tile, _, label in tiles(raleigh.dataset) if tile.split == "test")
+    assert told["pixels"] == labelled
+    assert told["accuracy"] > 0.3
+    assert 0 < told["mean_iou"] < told["accuracy"]
+
+
+def test_the_map_of_raleigh_lies_on_its_scene_and_says_its_classes(raleigh: Raleigh) -> None:
+    with rasterio.open(raleigh.source / "image.tif") as scene, rasterio.open(raleigh.map) as drawn:
+        assert (drawn.crs, drawn.transform, drawn.shape) == (scene.crs, scene.transform, scene.shape)
+        assert (drawn.dtypes[0], drawn.nodata) == ("uint8", 255)
+        codes = drawn.read(1)
+        assert drawn.colormap(1)[5] == (0, 110, 40, 255)
+    assert set(np.unique(codes)) <= set(NAMES)
+    assert len(np.unique(codes)) > 1
+
+
+def test_the_map_of_raleigh_agrees_with_its_reference_as_well_as_the_report_says(raleigh: Raleigh) -> None:
+    codes, reference = read(raleigh.map)[0], read(raleigh.source / "label.tif")[0]
+    assert (codes == reference)[reference != 255].mean() > 0.3
+
+
+def test_the_polygons_of_raleigh_are_its_map(raleigh: Raleigh) -> None:
+    with rasterio.open(raleigh.map) as source:
+        codes, transform, crs = source.read(1), source.transform, source.crs
+    polygons = gpd.read_file(raleigh.polygons)
+    assert polygons.crs == crs
+    pairs = zip(polygons.geometry, polygons["code"], strict=True)
+    assert (rasterize(pairs, out_shape=codes.shape, transform=transform, fill=255, dtype="uint8") == codes).all()
+    for code, group in polygons.groupby("code"):
+        assert group["area_m2"].sum() == pytest.approx((codes == code).sum() * 28.5**2)
+        assert set(group["name"]) == {NAMES[code]}
+
+
+# Zion, Utah: the label on its publisher's grid
+
+
+def test_labels_on_their_own_grid_are_those_already_brought_onto_the_image(landcover: Path, tmp_path: Path) -> None:
+    zion = landcover / "zion_landsat8_nlcd"
+    for name in ("label", "label_native_grid"):
+        labels = ("--labels", zion / f"{name}.tif", "--classes", "zion_nlcd")
+        cwsam("tile", zion / "image.tif", *labels, "-o", tmp_path / name, "--size", 256)
+    same, native = (list(tiles(tmp_path / name)) for name in ("label", "label_native_grid"))
+    assert [tile.tile for tile, *_ in same] == [tile.tile for tile, *_ in native]
+    for (_, image, label), (_, image_too, label_too) in zip(same, native, strict=True):
+        assert (read(image) == read(image_too)).all()
+        assert (read(label) == read(label_too)).all()
+        with rasterio.open(label_too) as source:
+            assert source.crs.to_epsg() == 32612
+    manifest = yaml.safe_load((tmp_path / "label" / "dataset.yaml").read_text("utf-8"))
+    assert manifest["dtype"] == "uint16"
+    assert all(5_000 < band["mean"] < 32_000 for band in manifest["bands"])
+
+
+def test_the_table_of_a_palette_label_knows_the_published_classes(landcover: Path, tmp_path: Path) -> None:
+    zion = landcover / "zion_landsat8_nlcd"
+    cwsam("tile", zion / "image.tif", "--labels", zion / "label.tif", "-o", tmp_path / "dataset", "--size", 512)
+    classes = yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))["taxonomy"]["classes"]
+    assert [entry["code"] for entry in classes] == [1, 2, 3, 4, 5, 6, 7, 8]
+    with rasterio.open(zion / "label.tif") as source:
+        palette = source.colormap(1)
+    for entry in classes:
+        assert entry["color"] == "#{:02x}{:02x}{:02x}".format(*palette[entry["code"]][:3])
+
+
+# West Virginia: chips without georeferencing
+
+
+@pytest.fixture(scope="module")
+def chips(landcover: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    naip, out = landcover / "naip_wv_1m_nogeo", tmp_path_factory.mktemp("naip") / "dataset"
+    scenes = sorted((naip / "images").glob("*.tif"))
+    cwsam("tile", *scenes, "--labels", naip / "labels", "--classes", "chesapeake", "-o", out, "--size", 128)
+    return out
+
+
+def test_chips_without_a_place_keep_all_their_ground(landcover: Path, chips: Path) -> None:
+    naip = landcover / "naip_wv_1m_nogeo"
+    count: Counter[str] = Counter()
+    for tile, image_file, label_file in tiles(chips):
+        scene = Path(tile.scene).name
+        window = slice(tile.row_off, tile.row_off + 128), slice(tile.col_off, tile.col_off + 128)
+        assert (read(image_file) == read(naip / "images" / scene)[:, *window]).all()
+        assert (read(label_file) == read(naip / "labels" / scene)[:, *window]).all()
+        with rasterio.open(image_file) as source:
+            assert source.crs is None
+        count[scene] += 1
+    assert list(count.values()) == [4] * 8
+    assert {path.name for path in (chips / "images").iterdir()} == {"train", "val", "test"}
+
+
+def test_near_infrared_tagged_alpha_is_a_band(chips: Path) -> None:
+    manifest = yaml.safe_load((chips / "dataset.yaml").read_text("utf-8"))
+    assert len(manifest["bands"]) == 4
+    assert [entry["name"] for entry in manifest["taxonomy"]["classes"]][:2] == ["Water", "Tree canopy"]
+
+
+def test_a_chip_without_a_place_is_mapped_but_has_no_areas(landcover: Path, chips: Path, tmp_path: Path) -> None:
+    settings = ("--set", "model.args.inp_size=64", "--set", SHAPE, "--set", "epoch_max=2")
+    cwsam("train", "--config", "tiny", *settings, "--data", chips, "-o", tmp_path / "run")
+    best = tmp_path / "run" / "model_epoch_best.pth"
+    told = json.loads(cwsam("eval", "-c", best, "--data", chips, "--json").stdout)
+    assert {entry["name"] for entry in told["classes"] if entry["absent"]} >= {"Water", "Barren", "Impervious (roads)"}
+    assert told["accuracy"] > 0.3
+    scene = next((landcover / "naip_wv_1m_nogeo" / "images").glob("*.tif"))
+    cwsam("predict", scene, "-c", best, "-o", tmp_path / "map.tif")
+    with rasterio.open(tmp_path / "map.tif") as source:
+        assert source.crs is None
+        assert (source.read(1) != 255).all()
+    result = CliRunner().invoke(app, ["vectorize", str(tmp_path / "map.tif"), str(tmp_path / "polygons.gpkg")])
+    assert result.exit_code == 4 and "coordinate reference system" in result.stderr
+    assert not (tmp_path / "polygons.gpkg").exists()

@@ -1,0 +1,216 @@
+"""Odd but honest input: each of these once gave a wrong result or a traceback."""
+
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+import shapely
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.transform import from_origin
+from rasterio.windows import Window
+
+from cwsam_cli.data.manifest import NAME, read_manifest
+from cwsam_cli.data.split import assign
+from cwsam_cli.errors import DataError
+from cwsam_cli.geo.grid import Grid
+from cwsam_cli.geo.polygonize import polygonize
+from cwsam_cli.geo.quicklook import draw_quicklook
+from cwsam_cli.geo.raster import open_scene
+from cwsam_cli.geo.rasterize import NO_LABEL, raster_labels, read_polygons
+from cwsam_cli.geo.style import CLASSES_TAG, colormap, read_taxonomy, write_sidecar
+from cwsam_cli.pipelines.vectorize import vectorize
+from cwsam_cli.taxonomy import LandCoverClass, Taxonomy, from_names
+
+MakeRaster = Callable[..., Path]
+UTM = CRS.from_epsg(32617)
+GRID = Grid(UTM, from_origin(600_000, 4_000_000, 30, 30), 20, 16)
+WHOLE = Window(0, 0, 20, 16)
+TAXONOMY = Taxonomy(
+    classes=(
+        LandCoverClass(code=7, name="林地 & <针叶>", color="#006e28"),
+        LandCoverClass(code=0, name="水体", color="#005adc"),
+    )
+)
+
+
+def named_map(make_raster: MakeRaster) -> Path:
+    path = make_raster("map.tif", np.array([[0, 7], [7, 255]], np.uint8), nodata=255)
+    with rasterio.open(path, "r+") as target:
+        target.write_colormap(1, colormap(TAXONOMY))  # and no JSON tag
+    write_sidecar(path, TAXONOMY)
+    return path
+
+
+def test_names_and_palette_survive_in_the_sidecar_alone(make_raster: MakeRaster) -> None:
+    with rasterio.open(named_map(make_raster)) as dataset:
+        taxonomy = read_taxonomy(dataset, ())
+    assert {c.code: (c.name, c.color) for c in taxonomy.classes} == {
+        c.code: (c.name, c.color) for c in TAXONOMY.classes
+    }
+
+
+def test_gdal_reads_the_attribute_table_that_is_written(make_raster: MakeRaster, tmp_path: Path) -> None:
+    rasterio.shutil.copy(named_map(make_raster), tmp_path / "copy.vrt", driver="VRT")
+    rows = ElementTree.parse(tmp_path / "copy.vrt").findall("VRTRasterBand/GDALRasterAttributeTable/Row")
+    assert [row.findall("F")[1].text for row in rows] == TAXONOMY.names
+
+
+def test_a_damaged_tag_is_refused_by_name(make_raster: MakeRaster) -> None:
+    path = make_raster("map.tif", np.ones((4, 4), np.uint8))
+    with rasterio.open(path, "r+") as target:
+        target.update_tags(**{CLASSES_TAG: '{"classes": ['})
+    with rasterio.open(path) as dataset, pytest.raises(DataError):
+        read_taxonomy(dataset, (1,))
+
+
+@pytest.mark.parametrize(("dtype", "odd"), [("uint16", 300), ("uint8", 255), ("int16", -1)])
+def test_a_code_that_no_class_can_have_is_no_bug_of_ours(
+    make_raster: MakeRaster, tmp_path: Path, dtype: str, odd: int
+) -> None:
+    codes = np.ones((6, 6), dtype)
+    codes[3:] = odd
+    try:
+        vectorize(make_raster("map.tif", codes), tmp_path / "map.gpkg")
+    except DataError as error:
+        assert str(odd) in str(error)
+
+
+def test_a_plain_raster_of_nodata_alone_gives_an_empty_layer(make_raster: MakeRaster, tmp_path: Path) -> None:
+    vectorize(make_raster("map.tif", np.full((6, 6), 255, np.uint8), nodata=255), tmp_path / "map.gpkg")
+    assert len(geopandas.read_file(tmp_path / "map.gpkg")) == 0
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "float32", "float64"])
+def test_ground_beyond_the_label_raster_is_unlabelled_even_without_nodata(make_raster: MakeRaster, dtype: str) -> None:
+    path = make_raster("small.tif", np.ones((8, 8), dtype), transform=from_origin(600_060, 3_999_940, 15, 15))
+    with raster_labels(path, GRID, Path("scene.tif")) as labels:
+        read = labels.read(WHOLE)
+    assert (read[2:6, 2:6] == 1).all()
+    assert (read == NO_LABEL).sum() == read.size - 16
+
+
+def test_labels_in_an_engineering_crs_are_refused(make_raster: MakeRaster) -> None:
+    path = make_raster("local.tif", np.ones((8, 8), np.uint8), crs='LOCAL_CS["site",UNIT["metre",1]]')
+    with pytest.raises(DataError, match=r"local\.tif"), raster_labels(path, GRID, Path("scene.tif")):
+        pass
+
+
+def layer(tmp_path: Path, values: list[object]) -> Path:
+    boxes = [shapely.box(600_000 + 90 * i, 3_999_910, 600_090 + 90 * i, 4_000_000) for i in range(len(values))]
+    geopandas.GeoDataFrame({"class": values}, geometry=boxes, crs=UTM.to_wkt()).to_file(tmp_path / "p.gpkg")
+    return tmp_path / "p.gpkg"
+
+
+def test_classes_with_digits_for_names_are_not_mixed_up(tmp_path: Path) -> None:
+    frame, taxonomy = read_polygons(layer(tmp_path, ["1", "10", "2"]), "class", None)
+    place = {
+        int(shape.bounds[0] - 600_000) // 90: code for shape, code in zip(frame.geometry, frame["code"], strict=True)
+    }
+    name = dict(zip(taxonomy.codes, taxonomy.names, strict=True))
+    assert len(set(place.values())) == 3
+    assert [name[place[i]].removeprefix("class ") for i in range(3)] == ["1", "10", "2"]
+
+
+def test_polygons_with_an_empty_name_are_left_out(tmp_path: Path) -> None:
+    frame, taxonomy = read_polygons(layer(tmp_path, ["forest", ""]), "class", None)
+    assert taxonomy.names == ["forest"] and len(frame) == 1
+
+
+@pytest.mark.parametrize("field", ["class", "missing"])
+def test_a_table_without_geometry_is_refused(tmp_path: Path, field: str) -> None:
+    (tmp_path / "table.csv").write_text("class,x\na,1\n")
+    with pytest.raises(DataError, match=r"table\.csv"):
+        read_polygons(tmp_path / "table.csv", field, None)
+
+
+def test_a_field_of_dates_is_refused(tmp_path: Path) -> None:
+    import pandas
+
+    with pytest.raises(DataError, match="class"):
+        read_polygons(layer(tmp_path, [pandas.Timestamp("2020-01-01")]), "class", TAXONOMY)
+
+
+def test_a_byte_reference_with_nodata_has_a_picture(make_raster: MakeRaster, tmp_path: Path) -> None:
+    label = np.ones((30, 40), np.uint8)
+    label[:5] = 255
+    path = make_raster("label.tif", label, nodata=255)
+    with open_scene(make_raster("scene.tif", np.ones((3, 30, 40), np.uint8))) as scene:
+        draw_quicklook(scene, path, path, from_names(["water"], first=1), tmp_path / "q.png")
+    assert (tmp_path / "q.png").exists()
+
+
+def test_bands_that_share_a_name_are_taken_by_position(make_raster: MakeRaster) -> None:
+    path = make_raster("same.tif", np.stack([np.full((4, 4), i, np.uint8) for i in (1, 2)]))
+    with rasterio.open(path, "r+") as target:
+        target.descriptions = ("sr", "sr")
+    with open_scene(path, wanted_bands=("sr", "sr")) as scene:
+        assert scene.bands == (1, 2)
+
+
+def test_bands_of_different_dtypes_are_read_as_one_that_holds_all(make_raster: MakeRaster, tmp_path: Path) -> None:
+    byte, word = (
+        make_raster("b.tif", np.full((8, 8), 200, np.uint8)),
+        make_raster("w.tif", np.full((8, 8), 9000, np.uint16)),
+    )
+    bands = "".join(
+        f'<VRTRasterBand dataType="{kind}" band="{i}"><SimpleSource><SourceFilename>{path}</SourceFilename>'
+        "<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+        for i, (kind, path) in enumerate((("Byte", byte), ("UInt16", word)), start=1)
+    )
+    (tmp_path / "mixed.vrt").write_text(f'<VRTDataset rasterXSize="8" rasterYSize="8">{bands}</VRTDataset>')
+    with open_scene(tmp_path / "mixed.vrt") as scene:
+        values, _ = scene.read(Window(0, 0, 8, 8))
+    assert values.dtype == scene.dtype == "uint16"
+    assert values[:, 0, 0].tolist() == [200, 9000]
+
+
+def test_near_infrared_tagged_as_alpha_hides_nothing_from_a_model_of_three_bands(make_raster: MakeRaster) -> None:
+    values = np.random.default_rng(0).integers(20, 200, (4, 16, 16)).astype(np.uint8)
+    values[3, :4] = 0
+    path = make_raster("naip.tif", values, photometric="RGB", alpha="YES")
+    with open_scene(path, wanted_bands=("red", "green", "blue")) as scene:
+        _, valid = scene.read(Window(0, 0, 16, 16))
+    assert valid.all()
+
+
+@pytest.mark.parametrize("unit", ['UNIT["metre",1]', 'UNIT["foot",0.3048]'])
+def test_an_engineering_crs_has_pixels_in_its_own_unit(unit: str) -> None:
+    grid = Grid(CRS.from_wkt(f'LOCAL_CS["site",{unit}]'), from_origin(0, 0, 2, 2), 10, 10)
+    assert grid.gsd_m == pytest.approx(2 if "metre" in unit else 0.6096)
+
+
+def test_a_real_scene_in_an_engineering_crs_says_how_large_it_is(awkward: Path) -> None:
+    with open_scene(awkward / "local_cs.tif") as scene:
+        assert "101 × 77 pixels" in str(scene.grid)
+
+
+@pytest.mark.parametrize(
+    ("west", "north", "width", "height"),
+    [(-180, 90, 36, 18), (-60, 60, 12, 3)],
+    ids=["the whole earth", "a third of a zone"],
+)
+def test_areas_in_degrees_follow_the_parallels(west: int, north: int, width: int, height: int) -> None:
+    """A wide polygon covers the same ground as narrow pixels of the same rows do."""
+    crs = CRS.from_epsg(4326)
+    one = np.ones((height, width), np.uint8)
+    (whole,) = polygonize(one, Grid(crs, Affine(10, 0, west, 0, -10, north), width, height), nodata=None)
+    slices = np.arange(100 * height, dtype=np.int32)[:, None]  # 0.1 degrees each, codes of their own
+    narrow = polygonize(slices, Grid(crs, Affine(0.1, 0, 8, 0, -0.1, north), 1, 100 * height), nodata=None)
+    assert whole.area_m2 == pytest.approx(sum(region.area_m2 for region in narrow) * 100 * width, rel=1e-4)
+
+
+@pytest.mark.parametrize("shares", [(20, 20, 60), (10, 10, 80), (1, 1, 98)])
+def test_three_blocks_are_enough_for_every_wanted_split(shares: tuple[int, int, int]) -> None:
+    assert set(assign(np.full((3, 2), 5), shares, seed=0)) == {"train", "val", "test"}
+
+
+def test_a_description_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b"\xff\xfe\x00\x80 no UTF-8")
+    with pytest.raises(DataError, match=r"dataset\.yaml"):
+        read_manifest(tmp_path)
