@@ -39,6 +39,17 @@ def refuse_existing(target: Path, *, overwrite: bool, marker: str = "") -> None:
         raise OutputExists(target)
 
 
+def refuse_input(target: Path, *inputs: Path) -> None:
+    """Stop before an input is replaced by its own output.
+
+    Raises:
+        UsageError: the target is one of the inputs.
+    """
+    for path in inputs:
+        if target.resolve() == path.resolve():
+            raise UsageError(f"`{target}` is an input", hint="name another output")
+
+
 @contextmanager
 def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]:
     """Yield a path to write to; what was written there moves to `target` when the block succeeds.

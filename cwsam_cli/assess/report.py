@@ -12,6 +12,8 @@ from cwsam_cli.assess.confusion import Matrix, Scores
 from cwsam_cli.files import write_text
 from cwsam_cli.taxonomy import Taxonomy
 
+METRICS = "metrics.json"
+
 
 def as_dict(scores: Scores, taxonomy: Taxonomy) -> dict[str, Any]:
     """Everything in plain values; absent classes are marked so."""
@@ -48,7 +50,7 @@ def write_report(matrix: Matrix, scores: Scores, taxonomy: Taxonomy, folder: Pat
     """Write `metrics.json` and `confusion_matrix.csv` (rows reference, columns map)."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(about | as_dict(scores, taxonomy), indent=2, ensure_ascii=False)
-    write_text(folder / "metrics.json", text + "\n")
+    write_text(folder / METRICS, text + "\n")
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")
     writer.writerow(["reference \\ map", *taxonomy.names])

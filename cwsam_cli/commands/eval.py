@@ -5,7 +5,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from cwsam_cli.commands.options import BatchSize, Checkpoint, Data, Device, Json, checkpoint_given, print_result
+from cwsam_cli.commands.options import (
+    BatchSize,
+    Checkpoint,
+    Data,
+    Device,
+    Json,
+    Overwrite,
+    checkpoint_given,
+    print_result,
+)
 
 
 def evaluate(
@@ -15,6 +24,7 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for metrics.json and confusion_matrix.csv.")
     ] = None,
+    overwrite: Overwrite = False,
     batch_size: BatchSize = 8,
     device: Device = "auto",
     as_json: Json = False,
@@ -31,5 +41,7 @@ def evaluate(
     from cwsam_cli.assess.report import as_dict, as_table
     from cwsam_cli.pipelines.evaluate import evaluate as measure  # torch is slow to import
 
-    result = measure(checkpoint, data, split=split, output=output, batch_size=batch_size, device=device)
+    result = measure(
+        checkpoint, data, split=split, output=output, overwrite=overwrite, batch_size=batch_size, device=device
+    )
     print_result(as_dict(result.scores, result.taxonomy), as_table(result.scores, result.taxonomy), as_json=as_json)

@@ -37,6 +37,16 @@ def checkpoint_given(checkpoint: Path | None) -> Path:
     return checkpoint
 
 
+def key_values(pairs: list[str] | None) -> dict[str, str]:
+    """`--co KEY=VALUE` as a mapping."""
+    from cwsam_cli.errors import UsageError
+
+    for pair in pairs or []:
+        if not pair.partition("=")[1]:
+            raise UsageError(f"--co `{pair}` is not of the form KEY=VALUE", hint="for example: --co COMPRESS=ZSTD")
+    return {pair.partition("=")[0].lower(): pair.partition("=")[2] for pair in pairs or []}
+
+
 def print_result(result: Any, text: str, *, as_json: bool) -> None:
     """Print a result for people, or the dataclass behind it for programs."""
     if as_json:

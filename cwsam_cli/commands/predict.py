@@ -13,6 +13,7 @@ from cwsam_cli.commands.options import (
     Overwrite,
     checkpoint_given,
     command_line,
+    key_values,
     print_result,
 )
 
@@ -26,6 +27,9 @@ def predict(
     ] = 0.25,
     batch_size: BatchSize = 8,
     device: Device = "auto",
+    creation: Annotated[
+        list[str] | None, typer.Option("--co", metavar="KEY=VALUE", help="GDAL creation option; repeatable.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -47,6 +51,7 @@ def predict(
         overlap=overlap,
         batch_size=batch_size,
         device=device,
+        creation=key_values(creation),
         overwrite=overwrite,
         command=command_line(),
     )

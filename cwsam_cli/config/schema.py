@@ -167,6 +167,8 @@ class ModelArgs:
             raise ValueError("balance_loss and router_z_loss must not be negative")
         if isinstance(self.loss_weight, list) and not all(0 <= weight < inf for weight in self.loss_weight):
             raise ValueError("loss_weight must be finite and not negative")
+        if isinstance(self.loss_weight, list) and not sum(self.loss_weight):
+            raise ValueError("loss_weight leaves no class to learn")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,6 +137,10 @@ def describe(args: FolderArgs) -> Manifest:
     Raises:
         ConfigError: the class table of the configuration and that of the dataset differ, or there is none.
     """
+    if not args.root_path_1:
+        raise ConfigError(
+            "`train_dataset.dataset.args.root_path_1` names no tiles", hint="--data DIR, as tile wrote it"
+        )
     named = dataset_taxonomy(args)
     root = Path(args.root_path_1).parent.parent
     if (root / NAME).is_file():

@@ -108,6 +108,6 @@ def _sizes(count: int, wanted: NDArray[np.float64]) -> NDArray[np.int64]:
     """Blocks of each split: rounded shares, at least one of each that is wanted, the rest to training."""
     held_out = np.where(wanted[1:] > 0, np.maximum(1, np.rint(wanted[1:] * count)), 0).astype(np.int64)
     floor = 1 if wanted[0] > 0 else 0
-    while held_out.sum() > count - floor:  # the larger gives way first, validation if they are equal
-        held_out[int(held_out.argmax())] -= 1
+    while held_out.sum() > count - floor:  # the larger gives way first; test if equal, for training needs validation
+        held_out[1 if held_out[1] >= held_out[0] else 0] -= 1
     return np.array([count - held_out.sum(), *held_out])

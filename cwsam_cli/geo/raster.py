@@ -18,7 +18,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from cwsam_cli.console import log
-from cwsam_cli.errors import DataError
+from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.geo.grid import Grid
 
 GDAL_CACHE_MB = 64  # GDAL's default is 5 % of the memory; more than this brings no speed here
@@ -42,6 +42,23 @@ class Scene:
     dtype: str
     alpha_is_image: bool = False
     """The band tagged alpha holds grey values and hides nothing (raw NAIP's near infrared)."""
+
+    @property
+    def is_south_up(self) -> bool:
+        """Whether the first row is the southernmost."""
+        t = self.grid.transform
+        return t.e > 0 and t.b == t.d == 0 and self.grid.crs is not None
+
+    def mirrored(self, window: Window) -> Window:
+        """The window that shows the same ground in the scene turned upside down."""
+        return Window(window.col_off, self.grid.height - window.row_off - window.height, window.width, window.height)
+
+    def read_north_up(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """As `read`, with the window and the pixels counted from the north."""
+        if not self.is_south_up:
+            return self.read(window)
+        image, valid = self.read(self.mirrored(window))
+        return image[:, ::-1], valid[::-1]
 
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Image (C, H, W) in the scene's own dtype, and where it is valid (H, W).
@@ -84,6 +101,33 @@ def reading(path: Path | str) -> Iterator[None]:
         raise DataError(
             f"`{path}` is not a readable raster: {detail}", hint=f"try: gdalinfo -checksum {path}"
         ) from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failed write into a sentence that names the file."""
+    try:
+        yield
+    except (RasterioError, rasterio.errors.RasterioIOError) as error:
+        raise _not_written(path, str(error.__cause__ or error)) from None
+
+
+def verify_written(path: Path) -> None:
+    """Read a raster back: GDAL says nothing when its last blocks no longer fit on the disk.
+
+    Raises:
+        MachineError: the file is not whole.
+    """
+    try:
+        with rasterio.open(path) as dataset:
+            for _, window in dataset.block_windows(1):
+                dataset.read(window=window)
+    except (RasterioError, rasterio.errors.RasterioIOError) as error:
+        raise _not_written(path, str(error.__cause__ or error)) from None
+
+
+def _not_written(path: Path, detail: str) -> MachineError:
+    return MachineError(f"`{path.name}` could not be written whole: {detail}", hint="is the disk full?")
 
 
 def open_raster(path: Path | str) -> rasterio.DatasetReader:

@@ -211,9 +211,18 @@ def read_polygons(path: Path, class_field: str, taxonomy: Taxonomy | None) -> "t
         known = ", ".join(map(str, frame.columns.drop("geometry")))
         raise DataError(f"`{path}` has no field `{class_field}`", hint=f"its fields are: {known}")
     if frame.crs is None:
-        raise MissingCRS(path, "so its polygons cannot be laid over the scene")
+        raise DataError(
+            f"`{path}` has no coordinate reference system, so its polygons cannot be laid over the scene",
+            hint=f"if you know it: ogr2ogr -a_srs EPSG:<code> placed.gpkg {path}",
+        )
     frame = frame[frame[class_field].notna() & frame.geometry.notna()]
     values = frame[class_field].map(_plain)
+    odd = [value for value in values if isinstance(value, float)]
+    if odd:
+        raise DataError(
+            f"`{path}`: field `{class_field}` holds {odd[0]:g}, and a class code is a whole number",
+            hint="name another field",
+        )
     frame, values = frame[values != ""], values[values != ""]
     if taxonomy is None:
         if all(isinstance(value, str) and value.isdecimal() for value in values):
@@ -240,12 +249,14 @@ def vector_labels(frame: "GeoDataFrame", grid: Grid, scene: Path) -> VectorLabel
     return VectorLabels(frame.to_crs(grid.crs.to_wkt()), grid)
 
 
-def _plain(value: Any) -> int | str:
+def _plain(value: Any) -> int | float | str:
     """A field's value as a code or a name; `3.0` is the code 3."""
     if isinstance(value, str):
         return value.strip()
-    whole = isinstance(value, Real) and float(value).is_integer()
-    return int(value) if whole else str(value)
+    if not isinstance(value, Real):
+        return str(value)
+    number = float(value)
+    return int(number) if number.is_integer() else number
 
 
 def _taxonomy_of(values: list[int | str], path: Path, class_field: str) -> Taxonomy:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import geopandas
+from pyogrio.errors import DataSourceError, FeatureError
 from rasterio.crs import CRS
 
-from cwsam_cli.errors import UsageError
+from cwsam_cli.errors import MachineError, UsageError
 from cwsam_cli.files import staged
 from cwsam_cli.geo.polygonize import Region
 from cwsam_cli.taxonomy import Taxonomy
@@ -49,4 +50,7 @@ def write_regions(
     driver = vector_driver(output)
     encoding = {"encoding": "UTF-8"} if driver == "ESRI Shapefile" else {}
     with staged(output, overwrite=overwrite) as path:
-        frame.to_file(path, driver=driver, layer=output.stem, geometry_type="Polygon", **encoding)
+        try:
+            frame.to_file(path, driver=driver, layer=output.stem, geometry_type="Polygon", **encoding)
+        except (FeatureError, DataSourceError) as error:
+            raise MachineError(f"`{output}` could not be written: {error}", hint="is the disk full?") from None

@@ -155,4 +155,6 @@ def architecture(model: ModelConfig, *, num_bands: int, num_classes: int) -> Arc
     try:
         return Architecture(**shape, num_bands=num_bands, num_classes=num_classes, inp_size=model.args.inp_size)
     except ValueError as error:
-        raise ConfigError(f"`model.args` of {model.name}: {error}", hint="change one of them") from None
+        raise ConfigError(
+            f"`model.args` of {model.name}: {error}", hint="change it; what encoder_mode does not set is the variant's"
+        ) from None

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cwsam_cli.assess.confusion import Matrix, Scores, score
-from cwsam_cli.assess.report import write_report
+from cwsam_cli.assess.report import METRICS, write_report
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.data.dataset import TileDataset
 from cwsam_cli.data.manifest import read_manifest
 from cwsam_cli.errors import CheckpointError, DataError
+from cwsam_cli.files import refuse_existing, staged
 from cwsam_cli.pipelines.train import choose_device
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.train.checkpoint import load_checkpoint
@@ -32,6 +33,7 @@ def evaluate(
     *,
     split: str = "test",
     output: Path | None = None,
+    overwrite: bool = False,
     batch_size: int = 8,
     device: str = "auto",
 ) -> Evaluation:
@@ -42,6 +44,7 @@ def evaluate(
         data: a folder that `cwsam tile` wrote.
         split: `train`, `val` or `test`.
         output: where `metrics.json` and `confusion_matrix.csv` go, if anywhere.
+        overwrite: replace an older report.
         batch_size: images at a time.
         device: `cpu`, `cuda` or `auto`.
 
@@ -49,6 +52,8 @@ def evaluate(
         CheckpointError: the checkpoint is missing, or of other classes or bands than the dataset.
         DataError: the dataset or the split is missing, or the split holds no label.
     """
+    if output is not None:
+        refuse_existing(output, overwrite=overwrite, marker=METRICS)
     trained = load_checkpoint(checkpoint)
     manifest = read_manifest(data)
     if not trained.taxonomy.same_classes(manifest.taxonomy):
@@ -77,11 +82,13 @@ def evaluate(
         classes=len(trained.taxonomy),
         device=where,
         precision="fp32",
+        hidden=trained.hidden_class,
     )
     scores = score(matrix)
     if not scores.pixels:
         raise DataError(f"the {split} split of `{data}` holds no labelled pixel", hint="choose another --split")
     if output is not None:
         about = {"checkpoint": str(checkpoint), "data": str(data), "split": split}
-        write_report(matrix, scores, trained.taxonomy, output, about)
+        with staged(output, overwrite=overwrite, marker=METRICS) as folder:
+            write_report(matrix, scores, trained.taxonomy, folder, about)
     return Evaluation(trained.taxonomy, matrix, scores, checkpoint, split)

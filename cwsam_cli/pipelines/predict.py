@@ -1,7 +1,7 @@
 """A scene and a checkpoint → a classified GeoTIFF on the scene's own grid."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from cwsam_cli import __version__
 from cwsam_cli.console import log, track
 from cwsam_cli.data.manifest import Band
 from cwsam_cli.data.transforms import normalize
-from cwsam_cli.files import refuse_existing, sha256, staged
+from cwsam_cli.errors import UsageError
+from cwsam_cli.files import refuse_existing, refuse_input, sha256, staged
 from cwsam_cli.geo.grid import lattice
-from cwsam_cli.geo.raster import GDAL_CACHE_MB, Scene, open_scene
+from cwsam_cli.geo.raster import GDAL_CACHE_MB, Scene, open_scene, verify_written, writing
 from cwsam_cli.geo.stitch import aligned, stitch
 from cwsam_cli.geo.style import tag_classes, write_sidecar
 from cwsam_cli.pipelines.train import choose_device
@@ -50,6 +51,7 @@ def predict(
     overlap: float = 0.25,
     batch_size: int = 8,
     device: str = "auto",
+    creation: Mapping[str, str] | None = None,
     overwrite: bool = False,
     command: str = "",
 ) -> MapResult:
@@ -62,6 +64,7 @@ def predict(
         overlap: share of a window that neighbours see too, 0 to 0.9.
         batch_size: windows at a time.
         device: `cpu`, `cuda` or `auto`.
+        creation: GDAL's creation options for the GeoTIFF.
         overwrite: replace an older map.
         command: the command line, for the record.
 
@@ -69,7 +72,10 @@ def predict(
         DataError: the scene cannot be read, or lacks bands.
         CheckpointError: the checkpoint cannot be read.
     """
+    if output.suffix.lower() not in (".tif", ".tiff"):
+        raise UsageError(f"`{output}` is no GeoTIFF's name", hint="give it the suffix .tif")
     trained = load_checkpoint(checkpoint)
+    refuse_input(output, scene_path, checkpoint)
     refuse_existing(output, overwrite=overwrite)
     where = choose_device(device)
     model = trained.model().to(where)
@@ -95,34 +101,47 @@ def predict(
                 grid.gsd_m,
                 trained.gsd_m,
             )
+        if scene.dtype != trained.dtype:
+            log.warning(
+                "`%s` holds %s values, the model was trained on %s: are they of the same scale?",
+                scene_path,
+                scene.dtype,
+                trained.dtype,
+            )
         windows = list(lattice(grid.width, grid.height, size, int(size * overlap)))
-        scored = _score(model, scene, windows, trained.bands, size, batch_size, where)
-        with rasterio.open(
-            target,
-            "w",
-            driver="GTiff",
-            width=grid.width,
-            height=grid.height,
-            count=1,
-            dtype="uint8",
-            nodata=IGNORE,
-            crs=grid.crs,
-            transform=grid.transform,
-            tiled=True,
-            blockxsize=BLOCK,
-            blockysize=BLOCK,
-            compress="deflate",
-            bigtiff="if_safer",
-        ) as written:
+        scored = _score(model, scene, windows, trained.bands, size, batch_size, where, trained.hidden_class)
+        profile = {"compress": "deflate", "bigtiff": "if_safer"} | dict(creation or {})
+        with (
+            writing(output),
+            rasterio.open(
+                target,
+                "w",
+                driver="GTiff",
+                width=grid.width,
+                height=grid.height,
+                count=1,
+                dtype="uint8",
+                nodata=IGNORE,
+                crs=grid.crs,
+                transform=grid.transform,
+                tiled=True,
+                blockxsize=BLOCK,
+                blockysize=BLOCK,
+                **profile,
+            ) as written,
+        ):
             tag_classes(written, taxonomy)
             written.update_tags(
                 CWSAM_VERSION=__version__, CWSAM_CHECKPOINT_SHA256=sha256(checkpoint), CWSAM_COMMAND=command
             )
             for top, index in aligned(stitch(scored, grid.width, grid.height), BLOCK):
                 window = Window(0, top, grid.width, len(index))
-                codes = np.where(scene.read(window)[1], to_code[index], np.uint8(IGNORE))
+                codes = np.where(scene.read_north_up(window)[1], to_code[index], np.uint8(IGNORE))
                 counts += np.bincount(codes.ravel(), minlength=256)
+                if scene.is_south_up:
+                    codes, window = codes[::-1], scene.mirrored(window)
                 written.write(codes, 1, window=window)
+        verify_written(target)
         write_sidecar(target, taxonomy)
     if counts[IGNORE] == grid.width * grid.height:
         log.warning("`%s` holds no valid pixel, and neither does its map", scene_path)
@@ -138,14 +157,17 @@ def _score(
     size: int,
     batch_size: int,
     device: torch.device,
+    hidden: int | None,
 ) -> Iterator[tuple[Window, NDArray[np.float32]]]:
-    """Each window with its logits (K, size, size); windows without a valid pixel score nothing."""
+    """Each window with its logits (K, size, size); the hidden class never wins."""
     for start in track(range(0, len(windows), batch_size), "predicting"):
         batch = windows[start : start + batch_size]
         images = torch.zeros(len(batch), len(bands), size, size)
         for slot, window in zip(images, batch, strict=True):
-            image, valid = scene.read(window)
+            image, valid = scene.read_north_up(window)
             slot[:, : image.shape[1], : image.shape[2]] = normalize(image, valid, bands)
         with torch.inference_mode():
             logits = model(images.to(device)).cpu().numpy()
+        if hidden is not None:
+            logits[:, hidden] = -np.inf
         yield from zip(batch, logits, strict=True)

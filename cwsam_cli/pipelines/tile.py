@@ -8,28 +8,26 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
-import geopandas
 import numpy as np
 import pyogrio
 import rasterio
 import shapely
-from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
-from rasterio.windows import transform as window_transform
 
 from cwsam_cli.config.load import load_taxonomy
 from cwsam_cli.console import log, track
 from cwsam_cli.data.manifest import NAME, SPLITS, Manifest, RunningStats, write_manifest
-from cwsam_cli.data.split import Block, assign, block_size, cut_blocks
+from cwsam_cli.data.split import assign, block_size, cut_blocks
+from cwsam_cli.data.tiles import Source, Tile, footprints, write_index, write_pair
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.files import refuse_existing, staged
+from cwsam_cli.files import refuse_existing, refuse_input, staged
 from cwsam_cli.geo.grid import lattice
-from cwsam_cli.geo.raster import GDAL_CACHE_MB, Scene, open_raster, open_scene
+from cwsam_cli.geo.raster import GDAL_CACHE_MB, open_raster, open_scene
 from cwsam_cli.geo.rasterize import (
     NO_LABEL,
     Codes,
@@ -39,38 +37,8 @@ from cwsam_cli.geo.rasterize import (
     read_polygons,
     vector_labels,
 )
-from cwsam_cli.geo.style import colormap, read_taxonomy
+from cwsam_cli.geo.style import read_taxonomy
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
-
-_PROFILE = {"driver": "GTiff", "compress": "zstd", "zstd_level": 1, "tiled": False}
-
-
-@dataclass(slots=True)
-class _Source:
-    """A scene with the labels on its grid."""
-
-    name: str
-    scene: Scene
-    labels: Labels
-    blocks: list[Block]
-
-
-@dataclass(slots=True)
-class _Tile:
-    """A tile to be written."""
-
-    source: _Source
-    window: Window
-    split: str
-    fresh: tuple[int, int] = (0, 0)
-    """Rows and columns from which on labels are this tile's own; on held-out ground each label stands once."""
-    footprint: Any = None
-    valid: float = 0.0
-    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-
-    @property
-    def name(self) -> str:
-        return f"{self.source.name}_r{int(self.window.row_off):05d}_c{int(self.window.col_off):05d}"
 
 
 def tile_scenes(
@@ -107,8 +75,14 @@ def tile_scenes(
     """
     if not 0 <= overlap < size:
         raise UsageError(f"an overlap of {overlap} does not fit tiles of {size} pixels", hint="keep it below the size")
-    if min(shares) < 0 or shares[0] <= 0:
-        raise UsageError("the split leaves nothing to train on", hint="for example: --split 70 15 15")
+    if not all(0 <= share < inf for share in shares) or shares[0] == 0:
+        raise UsageError(
+            f"--split {tuple(shares)} cannot be shares of train, val and test", hint="say: --split 70 15 15"
+        )
+    twice = [path for path, count in Counter(path.resolve() for path in scenes).items() if count > 1]
+    if twice:
+        raise UsageError(f"`{twice[0]}` is given twice", hint="name each scene once")
+    refuse_input(output, labels, *scenes)
     refuse_existing(output, overwrite=overwrite, marker=NAME)
     taxonomy = load_taxonomy(classes) if classes else None
     with ExitStack() as stack:
@@ -120,7 +94,7 @@ def tile_scenes(
         side = block_size([source.scene.grid for source in sources], size)
         for number, source in enumerate(sources):
             source.blocks = cut_blocks(source.scene.grid, side, size, number)
-        found = _scan(sources)
+        found = _scan(sources, labels)
         taxonomy = taxonomy or _raster_taxonomy(sources, found)
         _refuse_unknown(taxonomy, found, labels)
         tiles = _plan(sources, _split(found, taxonomy, shares, seed), size, overlap)
@@ -131,14 +105,16 @@ def tile_scenes(
 
 def _open(
     scenes: Sequence[Path], labels: Path, class_field: str | None, taxonomy: Taxonomy | None, stack: ExitStack
-) -> tuple[list[_Source], Taxonomy | None]:
+) -> tuple[list[Source], Taxonomy | None]:
     polygons = None
     if not labels.is_dir() and is_vector(labels):
         if class_field is None:
             names = " or ".join(pyogrio.read_info(labels)["fields"])
             raise UsageError(f"`{labels}` holds polygons: which field is their class?", hint=f"--class-field {names}")
         polygons, taxonomy = read_polygons(labels, class_field, taxonomy)
-    sources: list[_Source] = []
+    elif class_field is not None:
+        raise UsageError(f"--class-field is for polygons, `{labels}` is a raster", hint="leave it out")
+    sources: list[Source] = []
     stems = Counter(path.stem for path in scenes)
     for number, path in enumerate(scenes):
         scene = stack.enter_context(open_scene(path))
@@ -155,14 +131,14 @@ def _open(
             own = labels / path.name if labels.is_dir() else labels
             on_grid = stack.enter_context(raster_labels(own, scene.grid, path))
         name = path.stem if stems[path.stem] == 1 else f"{path.stem}-{number}"
-        sources.append(_Source(name, scene, on_grid, []))
+        sources.append(Source(name, scene, on_grid, []))
     unplaced = [source.scene.path for source in sources if source.scene.grid.crs is None]
     if unplaced:
         log.warning("%d scene(s) without a CRS, such as `%s`: their tiles have none either", len(unplaced), unplaced[0])
     return sources, taxonomy
 
 
-def _scan(sources: list[_Source]) -> dict[tuple[object, ...], Counter[int]]:
+def _scan(sources: list[Source], labels: Path) -> dict[tuple[object, ...], Counter[int]]:
     """Labelled pixels by ground block and class code."""
     found: dict[tuple[object, ...], Counter[int]] = {}
     work = [(source, block) for source in sources for block in source.blocks]
@@ -175,17 +151,19 @@ def _scan(sources: list[_Source]) -> dict[tuple[object, ...], Counter[int]]:
         found.setdefault(block.key, Counter()).update(histogram)
     if conflicts:
         raise DataError(
-            f"polygons of different classes overlap: {conflicts} pixels lie in more than one",
+            f"`{labels}`: polygons of different classes overlap, {conflicts} pixels lie in more than one",
             hint="decide which class is meant there, e.g. with QGIS: Vector > Geoprocessing > Difference",
         )
     if not any(found.values()):
         raise DataError(
-            "no valid pixel of the scenes is labelled", hint="do labels and scenes show the same ground? gdalinfo tells"
+            f"no valid pixel of `{sources[0].scene.path}` is labelled by `{labels}`"
+            + (f", nor of {len(sources) - 1} more scenes" if len(sources) > 1 else ""),
+            hint="do both show the same ground, and is there data in the scene? gdalinfo -stats tells",
         )
     return found
 
 
-def _codes(source: _Source, window: Window) -> Codes:
+def _codes(source: Source, window: Window) -> Codes:
     """Labels of a window, none where the scene has no data."""
     codes = source.labels.read(window)
     _, valid = source.scene.read(window)
@@ -193,7 +171,7 @@ def _codes(source: _Source, window: Window) -> Codes:
     return codes
 
 
-def _raster_taxonomy(sources: list[_Source], found: dict[tuple[object, ...], Counter[int]]) -> Taxonomy:
+def _raster_taxonomy(sources: list[Source], found: dict[tuple[object, ...], Counter[int]]) -> Taxonomy:
     present = sorted(set().union(*found.values()))
     labels: Any = sources[0].labels
     with open_raster(labels.path) as dataset:
@@ -230,7 +208,7 @@ def _split(
     return splits
 
 
-def _plan(sources: list[_Source], splits: dict[tuple[object, ...], str], size: int, overlap: int) -> list[_Tile]:
+def _plan(sources: list[Source], splits: dict[tuple[object, ...], str], size: int, overlap: int) -> list[Tile]:
     tiles = []
     for source in sources:
         for block in source.blocks:
@@ -246,8 +224,8 @@ def _plan(sources: list[_Source], splits: dict[tuple[object, ...], str], size: i
                     inner.height,
                 )
                 fresh = (0, 0) if split == "train" else (-int(inner.row_off) % size, -int(inner.col_off) % size)
-                tiles.append(_Tile(source, window, split, fresh))
-    frame = _footprints(tiles)
+                tiles.append(Tile(source, window, split, fresh))
+    frame = footprints(tiles)
     for tile, footprint in zip(tiles, frame.geometry, strict=True):
         tile.footprint = footprint
     leaking = _leaks(tiles, size) if len(sources) > 1 and frame.crs is not None else set()
@@ -256,22 +234,7 @@ def _plan(sources: list[_Source], splits: dict[tuple[object, ...], str], size: i
     return [tile for number, tile in enumerate(tiles) if number not in leaking]
 
 
-def _footprints(tiles: list[_Tile]) -> geopandas.GeoDataFrame:
-    """Tile outlines in the scenes' CRS, or in degrees where scenes differ."""
-    crs = {source.scene.grid.crs.to_wkt() if source.scene.grid.crs else None for source in (t.source for t in tiles)}
-    common = next(iter(crs)) if len(crs) == 1 else None if None in crs else "EPSG:4326"
-    series = [
-        geopandas.GeoSeries(
-            [shapely.Polygon(tile.source.scene.grid.corners(tile.window))], crs=tile.source.scene.grid.crs
-        )
-        for tile in tiles
-    ]
-    if common is not None and len(crs) > 1:
-        series = [one.to_crs(common) for one in series]
-    return geopandas.GeoDataFrame(geometry=[one.iloc[0] for one in series], crs=common)
-
-
-def _leaks(tiles: list[_Tile], size: int) -> set[int]:
+def _leaks(tiles: list[Tile], size: int) -> set[int]:
     """Tiles that share more than a pixel's breadth of ground with a tile of a stricter split."""
     tree = shapely.STRtree([tile.footprint for tile in tiles])
     ours, theirs = tree.query([tile.footprint for tile in tiles], predicate="intersects")
@@ -283,7 +246,7 @@ def _leaks(tiles: list[_Tile], size: int) -> set[int]:
     return set(ours[shared > 1 / size].tolist())
 
 
-def _write(tiles: list[_Tile], taxonomy: Taxonomy, folder: Path, size: int, command: str) -> Manifest:
+def _write(tiles: list[Tile], taxonomy: Taxonomy, folder: Path, size: int, command: str) -> Manifest:
     for kind in ("images", "labels"):
         for split in SPLITS:
             (folder / kind / split).mkdir(parents=True)
@@ -302,7 +265,7 @@ def _write(tiles: list[_Tile], taxonomy: Taxonomy, folder: Path, size: int, comm
         tile.valid = float(valid.mean())
         if tile.split == "train":
             stats.add(image, valid)
-        _write_pair(tile, image, valid, codes.astype(np.uint8), taxonomy, folder, size)
+        write_pair(tile, image, valid, codes.astype(np.uint8), taxonomy, folder, size)
         written.append(tile)
     scene = tiles[0].source.scene
     manifest = Manifest(
@@ -319,83 +282,6 @@ def _write(tiles: list[_Tile], taxonomy: Taxonomy, folder: Path, size: int, comm
         },
         command=command,
     )
-    _write_index(written, taxonomy, folder)
+    write_index(written, taxonomy, folder)
     write_manifest(folder, manifest)
     return manifest
-
-
-def _write_pair(
-    tile: _Tile,
-    image: NDArray[np.generic],
-    valid: NDArray[np.bool_],
-    codes: NDArray[np.uint8],
-    taxonomy: Taxonomy,
-    folder: Path,
-    size: int,
-) -> None:
-    """Write an image tile and its label tile, padded to `size` where the scene is smaller."""
-    scene = tile.source.scene
-    below, beside = size - image.shape[1], size - image.shape[2]
-    nodata = scene.dataset.nodata
-    fill = 0 if nodata is None else nodata
-    image = np.where(valid, image, np.asarray(fill).astype(image.dtype))
-    image = np.pad(image, ((0, 0), (0, below), (0, beside)), constant_values=fill)
-    valid = np.pad(valid, ((0, below), (0, beside)))
-    codes = np.pad(codes, ((0, below), (0, beside)), constant_values=IGNORE)
-    place = {
-        "width": size,
-        "height": size,
-        "crs": scene.grid.crs,
-        "transform": window_transform(tile.window, scene.grid.transform),
-    }
-    predictor = 3 if np.issubdtype(image.dtype, np.floating) else 2
-    path = f"{tile.split}/{tile.name}.tif"
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(
-            folder / "images" / path,
-            "w",
-            **_PROFILE,
-            **place,
-            count=len(image),
-            dtype=image.dtype,
-            predictor=predictor,
-            nodata=nodata,
-            interleave="pixel",
-        ) as target,
-    ):
-        target.descriptions = scene.band_names
-        target.write(image)
-        if nodata is None and not valid.all():
-            target.write_mask(valid)
-    with rasterio.open(
-        folder / "labels" / path, "w", **_PROFILE, **place, count=1, dtype="uint8", nodata=IGNORE
-    ) as target:
-        target.write_colormap(1, colormap(taxonomy))
-        target.write(codes, 1)
-
-
-def _write_index(tiles: list[_Tile], taxonomy: Taxonomy, folder: Path) -> None:
-    """`tiles.gpkg`: one footprint a tile."""
-    rows = [
-        {
-            "tile": tile.name,
-            "split": tile.split,
-            "scene": str(tile.source.scene.path),
-            "col_off": int(tile.window.col_off),
-            "row_off": int(tile.window.row_off),
-            "width": int(tile.window.width),
-            "height": int(tile.window.height),
-            "valid": tile.valid,
-            "labelled": float(tile.pixels.sum() / (tile.window.width * tile.window.height)),
-            **{
-                f"share_{code}": float(pixels / tile.pixels.sum())
-                for code, pixels in zip(taxonomy.codes, tile.pixels, strict=True)
-            },
-        }
-        for tile in tiles
-    ]
-    frame = _footprints(tiles)
-    geopandas.GeoDataFrame(rows, geometry=frame.geometry, crs=frame.crs).to_file(
-        folder / "tiles.gpkg", driver="GPKG", layer="tiles"
-    )

@@ -22,7 +22,7 @@ from cwsam_cli.model.experts import expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import LoadReport, adopt, rgb_indexes
-from cwsam_cli.train.checkpoint import Checkpoint, save_checkpoint
+from cwsam_cli.train.checkpoint import Checkpoint, save, save_checkpoint
 from cwsam_cli.train.loop import EpochResult, train_epoch, training_batches, validate
 from cwsam_cli.train.losses import class_weights
 from cwsam_cli.train.optim import build_optimizer, learning_rate
@@ -92,7 +92,7 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
     optimizer = build_optimizer(model, config.optimizer)
     progress = _Progress()
     if resume:
-        progress = _restore(output / _STATE, model, optimizer)
+        progress = _restore(output / _STATE, model, optimizer, manifest)
     per_epoch = math.ceil(len(training) / config.train_dataset.batch_size / settings.grad_accum_steps)
     log.info(
         "%s, %.1f M parameters, %d training tiles, %d steps an epoch, on %s",
@@ -104,6 +104,9 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
     )
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / "config.yaml", yaml.safe_dump(_plain(config), allow_unicode=True, sort_keys=False))
+
+    ignored = config.train_dataset.dataset.args.ignore_bg
+    hidden = manifest.taxonomy.codes.index(0) if ignored and 0 in manifest.taxonomy.codes else None
 
     def rate(step: int, factor: float) -> float:
         return factor * learning_rate(
@@ -123,7 +126,7 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
             bands=manifest.bands,
             dtype=manifest.dtype,
             gsd_m=manifest.gsd_m,
-            ignore_background=config.train_dataset.dataset.args.ignore_bg,
+            ignore_background=ignored,
             epoch=epoch,
             metrics=metrics,
         )
@@ -139,6 +142,7 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
             if stage != learning:
                 learning = stage
                 _let_learn(model, config, arch, stage)
+            torch.manual_seed(settings.seed * 1_000_003 + epoch)  # the routers' noise, also after a resume
             result = train_epoch(
                 model,
                 training_batches(training, config.train_dataset.batch_size, settings, epoch),
@@ -160,6 +164,7 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
                     classes=classes,
                     device=where,
                     precision=settings.precision,
+                    hidden=hidden,
                 )
                 scores = score(matrix)
                 if (scores.mean_iou or 0.0) > progress.mean_iou:
@@ -178,7 +183,7 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
                 save_checkpoint(checkpoint(epoch, scores), output / f"model_epoch_{epoch}.pth")
             if scores is not None:  # a state every validation: often enough to lose little, seldom enough to be cheap
                 save_checkpoint(checkpoint(epoch, scores), output / "model_epoch_last.pth")
-                _remember(output / _STATE, model, optimizer, progress)
+                _remember(output / _STATE, model, optimizer, progress, manifest)
     return TrainResult(
         folder=output,
         best=output / "model_epoch_best.pth",
@@ -310,23 +315,39 @@ def _report(
             events.add_scalar(name, value, epoch)
 
 
-def _remember(path: Path, model: ClassWiseSam, optimizer: torch.optim.Optimizer, progress: _Progress) -> None:
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": dataclasses.asdict(progress)}
+def _remember(
+    path: Path, model: ClassWiseSam, optimizer: torch.optim.Optimizer, progress: _Progress, manifest: Manifest
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "progress": dataclasses.asdict(progress),
+        "data": _data_of(manifest),
+    }
     with staged(path, overwrite=True) as target:
-        torch.save(state, target)
+        save(state, target)
 
 
-def _restore(path: Path, model: ClassWiseSam, optimizer: torch.optim.Optimizer) -> _Progress:
+def _restore(path: Path, model: ClassWiseSam, optimizer: torch.optim.Optimizer, manifest: Manifest) -> _Progress:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["data"] != _data_of(manifest):
+            raise ValueError("the dataset has other classes or bands")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         return _Progress(**state["progress"])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"`{path}` is damaged, or of another model than the configuration's: {str(error).splitlines()[0]}",
-            hint="go on with the configuration that the run began with",
+            f"the run in `{path.parent}` cannot go on: {str(error).splitlines()[0]}",
+            hint="go on with the configuration and the dataset that it began with",
         ) from None
+
+
+def _data_of(manifest: Manifest) -> dict[str, list[str]]:
+    return {
+        "classes": [f"{entry.code} {entry.name}" for entry in manifest.taxonomy.classes],
+        "bands": [band.name for band in manifest.bands],
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cwsam_cli.errors import DataError, MissingCRS
-from cwsam_cli.files import refuse_existing
+from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.polygonize import polygonize
 from cwsam_cli.geo.raster import open_raster, reading
@@ -37,6 +37,7 @@ def vectorize(map_path: Path, output: Path, *, overwrite: bool = False) -> Vecto
         MissingCRS: it has no CRS, so areas would have no unit.
     """
     vector_driver(output)
+    refuse_input(output, map_path)
     refuse_existing(output, overwrite=overwrite)
     with open_raster(map_path) as dataset:
         if dataset.count != 1 or dataset.dtypes[0] not in ("uint8", "int8", "uint16", "int16", "int32"):

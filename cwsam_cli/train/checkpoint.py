@@ -15,7 +15,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cwsam_cli.data.manifest import Band
-from cwsam_cli.errors import CheckpointError
+from cwsam_cli.errors import CheckpointError, MachineError
 from cwsam_cli.files import staged
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
@@ -43,6 +43,11 @@ class Checkpoint:
     metrics: dict[str, float]
     """On the validation split."""
 
+    @property
+    def hidden_class(self) -> int | None:
+        """The index that is never predicted: code 0, where it counted as unlabelled."""
+        return self.taxonomy.codes.index(0) if self.ignore_background and 0 in self.taxonomy.codes else None
+
     def model(self) -> ClassWiseSam:
         """The network with these weights, in evaluation mode."""
         with torch.device("meta"):
@@ -60,7 +65,19 @@ class Checkpoint:
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint; an older file of that name is replaced whole."""
     with staged(path, overwrite=True) as target:
-        torch.save(_raw(checkpoint), target)
+        save(_raw(checkpoint), target)
+
+
+def save(value: object, path: Path) -> None:
+    """`torch.save`, whose complaint about a full disk says nothing of a disk.
+
+    Raises:
+        MachineError: the file could not be written whole.
+    """
+    try:
+        torch.save(value, path)
+    except RuntimeError as error:
+        raise MachineError(f"`{path.name}` could not be written whole: {error}", hint="is the disk full?") from None
 
 
 @contextmanager

@@ -96,9 +96,16 @@ def train_epoch(
 
 
 def validate(
-    model: nn.Module, dataset: TileDataset, *, batch_size: int, classes: int, device: torch.device, precision: str
+    model: nn.Module,
+    dataset: TileDataset,
+    *,
+    batch_size: int,
+    classes: int,
+    device: torch.device,
+    precision: str,
+    hidden: int | None = None,
 ) -> Matrix:
-    """The confusion matrix over a dataset's pixels, each counted once."""
+    """The confusion matrix over a dataset's pixels, each counted once; the hidden class is never predicted."""
     model.eval()
     matrix = np.zeros((classes, classes), np.int64)
     loader = DataLoader(dataset, batch_size)
@@ -106,6 +113,8 @@ def validate(
         for image, label in track(loader, "validating", total=len(loader)):
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits = model(image.to(device))
+            if hidden is not None:
+                logits[:, hidden] = -math.inf
             best = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
             matrix += confusion_matrix(label.numpy(), best, classes)
     return matrix

@@ -451,6 +451,12 @@ def test_vectorize_takes_only_maps(refused: Refused, run: Any, make_raster: Any)
     refused(4, "vectorize", nowhere, "polygons.gpkg", names="nowhere.tif")
 
 
+@pytest.mark.parametrize(("value", "dtype"), [(300, "uint16"), (-4, "int16")])
+def test_vectorize_names_a_code_out_of_range(refused: Refused, make_raster: Any, value: int, dtype: str) -> None:
+    odd = make_raster("odd.tif", codes_of(value, dtype=dtype))
+    assert str(value) in refused(4, "vectorize", odd, "polygons.gpkg", names="odd.tif").split("\n")[0]
+
+
 # 5: checkpoints
 
 

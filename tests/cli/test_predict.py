@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from rasterio.transform import from_origin
 from typer.testing import Result
@@ -31,6 +33,13 @@ def picture(height: int, width: int, bands: int = 3, seed: int = 0) -> Any:
 def codes_of(path: Path) -> Any:
     with rasterio.open(path) as source:
         return source.read(1)
+
+
+def names_of(path: Path, scratch: Path) -> dict[int, str]:
+    """Category names as any GDAL program reads them."""
+    rasterio.shutil.copy(path, scratch, driver="VRT")
+    names = [entry.text or "" for entry in ElementTree.parse(scratch).iter("Category")]
+    return {code: name for code, name in enumerate(names) if name}
 
 
 @pytest.fixture
@@ -77,6 +86,14 @@ def test_a_scene_without_georeferencing_gives_a_map_without(predict: Any, make_r
     assert (predict(scene) != 255).all()
     with rasterio.open(tmp_path / "map.tif") as source:
         assert source.crs is None and source.transform.is_identity
+
+
+def test_a_crs_without_a_code_is_carried_through(predict: Any, make_raster: Any, tmp_path: Path) -> None:
+    wkt = 'LOCAL_CS["Cartesian (Meter)",UNIT["metre",1],AXIS["X",EAST],AXIS["Y",NORTH]]'
+    predict(make_raster("scene.tif", picture(20, 20), crs=wkt))
+    with rasterio.open(tmp_path / "map.tif") as source, rasterio.open(tmp_path / "scene.tif") as scene:
+        assert source.crs == scene.crs
+        assert "Cartesian (Meter)" in source.crs.to_wkt()
 
 
 @pytest.mark.parametrize(
@@ -149,9 +166,10 @@ def test_a_pixel_that_is_no_number_harms_only_itself(predict: Any, make_raster: 
     assert np.isin(codes[sound], [1, 2, 3]).all()
 
 
-def test_a_scene_of_nodata_alone_gives_a_map_of_nodata(predict: Any, make_raster: Any) -> None:
+def test_a_scene_of_nodata_alone_gives_a_map_of_nodata(predict: Any, make_raster: Any, tmp_path: Path) -> None:
     codes = predict(make_raster("scene.tif", np.zeros((3, 40, 70), np.uint8), nodata=0))
     assert (codes == 255).all()
+    assert names_of(tmp_path / "map.tif", tmp_path / "names.vrt") == {1: "class 1", 2: "class 2", 3: "class 3"}
 
 
 def test_a_fourth_band_that_is_a_picture_is_no_mask(
@@ -174,6 +192,7 @@ def test_a_fourth_band_that_is_a_picture_is_no_mask(
 def test_the_map_says_its_classes_itself(cwsam: Cwsam, odd_classes: Any, tmp_path: Path) -> None:
     cwsam("predict", odd_classes.scene, "-c", odd_classes.checkpoint, "-o", "map.tif")
     names = {1: "水体", 3: "grass & <herbs>", 7: "冰川", 9: "矿山", 200: "林地"}
+    assert names_of(tmp_path / "map.tif", tmp_path / "names.vrt") == names
     found = np.unique(codes_of(tmp_path / "map.tif"))
     assert set(found) <= set(names) and len(found) > 1
     with rasterio.open(tmp_path / "map.tif") as source:
@@ -184,6 +203,19 @@ def test_the_map_says_its_classes_itself(cwsam: Cwsam, odd_classes: Any, tmp_pat
     told = [json.loads(value) for value in tags.values() if value.startswith("{")]
     assert {entry["code"]: entry["name"] for entry in told[0]["classes"]} == names
     assert hashlib.sha256(odd_classes.checkpoint.read_bytes()).hexdigest() in tags.values()
+
+
+def test_the_attribute_table_pairs_codes_with_names_and_colours(cwsam: Cwsam, odd_classes: Any, tmp_path: Path) -> None:
+    cwsam("predict", odd_classes.scene, "-c", odd_classes.checkpoint, "-o", "map.tif")
+    rasterio.shutil.copy("map.tif", "map.vrt", driver="VRT")
+    table = ElementTree.parse("map.vrt").getroot().find(".//GDALRasterAttributeTable")
+    assert table is not None
+    usage = [int(field.findtext("Usage", "")) for field in table.iter("FieldDefn")]
+    rows = [dict(zip(usage, (cell.text for cell in row), strict=True)) for row in table.iter("Row")]
+    value, name, red, green, blue = 5, 2, 6, 7, 8  # GDALRATFieldUsage
+    found = {int(row[value] or ""): (row[name], row[red], row[green], row[blue]) for row in rows}
+    assert found[200] == ("林地", "0", "255", "0")
+    assert found[3] == ("grass & <herbs>", "255", "255", "0")
 
 
 def test_names_survive_the_loss_of_the_sidecar(cwsam: Cwsam, odd_classes: Any, tmp_path: Path) -> None:
@@ -224,6 +256,12 @@ def test_the_output_is_the_map_and_its_sidecar_and_nothing_else(
     for _ in range(2):
         cwsam("predict", run.scene, "-c", run.checkpoint, "-o", "deeper/map.tif", "--overwrite")
         assert set(snapshot(tmp_path)) == {"deeper", "deeper/map.tif", "deeper/map.tif.aux.xml"}
+
+
+def test_overwriting_replaces_map_and_names(cwsam: Cwsam, run: Any, odd_classes: Any, tmp_path: Path) -> None:
+    cwsam("predict", run.scene, "-c", run.checkpoint, "-o", "map.tif")
+    cwsam("predict", run.scene, "-c", odd_classes.checkpoint, "-o", "map.tif", "--overwrite")
+    assert names_of(tmp_path / "map.tif", tmp_path / "names.vrt")[1] == "水体"
 
 
 def test_the_same_scene_and_model_give_the_same_map(predict: Any, make_raster: Any) -> None:

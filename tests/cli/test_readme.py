@@ -25,12 +25,12 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def own_data(tmp_path, make_raster, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    image = np.random.default_rng(0).integers(1, 255, (3, 260, 300), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(1, 255, (3, 390, 400), dtype=np.uint8)
     image[:, :, 150:] //= 3
-    for name, north in (("north", 4_000_000), ("south", 3_990_000)):
+    for name, north in (("north", 4_000_000), ("south", 3_985_000)):
         transform = rasterio.transform.from_origin(600_000, north, 30, 30)
         make_raster(f"scenes/{name}.tif", image, transform=transform)
-    west, east = box(600_000, 3_980_000, 604_500, 4_000_000), box(604_500, 3_980_000, 609_000, 4_000_000)
+    west, east = box(600_000, 3_970_000, 604_500, 4_000_000), box(604_500, 3_970_000, 612_000, 4_000_000)
     frame = geopandas.GeoDataFrame({"class": ["forest", "水"]}, geometry=[west, east], crs="EPSG:32617")
     frame.to_file("landcover.gpkg")
 
@@ -48,7 +48,7 @@ def test_the_five_commands_run_as_the_readme_has_them(own_data):
     frame = geopandas.read_file("polygons.gpkg")
     assert set(frame.columns) == {"code", "name", "area_m2", "geometry"}
     assert set(frame["name"]) <= {"forest", "水"}
-    assert frame["area_m2"].sum() == pytest.approx(260 * 300 * 900)
+    assert frame["area_m2"].sum() == pytest.approx(390 * 400 * 900)
 
 
 def test_the_class_table_in_the_readme_is_one():

@@ -9,6 +9,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 from pyproj import Geod
 from rasterio.features import rasterize, shapes
@@ -95,12 +96,27 @@ def test_areas_in_degrees_are_geodesic(cwsam: Cwsam, make_raster: Any, south_up:
     scene = make_raster("map.tif", codes, nodata=255, crs="EPSG:4326", transform=transform)
     cwsam("vectorize", scene, "polygons.gpkg")
     polygons = gpd.read_file("polygons.gpkg")
-    geod = Geod(ellps="WGS84")
-    expected = [abs(geod.geometry_area_perimeter(shape)[0]) for shape in polygons.geometry]
+    # A pixel's edge is a parallel, which a geodesic between far corners is not: so with many corners.
+    geod, dense = Geod(ellps="WGS84"), shapely.orient_polygons(shapely.segmentize(polygons.geometry.to_numpy(), 0.002))
+    expected = [geod.geometry_area_perimeter(shape)[0] for shape in dense]
     assert polygons["area_m2"].to_numpy() == pytest.approx(np.array(expected), rel=1e-6)
-    assert (polygons["area_m2"] > 0).all()
-    # ... and altogether the box of ground that the map covers: an equal-area projection agrees
+    # ... and altogether the ground that the map covers: an equal-area projection agrees
     assert polygons["area_m2"].sum() == pytest.approx(polygons.to_crs("EPSG:6933").area.sum(), rel=1e-4)
+
+
+def test_areas_in_degrees_are_those_of_the_classes_pixels(cwsam: Cwsam, make_raster: Any) -> None:
+    codes = patchwork()
+    transform = from_origin(10, 60.5, 0.01, 0.01)
+    told = json.loads(
+        cwsam(
+            "vectorize", make_raster("map.tif", codes, crs="EPSG:4326", transform=transform), "polygons.gpkg", "--json"
+        ).stdout
+    )
+    geod = Geod(ellps="WGS84")
+    rows = [shapely.box(10, 60.5 - 0.01 * (row + 1), 10.01, 60.5 - 0.01 * row) for row in range(len(codes))]
+    pixel = np.array([geod.geometry_area_perimeter(shapely.segmentize(row, 0.001))[0] for row in rows])
+    for code in range(1, 5):
+        assert told["area_m2"][f"class {code}"] == pytest.approx(((codes == code).sum(axis=1) * np.abs(pixel)).sum())
 
 
 def test_areas_are_square_metres_in_a_crs_of_feet(cwsam: Cwsam, make_raster: Any) -> None:
@@ -174,6 +190,12 @@ def test_other_files_of_the_same_stem_are_left_alone(cwsam: Cwsam, make_raster: 
     (tmp_path / "p.gpkg").write_text("mine")
     cwsam("vectorize", make_raster("map.tif", patchwork()), "p.shp")
     assert (tmp_path / "p.txt").read_text() == "notes" and (tmp_path / "p.gpkg").read_text() == "mine"
+
+
+@pytest.mark.parametrize("file", ["p.gpkg", "p.shp"])
+def test_a_raster_of_nodata_alone_has_no_polygons(cwsam: Cwsam, make_raster: Any, file: str) -> None:
+    cwsam("vectorize", make_raster("map.tif", np.full((5, 5), 255, np.uint8), nodata=255), file)
+    assert len(gpd.read_file(file)) == 0
 
 
 @pytest.mark.parametrize("file", ["p.gpkg", "p.shp"])

@@ -36,6 +36,8 @@ IMAGES = {
     "fullearth_float64.tif": 1,
     "int8.tif": 1,
     "planar_lzw.tif": 3,
+    "local_cs.tif": 3,
+    "label_not_binary_localcs.tif": 1,
     "sentinel2_float_nan.tif": 4,
     "label_other_crs_nonsquare.tif": 1,
     "label_float32_nan_nocrs.tif": 1,
@@ -55,7 +57,7 @@ REFUSED = {
 }
 """Rasters to refuse as a scene, with bands and a word of the reason."""
 
-ALONE = {"all_nodata.tif", "RGB2.byte.tif.msk", "world_36000x18000.tif", "local_cs.tif", "label_not_binary_localcs.tif"}
+ALONE = {"all_nodata.tif", "RGB2.byte.tif.msk", "world_36000x18000.tif"}
 """What a test of its own looks at, or belongs to another raster."""
 
 
@@ -275,6 +277,16 @@ def test_whole_numbers_in_float_with_nan_are_a_label(awkward: Path, tmp_path: Pa
         values = source.read(1)
     expected = set(np.unique(values[np.isfinite(values)]).astype(int).tolist())
     assert found == expected == {entry["code"] for entry in classes}
+
+
+def test_codes_that_a_label_should_not_hold_are_listed(awkward: Path, tmp_path: Path) -> None:
+    name = "label_not_binary_localcs.tif"
+    scene = like(awkward / name, tmp_path / "scene.tif", noise)
+    table = {"classes": [{"code": n, "name": f"c{n}", "color": "#ff0000"} for n in (0, 1)]}
+    (tmp_path / "binary.yaml").write_text(yaml.safe_dump(table))
+    options = ("--classes", tmp_path / "binary.yaml", "-o", tmp_path / "data")
+    error = refused(tmp_path, "tile", scene, "--labels", awkward / name, *options, names=name, reason="5 (")
+    assert "class table" in error
 
 
 def test_a_label_without_a_crs_is_mentioned(awkward: Path, tmp_path: Path) -> None:

@@ -396,7 +396,7 @@ def test_a_field_that_holds_no_codes_makes_no_table(tmp_path: Path, values: list
 def test_polygons_without_a_crs_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "nocrs.shp"
     geopandas.GeoDataFrame({"class": [3]}, geometry=[square(0, 0, 2, 2)]).to_file(path)
-    with pytest.raises(MissingCRS, match=r"nocrs\.shp"):
+    with pytest.raises(DataError, match=r"nocrs\.shp"):
         read_polygons(path, "class", TAXONOMY)
 
 

@@ -129,6 +129,23 @@ def test_outputs_and_gradients_stay_close_to_the_loop_in_bfloat16(shape: tuple[i
         assert (ours[name] - gradient).norm() <= 0.03 * gradient.norm(), name
 
 
+def test_thousands_of_rows_an_expert_lose_nothing_of_the_gradient_in_bfloat16() -> None:
+    """Summing that many numbers in bfloat16 itself would stop growing."""
+    layer, x = _layer(groups=2, experts=2, kg=2, ke=2), _tokens(6000)
+    direction = torch.randn(6000, DIM, generator=torch.Generator().manual_seed(2)) + 1
+    gradients = []
+    for enabled in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            served = layer(x)
+        (served.float() * direction).sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in layer.named_parameters()})
+    exact, rough = gradients
+    for name, gradient in exact.items():
+        assert gradient is not None
+        assert (rough[name] - gradient).norm() < 0.03 * gradient.norm(), name
+
+
 def test_any_leading_shape_is_a_list_of_tokens() -> None:
     layer, x = _layer(), _tokens()
     with torch.no_grad():
@@ -283,17 +300,20 @@ def test_routing_is_computed_in_float32_under_bfloat16() -> None:
     assert seen == [torch.float32] * 8
 
 
-def test_logits_that_are_one_number_in_bfloat16_are_told_apart() -> None:
-    layer = _layer(groups=1, experts=2, kg=1, ke=1)
-    group = layer.groups[0]
+@pytest.mark.parametrize("where", ["routers", "tokens"])
+def test_what_is_one_number_in_bfloat16_is_told_apart_by_the_routers(where: str) -> None:
+    layer, x = _layer(groups=1, experts=2, kg=1, ke=1), torch.ones(3, DIM)
+    group, router = layer.groups[0], layer.routers[0].weight
     with torch.no_grad():
-        layer.routers[0].weight[0] = 10.0 / DIM
-        layer.routers[0].weight[1] = 10.005 / DIM
         group.lin2_weight.zero_()
         group.lin2_bias.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, DIM))
-    assert layer.routers[0].weight[0, 0].bfloat16() == layer.routers[0].weight[1, 0].bfloat16()
+        router.zero_()
+        router[0, 0], router[1, 1] = 1.0, 1.0  # each expert looks at a value of its own
+        (router if where == "routers" else x)[1, 1] = 1.001
+    if where == "tokens":
+        x = x[1:2]
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        assert torch.equal(layer(torch.ones(3, DIM)).float(), torch.ones(3, DIM))
+        assert (layer(x) == 1).all()
 
 
 def test_noise_on_the_routers_changes_training_and_not_evaluation() -> None:
@@ -436,7 +456,7 @@ def test_loads_are_shares_of_the_slots(shape: tuple[int, int, int, int]) -> None
     layer, x = _layer(*shape), _tokens(50)
     rows: list[Tensor] = []
     for group in layer.groups:
-        group.register_forward_hook(lambda module, args, output: rows.append(args[1]))
+        group.register_forward_hook(lambda module, args, output: rows.append(torch.as_tensor(args[1])))
     routing = _trained(layer, x)
     assert routing.expert_load.shape == (groups, experts)
     assert float(routing.expert_load.sum()) == pytest.approx(1.0, abs=1e-6)

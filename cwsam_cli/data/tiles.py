@@ -1,0 +1,148 @@
+"""Tiles as files: an image, its labels, and the index that shows them in QGIS."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import rasterio
+import shapely
+from numpy.typing import NDArray
+from rasterio.windows import Window
+from rasterio.windows import transform as window_transform
+
+from cwsam_cli.data.split import Block
+from cwsam_cli.geo.raster import Scene, verify_written, writing
+from cwsam_cli.geo.rasterize import Labels
+from cwsam_cli.geo.style import colormap
+from cwsam_cli.taxonomy import IGNORE, Taxonomy
+
+_PROFILE = {"driver": "GTiff", "compress": "zstd", "zstd_level": 1, "tiled": False}
+
+
+@dataclass(slots=True)
+class Source:
+    """A scene with the labels on its grid."""
+
+    name: str
+    scene: Scene
+    labels: Labels
+    blocks: list[Block]
+
+
+@dataclass(slots=True)
+class Tile:
+    """A tile to be written."""
+
+    source: Source
+    window: Window
+    split: str
+    fresh: tuple[int, int] = (0, 0)
+    """Rows and columns from which on labels are this tile's own; on held-out ground each label stands once."""
+    footprint: Any = None
+    valid: float = 0.0
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def name(self) -> str:
+        """The files' stem."""
+        return f"{self.source.name}_r{int(self.window.row_off):05d}_c{int(self.window.col_off):05d}"
+
+
+def footprints(tiles: list[Tile]) -> geopandas.GeoDataFrame:
+    """Tile outlines in the scenes' CRS, or in degrees where scenes differ."""
+    crs = {source.scene.grid.crs.to_wkt() if source.scene.grid.crs else None for source in (t.source for t in tiles)}
+    common = next(iter(crs)) if len(crs) == 1 else None if None in crs else "EPSG:4326"
+    series = [
+        geopandas.GeoSeries(
+            [shapely.Polygon(tile.source.scene.grid.corners(tile.window))], crs=tile.source.scene.grid.crs
+        )
+        for tile in tiles
+    ]
+    if common is not None and len(crs) > 1:
+        series = [one.to_crs(common) for one in series]
+    return geopandas.GeoDataFrame(geometry=[one.iloc[0] for one in series], crs=common)
+
+
+def write_pair(
+    tile: Tile,
+    image: NDArray[np.generic],
+    valid: NDArray[np.bool_],
+    codes: NDArray[np.uint8],
+    taxonomy: Taxonomy,
+    folder: Path,
+    size: int,
+) -> None:
+    """Write an image tile and its label tile, padded to `size` where the scene is smaller."""
+    scene = tile.source.scene
+    below, beside = size - image.shape[1], size - image.shape[2]
+    nodata = scene.dataset.nodata
+    fill = 0 if nodata is None else nodata
+    image = np.where(valid, image, np.asarray(fill).astype(image.dtype))
+    image = np.pad(image, ((0, 0), (0, below), (0, beside)), constant_values=fill)
+    valid = np.pad(valid, ((0, below), (0, beside)))
+    codes = np.pad(codes, ((0, below), (0, beside)), constant_values=IGNORE)
+    place = {
+        "width": size,
+        "height": size,
+        "crs": scene.grid.crs,
+        "transform": window_transform(tile.window, scene.grid.transform),
+    }
+    predictor = 3 if np.issubdtype(image.dtype, np.floating) else 2
+    path = f"{tile.split}/{tile.name}.tif"
+    with (
+        writing(folder / "images" / path),
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            folder / "images" / path,
+            "w",
+            **_PROFILE,
+            **place,
+            count=len(image),
+            dtype=image.dtype,
+            predictor=predictor,
+            nodata=nodata,
+            interleave="pixel",
+        ) as target,
+    ):
+        target.descriptions = scene.band_names
+        target.write(image)
+        if nodata is None and not valid.all():
+            target.write_mask(valid)
+    with (
+        writing(folder / "labels" / path),
+        rasterio.open(
+            folder / "labels" / path, "w", **_PROFILE, **place, count=1, dtype="uint8", nodata=IGNORE
+        ) as target,
+    ):
+        target.write_colormap(1, colormap(taxonomy))
+        target.write(codes, 1)
+    for kind in ("images", "labels"):
+        verify_written(folder / kind / path)
+
+
+def write_index(tiles: list[Tile], taxonomy: Taxonomy, folder: Path) -> None:
+    """`tiles.gpkg`: one footprint a tile."""
+    rows = [
+        {
+            "tile": tile.name,
+            "split": tile.split,
+            "scene": str(tile.source.scene.path),
+            "col_off": int(tile.window.col_off),
+            "row_off": int(tile.window.row_off),
+            "width": int(tile.window.width),
+            "height": int(tile.window.height),
+            "valid": tile.valid,
+            "labelled": float(tile.pixels.sum() / (tile.window.width * tile.window.height)),
+            **{
+                f"share_{code}": float(pixels / tile.pixels.sum())
+                for code, pixels in zip(taxonomy.codes, tile.pixels, strict=True)
+            },
+        }
+        for tile in tiles
+    ]
+    frame = footprints(tiles)
+    geopandas.GeoDataFrame(rows, geometry=frame.geometry, crs=frame.crs).to_file(
+        folder / "tiles.gpkg", driver="GPKG", layer="tiles"
+    )
