@@ -131,16 +131,12 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
             metrics=metrics,
         )
 
-    learning = None
-    if not config.stages:
-        _let_learn(model, config, arch, None)
-    elif resume:
-        log.info("going on with epoch %d", progress.epoch + 1)
+    begun: list[StageConfig | None] = []
     with SummaryWriter(str(output), purge_step=progress.epoch or None) as events:
         for epoch in track(range(progress.epoch + 1, config.epochs + 1), "epochs"):
             stage = stage_at(config.stages, epoch)
-            if stage != learning:
-                learning = stage
+            if begun[-1:] != [stage]:
+                begun.append(stage)
                 _let_learn(model, config, arch, stage)
             torch.manual_seed(settings.seed * 1_000_003 + epoch)  # the routers' noise, also after a resume
             result = train_epoch(

@@ -10,14 +10,15 @@ from cwsam_cli.model.experts import ExpertGroup
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW; weight matrices decay, and norms, biases, tokens and position tables do not."""
+    """AdamW; weight matrices decay; norms, biases, tokens, position tables and partly frozen weights do not."""
     decays: list[nn.Parameter] = []
     stays: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
+            partly_frozen = bool(parameter._backward_hooks)  # decay would shrink what a hook keeps from learning
             layer = isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and name == "weight"
             stack = isinstance(module, ExpertGroup) and name.endswith("_weight")
-            (decays if layer or stack else stays).append(parameter)
+            (decays if (layer or stack) and not partly_frozen else stays).append(parameter)
     groups = [
         {"params": decays, "weight_decay": config.args.weight_decay},
         {"params": stays, "weight_decay": 0.0},

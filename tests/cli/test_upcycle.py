@@ -281,6 +281,7 @@ def test_training_begins_with_the_grown_weights_and_keeps_group_0(cwsam: Cwsam, 
     values = sum(value.numel() for name, value in end.items() if "gaussian" not in name)
     free = values - sum(end[name].numel() for name in frozen)
     assert f"{free:,} of {values:,} parameters learn" in result.stderr
+    assert re.search(r"weights: \d+ loaded, \d+ replicated; 100\.0 % of the model's values", result.stderr)
 
 
 def test_group_0_learns_where_that_is_asked_for(cwsam: Cwsam, run: Any, base: Path) -> None:

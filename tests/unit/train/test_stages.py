@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from cwsam_cli.config.schema import StageConfig
+from cwsam_cli.config.schema import OptimizerArgs, OptimizerConfig, StageConfig
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
+from cwsam_cli.train.optim import build_optimizer
 from cwsam_cli.train.stages import choose_learning, freeze_bands, learning_names, stage_at
 
 SAM, FILTERS, BASE, NEW, ROUTERS = "SAM's own", "patch filters", "group 0", "new groups", "routers"
@@ -168,6 +169,20 @@ def test_frozen_bands_get_a_gradient_of_zero_and_the_others_their_own(bands: tup
     assert frozen.bias is not None and free.bias is not None
     assert frozen.bias.grad is not None and free.bias.grad is not None
     assert torch.equal(frozen.bias.grad, free.bias.grad)
+
+
+def test_frozen_bands_stay_bit_for_bit_and_the_others_learn_whatever_decays() -> None:
+    torch.manual_seed(0)
+    model = ClassWiseSam(_arch(bands=5))
+    filters = model.image_encoder.patch_embed.proj.weight
+    before = filters.detach().clone()
+    freeze_bands(filters, (0, 1, 3))
+    optimizer = build_optimizer(model, OptimizerConfig(args=OptimizerArgs(lr=1e-2, weight_decay=0.5)))
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(2, 5, 32, 32)).square().mean().backward()
+        optimizer.step()
+    assert [torch.equal(filters[:, band], before[:, band]) for band in range(5)] == [True, True, False, True, False]
 
 
 def test_the_stages_follow_each_other_for_their_epochs() -> None:
