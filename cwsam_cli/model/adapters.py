@@ -76,6 +76,6 @@ def low_frequencies(image: Tensor, share: float) -> Tensor:
         spectrum = torch.fft.fftshift(torch.fft.fft2(image.float()), dim=(-2, -1))
         keep = torch.zeros(image.shape[-2:], device=image.device)
         height, width = (round(share**0.5 * side) for side in image.shape[-2:])
-        top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
+        top, left = image.shape[-2] // 2 - height // 2, image.shape[-1] // 2 - width // 2
         keep[top : top + height, left : left + width] = 1
         return torch.fft.ifft2(torch.fft.ifftshift(spectrum * keep, dim=(-2, -1))).real

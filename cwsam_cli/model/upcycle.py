@@ -120,7 +120,7 @@ def _grow_expert(
     # Which experts mix and which units are redrawn must agree between the tensors of one expert.
     choices = _generator(seed, f"{layer}.groups.{group}")
     for expert in range(experts):
-        first, second = torch.randint(experts, (2,), generator=choices).tolist()
+        first, second = torch.randperm(max(2, experts), generator=choices)[:2].clamp(max=experts - 1).tolist()
         alpha = float(torch.empty(()).uniform_(0.2, 0.8, generator=choices))
         hidden = shape[1] if lin == "lin1" else shape[-1] if kind == "weight" else 0
         mine = base[expert].float()

@@ -73,6 +73,14 @@ class Architecture:
         if any(not 0 <= index < self.depth for index in self.global_attn_indexes):
             raise ValueError(f"global_attn_indexes {list(self.global_attn_indexes)} leave the {self.depth} blocks")
 
+        if not 0 < self.freq_nums <= 1:
+            raise ValueError(f"freq_nums {self.freq_nums} does not lie within 0 and 1")
+        widths = (["embed_dim"] if self.moe_num_expert_groups else []) + (
+            ["decoder_mlp_dim"] if self.moe_decoder_experts else []
+        )
+        for width in widths:  # the grouped product reads rows of 16 bytes
+            if getattr(self, width) % 8:
+                raise ValueError(f"{width} {getattr(self, width)} is no multiple of 8, which experts need")
         if self.moe_num_expert_groups and not 0 <= self.moe_start_layer_index < self.depth:
             raise ValueError(f"moe_start_layer_index {self.moe_start_layer_index} leaves the {self.depth} blocks")
         for kept, there in (

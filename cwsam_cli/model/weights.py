@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from cwsam_cli.config.schema import UpcycleConfig
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.network import ClassWiseSam
-from cwsam_cli.model.upcycle import Weights, equal_bases, grow, is_mixture
+from cwsam_cli.model.upcycle import ROUTER_STD, Weights, equal_bases, grow, is_mixture
 from cwsam_cli.model.variants import Architecture
 
 # Where Segment Anything keeps what the decoder here has under another name.
@@ -52,7 +52,7 @@ class LoadReport:
     loaded_share: float = 0.0
     """Of the model's parameters, by number of values."""
     grown: bool = False
-    """A mixture was made of a smaller model."""
+    """The encoder's mixture was made of a smaller model."""
     remarks: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
@@ -73,16 +73,25 @@ class Source:
     """Of our own checkpoints."""
     architecture: Architecture | None = None
     """Of our own checkpoints."""
+    grown: bool = False
+    """Its group 0 came from a smaller model."""
 
 
-def rgb_indexes(band_names: Sequence[str]) -> tuple[int, int, int]:
-    """Which bands are red, green and blue: by name, else the first three (fewer repeat)."""
-    lowered = [name.lower().split() for name in band_names]
-    found = [next((i for i, words in enumerate(lowered) if color in words), None) for color in ("red", "green", "blue")]
-    if None not in found:
-        return tuple(found)  # type: ignore[return-value]
-    last = len(band_names) - 1
-    return 0, min(1, last), min(2, last)
+def rgb_bands(band_names: Sequence[str]) -> dict[int, int]:
+    """Which bands are red (0), green (1) or blue (2): by name, or the first three where no name tells.
+
+    Returns:
+        Band index → colour index; a single unnamed band, or two, have no colour.
+    """
+    words = [name.lower().replace("_", " ").split() for name in band_names]
+    found = {}
+    for index, color in enumerate(("red", "green", "blue")):
+        named = [band for band, own in enumerate(words) if color in own and "edge" not in own]
+        if named:
+            found[named[0]] = index
+    if not found and len(band_names) >= 3:
+        return {0: 0, 1: 1, 2: 2}
+    return found
 
 
 def adopt(
@@ -180,7 +189,9 @@ def _fresh(module: torch.nn.Module, prefix: str) -> Weights:
         if prefix.endswith((".up", ".shared")):  # adapters and prompts begin as nothing
             real = {name: torch.zeros_like(tensor) for name, tensor in real.items()}
     for name, tensor in real.items():
-        if name == "pos_embed":
+        if ".mlp.routers." in prefix or prefix.endswith(".mlp.group_router"):
+            torch.nn.init.normal_(tensor, std=ROUTER_STD if name == "weight" else 0.0)
+        elif name == "pos_embed":
             torch.nn.init.trunc_normal_(tensor, std=0.02)
         elif name == "positional_encoding_gaussian_matrix":
             torch.nn.init.normal_(tensor)
@@ -208,22 +219,25 @@ def _make(
             return None
         if grown.note == "loaded":
             return grown.value, grown.source, "loaded", ""
-        report.grown = True
+        report.grown |= name.startswith("image_encoder.")
         if name.endswith(".groups.1.lin1_weight") and equal_bases(source.weights, name.split(".groups.")[0]):
+            apart = (upcycle.noise > 0 and "noise" in upcycle.method) or upcycle.method == "drop"
             report.remarks.append(
-                f"{name.split('.groups.')[0]}: all base experts are equal, so noise alone tells new ones apart"
+                f"{name.split('.groups.')[0]}: all base experts are equal, so "
+                + (f"{upcycle.method.split('+')[-1]} alone tells new ones apart" if apart else "the new ones are too")
             )
-        return grown.value, grown.source, "replicated", grown.note
+        note = f"from {grown.source}: {grown.note}" if grown.source else grown.note
+        return grown.value, grown.source, "replicated", note
     origin = name if name in source.weights else _SAM_NAMES.get(name, name)
     value = source.weights.get(origin)
     if value is None:
         return None
     if name == "image_encoder.patch_embed.proj.weight" or name.startswith("mask_decoder.detail_stem.reduce.weight"):
-        return _bands(value, origin, source, band_names, report)
+        return _bands(value, target, origin, source, band_names, report)
     if name == "mask_decoder.class_tokens.weight":
         return _tokens(value, origin, source, class_names, report)
     if name.endswith("spectrum.weight"):
-        return _bands(value, origin, source, band_names, report)
+        return _bands(value, target, origin, source, band_names, report)
     if value.shape == target.shape:
         return value, origin, "loaded" if origin == name else "remapped", "" if origin == name else f"from {origin}"
     note = f"{tuple(value.shape)} to {tuple(target.shape)}"
@@ -235,16 +249,22 @@ def _make(
     if name.endswith(("rel_pos_h", "rel_pos_w")) and value.shape[-1] == target.shape[-1]:
         table = F.interpolate(value.float().T[None], len(target), mode="linear", align_corners=False)[0]
         return table.T.contiguous(), origin, "resized", note
-    raise CheckpointError(
-        f"`{origin}` is {tuple(value.shape)} in the checkpoint, the model's `{name}` is {tuple(target.shape)}",
+    raise _misfit(origin, value, target)
+
+
+def _misfit(origin: str, value: Tensor, target: Tensor) -> CheckpointError:
+    return CheckpointError(
+        f"`{origin}` is {tuple(value.shape)} in the checkpoint, the model needs {tuple(target.shape)}",
         hint="is it of another model? `model.name` must match its encoder (ViT-B, L or H)",
     )
 
 
 def _bands(
-    value: Tensor, origin: str, source: Source, band_names: Sequence[str], report: LoadReport
+    value: Tensor, target: Tensor, origin: str, source: Source, band_names: Sequence[str], report: LoadReport
 ) -> tuple[Tensor, str, str, str]:
     """Filters (out, bands, h, w) for the images' own bands; a band without filters gets the mean of those there are."""
+    if (len(value), value.shape[2:]) != (len(target), target.shape[2:]):
+        raise _misfit(origin, value, target)
     theirs = list(source.band_names) or ["red", "green", "blue"]
     if list(band_names) == theirs:
         return value, origin, "loaded", ""
@@ -254,7 +274,7 @@ def _bands(
         report.remarks.append("no band has a name that the checkpoint knows: bands are taken by their position")
         taken = {i: i for i in range(min(len(band_names), len(theirs)))}
     else:
-        taken = {band: color for color, band in enumerate(rgb_indexes(band_names))}
+        taken = rgb_bands(band_names)
     mean = value.float().mean(dim=1)
     filters = torch.stack([value[:, taken[i]].float() if i in taken else mean for i in range(len(band_names))], dim=1)
     same = [band_names[i] for i in taken]

@@ -21,7 +21,7 @@ from cwsam_cli.files import staged, write_text
 from cwsam_cli.model.experts import expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.model.weights import LoadReport, adopt, rgb_indexes
+from cwsam_cli.model.weights import LoadReport, adopt, rgb_bands
 from cwsam_cli.train.checkpoint import Checkpoint, save, save_checkpoint
 from cwsam_cli.train.loop import EpochResult, train_epoch, training_batches, validate
 from cwsam_cli.train.losses import class_weights
@@ -54,6 +54,8 @@ class _Progress:
     best_epoch: int = 0
     mean_iou: float = -1.0
     accuracy: float = 0.0
+    grown: bool = False
+    """Group 0 of the experts came from a smaller model."""
 
 
 def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResult:
@@ -88,9 +90,17 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
     weights = _weights(config, manifest, training)
 
     arch = architecture(config.model, num_bands=len(manifest.bands), num_classes=classes)
-    model = _initial_model(config, arch, manifest).to(where)
-    optimizer = build_optimizer(model, config.optimizer)
     progress = _Progress()
+    if resume or config.sam_checkpoint is None:
+        torch.manual_seed(settings.seed)
+        model = ClassWiseSam(arch)
+    else:
+        model, progress.grown = _warm_start(config, config.sam_checkpoint, arch, manifest)
+    frozen_bands = list(rgb_bands([band.name for band in manifest.bands]))
+    if config.sam_checkpoint is not None and arch.adaptor == "adaptor" and arch.num_bands > 3:
+        freeze_bands(model.image_encoder.patch_embed.proj.weight, frozen_bands)
+    model.to(where)
+    optimizer = build_optimizer(model, config.optimizer)
     if resume:
         progress = _restore(output / _STATE, model, optimizer, manifest)
     per_epoch = math.ceil(len(training) / config.train_dataset.batch_size / settings.grad_accum_steps)
@@ -127,6 +137,7 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
             dtype=manifest.dtype,
             gsd_m=manifest.gsd_m,
             ignore_background=ignored,
+            grown=progress.grown,
             epoch=epoch,
             metrics=metrics,
         )
@@ -137,7 +148,9 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
             stage = stage_at(config.stages, epoch)
             if begun[-1:] != [stage]:
                 begun.append(stage)
-                _let_learn(model, config, arch, stage)
+                _let_learn(model, config, arch, stage, grown=progress.grown)
+                if stage is not None and stage.name == "finetune":
+                    frozen_bands.clear()
             torch.manual_seed(settings.seed * 1_000_003 + epoch)  # the routers' noise, also after a resume
             result = train_epoch(
                 model,
@@ -190,25 +203,19 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
     )
 
 
-def _initial_model(config: RunConfig, arch: Architecture, manifest: Manifest) -> ClassWiseSam:
-    """A new model, or one that begins with `sam_checkpoint`'s weights."""
-    seed = config.training_settings.seed
-    if config.sam_checkpoint is None:
-        torch.manual_seed(seed)
-        return ClassWiseSam(arch)
+def _warm_start(config: RunConfig, source: str, arch: Architecture, manifest: Manifest) -> tuple[ClassWiseSam, bool]:
+    """A model that begins with a checkpoint's weights, and whether its group 0 came from a smaller model."""
+    opened = open_source(source)
     model, report = adopt(
         arch,
-        open_source(config.sam_checkpoint),
+        opened,
         band_names=[band.name for band in manifest.bands],
         class_names=manifest.taxonomy.names,
         upcycle=config.model.args.upcycle,
-        seed=seed,
+        seed=config.training_settings.seed,
     )
     show_report(report)
-    if arch.adaptor == "adaptor" and arch.num_bands > 3:
-        names = [band.name for band in manifest.bands]
-        freeze_bands(model.image_encoder.patch_embed.proj.weight, rgb_indexes(names))
-    return model
+    return model, report.grown or opened.grown
 
 
 def show_report(report: LoadReport) -> None:
@@ -220,14 +227,15 @@ def show_report(report: LoadReport) -> None:
         log.debug("%-11s %s  %s", row.how, row.name, row.note)
 
 
-def _let_learn(model: ClassWiseSam, config: RunConfig, arch: Architecture, stage: StageConfig | None) -> None:
+def _let_learn(
+    model: ClassWiseSam, config: RunConfig, arch: Architecture, stage: StageConfig | None, *, grown: bool
+) -> None:
     """Freeze what does not learn in a stage, and say so."""
-    begun = config.sam_checkpoint is not None
     learning = learning_names(
         [name for name, _ in model.named_parameters()],
         arch,
-        from_checkpoint=begun,
-        frozen_base=begun and arch.moe_num_expert_groups > 1 and config.model.args.freeze_base_group,
+        from_checkpoint=config.sam_checkpoint is not None,
+        frozen_base=grown and arch.moe_num_expert_groups > 1 and config.model.args.freeze_base_group,
         stage=stage.name if stage else None,
     )
     count = choose_learning(model, learning)

@@ -11,13 +11,13 @@ from cwsam_cli.config.schema import RunConfig, UpcycleConfig
 from cwsam_cli.console import track
 from cwsam_cli.data.manifest import Band
 from cwsam_cli.errors import ConfigError
-from cwsam_cli.files import refuse_existing
+from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import LoadReport, Source, adopt, make_weights
 from cwsam_cli.pipelines.train import show_report
 from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint, reserved_checkpoint
-from cwsam_cli.train.source import open_source
+from cwsam_cli.train.source import locate, open_source
 
 # What Segment Anything was trained with: 8-bit red, green, blue.
 _SAM_BANDS = (
@@ -53,9 +53,11 @@ def upcycle(source: str, config: RunConfig, output: Path, *, overwrite: bool = F
     Raises:
         CheckpointError: the source does not fit the configuration's model.
     """
+    path = locate(source)
+    refuse_input(output, path)
     refuse_existing(output, overwrite=overwrite)
     opened = open_source(source)
-    about = _about(opened, source, config)
+    about = _about(opened, path, config)
     arch = architecture(config.model, num_bands=len(about.bands), num_classes=len(about.taxonomy))
     with torch.device("meta"):
         shapes = ClassWiseSam(arch).state_dict()
@@ -69,7 +71,7 @@ def upcycle(source: str, config: RunConfig, output: Path, *, overwrite: bool = F
         upcycle=config.model.args.upcycle,
         seed=config.training_settings.seed,
     )
-    empty = dataclasses.replace(about, architecture=arch, weights=shapes)
+    empty = dataclasses.replace(about, architecture=arch, weights=shapes, grown=True)
     with reserved_checkpoint(empty, output) as weights:
         for name, tensor in track(made, "growing", total=len(shapes)):
             weights[name].copy_(tensor)
@@ -80,11 +82,11 @@ def upcycle(source: str, config: RunConfig, output: Path, *, overwrite: bool = F
     return UpcycleResult(output, count, report.loaded_share, change)
 
 
-def _about(opened: Source, source: str, config: RunConfig) -> Checkpoint:
+def _about(opened: Source, path: Path, config: RunConfig) -> Checkpoint:
     """What the grown checkpoint says of its data: the source's words, or Segment Anything's."""
     named = dataset_taxonomy(config.train_dataset.dataset.args)
     if opened.architecture is not None:
-        ours = load_checkpoint(Path(source))
+        ours = load_checkpoint(path)
         return dataclasses.replace(ours, taxonomy=named or ours.taxonomy, metrics={}, epoch=0)
     if named is None:
         raise ConfigError(

@@ -39,6 +39,8 @@ class Checkpoint:
     """Ground sampling distance in metres a pixel."""
     ignore_background: bool
     """Code 0 counted as unlabelled."""
+    grown: bool = False
+    """Group 0 of its experts came from a smaller model, and is kept where a run asks for that."""
     epoch: int
     metrics: dict[str, float]
     """On the validation split."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -36,7 +37,7 @@ def download(url: str, target: Path, *, sha256_prefix: str = "") -> Path:
         for chunk in _chunks(url, part):
             with part.open("ab") as file:
                 file.write(chunk)
-    except (URLError, TimeoutError, ConnectionError) as error:
+    except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise MachineError(
             f"`{url}` could not be downloaded: {reason}",

@@ -1,5 +1,6 @@
 """Find the weights that `sam_checkpoint` names, and tell by their keys whose they are."""
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ def open_source(name: str) -> Source:
         CheckpointError: there is no such file, or it holds no such weights.
         MachineError: the download failed.
     """
-    path = _locate(name)
+    path = locate(name)
     if not path.is_file():
         raise CheckpointError(
             f"there is no checkpoint `{path}`", hint=f"a path, a URL, or one of {', '.join(_OFFICIAL)}"
@@ -39,7 +40,9 @@ def open_source(name: str) -> Source:
         raise CheckpointError(f"`{path}` is not a readable checkpoint", hint="was its copy interrupted?") from None
     if isinstance(raw, dict) and raw.get("format") == FORMAT:
         ours = load_checkpoint(path)
-        return Source(ours.weights, [band.name for band in ours.bands], ours.taxonomy.names, ours.architecture)
+        return Source(
+            ours.weights, [band.name for band in ours.bands], ours.taxonomy.names, ours.architecture, ours.grown
+        )
     weights = (
         {key: value for key, value in raw.items() if isinstance(value, torch.Tensor)} if isinstance(raw, dict) else {}
     )
@@ -51,7 +54,12 @@ def open_source(name: str) -> Source:
     return Source(weights)
 
 
-def _locate(name: str) -> Path:
+def locate(name: str) -> Path:
+    """The file that a path, a URL or an official name means; downloaded if need be.
+
+    Raises:
+        MachineError: the download failed.
+    """
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     if name in _OFFICIAL:
         file, digits = _OFFICIAL[name]
@@ -59,5 +67,7 @@ def _locate(name: str) -> Path:
     if name.startswith(("http://", "https://")):
         file = name.rpartition("/")[2]
         digits = next((prefix for official, prefix in _OFFICIAL.values() if official == file), "")
+        if not digits:  # two places may hold files of one name
+            file = f"{hashlib.sha256(name.encode()).hexdigest()[:12]}-{file}"
         return download(name, cache / file, sha256_prefix=digits)
     return Path(name)

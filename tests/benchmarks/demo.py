@@ -48,9 +48,8 @@ def main() -> None:
         for name, overrides in MODELS.items():
             rows = [run(dataset, Path(temporary) / f"{name}{seed}", steps, seed, overrides) for seed in range(3)]
             for seed, (accuracy, mean_iou, classes, seconds) in enumerate(rows):
-                print(
-                    f"{name} seed {seed}: accuracy {accuracy:.3f}, mIoU {mean_iou:.3f}, {classes} classes, {seconds:.0f} CPU s"
-                )
+                figures = f"accuracy {accuracy:.3f}, mIoU {mean_iou:.3f}, {classes} classes, {seconds:.0f} CPU s"
+                print(f"{name} seed {seed}: {figures}")
             for column, what in ((0, "accuracy"), (1, "mIoU")):
                 values = [row[column] for row in rows]
                 print(f"{name}: {what} {statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}", flush=True)

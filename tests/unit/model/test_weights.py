@@ -13,7 +13,7 @@ from cwsam_cli.config.schema import UpcycleConfig
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.model.weights import LoadReport, Row, Source, adopt, make_weights, rgb_indexes
+from cwsam_cli.model.weights import LoadReport, Row, Source, adopt, make_weights, rgb_bands
 
 SMALL: dict[str, Any] = {
     "embed_dim": 32,
@@ -364,17 +364,19 @@ def test_bands_without_names_of_colors_are_red_green_blue_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "indexes"),
+    ("names", "colors"),
     [
-        (["red", "green", "blue"], (0, 1, 2)),
-        (["Blue", "Green", "Red", "NIR"], (2, 1, 0)),
-        (["nir", "B04 red", "B03 green", "B02 blue"], (1, 2, 3)),
-        (["1", "2", "3", "4"], (0, 1, 2)),
-        (["gray"], (0, 0, 0)),
+        (["red", "green", "blue"], {0: 0, 1: 1, 2: 2}),
+        (["B2 blue", "B3 green", "B4 red", "B5 nir"], {2: 0, 1: 1, 0: 2}),
+        (["nir", "red", "green"], {1: 0, 2: 1}),
+        (["red edge", "red_edge_2", "red"], {2: 0}),
+        (["band_1", "band_2", "band_3", "band_4"], {0: 0, 1: 1, 2: 2}),
+        (["vv", "vh"], {}),
+        (["pan"], {}),
     ],
 )
-def test_rgb_bands_are_found_by_name_or_are_the_first_three(names: list[str], indexes: tuple[int, int, int]) -> None:
-    assert rgb_indexes(names) == indexes
+def test_colours_are_found_by_name_or_are_the_first_three_bands(names: list[str], colors: dict[int, int]) -> None:
+    assert rgb_bands(names) == colors
 
 
 def test_bands_of_our_own_checkpoints_are_matched_by_name() -> None:
@@ -481,7 +483,7 @@ def test_foreign_tensors_that_outweigh_the_model_are_an_error() -> None:
 def test_another_width_is_an_error_that_names_the_tensor_and_both_shapes(
     file: dict[str, Any], changes: dict[str, Any]
 ) -> None:
-    with pytest.raises(CheckpointError, match=r"`\S+` is \([\d, ]+\) in the checkpoint, .*`\S+` is \(") as caught:
+    with pytest.raises(CheckpointError, match=r"`\S+` is \([\d, ]+\) in the checkpoint, the model needs \(") as caught:
         _adopt(_official(**file), **changes)
     assert caught.value.exit_code == 5
     assert "model.name" in caught.value.hint
