@@ -46,9 +46,24 @@ class _Commands(TyperGroup):
                 raise
             told = MachineError(f"`{error.filename or 'output'}`: {error.strerror}", hint=_DISK[error.errno])
             raise typer.Exit(_tell(told)) from None
+        except (MemoryError, RuntimeError) as error:
+            trouble = _machine_trouble(error)
+            if trouble is None:
+                raise
+            raise typer.Exit(_tell(trouble)) from None
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(_INTERRUPTED) from None
+
+
+def _machine_trouble(error: Exception) -> MachineError | None:
+    """What a library means by a RuntimeError, if it means the machine."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return MachineError("the memory is not enough", hint="smaller batches need less: batch_size, or --batch-size")
+    if "DataLoader worker" in text and "exited" in text:
+        return MachineError("a process that reads tiles died", hint="--set training_settings.workers=0 does without")
+    return None
 
 
 def _tell(error: CwsamError) -> int:

@@ -2,7 +2,7 @@
 
 Two words that must never be confused. A class's *code* is what stands in rasters and
 polygons (0-254; 255 is "no label"). Its *index* is its row in the class table and its plane
-of the logits. Only `code_to_index` and `index_to_code` lead from one to the other.
+of the logits. `code_to_index` and `index_to_code` lead from one to the other.
 """
 
 import colorsys

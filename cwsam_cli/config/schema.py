@@ -57,7 +57,7 @@ class WrapperArgs:
     inp_size: int | None = None
     """Pixels a side; if given, it must equal `model.args.inp_size`."""
     augment: bool = False
-    """Random crops, flips, quarter turns and brightness."""
+    """Flips, quarter turns and brightness; training crops are random in any case."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,13 +211,13 @@ class TrainingSettings:
     precision: Precision = "fp32"
     """Number format of the forward pass; weights and optimizer stay in float32."""
     use_bf16: bool | None = None
-    """The older name of `precision: bf16`."""
+    """The older name of `precision`: true is bf16, false fp32; it wins where both are given."""
     grad_accum_steps: int = 1
     """Batches a step."""
     clip_grad_norm: float | None = 1.0
     """Largest norm of the whole gradient; null does not clip."""
     warmup_steps: int = 0
-    """Steps over which the learning rate rises to `lr`."""
+    """Steps over which the learning rate rises to `lr`; a tenth of the run at most."""
     seed: int = 0
     """Of weights, order and augmentation."""
     workers: int = 2
@@ -227,8 +227,8 @@ class TrainingSettings:
         _positive(self, "grad_accum_steps", "clip_grad_norm")
         if min(self.warmup_steps, self.workers, self.seed) < 0:
             raise ValueError("warmup_steps, workers and seed must not be negative")
-        if self.use_bf16 and self.precision == "fp32":
-            object.__setattr__(self, "precision", "bf16")
+        if self.use_bf16 is not None:
+            object.__setattr__(self, "precision", "bf16" if self.use_bf16 else "fp32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

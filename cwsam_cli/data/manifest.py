@@ -67,20 +67,21 @@ class RunningStats:
     def add(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
         """Take in the valid pixels of an image (C, H, W)."""
         pixels = image[:, valid].astype(np.float64)
-        if not pixels.shape[1]:
-            return
-        count, mean = pixels.shape[1], pixels.mean(axis=1)
-        moment = ((pixels - mean[:, None]) ** 2).sum(axis=1)
+        known = np.isfinite(pixels)
+        count = known.sum(axis=1)
+        mean = np.where(known, pixels, 0).sum(axis=1) / np.maximum(count, 1)
+        moment = (np.where(known, pixels - mean[:, None], 0) ** 2).sum(axis=1)
         total, apart = self.count + count, mean - self.mean
-        self.moment = self.moment + moment + apart**2 * self.count * count / total
-        self.mean = self.mean + apart * count / total
+        share = count / np.maximum(total, 1)
+        self.moment = self.moment + moment + apart**2 * self.count * share
+        self.mean = self.mean + apart * share
         self.count = total
 
     def bands(self, names: tuple[str, ...]) -> tuple[Band, ...]:
         """One `Band` a name; a constant band gets the spread 1."""
-        if not self.count:
+        if not np.any(self.count):
             return tuple(Band(name=name, mean=0.0, std=1.0) for name in names)
-        std = np.sqrt(np.asarray(self.moment) / self.count)
+        std = np.sqrt(np.asarray(self.moment) / np.maximum(self.count, 1))
         return tuple(
             Band(name=name, mean=float(m), std=float(s) or 1.0)
             for name, m, s in zip(names, np.asarray(self.mean), std, strict=True)

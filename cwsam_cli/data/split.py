@@ -44,14 +44,14 @@ def cut_blocks(grid: Grid, block: int, size: int, scene: int) -> list[Block]:
         grid: the scene's grid.
         block: pixels a side of a block.
         size: pixels a side of a tile.
-        scene: the scene's number, which keeps scenes without a CRS apart.
+        scene: the scene's number, which keeps scenes without a place apart.
     """
     t = grid.transform
     place: tuple[object, ...]
-    if grid.crs is None or t.b or t.d:
+    if t.b or t.d or (grid.crs is None and (t.c, t.f) == (0, 0)):
         place, phase_x, phase_y = (scene,), 0, 0
     else:
-        place = (grid.crs.to_wkt(), round(t.a, 6), round(t.e, 6))
+        place = (grid.crs.to_wkt() if grid.crs else None, t.a, t.e)
         phase_x, phase_y = round(t.c / t.a), round(t.f / t.e)
     return [
         Block((*place, x, y), Window(left, top, right - left, bottom - top))

@@ -16,6 +16,7 @@ from cwsam_cli.data.split import Block
 from cwsam_cli.geo.raster import Scene, verify_written, writing
 from cwsam_cli.geo.rasterize import Labels
 from cwsam_cli.geo.style import colormap
+from cwsam_cli.geo.vector import write_frame
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 
 _PROFILE = {"driver": "GTiff", "compress": "zstd", "zstd_level": 1, "tiled": False}
@@ -53,7 +54,7 @@ class Tile:
 def footprints(tiles: list[Tile]) -> geopandas.GeoDataFrame:
     """Tile outlines in the scenes' CRS, or in degrees where scenes differ."""
     crs = {source.scene.grid.crs.to_wkt() if source.scene.grid.crs else None for source in (t.source for t in tiles)}
-    common = next(iter(crs)) if len(crs) == 1 else None if None in crs else "EPSG:4326"
+    common = next(iter(crs)) if len(crs) == 1 else "EPSG:4326"
     series = [
         geopandas.GeoSeries(
             [shapely.Polygon(tile.source.scene.grid.corners(tile.window))], crs=tile.source.scene.grid.crs
@@ -61,7 +62,7 @@ def footprints(tiles: list[Tile]) -> geopandas.GeoDataFrame:
         for tile in tiles
     ]
     if common is not None and len(crs) > 1:
-        series = [one.to_crs(common) for one in series]
+        series = [one.to_crs(common) if one.crs else one.set_crs(common) for one in series]
     return geopandas.GeoDataFrame(geometry=[one.iloc[0] for one in series], crs=common)
 
 
@@ -143,6 +144,5 @@ def write_index(tiles: list[Tile], taxonomy: Taxonomy, folder: Path) -> None:
         for tile in tiles
     ]
     frame = footprints(tiles)
-    geopandas.GeoDataFrame(rows, geometry=frame.geometry, crs=frame.crs).to_file(
-        folder / "tiles.gpkg", driver="GPKG", layer="tiles"
-    )
+    index = geopandas.GeoDataFrame(rows, geometry=frame.geometry, crs=frame.crs)
+    write_frame(index, folder / "tiles.gpkg", layer="tiles")

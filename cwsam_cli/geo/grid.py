@@ -99,9 +99,3 @@ def lattice(width: int, height: int, size: int, overlap: int) -> Iterator[Window
     for row in offsets(height, size, size - overlap):
         for col in offsets(width, size, size - overlap):
             yield Window(col, row, min(size, width), min(size, height))
-
-
-def strips(width: int, height: int, rows: int) -> Iterator[Window]:
-    """Whole-width windows of at most `rows` rows, top to bottom."""
-    for row in range(0, height, rows):
-        yield Window(0, row, width, min(rows, height - row))

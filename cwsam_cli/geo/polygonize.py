@@ -31,20 +31,19 @@ class Region:
     """Geodesic on a geographic grid, else the CRS's own."""
 
 
-def polygonize(codes: NDArray[np.generic], grid: Grid, *, nodata: int | None) -> Iterator[Region]:
+def polygonize(codes: NDArray[np.generic], grid: Grid, *, valid: NDArray[np.bool_] | None = None) -> Iterator[Region]:
     """Yield one region per 4-connected run of equal class code.
 
     Args:
         codes: class codes (H, W), any integer dtype up to 32 bits.
         grid: their grid; it must have a CRS.
-        nodata: the code that is left out.
+        valid: where they count (H, W); everywhere if None.
     Source: what GDAL calls polygonize, https://gdal.org/programs/gdal_polygonize.html
     """
-    mask = None if nodata is None else codes != nodata
     pixel_area = grid.pixel_area_m2
     geod = geodesic(grid.crs) if pixel_area is None and grid.crs is not None else None
     source = codes if codes.dtype in (np.uint8, np.int16, np.uint16) else codes.astype(np.int32)
-    for rings, value in shapes(source, mask=mask, connectivity=4, transform=Affine.identity()):
+    for rings, value in shapes(source, mask=valid, connectivity=4, transform=Affine.identity()):
         pixels = shape(rings)
         geometry = shapely.transform(pixels, lambda xy: _to_ground(xy, grid.transform))
         area = _geodesic_area(geometry, geod) if geod is not None else pixels.area * (pixel_area or 0.0)

@@ -1,7 +1,8 @@
 """Open an image and read windows of it, with every way a raster can say "no data" understood.
 
 A pixel is nodata where its dataset mask says so (nodata value, mask band, alpha, `.msk`
-file) or where any of its image bands is not a finite number.
+file) or where none of its image bands is a finite number. Where only some bands of a float
+image lack a value, those become NaN; statistics and models leave them out.
 """
 
 import warnings
@@ -22,6 +23,8 @@ from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.geo.grid import Grid
 
 GDAL_CACHE_MB = 64  # GDAL's default is 5 % of the memory; more than this brings no speed here
+
+_FAILED = (RasterioError, rasterio.errors.RasterioIOError)
 
 _TOO_WIDE = {"int64", "uint64"}
 
@@ -81,13 +84,16 @@ def read_image(
     flags = dataset.mask_flag_enums[bands[0] - 1]
     alpha_is_image = MaskFlags.alpha in flags and (alpha_is_image or len(bands) == dataset.count)
     if MaskFlags.nodata in flags:  # valid where any band is, as GDAL's dataset mask has it
-        valid = dataset.read_masks(bands, window=window).any(axis=0)
+        masks = dataset.read_masks(bands, window=window) > 0
+        valid = masks.any(axis=0)
+        if np.issubdtype(image.dtype, np.floating):  # in floats the value is no measurement; in bytes it is often 0
+            image[~masks & valid] = np.nan
     elif MaskFlags.all_valid in flags or alpha_is_image:
         valid = np.ones(image.shape[1:], bool)
     else:
         valid = dataset.read_masks(bands[0], window=window) > 0
     if np.issubdtype(image.dtype, np.floating):
-        valid &= np.isfinite(image).all(axis=0)
+        valid &= np.isfinite(image).any(axis=0)
     return image, valid
 
 
@@ -96,7 +102,7 @@ def reading(path: Path | str) -> Iterator[None]:
     """Turn GDAL's complaints about a file into a sentence that names it."""
     try:
         yield
-    except (RasterioError, rasterio.errors.RasterioIOError) as error:
+    except _FAILED as error:
         detail = str(error.__cause__ or error).strip().rstrip(".")
         raise DataError(
             f"`{path}` is not a readable raster: {detail}", hint=f"try: gdalinfo -checksum {path}"
@@ -108,7 +114,7 @@ def writing(path: Path) -> Iterator[None]:
     """Turn a failed write into a sentence that names the file."""
     try:
         yield
-    except (RasterioError, rasterio.errors.RasterioIOError) as error:
+    except _FAILED as error:
         raise _not_written(path, str(error.__cause__ or error)) from None
 
 
@@ -122,7 +128,7 @@ def verify_written(path: Path) -> None:
         with rasterio.open(path) as dataset:
             for _, window in dataset.block_windows(1):
                 dataset.read(window=window)
-    except (RasterioError, rasterio.errors.RasterioIOError) as error:
+    except _FAILED as error:
         raise _not_written(path, str(error.__cause__ or error)) from None
 
 
@@ -223,6 +229,14 @@ def _choose(image: list[int], names: list[str], wanted: Sequence[str], path: Pat
     own = [names[i] for i in image]
     if len(set(wanted)) == len(wanted) and all(own.count(name) == 1 for name in wanted):
         return [image[own.index(name)] for name in wanted]
+    if len(image) == len(wanted) and set(own) & set(wanted):
+        swapped = [name for at, name in enumerate(own) if name in wanted and wanted[at] != name]
+        if swapped:
+            raise DataError(
+                f"`{path}` has the bands {', '.join(own)}, the model was trained on {', '.join(wanted)}",
+                hint="name its bands as the model's, or bring them into that order: gdal_translate -b ...",
+            )
+        log.warning("`%s`: bands %s are taken for %s, by position", path, ", ".join(own), ", ".join(wanted))
     if len(image) != len(wanted):
         raise DataError(
             f"`{path}` has {len(image)} image bands, the model was trained on {len(wanted)}: {', '.join(wanted)}",

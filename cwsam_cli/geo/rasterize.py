@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import rasterio
+import shapely
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
@@ -98,7 +99,7 @@ class VectorLabels:
     def _burn(self, window: Window, *, highest_wins: bool) -> Codes:
         shape = (int(window.height), int(window.width))
         x, y = zip(*self.grid.corners(window), strict=True)
-        rows = np.sort(self.frame.sindex.query(_box(min(x), min(y), max(x), max(y))))
+        rows = np.sort(self.frame.sindex.query(shapely.box(min(x), min(y), max(x), max(y))))
         if not rows.size:
             return np.full(shape, NO_LABEL, np.int32)
         near = self.frame.iloc[rows if highest_wins else rows[::-1]]
@@ -110,12 +111,6 @@ class VectorLabels:
             dtype="int32",
         )
         return np.asarray(burnt)
-
-
-def _box(left: float, bottom: float, right: float, top: float) -> Any:
-    from shapely import box
-
-    return box(left, bottom, right, top)
 
 
 def is_vector(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import geopandas
 from pyogrio.errors import DataSourceError, FeatureError
@@ -47,10 +48,19 @@ def write_regions(
         geometry=[region.geometry for region in regions],
         crs=crs.to_wkt(),
     ).astype({"code": "int32", "name": "str", "area_m2": "float64"})
-    driver = vector_driver(output)
-    encoding = {"encoding": "UTF-8"} if driver == "ESRI Shapefile" else {}
     with staged(output, overwrite=overwrite) as path:
-        try:
-            frame.to_file(path, driver=driver, layer=output.stem, geometry_type="Polygon", **encoding)
-        except (FeatureError, DataSourceError) as error:
-            raise MachineError(f"`{output}` could not be written: {error}", hint="is the disk full?") from None
+        write_frame(frame, path, layer=output.stem, geometry_type="Polygon")
+
+
+def write_frame(frame: geopandas.GeoDataFrame, path: Path, **options: Any) -> None:
+    """Write a frame in the format of the path's suffix.
+
+    Raises:
+        MachineError: it could not be written whole.
+    """
+    driver = vector_driver(path)
+    encoding = {"encoding": "UTF-8"} if driver == "ESRI Shapefile" else {}
+    try:
+        frame.to_file(path, driver=driver, **encoding, **options)
+    except (FeatureError, DataSourceError) as error:
+        raise MachineError(f"`{path.name}` could not be written: {error}", hint="is the disk full?") from None

@@ -232,12 +232,10 @@ def _make(
     value = source.weights.get(origin)
     if value is None:
         return None
-    if name == "image_encoder.patch_embed.proj.weight" or name.startswith("mask_decoder.detail_stem.reduce.weight"):
+    if name.endswith(("patch_embed.proj.weight", "detail_stem.reduce.weight", "prompt.spectrum.weight")):
         return _bands(value, target, origin, source, band_names, report)
     if name == "mask_decoder.class_tokens.weight":
         return _tokens(value, origin, source, class_names, report)
-    if name.endswith("spectrum.weight"):
-        return _bands(value, target, origin, source, band_names, report)
     if value.shape == target.shape:
         return value, origin, "loaded" if origin == name else "remapped", "" if origin == name else f"from {origin}"
     note = f"{tuple(value.shape)} to {tuple(target.shape)}"

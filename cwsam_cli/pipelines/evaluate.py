@@ -23,8 +23,6 @@ class Evaluation:
     taxonomy: Taxonomy
     matrix: Matrix
     scores: Scores
-    checkpoint: Path
-    split: str
 
 
 def evaluate(
@@ -91,4 +89,4 @@ def evaluate(
         about = {"checkpoint": str(checkpoint), "data": str(data), "split": split}
         with staged(output, overwrite=overwrite, marker=METRICS) as folder:
             write_report(matrix, scores, trained.taxonomy, folder, about)
-    return Evaluation(trained.taxonomy, matrix, scores, checkpoint, split)
+    return Evaluation(trained.taxonomy, matrix, scores)

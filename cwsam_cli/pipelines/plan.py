@@ -48,7 +48,9 @@ def plan(config: RunConfig, *, bands: int = 3) -> Plan:
     trainable = {
         stage or "all": sum(
             counts[name]
-            for name in learning_names(counts, arch, from_checkpoint=grown, frozen_base=frozen_base, stage=stage)
+            for name in learning_names(
+                counts, arch, from_checkpoint=grown, frozen_base=frozen_base, stage=stage, extra_bands=bands > 3
+            )
         )
         for stage in stages or [None]
     }

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -29,6 +30,15 @@ from cwsam_cli.train.checkpoint import load_checkpoint
 
 BLOCK = 256
 """Pixels a side of the map file's blocks."""
+
+_TILED: dict[str, Any] = {
+    "tiled": True,
+    "blockxsize": BLOCK,
+    "blockysize": BLOCK,
+    "compress": "deflate",
+    "bigtiff": "if_safer",
+}
+_FIXED = {"driver", "width", "height", "count", "dtype", "nodata", "crs", "transform"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,9 @@ def predict(
     """
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise UsageError(f"`{output}` is no GeoTIFF's name", hint="give it the suffix .tif")
+    fixed = _FIXED & {key.lower() for key in creation or {}}
+    if fixed:
+        raise UsageError(f"--co {fixed.pop().upper()}: the map's own, not an option", hint="say: --co COMPRESS=ZSTD")
     trained = load_checkpoint(checkpoint)
     refuse_input(output, scene_path, checkpoint)
     refuse_existing(output, overwrite=overwrite)
@@ -110,7 +123,7 @@ def predict(
             )
         windows = list(lattice(grid.width, grid.height, size, int(size * overlap)))
         scored = _score(model, scene, windows, trained.bands, size, batch_size, where, trained.hidden_class)
-        profile = {"compress": "deflate", "bigtiff": "if_safer"} | dict(creation or {})
+        options = _TILED | {key.lower(): value for key, value in (creation or {}).items()}
         with (
             writing(output),
             rasterio.open(
@@ -124,10 +137,7 @@ def predict(
                 nodata=IGNORE,
                 crs=grid.crs,
                 transform=grid.transform,
-                tiled=True,
-                blockxsize=BLOCK,
-                blockysize=BLOCK,
-                **profile,
+                **options,
             ) as written,
         ):
             tag_classes(written, taxonomy)

@@ -228,7 +228,7 @@ def _plan(sources: list[Source], splits: dict[tuple[object, ...], str], size: in
     frame = footprints(tiles)
     for tile, footprint in zip(tiles, frame.geometry, strict=True):
         tile.footprint = footprint
-    leaking = _leaks(tiles, size) if len(sources) > 1 and frame.crs is not None else set()
+    leaking = _leaks(tiles, size) if len(sources) > 1 else set()
     if leaking:
         log.warning("%d tiles left out: they show ground that another scene gives to another split", len(leaking))
     return [tile for number, tile in enumerate(tiles) if number not in leaking]
@@ -239,7 +239,11 @@ def _leaks(tiles: list[Tile], size: int) -> set[int]:
     tree = shapely.STRtree([tile.footprint for tile in tiles])
     ours, theirs = tree.query([tile.footprint for tile in tiles], predicate="intersects")
     rank = np.array([SPLITS.index(tile.split) for tile in tiles])
-    stricter = rank[theirs] > rank[ours]
+    scenes = [tile.source.scene.grid for tile in tiles]
+    placed = np.array([grid.crs is not None for grid in scenes])
+    comparable = placed | np.array([(grid.transform.c, grid.transform.f) != (0, 0) for grid in scenes])
+    alike = (placed[ours] == placed[theirs]) & comparable[ours] & comparable[theirs]
+    stricter = (rank[theirs] > rank[ours]) & alike
     ours, theirs = ours[stricter], theirs[stricter]
     shapes = np.array([tile.footprint for tile in tiles])
     shared = shapely.area(shapely.intersection(shapes[ours], shapes[theirs])) / shapely.area(shapes[ours])

@@ -15,7 +15,7 @@ from cwsam_cli.assess.confusion import Scores, score
 from cwsam_cli.config.schema import RunConfig, StageConfig
 from cwsam_cli.console import log, track
 from cwsam_cli.data.dataset import TileDataset, class_pixels, describe
-from cwsam_cli.data.manifest import Manifest
+from cwsam_cli.data.manifest import NAME, Manifest, read_manifest
 from cwsam_cli.errors import CheckpointError, ConfigError, DataError, UsageError
 from cwsam_cli.files import staged, write_text
 from cwsam_cli.model.experts import expert_layers
@@ -72,8 +72,11 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
         UsageError: the folder holds a run already.
     """
     resume = config.resume == "last"
-    if (output / _STATE).exists() and not resume:
-        raise UsageError(f"`{output}` holds a run already", hint="go on with it: --resume; or choose another -o")
+    taken = [name for name in (_STATE, "config.yaml", "model_epoch_best.pth") if (output / name).exists()]
+    if taken and not resume:
+        raise UsageError(
+            f"`{output}` holds a run already ({taken[0]})", hint="go on with it: --resume; or choose another -o"
+        )
     if resume and not (output / _STATE).exists():
         raise CheckpointError(f"`{output}` holds no run to go on with", hint="without --resume it starts a new one")
     where = choose_device(device)
@@ -85,6 +88,7 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
             f"`model.args.num_classes` is {args.num_classes}, but the class table has {classes} classes",
             hint="leave num_classes out to take the table's",
         )
+    _same_data(config, manifest)
     training = _dataset(config, manifest, "train_dataset")
     validation = _dataset(config, manifest, "val_dataset")
     weights = _weights(config, manifest, training)
@@ -96,8 +100,9 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
         model = ClassWiseSam(arch)
     else:
         model, progress.grown = _warm_start(config, config.sam_checkpoint, arch, manifest)
-    frozen_bands = list(rgb_bands([band.name for band in manifest.bands]))
-    if config.sam_checkpoint is not None and arch.adaptor == "adaptor" and arch.num_bands > 3:
+    band_names = [band.name for band in manifest.bands]
+    frozen_bands = list(rgb_bands(band_names))
+    if config.sam_checkpoint is not None and arch.adaptor == "adaptor" and len(frozen_bands) < arch.num_bands:
         freeze_bands(model.image_encoder.patch_embed.proj.weight, frozen_bands)
     model.to(where)
     optimizer = build_optimizer(model, config.optimizer)
@@ -113,7 +118,10 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
         where,
     )
     output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "config.yaml", yaml.safe_dump(_plain(config), allow_unicode=True, sort_keys=False))
+    write_text(
+        output / "config.yaml",
+        yaml.safe_dump(_plain(dataclasses.replace(config, resume=None)), allow_unicode=True, sort_keys=False),
+    )
 
     ignored = config.train_dataset.dataset.args.ignore_bg
     hidden = manifest.taxonomy.codes.index(0) if ignored and 0 in manifest.taxonomy.codes else None
@@ -143,12 +151,12 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
         )
 
     begun: list[StageConfig | None] = []
-    with SummaryWriter(str(output), purge_step=progress.epoch or None) as events:
+    with SummaryWriter(str(output), purge_step=progress.epoch + 1 if progress.epoch else None) as events:
         for epoch in track(range(progress.epoch + 1, config.epochs + 1), "epochs"):
             stage = stage_at(config.stages, epoch)
             if begun[-1:] != [stage]:
                 begun.append(stage)
-                _let_learn(model, config, arch, stage, grown=progress.grown)
+                _let_learn(model, config, arch, stage, grown=progress.grown, band_names=band_names)
                 if stage is not None and stage.name == "finetune":
                     frozen_bands.clear()
             torch.manual_seed(settings.seed * 1_000_003 + epoch)  # the routers' noise, also after a resume
@@ -228,12 +236,19 @@ def show_report(report: LoadReport) -> None:
 
 
 def _let_learn(
-    model: ClassWiseSam, config: RunConfig, arch: Architecture, stage: StageConfig | None, *, grown: bool
+    model: ClassWiseSam,
+    config: RunConfig,
+    arch: Architecture,
+    stage: StageConfig | None,
+    *,
+    grown: bool,
+    band_names: list[str],
 ) -> None:
     """Freeze what does not learn in a stage, and say so."""
     learning = learning_names(
         [name for name, _ in model.named_parameters()],
         arch,
+        extra_bands=len(rgb_bands(band_names)) < arch.num_bands,
         from_checkpoint=config.sam_checkpoint is not None,
         frozen_base=grown and arch.moe_num_expert_groups > 1 and config.model.args.freeze_base_group,
         stage=stage.name if stage else None,
@@ -256,6 +271,21 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"there is no device `{name}` here: {str(error).splitlines()[0]}", hint="cpu works") from None
     return torch.device(name)
+
+
+def _same_data(config: RunConfig, manifest: Manifest) -> None:
+    """Training and validation must speak of the same classes and bands."""
+    args = config.val_dataset.dataset.args
+    if args.ignore_bg != config.train_dataset.dataset.args.ignore_bg:
+        raise ConfigError("`ignore_bg` differs between train_dataset and val_dataset", hint="give both the same")
+    folder = Path(args.root_path_1).parent.parent
+    if not (folder / NAME).is_file():
+        return
+    other = read_manifest(folder)
+    if not other.taxonomy.same_classes(manifest.taxonomy):
+        raise ConfigError(f"`{folder}` has other classes than the training data", hint="tile both with one class table")
+    if [band.name for band in other.bands] != [band.name for band in manifest.bands]:
+        raise ConfigError(f"`{folder}` has other bands than the training data", hint="tile scenes of the same bands")
 
 
 def _dataset(config: RunConfig, manifest: Manifest, which: str) -> TileDataset:
@@ -355,8 +385,7 @@ def _data_of(manifest: Manifest) -> dict[str, list[str]]:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses and tuples as YAML's mappings and lists; what is not set is left out."""
+    """Dataclasses and tuples as YAML's mappings and lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {key: inner for key, inner in value.items() if inner is not None and inner != {}}
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

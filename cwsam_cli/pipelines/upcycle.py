@@ -71,7 +71,7 @@ def upcycle(source: str, config: RunConfig, output: Path, *, overwrite: bool = F
         upcycle=config.model.args.upcycle,
         seed=config.training_settings.seed,
     )
-    empty = dataclasses.replace(about, architecture=arch, weights=shapes, grown=True)
+    empty = dataclasses.replace(about, architecture=arch, weights=shapes, grown=_grows(opened, arch))
     with reserved_checkpoint(empty, output) as weights:
         for name, tensor in track(made, "growing", total=len(shapes)):
             weights[name].copy_(tensor)
@@ -80,6 +80,12 @@ def upcycle(source: str, config: RunConfig, output: Path, *, overwrite: bool = F
     change = _relative_change(_source_model(opened, arch, about), grown.model())
     count = sum(tensor.numel() for tensor in shapes.values())
     return UpcycleResult(output, count, report.loaded_share, change)
+
+
+def _grows(opened: Source, arch: Architecture) -> bool:
+    """Whether the encoder's group 0 comes from a smaller model, now or in the source's own past."""
+    had = opened.architecture.moe_num_expert_groups if opened.architecture else 0
+    return opened.grown or had < arch.moe_num_expert_groups
 
 
 def _about(opened: Source, path: Path, config: RunConfig) -> Checkpoint:

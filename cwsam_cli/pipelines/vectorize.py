@@ -49,10 +49,9 @@ def vectorize(map_path: Path, output: Path, *, overwrite: bool = False) -> Vecto
         if grid.crs is None:
             raise MissingCRS(map_path, "so areas would have no unit")
         with reading(map_path):
-            codes = dataset.read(1)
-        nodata = None if dataset.nodata is None else int(dataset.nodata)
-        regions = list(polygonize(codes, grid, nodata=nodata))
-        present = {int(code) for code in np.unique(codes)} - {nodata}
+            codes, valid = dataset.read(1), dataset.read_masks(1) > 0
+        regions = list(polygonize(codes, grid, valid=valid))
+        present = {int(code) for code in np.unique(codes[valid])}
         taxonomy = read_taxonomy(dataset, present or {0})
     write_regions(regions, taxonomy, grid.crs, output, overwrite=overwrite)
     areas = {

@@ -30,6 +30,8 @@ def download(url: str, target: Path, *, sha256_prefix: str = "") -> Path:
         CheckpointError: the file is not what it should be.
     """
     if target.exists():
+        if sha256_prefix and not sha256(target).startswith(sha256_prefix):
+            raise CheckpointError(f"`{target}` is not the file that it is named after", hint="remove it and call again")
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")

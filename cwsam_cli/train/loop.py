@@ -1,7 +1,7 @@
 """One pass over the data: to learn from it, or to measure on it."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from cwsam_cli.assess.confusion import Matrix, confusion_matrix
 from cwsam_cli.config.schema import ModelArgs, TrainingSettings
 from cwsam_cli.console import track
 from cwsam_cli.data.dataset import EpochSampler, TileDataset
-from cwsam_cli.errors import MachineError
+from cwsam_cli.errors import CwsamError, MachineError
 from cwsam_cli.model.experts import routing_loss
 from cwsam_cli.train.losses import segmentation_loss
 
@@ -31,10 +31,17 @@ class EpochResult:
     steps: int
 
 
-def training_batches(dataset: TileDataset, batch_size: int, settings: TrainingSettings, epoch: int) -> Batches:
+def training_batches(
+    dataset: TileDataset, batch_size: int, settings: TrainingSettings, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one epoch; their order and content follow from (seed, epoch)."""
     sampler = EpochSampler(len(dataset), seed=settings.seed, epoch=epoch)
-    return DataLoader(dataset, batch_size, sampler=sampler, num_workers=settings.workers)
+    loader = DataLoader(dataset, batch_size, sampler=sampler, num_workers=settings.workers)
+    try:
+        yield from loader
+    except CwsamError as error:  # a worker's error arrives with its traceback for a message
+        last = str(error).strip().splitlines()[-1].partition("Error: ")[2]
+        raise (type(error)(last, hint=error.hint or "tile the scenes again") if last else error) from None
 
 
 def train_epoch(

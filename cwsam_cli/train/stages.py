@@ -12,7 +12,13 @@ _ADAPTERS = (".adapter_attn.", ".adapter_mlp.", "image_encoder.prompt.")
 
 
 def learning_names(
-    names: Iterable[str], arch: Architecture, *, from_checkpoint: bool, frozen_base: bool, stage: str | None = None
+    names: Iterable[str],
+    arch: Architecture,
+    *,
+    from_checkpoint: bool,
+    frozen_base: bool,
+    stage: str | None = None,
+    extra_bands: bool = False,
 ) -> set[str]:
     """The parameters that learn.
 
@@ -21,6 +27,7 @@ def learning_names(
         arch: the model's shape; with adapters, Segment Anything's own weights are frozen.
         from_checkpoint: the run began with a checkpoint; a model from scratch freezes nothing.
         frozen_base: group 0 of the encoder's experts is kept as it was grown.
+        extra_bands: some bands are not red, green or blue, so their filters learn.
         stage: `integrate`, `adapt` or `finetune`; without stages, everything, or what adapters leave free.
     """
     learning = set()
@@ -30,14 +37,14 @@ def learning_names(
         decoder = name.startswith("mask_decoder.")
         integrates = is_mixture(name) and not (decoder and ".mlp.groups." in name)
         adapts = integrates or decoder or any(part in name for part in _ADAPTERS)
-        extra_bands = name == "image_encoder.patch_embed.proj.weight" and arch.num_bands > 3
+        filters = extra_bands and name == "image_encoder.patch_embed.proj.weight"
         everything = stage == "finetune" or not (from_checkpoint and arch.adaptor == "adaptor")
         if stage == "integrate":
             learns = integrates
         elif stage == "adapt":
             learns = adapts
         else:
-            learns = everything or adapts or extra_bands
+            learns = everything or adapts or filters
         if learns:
             learning.add(name)
     return learning

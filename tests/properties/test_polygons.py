@@ -35,7 +35,7 @@ everywhere = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANS
 
 def polygons(codes: NDArray[np.uint8], transform: Affine) -> tuple[list[Region], Grid]:
     grid = Grid(CRS.from_epsg(32617), transform, codes.shape[1], codes.shape[0])
-    return list(polygonize(codes, grid, nodata=NODATA)), grid
+    return list(polygonize(codes, grid, valid=codes != NODATA)), grid
 
 
 @everywhere

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from cwsam_cli.geo.grid import lattice, strips
+from cwsam_cli.geo.grid import lattice
 from cwsam_cli.geo.stitch import aligned, stitch
 
 modest = settings(max_examples=40, deadline=None, database=None)
@@ -82,16 +82,6 @@ def test_neighbouring_windows_share_at_least_the_overlap(cut: Cut) -> None:
 def test_windows_come_in_row_order_and_each_once(cut: Cut) -> None:
     places = [(window.row_off, window.col_off) for window in cut.windows]
     assert places == sorted(set(places))
-
-
-@modest
-@given(width=st.integers(1, 50), height=st.integers(1, 200), rows=st.integers(1, 60))
-def test_strips_partition_the_scene_from_top_to_bottom(width: int, height: int, rows: int) -> None:
-    pieces = list(strips(width, height, rows))
-    tops = [piece.row_off for piece in pieces]
-    assert tops == list(range(0, height, rows))
-    assert sum(piece.height for piece in pieces) == height
-    assert all(piece.col_off == 0 and piece.width == width and piece.height <= rows for piece in pieces)
 
 
 @modest

@@ -199,9 +199,9 @@ def test_areas_in_degrees_follow_the_parallels(west: int, north: int, width: int
     """A wide polygon covers the same ground as narrow pixels of the same rows do."""
     crs = CRS.from_epsg(4326)
     one = np.ones((height, width), np.uint8)
-    (whole,) = polygonize(one, Grid(crs, Affine(10, 0, west, 0, -10, north), width, height), nodata=None)
+    (whole,) = polygonize(one, Grid(crs, Affine(10, 0, west, 0, -10, north), width, height))
     slices = np.arange(100 * height, dtype=np.int32)[:, None]  # 0.1 degrees each, codes of their own
-    narrow = polygonize(slices, Grid(crs, Affine(0.1, 0, 8, 0, -0.1, north), 1, 100 * height), nodata=None)
+    narrow = polygonize(slices, Grid(crs, Affine(0.1, 0, 8, 0, -0.1, north), 1, 100 * height))
     assert whole.area_m2 == pytest.approx(sum(region.area_m2 for region in narrow) * 100 * width, rel=1e-4)
 
 

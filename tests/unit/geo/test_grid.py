@@ -9,7 +9,7 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from cwsam_cli.geo.grid import Grid, geodesic, lattice, offsets, strips
+from cwsam_cli.geo.grid import Grid, geodesic, lattice, offsets
 
 US_SURVEY_FOOT = 1200 / 3937
 
@@ -99,7 +99,3 @@ def test_the_last_window_shifts_inwards() -> None:
 
 def test_windows_of_a_scene_smaller_than_one_are_the_scene() -> None:
     assert list(lattice(7, 5, 32, 8)) == [Window(0, 0, 7, 5)]
-
-
-def test_the_last_strip_is_what_is_left() -> None:
-    assert list(strips(9, 25, 10)) == [Window(0, 0, 9, 10), Window(0, 10, 9, 10), Window(0, 20, 9, 5)]

@@ -64,14 +64,21 @@ def test_the_nodata_value_is_no_data_where_all_bands_have_it(make_raster: MakeRa
 
 
 @pytest.mark.parametrize("nodata", [None, np.nan, -9999.0])
-def test_a_value_that_is_not_finite_in_any_band_is_no_data(make_raster: MakeRaster, nodata: float | None) -> None:
+def test_pixels_without_a_finite_value_in_any_band_are_no_data(make_raster: MakeRaster, nodata: float | None) -> None:
     values = image(dtype="float32")
-    values[1, ~left_half()] = np.nan
+    values[:, ~left_half()] = np.nan
     values[2, 0, 0] = np.inf
     _, _, valid = read(make_raster("nan.tif", values, nodata=nodata))
-    expected = left_half()
-    expected[0, 0] = False
-    np.testing.assert_array_equal(valid, expected)
+    np.testing.assert_array_equal(valid, left_half())
+
+
+def test_the_nodata_value_of_a_single_float_band_is_no_measurement(make_raster: MakeRaster) -> None:
+    values = image(dtype="float32")
+    values[1, ~left_half()] = -9999
+    _, seen, valid = read(make_raster("holes.tif", values, nodata=-9999.0))
+    assert valid.all()
+    np.testing.assert_array_equal(np.isnan(seen[1]), ~left_half())
+    assert np.isfinite(seen[0]).all()
 
 
 def test_an_internal_mask_is_honoured(make_raster: MakeRaster) -> None:
@@ -161,8 +168,13 @@ def test_a_scene_tells_the_names_of_its_bands(make_raster: MakeRaster) -> None:
 
 
 def test_wanted_bands_that_the_scene_does_not_name_are_taken_by_position(make_raster: MakeRaster) -> None:
-    bands, _, _ = read(make_raster("bare.tif", image(3)), ("swir", "nir", "red"))
+    bands, _, _ = read(make_raster("bare.tif", image(3)), ("swir", "nir", "thermal"))
     assert bands == (1, 2, 3)
+
+
+def test_bands_in_another_order_are_refused_when_not_all_have_names(make_raster: MakeRaster) -> None:
+    error = refusal(make_raster("bare.tif", image(3)), ("green", "blue", "nir"))
+    assert "red, green, blue" in str(error) and "green, blue, nir" in str(error)
 
 
 @pytest.mark.parametrize("count", [2, 5])

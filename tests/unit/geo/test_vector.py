@@ -26,7 +26,7 @@ TAXONOMY = Taxonomy(
 def some_regions() -> list[Region]:
     codes = np.ones((40, 40), np.uint8)
     codes[10:20, 10:20], codes[:, 30:] = 2, 7
-    return list(polygonize(codes, Grid(UTM, from_origin(600_000, 4_000_000, 30, 30), 40, 40), nodata=None))
+    return list(polygonize(codes, Grid(UTM, from_origin(600_000, 4_000_000, 30, 30), 40, 40)))
 
 
 @pytest.mark.parametrize("name", ["polygons.gpkg", "polygons.shp", "POLYGONS.GPKG"])

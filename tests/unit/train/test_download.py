@@ -84,9 +84,17 @@ def test_a_file_arrives_whole_in_a_folder_that_was_not_there(server: Server, tmp
 def test_what_is_there_already_is_not_asked_for(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "model.pth"
     target.write_bytes(b"an older download")
-    assert download(server.url, target, sha256_prefix=DIGEST[:6]) == target
+    assert download(server.url, target) == target
     assert target.read_bytes() == b"an older download"
     assert server.asked == []
+
+
+def test_a_file_brought_by_hand_is_verified_and_never_removed(server: Server, tmp_path: Path) -> None:
+    target = tmp_path / "model.pth"
+    target.write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match=r"model\.pth"):
+        download(server.url, target, sha256_prefix=DIGEST[:6])
+    assert target.exists() and server.asked == []
 
 
 @pytest.mark.parametrize("cut", [0, 1, 1_000_000, 2_000_000])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cwsam_cli.data.manifest import Band
 from cwsam_cli.errors import CheckpointError, MachineError
+from cwsam_cli.files import sha256
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.taxonomy import from_names
@@ -264,6 +265,7 @@ def test_without_a_network_the_official_file_may_be_brought_to_the_cache_by_hand
     assert caught.value.exit_code == 6
     assert str(target) in caught.value.hint
     torch.save(_official(), target)
+    monkeypatch.setitem(source._OFFICIAL, "sam_vit_h", (target.name, sha256(target)[:6]))
     assert FILTERS in open_source("sam_vit_h").weights
 
 

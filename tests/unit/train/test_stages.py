@@ -64,10 +64,24 @@ def _names(arch: Architecture) -> list[str]:
         return [name for name, _ in ClassWiseSam(arch).named_parameters()]
 
 
-def _learning(arch: Architecture, *, from_checkpoint: bool, frozen_base: bool, stage: str | None = None) -> set[str]:
+def _learning(
+    arch: Architecture,
+    *,
+    from_checkpoint: bool,
+    frozen_base: bool,
+    stage: str | None = None,
+    extra_bands: bool = False,
+) -> set[str]:
     """The kinds of parameters that learn; each learns as a whole or not at all."""
     names = _names(arch)
-    learning = learning_names(names, arch, from_checkpoint=from_checkpoint, frozen_base=frozen_base, stage=stage)
+    learning = learning_names(
+        names,
+        arch,
+        from_checkpoint=from_checkpoint,
+        frozen_base=frozen_base,
+        stage=stage,
+        extra_bands=extra_bands,
+    )
     assert learning <= set(names)
     kinds = {_kind(name) for name in learning}
     assert not kinds & {_kind(name) for name in set(names) - learning}
@@ -128,7 +142,7 @@ def test_with_one_group_all_experts_learn_beside_adapters() -> None:
 
 @pytest.mark.parametrize(("bands", "learns"), [(3, False), (4, True), (8, True)])
 def test_beside_adapters_the_patch_filters_of_extra_bands_learn(bands: int, learns: bool) -> None:
-    learning = _learning(_arch(bands=bands), from_checkpoint=True, frozen_base=True)
+    learning = _learning(_arch(bands=bands), from_checkpoint=True, frozen_base=True, extra_bands=learns)
     assert learning == (ADAPT | {FILTERS} if learns else ADAPT)
 
 
