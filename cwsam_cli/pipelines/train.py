@@ -85,7 +85,8 @@ def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResu
     classes = len(manifest.taxonomy)
     if args.num_classes not in (None, classes):
         raise ConfigError(
-            f"`model.args.num_classes` is {args.num_classes}, but the class table has {classes} classes",
+            f"`model.args.num_classes` is {args.num_classes}, but the class table of "
+            f"`{config.train_dataset.dataset.args.root_path_1}` has {classes} classes",
             hint="leave num_classes out to take the table's",
         )
     _same_data(config, manifest)
