@@ -343,7 +343,7 @@ def _report(
             continue
         values[f"routing_entropy/{name}"] = float(layer.routing.entropy)
         for group, load in enumerate(layer.routing.expert_load.tolist()):
-            values[f"load/{name}/group_{group}"] = sum(load)
+            values[f"load/{name}/group_{group}"] = float(layer.routing.group_load[group])
             values |= {f"load/{name}/group_{group}/expert_{expert}": share for expert, share in enumerate(load)}
     for name, value in values.items():
         if value is not None:
