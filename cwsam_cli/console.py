@@ -35,6 +35,16 @@ def setup(verbosity: int) -> None:
     log.setLevel({-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG))
 
 
+def verbosity() -> int:
+    """What `setup` was told."""
+    return {logging.WARNING: -1, logging.INFO: 0}.get(log.level, 1)
+
+
+def only_errors() -> None:
+    """Be quiet in all processes of a run but the first."""
+    log.setLevel(logging.ERROR)
+
+
 def track(items: Iterable[T], what: str, *, total: int | None = None) -> Iterator[T]:
     """Yield the items and show how far along they are, on a terminal only."""
     from tqdm import tqdm

@@ -3,6 +3,19 @@
 A message is one sentence that names the file or key; the hint is the next step.
 """
 
+import errno
+
+_DISK = {
+    errno.ENOTDIR: "a part of that path is a file",
+    errno.EEXIST: "a part of that path is a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EACCES: "look at the permissions of that place",
+    errno.EPERM: "look at the permissions of that place",
+    errno.EROFS: "choose a place that can be written",
+    errno.ENOSPC: "free some space there, or choose another disk",
+    errno.EDQUOT: "free some space there, or choose another disk",
+}
+
 
 class CwsamError(Exception):
     """A failure that the user can mend.
@@ -64,3 +77,18 @@ class MachineError(CwsamError):
     """Disk, memory, permission or another process stands in the way."""
 
     exit_code = 6
+
+
+def as_user_error(error: Exception) -> CwsamError | None:
+    """What an exception of any library means to a user, or None if it is a bug."""
+    if isinstance(error, CwsamError):
+        return error
+    if isinstance(error, OSError):
+        hint = _DISK.get(error.errno or 0)
+        return MachineError(f"`{error.filename or 'output'}`: {error.strerror}", hint=hint) if hint else None
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return MachineError("the memory is not enough", hint="smaller batches need less: batch_size, or --batch-size")
+    if "DataLoader worker" in text and "exited" in text:
+        return MachineError("a process that reads tiles died", hint="--set training_settings.workers=0 does without")
+    return None

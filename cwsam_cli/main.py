@@ -3,7 +3,6 @@
 Nothing heavy is imported here: `cwsam --help` answers at once.
 """
 
-import errno
 from typing import Annotated, Any
 
 import typer
@@ -18,19 +17,9 @@ from cwsam_cli.commands.tile import tile
 from cwsam_cli.commands.train import train
 from cwsam_cli.commands.upcycle import upcycle
 from cwsam_cli.commands.vectorize import vectorize
-from cwsam_cli.errors import CwsamError, MachineError
+from cwsam_cli.errors import CwsamError, as_user_error
 
 _INTERRUPTED = 130
-_DISK = {
-    errno.ENOTDIR: "a part of that path is a file",
-    errno.EEXIST: "a part of that path is a file",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EACCES: "look at the permissions of that place",
-    errno.EPERM: "look at the permissions of that place",
-    errno.EROFS: "choose a place that can be written",
-    errno.ENOSPC: "free some space there, or choose another disk",
-    errno.EDQUOT: "free some space there, or choose another disk",
-}
 
 
 class _Commands(TyperGroup):
@@ -39,31 +28,14 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except CwsamError as error:
-            raise typer.Exit(_tell(error)) from None
-        except OSError as error:
-            if error.errno not in _DISK:
-                raise
-            told = MachineError(f"`{error.filename or 'output'}`: {error.strerror}", hint=_DISK[error.errno])
-            raise typer.Exit(_tell(told)) from None
-        except (MemoryError, RuntimeError) as error:
-            trouble = _machine_trouble(error)
-            if trouble is None:
-                raise
-            raise typer.Exit(_tell(trouble)) from None
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(_INTERRUPTED) from None
-
-
-def _machine_trouble(error: Exception) -> MachineError | None:
-    """What a library means by a RuntimeError, if it means the machine."""
-    text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return MachineError("the memory is not enough", hint="smaller batches need less: batch_size, or --batch-size")
-    if "DataLoader worker" in text and "exited" in text:
-        return MachineError("a process that reads tiles died", hint="--set training_settings.workers=0 does without")
-    return None
+        except Exception as error:
+            told = as_user_error(error)
+            if told is None:
+                raise
+            raise typer.Exit(_tell(told)) from None
 
 
 def _tell(error: CwsamError) -> int:

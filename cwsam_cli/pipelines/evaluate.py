@@ -10,9 +10,9 @@ from cwsam_cli.data.dataset import TileDataset
 from cwsam_cli.data.manifest import read_manifest
 from cwsam_cli.errors import CheckpointError, DataError
 from cwsam_cli.files import refuse_existing, staged
-from cwsam_cli.pipelines.train import choose_device
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.train.checkpoint import load_checkpoint
+from cwsam_cli.train.launch import choose_device
 from cwsam_cli.train.loop import validate
 
 

@@ -24,9 +24,9 @@ from cwsam_cli.geo.grid import lattice
 from cwsam_cli.geo.raster import GDAL_CACHE_MB, Scene, open_scene, verify_written, writing
 from cwsam_cli.geo.stitch import aligned, stitch
 from cwsam_cli.geo.style import tag_classes, write_sidecar
-from cwsam_cli.pipelines.train import choose_device
 from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.train.checkpoint import load_checkpoint
+from cwsam_cli.train.launch import choose_device
 
 BLOCK = 256
 """Pixels a side of the map file's blocks."""

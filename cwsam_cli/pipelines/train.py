@@ -23,6 +23,7 @@ from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import LoadReport, adopt, rgb_bands
 from cwsam_cli.train.checkpoint import Checkpoint, save, save_checkpoint
+from cwsam_cli.train.launch import choose_device
 from cwsam_cli.train.loop import EpochResult, train_epoch, training_batches, validate
 from cwsam_cli.train.losses import class_weights
 from cwsam_cli.train.optim import build_optimizer, learning_rate
@@ -257,21 +258,6 @@ def _let_learn(
     count = choose_learning(model, learning)
     total = sum(parameter.numel() for parameter in model.parameters())
     log.info("%s: %s of %s parameters learn", stage.name if stage else "all stages", f"{count:,}", f"{total:,}")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that `--device` means.
-
-    Raises:
-        UsageError: it is not here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"there is no device `{name}` here: {str(error).splitlines()[0]}", hint="cpu works") from None
-    return torch.device(name)
 
 
 def _same_data(config: RunConfig, manifest: Manifest) -> None:

@@ -1,0 +1,359 @@
+"""Start a run's processes, or join those that a cluster started, and watch that none falls silent.
+
+One process runs as it is, without a process group. Several are started by torch's elastic
+launcher, unless torchrun or SLURM started them already. Whatever goes wrong in any of them
+ends all of them, and one sentence says which and why.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from cwsam_cli import console, errors
+from cwsam_cli.errors import CwsamError, MachineError, UsageError, as_user_error
+from cwsam_cli.train.watchdog import Watchdog
+
+T = TypeVar("T")
+
+_GRACE_S = 5  # between asking a process to end and ending it
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """How many processes, and where."""
+
+    processes: int = 1
+    """On this machine."""
+    nodes: int = 1
+    """Machines."""
+    node_rank: int = 0
+    """Which of them this is, from 0."""
+    endpoint: str = ""
+    """host:port on the first machine, where they meet."""
+    device: str = "auto"
+    timeout_s: float = 600.0
+    """How long a process may stand still."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among the processes of a run."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    watchdog: Watchdog | None = None
+    interruption: "Interruption" = field(default_factory=lambda: Interruption())
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+    def beat(self) -> None:
+        """Say that this process gets on."""
+        if self.watchdog is not None:
+            self.watchdog.beat()
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def agree(self, value: T) -> T:
+        """The first process's value, in all of them."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@dataclass(slots=True)
+class Interruption:
+    """Ctrl-C as a wish: the running step is finished first. A second one, later, ends at once."""
+
+    asked: bool = False
+    when: float = 0.0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The signal's handler."""
+        if self.asked and time.monotonic() - self.when > 1:  # terminal and launcher may both pass on the first
+            raise KeyboardInterrupt
+        self.asked, self.when = True, time.monotonic()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `--device` means.
+
+    Raises:
+        UsageError: it is not here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"there is no device `{name}` here: {str(error).splitlines()[0]}", hint="cpu works") from None
+    return torch.device(name)
+
+
+def launch(worker: Callable[..., T], *arguments: Any, cluster: Cluster) -> T | None:
+    """Run `worker(world, *arguments)` in every process.
+
+    Args:
+        worker: a function of a module; its result must be picklable.
+        arguments: picklable.
+        cluster: how many processes, and where.
+
+    Returns:
+        The first process's result; None where another machine or process has it.
+
+    Raises:
+        CwsamError: what the first process to fail raised.
+        MachineError: a process died or stood still.
+    """
+    joined = _joined()
+    if joined:
+        os.environ.update(joined)
+        with _world(cluster, failure=None) as world:
+            result = worker(world, *arguments)
+        return result if world.is_main else None
+    if cluster.processes * cluster.nodes == 1:
+        with _listening() as interruption:
+            return worker(World(choose_device(cluster.device), interruption=interruption), *arguments)
+    return _started(worker, arguments, cluster)
+
+
+def _joined() -> dict[str, str]:
+    """What a process must know that torchrun or SLURM started; empty where neither did."""
+    here = os.environ
+    if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= here.keys():
+        return {"LOCAL_RANK": here.get("LOCAL_RANK", "0")}
+    if int(here.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # set by srun, for the steps it starts
+        job = int(here.get("SLURM_JOB_ID", "0"))
+        return {
+            "RANK": here["SLURM_PROCID"],
+            "WORLD_SIZE": here["SLURM_STEP_NUM_TASKS"],
+            "LOCAL_RANK": here.get("SLURM_LOCALID", "0"),
+            "MASTER_ADDR": here.get("MASTER_ADDR") or _first_host(here.get("SLURM_STEP_NODELIST", "127.0.0.1")),
+            "MASTER_PORT": here.get("MASTER_PORT") or str(20_000 + job % 20_000),
+        }
+    return {}
+
+
+def _first_host(nodes: str) -> str:
+    """The first host of SLURM's short form: `gpu[03-05,9],x` is gpu03."""
+    name, bracket, rest = nodes.partition("[")
+    if not bracket or "," in name:
+        return name.partition(",")[0]
+    return name + rest.split("]")[0].split(",")[0].split("-")[0]
+
+
+@contextmanager
+def _listening() -> Iterator[Interruption]:
+    """Turn Ctrl-C into a wish while the block runs."""
+    wish = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield wish
+        return
+    before = signal.signal(signal.SIGINT, wish)
+    try:
+        yield wish
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
+    """Meet the other processes; part from them at the end."""
+    rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if rank:
+        console.only_errors()
+    device = choose_device(cluster.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", local % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    else:
+        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, torch.get_num_threads() // neighbours))
+    patience = timedelta(seconds=2 * cluster.timeout_s + 60)  # the watchdog speaks first, and knows more
+    store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=patience))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore("run", store),
+        rank=rank,
+        world_size=size,
+        timeout=patience,
+    )
+    watchdog = Watchdog(
+        dist.PrefixStore("watch", store.clone()),
+        rank=rank,
+        size=size,
+        timeout_s=cluster.timeout_s,
+        tell=lambda error: _record(failure, error, rank),
+    )
+    dist.barrier()  # all have published a first beat
+    watchdog.start()
+    try:
+        with _listening() as interruption:
+            yield World(device, rank, size, watchdog, interruption)
+        dist.barrier()
+    except Exception as error:
+        if any(word in str(error) for word in _LOST) and as_user_error(error) is None:
+            raise MachineError(
+                f"rank {rank} lost contact with another process",
+                hint="another process's message says why; look at the other machines' logs",
+            ) from None
+        raise
+    finally:
+        watchdog.stop()
+    dist.destroy_process_group()
+
+
+def _started(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Cluster) -> T | None:
+    """Start this machine's processes and wait for them."""
+    choose_device(cluster.device)
+    if cluster.nodes > 1 and not cluster.endpoint:
+        raise UsageError("--nodes needs --rdzv-endpoint", hint="the first machine's host:port, the same on all")
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing.spawn")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the sentence below says it once
+    static: dict[str, Any] = {
+        "rdzv_backend": "static",
+        "rdzv_endpoint": cluster.endpoint,
+        "rdzv_configs": {"rank": cluster.node_rank, "timeout": cluster.timeout_s},
+    }
+    alone: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0"}
+    with tempfile.TemporaryDirectory(prefix="cwsam-") as folder:
+        config = LaunchConfig(
+            min_nodes=cluster.nodes,
+            max_nodes=cluster.nodes,
+            nproc_per_node=cluster.processes,
+            run_id="cwsam",
+            max_restarts=0,
+            start_method="spawn",
+            signals_to_handle="SIGTERM,SIGHUP,SIGQUIT" if os.name == "posix" else "SIGTERM",
+            shutdown_timeout=_GRACE_S,
+            local_addr="127.0.0.1" if cluster.nodes == 1 else None,
+            **(static if cluster.nodes > 1 else alone),
+        )
+        with _passing_on(Path(folder)):
+            try:
+                results = elastic_launch(config, _process)(folder, console.verbosity(), cluster, worker, arguments)
+            except ChildFailedError as error:
+                raise _cause(Path(folder) / "failure.json", error) from None
+    return cast(T, results[0]) if 0 in results else None
+
+
+def _process(
+    folder: str, verbosity: int, cluster: Cluster, worker: Callable[..., T], arguments: tuple[Any, ...]
+) -> T | None:
+    """What each started process runs; it ends with an exit code of this program, never with a traceback for users."""
+    console.setup(verbosity)
+    rank = int(os.environ["RANK"])
+    failure = Path(folder) / "failure.json"
+    (Path(folder) / f"{rank}.pid").write_text(str(os.getpid()))
+    try:
+        with _world(cluster, failure=failure) as world:
+            result = worker(world, *arguments)
+        return result if world.is_main else None
+    except (Exception, KeyboardInterrupt) as error:
+        if "lost contact" not in str(error):
+            _record(failure, error, rank)
+        else:
+            time.sleep(1)  # whoever is to blame is found first
+        sys.stderr.flush()
+        os._exit(getattr(error, "exit_code", 1))
+
+
+def _record(path: Path | None, error: BaseException, rank: int) -> None:
+    """Keep the first failure of all processes; without a launcher of ours, say it."""
+    told = as_user_error(error) if isinstance(error, Exception) else None
+    record = {
+        "kind": "interrupted" if isinstance(error, KeyboardInterrupt) else type(told).__name__,
+        "message": str(told),
+        "hint": told.hint if told else "",
+        "trace": "" if told else f"rank {rank}: " + "".join(traceback.format_exception(error)),
+    }
+    if path is None:
+        print(f"error: {told}\n\nhint: {record['hint']}", file=sys.stderr, flush=True)
+        return
+    draft = path.with_name(f"{rank}.json")
+    draft.write_text(json.dumps(record), encoding="utf-8")
+    try:
+        os.link(draft, path)  # fails if another was first
+    except OSError:
+        pass
+
+
+def _cause(path: Path, error: ChildFailedError) -> BaseException:
+    """The exception that ended the run, as the first process to fail told it, or as its end tells."""
+    if path.exists():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["kind"] == "interrupted":
+            return KeyboardInterrupt()
+        if record["trace"]:
+            return RuntimeError(record["trace"])
+        kind: type[CwsamError] = getattr(errors, record["kind"])
+        cause = kind.__new__(kind)  # some kinds make their sentence themselves
+        CwsamError.__init__(cause, record["message"], hint=record["hint"])
+        return cause
+    # a process that died by itself is the cause, one that was ended or lost contact is not
+    failures = sorted(
+        error.failures.items(), key=lambda item: (item[1].exitcode in (-signal.SIGTERM, MachineError.exit_code), item)
+    )
+    rank, failure = failures[0]
+    code = failure.exitcode
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    hint = "the system kills what takes too much memory: smaller batches, fewer workers" if code == -9 else ""
+    return MachineError(f"rank {rank} (process {failure.pid}) {how}, so the run was ended", hint=hint)
+
+
+@contextmanager
+def _passing_on(folder: Path) -> Iterator[None]:
+    """Give Ctrl-C to the processes, which finish their step, rather than end them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wish = Interruption()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        wish(number, frame)
+        for path in folder.glob("*.pid"):
+            try:
+                os.kill(int(path.read_text()), signal.SIGINT)
+            except (OSError, ValueError):
+                continue
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

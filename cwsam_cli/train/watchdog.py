@@ -1,0 +1,119 @@
+"""Notice that a run's processes stand still, and find out whose fault it is.
+
+When one process stops, all the others soon wait for it in a collective operation that never
+ends, so every one of them looks equally stuck. Each therefore publishes how far it got: one
+that no longer publishes has stopped; else the one that got least far is to blame.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch.distributed import Store
+
+from cwsam_cli.errors import MachineError
+
+
+class Sign(NamedTuple):
+    """What a process publishes of itself."""
+
+    beats: int
+    """How far it got."""
+    serial: int
+    """Grows as long as its watchdog runs."""
+    pid: int
+    host: str
+
+
+class Watchdog(threading.Thread):
+    """Publishes this process's signs of life; ends it when the run stands still.
+
+    Args:
+        store: shared by the processes.
+        rank: of this process.
+        size: how many there are.
+        timeout_s: how long this process may wait.
+        tell: is given the error before the process ends.
+    """
+
+    def __init__(
+        self, store: Store, *, rank: int, size: int, timeout_s: float, tell: Callable[[Exception], None]
+    ) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self._store, self._rank, self._size, self._timeout, self._tell = store, rank, size, timeout_s, tell
+        self._parent = os.getppid()
+        self._over = threading.Event()
+        self._beats = self._serial = 0
+        self._last = time.monotonic()
+        self._publish()
+
+    def beat(self) -> None:
+        """This process got on."""
+        self._beats += 1
+        self._last = time.monotonic()
+
+    def stop(self) -> None:
+        """The run is over."""
+        self._over.set()
+
+    def run(self) -> None:
+        """Publish, and look at the others once nothing moves here."""
+        earlier: list[Sign] = []
+        while not self._over.wait(min(1.0, self._timeout / 10)):
+            if os.getppid() != self._parent:
+                os._exit(MachineError.exit_code)  # the launcher is gone; nobody would end this process
+            try:
+                self._publish()
+                waited = time.monotonic() - self._last
+                if waited < self._timeout / 2:
+                    earlier = []
+                elif not earlier:
+                    earlier = self._signs()
+                elif waited > self._timeout:
+                    self._end(blame(earlier, self._signs()))
+            except RuntimeError:  # the store is gone, and with it the process that kept it
+                if not self._over.wait(self._timeout / 2):
+                    self._end([])
+
+    def _publish(self) -> None:
+        self._serial += 1
+        sign = Sign(self._beats, self._serial, os.getpid(), socket.gethostname())
+        self._store.set(str(self._rank), " ".join(map(str, sign)))
+
+    def _signs(self) -> list[Sign]:
+        signs = []
+        for raw in self._store.multi_get([str(rank) for rank in range(self._size)]):
+            beats, serial, pid, host = raw.decode().split(" ", 3)
+            signs.append(Sign(int(beats), int(serial), int(pid), host))
+        return signs
+
+    def _end(self, guilty: list[tuple[int, Sign]]) -> None:
+        if self._over.is_set():
+            return
+        if guilty:
+            who = ", ".join(f"rank {rank} (process {sign.pid} on {sign.host})" for rank, sign in guilty)
+            message = f"{who} stopped answering, and the run stood still for {self._timeout:g} s"
+        else:
+            message = f"the run stood still for {self._timeout:g} s, and no process can be told to be the cause"
+        self._tell(
+            MachineError(message, hint="a slow disk or machine may need more patience: training_settings.timeout_s")
+        )
+        for rank, sign in guilty:
+            if rank != self._rank and sign.host == socket.gethostname():
+                os.kill(sign.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+        sys.stderr.flush()
+        os._exit(MachineError.exit_code)
+
+
+def blame(earlier: list[Sign], later: list[Sign]) -> list[tuple[int, Sign]]:
+    """Which ranks are to blame, by their signs at two times; none where that cannot be told."""
+    stopped = [rank for rank, (old, new) in enumerate(zip(earlier, later, strict=True)) if old.serial == new.serial]
+    least = min(sign.beats for sign in later)
+    behind = [rank for rank, sign in enumerate(later) if sign.beats == least]
+    guilty = stopped or (behind if len(behind) < len(later) else [])
+    return [(rank, later[rank]) for rank in guilty]

@@ -1,0 +1,113 @@
+"""Two processes start, answer, and end together, whatever ends them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cwsam_cli.errors import DataError, MachineError
+from cwsam_cli.train.launch import Cluster, _first_host, launch
+from cwsam_cli.train.watchdog import Sign, blame
+from tests.distributed import workers
+
+
+def on_two(worker: Any, *arguments: Any, timeout_s: float = 60) -> Any:
+    return launch(worker, *arguments, cluster=Cluster(processes=2, device="cpu", timeout_s=timeout_s))
+
+
+def orphans() -> list[str]:
+    """Processes of this test whose parent is gone."""
+    mine = os.getpid()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().decode()
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if "multiprocessing.spawn" in line and "resource_tracker" not in line and parent in (1, mine):
+            found.append(line)
+    return found
+
+
+def test_the_first_process_answers_for_all() -> None:
+    assert on_two(workers.add_ranks, 3) == (0, 2, 7.0)
+
+
+def test_one_process_needs_no_process_group() -> None:
+    assert launch(workers.add_ranks, 3, cluster=Cluster(device="cpu")) == (0, 1, 3.0)
+
+
+def test_an_error_of_any_process_is_the_runs_error() -> None:
+    with pytest.raises(DataError, match=r"`tile.tif` is damaged") as caught:
+        on_two(workers.fail_on_one)
+    assert caught.value.hint == "tile again"
+
+
+def test_a_bug_keeps_its_traceback_and_its_rank() -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)rank 1: .*AssertionError: a slip"):
+        on_two(workers.bug_on_one)
+
+
+def test_a_killed_process_ends_the_run_and_is_named() -> None:
+    started = time.monotonic()
+    with pytest.raises(MachineError, match=r"rank 1 .* was killed by SIGKILL"):
+        on_two(workers.die_on_one)
+    assert time.monotonic() - started < 60
+    assert orphans() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("worker", "rank"), [(workers.sleep_on_one, 1), (workers.stop_on_zero, 0)])
+def test_a_process_that_stands_still_is_blamed_not_its_victim(worker: Any, rank: int) -> None:
+    with pytest.raises(MachineError, match=rf"^rank {rank} .* stopped answering"):
+        on_two(worker, timeout_s=6)
+    assert orphans() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_outlives_the_launcher(end: signal.Signals, tmp_path: Path) -> None:
+    script = (
+        "from tests.distributed import workers\n"
+        "from cwsam_cli.train.launch import Cluster, launch\n"
+        f"launch(workers.count_until_asked, {str(tmp_path)!r}, cluster=Cluster(processes=2, device='cpu'))\n"
+    )
+    path = tmp_path / "run.py"
+    path.write_text("if __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in script.splitlines()))
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root}
+    process = subprocess.Popen([sys.executable, str(path)], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not (tmp_path / "running").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(end)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode != 0
+    if end == signal.SIGINT:
+        assert "KeyboardInterrupt" in stderr
+    deadline = time.monotonic() + 15
+    while orphans() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert orphans() == []
+
+
+def test_who_no_longer_publishes_has_stopped_who_is_behind_is_to_blame() -> None:
+    def signs(*pairs: tuple[int, int]) -> list[Sign]:
+        return [Sign(beats, serial, 10 + rank, "host") for rank, (beats, serial) in enumerate(pairs)]
+
+    assert [rank for rank, _ in blame(signs((5, 1), (5, 1)), signs((5, 2), (5, 1)))] == [1]
+    assert [rank for rank, _ in blame(signs((5, 1), (4, 1)), signs((5, 2), (4, 2)))] == [1]
+    assert blame(signs((5, 1), (5, 1)), signs((5, 2), (5, 2))) == []
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"), [("gpu[03-05,9],x", "gpu03"), ("gpu7", "gpu7"), ("a,b", "a"), ("n[1,4]", "n1")]
+)
+def test_slurms_short_form_of_hosts(nodes: str, first: str) -> None:
+    assert _first_host(nodes) == first
