@@ -14,6 +14,7 @@ Checkpoint = Annotated[
 ]
 Data = Annotated[Path, typer.Option("--data", help="A folder that `cwsam tile` wrote.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto for the best that is here.")]
+Gpus = Annotated[int, typer.Option("--gpus", min=1, help="Processes on this machine, one a GPU (or on the CPU).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Settings = Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cwsam_cli.commands.options import Device, Json, Settings, print_result
+from cwsam_cli.commands.options import Device, Gpus, Json, Settings, print_result
 
 
 def train(
@@ -19,6 +19,12 @@ def train(
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     device: Device = "auto",
+    gpus: Gpus = 1,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines; run this on each of them.")] = 1,
+    node_rank: Annotated[int, typer.Option("--node-rank", min=0, help="Which machine this is, from 0.")] = 0,
+    endpoint: Annotated[
+        str, typer.Option("--rdzv-endpoint", metavar="HOST:PORT", help="Where the machines meet: a port of the first.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Train a model.
@@ -26,22 +32,34 @@ def train(
     \b
     $ cwsam train --config tiny --data dataset/ -o save/first
     $ cwsam train --config tiny --data dataset/ -o save/long --set epoch_max=300 --set optimizer.args.lr=5e-4
+    $ cwsam train --config XinTong/10b_fsdp --data dataset/ --gpus 8
 
     The run's folder receives model_epoch_best.pth (best mIoU on the validation
-    split), model_epoch_last.pth, the configuration used, and events for TensorBoard.
+    split), model_epoch_last.pth, the configuration used, events for TensorBoard,
+    the same figures in history.jsonl, and last/, from which --resume goes on, also
+    with another number of processes. Ctrl-C finishes the running step and saves.
+
+    torchrun and SLURM's srun may start the processes instead:
+
+    \b
+    $ torchrun --nproc_per_node=8 -m cwsam_cli train --config XinTong/10b_fsdp --data dataset/
     """
     from datetime import datetime
 
     from cwsam_cli.config.load import load_config
     from cwsam_cli.errors import UsageError
     from cwsam_cli.pipelines.train import train as run  # torch is slow to import
+    from cwsam_cli.train.launch import Cluster
 
     if resume and output is None:
         raise UsageError("--resume needs the run's folder", hint="name it: -o save/RUN --resume")
     overrides = [*(settings or []), *(["resume=last"] if resume else [])]
     loaded = load_config(config, overrides, data=data)
     folder = output or Path(loaded.work_dir) / f"{Path(config).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    result = run(loaded, folder, device=device)
+    cluster = Cluster(processes=gpus, nodes=nodes, node_rank=node_rank, endpoint=endpoint, device=device)
+    result = run(loaded, folder, cluster=cluster)
+    if result is None:  # another process tells
+        return
     text = (
         f"{result.best}: epoch {result.best_epoch} of {result.epochs}, "
         f"mIoU {result.mean_iou:.3f}, accuracy {result.accuracy:.3f} on the validation split"

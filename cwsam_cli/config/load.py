@@ -89,6 +89,8 @@ def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None =
     mode = _at(raw, "model.args.encoder_mode") or {}
     if "out_chans" in mode:  # the older name
         mode.setdefault("prompt_embed_dim", mode.pop("out_chans"))
+    if "use_checkpoint" in mode:  # likewise
+        _descend(raw, "training_settings", str(path)).setdefault("activation_checkpointing", mode.pop("use_checkpoint"))
     return validate(RunConfig, raw, str(path))
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, ClassVar, Literal
 
-Loss = Literal["ce", "ce+dice", "ce+iou"]
-Precision = Literal["fp32", "bf16"]
+Loss = Literal["ce", "ce+dice", "ce+iou", "ce+lovasz", "focal"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def _positive(where: object, *names: str) -> None:
@@ -74,7 +74,10 @@ class DatasetConfig:
     dataset: FolderDataset = field(default_factory=FolderDataset)
     wrapper: Wrapper = field(default_factory=Wrapper)
     batch_size: int = 1
-    """Images a step."""
+    """Images at a time, in each process."""
+    sampler: Literal["balanced"] | None = None
+    """How training tiles are drawn: null takes each once an epoch; `balanced` draws as many, with
+    replacement, those with rare classes more often."""
 
     def __post_init__(self) -> None:
         _positive(self, "batch_size")
@@ -149,7 +152,9 @@ class ModelArgs:
     inp_size: int = 512
     """Pixels a side of the model's input."""
     loss: Loss = "ce"
-    """Cross-entropy, alone or with a soft Dice or IoU loss (`iou` of old files is `ce+iou`)."""
+    """Cross-entropy, alone, with a soft Dice, IoU or Lovász loss (`iou` of old files is `ce+iou`), or focal."""
+    label_smoothing: float = 0.0
+    """Share of a label that is spread over all classes, in the cross-entropy."""
     loss_weight: list[float] | Literal["auto"] | None = None
     """One weight a class, or `auto`: one over the square root of its share of the training labels."""
     balance_loss: float = 1e-2
@@ -163,6 +168,8 @@ class ModelArgs:
 
     def __post_init__(self) -> None:
         _positive(self, "num_classes", "inp_size")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}, and lies within 0 and 1")
         if min(self.balance_loss, self.router_z_loss) < 0:
             raise ValueError("balance_loss and router_z_loss must not be negative")
         if isinstance(self.loss_weight, list) and not all(0 <= weight < inf for weight in self.loss_weight):
@@ -181,6 +188,23 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LrFactors:
+    """Times the learning rate, by part of the model."""
+
+    encoder: float = 1.0
+    """Segment Anything's own encoder."""
+    adapters: float = 1.0
+    """Adapters and frequency prompt."""
+    experts: float = 1.0
+    routers: float = 1.0
+    decoder: float = 1.0
+    """But its experts and routers."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "encoder", "adapters", "experts", "routers", "decoder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerArgs:
     """The optimizer's settings."""
 
@@ -189,6 +213,7 @@ class OptimizerArgs:
     weight_decay: float = 0.05
     """Decay of weight matrices; norms, biases, tokens and position tables have none."""
     betas: tuple[float, float] = (0.9, 0.999)
+    lr_factors: LrFactors = field(default_factory=LrFactors)
 
     def __post_init__(self) -> None:
         _positive(self, "lr")
@@ -200,7 +225,8 @@ class OptimizerArgs:
 class OptimizerConfig:
     """How the weights learn."""
 
-    name: Literal["adamw"] = "adamw"
+    name: Literal["adamw", "adamw8bit"] = "adamw"
+    """`adamw8bit` keeps its two averages in 8 bits: a quarter of the memory."""
     args: OptimizerArgs = field(default_factory=OptimizerArgs)
 
 
@@ -209,7 +235,7 @@ class TrainingSettings:
     """How the steps are made."""
 
     precision: Precision = "fp32"
-    """Number format of the forward pass; weights and optimizer stay in float32."""
+    """Number format of the forward pass; weights and optimizer stay in float32. `fp16` scales its loss."""
     use_bf16: bool | None = None
     """The older name of `precision`: true is bf16, false fp32; it wins where both are given."""
     grad_accum_steps: int = 1
@@ -221,14 +247,38 @@ class TrainingSettings:
     seed: int = 0
     """Of weights, order and augmentation."""
     workers: int = 2
-    """Processes that read tiles."""
+    """Processes that read tiles, for each process that trains."""
+    activation_checkpointing: bool = False
+    """Compute each encoder block's activations again in the backward pass instead of keeping them."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, e.g. 0.999, that is validated and saved in their place."""
+    keep: int | None = None
+    """How many of `epoch_save`'s checkpoints stay; null keeps all."""
+    timeout_s: float = 600.0
+    """How long a process of several may stand still before the run is ended."""
 
     def __post_init__(self) -> None:
-        _positive(self, "grad_accum_steps", "clip_grad_norm")
+        _positive(self, "grad_accum_steps", "clip_grad_norm", "keep", "timeout_s")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema is {self.ema}, and lies within 0 and 1")
         if min(self.warmup_steps, self.workers, self.seed) < 0:
             raise ValueError("warmup_steps, workers and seed must not be negative")
         if self.use_bf16 is not None:
             object.__setattr__(self, "precision", "bf16" if self.use_bf16 else "fp32")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FsdpSettings:
+    """How several processes share a model out (torch's fully sharded data parallel)."""
+
+    cpu_offload: bool = False
+    """Weights, gradients and optimizer stay in the host's memory."""
+    reshard_after_forward: bool = True
+    """Let a block's gathered weights go after its forward pass, and gather them again for the backward pass."""
+    reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Number format in which gradients are summed."""
+    shard_experts_evenly: bool = True
+    """Cut experts' weights along their hidden width where processes do not divide their number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,11 +320,13 @@ class RunConfig:
     """Validate every so many epochs."""
     epoch_save: int | None = None
     """Also keep a checkpoint every so many epochs; null keeps only `best` and `last`."""
-    resume: Literal["last"] | None = None
-    """`last` continues the run that lies in the output folder."""
+    resume: Literal["last", "best"] | int | None = None
+    """Go on with the run in the output folder: `last` as if it had not been interrupted; `best`, or an
+    epoch's number, from that checkpoint's weights, with a new optimizer."""
     work_dir: str = "save"
     """Where runs go that are not given a folder of their own."""
     training_settings: TrainingSettings = field(default_factory=TrainingSettings)
+    fsdp_settings: FsdpSettings = field(default_factory=FsdpSettings)
 
     @property
     def epochs(self) -> int:
@@ -283,6 +335,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "epoch_max", "epoch_val", "epoch_save")
+        if isinstance(self.resume, int):
+            _positive(self, "resume")
         staged = sum(stage.epochs for stage in self.stages)
         if self.epoch_max is None:
             object.__setattr__(self, "epoch_max", staged or 100)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import torch
+from numpy.typing import NDArray
 from rasterio.windows import Window
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -97,6 +98,14 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         image, label = crop_or_pad(image, label, top, left, self.size)
         return augment(image, label, generator) if self.augmented else (image, label)
 
+    def collate(self, samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """A batch (B, C, S, S), (B, S, S) of samples, of which there may be none."""
+        if not samples:
+            side = self.size
+            return torch.empty(0, len(self.bands), side, side), torch.empty(0, side, side, dtype=torch.uint8)
+        images, labels = zip(*samples, strict=True)
+        return torch.stack(images), torch.stack(labels)
+
     def _load(self, number: int) -> tuple[Tensor, Tensor]:
         image_path, label_path = self.pairs[number]
         with open_raster(image_path) as dataset, reading(image_path):
@@ -114,18 +123,63 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         return normalize(image, valid, self.bands), self._to_index[torch.from_numpy(codes).long()]
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Every sample once, in an order and with seeds that follow from (seed, epoch) alone."""
+class BatchShare(Sampler[list[tuple[int, int]]]):
+    """One process's share of each batch of an epoch: sample numbers with a seed each.
 
-    def __init__(self, count: int, *, seed: int, epoch: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, epoch
+    Order and seeds follow from (seed, epoch) alone, so that any number of processes learns from
+    the same batches. A batch that does not divide is shared out as evenly as can be; a share
+    may be empty.
+
+    Args:
+        count: samples of the dataset.
+        batch_size: of each process.
+        seed: of the run.
+        epoch: which.
+        rank: of this process.
+        size: how many processes there are.
+        had: samples that were had before an interruption.
+        chances: of each sample; then as many are drawn, with replacement.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        rank: int = 0,
+        size: int = 1,
+        had: int = 0,
+        chances: NDArray[np.float64] | None = None,
+    ) -> None:
+        rng = np.random.default_rng((seed, epoch))
+        order = rng.permutation(count) if chances is None else rng.choice(count, count, p=chances)
+        samples = list(zip(order.tolist(), rng.integers(2**62, size=count).tolist(), strict=True))
+        whole = batch_size * size
+        self._batches = [
+            batch[len(batch) * rank // size : len(batch) * (rank + 1) // size]
+            for batch in (samples[start : start + whole] for start in range(had, count, whole))
+        ]
 
     def __len__(self) -> int:
-        return self.count
+        return len(self._batches)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        rng = np.random.default_rng((self.seed, self.epoch))
-        yield from zip(rng.permutation(self.count).tolist(), rng.integers(2**62, size=self.count).tolist(), strict=True)
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self._batches)
+
+
+def balanced_chances(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How often to draw each tile so that classes are drawn alike.
+
+    As if a class were drawn first, and then a tile by its share of that class's pixels.
+
+    Args:
+        pixels: labelled pixels by tile and class index, (N, K); see `class_pixels`.
+    """
+    sums = pixels.sum(axis=0)
+    chances: NDArray[np.float64] = (pixels[:, sums > 0] / sums[sums > 0]).mean(axis=1)
+    return chances
 
 
 def describe(args: FolderArgs) -> Manifest:
@@ -166,14 +220,14 @@ def describe(args: FolderArgs) -> Manifest:
         return Manifest(taxonomy=named, bands=stats.bands(names), dtype=dataset.dtypes[0], gsd_m=Grid.of(dataset).gsd_m)
 
 
-def class_pixels(dataset: TileDataset, classes: int) -> list[int]:
-    """Labelled pixels by class index over whole tiles."""
-    total = np.zeros(classes, np.int64)
-    for _, path in track(dataset.pairs, "counting labels"):
+def class_pixels(dataset: TileDataset, classes: int) -> NDArray[np.int64]:
+    """Labelled pixels by tile and class index, (N, K), over whole tiles."""
+    counts = np.zeros((len(dataset.pairs), classes), np.int64)
+    for row, (_, path) in zip(counts, track(dataset.pairs, "counting labels"), strict=True):
         with reading(path), rasterio.open(path) as labels:
             index = dataset._to_index.numpy()[labels.read(1)]
-        total += np.bincount(index[index != IGNORE], minlength=classes)
-    return total.tolist()
+        row += np.bincount(index[index != IGNORE], minlength=classes)
+    return counts
 
 
 def _pairs(args: FolderArgs) -> list[tuple[Path, Path]]:

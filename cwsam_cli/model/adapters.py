@@ -72,6 +72,8 @@ def low_frequencies(image: Tensor, share: float) -> Tensor:
         image: (B, C, S, S).
         share: 0 to 1, of the spectrum's area.
     """
+    if not len(image):  # MKL refuses an empty batch, which a process without samples has
+        return image
     with torch.autocast(image.device.type, enabled=False):
         spectrum = torch.fft.fftshift(torch.fft.fft2(image.float()), dim=(-2, -1))
         keep = torch.zeros(image.shape[-2:], device=image.device)

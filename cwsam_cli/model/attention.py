@@ -38,7 +38,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, D) → (B, H, W, D)."""
         batch, height, width, dim = x.shape
-        qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = (
+            self.qkv(x).reshape(batch, height * width, 3, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
+        )
         q, k, v = qkv.unbind(0)  # each (B, N, T, d)
         if torch.is_grad_enabled():
             bias = self._position_bias(q, height, width)
@@ -80,11 +82,12 @@ def window_partition(x: Tensor, size: int) -> tuple[Tensor, tuple[int, int]]:
     x = F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
     padded = x.shape[1], x.shape[2]
     x = x.view(batch, padded[0] // size, size, padded[1] // size, size, dim)
-    return x.transpose(2, 3).reshape(-1, size, size, dim), padded
+    return x.transpose(2, 3).flatten(0, 2), padded
 
 
 def window_unpartition(windows: Tensor, padded: tuple[int, int], height: int, width: int) -> Tensor:
     """Undo `window_partition` and drop the padding: (B, H, W, D)."""
     size, dim = windows.shape[1], windows.shape[-1]
-    x = windows.view(-1, padded[0] // size, padded[1] // size, size, size, dim)
-    return x.transpose(2, 3).reshape(-1, *padded, dim)[:, :height, :width]
+    rows, cols = padded[0] // size, padded[1] // size
+    x = windows.view(len(windows) // (rows * cols), rows, cols, size, size, dim)
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]

@@ -14,6 +14,7 @@ Source: Shazeer et al. 2017; Fedus et al., Switch Transformers, 2022 (balance); 
 ST-MoE, 2022 (z-loss); Riquelme et al., V-MoE, 2021 (noise).
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -28,18 +29,68 @@ Activation = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """Where tokens went, in one forward pass of one layer."""
+    """Where tokens went, in one forward pass of one layer: sums over its tokens.
 
-    balance: Tensor
-    """Load-balancing loss of both levels; 1 a level where the load is even."""
-    z: Tensor
-    """Mean squared logsumexp of the routers' logits."""
-    group_load: Tensor
-    """Share of the slots by group, (G,)."""
-    expert_load: Tensor
-    """Share of the slots by expert, (G, E)."""
-    entropy: Tensor
-    """Mean entropy of a token's expert distribution, in nats; log(G·E) at most."""
+    The figures are of this pass, or, once `counts` has been summed over the passes of several
+    processes, its share in theirs: the shares of all processes add up to the figure of one large batch.
+    """
+
+    counts: Tensor
+    """Without gradient: tokens, a token's entropy, tokens by group (G), slots by expert (G·E)."""
+    group_mass: Tensor
+    """Probability of each group, (G,)."""
+    expert_mass: Tensor
+    """Probability of each expert in its group over the tokens that chose the group, (G, E)."""
+    z_mass: Tensor
+    """Squared logsumexp of the routers' logits, the mean over a level's routers."""
+
+    @property
+    def _slots(self) -> Tensor:
+        return self.counts[2 + len(self.group_mass) :].view_as(self.expert_mass)
+
+    @property
+    def _tokens(self) -> Tensor:
+        return self.counts[0].clamp(min=1)
+
+    @property
+    def _chosen(self) -> Tensor:
+        """Tokens by group, (G,)."""
+        return self.counts[2 : 2 + len(self.group_mass)]
+
+    @property
+    def balance(self) -> Tensor:
+        """Load-balancing loss of both levels; 1 a level where the load is even.
+
+        Switch's, number · Σ share of slots · mean probability, for the groups, and for the experts
+        of each group over the tokens that chose it, weighted by the group's load.
+        """
+        groups, experts = self.expert_mass.shape
+        share = self._slots / self._slots.sum(dim=1, keepdim=True).clamp(min=1)
+        mean = self.expert_mass / self._chosen.clamp(min=1)[:, None]
+        balance = (self.group_load * experts * (share * mean).sum(dim=1)).sum()
+        if groups > 1:
+            balance = balance + groups * (self.group_load * self.group_mass / self._tokens).sum()
+        return balance
+
+    @property
+    def z(self) -> Tensor:
+        """Mean squared logsumexp of the routers' logits."""
+        return self.z_mass / self._tokens
+
+    @property
+    def group_load(self) -> Tensor:
+        """Share of the slots by group, (G,)."""
+        return self._chosen / self._chosen.sum().clamp(min=1)
+
+    @property
+    def expert_load(self) -> Tensor:
+        """Share of the slots by expert, (G, E)."""
+        return self._slots / self._slots.sum().clamp(min=1)
+
+    @property
+    def entropy(self) -> Tensor:
+        """Mean entropy of a token's expert distribution, in nats; log(G·E) at most."""
+        return self.counts[1] / self._tokens
 
 
 class ExpertGroup(nn.Module):
@@ -137,11 +188,11 @@ class HierarchicalExperts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) → (…, D) in the dtype that a linear layer would give."""
-        tokens = x.reshape(-1, x.shape[-1])
+        tokens = x.flatten(end_dim=-2)
         if torch.is_autocast_enabled(x.device.type):
             tokens = tokens.to(torch.get_autocast_dtype(x.device.type))
         with torch.autocast(x.device.type, enabled=False):
-            weights, chosen = self._route(x.reshape(-1, x.shape[-1]).float())
+            weights, chosen = self._route(x.flatten(end_dim=-2).float())
             return self._serve(tokens, weights, chosen).reshape(x.shape)
 
     def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,7 +233,7 @@ class HierarchicalExperts(nn.Module):
         rows: list[list[int]] = counts.tolist()
         parts = slots.split([sum(own) for own in rows])
         served = torch.cat([group(part, own) for group, part, own in zip(self.groups, parts, rows, strict=True)])
-        back = _Collect.apply(served, order, inverse).view(len(tokens), chosen.shape[1], -1)
+        back = _Collect.apply(served, order, inverse).view(*chosen.shape, tokens.shape[1])
         return torch.einsum("nkd,nk->nd", back, weights.to(back.dtype))
 
 
@@ -198,7 +249,12 @@ class _Dispatch(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (inverse,) = ctx.saved_tensors
-        return grad.index_select(0, inverse).unflatten(0, (-1, ctx.slots)).sum(dim=1), None, None, None
+        return (
+            grad.index_select(0, inverse).view(len(inverse) // ctx.slots, ctx.slots, grad.shape[1]).sum(dim=1),
+            None,
+            None,
+            None,
+        )
 
 
 class _Collect(torch.autograd.Function):
@@ -228,30 +284,23 @@ def _routing(
     group_index: Tensor,
     expert_index: Tensor,
 ) -> Routing:
-    """Losses and load of one pass.
-
-    Switch's balance loss, number · Σ share of slots · mean probability, for the groups, and
-    for the experts of each group over the tokens that chose it, weighted by the group's load.
-    """
+    """The sums of one pass."""
     count, experts = within.shape[1:]
-    picked = F.one_hot(group_index, count).sum(dim=1).to(within.dtype)  # (N, G)
+    of_group = F.one_hot(group_index, count).to(within.dtype)  # (N, kg, G)
+    picked = of_group.sum(dim=1)  # (N, G)
     slots = F.one_hot(expert_index, experts).sum(dim=2).to(within.dtype)  # (N, kg, E)
-    by_expert = torch.einsum("nke,nkg->ge", slots, F.one_hot(group_index, count).to(within.dtype))
-    group_load = picked.sum(dim=0) / picked.sum().clamp(min=1)
-    expert_share = by_expert / by_expert.sum(dim=1, keepdim=True).clamp(min=1)
-    mean_within = torch.einsum("nge,ng->ge", within, picked) / picked.sum(dim=0).clamp(min=1)[:, None]
-    balance = (group_load * experts * (expert_share * mean_within).sum(dim=1)).sum()
-    z = expert_logits.logsumexp(dim=-1).square().mean()
+    by_expert = torch.einsum("nke,nkg->ge", slots, of_group)
+    z = expert_logits.logsumexp(dim=-1).square().mean(dim=1).sum()
     if group_logits is not None:
-        balance = balance + count * (group_load * groups.mean(dim=0)).sum()
-        z = z + group_logits.logsumexp(dim=-1).square().mean()
+        z = z + group_logits.logsumexp(dim=-1).square().sum()
     joint = (groups[..., None] * within).flatten(1).detach()
+    entropy = -(joint * joint.clamp(min=1e-9).log()).sum()
+    tokens = entropy.new_tensor(len(within))
     return Routing(
-        balance=balance,
-        z=z,
-        group_load=group_load.detach(),
-        expert_load=(by_expert / by_expert.sum().clamp(min=1)).detach(),
-        entropy=-(joint * joint.clamp(min=1e-9).log()).sum(dim=1).mean(),
+        counts=torch.cat([torch.stack([tokens, entropy]), picked.sum(dim=0), by_expert.flatten()]).detach(),
+        group_mass=groups.sum(dim=0),
+        expert_mass=torch.einsum("nge,ng->ge", within, picked),
+        z_mass=z,
     )
 
 
@@ -262,9 +311,23 @@ def expert_layers(model: nn.Module) -> Iterator[tuple[str, HierarchicalExperts]]
             yield name, module
 
 
-def routing_loss(model: nn.Module, *, balance: float, z: float) -> Tensor | None:
-    """Mean over the expert layers of the latest pass's weighted balance and z losses; None without experts."""
-    passes = [layer.routing for _, layer in expert_layers(model) if layer.routing is not None]
-    if not passes:
+def routing_loss(
+    model: nn.Module, *, balance: float, z: float, total: Callable[[Tensor], Tensor] = lambda counts: counts
+) -> Tensor | None:
+    """Mean over the expert layers of the latest pass's weighted balance and z losses; None without experts.
+
+    Args:
+        model: has just been called in training mode.
+        balance: weight of the load-balancing loss.
+        z: weight of the z-loss.
+        total: sums the layers' counts over the passes of several processes.
+    """
+    layers = [(layer, layer.routing) for _, layer in expert_layers(model) if layer.routing is not None]
+    if not layers:
         return None
-    return torch.stack([balance * routing.balance + z * routing.z for routing in passes]).mean()
+    counts = total(torch.cat([routing.counts for _, routing in layers]))
+    losses = []
+    for (layer, routing), own in zip(layers, counts.split([len(routing.counts) for _, routing in layers]), strict=True):
+        layer.routing = dataclasses.replace(routing, counts=own)
+        losses.append(balance * layer.routing.balance + z * layer.routing.z)
+    return torch.stack(losses).mean()

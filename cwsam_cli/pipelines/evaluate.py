@@ -12,7 +12,7 @@ from cwsam_cli.errors import CheckpointError, DataError
 from cwsam_cli.files import refuse_existing, staged
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.train.checkpoint import load_checkpoint
-from cwsam_cli.train.launch import choose_device
+from cwsam_cli.train.launch import World, choose_device
 from cwsam_cli.train.loop import validate
 
 
@@ -76,9 +76,9 @@ def evaluate(
     matrix = validate(
         trained.model().to(where),
         dataset,
+        World(where),
         batch_size=batch_size,
         classes=len(trained.taxonomy),
-        device=where,
         precision="fp32",
         hidden=trained.hidden_class,
     )

@@ -2,35 +2,37 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
-from functools import partial
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
-from torch.utils.tensorboard import SummaryWriter
 
 from cwsam_cli.assess.confusion import Scores, score
 from cwsam_cli.config.schema import RunConfig, StageConfig
 from cwsam_cli.console import log, track
-from cwsam_cli.data.dataset import TileDataset, class_pixels, describe
-from cwsam_cli.data.manifest import NAME, Manifest, read_manifest
-from cwsam_cli.errors import CheckpointError, ConfigError, DataError, UsageError
-from cwsam_cli.files import staged, write_text
-from cwsam_cli.model.experts import expert_layers
-from cwsam_cli.model.network import ClassWiseSam
+from cwsam_cli.data.manifest import Manifest
+from cwsam_cli.errors import CheckpointError, UsageError
+from cwsam_cli.files import write_text
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.model.weights import LoadReport, adopt, rgb_bands
-from cwsam_cli.train.checkpoint import Checkpoint, save, save_checkpoint
-from cwsam_cli.train.launch import choose_device
-from cwsam_cli.train.loop import EpochResult, train_epoch, training_batches, validate
-from cwsam_cli.train.losses import class_weights
-from cwsam_cli.train.optim import build_optimizer, learning_rate
+from cwsam_cli.model.weights import LoadReport, Source, rgb_bands
+from cwsam_cli.pipelines.training_data import TrainingData, prepare_data
+from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint, reserved_checkpoint
+from cwsam_cli.train.launch import Cluster, World, launch
+from cwsam_cli.train.loop import Learner, take_step, training_steps, validate
+from cwsam_cli.train.optim import learning_rate
+from cwsam_cli.train.parallelize import whole
 from cwsam_cli.train.source import open_source
-from cwsam_cli.train.stages import choose_learning, freeze_bands, learning_names, stage_at
+from cwsam_cli.train.stages import learning_names, stage_at
+from cwsam_cli.train.start import go_on, identity, refuse_other, remember, start
+from cwsam_cli.train.state import find_state
+from cwsam_cli.train.watch import HISTORY, Watch, memory_figures, read_history, routing_figures, summary
 
-_STATE = "training_state.pth"
+BEST = "model_epoch_best.pth"
+_STATE = "last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,11 @@ class _Progress:
     """What a run must remember to go on."""
 
     epoch: int = 0
-    step: int = 0
+    """Epochs that are over."""
+    samples: int = 0
+    """Of the running epoch, had by all processes together."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Of the running epoch's steps."""
     best_epoch: int = 0
     mean_iou: float = -1.0
     accuracy: float = 0.0
@@ -59,173 +65,304 @@ class _Progress:
     """Group 0 of the experts came from a smaller model."""
 
 
-def train(config: RunConfig, output: Path, *, device: str = "auto") -> TrainResult:
+@dataclass(slots=True)
+class _Run:
+    """A run under way, in one of its processes."""
+
+    config: RunConfig
+    output: Path
+    world: World
+    data: TrainingData
+    arch: Architecture
+    learner: Learner
+    progress: _Progress
+
+    @property
+    def samples_a_step(self) -> int:
+        """Images of a whole step, over all processes."""
+        config = self.config
+        return config.train_dataset.batch_size * self.world.size * config.training_settings.grad_accum_steps
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Optimizer steps of a whole epoch."""
+        return math.ceil(len(self.data.training) / self.samples_a_step)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must not change when the run goes on."""
+        return identity(self.arch, self.data.manifest.taxonomy, self.data.manifest.bands)
+
+
+def train(config: RunConfig, output: Path, *, cluster: Cluster | None = None) -> TrainResult | None:
     """Train a model.
 
     Args:
         config: the run.
         output: the run's folder.
-        device: `cpu`, `cuda`, or `auto` for what is there.
+        cluster: how many processes, and on what; one by default.
+
+    Returns:
+        Where the run ended; None where another process tells.
 
     Raises:
         ConfigError: configuration and class table disagree.
         DataError: a dataset is missing or damaged.
         UsageError: the folder holds a run already.
+        CheckpointError: the run in the folder is another's, or damaged.
+        KeyboardInterrupt: the run was interrupted; its state is saved.
     """
-    resume = config.resume == "last"
-    taken = [name for name in (_STATE, "config.yaml", "model_epoch_best.pth") if (output / name).exists()]
-    if taken and not resume:
-        raise UsageError(
-            f"`{output}` holds a run already ({taken[0]})", hint="go on with it: --resume; or choose another -o"
-        )
-    if resume and not (output / _STATE).exists():
-        raise CheckpointError(f"`{output}` holds no run to go on with", hint="without --resume it starts a new one")
-    where = choose_device(device)
-    args, settings = config.model.args, config.training_settings
-    manifest = describe(config.train_dataset.dataset.args)
-    classes = len(manifest.taxonomy)
-    if args.num_classes not in (None, classes):
-        raise ConfigError(
-            f"`model.args.num_classes` is {args.num_classes}, but the class table of "
-            f"`{config.train_dataset.dataset.args.root_path_1}` has {classes} classes",
-            hint="leave num_classes out to take the table's",
-        )
-    _same_data(config, manifest)
-    training = _dataset(config, manifest, "train_dataset")
-    validation = _dataset(config, manifest, "val_dataset")
-    weights = _weights(config, manifest, training)
+    cluster = dataclasses.replace(cluster or Cluster(), timeout_s=config.training_settings.timeout_s)
+    return launch(_train, config, output, cluster=cluster)
 
-    arch = architecture(config.model, num_bands=len(manifest.bands), num_classes=classes)
-    progress = _Progress()
-    if resume or config.sam_checkpoint is None:
-        torch.manual_seed(settings.seed)
-        model = ClassWiseSam(arch)
-    else:
-        model, progress.grown = _warm_start(config, config.sam_checkpoint, arch, manifest)
-    band_names = [band.name for band in manifest.bands]
-    frozen_bands = list(rgb_bands(band_names))
-    if config.sam_checkpoint is not None and arch.adaptor == "adaptor" and len(frozen_bands) < arch.num_bands:
-        freeze_bands(model.image_encoder.patch_embed.proj.weight, frozen_bands)
-    model.to(where)
-    optimizer = build_optimizer(model, config.optimizer)
-    if resume:
-        progress = _restore(output / _STATE, model, optimizer, manifest)
-    per_epoch = math.ceil(len(training) / config.train_dataset.batch_size / settings.grad_accum_steps)
+
+def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
+    output = world.agree(output)  # its name may hold the time
+    if world.is_main:
+        _check_folder(output, config.resume)
+    run = _begin(config, output, world)
+    total = sum(parameter.numel() for parameter in run.learner.model.parameters())
     log.info(
         "%s, %.1f M parameters, %d training tiles, %d steps an epoch, on %s",
         config.model.name,
-        sum(parameter.numel() for parameter in model.parameters()) / 1e6,
-        len(training),
-        per_epoch,
-        where,
+        total / 1e6,
+        len(run.data.training),
+        run.steps_an_epoch,
+        f"{world.size} × {world.device.type}" if world.size > 1 else world.device,
     )
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(
-        output / "config.yaml",
-        yaml.safe_dump(_plain(dataclasses.replace(config, resume=None)), allow_unicode=True, sort_keys=False),
+    if world.is_main:
+        output.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(_plain(dataclasses.replace(config, resume=None)), allow_unicode=True, sort_keys=False)
+        write_text(output / "config.yaml", text)
+    world.barrier()
+    watch = Watch(output, run.progress.epoch) if world.is_main else None
+    begun: list[StageConfig | None] = []
+    for epoch in track(range(run.progress.epoch + 1, config.epochs + 1), "epochs"):
+        stage = stage_at(config.stages, epoch)
+        if begun[-1:] != [stage]:
+            begun.append(stage)
+            _let_learn(run, stage)
+        figures = _epoch(run, epoch, stage)
+        scores = None
+        with run.learner.averaged():
+            if epoch % config.epoch_val == 0 or epoch == config.epochs:
+                scores = _validate(run, epoch)
+                figures |= {"val/mIoU": scores.mean_iou, "val/accuracy": scores.accuracy}
+                names = run.data.manifest.taxonomy.names
+                figures |= {f"val_iou/{name}": row.iou for name, row in zip(names, scores.classes, strict=True)}
+                log.info(
+                    "epoch %d: loss %.3f, mIoU %.3f, accuracy %.3f",
+                    epoch,
+                    figures["train/loss"],
+                    scores.mean_iou or 0.0,
+                    scores.accuracy or 0.0,
+                )
+            if config.epoch_save and epoch % config.epoch_save == 0:
+                _write(run, output / f"model_epoch_{epoch}.pth", epoch, scores)
+                _forget(run, epoch)
+        if watch is not None:
+            watch.add(epoch, figures)
+        if scores is not None:  # a state every validation: often enough to lose little, seldom enough to be cheap
+            _remember(run)
+    if watch is not None:
+        watch.close()
+        log.info("%s", summary(read_history(output / HISTORY)))
+    progress = run.progress
+    return TrainResult(output, output / BEST, progress.best_epoch, progress.mean_iou, progress.accuracy, progress.epoch)
+
+
+def _check_folder(output: Path, resume: str | int | None) -> None:
+    taken = [name for name in (_STATE, "config.yaml", BEST) if (output / name).exists()]
+    if taken and resume is None:
+        raise UsageError(
+            f"`{output}` holds a run already ({taken[0]})", hint="go on with it: --resume; or choose another -o"
+        )
+    if resume == "last" and find_state(output / _STATE) is None:
+        raise CheckpointError(
+            f"`{output}` holds no run to go on with",
+            hint="without --resume it starts a new one; from its best weights: --set resume=best",
+        )
+
+
+def _begin(config: RunConfig, output: Path, world: World) -> _Run:
+    """All that a run needs: data, model, and how far it is."""
+    data = prepare_data(config, world)
+    manifest = data.manifest
+    arch = architecture(config.model, num_bands=len(manifest.bands), num_classes=len(manifest.taxonomy))
+    band_names = [band.name for band in manifest.bands]
+    state = find_state(output / _STATE) if config.resume == "last" else None
+    if state is not None:
+        here = identity(arch, manifest.taxonomy, manifest.bands)
+        learner, kept = go_on(state, config, arch, world, band_names=band_names, here=here)
+        progress = _Progress(**kept["progress"])
+    else:
+        source, progress = _source(config, output, manifest, arch)
+        learner, report = start(config, arch, world, source, band_names=band_names, class_names=manifest.taxonomy.names)
+        if source is not None and world.is_main:
+            show_report(report)
+        progress.grown = world.agree(progress.grown or report.grown)
+    return _Run(config, output, world, data, arch, learner, progress)
+
+
+def _source(config: RunConfig, output: Path, manifest: Manifest, arch: Architecture) -> tuple[Source | None, _Progress]:
+    """The weights that a run begins with, if any, and how far along they are."""
+    if config.resume is None:
+        source = open_source(config.sam_checkpoint) if config.sam_checkpoint is not None else None
+        return source, _Progress(grown=source is not None and source.grown)
+    path = output / f"model_epoch_{config.resume}.pth"
+    kept = load_checkpoint(path)
+    there = identity(kept.architecture, kept.taxonomy, kept.bands)
+    refuse_other(path, there, identity(arch, manifest.taxonomy, manifest.bands))
+    best = load_checkpoint(output / BEST)
+    log.info("going on from `%s`, epoch %d, with a new optimizer", path, kept.epoch)
+    return open_source(str(path)), _Progress(
+        epoch=kept.epoch,
+        best_epoch=best.epoch,
+        mean_iou=best.metrics.get("mean_iou", -1.0),
+        accuracy=best.metrics.get("accuracy", 0.0),
+        grown=kept.grown,
     )
 
-    ignored = config.train_dataset.dataset.args.ignore_bg
-    hidden = manifest.taxonomy.codes.index(0) if ignored and 0 in manifest.taxonomy.codes else None
 
-    def rate(step: int, factor: float) -> float:
-        return factor * learning_rate(
+def _let_learn(run: _Run, stage: StageConfig | None) -> None:
+    """Freeze what does not learn in a stage, and say so."""
+    config, arch, learner = run.config, run.arch, run.learner
+    sizes = {name: parameter.numel() for name, parameter in learner.model.named_parameters()}
+    bands = rgb_bands([band.name for band in run.data.manifest.bands])
+    learning = learning_names(
+        sizes,
+        arch,
+        extra_bands=len(bands) < arch.num_bands,
+        from_checkpoint=config.sam_checkpoint is not None,
+        frozen_base=run.progress.grown and arch.moe_num_expert_groups > 1 and config.model.args.freeze_base_group,
+        stage=stage.name if stage else None,
+    )
+    learner.learn(learning)
+    if config.training_settings.ema is not None:
+        learner.begin_average()
+    if stage is not None and stage.name == "finetune":
+        learner.frozen_bands = {}
+    count = sum(sizes[name] for name in learning)
+    log.info(
+        "%s: %s of %s parameters learn", stage.name if stage else "all stages", f"{count:,}", f"{sum(sizes.values()):,}"
+    )
+
+
+def _epoch(run: _Run, epoch: int, stage: StageConfig | None) -> dict[str, float | None]:
+    """Learn from every tile once; the epoch's figures.
+
+    Raises:
+        KeyboardInterrupt: somebody asked; the state is saved.
+    """
+    config, world, progress, settings = run.config, run.world, run.progress, run.config.training_settings
+    factor = stage.lr_factor if stage else 1.0
+    steps = training_steps(
+        run.data.training,
+        config.train_dataset.batch_size,
+        settings,
+        epoch,
+        world,
+        had=progress.samples,
+        chances=run.data.chances,
+    )
+    begun, seen, sums, rate = time.monotonic(), 0, progress.sums, 0.0
+    for batches in steps:
+        step = (epoch - 1) * run.steps_an_epoch + progress.samples // run.samples_a_step
+        seed = np.random.SeedSequence((settings.seed, step, world.rank)).generate_state(1, np.uint64)[0]
+        torch.manual_seed(int(seed >> np.uint64(1)))  # the routers' noise, also after a resume
+        rate = factor * learning_rate(
             step,
-            per_epoch * config.epochs,
+            run.steps_an_epoch * config.epochs,
             lr=config.optimizer.args.lr,
             lr_min=config.lr_min,
             warmup=settings.warmup_steps,
         )
-
-    def checkpoint(epoch: int, scores: Scores | None) -> Checkpoint:
-        metrics = {} if scores is None else {"mean_iou": scores.mean_iou or 0.0, "accuracy": scores.accuracy or 0.0}
-        return Checkpoint(
-            weights={name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
-            architecture=arch,
-            taxonomy=manifest.taxonomy,
-            bands=manifest.bands,
-            dtype=manifest.dtype,
-            gsd_m=manifest.gsd_m,
-            ignore_background=ignored,
-            grown=progress.grown,
-            epoch=epoch,
-            metrics=metrics,
+        result = take_step(
+            run.learner, batches, world, args=config.model.args, settings=settings, weights=run.data.weights, rate=rate
         )
+        seen += result.images
+        progress.samples += result.images
+        for name, value in {"steps": 1, "loss": result.loss, **result.losses}.items():
+            sums[name] = sums.get(name, 0.0) + value
+        sums["gradient_norm"] = result.gradient_norm
+        if result.interrupted:
+            log.info("interrupted in epoch %d: saving, then --resume goes on from here", epoch)
+            _remember(run)
+            raise KeyboardInterrupt
+    count, norm = sums.pop("steps"), sums.pop("gradient_norm")
+    figures: dict[str, float | None] = {f"train/{name}": value / count for name, value in sums.items()}
+    figures |= {"train/gradient_norm": norm, "train/lr": rate}
+    figures["train/images_per_s"] = seen / (time.monotonic() - begun)
+    progress.epoch, progress.samples, progress.sums = epoch, 0, {}
+    return figures | memory_figures(world.device) | routing_figures(run.learner.model)
 
-    begun: list[StageConfig | None] = []
-    with SummaryWriter(str(output), purge_step=progress.epoch + 1 if progress.epoch else None) as events:
-        for epoch in track(range(progress.epoch + 1, config.epochs + 1), "epochs"):
-            stage = stage_at(config.stages, epoch)
-            if begun[-1:] != [stage]:
-                begun.append(stage)
-                _let_learn(model, config, arch, stage, grown=progress.grown, band_names=band_names)
-                if stage is not None and stage.name == "finetune":
-                    frozen_bands.clear()
-            torch.manual_seed(settings.seed * 1_000_003 + epoch)  # the routers' noise, also after a resume
-            result = train_epoch(
-                model,
-                training_batches(training, config.train_dataset.batch_size, settings, epoch),
-                optimizer,
-                partial(rate, factor=stage.lr_factor if stage else 1.0),
-                first_step=progress.step,
-                args=args,
-                settings=settings,
-                weights=weights if weights is None else weights.to(where),
-                device=where,
-            )
-            progress.epoch, progress.step = epoch, progress.step + result.steps
-            scores = None
-            if epoch % config.epoch_val == 0 or epoch == config.epochs:
-                matrix = validate(
-                    model,
-                    validation,
-                    batch_size=config.val_dataset.batch_size,
-                    classes=classes,
-                    device=where,
-                    precision=settings.precision,
-                    hidden=hidden,
-                )
-                scores = score(matrix)
-                if (scores.mean_iou or 0.0) > progress.mean_iou:
-                    progress.best_epoch, progress.mean_iou = epoch, scores.mean_iou or 0.0
-                    progress.accuracy = scores.accuracy or 0.0
-                    save_checkpoint(checkpoint(epoch, scores), output / "model_epoch_best.pth")
-                log.info(
-                    "epoch %d: loss %.3f, mIoU %.3f, accuracy %.3f",
-                    epoch,
-                    result.loss,
-                    scores.mean_iou or 0.0,
-                    scores.accuracy or 0.0,
-                )
-            _report(events, epoch, result, scores, optimizer.param_groups[0]["lr"], manifest, model)
-            if config.epoch_save and epoch % config.epoch_save == 0:
-                save_checkpoint(checkpoint(epoch, scores), output / f"model_epoch_{epoch}.pth")
-            if scores is not None:  # a state every validation: often enough to lose little, seldom enough to be cheap
-                save_checkpoint(checkpoint(epoch, scores), output / "model_epoch_last.pth")
-                _remember(output / _STATE, model, optimizer, progress, manifest)
-    return TrainResult(
-        folder=output,
-        best=output / "model_epoch_best.pth",
-        best_epoch=progress.best_epoch,
-        mean_iou=progress.mean_iou,
-        accuracy=progress.accuracy,
-        epochs=progress.epoch,
+
+def _validate(run: _Run, epoch: int) -> Scores:
+    """Measure, and keep the model if it is the best so far."""
+    config, progress = run.config, run.progress
+    matrix = validate(
+        run.learner.model,
+        run.data.validation,
+        run.world,
+        batch_size=config.val_dataset.batch_size,
+        classes=len(run.data.manifest.taxonomy),
+        precision=config.training_settings.precision,
+        workers=config.training_settings.workers,
+        hidden=run.data.hidden,
     )
+    scores = score(matrix)
+    if (scores.mean_iou or 0.0) > progress.mean_iou:
+        progress.best_epoch, progress.mean_iou = epoch, scores.mean_iou or 0.0
+        progress.accuracy = scores.accuracy or 0.0
+        _write(run, run.output / BEST, epoch, scores)
+    _write(run, run.output / "model_epoch_last.pth", epoch, scores)
+    return scores
 
 
-def _warm_start(config: RunConfig, source: str, arch: Architecture, manifest: Manifest) -> tuple[ClassWiseSam, bool]:
-    """A model that begins with a checkpoint's weights, and whether its group 0 came from a smaller model."""
-    opened = open_source(source)
-    model, report = adopt(
-        arch,
-        opened,
-        band_names=[band.name for band in manifest.bands],
-        class_names=manifest.taxonomy.names,
-        upcycle=config.model.args.upcycle,
-        seed=config.training_settings.seed,
+def _write(run: _Run, path: Path, epoch: int, scores: Scores | None) -> None:
+    """Write a checkpoint for use, tensor by tensor as the processes put them together."""
+    world = run.world
+    tensors = dict(run.learner.model.named_parameters()) | dict(run.learner.model.named_buffers())
+    about = Checkpoint(
+        weights=tensors,
+        architecture=run.arch,
+        taxonomy=run.data.manifest.taxonomy,
+        bands=run.data.manifest.bands,
+        dtype=run.data.manifest.dtype,
+        gsd_m=run.data.manifest.gsd_m,
+        ignore_background=run.config.train_dataset.dataset.args.ignore_bg,
+        grown=run.progress.grown,
+        epoch=epoch,
+        metrics={} if scores is None else {"mean_iou": scores.mean_iou or 0.0, "accuracy": scores.accuracy or 0.0},
     )
-    show_report(report)
-    return model, report.grown or opened.grown
+    if not world.is_main:
+        for tensor in tensors.values():
+            whole(tensor.detach(), world.device)
+            world.beat()
+        return
+    with reserved_checkpoint(about, path) as weights:
+        for name, tensor in tensors.items():
+            weights[name].copy_(whole(tensor.detach(), world.device))
+            world.beat()
+
+
+def _forget(run: _Run, epoch: int) -> None:
+    """Remove numbered checkpoints beyond those that are to be kept."""
+    every, keep = run.config.epoch_save, run.config.training_settings.keep
+    if run.world.is_main and every and keep:
+        for old in range(epoch - keep * every, 0, -every):
+            (run.output / f"model_epoch_{old}.pth").unlink(missing_ok=True)
+
+
+def _remember(run: _Run) -> None:
+    remember(
+        run.output / _STATE,
+        run.config,
+        run.learner,
+        run.world,
+        here=run.identity,
+        progress=dataclasses.asdict(run.progress),
+    )
 
 
 def show_report(report: LoadReport) -> None:
@@ -237,142 +374,8 @@ def show_report(report: LoadReport) -> None:
         log.debug("%-11s %s  %s", row.how, row.name, row.note)
 
 
-def _let_learn(
-    model: ClassWiseSam,
-    config: RunConfig,
-    arch: Architecture,
-    stage: StageConfig | None,
-    *,
-    grown: bool,
-    band_names: list[str],
-) -> None:
-    """Freeze what does not learn in a stage, and say so."""
-    learning = learning_names(
-        [name for name, _ in model.named_parameters()],
-        arch,
-        extra_bands=len(rgb_bands(band_names)) < arch.num_bands,
-        from_checkpoint=config.sam_checkpoint is not None,
-        frozen_base=grown and arch.moe_num_expert_groups > 1 and config.model.args.freeze_base_group,
-        stage=stage.name if stage else None,
-    )
-    count = choose_learning(model, learning)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    log.info("%s: %s of %s parameters learn", stage.name if stage else "all stages", f"{count:,}", f"{total:,}")
-
-
-def _same_data(config: RunConfig, manifest: Manifest) -> None:
-    """Training and validation must speak of the same classes and bands."""
-    args = config.val_dataset.dataset.args
-    if args.ignore_bg != config.train_dataset.dataset.args.ignore_bg:
-        raise ConfigError("`ignore_bg` differs between train_dataset and val_dataset", hint="give both the same")
-    folder = Path(args.root_path_1).parent.parent
-    if not (folder / NAME).is_file():
-        return
-    other = read_manifest(folder)
-    if not other.taxonomy.same_classes(manifest.taxonomy):
-        raise ConfigError(f"`{folder}` has other classes than the training data", hint="tile both with one class table")
-    if [band.name for band in other.bands] != [band.name for band in manifest.bands]:
-        raise ConfigError(f"`{folder}` has other bands than the training data", hint="tile scenes of the same bands")
-
-
-def _dataset(config: RunConfig, manifest: Manifest, which: str) -> TileDataset:
-    section = getattr(config, which)
-    return TileDataset(
-        section.dataset.args,
-        manifest.taxonomy,
-        manifest.bands,
-        config.model.args.inp_size,
-        train=which == "train_dataset",
-        augmented=section.wrapper.args.augment,
-    )
-
-
-def _weights(config: RunConfig, manifest: Manifest, training: TileDataset) -> torch.Tensor | None:
-    given, classes = config.model.args.loss_weight, len(manifest.taxonomy)
-    if given is None:
-        return None
-    if given == "auto":
-        pixels = class_pixels(training, classes)
-        if not any(pixels):
-            raise DataError(
-                "the training tiles hold no labelled pixel", hint="are labels and class table the right ones?"
-            )
-        return torch.tensor(class_weights(pixels))
-    if len(given) != classes:
-        raise ConfigError(
-            f"`model.args.loss_weight` has {len(given)} weights for {classes} classes", hint="give one a class, or auto"
-        )
-    return torch.tensor(given, dtype=torch.float32)
-
-
-def _report(
-    events: SummaryWriter,
-    epoch: int,
-    result: EpochResult,
-    scores: Scores | None,
-    rate: float,
-    manifest: Manifest,
-    model: ClassWiseSam,
-) -> None:
-    values: dict[str, float | None] = {
-        "train/loss": result.loss,
-        "train/gradient_norm": result.gradient_norm,
-        "train/lr": rate,
-    }
-    if scores is not None:
-        values |= {"val/mIoU": scores.mean_iou, "val/accuracy": scores.accuracy}
-        values |= {
-            f"val_iou/{name}": row.iou for name, row in zip(manifest.taxonomy.names, scores.classes, strict=True)
-        }
-    for name, layer in expert_layers(model):
-        if layer.routing is None:
-            continue
-        values[f"routing_entropy/{name}"] = float(layer.routing.entropy)
-        for group, load in enumerate(layer.routing.expert_load.tolist()):
-            values[f"load/{name}/group_{group}"] = float(layer.routing.group_load[group])
-            values |= {f"load/{name}/group_{group}/expert_{expert}": share for expert, share in enumerate(load)}
-    for name, value in values.items():
-        if value is not None:
-            events.add_scalar(name, value, epoch)
-
-
-def _remember(
-    path: Path, model: ClassWiseSam, optimizer: torch.optim.Optimizer, progress: _Progress, manifest: Manifest
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "progress": dataclasses.asdict(progress),
-        "data": _data_of(manifest),
-    }
-    with staged(path, overwrite=True) as target:
-        save(state, target)
-
-
-def _restore(path: Path, model: ClassWiseSam, optimizer: torch.optim.Optimizer, manifest: Manifest) -> _Progress:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["data"] != _data_of(manifest):
-            raise ValueError("the dataset has other classes or bands")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        return _Progress(**state["progress"])
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"the run in `{path.parent}` cannot go on: {str(error).splitlines()[0]}",
-            hint="go on with the configuration and the dataset that it began with",
-        ) from None
-
-
-def _data_of(manifest: Manifest) -> dict[str, list[str]]:
-    return {
-        "classes": [f"{entry.code} {entry.name}" for entry in manifest.taxonomy.classes],
-        "bands": [band.name for band in manifest.bands],
-    }
-
-
 def _plain(value: Any) -> Any:
     """Dataclasses and tuples as YAML's mappings and lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -5,6 +5,7 @@ Plain values and tensors only, so that `torch.load(weights_only=True)` reads it.
 
 import dataclasses
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,6 +102,9 @@ def reserved_checkpoint(checkpoint: Checkpoint, path: Path) -> Iterator[dict[str
             }
         with torch.serialization.skip_data(materialize_fake_tensors=True):
             torch.save(_raw(dataclasses.replace(checkpoint, weights=empty)), target)
+        if hasattr(os, "posix_fallocate"):  # on a full disk, a mapped file's first touch would be a bus error
+            with target.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, target.stat().st_size)
         with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
             yield torch.load(target, mmap=True, weights_only=True)["weights"]
 

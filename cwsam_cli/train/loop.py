@@ -1,138 +1,270 @@
-"""One pass over the data: to learn from it, or to measure on it."""
+"""Learn from the data step by step, and measure on it: the same for one process and for many.
+
+A step is one large batch, cut into what each process holds and, with accumulation, into
+several passes. Every process takes the same number of passes, if need be with no image at
+all: sharded weights are gathered together.
+"""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from cwsam_cli.assess.confusion import Matrix, confusion_matrix
 from cwsam_cli.config.schema import ModelArgs, TrainingSettings
 from cwsam_cli.console import track
-from cwsam_cli.data.dataset import EpochSampler, TileDataset
+from cwsam_cli.data.dataset import BatchShare, TileDataset
 from cwsam_cli.errors import CwsamError, MachineError
 from cwsam_cli.model.experts import routing_loss
-from cwsam_cli.train.losses import segmentation_loss
+from cwsam_cli.train.launch import World
+from cwsam_cli.train.losses import Whole, loss_parts, measure
+from cwsam_cli.train.optim import Shards, drop_gradients, gradient_norm, take_gradients
+from cwsam_cli.train.parallelize import DTYPES, let_go, sync_gradients
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batch = tuple[Tensor, Tensor]
+"""Images (B, C, S, S) and class indices (B, S, S); B may be 0."""
+
+
+@dataclass(slots=True)
+class Learner:
+    """A model and all that changes with it."""
+
+    model: nn.Module
+    shards: Shards
+    """Of the model; what the optimizer changes."""
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None = None
+    """With fp16."""
+    average: dict[str, Tensor] = field(default_factory=dict)
+    """Moving averages of the shards that learn, with `ema`."""
+    frozen_bands: dict[str, list[int]] = field(default_factory=dict)
+    """Input bands, by weight, whose filters stay as they are."""
+
+    def learn(self, names: set[str]) -> None:
+        """Let exactly these weights learn."""
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in names)
+            self.shards[name].requires_grad_(name in names)
+
+    def begin_average(self) -> None:
+        """Average what learns now and did not before."""
+        for name, shard in self.shards.items():
+            if shard.requires_grad and name not in self.average:
+                self.average[name] = shard.detach().clone()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averages in place of the weights, while the block runs."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        with torch.no_grad():
+            for name, average in self.average.items():
+                shard = self.shards[name]
+                kept = shard.detach().clone()
+                shard.copy_(average)
+                average.copy_(kept)
 
 
 @dataclass(frozen=True, slots=True)
-class EpochResult:
-    """What an epoch of training came to."""
+class StepResult:
+    """What a step came to, over all processes."""
 
-    loss: float
-    """Mean over the steps."""
+    losses: dict[str, float]
+    """The loss by its parts."""
     gradient_norm: float
-    """Of the last step, before clipping."""
-    steps: int
+    """Before clipping."""
+    images: int
+    interrupted: bool
+    """Somebody asked, in whichever process, to stop after this step."""
+
+    @property
+    def loss(self) -> float:
+        """The sum of its parts."""
+        return sum(self.losses.values())
 
 
-def training_batches(
-    dataset: TileDataset, batch_size: int, settings: TrainingSettings, epoch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of one epoch; their order and content follow from (seed, epoch)."""
-    sampler = EpochSampler(len(dataset), seed=settings.seed, epoch=epoch)
-    loader = DataLoader(dataset, batch_size, sampler=sampler, num_workers=settings.workers)
+def training_steps(
+    dataset: TileDataset,
+    batch_size: int,
+    settings: TrainingSettings,
+    epoch: int,
+    world: World,
+    *,
+    had: int = 0,
+    chances: NDArray[np.float64] | None = None,
+) -> Iterator[list[Batch]]:
+    """This process's batches of each step of an epoch.
+
+    Args:
+        dataset: of the whole run.
+        batch_size: of each process.
+        settings: seed, accumulation, workers.
+        epoch: order and content follow from it and the seed.
+        world: this process among all.
+        had: samples of the epoch that were had before an interruption.
+        chances: of each sample, see `balanced_chances`.
+
+    Raises:
+        DataError: a tile is damaged.
+    """
+    shares = BatchShare(
+        len(dataset),
+        batch_size,
+        seed=settings.seed,
+        epoch=epoch,
+        rank=world.rank,
+        size=world.size,
+        had=had,
+        chances=chances,
+    )
+    step: list[Batch] = []
+    for batch in _loaded(dataset, shares, settings.workers, world):
+        step.append(batch)
+        if len(step) == settings.grad_accum_steps:
+            yield step
+            step = []
+    if step:
+        yield step
+
+
+def _loaded(
+    dataset: TileDataset, batches: Sequence[object] | BatchShare, workers: int, world: World
+) -> Iterator[Batch]:
+    loader: DataLoader[Batch] = DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type] # of numbers, or of numbers and seeds
+        collate_fn=dataset.collate,
+        num_workers=workers,
+        pin_memory=world.device.type == "cuda",
+        generator=torch.Generator(),  # torch would else draw from the routers' noise
+    )
     try:
-        yield from loader
+        for image, label in loader:
+            world.beat()
+            yield image, label
     except CwsamError as error:  # a worker's error arrives with its traceback for a message
         last = str(error).strip().splitlines()[-1].partition("Error: ")[2]
         raise (type(error)(last, hint=error.hint or "tile the scenes again") if last else error) from None
 
 
-def train_epoch(
-    model: nn.Module,
-    batches: Batches,
-    optimizer: torch.optim.Optimizer,
-    rate: Callable[[int], float],
+def take_step(
+    learner: Learner,
+    batches: list[Batch],
+    world: World,
     *,
-    first_step: int,
     args: ModelArgs,
     settings: TrainingSettings,
     weights: Tensor | None,
-    device: torch.device,
-) -> EpochResult:
-    """Learn from every batch once.
+    rate: float,
+) -> StepResult:
+    """Learn from one large batch.
 
     Args:
-        model: on `device`.
-        batches: images (B, C, S, S) and class indices (B, S, S).
-        optimizer: its learning rate is set here, step by step.
-        rate: step → learning rate.
-        first_step: steps of the run so far.
+        learner: its model on the world's device.
+        batches: this process's part of it, as many in each process.
+        world: this process among all.
         args: the loss.
-        settings: precision, accumulation, clipping.
-        weights: one a class, or None.
-        device: where the model is.
+        settings: precision, clipping, average.
+        weights: one a class, on the device, or None.
+        rate: learning rate, before each parameter group's own factor.
 
     Raises:
-        MachineError: the loss is no longer a finite number.
+        MachineError: loss or gradient is no longer a finite number.
     """
+    model, scaler, device = learner.model, learner.scaler, world.device
     model.train()
-    losses: list[float] = []
-    norm, step = math.nan, first_step
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for group in _grouped(batches, settings.grad_accum_steps):
-        for setting in optimizer.param_groups:
-            setting["lr"] = rate(step)
-        total = 0.0
-        for image, label in group:
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                logits = model(image.to(device, non_blocking=True))
-            loss = segmentation_loss(logits, label.to(device, non_blocking=True), args.loss, weights)
-            routing = routing_loss(model, balance=args.balance_loss, z=args.router_z_loss)
-            loss = (loss if routing is None else loss + routing) / len(group)
-            loss.backward()
-            total += loss.item()
-        if not math.isfinite(total):
-            raise MachineError(
-                f"the loss is {total} at step {step}", hint="lower optimizer.args.lr, or train with precision fp32"
-            )
-        norm = float(nn.utils.clip_grad_norm_(parameters, settings.clip_grad_norm or math.inf))
-        if not math.isfinite(norm):
-            raise MachineError(f"the gradient is {norm} at step {step}", hint="lower optimizer.args.lr")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(total)
-        step += 1
-    return EpochResult(float(np.mean(losses)), norm, step - first_step)
+    mine = measure([label for _, label in batches], weights)
+    images = sum(len(image) for image, _ in batches)
+    counts = world.total(torch.tensor([*mine, images, world.interruption.asked], dtype=torch.float64, device=device))
+    whole = Whole(counts[0], counts[1])
+    sums: dict[str, Tensor] = {}
+    for number, (image, label) in enumerate(batches, start=1):
+        sync_gradients(model, last=number == len(batches))
+        with torch.autocast(device.type, DTYPES[settings.precision], enabled=settings.precision != "fp32"):
+            logits = model(image.to(device, non_blocking=True))
+        world.beat()
+        target = label.to(device, non_blocking=True)
+        parts = loss_parts(logits, target, args.loss, weights, smoothing=args.label_smoothing, whole=whole)
+        routing = routing_loss(model, balance=args.balance_loss, z=args.router_z_loss, total=world.total)
+        if routing is not None:
+            parts["routing"] = routing / len(batches)
+        loss = torch.stack([*parts.values()]).sum() * world.size  # gradients are averaged over the processes
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        sums = {name: sums.get(name, 0) + part.detach() for name, part in parts.items()}
+        world.beat()
+    take_gradients(model, learner.shards, learner.frozen_bands)
+    if scaler is not None:
+        scaler.unscale_(learner.optimizer)
+    norm = gradient_norm(learner.shards, world)
+    losses = dict(zip(sums, world.total(torch.stack([*sums.values()])).tolist(), strict=True))
+    if not math.isfinite(sum(losses.values())) or (scaler is None and not norm.isfinite()):
+        raise MachineError(
+            f"the loss is {sum(losses.values()):g} and the norm of its gradient {norm:g}",
+            hint="lower optimizer.args.lr, or train with precision fp32",
+        )
+    if settings.clip_grad_norm and norm.isfinite():
+        nn.utils.clip_grads_with_norm_(learner.shards.values(), settings.clip_grad_norm, norm)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = rate * group["lr_factor"]
+    if scaler is None:
+        learner.optimizer.step()
+    else:
+        scaler.step(learner.optimizer)
+        scaler.update()
+    drop_gradients(model, learner.shards)
+    if settings.ema is not None:
+        averages = list(learner.average.values())
+        torch._foreach_lerp_(averages, [learner.shards[name].detach() for name in learner.average], 1 - settings.ema)
+    return StepResult(losses, norm.item(), int(counts[2]), bool(counts[3]))
 
 
 def validate(
     model: nn.Module,
     dataset: TileDataset,
+    world: World,
     *,
     batch_size: int,
     classes: int,
-    device: torch.device,
     precision: str,
+    workers: int = 0,
     hidden: int | None = None,
 ) -> Matrix:
-    """The confusion matrix over a dataset's pixels, each counted once; the hidden class is never predicted."""
+    """The confusion matrix over a dataset's pixels, each counted once; the hidden class is never predicted.
+
+    Args:
+        model: on the world's device.
+        dataset: whole; each process measures its share.
+        world: this process among all.
+        batch_size: images at a time.
+        classes: K.
+        precision: of the forward pass.
+        workers: processes that read tiles.
+        hidden: index of a class that counts as unlabelled.
+    """
     model.eval()
     matrix = np.zeros((classes, classes), np.int64)
-    loader = DataLoader(dataset, batch_size)
-    with torch.inference_mode():
-        for image, label in track(loader, "validating", total=len(loader)):
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                logits = model(image.to(device))
+    mine = range(world.rank, len(dataset), world.size)
+    rounds = -(-len(dataset) // world.size)
+    batches = [list(mine[start : start + batch_size]) for start in range(0, rounds, batch_size)]
+    kind = DTYPES[precision]  # type: ignore[index]
+    with torch.no_grad():  # inference mode and sharded weights do not go together
+        for image, label in track(_loaded(dataset, batches, workers, world), "validating", total=len(batches)):
+            with torch.autocast(world.device.type, kind, enabled=kind != torch.float32):
+                logits = model(image.to(world.device))
             if hidden is not None:
                 logits[:, hidden] = -math.inf
             best = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
             matrix += confusion_matrix(label.numpy(), best, classes)
-    return matrix
-
-
-def _grouped(batches: Batches, size: int) -> Iterable[list[tuple[Tensor, Tensor]]]:
-    group: list[tuple[Tensor, Tensor]] = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+    let_go(model)
+    return world.total(torch.from_numpy(matrix).to(world.device)).cpu().numpy()

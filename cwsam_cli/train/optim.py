@@ -1,29 +1,120 @@
-"""Optimizer and learning rate."""
+"""Optimizer and learning rate.
 
+The optimizer works on each process's own shards as plain tensors: what it knows of a weight
+is then laid out as the weight is, and 8-bit AdamW, which knows nothing of sharding, works too.
+"""
+
+import logging
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from cwsam_cli.config.schema import OptimizerConfig
+from cwsam_cli.config.schema import LrFactors, OptimizerConfig
+from cwsam_cli.errors import MachineError
 from cwsam_cli.model.experts import ExpertGroup
+from cwsam_cli.model.upcycle import is_mixture
+from cwsam_cli.train.launch import World
+from cwsam_cli.train.stages import is_adapter
+
+Shards = dict[str, nn.Parameter]
+"""This process's part of each weight, by name; it shares the weight's memory."""
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW; weight matrices decay; norms, biases, tokens, position tables and partly frozen weights do not."""
-    decays: list[nn.Parameter] = []
-    stays: list[nn.Parameter] = []
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            partly_frozen = bool(parameter._backward_hooks)  # decay would shrink what a hook keeps from learning
-            layer = isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and name == "weight"
-            stack = isinstance(module, ExpertGroup) and name.endswith("_weight")
-            (decays if (layer or stack) and not partly_frozen else stays).append(parameter)
-    groups = [
-        {"params": decays, "weight_decay": config.args.weight_decay},
-        {"params": stays, "weight_decay": 0.0},
+def local_shards(model: nn.Module) -> Shards:
+    """A model's weights as plain tensors: of a sharded one this process's parts, else all of them."""
+    with torch.no_grad():
+        return {
+            name: nn.Parameter(parameter.to_local(), parameter.requires_grad)
+            if isinstance(parameter, DTensor)
+            else parameter
+            for name, parameter in model.named_parameters()
+        }
+
+
+def build_optimizer(
+    model: nn.Module, shards: Shards, config: OptimizerConfig, *, stay: Sequence[str] = ()
+) -> torch.optim.Optimizer:
+    """AdamW; weight matrices decay; norms, biases, tokens and position tables do not.
+
+    Args:
+        model: whose modules tell what is a weight matrix.
+        shards: of the model.
+        config: its `lr_factors` become each parameter group's `lr_factor`.
+        stay: further weights without decay; it would shrink what does not wholly learn.
+
+    Raises:
+        MachineError: 8-bit AdamW is not installed.
+    """
+    matrices = {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, module in model.named_modules()
+        for name, _ in module.named_parameters(recurse=False)
+        if (isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and name == "weight")
+        or (isinstance(module, ExpertGroup) and name.endswith("_weight"))
+    } - set(stay)
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, shard in shards.items():
+        if shard.numel():  # of a weight with fewer rows than processes, some have no part
+            groups.setdefault((name in matrices, lr_factor(name, config.args.lr_factors)), []).append(shard)
+    rows = [
+        {"params": own, "weight_decay": config.args.weight_decay if decays else 0.0, "lr_factor": factor}
+        for (decays, factor), own in groups.items()
     ]
-    return torch.optim.AdamW(groups, lr=config.args.lr, betas=config.args.betas)
+    kind = torch.optim.AdamW if config.name == "adamw" else _adamw8bit()
+    optimizer: torch.optim.Optimizer = kind(rows, lr=config.args.lr, betas=config.args.betas)
+    return optimizer
+
+
+def _adamw8bit() -> Any:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that are not used here
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise MachineError(
+            f"`optimizer.name: adamw8bit` needs bitsandbytes: {error}", hint="pip install bitsandbytes, or use adamw"
+        ) from None
+    return AdamW8bit
+
+
+def lr_factor(name: str, factors: LrFactors) -> float:
+    """What a weight's learning rate is multiplied by, after the part of the model that it belongs to."""
+    if is_mixture(name):
+        return factors.experts if ".groups." in name else factors.routers
+    if name.startswith("mask_decoder."):
+        return factors.decoder
+    return factors.adapters if is_adapter(name) else factors.encoder
+
+
+def take_gradients(model: nn.Module, shards: Shards, frozen: Mapping[str, Sequence[int]]) -> None:
+    """Give the shards their weights' gradients.
+
+    Args:
+        model: after its backward passes.
+        shards: of the model.
+        frozen: input bands, by weight, whose filters stay as they are.
+    """
+    for name, parameter in model.named_parameters():
+        shard = shards[name]
+        if shard is not parameter:
+            shard.grad = parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else None
+        if shard.grad is not None and name in frozen:
+            shard.grad[:, list(frozen[name])] = 0
+
+
+def drop_gradients(model: nn.Module, shards: Shards) -> None:
+    """Forget all gradients."""
+    for holder in (*model.parameters(), *shards.values()):
+        holder.grad = None
+
+
+def gradient_norm(shards: Shards, world: World) -> Tensor:
+    """The norm of the whole gradient, over all processes' shards."""
+    squares = [shard.grad.square().sum() for shard in shards.values() if shard.grad is not None]
+    return world.total(torch.stack(squares).sum() if squares else torch.zeros((), device=world.device)).sqrt()
 
 
 def learning_rate(step: int, steps: int, *, lr: float, lr_min: float, warmup: int) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from cwsam_cli.config.schema import StageConfig
 from cwsam_cli.model.upcycle import is_mixture
@@ -36,7 +36,7 @@ def learning_names(
             continue
         decoder = name.startswith("mask_decoder.")
         integrates = is_mixture(name) and not (decoder and ".mlp.groups." in name)
-        adapts = integrates or decoder or any(part in name for part in _ADAPTERS)
+        adapts = integrates or decoder or is_adapter(name)
         filters = extra_bands and name == "image_encoder.patch_embed.proj.weight"
         everything = stage == "finetune" or not (from_checkpoint and arch.adaptor == "adaptor")
         if stage == "integrate":
@@ -59,17 +59,6 @@ def choose_learning(model: nn.Module, learning: set[str]) -> int:
     return count
 
 
-def freeze_bands(weight: Tensor, bands: Sequence[int]) -> None:
-    """Keep some input bands' filters as they are: their gradient is 0."""
-
-    def without(gradient: Tensor) -> Tensor:
-        keep = gradient.new_ones(gradient.shape[1])
-        keep[list(bands)] = 0
-        return gradient * keep[None, :, None, None]
-
-    weight.register_hook(without)
-
-
 def stage_at(stages: Sequence[StageConfig], epoch: int) -> StageConfig | None:
     """The stage that an epoch, counted from 1, belongs to."""
     for stage in stages:
@@ -77,6 +66,11 @@ def stage_at(stages: Sequence[StageConfig], epoch: int) -> StageConfig | None:
             return stage
         epoch -= stage.epochs
     return None
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a weight belongs to an adapter or the frequency prompt."""
+    return any(part in name for part in _ADAPTERS)
 
 
 def _is_base(name: str) -> bool:

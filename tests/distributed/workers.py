@@ -3,11 +3,28 @@
 import os
 import signal
 import time
+from typing import Any
 
 import torch
 
+from cwsam_cli.config.schema import (
+    EncoderMode,
+    FsdpSettings,
+    ModelArgs,
+    ModelConfig,
+    OptimizerArgs,
+    OptimizerConfig,
+    RunConfig,
+    TrainingSettings,
+)
 from cwsam_cli.errors import DataError
+from cwsam_cli.model.variants import architecture
+from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.train.launch import World
+from cwsam_cli.train.loop import Learner, take_step
+from cwsam_cli.train.optimizer_state import sharded_like
+from cwsam_cli.train.parallelize import whole
+from cwsam_cli.train.start import start
 
 
 def add_ranks(world: World, start: int) -> tuple[int, int, float]:
@@ -57,3 +74,121 @@ def count_until_asked(world: World, folder: str) -> int:
         if world.total(torch.tensor(float(world.interruption.asked))):
             raise KeyboardInterrupt
     return count
+
+
+SHAPE: dict[str, Any] = {
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "global_attn_indexes": [1],
+    "window_size": 3,
+    "patch_size": 8,
+    "prompt_embed_dim": 16,
+    "decoder_mlp_dim": 32,
+    "detail_stem": True,
+    "moe_start_layer_index": 1,
+    "moe_num_expert_groups": 3,
+    "moe_experts_per_group": 3,
+    "moe_k_groups": 1,
+    "moe_k_experts": 2,
+    "moe_decoder_experts": 2,
+    "moe_decoder_k_experts": 1,
+}
+CLASSES, BANDS, SIZE = 4, 4, 32
+STEPS = 20
+
+
+def configuration(case: dict[str, Any]) -> RunConfig:
+    """A small mixture's run; `case` holds keys of the sections that it changes."""
+    return RunConfig(
+        model=ModelConfig(
+            name="sam_tiny",
+            args=ModelArgs(
+                inp_size=SIZE, encoder_mode=EncoderMode(**SHAPE | case.get("shape", {})), **case.get("args", {})
+            ),
+        ),
+        optimizer=OptimizerConfig(name=case.get("optimizer", "adamw"), args=OptimizerArgs(lr=1e-3)),
+        training_settings=TrainingSettings(**{"clip_grad_norm": None} | case.get("settings", {})),
+        fsdp_settings=FsdpSettings(**case.get("fsdp", {})),
+        lr_min=0.0,
+    )
+
+
+def tiles() -> tuple[torch.Tensor, torch.Tensor]:
+    """Twelve tiles whose labels know all, some, or nothing of the ground."""
+    generator = torch.Generator().manual_seed(7)
+    labels = torch.randint(CLASSES, (12, SIZE // 8, SIZE // 8), generator=generator).to(torch.uint8)
+    labels = labels.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    images = torch.randn(12, BANDS, SIZE, SIZE, generator=generator) + labels[:, None]
+    for number, label in enumerate(labels):
+        label[: (number % 4) * 7] = IGNORE
+    labels[5] = IGNORE
+    return images, labels
+
+
+def samples_of(step: int) -> list[int]:
+    """Four tiles a step, but three in the fifth and one, which leaves a process without any, in the tenth."""
+    return [(4 * step + 5 * k) % 12 for k in range({4: 3, 9: 1}.get(step, 4))]
+
+
+def learn(world: World, cases: dict[str, dict[str, Any]], processes: int) -> dict[str, Any]:
+    """Each case's losses step by step, and its first, fifth and tenth gradient, put together."""
+    return {name: _learn(world, case, processes) for name, case in cases.items()}
+
+
+def begin(world: World, case: dict[str, Any]) -> tuple[RunConfig, Learner]:
+    config = configuration(case)
+    arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
+    names = [f"band_{i}" for i in range(BANDS)]
+    learner, _ = start(config, arch, world, None, band_names=names, class_names=list("abcd"))
+    frozen = case.get("frozen", "nothing")
+    learner.learn({name for name in learner.shards if frozen not in name})
+    return config, learner
+
+
+def micro_batches(
+    world: World, config: RunConfig, step: int, processes: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """This process's part of a step of four tiles, cut as an epoch's batches are."""
+    images, labels = tiles()
+    samples = samples_of(step)
+    accumulated = config.training_settings.grad_accum_steps
+    whole = 4 // accumulated
+    batches = []
+    for start_ in range(0, 4, whole):
+        batch = samples[start_ : start_ + whole]
+        own = batch[len(batch) * world.rank // processes : len(batch) * (world.rank + 1) // processes]
+        batches.append((images[own], labels[own]))
+    return batches
+
+
+def _learn(world: World, case: dict[str, Any], processes: int) -> dict[str, Any]:
+    config, learner = begin(world, case)
+    parameters = dict(learner.model.named_parameters())
+    weights = torch.tensor([0.5, 2.0, 1.0, 1.0]) if case.get("weighted") else None
+    gradients: list[dict[str, torch.Tensor]] = []
+    losses = []
+
+    def keep(*_: Any) -> None:
+        if len(losses) in (0, 4, 9):
+            gradients.append(
+                {
+                    name: whole(sharded_like(parameters[name], shard.grad), world.device).clone()
+                    for name, shard in learner.shards.items()
+                    if shard.grad is not None
+                }
+            )
+
+    learner.optimizer.register_step_pre_hook(keep)
+    for step in range(case.get("steps", STEPS)):
+        result = take_step(
+            learner,
+            micro_batches(world, config, step, processes),
+            world,
+            args=config.model.args,
+            settings=config.training_settings,
+            weights=weights,
+            rate=2e-4,
+        )
+        losses.append((result.loss, result.gradient_norm))
+    return {"losses": losses, "gradients": gradients if world.is_main else None}

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from cwsam_cli.config.schema import Loss
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.train.losses import class_weights, segmentation_loss
+from cwsam_cli.train.losses import class_weights, loss_parts, measure, segmentation_loss
 
-KINDS: list[Loss] = ["ce", "ce+dice", "ce+iou"]
+KINDS: list[Loss] = ["ce", "ce+dice", "ce+iou", "ce+lovasz", "focal"]
 WEIGHTS = torch.tensor([0.5, 3.0, 0.0, 1.0])
 
 
@@ -58,7 +58,7 @@ def test_an_image_of_weightless_classes_costs_no_cross_entropy(kind: Loss) -> No
     loss.backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
-    assert (loss.item() == 0) is (kind == "ce")
+    assert (loss.item() == 0) is (kind in ("ce", "focal"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,6 +93,9 @@ LABELS = torch.tensor([[[0, 0, 1, IGNORE]]])
         ("ce", 0.0),
         ("ce+dice", ((1 - 2 * 1.4 / 3.7) + (1 - 2 * 0.7 / 2.3)) / 2),
         ("ce+iou", ((1 - 1.4 / 2.3) + (1 - 0.7 / 1.6)) / 2),
+        # errors 0.4, 0.3, 0.2 by class 0 cost 1/2, 1/3·…: IoU lost after one, two, three mistakes 1/2, 2/3, 1;
+        # by class 1 (the same errors; its one pixel is the second) 1/2, 1, 1.
+        ("ce+lovasz", ((0.4 / 2 + 0.3 / 6 + 0.2 / 3) + (0.4 / 2 + 0.3 / 2 + 0.2 * 0)) / 2),
     ],
 )
 def test_a_small_example_by_hand(kind: Loss, overlap: float) -> None:
@@ -113,8 +116,8 @@ def test_a_class_that_an_images_labels_do_not_hold_enters_no_overlap(kind: Loss)
     assert overlap.item() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["ce+dice", "ce+iou"])
-def test_overlap_weighs_every_class_of_every_image_alike(kind: Loss) -> None:
+@pytest.mark.parametrize("kind", ["ce+dice", "ce+iou", "ce+lovasz"])
+def test_overlap_weighs_every_image_alike(kind: Loss) -> None:
     one, other = _logits(*EXAMPLE), _logits(*reversed(EXAMPLE))
     labels = torch.tensor([[[0, 1, 0, 1]]])
     both = torch.tensor([[[0, 0, 0, 0]]])
@@ -124,7 +127,7 @@ def test_overlap_weighs_every_class_of_every_image_alike(kind: Loss) -> None:
     ]
     batch = torch.cat([one, other]), torch.cat([labels, both])
     whole = segmentation_loss(*batch, kind) - segmentation_loss(*batch, "ce")
-    assert whole.item() == pytest.approx((2 * parts[0].item() + parts[1].item()) / 3, abs=1e-6)
+    assert whole.item() == pytest.approx((parts[0].item() + parts[1].item()) / 2, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -135,6 +138,36 @@ def test_a_step_against_the_gradient_lowers_the_loss(kind: Loss) -> None:
     before.backward()
     assert logits.grad is not None
     assert segmentation_loss(logits.detach() - logits.grad, target, kind) < before
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_a_batch_add_up_to_the_whole_whoever_holds_which(kind: Loss, weights: Tensor | None) -> None:
+    logits, target = _batch()
+    target[1] = IGNORE
+    cuts = [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 3)]  # one unlabelled, one empty
+    whole = measure([target[cut] for cut in cuts], weights)
+    parts = [segmentation_loss(logits[cut], target[cut], kind, weights, whole=whole) for cut in cuts]
+    torch.testing.assert_close(torch.stack(parts).sum(), segmentation_loss(logits, target, kind, weights))
+
+
+def test_the_parts_of_a_loss_are_named_and_sum_to_it() -> None:
+    logits, target = _batch()
+    parts = loss_parts(logits, target, "ce+lovasz", WEIGHTS)
+    assert set(parts) == {"ce", "lovasz"}
+    torch.testing.assert_close(sum(parts.values()), segmentation_loss(logits, target, "ce+lovasz", WEIGHTS))
+
+
+def test_smoothing_asks_for_less_than_certainty() -> None:
+    target = torch.zeros(1, 2, 2, dtype=torch.uint8)
+    certain = torch.stack([torch.full((1, 2, 2), 20.0), torch.zeros(1, 2, 2)], dim=1)
+    assert segmentation_loss(certain, target, "ce") < 1e-6
+    assert segmentation_loss(certain, target, "ce", smoothing=0.1).item() == pytest.approx(0.05 * 20, rel=1e-4)
+
+
+def test_the_focal_loss_weighs_a_pixel_by_the_square_of_what_is_missing() -> None:
+    expected = -sum((1 - p) ** 2 * math.log(p) for p in (0.8, 0.6, 0.7)) / 3
+    assert segmentation_loss(_logits(*EXAMPLE), LABELS, "focal").item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_class_weights_have_mean_1_over_the_pixels() -> None:

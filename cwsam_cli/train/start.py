@@ -1,0 +1,197 @@
+"""Where a run's weights come from: nowhere, somebody's checkpoint, or the run itself; for any number of processes."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import init_device_mesh
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+from cwsam_cli.config.schema import RunConfig
+from cwsam_cli.data.manifest import Band
+from cwsam_cli.errors import CheckpointError
+from cwsam_cli.model.network import ClassWiseSam
+from cwsam_cli.model.variants import Architecture
+from cwsam_cli.model.weights import LoadReport, Source, make_weights, named_tensors, rgb_bands
+from cwsam_cli.taxonomy import Taxonomy
+from cwsam_cli.train.launch import World
+from cwsam_cli.train.loop import Learner
+from cwsam_cli.train.optim import build_optimizer, local_shards
+from cwsam_cli.train.optimizer_state import optimizer_tensors, restore_optimizer, sharded_like
+from cwsam_cli.train.parallelize import checkpoint_activations, fill, shard
+from cwsam_cli.train.state import model_tensors, read_plain, read_tensors, save_state
+
+_FILTERS = "image_encoder.patch_embed.proj.weight"
+
+
+def start(
+    config: RunConfig,
+    arch: Architecture,
+    world: World,
+    source: Source | None,
+    *,
+    band_names: Sequence[str],
+    class_names: Sequence[str],
+) -> tuple[Learner, LoadReport]:
+    """A model with its optimizer, shared out where there are several processes.
+
+    The model is built on the meta device; its tensors come one at a time, from the first
+    process.
+
+    Args:
+        config: the run.
+        arch: the model's shape.
+        world: this process among all.
+        source: weights to begin with, None for none; only the first process's counts.
+        band_names: of the images.
+        class_names: of the class table.
+
+    Returns:
+        The learner, and what became of the source's tensors (in the first process).
+    """
+    learner = _empty(config, arch, world, band_names)
+    report = LoadReport()
+    with torch.device("meta"):
+        names: Iterator[tuple[str, Tensor]] = named_tensors(ClassWiseSam(arch))
+    if world.is_main:
+        names = make_weights(
+            arch,
+            source or Source({}),
+            report,
+            band_names=band_names,
+            class_names=class_names,
+            upcycle=config.model.args.upcycle,
+            seed=config.training_settings.seed,
+        )
+    for _ in fill(learner.model, names, world.device):
+        world.beat()
+    return learner, report
+
+
+def _empty(config: RunConfig, arch: Architecture, world: World, band_names: Sequence[str]) -> Learner:
+    """A learner whose weights are laid out, but not yet given."""
+    settings = config.training_settings
+    with torch.device("meta"):
+        model = ClassWiseSam(arch)
+    if settings.activation_checkpointing:
+        checkpoint_activations(model)
+    offload = world.size > 1 and config.fsdp_settings.cpu_offload
+    if world.size > 1:
+        mesh = init_device_mesh(world.device.type, (world.size,))
+        shard(model, mesh, precision=settings.precision, settings=config.fsdp_settings)
+    model.to_empty(device="cpu" if offload else world.device)
+    for buffer in model.buffers():  # are not offloaded
+        buffer.data = buffer.data.to(world.device)
+    for block in model.image_encoder.blocks:
+        block.register_forward_pre_hook(lambda *_: world.beat())
+    frozen = {}
+    if config.sam_checkpoint is not None and arch.adaptor == "adaptor" and len(rgb_bands(band_names)) < arch.num_bands:
+        frozen[_FILTERS] = list(rgb_bands(band_names))
+    shards = local_shards(model)
+    optimizer = build_optimizer(model, shards, config.optimizer, stay=list(frozen))
+    scaler = None
+    if settings.precision == "fp16":
+        kind = ShardedGradScaler if world.size > 1 else torch.amp.GradScaler
+        scaler = kind(world.device.type)
+    return Learner(model, shards, optimizer, scaler, frozen_bands=frozen)
+
+
+def remember(
+    folder: Path,
+    config: RunConfig,
+    learner: Learner,
+    world: World,
+    *,
+    here: dict[str, Any],
+    progress: Mapping[str, Any],
+) -> None:
+    """Write a run's complete state.
+
+    Args:
+        folder: of the state.
+        config: the run.
+        learner: all that learns.
+        world: all processes call this.
+        here: the run's `identity`.
+        progress: how far it is; JSON.
+    """
+    parameters = dict(learner.model.named_parameters())
+    averages = {f"average/{name}": sharded_like(parameters[name], value) for name, value in learner.average.items()}
+    tensors, optimizer = optimizer_tensors(learner.model, learner.shards, learner.optimizer, world)
+    plain = {
+        "identity": here | {"optimizer": config.optimizer.name},
+        "progress": progress,
+        "optimizer": optimizer,
+        "average": list(averages),
+        "scaler": learner.scaler.state_dict() if learner.scaler else None,
+    }
+    save_state(folder, model_tensors(learner.model) | tensors | averages, plain, world)
+
+
+def go_on(
+    folder: Path,
+    config: RunConfig,
+    arch: Architecture,
+    world: World,
+    *,
+    band_names: Sequence[str],
+    here: dict[str, Any],
+) -> tuple[Learner, dict[str, Any]]:
+    """A learner from a run's complete state, and what else `remember` kept.
+
+    Args:
+        folder: of the state.
+        config: the run.
+        arch: the model's shape.
+        world: this process among all; their number may have changed.
+        band_names: of the images.
+        here: the run's `identity`.
+
+    Raises:
+        CheckpointError: the state is damaged, or of another run.
+    """
+    plain = read_plain(folder)
+    refuse_other(folder, plain["identity"], here | {"optimizer": config.optimizer.name})
+    learner = _empty(config, arch, world, band_names)
+    read_tensors(folder, model_tensors(learner.model))
+    restore_optimizer(folder, plain, learner.model, learner.shards, learner.optimizer, world)
+    parameters = dict(learner.model.named_parameters())
+    for place in plain["average"]:
+        name = place.removeprefix("average/")
+        learner.average[name] = torch.zeros_like(learner.shards[name], requires_grad=False)
+    read_tensors(
+        folder,
+        {f"average/{name}": sharded_like(parameters[name], value) for name, value in learner.average.items()},
+    )
+    if learner.scaler is not None and plain["scaler"]:
+        learner.scaler.load_state_dict(plain["scaler"])
+    return learner, plain
+
+
+def refuse_other(where: Path, kept: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Compare what a checkpoint was made for with what is asked for.
+
+    Args:
+        where: the checkpoint.
+        kept: its architecture, classes, bands …, by name.
+        here: the same of this run.
+
+    Raises:
+        CheckpointError: names the first differences.
+    """
+    apart = [f"{key} {kept[key]} there, {here[key]} here" for key in here if key in kept and kept[key] != here[key]]
+    if apart:
+        raise CheckpointError(
+            f"`{where}` is of another run: {'; '.join(apart[:3])}",
+            hint="go on with the configuration and the dataset that it began with",
+        )
+
+
+def identity(arch: Architecture, taxonomy: Taxonomy, bands: Sequence[Band]) -> dict[str, Any]:
+    """What must not change when a run goes on; plain values."""
+    shape = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(arch).items()}
+    classes = [f"{entry.code} {entry.name}" for entry in taxonomy.classes]
+    return shape | {"classes": classes, "bands": [band.name for band in bands]}

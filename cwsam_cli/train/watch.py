@@ -1,0 +1,97 @@
+"""What a run tells of itself: TensorBoard events, the same figures as JSON lines, a table at the end."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from cwsam_cli.files import write_text
+from cwsam_cli.model.experts import expert_layers
+
+HISTORY = "history.jsonl"
+
+
+class Watch:
+    """Writes an epoch's figures.
+
+    Args:
+        folder: of the run.
+        epoch: after which it goes on; what an interrupted run wrote of later ones is dropped.
+    """
+
+    def __init__(self, folder: Path, epoch: int) -> None:
+        self.path = folder / HISTORY
+        kept = [row for row in read_history(self.path) if row["epoch"] <= epoch]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._events = SummaryWriter(str(folder), purge_step=epoch + 1 if epoch else None)
+
+    def add(self, epoch: int, values: Mapping[str, float | None]) -> None:
+        """Write an epoch's figures; those that have no value are left out."""
+        known = {name: value for name, value in values.items() if value is not None}
+        for name, value in known.items():
+            self._events.add_scalar(name, value, epoch)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"epoch": epoch, **known}) + "\n")
+        self._events.flush()
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self._events.close()
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The figures of a run, one mapping an epoch; a last line that was cut off is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def routing_figures(model: nn.Module) -> dict[str, float]:
+    """Load by group and expert, and the routers' entropy, of each layer's latest pass in training."""
+    values = {}
+    for name, layer in expert_layers(model):
+        if layer.routing is None:
+            continue
+        values[f"routing_entropy/{name}"] = float(layer.routing.entropy)
+        for group, load in enumerate(layer.routing.expert_load.tolist()):
+            values[f"load/{name}/group_{group}"] = float(layer.routing.group_load[group])
+            values |= {f"load/{name}/group_{group}/expert_{expert}": share for expert, share in enumerate(load)}
+    return values
+
+
+def memory_figures(device: torch.device) -> dict[str, float]:
+    """Memory of this process in bytes: of the GPU, or the most that the process had resident."""
+    if device.type == "cuda":
+        return {
+            "memory/allocated": torch.cuda.memory_allocated(device),
+            "memory/reserved": torch.cuda.memory_reserved(device),
+            "memory/peak": torch.cuda.max_memory_allocated(device),
+        }
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return {}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"memory/peak_resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+
+
+def summary(rows: list[dict[str, float]]) -> str:
+    """A table of some epochs: the validated ones, at most a dozen of them."""
+    rows = [row for row in rows if "val/mIoU" in row]
+    every = -(-len(rows) // 12) or 1
+    shown = rows[:-1][::every] + rows[-1:]
+    lines = [f"{'epoch':>6} {'loss':>8} {'mIoU':>7} {'accuracy':>9} {'lr':>9} {'images/s':>9}"]
+    for row in shown:
+        lines.append(
+            f"{row['epoch']:>6} {row['train/loss']:>8.3f} {row['val/mIoU']:>7.3f} {row.get('val/accuracy', 0):>9.3f} "
+            f"{row['train/lr']:>9.2e} {row['train/images_per_s']:>9.1f}"
+        )
+    return "\n".join(lines)
