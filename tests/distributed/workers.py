@@ -3,6 +3,8 @@
 import os
 import signal
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +23,10 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.train.launch import World
-from cwsam_cli.train.loop import Learner, take_step
+from cwsam_cli.train.loop import Learner, StepResult, take_step
 from cwsam_cli.train.optimizer_state import sharded_like
 from cwsam_cli.train.parallelize import whole
-from cwsam_cli.train.start import start
+from cwsam_cli.train.start import go_on, remember, start
 
 
 def add_ranks(world: World, start: int) -> tuple[int, int, float]:
@@ -95,7 +97,9 @@ SHAPE: dict[str, Any] = {
     "moe_decoder_k_experts": 1,
 }
 CLASSES, BANDS, SIZE = 4, 4, 32
-STEPS = 20
+_IDENTITY: dict[str, Any] = {"classes": list("abcd")}
+STILL = 3  # steps at rate 0, so that their gradients are taken at equal weights
+STEPS = STILL + 20
 
 
 def configuration(case: dict[str, Any]) -> RunConfig:
@@ -127,12 +131,12 @@ def tiles() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def samples_of(step: int) -> list[int]:
-    """Four tiles a step, but three in the fifth and one, which leaves a process without any, in the tenth."""
-    return [(4 * step + 5 * k) % 12 for k in range({4: 3, 9: 1}.get(step, 4))]
+    """Four tiles a step, but three in the second and one, which leaves a process without any, in the third."""
+    return [(4 * step + 5 * k) % 12 for k in range({1: 3, 2: 1}.get(step, 4))]
 
 
 def learn(world: World, cases: dict[str, dict[str, Any]], processes: int) -> dict[str, Any]:
-    """Each case's losses step by step, and its first, fifth and tenth gradient, put together."""
+    """Each case's losses step by step, and the gradients of the steps before anything changes."""
     return {name: _learn(world, case, processes) for name, case in cases.items()}
 
 
@@ -162,6 +166,27 @@ def micro_batches(
     return batches
 
 
+def _step(
+    world: World,
+    config: RunConfig,
+    learner: Learner,
+    step: int,
+    processes: int,
+    *,
+    rate: float = 1e-4,
+    weights: torch.Tensor | None = None,
+) -> StepResult:
+    return take_step(
+        learner,
+        micro_batches(world, config, step, processes),
+        world,
+        args=config.model.args,
+        settings=config.training_settings,
+        weights=weights,
+        rate=rate,
+    )
+
+
 def _learn(world: World, case: dict[str, Any], processes: int) -> dict[str, Any]:
     config, learner = begin(world, case)
     parameters = dict(learner.model.named_parameters())
@@ -170,7 +195,7 @@ def _learn(world: World, case: dict[str, Any], processes: int) -> dict[str, Any]
     losses = []
 
     def keep(*_: Any) -> None:
-        if len(losses) in (0, 4, 9):
+        if len(losses) < STILL:
             gradients.append(
                 {
                     name: whole(sharded_like(parameters[name], shard.grad), world.device).clone()
@@ -181,14 +206,51 @@ def _learn(world: World, case: dict[str, Any], processes: int) -> dict[str, Any]
 
     learner.optimizer.register_step_pre_hook(keep)
     for step in range(case.get("steps", STEPS)):
-        result = take_step(
-            learner,
-            micro_batches(world, config, step, processes),
-            world,
-            args=config.model.args,
-            settings=config.training_settings,
-            weights=weights,
-            rate=2e-4,
-        )
+        rate = 0.0 if step < STILL else 2e-4
+        result = _step(world, config, learner, step, processes, rate=rate, weights=weights)
         losses.append((result.loss, result.gradient_norm))
     return {"losses": losses, "gradients": gradients if world.is_main else None}
+
+
+def dtypes(world: World) -> dict[str, str]:
+    """In which format each layer's weights are when it is called."""
+    config, learner = begin(world, {"settings": {"precision": "bf16"}})
+    seen: dict[str, str] = {}
+
+    def look(module: torch.nn.Module, _: Any, name: str) -> None:
+        seen.update({f"{name}.{key}": str(weight.dtype) for key, weight in module.named_parameters(recurse=False)})
+
+    for name, module in learner.model.named_modules():
+        module.register_forward_pre_hook(partial(look, name=name))
+    _step(world, config, learner, 0, world.size)
+    return seen
+
+
+def overflow(world: World) -> tuple[bool, float]:
+    """Whether a step whose gradient overflows leaves the weights alone, and the scale of the loss afterwards."""
+    shape = {"moe_num_expert_groups": 0, "moe_decoder_experts": 0}
+    config, learner = begin(world, {"settings": {"precision": "fp16"}, "shape": shape})
+    assert learner.scaler is not None
+    learner.scaler.load_state_dict(learner.scaler.state_dict() | {"scale": 2.0**100})
+    before = {name: shard.detach().clone() for name, shard in learner.shards.items()}
+    _step(world, config, learner, 0, world.size)
+    unchanged = all(torch.equal(before[name], shard) for name, shard in learner.shards.items())
+    return unchanged, learner.scaler.get_scale()
+
+
+def first_half(world: World, case: dict[str, Any], processes: int, folder: str) -> list[float]:
+    """Six steps, a state, and the losses of six more."""
+    config, learner = begin(world, case)
+    for step in range(6):
+        _step(world, config, learner, step, processes, rate=1e-3)
+    remember(Path(folder) / "last", config, learner, world, here=_IDENTITY, progress={})
+    return [_step(world, config, learner, step, processes, rate=1e-4).loss for step in range(6, 12)]
+
+
+def second_half(world: World, case: dict[str, Any], processes: int, folder: str) -> list[float]:
+    """The losses of the six steps after that state."""
+    config = configuration(case)
+    arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
+    names = [f"band_{i}" for i in range(BANDS)]
+    learner, _ = go_on(Path(folder) / "last", config, arch, world, band_names=names, here=_IDENTITY)
+    return [_step(world, config, learner, step, processes, rate=1e-4).loss for step in range(6, 12)]
