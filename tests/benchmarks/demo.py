@@ -18,7 +18,7 @@ from cwsam_cli.config.load import load_config
 from cwsam_cli.pipelines.demo import _example
 from cwsam_cli.pipelines.evaluate import evaluate
 from cwsam_cli.pipelines.tile import tile_scenes
-from cwsam_cli.pipelines.train import train
+from cwsam_cli.pipelines.train import BEST, train
 
 MODELS = {"experts 2 × 4": (), "dense MLPs": ("model.args.encoder_mode.moe_num_expert_groups=0",)}
 
@@ -31,9 +31,9 @@ def run(
     epochs = -(-steps // per_epoch)
     settings = [f"epoch_max={epochs}", f"epoch_val={max(1, epochs // 8)}", f"training_settings.seed={seed}", *overrides]
     start = time.process_time()
-    trained = train(load_config("tiny", settings, data=dataset), folder)
+    train(load_config("tiny", settings, data=dataset), folder)
     seconds = time.process_time() - start
-    found = evaluate(trained.best, dataset)
+    found = evaluate(folder / BEST, dataset)
     return found.scores.accuracy or 0, found.scores.mean_iou or 0, int((found.matrix.sum(axis=0) > 0).sum()), seconds
 
 
