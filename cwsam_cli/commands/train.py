@@ -18,6 +18,9 @@ def train(
     ] = None,
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    skip_bad_tiles: Annotated[
+        bool, typer.Option("--skip-bad-tiles", help="Leave out tiles that cannot be read, after naming them.")
+    ] = False,
     device: Device = "auto",
     gpus: Gpus = 1,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines; run this on each of them.")] = 1,
@@ -54,6 +57,7 @@ def train(
     if resume and output is None:
         raise UsageError("--resume needs the run's folder", hint="name it: -o save/RUN --resume")
     overrides = [*(settings or []), *(["resume=last"] if resume else [])]
+    overrides += ["training_settings.skip_bad_tiles=true"] if skip_bad_tiles else []
     loaded = load_config(config, overrides, data=data)
     folder = output or Path(loaded.work_dir) / f"{Path(config).stem}-{datetime.now():%Y%m%d-%H%M%S}"
     cluster = Cluster(processes=gpus, nodes=nodes, node_rank=node_rank, endpoint=endpoint, device=device)

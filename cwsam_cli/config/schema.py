@@ -254,6 +254,8 @@ class TrainingSettings:
     """Decay of a moving average of the weights, e.g. 0.999, that is validated and saved in their place."""
     keep: int | None = None
     """How many of `epoch_save`'s checkpoints stay; null keeps all."""
+    skip_bad_tiles: bool = False
+    """Read all tiles first, and leave out those that cannot be read; else the first one ends the run."""
     timeout_s: float = 600.0
     """How long a process of several may stand still before the run is ended."""
 

@@ -5,7 +5,7 @@ tile, and each pixel counts once: where a square reaches over ground that anothe
 already, its label is `IGNORE`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Sampler
 
 from cwsam_cli.config.load import dataset_taxonomy
 from cwsam_cli.config.schema import FolderArgs
-from cwsam_cli.console import track
+from cwsam_cli.console import log, track
 from cwsam_cli.data.manifest import NAME, Band, Manifest, RunningStats, read_manifest
 from cwsam_cli.data.transforms import augment, crop_or_pad, normalize
 from cwsam_cli.errors import ConfigError, DataError
@@ -49,6 +49,7 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         size: pixels a side of a sample.
         train: random squares, one a tile; else all squares.
         augmented: flips, quarter turns and brightness.
+        without: names of tiles to be left out, see `bad_tiles`.
 
     Raises:
         DataError: a folder is missing or empty, or a file has no partner.
@@ -63,8 +64,9 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         *,
         train: bool = False,
         augmented: bool = False,
+        without: Collection[str] = (),
     ) -> None:
-        self.pairs = _pairs(args)
+        self.pairs = [pair for pair in _pairs(args) if pair[0].name not in without]
         self.bands = bands
         self.size = size
         self.train = train
@@ -218,6 +220,20 @@ def describe(args: FolderArgs) -> Manifest:
     with open_raster(first[0]) as dataset:
         names = tuple(text or f"band_{i}" for i, text in enumerate(dataset.descriptions, start=1))
         return Manifest(taxonomy=named, bands=stats.bands(names), dtype=dataset.dtypes[0], gsd_m=Grid.of(dataset).gsd_m)
+
+
+def bad_tiles(args: FolderArgs, taxonomy: Taxonomy, bands: tuple[Band, ...]) -> list[str]:
+    """Names of the tiles that cannot be read; all are tried."""
+    tiles, bad = TileDataset(args, taxonomy, bands, 1, train=True), []
+    for number, (path, _) in enumerate(track(tiles.pairs, "reading tiles")):
+        try:
+            tiles._load(number)
+        except DataError as error:
+            log.warning("left out: %s", error)
+            bad.append(path.name)
+    if len(bad) == len(tiles.pairs):
+        raise DataError(f"no tile of `{args.root_path_1}` can be read", hint="tile the scenes again")
+    return bad
 
 
 def class_pixels(dataset: TileDataset, classes: int) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
         scores = None
         with run.learner.averaged():
             if epoch % config.epoch_val == 0 or epoch == config.epochs:
-                scores = _validate(run, epoch)
+                scores = _validate(run, epoch, watch)
                 figures |= {"val/mIoU": scores.mean_iou, "val/accuracy": scores.accuracy}
                 names = run.data.manifest.taxonomy.names
                 figures |= {f"val_iou/{name}": row.iou for name, row in zip(names, scores.classes, strict=True)}
@@ -297,7 +298,7 @@ def _epoch(run: _Run, epoch: int, stage: StageConfig | None) -> dict[str, float 
     return figures | memory_figures(world.device) | routing_figures(run.learner.model)
 
 
-def _validate(run: _Run, epoch: int) -> Scores:
+def _validate(run: _Run, epoch: int, watch: Watch | None) -> Scores:
     """Measure, and keep the model if it is the best so far."""
     config, progress = run.config, run.progress
     matrix = validate(
@@ -309,6 +310,7 @@ def _validate(run: _Run, epoch: int) -> Scores:
         precision=config.training_settings.precision,
         workers=config.training_settings.workers,
         hidden=run.data.hidden,
+        show=partial(watch.show, epoch, taxonomy=run.data.manifest.taxonomy) if watch is not None else None,
     )
     scores = score(matrix)
     if (scores.mean_iou or 0.0) > progress.mean_iou:

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from cwsam_cli.config.schema import RunConfig
-from cwsam_cli.data.dataset import TileDataset, balanced_chances, class_pixels, describe
+from cwsam_cli.console import log
+from cwsam_cli.data.dataset import TileDataset, bad_tiles, balanced_chances, class_pixels, describe
 from cwsam_cli.data.manifest import NAME, Manifest, read_manifest
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.train.launch import World
@@ -47,8 +48,8 @@ def prepare_data(config: RunConfig, world: World) -> TrainingData:
             hint="leave num_classes out to take the table's",
         )
     _same_data(config, manifest)
-    training = _dataset(config, manifest, "train_dataset")
-    validation = _dataset(config, manifest, "val_dataset")
+    training = _dataset(config, manifest, "train_dataset", world)
+    validation = _dataset(config, manifest, "val_dataset", world)
     balanced = config.train_dataset.sampler == "balanced"
     counts = None
     if balanced or args.loss_weight == "auto":
@@ -83,8 +84,13 @@ def _same_data(config: RunConfig, manifest: Manifest) -> None:
         raise ConfigError(f"`{folder}` has other bands than the training data", hint="tile scenes of the same bands")
 
 
-def _dataset(config: RunConfig, manifest: Manifest, which: str) -> TileDataset:
+def _dataset(config: RunConfig, manifest: Manifest, which: str, world: World) -> TileDataset:
     section = getattr(config, which)
+    bad: list[str] = []
+    if config.training_settings.skip_bad_tiles:
+        found = bad_tiles(section.dataset.args, manifest.taxonomy, manifest.bands) if world.is_main else []
+        bad = world.agree(found)
+        log.info("%s: %d tiles cannot be read and are left out", which, len(bad))
     return TileDataset(
         section.dataset.args,
         manifest.taxonomy,
@@ -92,6 +98,7 @@ def _dataset(config: RunConfig, manifest: Manifest, which: str) -> TileDataset:
         config.model.args.inp_size,
         train=which == "train_dataset",
         augmented=section.wrapper.args.augment,
+        without=bad,
     )
 
 

@@ -6,7 +6,7 @@ all: sharded weights are gathered together.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -239,6 +239,7 @@ def validate(
     precision: str,
     workers: int = 0,
     hidden: int | None = None,
+    show: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> Matrix:
     """The confusion matrix over a dataset's pixels, each counted once; the hidden class is never predicted.
 
@@ -251,6 +252,7 @@ def validate(
         precision: of the forward pass.
         workers: processes that read tiles.
         hidden: index of a class that counts as unlabelled.
+        show: is given the images, labels and predicted indices of this process's first batch.
     """
     model.eval()
     matrix = np.zeros((classes, classes), np.int64)
@@ -264,7 +266,10 @@ def validate(
                 logits = model(image.to(world.device))
             if hidden is not None:
                 logits[:, hidden] = -math.inf
-            best = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
-            matrix += confusion_matrix(label.numpy(), best, classes)
+            best = logits.argmax(dim=1).to(torch.uint8).cpu()
+            matrix += confusion_matrix(label.numpy(), best.numpy(), classes)
+            if show is not None:
+                show(image, label, best)
+                show = None
     let_go(model)
     return world.total(torch.from_numpy(matrix).to(world.device)).cpu().numpy()

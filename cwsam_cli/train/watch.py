@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from cwsam_cli.files import write_text
 from cwsam_cli.model.experts import expert_layers
+from cwsam_cli.taxonomy import Taxonomy
 
 HISTORY = "history.jsonl"
+_SHOWN = 4  # tiles
 
 
 class Watch:
@@ -37,6 +39,27 @@ class Watch:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch, **known}) + "\n")
         self._events.flush()
+
+    def show(self, epoch: int, image: Tensor, label: Tensor, best: Tensor, taxonomy: Taxonomy) -> None:
+        """Draw some tiles, one a row: image, labels, prediction.
+
+        Args:
+            epoch: which.
+            image: (B, C, S, S), normalised; its first three bands are shown as red, green, blue.
+            label: class indices (B, S, S).
+            best: predicted class indices (B, S, S).
+            taxonomy: the classes' colours.
+        """
+        colors = torch.full((256, 3), 236, dtype=torch.uint8)
+        colors[: len(taxonomy)] = torch.tensor([entry.rgb for entry in taxonomy.classes], dtype=torch.uint8)
+        rows = []
+        for tile, truth, guess in zip(image[:_SHOWN], label[:_SHOWN], best[:_SHOWN], strict=True):
+            bands = tile[:3] if len(tile) >= 3 else tile[:1].expand(3, -1, -1)
+            picture = ((bands + 2) * 64).clamp(0, 255).to(torch.uint8)  # two standard deviations either way
+            maps = [colors[index.long()].movedim(-1, 0) for index in (truth, guess)]
+            rows.append(torch.cat([picture, *maps], dim=2))
+        if rows:
+            self._events.add_image("val/image_labels_prediction", torch.cat(rows, dim=1), epoch)
 
     def close(self) -> None:
         """Nothing more comes."""

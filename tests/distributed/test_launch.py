@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -111,3 +112,35 @@ def test_who_no_longer_publishes_has_stopped_who_is_behind_is_to_blame() -> None
 )
 def test_slurms_short_form_of_hosts(nodes: str, first: str) -> None:
     assert _first_host(nodes) == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["torchrun", "srun", "nodes"])
+def test_processes_that_others_started_are_joined(how: str, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from tests.distributed import workers\n"
+        "from cwsam_cli.train.launch import Cluster, launch\n"
+        "if __name__ == '__main__':\n"
+        "    nodes = dict(nodes=2, node_rank=int(sys.argv[2]), endpoint=sys.argv[3]) if len(sys.argv) > 3 else {}\n"
+        "    result = launch(workers.add_ranks, 3, cluster=Cluster(device='cpu', **nodes))\n"
+        "    if result is not None:\n"
+        "        open(sys.argv[1], 'a').write(f'{result}\\n')\n"
+    )
+    script, told = tmp_path / "run.py", tmp_path / "told"
+    script.write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    python = [sys.executable, str(script), str(told)]
+    if how == "torchrun":
+        started = [([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *python[1:]], {})]
+    elif how == "nodes":
+        started = [([*python, str(rank), f"127.0.0.1:{port}"], {}) for rank in range(2)]
+    else:
+        slurm = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.1", "MASTER_PORT": str(port)}
+        started = [(python, slurm | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}) for rank in range(2)]
+    processes = [subprocess.Popen(words, env=environment | extra) for words, extra in started]
+    assert [process.wait(timeout=120) for process in processes] == [0] * len(processes)
+    assert told.read_text() == "(0, 2, 7.0)\n"
