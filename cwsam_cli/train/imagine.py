@@ -25,13 +25,15 @@ from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._pytree import tree_map
 
-from cwsam_cli.config.schema import FsdpSettings, Loss, Precision
-from cwsam_cli.model.experts import HierarchicalExperts, expert_layers, routing_loss
+from cwsam_cli.config.schema import FsdpSettings, Loss, ModelArgs, TrainingSettings
+from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
+from cwsam_cli.train.launch import World
 from cwsam_cli.train.live import Bytes, LiveStorages
-from cwsam_cli.train.losses import Whole, segmentation_loss
-from cwsam_cli.train.parallelize import DTYPES, checkpoint_activations, shard
+from cwsam_cli.train.loop import Batch, backward_passes
+from cwsam_cli.train.losses import Whole
+from cwsam_cli.train.parallelize import checkpoint_activations, shard
 from cwsam_cli.train.stages import choose_learning
 
 
@@ -59,9 +61,8 @@ def imagine(
     gpus: int,
     batch: int,
     loss: Loss,
-    precision: Precision,
-    checkpointed: bool,
-    accumulates: bool,
+    smoothing: float,
+    settings: TrainingSettings,
     fsdp: FsdpSettings,
     device: str,
 ) -> Imagined:
@@ -73,9 +74,8 @@ def imagine(
         gpus: ranks; one is not sharded at all.
         batch: images a rank.
         loss: as in `model.args.loss`.
-        precision: of the forward pass.
-        checkpointed: blocks are computed again in the backward pass.
-        accumulates: the step has more batches than one.
+        smoothing: as in `model.args.label_smoothing`.
+        settings: precision, checkpointing, and how many batches a step has.
         fsdp: how it is sharded; whether it is offloaded changes nothing here.
         device: `cuda` or `cpu`: autocast keeps other operations in float32 on each.
     """
@@ -87,18 +87,19 @@ def imagine(
         layer._rows = functools.partial(_even_rows, layer)  # type: ignore[method-assign]
     if device == "cuda":
         for module in (model, *model.image_encoder.blocks):  # blocks of their own: they may be computed again
-            module.forward = functools.partial(_as_on_cuda, module.forward)  # type: ignore[method-assign]
-    if checkpointed:
+            module.forward = functools.partial(_as_on_cuda, module.forward)
+    if settings.activation_checkpointing:
         checkpoint_activations(model)
     with _imagined_ranks(gpus) as mesh, FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         if mesh is not None:
-            shard(model, mesh, precision=precision, settings=fsdp)
+            shard(model, mesh, precision=settings.precision, settings=fsdp)
         held = [(_held(parameter), parameter.requires_grad) for parameter in model.parameters()]
         image = torch.empty(batch, arch.num_bands, arch.inp_size, arch.inp_size)
         label = torch.empty(batch, arch.inp_size, arch.inp_size, dtype=torch.uint8)
-        batches = [(image, label)] * (2 if accumulates else 1)
-        live = watched_step(model, batches, loss=loss, precision=precision)
+        args = ModelArgs(loss=loss, label_smoothing=smoothing)
+        batches = [(image, label)] * settings.grad_accum_steps
+        live = watched_passes(model, batches, gpus=gpus, args=args, settings=settings)
     return Imagined(
         shards=tuple(size for size, _ in held),
         learning=tuple(size for size, learns in held if learns),
@@ -108,27 +109,28 @@ def imagine(
     )
 
 
-def watched_step(
-    model: ClassWiseSam, batches: list[tuple[Tensor, Tensor]], *, loss: Loss, precision: Precision
+def watched_passes(
+    model: ClassWiseSam,
+    batches: list[Batch],
+    *,
+    gpus: int = 1,
+    args: ModelArgs,
+    settings: TrainingSettings,
 ) -> LiveStorages:
-    """Run one step's passes and count what is alive; the gradients are let go.
+    """Run a step's passes on a CPU and count what is alive; the gradients are let go.
 
     Args:
         model: in training mode; its tensors may be real or imagined.
-        batches: images (B, C, S, S) and class indices (B, S, S).
-        loss: as in `model.args.loss`.
-        precision: of the forward pass.
+        batches: of the step.
+        gpus: ranks, of which this is the first.
+        args: the loss.
+        settings: precision.
     """
+    world = World(torch.device("cpu"), size=gpus)
     weights, whole = torch.ones(model.arch.num_classes), Whole(torch.ones(()), torch.ones(()))
     with LiveStorages(model) as live:
-        for image, label in batches:
-            image, label = image.clone(), label.clone()  # as a batch comes to the device
-            with torch.autocast(image.device.type, DTYPES[precision], enabled=precision != "fp32"):
-                logits = model(image)
-            total = segmentation_loss(logits, label, loss, weights, whole=whole)
-            routing = routing_loss(model, balance=1.0, z=1.0)
-            (total if routing is None else total + routing).backward()  # type: ignore[no-untyped-call]
-            del image, label, logits, total, routing
+        here = [(image.clone(), label.clone()) for image, label in batches]  # as they come to a device
+        backward_passes(model, here, world, args=args, settings=settings, weights=weights, whole=whole)
     return live
 
 

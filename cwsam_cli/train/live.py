@@ -51,7 +51,7 @@ class LiveStorages(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.worst = Bytes()
         """At the worst moment."""
         self.most_activations = 0
@@ -75,12 +75,12 @@ class LiveStorages(TorchDispatchMode):
             self._patches.enter_context(mock.patch.object(FSDPParamGroup, name, marked))
         resized = self._resizing(torch.UntypedStorage.resize_)
         self._patches.enter_context(mock.patch.object(torch.UntypedStorage, "resize_", resized))
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         """Count no longer."""
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._patches.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

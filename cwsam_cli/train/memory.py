@@ -5,7 +5,6 @@ and goes beside it is the worst moment of one step, run on an imagined device (`
 """
 
 import dataclasses
-import functools
 import math
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from multiprocessing import get_context
 
 import torch.distributed as dist
 
-from cwsam_cli.config.schema import RunConfig
+from cwsam_cli.config.schema import RunConfig, TrainingSettings
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.train.imagine import imagine
 from cwsam_cli.train.live import Bytes
@@ -117,19 +116,24 @@ def plan_memory(
         with ProcessPoolExecutor(1, get_context("spawn")) as apart:
             return apart.submit(plan_memory, config, arch, learning, gpus=gpus, device=device).result()
     settings, fsdp = config.training_settings, config.fsdp_settings
-    step_of = functools.partial(
-        imagine,
-        arch,
-        learning,
-        gpus=gpus,
-        batch=config.train_dataset.batch_size,
-        loss=config.model.args.loss,
-        precision=settings.precision,
-        accumulates=settings.grad_accum_steps > 1,
-        fsdp=dataclasses.replace(fsdp, cpu_offload=False),
-        device=device,
+    kept, recomputed = (
+        imagine(
+            arch,
+            learning,
+            gpus=gpus,
+            batch=config.train_dataset.batch_size,
+            loss=config.model.args.loss,
+            smoothing=config.model.args.label_smoothing,
+            settings=TrainingSettings(
+                precision=settings.precision,
+                grad_accum_steps=min(settings.grad_accum_steps, 2),  # from the second on all are alike
+                activation_checkpointing=checkpointed,
+            ),
+            fsdp=dataclasses.replace(fsdp, cpu_offload=False),
+            device=device,
+        )
+        for checkpointed in (False, True)
     )
-    kept, recomputed = step_of(checkpointed=False), step_of(checkpointed=True)
     step = recomputed if settings.activation_checkpointing else kept
     offloaded = fsdp.cpu_offload and gpus > 1
     learns = sum(step.learning)
