@@ -1,31 +1,44 @@
 """`cwsam plan`."""
 
+import re
 from typing import Annotated
 
 import typer
 
 from cwsam_cli.commands.options import Json, Settings, print_result
 
+_UNITS = {"": 10**9, "GB": 10**9, "GIB": 2**30}
+
 
 def plan(
     config: Annotated[str, typer.Option("--config", help="A YAML file, or a shipped name.")],
     settings: Settings = None,
     bands: Annotated[int, typer.Option("--bands", min=1, help="Image bands.")] = 3,
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, max=1024, help="Say what training on so many needs of each one.")
+    ] = None,
+    gpu_memory: Annotated[
+        str, typer.Option("--gpu-memory", metavar="SIZE", help="Of each GPU, in GB or GiB.")
+    ] = "80GB",
     as_json: Json = False,
 ) -> None:
-    """Say what a configuration's model is made of, before it is trained.
+    """Say what a configuration's model is made of and what training it needs, before it is trained.
 
     \b
-    $ cwsam plan --config XinTong/10b_fsdp
-    $ cwsam plan --config vit_b --json
+    $ cwsam plan --config XinTong/10b_fsdp --gpus 8
+    $ cwsam plan --config vit_b --gpus 1 --gpu-memory 16GB --set train_dataset.batch_size=16
 
-    Parameters by part, those that one token meets, those that learn, and the
-    operations of one forward pass. Nothing of the model's size is held in memory.
+    Parameters by part, those that one token meets, those that learn, and the operations
+    of one forward pass. With --gpus also the memory of each: its share of weights,
+    gradients and optimizer, and the worst moment of a step; where that does not fit, the
+    smallest changes with which it does. All is computed, on any machine; a large model
+    takes half a minute, and nothing of its size is held in memory.
     """
     from cwsam_cli.config.load import load_config
     from cwsam_cli.pipelines.plan import plan as run  # torch is slow to import
 
-    result = run(load_config(config, settings or []), bands=bands)
+    size = _bytes(gpu_memory)
+    result = run(load_config(config, settings or []), bands=bands, gpus=gpus, gpu_memory=size)
     wide = max(len(name) for name in result.parts) + 2
     lines = [f"{result.model}", ""]
     lines += [f"{name:<{wide}}{count:>16,}" for name, count in result.parts.items()]
@@ -33,4 +46,15 @@ def plan(
     lines += [f"{'active for a token':<{wide}}{result.active:>16,}"]
     lines += [f"{f'learning, {stage}':<{wide}}{count:>16,}" for stage, count in result.trainable.items()]
     lines += [f"{'operations of a forward pass':<{wide}}{result.flops / 1e9:>12,.1f} GFLOP"]
+    if result.memory is not None:
+        lines += ["", result.memory.as_text()]
     print_result(result, "\n".join(lines), as_json=as_json)
+
+
+def _bytes(text: str) -> int:
+    from cwsam_cli.errors import UsageError
+
+    read = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|GB|GiB)", text.strip(), re.IGNORECASE)
+    if read is None or not float(read[1]):
+        raise UsageError(f"--gpu-memory `{text}` is no size", hint="for example: --gpu-memory 80GB, or 24GiB")
+    return round(float(read[1]) * _UNITS[read[2].upper()])

@@ -224,17 +224,20 @@ class HierarchicalExperts(nn.Module):
 
     def _serve(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Every group is called, with no rows if it must be: sharded groups wait for each other."""
-        total = len(self.groups) * self.experts
         flat = chosen.flatten()
         order = flat.argsort(stable=True)
         inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        counts = torch.bincount(flat, minlength=total).view(len(self.groups), -1)
         slots: Tensor = _Dispatch.apply(tokens, order, inverse, chosen.shape[1])
-        rows: list[list[int]] = counts.tolist()
+        rows = self._rows(flat)
         parts = slots.split([sum(own) for own in rows])
         served = torch.cat([group(part, own) for group, part, own in zip(self.groups, parts, rows, strict=True)])
         back = _Collect.apply(served, order, inverse).view(*chosen.shape, tokens.shape[1])
         return torch.einsum("nkd,nk->nd", back, weights.to(back.dtype))
+
+    def _rows(self, chosen: Tensor) -> list[list[int]]:
+        """How many slots each expert of each group serves: the only shape that the data decides."""
+        counts = torch.bincount(chosen, minlength=len(self.groups) * self.experts)
+        return counts.view(len(self.groups), -1).tolist()
 
 
 class _Dispatch(torch.autograd.Function):

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from cwsam_cli.config.load import dataset_taxonomy
 from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.model.count import model_size
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
+from cwsam_cli.train.fit import Fit, check_fit
 from cwsam_cli.train.stages import learning_names
 
 
@@ -25,17 +28,19 @@ class Plan:
     """Parameters by part of the model."""
     flops: int
     """Of one forward pass of one image."""
+    memory: Fit | None
+    """Where a number of GPUs was given."""
 
 
-def plan(config: RunConfig, *, bands: int = 3) -> Plan:
-    """Count a configuration's model on the meta device.
+def plan(config: RunConfig, *, bands: int = 3, gpus: int | None = None, gpu_memory: int = 80_000_000_000) -> Plan:
+    """Count a configuration's model on the meta device, and what training it needs.
 
     Args:
         config: the run.
         bands: image bands, which the configuration does not tell.
+        gpus: to train on; None leaves the memory out.
+        gpu_memory: bytes of each.
     """
-    import torch
-
     taxonomy = dataset_taxonomy(config.train_dataset.dataset.args)
     classes = config.model.args.num_classes or (len(taxonomy) if taxonomy else 33)
     arch = architecture(config.model, num_bands=bands, num_classes=classes)
@@ -45,13 +50,12 @@ def plan(config: RunConfig, *, bands: int = 3) -> Plan:
     grown = config.sam_checkpoint is not None
     frozen_base = grown and arch.moe_num_expert_groups > 1 and config.model.args.freeze_base_group
     stages: list[str | None] = [stage.name for stage in config.stages]
-    trainable = {
-        stage or "all": sum(
-            counts[name]
-            for name in learning_names(
-                counts, arch, from_checkpoint=grown, frozen_base=frozen_base, stage=stage, extra_bands=bands > 3
-            )
+    learning = {
+        stage or "all": learning_names(
+            counts, arch, from_checkpoint=grown, frozen_base=frozen_base, stage=stage, extra_bands=bands > 3
         )
         for stage in stages or [None]
     }
-    return Plan(config.model.name, size.total, size.active, trainable, size.parts, size.flops)
+    trainable = {stage: sum(counts[name] for name in names) for stage, names in learning.items()}
+    fit = None if gpus is None else check_fit(config, arch, learning, gpus=gpus, gpu_memory=gpu_memory)
+    return Plan(config.model.name, size.total, size.active, trainable, size.parts, size.flops, fit)

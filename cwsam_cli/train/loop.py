@@ -182,27 +182,17 @@ def take_step(
     Raises:
         MachineError: loss or gradient is no longer a finite number.
     """
-    model, scaler, device = learner.model, learner.scaler, world.device
+    model, scaler = learner.model, learner.scaler
     model.train()
     mine = measure([label for _, label in batches], weights)
     images = sum(len(image) for image, _ in batches)
-    counts = world.total(torch.tensor([*mine, images, world.interruption.asked], dtype=torch.float64, device=device))
+    counts = world.total(
+        torch.tensor([*mine, images, world.interruption.asked], dtype=torch.float64, device=world.device)
+    )
     whole = Whole(counts[0], counts[1])
-    sums: dict[str, Tensor] = {}
-    for number, (image, label) in enumerate(batches, start=1):
-        sync_gradients(model, last=number == len(batches))
-        with torch.autocast(device.type, DTYPES[settings.precision], enabled=settings.precision != "fp32"):
-            logits = model(image.to(device, non_blocking=True))
-        world.beat()
-        target = label.to(device, non_blocking=True)
-        parts = loss_parts(logits, target, args.loss, weights, smoothing=args.label_smoothing, whole=whole)
-        routing = routing_loss(model, balance=args.balance_loss, z=args.router_z_loss, total=world.total)
-        if routing is not None:
-            parts["routing"] = routing / len(batches)
-        loss = torch.stack([*parts.values()]).sum() * world.size  # gradients are averaged over the processes
-        (loss if scaler is None else scaler.scale(loss)).backward()
-        sums = {name: sums.get(name, 0) + part.detach() for name, part in parts.items()}
-        world.beat()
+    sums = backward_passes(
+        model, batches, world, args=args, settings=settings, weights=weights, whole=whole, scaler=scaler
+    )
     take_gradients(model, learner.shards, learner.frozen_bands)
     if scaler is not None:
         scaler.unscale_(learner.optimizer)
@@ -227,6 +217,51 @@ def take_step(
         averages = list(learner.average.values())
         torch._foreach_lerp_(averages, [learner.shards[name].detach() for name in learner.average], 1 - settings.ema)
     return StepResult(losses, norm.item(), int(counts[2]), bool(counts[3]))
+
+
+def backward_passes(
+    model: nn.Module,
+    batches: list[Batch],
+    world: World,
+    *,
+    args: ModelArgs,
+    settings: TrainingSettings,
+    weights: Tensor | None,
+    whole: Whole,
+    scaler: torch.amp.GradScaler | None = None,
+) -> dict[str, Tensor]:
+    """A step's forward and backward passes, which leave the weights their gradients.
+
+    Args:
+        model: in training mode, on the world's device.
+        batches: this process's, as many in each process.
+        world: this process among all.
+        args: the loss.
+        settings: precision.
+        weights: one a class, on the device, or None.
+        whole: what all processes' batches of the step make up.
+        scaler: with fp16.
+
+    Returns:
+        This process's part of the loss, by its parts.
+    """
+    device = world.device
+    sums: dict[str, Tensor] = {}
+    for number, (image, label) in enumerate(batches, start=1):
+        sync_gradients(model, last=number == len(batches))
+        with torch.autocast(device.type, DTYPES[settings.precision], enabled=settings.precision != "fp32"):
+            logits = model(image.to(device, non_blocking=True))
+        world.beat()
+        target = label.to(device, non_blocking=True)
+        parts = loss_parts(logits, target, args.loss, weights, smoothing=args.label_smoothing, whole=whole)
+        routing = routing_loss(model, balance=args.balance_loss, z=args.router_z_loss, total=world.total)
+        if routing is not None:
+            parts["routing"] = routing / len(batches)
+        loss = torch.stack([*parts.values()]).sum() * world.size  # gradients are averaged over the processes
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        sums = {name: sums.get(name, 0) + part.detach() for name, part in parts.items()}
+        world.beat()
+    return sums
 
 
 def validate(

@@ -1,0 +1,174 @@
+"""What a run needs of each GPU's memory, computed before anything is there to measure.
+
+A rank's own part of the weights, gradients and optimizer state is counted exactly; what comes
+and goes beside it is the worst moment of one step, run on an imagined device (`imagine`).
+"""
+
+import dataclasses
+import math
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import torch.distributed as dist
+
+from cwsam_cli.config.schema import RunConfig, TrainingSettings
+from cwsam_cli.model.variants import Architecture
+from cwsam_cli.train.imagine import imagine
+from cwsam_cli.train.live import Bytes
+
+RESERVE = 0.06
+"""Share of a GPU's memory left to the driver's context, NCCL's and cuDNN's buffers, and gaps between blocks."""
+MACHINE = 8
+"""GPUs of a machine, for the host memory that offloading takes."""
+_8BIT_FROM, _8BIT_BLOCK = 4096, 256  # bitsandbytes: smaller tensors stay in float32; values that share a scale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """Bytes of the fullest GPU."""
+
+    gpus: int
+    optimizer_name: str
+    precision: str
+    batch_size: int
+    parameters: int
+    """Its share of the weights, in float32."""
+    gradients: int
+    """Its share of the gradients of all that learns."""
+    optimizer: int
+    """Its share of the optimizer's state."""
+    average: int
+    """Its share of the moving average of the weights, with `ema`."""
+    offloaded: bool
+    """These four lie in the host's memory."""
+    step: Bytes
+    """What a step needs beside them at its worst moment."""
+    updating: int
+    """What the optimizer needs beside them, after the step's activations are gone."""
+    activations_kept: int
+    """At the moment that is worst for activations, without `activation_checkpointing`."""
+    activations_recomputed: int
+    """The same with it."""
+    unevenness: float
+    """The largest share of the weights against the mean."""
+    gpu: int
+    """All that lies in a GPU's memory."""
+    host: int
+    """All that lies in the host's memory for one GPU."""
+
+    def fits(self, gpu_memory: int) -> bool:
+        """Whether a GPU of so many bytes has room for it and the reserve."""
+        return self.gpu <= usable(gpu_memory)
+
+    def as_text(self) -> str:
+        """A line for each part."""
+        where = "in the host's memory" if self.offloaded else ""
+        uneven = f"largest share {self.unevenness:.2f} × the mean" if self.gpus > 1 else ""
+        recomputed, kept = gigabytes(self.activations_recomputed), gigabytes(self.activations_kept)
+        rows = [
+            ("parameters", self.parameters, ["float32", where, uneven]),
+            ("gradients", self.gradients, [where]),
+            (f"optimizer state, {self.optimizer_name}", self.optimizer, [where]),
+            ("moving average", self.average, [where]),
+            ("gathered weights", self.step.gathered, [self.precision]),
+            ("gradients being summed", self.step.reducing, []),
+            (
+                f"activations, batch {self.batch_size}",
+                self.step.activations,
+                [f"at most {recomputed} with activation_checkpointing, {kept} without"],
+            ),
+            ("the optimizer's step", self.updating, ["instead of the three above, if more"]),
+            (f"each of {self.gpus} GPUs" if self.gpus > 1 else "the GPU", self.gpu, []),
+            ("the host, for each GPU", self.host, [f"{gigabytes(self.host * min(self.gpus, MACHINE))} a machine"]),
+        ]
+        always = ("parameters", "gradients", "the GPU")
+        return "\n".join(
+            f"{name:<28}{gigabytes(size):>12}   {', '.join(filter(None, notes))}".rstrip()
+            for name, size, notes in rows
+            if size or name in always
+        )
+
+
+def usable(gpu_memory: int) -> int:
+    """A GPU's bytes without the reserve."""
+    return round(gpu_memory * (1 - RESERVE))
+
+
+def gigabytes(size: int) -> str:
+    """As people read it, in 10⁹ bytes."""
+    return f"{size / 1e9:,.2f} GB"
+
+
+def plan_memory(
+    config: RunConfig, arch: Architecture, learning: frozenset[str], *, gpus: int, device: str = "cuda"
+) -> MemoryPlan:
+    """Compute what each GPU needs.
+
+    Args:
+        config: the run.
+        arch: its model.
+        learning: names of the parameters that learn, in the stage in which most do.
+        gpus: how many there are.
+        device: whose autocast, `cuda` or `cpu`.
+    """
+    if dist.is_initialized():  # within a run: a process can be of one group only, so imagine in another process
+        with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+            return apart.submit(plan_memory, config, arch, learning, gpus=gpus, device=device).result()
+    settings, fsdp = config.training_settings, config.fsdp_settings
+    kept, recomputed = (
+        imagine(
+            arch,
+            learning,
+            gpus=gpus,
+            batch=config.train_dataset.batch_size,
+            loss=config.model.args.loss,
+            smoothing=config.model.args.label_smoothing,
+            settings=TrainingSettings(
+                precision=settings.precision,
+                grad_accum_steps=min(settings.grad_accum_steps, 2),  # from the second on all are alike
+                activation_checkpointing=checkpointed,
+            ),
+            fsdp=dataclasses.replace(fsdp, cpu_offload=False),
+            device=device,
+        )
+        for checkpointed in (False, True)
+    )
+    step = recomputed if settings.activation_checkpointing else kept
+    offloaded = fsdp.cpu_offload and gpus > 1
+    learns = sum(step.learning)
+    shares = {
+        "parameters": 4 * sum(step.shards),
+        "gradients": 4 * learns,
+        "optimizer": sum(map(_STATE[config.optimizer.name], step.learning)),
+        "average": 4 * learns if settings.ema is not None else 0,
+    }
+    together = sum(shares.values())
+    # torch's AdamW on CUDA takes the square root of all second averages at once; the others go one by one.
+    updating = 4 * learns if config.optimizer.name == "adamw" and not offloaded else 0
+    return MemoryPlan(
+        gpus=gpus,
+        optimizer_name=config.optimizer.name,
+        precision=settings.precision,
+        batch_size=config.train_dataset.batch_size,
+        **shares,
+        offloaded=offloaded,
+        step=step.worst,
+        updating=updating,
+        activations_kept=kept.activations,
+        activations_recomputed=recomputed.activations,
+        unevenness=step.unevenness,
+        gpu=(0 if offloaded else together) + max(step.worst.total, updating),
+        host=together if offloaded else 0,
+    )
+
+
+def _adamw(values: int) -> int:
+    return 8 * values + 4  # two averages in float32, and the step
+
+
+def _adamw_8bit(values: int) -> int:
+    return 8 * values if values < _8BIT_FROM else 2 * values + 8 * math.ceil(values / _8BIT_BLOCK)
+
+
+_STATE = {"adamw": _adamw, "adamw8bit": _adamw_8bit}
