@@ -207,11 +207,15 @@ def take_step(
         nn.utils.clip_grads_with_norm_(learner.shards.values(), settings.clip_grad_norm, norm)
     for group in learner.optimizer.param_groups:
         group["lr"] = rate * group["lr_factor"]
+    frozen = [(learner.shards[name].detach(), bands) for name, bands in learner.frozen_bands.items()]
+    kept = [shard[:, bands] for shard, bands in frozen]
     if scaler is None:
         learner.optimizer.step()
     else:
         scaler.step(learner.optimizer)
         scaler.update()
+    for (shard, bands), filters in zip(frozen, kept, strict=True):
+        shard[:, bands] = filters  # 8-bit averages of 0 are not quite 0
     drop_gradients(model, learner.shards)
     if settings.ema is not None:
         averages = list(learner.average.values())

@@ -19,6 +19,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, Metadata
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from cwsam_cli.errors import CheckpointError, MachineError
@@ -52,15 +53,13 @@ def save_state(folder: Path, tensors: Tensors, plain: Mapping[str, Any], world: 
         with warnings.catch_warnings():  # torch says that one process is one process
             warnings.simplefilter("ignore", UserWarning)
             dcp.save(tensors, storage_writer=FileSystemWriter(part), no_dist=world.size == 1)
-    except Exception as error:  # torch wraps whatever went wrong in each process
-        raise MachineError(
-            f"`{folder}` could not be written whole: {str(error).strip().splitlines()[-1]}", hint="is the disk full?"
-        ) from None
+    except (Exception, CheckpointException) as error:
+        raise MachineError(f"`{folder}` could not be written whole: {_told(error)}", hint="is the disk full?") from None
     if world.is_main:
         (part / _PLAIN).write_text(json.dumps({"version": VERSION, "processes": world.size, **plain}))
         old = folder.with_name(f"{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
             os.replace(folder, old)
         os.replace(part, folder)
         shutil.rmtree(old, ignore_errors=True)
@@ -104,11 +103,18 @@ def read_tensors(folder: Path, tensors: Tensors) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             dcp.load(tensors, storage_reader=_Reader(folder), no_dist=True)
-    except Exception as error:  # torch wraps whatever went wrong
+    except (Exception, CheckpointException) as error:
         raise CheckpointError(
-            f"`{folder}` is damaged or of another model: {str(error).strip().splitlines()[-1]}",
+            f"`{folder}` is damaged or of another model: {_told(error)}",
             hint="go on from a checkpoint: --set resume=best",
         ) from None
+
+
+def _told(error: BaseException) -> str:
+    """What went wrong, in a line; torch wraps what did in each process."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def model_tensors(model: nn.Module) -> Tensors:

@@ -1,6 +1,8 @@
 """A run of `cwsam train`: what lies in its folder, that it learns, and that going on is as if it never stopped."""
 
+import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +29,15 @@ def same_weights(a: Path, b: Path) -> bool:
     first, second = load(a)["weights"], load(b)["weights"]
     assert first.keys() == second.keys()
     return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text("utf-8").splitlines()]
+
+
+def progress(folder: Path) -> dict[str, Any]:
+    """How far the run's complete state is."""
+    return dict(json.loads((folder / "last" / "state.json").read_text("utf-8"))["progress"])
 
 
 def weights(checkpoint: Any) -> Any:
@@ -232,42 +243,83 @@ EXPERTS = (
 )
 
 
-@pytest.mark.parametrize("experts", [(), EXPERTS], ids=["dense", "experts"])
+def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, *, crash: bool = False) -> None:
+    """Let the run of the next command be asked to stop in a step, counted from 1, or crash before it."""
+    import cwsam_cli.pipelines.train as pipeline
+
+    taken, take = [], pipeline.take_step
+
+    def ask(*arguments: Any, **named: Any) -> Any:
+        taken.append(1)
+        if crash and len(taken) == step:
+            raise KeyboardInterrupt  # as if killed: nothing is saved
+        result = take(*arguments, **named)
+        return dataclasses.replace(result, interrupted=result.interrupted or len(taken) == step)
+
+    monkeypatch.setattr(pipeline, "take_step", ask)
+
+
+def options(*settings: str) -> tuple[str, ...]:
+    return tuple(word for setting in settings for word in ("--set", setting))
+
+
+KINDS = {
+    "dense": (),
+    "experts": tuple(f"model.args.encoder_mode.{expert}" for expert in EXPERTS),
+    "8-bit": ("optimizer.name=adamw8bit", "model.args.encoder_mode.decoder_mlp_dim=256"),
+    "averaged": ("training_settings.ema=0.9", "training_settings.grad_accum_steps=2"),
+    "balanced": ("train_dataset.sampler=balanced", "model.args.loss_weight=auto"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "crash"),
+    [
+        ("dense", False),
+        ("dense", True),
+        ("experts", True),
+        ("8-bit", False),
+        ("averaged", False),
+        ("balanced", True),
+    ],
+)
 def test_a_run_that_was_interrupted_goes_on_as_if_it_never_stopped(
     cwsam: Cwsam,
     run: Any,
     small: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    experts: tuple[str, ...],
+    kind: str,
+    crash: bool,
 ) -> None:
-    import cwsam_cli.pipelines.train as pipeline
-
-    settings = ["epoch_max=4", "epoch_val=1", *(f"model.args.encoder_mode.{expert}" for expert in experts)]
-    pairs = [word for setting in settings for word in ("--set", setting)]
-    command = ("train", *small, *pairs, "--data", run.dataset)
+    common = ("epoch_max=3", "epoch_val=1", "train_dataset.batch_size=4", "training_settings.workers=0")
+    settings = options(*common, *KINDS[kind])
+    command = ("train", *small, *settings, "--data", run.dataset)
     cwsam(*command, "-o", "whole")
+    rows = history(tmp_path / "whole")
+    steps = math.ceil(len([*(run.dataset / "images" / "train").iterdir()]) / 4)
+    if "averaged" in kind:
+        steps = math.ceil(steps / 2)
+    assert steps >= 3
 
-    epochs, whole_epoch = [], pipeline.train_epoch
-
-    def stop_in_the_third(*arguments: Any, **named: Any) -> Any:
-        epochs.append(len(epochs) + 1)
-        if len(epochs) == 3:
-            raise KeyboardInterrupt
-        return whole_epoch(*arguments, **named)
-
-    monkeypatch.setattr(pipeline, "train_epoch", stop_in_the_third)
-    result = CliRunner().invoke(app, [str(word) for word in (*command, "-o", "broken")])
+    with monkeypatch.context() as patch:
+        interrupt(patch, steps + 2, crash=crash)
+        result = CliRunner().invoke(app, [str(word) for word in (*command, "-o", "broken")])
     assert result.exit_code == 130
-    assert load(tmp_path / "broken" / "model_epoch_last.pth")["epoch"] == 2
+    assert load(tmp_path / "broken" / "model_epoch_last.pth")["epoch"] == 1
+    assert progress(tmp_path / "broken")["epoch"] == 1
+    assert (progress(tmp_path / "broken")["samples"] > 0) is not crash
     assert not same_weights(tmp_path / "whole" / "model_epoch_last.pth", tmp_path / "broken" / "model_epoch_last.pth")
 
-    monkeypatch.setattr(pipeline, "train_epoch", whole_epoch)
     cwsam(*command, "-o", "broken", "--resume")
     for name in ("last", "best"):
         file = f"model_epoch_{name}.pth"
         assert same_weights(tmp_path / "whole" / file, tmp_path / "broken" / file)
         assert load(tmp_path / "whole" / file)["metrics"] == load(tmp_path / "broken" / file)["metrics"]
+    unsteady = ("train/images_per_s", "memory/")
+    for one, other in zip(rows, history(tmp_path / "broken"), strict=True):
+        assert one.keys() == other.keys()
+        assert {name for name in one if one[name] != other[name] and not name.startswith(unsteady)} == set()
 
 
 def test_resuming_a_finished_run_changes_nothing(

@@ -2,7 +2,9 @@
 
 import shutil
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from cwsam_cli.config.schema import FolderArgs
-from cwsam_cli.data.dataset import EpochSampler, TileDataset, class_pixels, describe
+from cwsam_cli.data.dataset import BatchShare, TileDataset, balanced_chances, class_pixels, describe
 from cwsam_cli.data.manifest import Band, Manifest, write_manifest
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, from_names
@@ -103,13 +105,14 @@ def test_near_infrared_tagged_as_alpha_is_a_band_and_hides_nothing(
     np.testing.assert_array_equal(image, values)
 
 
-def test_pixels_are_counted_by_class_over_whole_tiles(make_tiles: MakeTiles) -> None:
+def test_pixels_are_counted_by_tile_and_class_over_whole_tiles(make_tiles: MakeTiles) -> None:
     args = make_tiles((9, 7), (5, 11))
-    expected = np.zeros(3, int)
+    expected = []
     for number, size in enumerate([(9, 7), (5, 11)]):
         index = INDEX[random_tile(number, *size)[1]]
-        expected += np.bincount(index[index != IGNORE], minlength=3)
-    assert class_pixels(TileDataset(args, TAXONOMY, PLAIN, 4), 3) == expected.tolist()
+        expected.append(np.bincount(index[index != IGNORE], minlength=3).tolist())
+    for training in (False, True):
+        assert class_pixels(TileDataset(args, TAXONOMY, PLAIN, 4, train=training), 3).tolist() == expected
 
 
 # --- samples ---
@@ -186,26 +189,143 @@ def test_training_pads_a_tile_that_is_smaller_than_a_sample(make_tiles: MakeTile
 
 # --- order ---
 
+Key = tuple[int, int]
 
-def test_an_epoch_visits_every_sample_once() -> None:
-    keys = list(EpochSampler(50, seed=3, epoch=2))
-    assert len(EpochSampler(50, seed=3, epoch=2)) == 50
-    assert sorted(number for number, _ in keys) == list(range(50))
-    assert len({seed for _, seed in keys}) == 50
+
+def _shares(count: int, batch_size: int, processes: int, **options: Any) -> list[list[list[Key]]]:
+    """Each process's batches of an epoch."""
+    options = {"seed": 3, "epoch": 2} | options
+    return [list(BatchShare(count, batch_size, rank=rank, size=processes, **options)) for rank in range(processes)]
+
+
+def _batches(shares: list[list[list[Key]]]) -> list[list[Key]]:
+    """The batches of all processes together, in the order of the ranks."""
+    return [list(chain(*parts)) for parts in zip(*shares, strict=True)]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize("count", [1, 7, 50])
+def test_an_epoch_visits_every_sample_once_whoever_does(count: int, batch_size: int, processes: int) -> None:
+    shares = _shares(count, batch_size, processes)
+    keys = [key for batches in shares for batch in batches for key in batch]
+    assert sorted(number for number, _ in keys) == list(range(count))
+    assert len({seed for _, seed in keys}) == count
+    assert {len(batches) for batches in shares} == {-(-count // (batch_size * processes))}
+    assert len(BatchShare(count, batch_size, seed=3, epoch=2, size=processes)) == len(shares[0])
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(30, 1), (15, 2), (10, 3), (6, 5)])
+def test_any_number_of_processes_learns_from_the_same_batches(batch_size: int, processes: int) -> None:
+    (alone,) = _shares(77, 30, 1)
+    assert _batches(_shares(77, batch_size, processes)) == alone
+    assert [len(batch) for batch in alone] == [30, 30, 17]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_a_batch_is_shared_out_as_evenly_as_can_be(processes: int) -> None:
+    for count in range(1, 4 * processes):
+        sizes = [[len(batch) for batch in batches] for batches in _shares(count, 2, processes)]
+        assert all(max(parts) - min(parts) <= 1 for parts in zip(*sizes, strict=True))
+
+
+def test_a_share_may_be_empty_but_is_there() -> None:
+    shares = _shares(9, 2, 4)  # eight samples, then one
+    assert [[len(batch) for batch in batches] for batches in shares] == [[2, 0], [2, 0], [2, 0], [2, 1]]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_what_was_had_before_an_interruption_is_left_out_and_the_rest_follows(processes: int, steps: int) -> None:
+    whole = _batches(_shares(50, 5, processes))
+    had = sum(len(batch) for batch in whole[:steps])
+    assert _batches(_shares(50, 5, processes, had=had)) == whole[steps:]
+
+
+def test_another_number_of_processes_goes_on_where_the_first_one_stopped() -> None:
+    (alone,) = _shares(50, 6, 1)
+    assert alone[:3] + _batches(_shares(50, 3, 2, had=18)) == alone
+
+
+def test_nothing_is_left_of_an_epoch_that_was_had() -> None:
+    assert _shares(50, 6, 2, had=50) == [[], []]
 
 
 def test_the_order_follows_from_seed_and_epoch_alone() -> None:
-    orders = {(seed, epoch): list(EpochSampler(50, seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (0, 1)}
-    numbers = {key: tuple(number for number, _ in order) for key, order in orders.items()}
+    orders = {(seed, epoch): _shares(50, 7, 1, seed=seed, epoch=epoch)[0] for seed in (0, 1) for epoch in (0, 1)}
+    numbers = {key: tuple(number for number, _ in chain(*order)) for key, order in orders.items()}
     assert len(set(numbers.values())) == 4
-    assert len({frozenset(seed for _, seed in order) for order in orders.values()}) == 4
-    assert orders[1, 1] == list(EpochSampler(50, seed=1, epoch=1))
+    assert len({frozenset(seed for _, seed in chain(*order)) for order in orders.values()}) == 4
+    assert orders[1, 1] == _shares(50, 7, 1, seed=1, epoch=1)[0]
 
 
 def test_a_sampled_key_is_one_that_the_dataset_takes(make_tiles: MakeTiles) -> None:
     tiles = TileDataset(make_tiles((9, 9), (9, 9), (9, 9)), TAXONOMY, PLAIN, 8, train=True, augmented=True)
-    images = [tiles[key][0] for key in EpochSampler(len(tiles), seed=0, epoch=0)]
-    assert len(images) == 3 and all(image.shape == (3, 8, 8) for image in images)
+    (batch,) = BatchShare(len(tiles), 4, seed=0, epoch=0)
+    images, labels = tiles.collate([tiles[key] for key in batch])
+    assert (images.shape, labels.shape) == ((3, 3, 8, 8), (3, 8, 8))
+
+
+def test_a_batch_of_nothing_has_the_shape_and_type_of_any_other(make_tiles: MakeTiles) -> None:
+    tiles = TileDataset(make_tiles((9, 9)), TAXONOMY, PLAIN, 8)
+    for none, one in zip(tiles.collate([]), tiles.collate([tiles[0]]), strict=True):
+        assert (none.shape, none.dtype) == ((0, *one.shape[1:]), one.dtype)
+        assert torch.equal(torch.cat([none, one]), one)
+
+
+# --- balance ---
+
+PIXELS = np.array([[90, 10, 0], [100, 0, 0], [60, 0, 5], [0, 0, 0], [100, 0, 0]])  # the fourth is unlabelled
+
+
+def test_chances_of_tiles_sum_to_1_and_unlabelled_tiles_have_none() -> None:
+    chances = balanced_chances(PIXELS)
+    assert chances.shape == (5,)
+    assert chances.sum() == pytest.approx(1, abs=1e-12)
+    assert chances[3] == 0 and (chances[[0, 1, 2, 4]] > 0).all()
+
+
+def test_tiles_with_rare_classes_are_drawn_more_often() -> None:
+    chances = balanced_chances(PIXELS)
+    assert min(chances[0], chances[2]) > 2 * max(chances[1], chances[4])
+    assert chances[1] == chances[4]
+
+
+def test_each_class_stands_for_an_equal_part_of_the_chances() -> None:
+    # a class first, then a tile by its share of it: (90/350 + 10/10 + 0) / 3, ...
+    expected = [(90 / 350 + 1) / 3, (100 / 350) / 3, (60 / 350 + 1) / 3, 0, (100 / 350) / 3]
+    assert balanced_chances(PIXELS) == pytest.approx(expected)
+
+
+def test_a_class_without_pixels_changes_no_chance() -> None:
+    assert balanced_chances(np.insert(PIXELS, 1, 0, axis=1)) == pytest.approx(balanced_chances(PIXELS))
+
+
+def test_equal_tiles_have_equal_chances() -> None:
+    assert balanced_chances(np.full((8, 3), 7)) == pytest.approx([1 / 8] * 8)
+
+
+def test_a_balanced_epoch_draws_as_many_as_there_are_by_their_chances() -> None:
+    chances = balanced_chances(PIXELS)
+    drawn = [
+        number
+        for epoch in range(400)
+        for batch in _shares(5, 2, 1, epoch=epoch, chances=chances)[0]
+        for number, _ in batch
+    ]
+    assert len(drawn) == 400 * 5
+    counts = np.bincount(drawn, minlength=5)
+    assert counts[3] == 0
+    assert counts / len(drawn) == pytest.approx(chances, abs=0.04)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_drawn_samples_are_shared_out_as_others_are(processes: int) -> None:
+    chances = balanced_chances(np.random.default_rng(0).integers(1, 100, (40, 3)))
+    (alone,) = _shares(40, 12, 1, chances=chances)
+    assert _batches(_shares(40, 12 // processes, processes, chances=chances)) == alone
+    assert _batches(_shares(40, 12 // processes, processes, chances=chances, had=12)) == alone[1:]
+    assert len({seed for batch in alone for _, seed in batch}) == 40  # a tile drawn twice shows two squares
 
 
 # --- what is refused ---

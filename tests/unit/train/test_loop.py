@@ -1,9 +1,9 @@
-"""A pass over the data learns what is there, and measures each pixel once."""
+"""A step learns from one large batch however it is cut, and validation measures each pixel once."""
 
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cwsam_cli.config.schema import FolderArgs, Loss, ModelArgs, TrainingSettings
+from cwsam_cli.config.schema import FolderArgs, Loss, ModelArgs, OptimizerArgs, OptimizerConfig, TrainingSettings
 from cwsam_cli.data.dataset import TileDataset
 from cwsam_cli.data.manifest import Band
-from cwsam_cli.errors import MachineError
+from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.taxonomy import Taxonomy, from_names
-from cwsam_cli.train.loop import EpochResult, train_epoch, training_batches, validate
+from cwsam_cli.taxonomy import IGNORE, Taxonomy, from_names
+from cwsam_cli.train.launch import World
+from cwsam_cli.train.loop import Batch, Learner, StepResult, take_step, training_steps, validate
+from cwsam_cli.train.optim import build_optimizer, local_shards
 
-CPU = torch.device("cpu")
+WORLD = World(torch.device("cpu"))
 SETTINGS = TrainingSettings(clip_grad_norm=None, workers=0)
 CODES = from_names(["水体", "林地", "草地"], first=3)
+LOSSES: list[Loss] = ["ce", "ce+dice", "ce+iou", "ce+lovasz", "focal"]
 
 
 class Oracle(nn.Module):
@@ -34,26 +37,25 @@ class Oracle(nn.Module):
         return -((image[:, :1] - torch.arange(3.0).view(1, 3, 1, 1)) ** 2)
 
 
-def _model() -> ClassWiseSam:
+def _model(**changes: Any) -> ClassWiseSam:
     torch.manual_seed(0)
-    return ClassWiseSam(
-        Architecture(
-            embed_dim=16,
-            depth=1,
-            num_heads=2,
-            global_attn_indexes=(0,),
-            num_bands=2,
-            num_classes=3,
-            inp_size=32,
-            patch_size=8,
-            prompt_embed_dim=32,
-            decoder_mlp_dim=32,
-            detail_stem=True,
-        )
-    )
+    shape: dict[str, Any] = {
+        "embed_dim": 16,
+        "depth": 1,
+        "num_heads": 2,
+        "global_attn_indexes": (0,),
+        "num_bands": 2,
+        "num_classes": 3,
+        "inp_size": 32,
+        "patch_size": 8,
+        "prompt_embed_dim": 32,
+        "decoder_mlp_dim": 32,
+        "detail_stem": True,
+    }
+    return ClassWiseSam(Architecture(**shape | changes))
 
 
-def _batch(size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def _batch(size: int, seed: int = 0) -> Batch:
     """Images (B, 2, 32, 32) whose vertical stripes are their classes."""
     generator = torch.Generator().manual_seed(seed)
     label = (torch.arange(32) // 8 % 3).expand(size, 32, 32).contiguous()
@@ -61,93 +63,146 @@ def _batch(size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return image + 0.1 * torch.randn(image.shape, generator=generator), label.to(torch.uint8)
 
 
-def _train(
-    model: nn.Module,
-    batches: list[tuple[Tensor, Tensor]],
-    optimizer: torch.optim.Optimizer,
-    *,
+def _uneven() -> Batch:
+    """Six images that know all, some, or nothing of the ground."""
+    image, label = _batch(6)
+    for number in range(5):
+        label[number, : number * 6] = IGNORE
+    label[5] = IGNORE
+    return image, label
+
+
+def _learner(model: nn.Module | None = None, *, plain: bool = True, stay: tuple[str, ...] = (), **args: Any) -> Learner:
+    """A model with plain gradient descent, or with the optimizer of a configuration."""
+    model = _model() if model is None else model
+    shards = local_shards(model)
+    if plain:
+        optimizer: torch.optim.Optimizer = torch.optim.SGD([{"params": [*shards.values()], "lr_factor": 1.0}])
+    else:
+        name = args.pop("name", "adamw")
+        config = OptimizerConfig(name=name, args=OptimizerArgs(**args))
+        optimizer = build_optimizer(model, shards, config, stay=stay)
+    return Learner(model, shards, optimizer)
+
+
+def _step(
+    learner: Learner,
+    *batches: Batch,
     loss: Loss = "ce",
     settings: TrainingSettings = SETTINGS,
-    rate: Callable[[int], float] = lambda step: 0.1,
-    first_step: int = 0,
+    rate: float = 0.1,
     weights: Tensor | None = None,
-) -> EpochResult:
-    return train_epoch(
-        model,
-        batches,
-        optimizer,
-        rate,
-        first_step=first_step,
-        args=ModelArgs(loss=loss),
+    world: World = WORLD,
+    **args: Any,
+) -> StepResult:
+    return take_step(
+        learner,
+        [*batches],
+        world,
+        args=ModelArgs(loss=loss, **args),
         settings=settings,
         weights=weights,
-        device=CPU,
+        rate=rate,
     )
 
 
-def _after_one_epoch(
-    batches: list[tuple[Tensor, Tensor]], settings: TrainingSettings
-) -> tuple[list[Tensor], EpochResult]:
-    model = _model()
-    result = _train(model, batches, torch.optim.SGD(model.parameters()), settings=settings)
-    return [parameter.detach() for parameter in model.parameters()], result
+def _after_one_step(*batches: Batch, **options: Any) -> tuple[list[Tensor], StepResult]:
+    learner = _learner()
+    result = _step(learner, *batches, **options)
+    return [parameter.detach() for parameter in learner.model.parameters()], result
 
 
-@pytest.mark.parametrize("loss", ["ce", "ce+dice", "ce+iou"])
+def _weights(learner: Learner) -> dict[str, Tensor]:
+    return {name: shard.detach().clone() for name, shard in learner.shards.items()}
+
+
+def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_a_small_model_learns_one_batch_by_heart(loss: Loss) -> None:
-    model, (image, label) = _model(), _batch(2)
-    optimizer = torch.optim.AdamW(model.parameters())
-    first = _train(model, [(image, label)], optimizer, loss=loss, rate=lambda step: 5e-3)
-    last = _train(model, [(image, label)] * 60, optimizer, loss=loss, rate=lambda step: 5e-3)
+    learner, (image, label) = _learner(plain=False), _batch(2)
+    losses = [_step(learner, (image, label), loss=loss, rate=1e-2).loss for _ in range(40)]
     with torch.no_grad():
-        right = (model(image).argmax(dim=1) == label).float().mean()
-    assert first.loss > 0.9
-    assert last.loss < first.loss
+        right = (learner.model(image).argmax(dim=1) == label).float().mean()
+    assert losses[0] > 0.4
+    assert losses[-1] < 0.3 * losses[0]
     assert right > 0.97
 
 
-def test_accumulating_two_batches_equals_one_batch_of_both() -> None:
-    (image, label) = _batch(4)
-    whole, once = _after_one_epoch([(image, label)], SETTINGS)
-    halves, twice = _after_one_epoch(
-        [(image[:2], label[:2]), (image[2:], label[2:])], replace(SETTINGS, grad_accum_steps=2)
-    )
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 1.0])])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_accumulating_batches_equals_one_batch_of_all(loss: Loss, weights: Tensor | None) -> None:
+    image, label = _uneven()
+    whole, once = _after_one_step((image, label), loss=loss, weights=weights)
+    cuts = [slice(0, 1), slice(1, 3), slice(3, 6), slice(6, 6)]
+    parts, often = _after_one_step(*[(image[cut], label[cut]) for cut in cuts], loss=loss, weights=weights)
     before = [parameter.detach() for parameter in _model().parameters()]
-    assert (once.steps, twice.steps) == (1, 1)
-    assert once.loss == pytest.approx(twice.loss, rel=1e-5)
-    assert once.gradient_norm == pytest.approx(twice.gradient_norm, rel=1e-4)
-    for one, other in zip(whole, halves, strict=True):
+    assert once.loss == pytest.approx(often.loss, rel=1e-5)
+    assert once.gradient_norm == pytest.approx(often.gradient_norm, rel=1e-4)
+    assert (once.images, often.images) == (6, 6)
+    for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
     assert any(not torch.equal(start, one) for start, one in zip(before, whole, strict=True))
 
 
-def test_batches_left_over_make_a_step_of_their_own() -> None:
-    batch = _batch(1)
-    after, result = _after_one_epoch([batch] * 3, replace(SETTINGS, grad_accum_steps=2))
-    expected, _ = _after_one_epoch([batch] * 2, SETTINGS)
-    assert result.steps == 2
-    for one, other in zip(after, expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+def test_a_step_tells_its_loss_by_parts_that_sum_to_it() -> None:
+    _, result = _after_one_step(_batch(2), loss="ce+dice")
+    assert result.losses.keys() == {"ce", "dice"}
+    assert all(value > 0 for value in result.losses.values())
+    assert result.loss == pytest.approx(sum(result.losses.values()))
+    assert result.images == 2
 
 
-def test_rates_are_asked_for_from_the_runs_own_step_on() -> None:
-    model, asked = _model(), []
+def test_experts_add_a_part_for_their_routing() -> None:
+    mixture = _model(
+        moe_start_layer_index=0, moe_num_expert_groups=2, moe_experts_per_group=2, moe_k_groups=1, moe_k_experts=1
+    )
+    result = _step(_learner(mixture), _batch(2), balance_loss=0.5, router_z_loss=0.0)
+    assert result.losses.keys() == {"ce", "routing"}
+    assert result.losses["routing"] == pytest.approx(0.5 * 2, rel=0.3)  # 1 a level where the load is even
 
-    def rate(step: int) -> float:
-        asked.append(step)
-        return 1 / step
 
-    optimizer = torch.optim.SGD(model.parameters(), lr=9.0)
-    result = _train(model, [_batch(1)] * 3, optimizer, rate=rate, first_step=7)
-    assert asked == [7, 8, 9]
-    assert optimizer.param_groups[0]["lr"] == 1 / 9
-    assert result.steps == 3
+def test_a_step_without_any_image_moves_nothing() -> None:
+    image, label = _batch(2)
+    learner = _learner()
+    before = _weights(learner)
+    result = _step(learner, (image[:0], label[:0]), loss="ce+dice")
+    assert (result.loss, result.gradient_norm, result.images) == (0, 0, 0)
+    assert _same(before, _weights(learner))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_unlabelled_step_moves_nothing(loss: Loss) -> None:
+    image, label = _batch(2)
+    learner = _learner()
+    before = _weights(learner)
+    assert _step(learner, (image, label * 0 + IGNORE), loss=loss).loss == 0
+    assert _same(before, _weights(learner))
+
+
+def test_each_group_of_weights_learns_at_the_given_rate_times_its_own_factor() -> None:
+    model = _model()
+    shards = local_shards(model)
+    groups: dict[float, list[nn.Parameter]] = {0.5: [], 3.0: []}
+    for name, shard in shards.items():
+        groups[0.5 if name.startswith("image_encoder") else 3.0].append(shard)
+    optimizer = torch.optim.SGD([{"params": own, "lr_factor": factor} for factor, own in groups.items()], lr=9.0)
+    before = {name: shard.detach().clone() for name, shard in shards.items()}
+    _step(Learner(model, shards, optimizer), _batch(2), rate=0.2)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.6])
+    plain = _learner()
+    _step(plain, _batch(2), rate=1.0)
+    for name, shard in shards.items():
+        moved = (0.1 if name.startswith("image_encoder") else 0.6) * (plain.shards[name] - before[name])
+        torch.testing.assert_close(shard.detach() - before[name], moved.detach(), rtol=1e-3, atol=1e-6)
 
 
 def test_clipping_shortens_the_step_but_not_the_reported_norm() -> None:
     before = [parameter.detach() for parameter in _model().parameters()]
-    free, unclipped = _after_one_epoch([_batch(2)], SETTINGS)
-    short, clipped = _after_one_epoch([_batch(2)], replace(SETTINGS, clip_grad_norm=1e-3))
+    free, unclipped = _after_one_step(_batch(2))
+    short, clipped = _after_one_step(_batch(2), settings=replace(SETTINGS, clip_grad_norm=1e-3))
     moved = [
         math.sqrt(sum(float(((one - start) ** 2).sum()) for one, start in zip(after, before, strict=True)))
         for after in (free, short)
@@ -157,34 +212,237 @@ def test_clipping_shortens_the_step_but_not_the_reported_norm() -> None:
     assert moved[1] == pytest.approx(0.1 * 1e-3, rel=1e-2)
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, grad_accum_steps=2)])
-def test_a_loss_that_is_no_number_stops_before_the_weights_change(settings: TrainingSettings) -> None:
-    model, (image, label) = _model(), _batch(1)
-    before = copy.deepcopy(model.state_dict())
-    with pytest.raises(MachineError, match="the loss is nan at step 4") as caught:
-        _train(model, [(image * math.nan, label)], torch.optim.SGD(model.parameters()), settings=settings, first_step=4)
+def test_gradients_do_not_linger_after_a_step() -> None:
+    learner = _learner()
+    _step(learner, _batch(2))
+    assert all(shard.grad is None for shard in learner.shards.values())
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_loss_that_is_no_number_stops_before_the_weights_change(others: int) -> None:
+    learner, (image, label) = _learner(), _batch(1)
+    before = _weights(learner)
+    with pytest.raises(MachineError, match="the loss is nan") as caught:
+        _step(learner, *[_batch(1)] * others, (image * math.nan, label))
     assert (caught.value.exit_code, "lr" in caught.value.hint) == (6, True)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert _same(before, _weights(learner))
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_weights_change() -> None:
+    learner = _learner()
+    before = _weights(learner)
+    learner.shards["mask_decoder.class_tokens.weight"].register_hook(lambda grad: grad * math.inf)
+    with pytest.raises(MachineError, match="the norm of its gradient") as caught:
+        _step(learner, _batch(1))
+    assert caught.value.exit_code == 6
+    assert _same(before, _weights(learner))
 
 
 def test_bfloat16_learns_too() -> None:
-    model = _model()
-    before = copy.deepcopy(model.state_dict())
-    result = _train(
-        model, [_batch(2)], torch.optim.SGD(model.parameters()), settings=replace(SETTINGS, precision="bf16")
-    )
+    learner = _learner()
+    before = _weights(learner)
+    result = _step(learner, _batch(2), settings=replace(SETTINGS, precision="bf16"))
     assert math.isfinite(result.loss)
-    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
-    assert any(not torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert {shard.dtype for shard in learner.shards.values()} == {torch.float32}
+    assert not _same(before, _weights(learner))
 
 
-def test_class_weights_reach_the_loss() -> None:
-    losses = []
-    for weights in (None, torch.tensor([0.0, 0.0, 1.0])):
-        model = _model()
-        optimizer = torch.optim.SGD(model.parameters())
-        losses.append(_train(model, [_batch(1)], optimizer, weights=weights).loss)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_class_weights_reach_the_loss(loss: Loss) -> None:
+    losses = [
+        _after_one_step(_batch(1), loss=loss, weights=weights)[1].loss
+        for weights in (None, torch.tensor([0.0, 0.0, 1.0]))
+    ]
     assert losses[0] != pytest.approx(losses[1])
+
+
+def test_label_smoothing_reaches_the_loss() -> None:
+    losses = [_after_one_step(_batch(1), label_smoothing=share)[1].loss for share in (0.0, 0.3)]
+    assert losses[0] != pytest.approx(losses[1])
+
+
+def test_somebody_who_asks_to_stop_is_heard_after_the_step() -> None:
+    world = World(torch.device("cpu"))
+    learner = _learner()
+    assert not _step(learner, _batch(1), world=world).interrupted
+    before = _weights(learner)
+    world.interruption.asked = True
+    assert _step(learner, _batch(1), world=world).interrupted
+    assert not _same(before, _weights(learner))  # the step was finished
+
+
+# --- what learns ---
+
+
+def test_exactly_the_chosen_weights_learn_and_the_others_stay() -> None:
+    learner = _learner(plain=False, weight_decay=0.5)
+    chosen = {name for name in learner.shards if name.startswith("mask_decoder.")}
+    learner.learn(chosen)
+    assert {name for name, parameter in learner.model.named_parameters() if parameter.requires_grad} == chosen
+    before = _weights(learner)
+    for _ in range(2):
+        _step(learner, _batch(2), rate=1e-2)
+    after = _weights(learner)
+    assert {name for name in before if not torch.equal(before[name], after[name])} <= chosen
+    assert {name for name in chosen if torch.equal(before[name], after[name])} == set()
+    learner.learn(set(learner.shards))  # the next stage
+    _step(learner, _batch(2), rate=1e-2)
+    assert [name for name, value in _weights(learner).items() if torch.equal(value, before[name])] == []
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
+def test_filters_of_frozen_bands_stay_bit_for_bit_and_the_others_learn_whatever_decays(name: str) -> None:
+    filters = "image_encoder.patch_embed.proj.weight"
+    model = _model(num_bands=5, embed_dim=32)  # so many filters that their averages are in 8 bits
+    learner = _learner(model, plain=False, stay=(filters,), name=name, weight_decay=0.5)
+    learner.frozen_bands = {filters: [0, 1, 3]}
+    before = learner.shards[filters].detach().clone()
+    for seed in range(3):
+        image, label = _batch(2, seed)
+        _step(learner, (torch.cat([image, image, image[:, :1]], dim=1), label), rate=1e-2)
+    after = learner.shards[filters]
+    assert [torch.equal(after[:, band], before[:, band]) for band in range(5)] == [True, True, False, True, False]
+    if name == "adamw8bit":
+        assert learner.optimizer.state[after]["state1"].dtype == torch.uint8
+
+
+# --- fp16 ---
+
+
+class Small(nn.Module):
+    """A network so small that fp16 costs nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.second(self.first(image).relu()).float()
+
+
+HALF = replace(SETTINGS, precision="fp16")
+
+
+def _half(scale: float) -> Learner:
+    learner = _learner(Small())
+    learner.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return learner
+
+
+def test_fp16_takes_nearly_the_step_of_fp32() -> None:
+    image, label = _batch(2)
+    batch = image[..., :8, :8], label[:, :8, :8]
+    exact, half = _learner(Small()), _half(2.0**10)
+    seen: list[torch.dtype] = []
+    half.model.get_submodule("first").register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    before = _weights(half)
+    expected, result = _step(exact, batch), _step(half, batch, settings=HALF)
+    assert seen == [torch.float16]
+    assert result.loss == pytest.approx(expected.loss, rel=1e-3)
+    assert result.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-2)  # of the unscaled gradient
+    for name, shard in half.shards.items():
+        torch.testing.assert_close(shard - before[name], exact.shards[name] - before[name], rtol=0.05, atol=1e-4)
+    assert {shard.dtype for shard in half.shards.values()} == {torch.float32}
+
+
+def test_clipping_in_fp16_means_the_unscaled_gradient() -> None:
+    learner = _half(2.0**10)
+    before = _weights(learner)
+    _step(learner, _batch(1), settings=replace(HALF, clip_grad_norm=1e-2), rate=1.0)
+    moved = math.sqrt(sum(float((value - before[name]).square().sum()) for name, value in _weights(learner).items()))
+    assert moved == pytest.approx(1e-2, rel=0.02)
+
+
+def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_scale_halved() -> None:
+    learner = _half(2.0**40)
+    assert learner.scaler is not None
+    before = _weights(learner)
+    result = _step(learner, _batch(1), settings=HALF)
+    assert math.isfinite(result.loss) and not math.isfinite(result.gradient_norm)
+    assert _same(before, _weights(learner))
+    assert learner.scaler.get_scale() == 2.0**39
+    learner.scaler.update(2.0**10)
+    assert math.isfinite(_step(learner, _batch(1), settings=HALF).gradient_norm)
+    assert not _same(before, _weights(learner))
+
+
+def test_fp16_finds_a_scale_by_itself_and_learns() -> None:
+    learner, batch = _half(2.0**24), _batch(1)
+    losses = [_step(learner, batch, settings=HALF, rate=0.5).loss for _ in range(25)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+# --- moving average ---
+
+AVERAGE = replace(SETTINGS, ema=0.75)
+
+
+def test_averages_are_those_computed_by_hand() -> None:
+    learner = _learner()
+    learner.begin_average()
+    expected = _weights(learner)
+    assert _same(learner.average, expected)
+    for seed in range(3):
+        _step(learner, _batch(2, seed), settings=AVERAGE)
+        now = _weights(learner)
+        expected = {name: 0.75 * value + 0.25 * now[name] for name, value in expected.items()}
+    for name, value in learner.average.items():
+        torch.testing.assert_close(value, expected[name])
+    assert not _same(learner.average, _weights(learner))
+
+
+def test_averaging_changes_nothing_of_how_the_weights_learn() -> None:
+    averaged, plain = _learner(), _learner()
+    averaged.begin_average()
+    for learner, settings in ((averaged, AVERAGE), (plain, SETTINGS)):
+        for seed in range(2):
+            _step(learner, _batch(2, seed), settings=settings)
+            with learner.averaged():
+                pass
+    assert _same(_weights(averaged), _weights(plain))
+
+
+def test_averages_stand_in_for_the_weights_and_all_is_put_back() -> None:
+    learner, (image, label) = _learner(), _batch(2)
+    learner.begin_average()
+    _step(learner, (image, label), settings=AVERAGE)
+    weights, average = _weights(learner), {name: value.clone() for name, value in learner.average.items()}
+    other = _model()
+    other.load_state_dict(average, strict=False)  # all but the buffers
+    with pytest.raises(RuntimeError, match="on the way"), torch.no_grad(), learner.averaged():
+        assert _same(_weights(learner), average)
+        assert torch.equal(learner.model(image), other(image))
+        raise RuntimeError("on the way")
+    assert _same(_weights(learner), weights)
+    assert _same(learner.average, average)
+
+
+def test_without_an_average_the_weights_stand_for_themselves() -> None:
+    learner = _learner()
+    weights = _weights(learner)
+    with learner.averaged():
+        assert _same(_weights(learner), weights)
+    assert _same(_weights(learner), weights)
+
+
+def test_only_what_learns_is_averaged_and_a_later_stage_joins() -> None:
+    learner = _learner()
+    decoder = {name for name in learner.shards if name.startswith("mask_decoder.")}
+    learner.learn(decoder)
+    learner.begin_average()
+    assert learner.average.keys() == decoder
+    _step(learner, _batch(1), settings=AVERAGE)
+    kept = {name: value.clone() for name, value in learner.average.items()}
+    learner.learn(set(learner.shards))
+    learner.begin_average()
+    assert learner.average.keys() == learner.shards.keys()
+    assert all(torch.equal(learner.average[name], value) for name, value in kept.items())
+    before = _weights(learner)
+    assert all(torch.equal(learner.average[name], before[name]) for name in learner.shards.keys() - decoder)
+
+
+# --- data ---
 
 
 @pytest.fixture
@@ -210,8 +468,23 @@ def tiles(tmp_path: Path, make_raster: Callable[..., Path]) -> Callable[..., tup
     return make
 
 
-def _validate(model: nn.Module, dataset: TileDataset, precision: str = "fp32", batch_size: int = 3) -> NDArray[Any]:
-    return validate(model, dataset, batch_size=batch_size, classes=3, device=CPU, precision=precision)
+@dataclass(frozen=True, slots=True)
+class Alone(World):
+    """One process of several, whose sums are its own share."""
+
+    def total(self, values: Tensor) -> Tensor:
+        """Its own."""
+        return values
+
+
+def _alone(rank: int, size: int) -> World:
+    return Alone(torch.device("cpu"), rank, size)
+
+
+def _validate(
+    model: nn.Module, dataset: TileDataset, precision: str = "fp32", batch_size: int = 3, world: World = WORLD
+) -> NDArray[Any]:
+    return validate(model, dataset, world, batch_size=batch_size, classes=3, precision=precision)
 
 
 @pytest.mark.parametrize("shapes", [[(32, 32)], [(20, 32)], [(40, 70), (33, 31)], [(64, 96)]])
@@ -221,6 +494,26 @@ def test_validation_counts_every_labelled_pixel_once(tiles: Callable[..., Any], 
     counts = [sum(int((codes == code).sum()) for codes in labels) for code in CODES.codes]
     assert matrix.tolist() == np.diag(counts).tolist()
     assert sum(counts) > 0
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5, 20])
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_shares_of_a_validation_add_up_to_the_whole(tiles: Callable[..., Any], processes: int, batch_size: int) -> None:
+    dataset, _ = tiles((40, 70), (33, 31))  # nine squares
+    passes = []
+
+    class Counting(Oracle):
+        def forward(self, image: Tensor) -> Tensor:
+            passes[-1].append(len(image))
+            return super().forward(image)
+
+    total = np.zeros((3, 3), np.int64)
+    for rank in range(processes):
+        passes.append([])
+        total += _validate(Counting(), dataset, batch_size=batch_size, world=_alone(rank, processes))
+    assert total.tolist() == _validate(Oracle(), dataset).tolist()
+    assert len({len(own) for own in passes}) == 1  # sharded weights are gathered together
+    assert sum(map(sum, passes)) == len(dataset)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -240,21 +533,88 @@ def test_the_batch_size_does_not_change_the_matrix(tiles: Callable[..., Any]) ->
     assert _validate(model, dataset, batch_size=1).tolist() == _validate(model, dataset, batch_size=5).tolist()
 
 
-def test_an_epochs_batches_hold_every_tile_once_and_follow_from_seed_and_epoch(tiles: Callable[..., Any]) -> None:
-    dataset, _ = tiles(*[(32, 32)] * 5, train=True)
+def test_a_hidden_class_is_never_predicted(tiles: Callable[..., Any]) -> None:
+    dataset, _ = tiles((40, 50))
+    matrix = validate(Oracle(), dataset, WORLD, batch_size=2, classes=3, precision="fp32", hidden=1)
+    assert matrix[:, 1].sum() == 0
+    assert matrix.sum() == _validate(Oracle(), dataset).sum()
 
-    def epoch(number: int, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-        return list(training_batches(dataset, 2, replace(SETTINGS, seed=seed), number))
 
-    def sums(batches: list[tuple[Tensor, Tensor]]) -> Iterator[float]:
-        for image, _ in batches:
+Steps = list[list[Batch]]
+
+
+def _steps(dataset: TileDataset, batch_size: int = 2, *, epoch: int = 1, world: World = WORLD, **options: Any) -> Steps:
+    settings = replace(SETTINGS, **{key: options.pop(key) for key in ("seed", "grad_accum_steps") if key in options})
+    return list(training_steps(dataset, batch_size, settings, epoch, world, **options))
+
+
+def _sums(steps: Steps) -> Iterator[float]:
+    """A number an image, by which it is known again."""
+    for step in steps:
+        for image, _ in step:
             yield from image.sum(dim=(1, 2, 3)).tolist()
 
-    first, again = epoch(1), epoch(1)
-    assert [len(image) for image, _ in first] == [2, 2, 1]
-    assert all(
-        torch.equal(a, b) for one, other in zip(first, again, strict=True) for a, b in zip(one, other, strict=True)
-    )
-    assert sorted(sums(first)) == sorted(float(dataset[number][0].sum()) for number in range(5))
-    orders = {tuple(sums(epoch(number, seed))) for number in range(4) for seed in range(4)}
+
+def test_an_epochs_batches_hold_every_tile_once_and_follow_from_seed_and_epoch(tiles: Callable[..., Any]) -> None:
+    dataset, _ = tiles(*[(32, 32)] * 5, train=True)
+    first, again = _steps(dataset), _steps(dataset)
+    assert [[len(image) for image, _ in step] for step in first] == [[2], [2], [1]]
+    for one, other in zip(first, again, strict=True):
+        for (image, label), (image_again, label_again) in zip(one, other, strict=True):
+            assert torch.equal(image, image_again) and torch.equal(label, label_again)
+    assert sorted(_sums(first)) == sorted(float(dataset[number][0].sum()) for number in range(5))
+    orders = {tuple(_sums(_steps(dataset, epoch=epoch, seed=seed))) for epoch in range(4) for seed in range(4)}
     assert len(orders) > 4
+
+
+def test_batches_left_over_make_a_step_of_their_own(tiles: Callable[..., Any]) -> None:
+    dataset, _ = tiles(*[(32, 32)] * 5, train=True)
+    steps = _steps(dataset, grad_accum_steps=2)
+    assert [[len(image) for image, _ in step] for step in steps] == [[2, 2], [1]]
+    assert list(_sums(steps)) == list(_sums(_steps(dataset)))
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_have_equally_many_batches_and_together_those_of_one(
+    tiles: Callable[..., Any], processes: int
+) -> None:
+    dataset, _ = tiles(*[(32, 32)] * 7, train=True)
+    shares = [_steps(dataset, 1, world=_alone(rank, processes)) for rank in range(processes)]
+    assert len({len(steps) for steps in shares}) == 1
+    alone = _steps(dataset, processes)
+    for step, parts in zip(alone, zip(*shares, strict=True), strict=True):
+        images = torch.cat([image for part in parts for image, _ in part])
+        assert torch.equal(images, step[0][0])
+    empty = [image for steps in shares for step in steps for image, _ in step if not len(image)]
+    assert empty and all(image.shape == (0, 2, 32, 32) for image in empty)
+
+
+def test_an_epoch_goes_on_where_it_was_interrupted(tiles: Callable[..., Any]) -> None:
+    dataset, _ = tiles(*[(32, 32)] * 7, train=True)
+    whole = list(_sums(_steps(dataset, grad_accum_steps=2)))
+    assert list(_sums(_steps(dataset, grad_accum_steps=2, had=4))) == whole[4:]
+
+
+def test_unlikely_tiles_are_left_out_of_a_balanced_epoch(tiles: Callable[..., Any]) -> None:
+    dataset, _ = tiles(*[(32, 32)] * 5, train=True)
+    steps = _steps(dataset, chances=np.array([0, 0, 1.0, 0, 0]))
+    assert set(_sums(steps)) == {float(dataset[2][0].sum())}
+    assert sum(len(image) for step in steps for image, _ in step) == 5
+
+
+def test_reading_tiles_draws_no_random_number_of_the_run(tiles: Callable[..., Any]) -> None:
+    dataset, _ = tiles((32, 32), train=True)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    _steps(dataset)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_tile_is_named_whoever_reads_it(tiles: Callable[..., Any], tmp_path: Path, workers: int) -> None:
+    dataset, _ = tiles((32, 32), (32, 32), train=True)
+    path = tmp_path / "images" / "1.tif"
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(DataError, match=r"^`[^`]*1\.tif`[^\n]*$") as caught:
+        list(training_steps(dataset, 1, replace(SETTINGS, workers=workers), 0, WORLD))
+    assert caught.value.hint and caught.value.exit_code == 4

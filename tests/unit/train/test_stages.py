@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from torch import nn
 
-from cwsam_cli.config.schema import OptimizerArgs, OptimizerConfig, StageConfig
+from cwsam_cli.config.schema import StageConfig
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.train.optim import build_optimizer
-from cwsam_cli.train.stages import choose_learning, freeze_bands, learning_names, stage_at
+from cwsam_cli.train.stages import learning_names, stage_at
 
 SAM, FILTERS, BASE, NEW, ROUTERS = "SAM's own", "patch filters", "group 0", "new groups", "routers"
 ADAPTERS, DECODER, DECODER_ROUTERS, DECODER_EXPERTS = "adapters", "decoder", "decoder's routers", "decoder's experts"
@@ -144,59 +142,6 @@ def test_with_one_group_all_experts_learn_beside_adapters() -> None:
 def test_beside_adapters_the_patch_filters_of_extra_bands_learn(bands: int, learns: bool) -> None:
     learning = _learning(_arch(bands=bands), from_checkpoint=True, frozen_base=True, extra_bands=learns)
     assert learning == (ADAPT | {FILTERS} if learns else ADAPT)
-
-
-def test_exactly_the_chosen_parameters_learn_and_their_values_are_counted() -> None:
-    model = ClassWiseSam(_arch())
-    for learning in (
-        learning_names(_names(model.arch), model.arch, from_checkpoint=True, frozen_base=True, stage="integrate"),
-        learning_names(_names(model.arch), model.arch, from_checkpoint=True, frozen_base=True, stage="finetune"),
-        set(),
-    ):
-        count = choose_learning(model, learning)
-        assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == learning
-        assert count == sum(parameter.numel() for name, parameter in model.named_parameters() if name in learning)
-
-
-def test_frozen_parameters_get_no_gradient_and_the_others_all_do() -> None:
-    model = ClassWiseSam(_arch())
-    learning = learning_names(_names(model.arch), model.arch, from_checkpoint=True, frozen_base=True, stage="adapt")
-    choose_learning(model, learning)
-    model(torch.randn(2, 3, 32, 32)).square().mean().backward()
-    assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == learning
-
-
-@pytest.mark.parametrize("bands", [(0, 1, 2), (3, 1, 0)])
-def test_frozen_bands_get_a_gradient_of_zero_and_the_others_their_own(bands: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
-    free, frozen = nn.Conv2d(5, 4, 2, stride=2), nn.Conv2d(5, 4, 2, stride=2)
-    frozen.load_state_dict(free.state_dict())
-    freeze_bands(frozen.weight, bands)
-    image = torch.randn(2, 5, 4, 4)
-    for layer in (free, frozen):
-        layer(image).square().sum().backward()
-    assert free.weight.grad is not None and frozen.weight.grad is not None
-    for band in range(5):
-        expected = torch.zeros(4, 2, 2) if band in bands else free.weight.grad[:, band]
-        assert torch.equal(frozen.weight.grad[:, band], expected)
-        assert free.weight.grad[:, band].any()
-    assert frozen.bias is not None and free.bias is not None
-    assert frozen.bias.grad is not None and free.bias.grad is not None
-    assert torch.equal(frozen.bias.grad, free.bias.grad)
-
-
-def test_frozen_bands_stay_bit_for_bit_and_the_others_learn_whatever_decays() -> None:
-    torch.manual_seed(0)
-    model = ClassWiseSam(_arch(bands=5))
-    filters = model.image_encoder.patch_embed.proj.weight
-    before = filters.detach().clone()
-    freeze_bands(filters, (0, 1, 3))
-    optimizer = build_optimizer(model, OptimizerConfig(args=OptimizerArgs(lr=1e-2, weight_decay=0.5)))
-    for _ in range(3):
-        optimizer.zero_grad()
-        model(torch.randn(2, 5, 32, 32)).square().mean().backward()
-        optimizer.step()
-    assert [torch.equal(filters[:, band], before[:, band]) for band in range(5)] == [True, True, False, True, False]
 
 
 def test_the_stages_follow_each_other_for_their_epochs() -> None:
