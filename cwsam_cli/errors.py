@@ -86,9 +86,14 @@ def as_user_error(error: Exception) -> CwsamError | None:
     if isinstance(error, OSError):
         hint = _DISK.get(error.errno or 0)
         return MachineError(f"`{error.filename or 'output'}`: {error.strerror}", hint=hint) if hint else None
-    text = str(error) if isinstance(error, RuntimeError) else ""
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return MachineError("the memory is not enough", hint="smaller batches need less: batch_size, or --batch-size")
-    if "DataLoader worker" in text and "exited" in text:
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error) and "exited" in str(error):
         return MachineError("a process that reads tiles died", hint="--set training_settings.workers=0 does without")
     return None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python's or torch's memory ran out."""
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text

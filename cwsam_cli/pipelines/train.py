@@ -16,7 +16,7 @@ from cwsam_cli.assess.confusion import Scores, score
 from cwsam_cli.config.schema import RunConfig, StageConfig
 from cwsam_cli.console import log, track
 from cwsam_cli.data.manifest import Manifest
-from cwsam_cli.errors import CheckpointError, UsageError
+from cwsam_cli.errors import CheckpointError, MachineError, UsageError, is_out_of_memory
 from cwsam_cli.files import write_text
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import LoadReport, Source, rgb_bands
@@ -24,6 +24,7 @@ from cwsam_cli.pipelines.training_data import TrainingData, prepare_data
 from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint, reserved_checkpoint
 from cwsam_cli.train.launch import Cluster, World, launch
 from cwsam_cli.train.loop import Learner, take_step, training_steps, validate
+from cwsam_cli.train.memory import plan_memory
 from cwsam_cli.train.optim import learning_rate
 from cwsam_cli.train.parallelize import whole
 from cwsam_cli.train.source import open_source
@@ -143,7 +144,12 @@ def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
         if begun[-1:] != [stage]:
             begun.append(stage)
             _let_learn(run, stage)
-        figures = _epoch(run, epoch, stage)
+        try:
+            figures = _epoch(run, epoch, stage)
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise _too_large(run, epoch) from None
+            raise
         scores = None
         with run.learner.averaged():
             if epoch % config.epoch_val == 0 or epoch == config.epochs:
@@ -296,6 +302,25 @@ def _epoch(run: _Run, epoch: int, stage: StageConfig | None) -> dict[str, float 
     figures["train/images_per_s"] = seen / (time.monotonic() - begun)
     progress.epoch, progress.samples, progress.sums = epoch, 0, {}
     return figures | memory_figures(world.device) | routing_figures(run.learner.model)
+
+
+def _too_large(run: _Run, epoch: int) -> MachineError:
+    """What to say when the memory ran out: what needs less, and where it went."""
+    config, world = run.config, run.world
+    settings, fsdp = config.training_settings, config.fsdp_settings
+    learning = frozenset(name for name, shard in run.learner.shards.items() if shard.requires_grad)
+    plan = plan_memory(config, run.arch, learning, gpus=world.size, device=world.device.type)
+    options = {
+        f"train_dataset.batch_size={config.train_dataset.batch_size // 2}": config.train_dataset.batch_size > 1,
+        "training_settings.activation_checkpointing=true": not settings.activation_checkpointing,
+        "optimizer.name=adamw8bit": config.optimizer.name == "adamw",
+        "fsdp_settings.cpu_offload=true": world.size > 1 and not fsdp.cpu_offload,
+    }
+    smaller = ", ".join(f"--set {option}" for option, helps in options.items() if helps)
+    return MachineError(
+        f"the memory of rank {world.rank} ({world.device}) ran out in epoch {epoch}",
+        hint=f"{smaller or 'more GPUs'}; computed for this run:\n{plan.as_text()}",
+    )
 
 
 def _validate(run: _Run, epoch: int, watch: Watch | None) -> Scores:

@@ -346,3 +346,22 @@ def test_a_folder_that_holds_a_run_is_refused(
 ) -> None:
     shutil.copytree(run.folder, tmp_path / "run")
     assert "--resume" in refused(2, "train", *small, "--data", run.dataset, "-o", "run", names="`run` holds a run")
+
+
+def test_out_of_memory_is_answered_with_what_needs_less_and_where_it_went(
+    run: Any, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cwsam_cli.pipelines.train as pipeline
+
+    def overflow(*arguments: Any, **named: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(pipeline, "take_step", overflow)
+    words = ("train", *small, "--data", run.dataset, "-o", tmp_path / "run")
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 6
+    assert "error: the memory of rank 0 (cpu) ran out in epoch 1" in result.stderr
+    assert "--set train_dataset.batch_size=4" in result.stderr
+    assert "--set training_settings.activation_checkpointing=true" in result.stderr
+    assert "activations, batch 8" in result.stderr
+    assert "Traceback" not in result.stderr
