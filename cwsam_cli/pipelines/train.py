@@ -21,12 +21,11 @@ from cwsam_cli.files import write_text
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import LoadReport, Source, rgb_bands
 from cwsam_cli.pipelines.training_data import TrainingData, prepare_data
-from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint, reserved_checkpoint
+from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cwsam_cli.train.launch import Cluster, World, launch
 from cwsam_cli.train.loop import Learner, take_step, training_steps, validate
 from cwsam_cli.train.memory import plan_memory
 from cwsam_cli.train.optim import learning_rate
-from cwsam_cli.train.parallelize import whole
 from cwsam_cli.train.source import open_source
 from cwsam_cli.train.stages import learning_names, stage_at
 from cwsam_cli.train.start import go_on, identity, refuse_other, remember, start
@@ -347,8 +346,7 @@ def _validate(run: _Run, epoch: int, watch: Watch | None) -> Scores:
 
 
 def _write(run: _Run, path: Path, epoch: int, scores: Scores | None) -> None:
-    """Write a checkpoint for use, tensor by tensor as the processes put them together."""
-    world = run.world
+    """Write a checkpoint for use."""
     tensors = dict(run.learner.model.named_parameters()) | dict(run.learner.model.named_buffers())
     about = Checkpoint(
         weights=tensors,
@@ -362,15 +360,7 @@ def _write(run: _Run, path: Path, epoch: int, scores: Scores | None) -> None:
         epoch=epoch,
         metrics={} if scores is None else {"mean_iou": scores.mean_iou or 0.0, "accuracy": scores.accuracy or 0.0},
     )
-    if not world.is_main:
-        for tensor in tensors.values():
-            whole(tensor.detach(), world.device)
-            world.beat()
-        return
-    with reserved_checkpoint(about, path) as weights:
-        for name, tensor in tensors.items():
-            weights[name].copy_(whole(tensor.detach(), world.device))
-            world.beat()
+    save_checkpoint(about, path, run.world)
 
 
 def _forget(run: _Run, epoch: int) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from cwsam_cli.files import staged
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
+from cwsam_cli.train.launch import World
+from cwsam_cli.train.parallelize import whole
 
 FORMAT = "cwsam checkpoint"
 VERSION = 1
@@ -65,22 +67,25 @@ class Checkpoint:
         return model.eval()
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint; an older file of that name is replaced whole."""
-    with staged(path, overwrite=True) as target:
-        save(_raw(checkpoint), target)
+def save_checkpoint(checkpoint: Checkpoint, path: Path, world: World | None = None) -> None:
+    """Write a checkpoint; an older file of that name is replaced whole.
 
+    Weights that several processes share out are put together one at a time and go straight
+    into the file, so that no process holds the model.
 
-def save(value: object, path: Path) -> None:
-    """`torch.save`, whose complaint about a full disk says nothing of a disk.
-
-    Raises:
-        MachineError: the file could not be written whole.
+    Args:
+        checkpoint: its weights may be sharded.
+        path: the file; the first process writes it.
+        world: all processes call this; None for one.
     """
-    try:
-        torch.save(value, path)
-    except RuntimeError as error:
-        raise MachineError(f"`{path.name}` could not be written whole: {error}", hint="is the disk full?") from None
+    world = world or World(torch.device("cpu"))
+    with ExitStack() as stack:
+        weights = stack.enter_context(reserved_checkpoint(checkpoint, path)) if world.is_main else {}
+        for name, tensor in checkpoint.weights.items():
+            value = whole(tensor.detach(), world.device)
+            if world.is_main:
+                weights[name].copy_(value)
+            world.beat()
 
 
 @contextmanager
@@ -101,7 +106,12 @@ def reserved_checkpoint(checkpoint: Checkpoint, path: Path) -> Iterator[dict[str
                 for name, tensor in checkpoint.weights.items()
             }
         with torch.serialization.skip_data(materialize_fake_tensors=True):
-            torch.save(_raw(dataclasses.replace(checkpoint, weights=empty)), target)
+            try:
+                torch.save(_raw(dataclasses.replace(checkpoint, weights=empty)), target)
+            except RuntimeError as error:  # whose words say nothing of a disk
+                raise MachineError(
+                    f"`{path.name}` could not be written whole: {error}", hint="is the disk full?"
+                ) from None
         if hasattr(os, "posix_fallocate"):  # on a full disk, a mapped file's first touch would be a bus error
             with target.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, target.stat().st_size)
