@@ -124,7 +124,7 @@ def test_all_tensors_have_values_and_those_of_the_seed() -> None:
 
 def test_a_new_run_learns() -> None:
     config = _config()
-    losses = _learn(config, _begin(config), range(40))
+    losses = _learn(config, _begin(config), range(20))
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
