@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-from torch import nn
-
 from cwsam_cli.config.schema import StageConfig
 from cwsam_cli.model.upcycle import is_mixture
 from cwsam_cli.model.variants import Architecture
@@ -48,15 +46,6 @@ def learning_names(
         if learns:
             learning.add(name)
     return learning
-
-
-def choose_learning(model: nn.Module, learning: set[str]) -> int:
-    """Let exactly these parameters learn; returns how many values they hold."""
-    count = 0
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in learning)
-        count += parameter.numel() if name in learning else 0
-    return count
 
 
 def stage_at(stages: Sequence[StageConfig], epoch: int) -> StageConfig | None:

@@ -159,7 +159,7 @@ def go_on(
     read_tensors(folder, model_tensors(learner.model))
     restore_optimizer(folder, plain, learner.model, learner.shards, learner.optimizer, world)
     parameters = dict(learner.model.named_parameters())
-    for place in plain["average"]:
+    for place in plain["average"] if config.training_settings.ema is not None else []:
         name = place.removeprefix("average/")
         learner.average[name] = torch.zeros_like(learner.shards[name], requires_grad=False)
     read_tensors(

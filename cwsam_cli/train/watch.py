@@ -110,7 +110,7 @@ def summary(rows: list[dict[str, float]]) -> str:
     """A table of some epochs: the validated ones, at most a dozen of them."""
     rows = [row for row in rows if "val/mIoU" in row]
     every = -(-len(rows) // 12) or 1
-    shown = rows[:-1][::every] + rows[-1:]
+    shown = rows[::-every][::-1]
     lines = [f"{'epoch':>6} {'loss':>8} {'mIoU':>7} {'accuracy':>9} {'lr':>9} {'images/s':>9}"]
     for row in shown:
         lines.append(

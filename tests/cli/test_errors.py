@@ -233,6 +233,16 @@ def test_a_wrong_value_names_key_and_file(refused: Refused, run: Any, tmp_path: 
         ("optimizer.args.lr=.inf", "lr"),
         ("lr_min=-1", "lr_min"),
         ("training_settings.clip_grad_norm=-1", "clip_grad_norm"),
+        ("training_settings.ema=1.5", "ema"),
+        ("training_settings.keep=0", "keep"),
+        ("training_settings.use_bf16=often", "training_settings.use_bf16"),
+        ("model.args.label_smoothing=2", "label_smoothing"),
+        ("model.args.encoder_mode.use_checkpoint=often", "activation_checkpointing"),
+        ("optimizer.name=sgd", "optimizer.name"),
+        ("optimizer.args.lr_factors.decoder=-1", "decoder"),
+        ("train_dataset.sampler=fair", "train_dataset.sampler"),
+        ("fsdp_settings.reduce_dtype=fp8", "fsdp_settings.reduce_dtype"),
+        ("resume=first", "resume"),
         ("epoch_max", "epoch_max"),
         ("=3", "=3"),
     ],
@@ -528,6 +538,60 @@ def test_a_run_goes_on_only_with_its_own_model(
     shutil.copytree(run.folder, tmp_path / "run")
     more = ("--set", "epoch_max=8", "--set", "model.args.encoder_mode.depth=2")
     refused(5, "train", *small, "--data", run.dataset, "-o", "run", "--resume", *more, names=str(Path("run")))
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ("model.args.encoder_mode.depth=2", "depth 1 there, 2 here"),
+        ("model.args.encoder_mode.decoder_mlp_dim=64", "decoder_mlp_dim 32 there, 64 here"),
+        ("optimizer.name=adamw8bit", "optimizer adamw there, adamw8bit here"),
+    ],
+)
+def test_what_differs_from_the_run_is_named(
+    refused: Refused, run: Any, small: tuple[str, ...], tmp_path: Path, change: str, names: str
+) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    refused(5, "train", *small, "--data", run.dataset, "-o", "run", "--resume", "--set", change, names=names)
+
+
+@pytest.mark.parametrize("resume", ["last", "best"])
+def test_a_run_does_not_go_on_with_other_classes(
+    cwsam: Any, refused: Refused, run: Any, small: tuple[str, ...], make_raster: Any, tmp_path: Path, resume: str
+) -> None:
+    other = make_raster("other.tif", (np.indices((160, 200))[1] // 8 % 3 + 5).astype(np.uint8))
+    cwsam("tile", run.scene, "--labels", other, "-o", "dataset", "--size", 32)
+    shutil.copytree(run.folder, tmp_path / "run")
+    common = ("train", *small, "--data", "dataset", "-o", "run", "--set", f"resume={resume}")
+    sentence = refused(5, *common, names="classes")
+    assert "1 class 1" in sentence and "5 class 5" in sentence
+
+
+@pytest.mark.parametrize("name", ["best", "7"])
+def test_a_checkpoint_to_go_on_from_must_be_there(
+    refused: Refused, run: Any, small: tuple[str, ...], tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    (tmp_path / "run" / "model_epoch_best.pth").unlink()
+    common = ("train", *small, "--data", run.dataset, "-o", "run", "--set", f"resume={name}")
+    refused(5, *common, names=f"model_epoch_{name}.pth")
+
+
+@pytest.mark.parametrize("harm", ["index", "tensors", "state.json", "bomb"])
+def test_a_damaged_state_is_refused(
+    refused: Refused, run: Any, small: tuple[str, ...], tmp_path: Path, harm: str
+) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    state = tmp_path / "run" / "last"
+    target = {"index": ".metadata", "bomb": ".metadata", "state.json": "state.json"}.get(harm)
+    path = state / target if target else next(state.glob("*.distcp"))
+    path.write_bytes(pickle.dumps(Bomb()) if harm == "bomb" else path.read_bytes()[: path.stat().st_size // 2])
+    more = ("--set", "epoch_max=8")
+    error = refused(
+        5, "train", *small, "--data", run.dataset, "-o", "run", "--resume", *more, names=str(Path("run/last"))
+    )
+    assert "resume=best" in error
+    assert not (tmp_path / "exploded").exists()
 
 
 # 6: the machine

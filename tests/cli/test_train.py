@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner, Result
 
 from cwsam_cli.main import app
+from cwsam_cli.train.optim import learning_rate
+from cwsam_cli.train.state import read_tensors, shapes
 
 Cwsam = Callable[..., Result]
 
@@ -40,18 +43,32 @@ def progress(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "last" / "state.json").read_text("utf-8"))["progress"])
 
 
+def options(*settings: str) -> tuple[str, ...]:
+    return tuple(word for setting in settings for word in ("--set", setting))
+
+
 def weights(checkpoint: Any) -> Any:
     return [value for value in checkpoint["weights"].values() if value.is_floating_point()]
+
+
+EXPERTS = (
+    "moe_num_expert_groups=2",
+    "moe_experts_per_group=2",
+    "moe_k_groups=1",
+    "moe_k_experts=1",
+    "moe_noisy_gating=false",
+    "moe_start_layer_index=0",
+)
 
 
 # The run's folder
 
 
 def test_a_run_leaves_its_checkpoints_configuration_and_events(run: Any) -> None:
-    names = {path.name for path in run.folder.iterdir()}
-    assert {"model_epoch_best.pth", "model_epoch_last.pth", "config.yaml"} <= names
-    assert any(name.startswith("events.out.tfevents.") for name in names)
-    assert not [name for name in names if "part" in name or "tmp" in name]
+    names = {path.name for path in run.folder.iterdir() if not path.name.startswith("events.out.tfevents.")}
+    assert names == {"model_epoch_best.pth", "model_epoch_last.pth", "config.yaml", "history.jsonl", "last"}
+    assert len([*run.folder.glob("events.out.tfevents.*")]) == 1
+    assert {"state.json", ".metadata"} < {path.name for path in (run.folder / "last").iterdir()}
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
@@ -96,6 +113,105 @@ def test_the_events_show_the_run_in_tensorboard(run: Any) -> None:
     assert miou
     best = max(event.value for event in scalars[miou[0]])
     assert best == pytest.approx(load(run.checkpoint)["metrics"]["mean_iou"], abs=1e-6)
+
+
+def test_the_history_holds_the_events_figures(run: Any) -> None:
+    events = EventAccumulator(str(run.folder))
+    events.Reload()
+    rows = history(run.folder)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    found = {(row["epoch"], name): value for row in rows for name, value in row.items() if name != "epoch"}
+    expected = {(event.step, name): event.value for name in events.Tags()["scalars"] for event in events.Scalars(name)}
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_history_tells_of_loss_parts_scores_rates_speed_and_memory(run: Any) -> None:
+    rows = history(run.folder)
+    every = {"train/loss", "train/ce", "train/dice", "train/gradient_norm", "train/lr", "train/images_per_s"}
+    every |= {"memory/peak_resident"}
+    scores = {"val/mIoU", "val/accuracy", "val_iou/class 1", "val_iou/class 2", "val_iou/class 3"}
+    for row in rows:
+        assert every <= row.keys()
+        assert (scores <= row.keys()) is (row["epoch"] in (3, 6))
+        assert row["train/ce"] + row["train/dice"] == pytest.approx(row["train/loss"])
+        assert min(row[name] for name in every) > 0
+    best = max(row["val/mIoU"] for row in rows if "val/mIoU" in row)
+    assert best == load(run.checkpoint)["metrics"]["mean_iou"]
+
+
+def test_the_history_tells_of_experts_loads(cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path) -> None:
+    experts = options("epoch_max=1", *(f"model.args.encoder_mode.{expert}" for expert in EXPERTS))
+    cwsam("train", *small, *experts, "--data", run.dataset, "-o", "run")
+    (row,) = history(tmp_path / "run")
+    layer = "image_encoder.blocks.0.mlp"
+    loads = [row[f"load/{layer}/group_{group}"] for group in range(2)]
+    assert sum(loads) == pytest.approx(1)
+    for group in range(2):
+        own = [row[f"load/{layer}/group_{group}/expert_{expert}"] for expert in range(2)]
+        assert sum(own) == pytest.approx(loads[group])
+    assert 0 < row[f"routing_entropy/{layer}"] <= math.log(4) + 1e-6
+    assert row["train/routing"] > 0
+
+
+def test_a_run_ends_with_a_table(cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path) -> None:
+    result = cwsam("train", *small, *options("epoch_max=2", "epoch_val=1"), "--data", run.dataset, "-o", "run")
+    lines = result.stderr.splitlines()
+    (heading,) = [number for number, line in enumerate(lines) if line.split()[:3] == ["epoch", "loss", "mIoU"]]
+    rows = history(tmp_path / "run")
+    for line, row in zip(lines[heading + 1 : heading + 3], rows, strict=True):
+        assert line.split()[:3] == [str(row["epoch"]), f"{row['train/loss']:.3f}", f"{row['val/mIoU']:.3f}"]
+
+
+def test_rates_follow_the_schedule_over_the_whole_run(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    settings = options(
+        "epoch_max=4",
+        "train_dataset.batch_size=5",
+        "training_settings.grad_accum_steps=2",
+        "training_settings.warmup_steps=2",
+        "stages=[{name: adapt, epochs: 2}, {name: finetune, epochs: 2, lr_factor: 0.25}]",
+    )
+    cwsam("train", *small, *settings, "--data", run.dataset, "-o", "run")
+    steps = math.ceil(len([*(run.dataset / "images" / "train").iterdir()]) / 10)
+    expected = [
+        learning_rate(epoch * steps - 1, 4 * steps, lr=1e-3, lr_min=1e-5, warmup=2) * (1 if epoch < 3 else 0.25)
+        for epoch in range(1, 5)
+    ]  # of the last step of each epoch
+    assert [row["train/lr"] for row in history(tmp_path / "run")] == pytest.approx(expected)
+
+
+def test_only_the_last_numbered_checkpoints_are_kept(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    settings = options("epoch_max=7", "epoch_val=7", "epoch_save=2", "training_settings.keep=2")
+    cwsam("train", *small, *settings, "--data", run.dataset, "-o", "run")
+    names = {path.name for path in (tmp_path / "run").glob("*.pth")}
+    assert names == {f"model_epoch_{name}.pth" for name in (4, 6, "best", "last")}
+    assert load(tmp_path / "run" / "model_epoch_4.pth")["epoch"] == 4
+
+
+def test_averages_are_what_is_validated_and_saved(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    settings = options("epoch_max=2", "epoch_val=1", "epoch_save=2", "training_settings.ema=0.9")
+    cwsam("train", *small, *settings, "--data", run.dataset, "-o", "run")
+    folder = tmp_path / "run"
+    kinds = {name.partition("/")[0] for name in shapes(folder / "last")}
+    assert kinds == {"model", "average", "optimizer"}
+    for file in ("model_epoch_last.pth", "model_epoch_2.pth"):
+        saved = load(folder / file)["weights"]
+        kept = {
+            kind: {name: torch.empty_like(saved[name]) for name in saved if f"{kind}/{name}" in shapes(folder / "last")}
+            for kind in ("model", "average")
+        }
+        for kind, tensors in kept.items():
+            read_tensors(folder / "last", {f"{kind}/{name}": tensor for name, tensor in tensors.items()})
+        assert all(torch.equal(saved[name], tensor) for name, tensor in kept["average"].items())
+        assert not any(torch.equal(kept["model"][name], tensor) for name, tensor in kept["average"].items())
+    common = ("eval", "-c", folder / "model_epoch_last.pth", "--data", run.dataset, "--split", "val", "--json")
+    measured = json.loads(cwsam(*common).stdout)
+    assert history(folder)[-1]["val/mIoU"] == pytest.approx(measured["mean_iou"], abs=1e-6)
 
 
 def test_the_configuration_kept_starts_the_same_run_again(
@@ -143,7 +259,7 @@ def test_the_model_learns_stripes(cwsam: Cwsam, run: Any, tmp_path: Path) -> Non
     assert json.loads(cwsam(*common).stdout)["accuracy"] > 0.5  # guessing: 0.36
 
 
-@pytest.mark.parametrize("loss", ["ce", "ce+dice", "ce+iou", "iou"])
+@pytest.mark.parametrize("loss", ["ce", "ce+dice", "ce+iou", "iou", "ce+lovasz", "focal"])
 def test_every_loss_trains(cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path, loss: str) -> None:
     cwsam("train", *small, "--set", f"model.args.loss={loss}", "--set", "epoch_max=1", "--data", run.dataset, "-o", "r")
     assert all(torch.isfinite(value).all() for value in weights(load(tmp_path / "r" / "model_epoch_last.pth")))
@@ -156,7 +272,17 @@ def test_every_loss_trains(cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_p
         "training_settings.precision=bf16",
         "training_settings.grad_accum_steps=3",
         "training_settings.warmup_steps=0",
+        "training_settings.precision=fp16",
+        "training_settings.activation_checkpointing=true",
+        "training_settings.ema=0.99",
+        "training_settings.workers=2",
+        "model.args.encoder_mode.use_checkpoint=true",
+        "model.args.label_smoothing=0.1",
         "model.args.loss_weight=[1, 2, 0.5]",
+        "model.args.loss_weight=auto",
+        "train_dataset.sampler=balanced",
+        "optimizer.name=adamw8bit",
+        "optimizer.args.lr_factors={encoder: 0.1, decoder: 2}",
         "train_dataset.wrapper.args.augment=false",
         "optimizer.args.lr=2e-4",
         "train_dataset.batch_size=64",
@@ -233,16 +359,6 @@ def test_ignore_bg_counts_code_0_as_unlabelled(
 # Going on
 
 
-EXPERTS = (
-    "moe_num_expert_groups=2",
-    "moe_experts_per_group=2",
-    "moe_k_groups=1",
-    "moe_k_experts=1",
-    "moe_noisy_gating=false",
-    "moe_start_layer_index=0",
-)
-
-
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, *, crash: bool = False) -> None:
     """Let the run of the next command be asked to stop in a step, counted from 1, or crash before it."""
     import cwsam_cli.pipelines.train as pipeline
@@ -257,10 +373,6 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, *, crash: bool = False
         return dataclasses.replace(result, interrupted=result.interrupted or len(taken) == step)
 
     monkeypatch.setattr(pipeline, "take_step", ask)
-
-
-def options(*settings: str) -> tuple[str, ...]:
-    return tuple(word for setting in settings for word in ("--set", setting))
 
 
 KINDS = {
@@ -339,6 +451,109 @@ def test_a_finished_run_may_be_prolonged(cwsam: Cwsam, run: Any, small: tuple[st
     assert load(tmp_path / "run" / "model_epoch_last.pth")["epoch"] == 8
     best = load(tmp_path / "run" / "model_epoch_best.pth")["metrics"]["mean_iou"]
     assert best >= load(run.checkpoint)["metrics"]["mean_iou"]
+
+
+def test_ctrl_c_finishes_the_step_saves_and_leaves(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cwsam_cli.pipelines.train as pipeline
+
+    take, before = pipeline.take_step, signal.getsignal(signal.SIGINT)
+
+    def press(*arguments: Any, **named: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return take(*arguments, **named)
+
+    settings = options("epoch_max=2", "train_dataset.batch_size=4")
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "take_step", press)
+        command = ("train", *small, *settings, "--data", str(run.dataset), "-o", "run")
+        result = CliRunner().invoke(app, [*command])
+    assert result.exit_code == 130
+    assert "--resume" in result.stderr and "Traceback" not in result.stderr
+    assert (progress(tmp_path / "run")["epoch"], progress(tmp_path / "run")["samples"]) == (0, 4)
+    assert signal.getsignal(signal.SIGINT) is before
+    cwsam(*command, "--resume")
+    assert progress(tmp_path / "run")["epoch"] == 2
+    assert [row["epoch"] for row in history(tmp_path / "run")] == [1, 2]
+
+
+def test_an_interruption_in_an_epochs_last_step_loses_nothing(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("train", *small, *options("epoch_max=2", "train_dataset.batch_size=500"), "--data", run.dataset)
+    cwsam(*command, "-o", "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1)
+        assert CliRunner().invoke(app, [str(word) for word in (*command, "-o", "broken")]).exit_code == 130
+    cwsam(*command, "-o", "broken", "--resume")
+    assert same_weights(*(tmp_path / name / "model_epoch_last.pth" for name in ("whole", "broken")))
+    for name in ("train/loss", "train/lr"):
+        assert [row[name] for row in history(tmp_path / "broken")] == [row[name] for row in history(tmp_path / "whole")]
+
+
+@pytest.fixture
+def finished(cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path) -> Path:
+    """A run of four epochs in `run`, with a checkpoint of each."""
+    settings = options("epoch_max=4", "epoch_val=1", "epoch_save=1", "optimizer.args.lr=3e-3")
+    cwsam("train", *small, *settings, "--data", run.dataset, "-o", "run")
+    return tmp_path / "run"
+
+
+def _go_on(cwsam: Cwsam, run: Any, small: tuple[str, ...], resume: object, epochs: int) -> dict[str, Any]:
+    settings = options(f"epoch_max={epochs}", "epoch_val=1", "epoch_save=1", "optimizer.args.lr=3e-3")
+    command = ("train", *small, *settings, *options(f"resume={resume}"), "--data", run.dataset, "-o", "run", "--json")
+    return dict(json.loads(cwsam(*command).stdout))
+
+
+def test_a_run_may_go_on_from_an_epochs_weights(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], finished: Path, tmp_path: Path
+) -> None:
+    third = load(finished / "model_epoch_3.pth")
+    best = load(finished / "model_epoch_best.pth")
+    (finished / "model_epoch_3.pth").rename(tmp_path / "third.pth")
+    shutil.copy(tmp_path / "third.pth", finished / "model_epoch_3.pth")
+    old = history(finished)
+    result = _go_on(cwsam, run, small, 3, epochs=5)
+    rows = history(finished)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
+    assert rows[:3] == old[:3]
+    assert rows[3]["train/loss"] < old[0]["train/loss"]  # from the third epoch's weights, not from nothing
+    assert result["epochs"] == 5
+    assert result["mean_iou"] >= best["metrics"]["mean_iou"]
+    assert same_weights(tmp_path / "third.pth", finished / "model_epoch_3.pth")
+    assert third["epoch"] == 3
+    assert progress(finished)["epoch"] == 5
+
+
+def test_a_run_may_go_on_from_its_best_weights(cwsam: Cwsam, run: Any, small: tuple[str, ...], finished: Path) -> None:
+    best = load(finished / "model_epoch_best.pth")
+    result = _go_on(cwsam, run, small, "best", epochs=5)
+    assert [row["epoch"] for row in history(finished)] == [1, 2, 3, 4, 5]
+    assert result["epochs"] == 5
+    assert result["mean_iou"] >= best["metrics"]["mean_iou"]
+    assert (result["best_epoch"] == best["epoch"]) or result["mean_iou"] > best["metrics"]["mean_iou"]
+
+
+def test_going_on_from_weights_begins_with_exactly_these(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cwsam_cli.pipelines.train as pipeline
+
+    begun: list[dict[str, torch.Tensor]] = []
+    take = pipeline.take_step
+
+    def look(learner: Any, *arguments: Any, **named: Any) -> Any:
+        if not begun:
+            begun.append({name: value.clone() for name, value in learner.model.state_dict().items()})
+            assert not learner.optimizer.state
+        return take(learner, *arguments, **named)
+
+    kept = {name: value.clone() for name, value in load(finished / "model_epoch_2.pth")["weights"].items()}
+    monkeypatch.setattr(pipeline, "take_step", look)
+    _go_on(cwsam, run, small, 2, epochs=3)
+    assert begun[0].keys() == kept.keys()
+    assert all(torch.equal(begun[0][name], value) for name, value in kept.items())
 
 
 def test_a_folder_that_holds_a_run_is_refused(

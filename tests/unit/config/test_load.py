@@ -91,7 +91,44 @@ def test_what_a_file_leaves_out_keeps_its_default(load: Load) -> None:
         ("model: {args: {loss_weight: [1, heavy]}}", "model.args.loss_weight.1"),
         ("model: {args: {loss_weight: heavy}}", "model.args.loss_weight"),
         ("model: {args: {loss_weight: [1, -1]}}", "loss_weight"),
-        ("model: {args: {loss: focal}}", "model.args.loss"),
+        ("model: {args: {loss: dice}}", "model.args.loss"),
+        ("model: {args: {label_smoothing: 1}}", "label_smoothing"),
+        ("model: {args: {label_smoothing: -0.1}}", "label_smoothing"),
+        ("model: {args: {label_smoothing: true}}", "model.args.label_smoothing"),
+        ("model: {args: {label_smoothing: .nan}}", "label_smoothing"),
+        ("train_dataset: {sampler: random}", "train_dataset.sampler"),
+        ("train_dataset: {sampler: true}", "train_dataset.sampler"),
+        ("optimizer: {name: adamw4bit}", "optimizer.name"),
+        ("optimizer: {args: {lr_factors: {decoder: 0}}}", "decoder"),
+        ("optimizer: {args: {lr_factors: {experts: -1}}}", "experts"),
+        ("optimizer: {args: {lr_factors: {routers: .inf}}}", "routers"),
+        ("optimizer: {args: {lr_factors: {adapters: many}}}", "optimizer.args.lr_factors.adapters"),
+        ("optimizer: {args: {lr_factors: {encoder: true}}}", "optimizer.args.lr_factors.encoder"),
+        ("optimizer: {args: {lr_factors: {decodr: 2}}}", "optimizer.args.lr_factors.decodr"),
+        ("optimizer: {args: {lr_factors: 2}}", "optimizer.args.lr_factors"),
+        ("training_settings: {precision: half}", "training_settings.precision"),
+        ("training_settings: {use_bf16: maybe}", "training_settings.use_bf16"),
+        ("training_settings: {activation_checkpointing: some}", "training_settings.activation_checkpointing"),
+        ("training_settings: {ema: 1}", "ema"),
+        ("training_settings: {ema: 0}", "ema"),
+        ("training_settings: {ema: true}", "training_settings.ema"),
+        ("training_settings: {keep: 0}", "keep"),
+        ("training_settings: {keep: 1.5}", "training_settings.keep"),
+        ("training_settings: {keep: true}", "training_settings.keep"),
+        ("training_settings: {timeout_s: 0}", "timeout_s"),
+        ("training_settings: {timeout_s: .inf}", "timeout_s"),
+        ("training_settings: {timeout_s: long}", "training_settings.timeout_s"),
+        ("training_settings: {clip_grad_norm: 0}", "clip_grad_norm"),
+        ("fsdp_settings: {cpu_offload: 3}", "fsdp_settings.cpu_offload"),
+        ("fsdp_settings: {reshard_after_forward: never}", "fsdp_settings.reshard_after_forward"),
+        ("fsdp_settings: {reduce_dtype: fp16}", "fsdp_settings.reduce_dtype"),
+        ("fsdp_settings: {shard_experts_evenly: perhaps}", "fsdp_settings.shard_experts_evenly"),
+        ("fsdp_settings: {offload: true}", "fsdp_settings.offload"),
+        ("resume: first", "resume"),
+        ("resume: 0", "resume"),
+        ("resume: -3", "resume"),
+        ("resume: true", "resume"),
+        ("stages: [{name: adapt, epochs: 2, lr_factor: 0}]", "lr_factor"),
         ("model: {args: {encoder_mode: {global_attn_indexes: 3}}}", "model.args.encoder_mode.global_attn_indexes"),
         ("model: sam_tiny", "model"),
         ("model: null", "model"),
@@ -291,6 +328,62 @@ def test_data_points_all_three_datasets_at_its_splits(load: Load, tmp_path: Path
 @pytest.mark.parametrize(("value", "precision"), [("true", "bf16"), ("false", "fp32"), ("null", "fp32")])
 def test_use_bf16_is_the_older_name_of_precision(load: Load, value: str, precision: str) -> None:
     assert load(f"training_settings: {{use_bf16: {value}}}").training_settings.precision == precision
+
+
+@pytest.mark.parametrize(("value", "precision"), [("true", "bf16"), ("false", "fp32")])
+def test_use_bf16_can_be_set(load: Load, value: str, precision: str) -> None:
+    assert load("epoch_max: 1", f"training_settings.use_bf16={value}").training_settings.precision == precision
+
+
+def test_precisions_are_three(load: Load) -> None:
+    for precision in ("fp32", "bf16", "fp16"):
+        assert load(f"training_settings: {{precision: {precision}}}").training_settings.precision == precision
+
+
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_use_checkpoint_of_older_files_is_activation_checkpointing(
+    load: Load, warnings: Callable[[], list[str]], value: str
+) -> None:
+    for config in (
+        load(f"model: {{args: {{encoder_mode: {{use_checkpoint: {value}}}}}}}"),
+        load("epoch_max: 1", f"model.args.encoder_mode.use_checkpoint={value}"),
+        load("training_settings: null", f"model.args.encoder_mode.use_checkpoint={value}"),
+    ):
+        assert config.training_settings.activation_checkpointing is (value == "true")
+    assert warnings() == []  # it changes something
+
+
+def test_the_newer_name_of_use_checkpoint_wins(load: Load) -> None:
+    config = load(
+        "model: {args: {encoder_mode: {use_checkpoint: true}}}\ntraining_settings: {activation_checkpointing: false}"
+    )
+    assert config.training_settings.activation_checkpointing is False
+
+
+def test_a_wrong_use_checkpoint_is_named(load: Load) -> None:
+    with pytest.raises(ConfigError, match="checkpoint"):
+        load("model: {args: {encoder_mode: {use_checkpoint: some}}}")
+
+
+@pytest.mark.parametrize(("value", "resume"), [("last", "last"), ("best", "best"), ("12", 12), ("null", None)])
+def test_resume_is_last_best_or_an_epoch(load: Load, value: str, resume: object) -> None:
+    assert load("epoch_max: 20", f"resume={value}").resume == resume
+
+
+def test_learning_rates_may_differ_by_part_and_stage(load: Load) -> None:
+    config = load(
+        "optimizer: {args: {lr_factors: {routers: 1e-1, experts: 2}}}\n"
+        "stages: [{name: adapt, epochs: 1}, {name: finetune, epochs: 2, lr_factor: 0.2}]"
+    )
+    factors = config.optimizer.args.lr_factors
+    assert (factors.routers, factors.experts, factors.encoder, factors.decoder) == (0.1, 2.0, 1.0, 1.0)
+    assert [stage.lr_factor for stage in config.stages] == [1.0, 0.2]
+    assert config.epochs == 3
+
+
+@pytest.mark.parametrize("loss", ["ce", "ce+dice", "ce+iou", "ce+lovasz", "focal"])
+def test_losses_that_may_be_chosen(load: Load, loss: str) -> None:
+    assert load(f"model: {{args: {{loss: {loss}, label_smoothing: 0.1}}}}").model.args.loss == loss
 
 
 def test_lr_min_may_equal_lr_but_not_exceed_it(load: Load) -> None:

@@ -1,5 +1,6 @@
 """The mixture of experts equals a plain loop, serves every token, and its routers learn."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -541,3 +542,69 @@ def test_one_group_has_no_group_router() -> None:
     layer = _layer(groups=1, kg=1)
     assert layer.group_router is None
     assert not [name for name, _ in layer.named_parameters() if "group_router" in name]
+
+
+# A large batch that several processes share
+
+
+def _cut(layer: HierarchicalExperts, *parts: Tensor) -> list[Routing]:
+    """The routing of each part of a batch."""
+    return [_trained(layer, part) for part in parts]
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 1, 2), (3, 4, 1, 1), (3, 4, 2, 2)])
+def test_shares_of_the_routing_add_up_to_that_of_the_whole_batch(shape: tuple[int, int, int, int]) -> None:
+    layer, x = _layer(*shape), _tokens(40)
+    whole = _trained(layer, x)
+    parts = _cut(layer, x[:7], x[7:7], x[7:30], x[30:])  # one is empty
+    counts = torch.stack([part.counts for part in parts]).sum(dim=0)
+    shares = [dataclasses.replace(part, counts=counts) for part in parts]
+    torch.testing.assert_close(torch.stack([share.balance for share in shares]).sum(), whole.balance)
+    torch.testing.assert_close(torch.stack([share.z for share in shares]).sum(), whole.z)
+    for share in shares:  # what has no gradient is the whole's in each
+        torch.testing.assert_close(share.group_load, whole.group_load)
+        torch.testing.assert_close(share.expert_load, whole.expert_load)
+        torch.testing.assert_close(share.entropy, whole.entropy)
+
+
+def test_gradients_of_the_shares_add_up_too() -> None:
+    layer, x = _layer(kg=1), _tokens(40)
+    routers = [parameter for name, parameter in layer.named_parameters() if "router" in name]
+    whole = _trained(layer, x)
+    expected = torch.autograd.grad(whole.balance + whole.z, routers)
+    counts = whole.counts
+    found = [torch.zeros_like(gradient) for gradient in expected]
+    for part in (x[:7], x[7:30], x[30:]):
+        share = dataclasses.replace(_trained(layer, part), counts=counts)
+        for total, gradient in zip(found, torch.autograd.grad(share.balance + share.z, routers), strict=True):
+            total += gradient
+    for total, gradient in zip(found, expected, strict=True):
+        torch.testing.assert_close(total, gradient)
+
+
+def test_no_token_costs_nothing_and_moves_no_router() -> None:
+    layer = _layer()
+    routing = _trained(layer, _tokens(0))
+    (routing.balance + routing.z).backward()
+    assert (routing.balance.item(), routing.z.item()) == (0, 0)
+    assert not routing.group_load.any() and routing.entropy.isfinite()
+    assert not [
+        name for name, parameter in layer.named_parameters() if parameter.grad is not None and parameter.grad.any()
+    ]
+
+
+def test_the_loss_sums_counts_once_over_all_layers() -> None:
+    model = nn.ModuleList([_layer(), _layer(groups=1, kg=1)])
+    for layer in model:
+        layer.train()(_tokens(30))
+    asked: list[Tensor] = []
+
+    def doubled(counts: Tensor) -> Tensor:
+        asked.append(counts)
+        return counts * 2
+
+    alone = routing_loss(model, balance=1.0, z=1.0)
+    shared = routing_loss(model, balance=1.0, z=1.0, total=doubled)
+    assert alone is not None and shared is not None
+    assert len(asked) == 1 and not asked[0].requires_grad
+    torch.testing.assert_close(shared * 2, alone)  # of two equal processes, each has half

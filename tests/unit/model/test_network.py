@@ -98,3 +98,54 @@ def test_every_part_of_the_encoder_learns_from_the_logits() -> None:
         if parameter.grad is None or not parameter.grad.any()
     }
     assert still == set()
+
+
+MIXTURE: dict[str, Any] = {
+    "moe_start_layer_index": 1,
+    "moe_num_expert_groups": 2,
+    "moe_experts_per_group": 2,
+    "moe_k_groups": 1,
+    "moe_k_experts": 1,
+    "moe_noisy_gating": True,
+    "moe_decoder_experts": 2,
+    "moe_decoder_k_experts": 1,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "windows": {"inp_size": 64, "global_attn_indexes": ()},
+    "experts": MIXTURE,
+    "two groups a token": MIXTURE | {"moe_k_groups": 2, "moe_k_experts": 2},
+    "adapters": {"embed_dim": 32, "adaptor": "adaptor", "input_type": "fft"},
+    "adapters and experts": MIXTURE | {"embed_dim": 32, "adaptor": "adaptor", "input_type": "fft"},
+    "no stem": {"detail_stem": False},
+}
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_of_no_image_goes_forward_and_back(kind: str, precision: torch.dtype) -> None:
+    """A process whose share is empty takes part in every pass."""
+    model = _model(**KINDS[kind]).train()
+    size = model.arch.inp_size
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        logits = model(torch.empty(0, 3, size, size))
+    assert (logits.shape, logits.dtype) == ((0, 4, size, size), torch.float32)
+    logits.sum().backward()
+    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert not {name for name in without if name.startswith("image_encoder.")}
+    assert not [
+        name for name, parameter in model.named_parameters() if parameter.grad is not None and parameter.grad.any()
+    ]
+    with torch.no_grad():
+        assert model.eval()(torch.empty(0, 3, size, size)).shape == (0, 4, size, size)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_of_no_image_leaves_gradients_where_any_batch_does(kind: str) -> None:
+    reached = []
+    for count in (0, 2):
+        model = _model(**KINDS[kind]).train()
+        size = model.arch.inp_size
+        model(torch.randn(count, 3, size, size)).sum().backward()
+        reached.append({name for name, parameter in model.named_parameters() if parameter.grad is not None})
+    assert reached[0] == reached[1]

@@ -165,6 +165,52 @@ def test_smoothing_asks_for_less_than_certainty() -> None:
     assert segmentation_loss(certain, target, "ce", smoothing=0.1).item() == pytest.approx(0.05 * 20, rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_ignored_pixels_change_nothing_with_smoothing_either(kind: Loss) -> None:
+    logits, target = _batch()
+    unknown = (target == IGNORE)[:, None].expand_as(logits)
+    changed = torch.where(unknown, torch.randn_like(logits) * 9, logits).requires_grad_()
+    loss = segmentation_loss(changed, target, kind, WEIGHTS, smoothing=0.2)
+    loss.backward()
+    torch.testing.assert_close(loss, segmentation_loss(logits, target, kind, WEIGHTS, smoothing=0.2))
+    assert changed.grad is not None
+    assert not changed.grad[unknown].any()
+
+
+def test_smoothing_spreads_a_share_of_each_label_over_all_classes() -> None:
+    logits, target = _batch()
+    known = target != IGNORE
+    logs = logits.log_softmax(dim=1)
+    right = logs.gather(1, target.long().masked_fill(~known, 0)[:, None])[:, 0]
+    expected = -(0.7 * right + 0.3 * logs.mean(dim=1))[known].mean()
+    torch.testing.assert_close(segmentation_loss(logits, target, "ce", smoothing=0.3), expected)
+
+
+@pytest.mark.parametrize("kind", ["ce+iou", "ce+lovasz"])
+def test_of_certain_maps_the_overlap_losses_are_one_minus_iou(kind: Loss) -> None:
+    _, target = _batch()
+    guess = torch.randint(4, target.shape, generator=torch.Generator().manual_seed(1))
+    logits = F.one_hot(guess, 4).movedim(-1, 1) * 60.0
+    expected = []
+    for truth, found in zip(target, guess, strict=True):
+        known = truth != IGNORE
+        lost = []
+        for k in truth[known].unique():
+            hit, either = (truth == k) & (found == k) & known, ((truth == k) | (found == k)) & known
+            lost.append(1 - hit.sum().item() / either.sum().item())
+        expected.append(sum(lost) / len(lost))
+    loss = segmentation_loss(logits, target, kind) - segmentation_loss(logits, target, "ce")
+    assert loss.item() == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+
+
+def test_the_whole_is_the_weight_of_labelled_pixels_and_the_images_that_have_one() -> None:
+    target = torch.tensor([[[0, 1], [IGNORE, 3]], [[IGNORE, IGNORE], [IGNORE, IGNORE]], [[2, 2], [2, 2]]])
+    plain, weighted = measure([target[:1], target[1:]]), measure([target[:1], target[1:]], WEIGHTS)
+    assert (plain.weight.item(), plain.images.item()) == (7, 2)
+    assert (weighted.weight.item(), weighted.images.item()) == (0.5 + 3.0 + 1.0, 2)  # class 2 weighs 0
+    assert measure([]).weight.item() == 0
+
+
 def test_the_focal_loss_weighs_a_pixel_by_the_square_of_what_is_missing() -> None:
     expected = -sum((1 - p) ** 2 * math.log(p) for p in (0.8, 0.6, 0.7)) / 3
     assert segmentation_loss(_logits(*EXAMPLE), LABELS, "focal").item() == pytest.approx(expected, abs=1e-6)

@@ -1,0 +1,112 @@
+"""What a run tells of itself stands in two places alike, once an epoch, also after an interruption."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
+from cwsam_cli.train.watch import HISTORY, Watch, memory_figures, read_history, routing_figures, summary
+
+
+def _watch(folder: Path, epoch: int, *rows: tuple[int, dict[str, float | None]]) -> None:
+    watch = Watch(folder, epoch)
+    for number, values in rows:
+        watch.add(number, values)
+    watch.close()
+
+
+def _events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+
+
+def test_history_and_events_hold_the_same_figures(tmp_path: Path) -> None:
+    _watch(tmp_path, 0, (1, {"train/loss": 0.5, "val/mIoU": None}), (2, {"train/loss": 0.25, "val/mIoU": 0.125}))
+    assert read_history(tmp_path / HISTORY) == [
+        {"epoch": 1, "train/loss": 0.5},
+        {"epoch": 2, "train/loss": 0.25, "val/mIoU": 0.125},
+    ]
+    assert _events(tmp_path) == {"train/loss": [(1, 0.5), (2, 0.25)], "val/mIoU": [(2, 0.125)]}
+
+
+def test_each_line_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None:
+    watch = Watch(tmp_path, 0)
+    watch.add(1, {"train/loss": 0.5})
+    assert [json.loads(line) for line in (tmp_path / HISTORY).read_text().splitlines()] == [
+        {"epoch": 1, "train/loss": 0.5}
+    ]
+    assert _events(tmp_path) == {"train/loss": [(1, 0.5)]}
+    watch.close()
+
+
+def test_going_on_repeats_no_epoch(tmp_path: Path) -> None:
+    _watch(tmp_path, 0, *[(epoch, {"train/loss": float(epoch)}) for epoch in (1, 2, 3, 4)])
+    _watch(tmp_path, 2, (3, {"train/loss": 30.0}))
+    assert [(row["epoch"], row["train/loss"]) for row in read_history(tmp_path / HISTORY)] == [(1, 1), (2, 2), (3, 30)]
+    assert _events(tmp_path)["train/loss"] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_a_line_that_was_cut_off_is_left_out_and_written_anew(tmp_path: Path) -> None:
+    _watch(tmp_path, 0, (1, {"train/loss": 1.0}), (2, {"train/loss": 2.0}))
+    path = tmp_path / HISTORY
+    path.write_text(path.read_text()[:-8])
+    assert [row["epoch"] for row in read_history(path)] == [1]
+    _watch(tmp_path, 1, (2, {"train/loss": 20.0}))
+    assert [row["train/loss"] for row in read_history(path)] == [1.0, 20.0]
+
+
+def test_without_a_history_there_are_no_rows(tmp_path: Path) -> None:
+    assert read_history(tmp_path / HISTORY) == []
+
+
+def test_the_routing_of_each_layer_is_told_by_group_and_expert() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(HierarchicalExperts(8, 8, groups=2, experts=3, top_groups=1, top_experts=2))
+    assert routing_figures(model) == {}
+    model.train()(torch.randn(40, 8))
+    figures = routing_figures(model)
+    groups = [figures[f"load/0/group_{group}"] for group in range(2)]
+    experts = [[figures[f"load/0/group_{g}/expert_{e}"] for e in range(3)] for g in range(2)]
+    assert sum(groups) == pytest.approx(1)
+    assert [sum(own) for own in experts] == pytest.approx(groups)
+    ((_, layer),) = expert_layers(model)
+    assert layer.routing is not None
+    assert figures["routing_entropy/0"] == pytest.approx(layer.routing.entropy.item())
+    assert len(figures) == 1 + 2 + 6
+
+
+def test_the_memory_of_this_process_is_told_in_bytes() -> None:
+    (value,) = memory_figures(torch.device("cpu")).values()
+    assert 2e7 < value < 1e12
+
+
+def _rows(count: int, every: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for epoch in range(1, count + 1):
+        row = {"epoch": epoch, "train/loss": 1 / epoch, "train/lr": 1e-3, "train/images_per_s": 7.0}
+        rows.append(row | ({"val/mIoU": epoch / 1000, "val/accuracy": 0.5} if epoch % every == 0 else {}))
+    return rows
+
+
+def test_a_summary_shows_validated_epochs_and_the_last_of_them() -> None:
+    lines = summary(_rows(10, 3)).splitlines()
+    assert lines[0].split() == ["epoch", "loss", "mIoU", "accuracy", "lr", "images/s"]
+    assert [line.split()[0] for line in lines[1:]] == ["3", "6", "9"]
+    assert lines[-1].split() == ["9", "0.111", "0.009", "0.500", "1.00e-03", "7.0"]
+
+
+@pytest.mark.parametrize("count", [11, 12, 13, 24, 25, 100, 1000])
+def test_a_summary_of_a_long_run_has_about_a_dozen_lines(count: int) -> None:
+    lines = summary(_rows(count, 1)).splitlines()
+    epochs = [int(line.split()[0]) for line in lines[1:]]
+    assert 6 <= len(epochs) <= 12
+    assert epochs[-1] == count and epochs == sorted(set(epochs))
+
+
+def test_a_summary_of_nothing_is_its_heading() -> None:
+    assert len(summary(_rows(2, 3)).splitlines()) == 1
