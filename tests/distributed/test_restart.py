@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from cwsam_cli.train.checkpoint import load_checkpoint
 from cwsam_cli.train.state import find_state, read_tensors, shapes
 from tests.cli.conftest import SMALL, Run, run  # noqa: F401 # a fixture
 
@@ -104,3 +105,6 @@ def test_ctrl_c_finishes_the_step_saves_and_exits_130(run: Run, tmp_path: Path, 
     finish([*words, "--resume"])
     expected, found = contents(tmp_path / "whole"), contents(tmp_path / "stopped")
     assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
+    weights = load_checkpoint(tmp_path / "stopped" / "model_epoch_last.pth").weights
+    averaged = {name: found.get(f"average/{name}", found[f"model/{name}"]) for name in weights}
+    assert [name for name, value in averaged.items() if not torch.equal(value, weights[name])] == []

@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from cwsam_cli.data.manifest import Band
+from cwsam_cli.model.network import ClassWiseSam
+from cwsam_cli.model.variants import architecture
+from cwsam_cli.taxonomy import from_names
+from cwsam_cli.train.checkpoint import Checkpoint, save_checkpoint
 from cwsam_cli.train.launch import Cluster, World, launch
 from tests.distributed import workers
 
@@ -61,6 +66,27 @@ def test_two_processes_learn_what_one_does(runs: Any, case: str) -> None:
         apart = sum(float((theirs[name] - value).square().sum()) for name, value in mine.items()) ** 0.5
         norm = sum(float(value.square().sum()) for value in mine.values()) ** 0.5
         assert 0 < apart <= 1e-4 * norm
+
+
+def test_a_model_begins_alike_in_one_process_and_two(tmp_path: Path) -> None:
+    dense = workers.configuration({"shape": {"moe_num_expert_groups": 0, "moe_decoder_experts": 0}})
+    arch = architecture(dense.model, num_bands=workers.BANDS, num_classes=workers.CLASSES)
+    taxonomy = from_names(list("abcd"))
+    bands = tuple(Band(name=f"band_{i}", mean=0.0, std=1.0) for i in range(workers.BANDS))
+    torch.manual_seed(3)
+    known = {"dtype": "uint8", "gsd_m": None, "ignore_background": False, "epoch": 1, "metrics": {}}
+    weights = ClassWiseSam(arch).state_dict()
+    path = tmp_path / "dense.pth"
+    save_checkpoint(Checkpoint(weights=weights, architecture=arch, taxonomy=taxonomy, bands=bands, **known), path)
+    for source in (None, str(path)):
+        one = workers.begun(World(torch.device("cpu")), source)
+        two = launch(workers.begun, source, cluster=Cluster(processes=2, device="cpu", timeout_s=60))
+        assert one.keys() == two.keys()
+        assert [name for name, value in one.items() if not torch.equal(value, two[name])] == []
+    attention = "image_encoder.blocks.0.attn.qkv.weight"
+    assert torch.equal(one[attention], weights[attention])  # of the source
+    experts = one["image_encoder.blocks.1.mlp.groups.0.lin1_weight"]
+    assert all(torch.equal(expert, weights["image_encoder.blocks.1.mlp.lin1.weight"]) for expert in experts)
 
 
 def test_routers_stay_in_float32_and_experts_are_gathered_in_bfloat16() -> None:

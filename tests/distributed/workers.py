@@ -26,6 +26,7 @@ from cwsam_cli.train.launch import World
 from cwsam_cli.train.loop import Learner, StepResult, take_step
 from cwsam_cli.train.optimizer_state import sharded_like
 from cwsam_cli.train.parallelize import whole
+from cwsam_cli.train.source import open_source
 from cwsam_cli.train.start import go_on, remember, start
 
 
@@ -254,3 +255,13 @@ def second_half(world: World, case: dict[str, Any], processes: int, folder: str)
     names = [f"band_{i}" for i in range(BANDS)]
     learner, _ = go_on(Path(folder) / "last", config, arch, world, band_names=names, here=_IDENTITY)
     return [_step(world, config, learner, step, processes, rate=1e-4).loss for step in range(6, 12)]
+
+
+def begun(world: World, path: str | None) -> dict[str, torch.Tensor]:
+    """All tensors of a model that begins with nothing, or grows from a dense checkpoint's weights."""
+    config = configuration({})
+    arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
+    names, source = [f"band_{i}" for i in range(BANDS)], open_source(path) if path and world.is_main else None
+    learner, _ = start(config, arch, world, source, band_names=names, class_names=list("abcd"))
+    tensors = dict(learner.model.named_parameters()) | dict(learner.model.named_buffers())
+    return {name: whole(tensor.detach(), world.device).clone() for name, tensor in tensors.items()}
