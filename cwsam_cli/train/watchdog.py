@@ -5,6 +5,7 @@ ends, so every one of them looks equally stuck. Each therefore publishes how far
 that no longer publishes has stopped; else the one that got least far is to blame.
 """
 
+import math
 import os
 import signal
 import socket
@@ -49,7 +50,7 @@ class Watchdog(threading.Thread):
         self._parent = os.getppid()
         self._over = threading.Event()
         self._beats = self._serial = 0
-        self._last = time.monotonic()
+        self._last = math.inf  # until the first beat nothing is measured: a download may take long
         self._publish()
 
     def beat(self) -> None:
