@@ -219,15 +219,13 @@ def _source(config: RunConfig, output: Path, manifest: Manifest, arch: Architect
     kept = load_checkpoint(path)
     there = identity(kept.architecture, kept.taxonomy, kept.bands)
     refuse_other(path, there, identity(arch, manifest.taxonomy, manifest.bands))
-    best = load_checkpoint(output / BEST)
     log.info("going on from `%s`, epoch %d, with a new optimizer", path, kept.epoch)
-    return open_source(str(path)), _Progress(
-        epoch=kept.epoch,
-        best_epoch=best.epoch,
-        mean_iou=best.metrics.get("mean_iou", -1.0),
-        accuracy=best.metrics.get("accuracy", 0.0),
-        grown=kept.grown,
-    )
+    progress = _Progress(epoch=kept.epoch, grown=kept.grown)
+    if (output / BEST).exists():  # a numbered one may be older than the first validation
+        best = load_checkpoint(output / BEST)
+        progress.best_epoch, progress.mean_iou = best.epoch, best.metrics.get("mean_iou", -1.0)
+        progress.accuracy = best.metrics.get("accuracy", 0.0)
+    return open_source(str(path)), progress
 
 
 def _let_learn(run: _Run, stage: StageConfig | None) -> None:
@@ -271,7 +269,7 @@ def _epoch(run: _Run, epoch: int, stage: StageConfig | None) -> dict[str, float 
         had=progress.samples,
         chances=run.data.chances,
     )
-    begun, seen, sums, rate = time.monotonic(), 0, progress.sums, 0.0
+    begun, seen, sums = time.monotonic(), 0, progress.sums
     for batches in steps:
         step = (epoch - 1) * run.steps_an_epoch + progress.samples // run.samples_a_step
         seed = np.random.SeedSequence((settings.seed, step, world.rank)).generate_state(1, np.uint64)[0]
@@ -290,12 +288,12 @@ def _epoch(run: _Run, epoch: int, stage: StageConfig | None) -> dict[str, float 
         progress.samples += result.images
         for name, value in {"steps": 1, "loss": result.loss, **result.losses}.items():
             sums[name] = sums.get(name, 0.0) + value
-        sums["gradient_norm"] = result.gradient_norm
+        sums |= {"gradient_norm": result.gradient_norm, "lr": rate}
         if result.interrupted:
             log.info("interrupted in epoch %d: saving, then --resume goes on from here", epoch)
             _remember(run)
             raise KeyboardInterrupt
-    count, norm = sums.pop("steps"), sums.pop("gradient_norm")
+    count, norm, rate = (sums.pop(name) for name in ("steps", "gradient_norm", "lr"))
     figures: dict[str, float | None] = {f"train/{name}": value / count for name, value in sums.items()}
     figures |= {"train/gradient_norm": norm, "train/lr": rate}
     figures["train/images_per_s"] = seen / (time.monotonic() - begun)

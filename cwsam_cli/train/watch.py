@@ -1,6 +1,7 @@
 """What a run tells of itself: TensorBoard events, the same figures as JSON lines, a table at the end."""
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,8 +33,8 @@ class Watch:
         self._events = SummaryWriter(str(folder), purge_step=epoch + 1 if epoch else None)
 
     def add(self, epoch: int, values: Mapping[str, float | None]) -> None:
-        """Write an epoch's figures; those that have no value are left out."""
-        known = {name: value for name, value in values.items() if value is not None}
+        """Write an epoch's figures; those that have no finite value are left out."""
+        known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         for name, value in known.items():
             self._events.add_scalar(name, value, epoch)
         with self.path.open("a", encoding="utf-8") as file:
