@@ -535,6 +535,14 @@ def test_a_run_may_go_on_from_its_best_weights(cwsam: Cwsam, run: Any, small: tu
     assert (result["best_epoch"] == best["epoch"]) or result["mean_iou"] > best["metrics"]["mean_iou"]
 
 
+def test_an_epochs_weights_are_enough_where_nothing_was_validated_yet(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], finished: Path
+) -> None:
+    (finished / "model_epoch_best.pth").unlink()
+    assert _go_on(cwsam, run, small, 3, epochs=4)["best_epoch"] == 4
+    assert load(finished / "model_epoch_best.pth")["epoch"] == 4
+
+
 def test_going_on_from_weights_begins_with_exactly_these(
     cwsam: Cwsam, run: Any, small: tuple[str, ...], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """What a run tells of itself stands in two places alike, once an epoch, also after an interruption."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ def test_history_and_events_hold_the_same_figures(tmp_path: Path) -> None:
         {"epoch": 2, "train/loss": 0.25, "val/mIoU": 0.125},
     ]
     assert _events(tmp_path) == {"train/loss": [(1, 0.5), (2, 0.25)], "val/mIoU": [(2, 0.125)]}
+
+
+def test_what_json_has_no_word_for_is_left_out(tmp_path: Path) -> None:
+    """The norm of a gradient that overflowed in fp16, for one."""
+    _watch(tmp_path, 0, (1, {"train/loss": 0.5, "train/gradient_norm": math.inf, "val/mIoU": math.nan}))
+    assert (tmp_path / HISTORY).read_text() == '{"epoch": 1, "train/loss": 0.5}\n'
 
 
 def test_each_line_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None:
