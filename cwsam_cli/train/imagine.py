@@ -34,7 +34,6 @@ from cwsam_cli.train.live import Bytes, LiveStorages
 from cwsam_cli.train.loop import Batch, backward_passes
 from cwsam_cli.train.losses import Whole
 from cwsam_cli.train.parallelize import checkpoint_activations, shard
-from cwsam_cli.train.stages import choose_learning
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,8 @@ def imagine(
     """
     with torch.device("meta"):
         model = ClassWiseSam(arch)
-    choose_learning(model, set(learning))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in learning)
     mean = sum(parameter.numel() for parameter in model.parameters()) / gpus
     for _, layer in expert_layers(model):
         layer._rows = functools.partial(_even_rows, layer)  # type: ignore[method-assign]
