@@ -197,18 +197,16 @@ def test_averages_are_what_is_validated_and_saved(
     settings = options("epoch_max=2", "epoch_val=1", "epoch_save=2", "training_settings.ema=0.9")
     cwsam("train", *small, *settings, "--data", run.dataset, "-o", "run")
     folder = tmp_path / "run"
-    kinds = {name.partition("/")[0] for name in shapes(folder / "last")}
-    assert kinds == {"model", "average", "optimizer"}
+    there = shapes(folder / "last")
+    assert {name.partition("/")[0] for name in there} == {"model", "average", "optimizer"}
+    kept = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in there.items()}
+    read_tensors(folder / "last", kept)
+    averages = {name.removeprefix("average/") for name in kept if name.startswith("average/")}
     for file in ("model_epoch_last.pth", "model_epoch_2.pth"):
         saved = load(folder / file)["weights"]
-        kept = {
-            kind: {name: torch.empty_like(saved[name]) for name in saved if f"{kind}/{name}" in shapes(folder / "last")}
-            for kind in ("model", "average")
-        }
-        for kind, tensors in kept.items():
-            read_tensors(folder / "last", {f"{kind}/{name}": tensor for name, tensor in tensors.items()})
-        assert all(torch.equal(saved[name], tensor) for name, tensor in kept["average"].items())
-        assert not any(torch.equal(kept["model"][name], tensor) for name, tensor in kept["average"].items())
+        assert averages < saved.keys()
+        assert all(torch.equal(saved[name], kept[f"average/{name}"]) for name in averages)
+        assert not any(torch.equal(saved[name], kept[f"model/{name}"]) for name in averages)
     common = ("eval", "-c", folder / "model_epoch_last.pth", "--data", run.dataset, "--split", "val", "--json")
     measured = json.loads(cwsam(*common).stdout)
     assert history(folder)[-1]["val/mIoU"] == pytest.approx(measured["mean_iou"], abs=1e-6)
