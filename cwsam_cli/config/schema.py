@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 Loss = Literal["ce", "ce+dice", "ce+iou", "ce+lovasz", "focal"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Resume = Literal["last", "best"] | int | None
 
 
 def _positive(where: object, *names: str) -> None:
@@ -322,7 +323,7 @@ class RunConfig:
     """Validate every so many epochs."""
     epoch_save: int | None = None
     """Also keep a checkpoint every so many epochs; null keeps only `best` and `last`."""
-    resume: Literal["last", "best"] | int | None = None
+    resume: Resume = None
     """Go on with the run in the output folder: `last` as if it had not been interrupted; `best`, or an
     epoch's number, from that checkpoint's weights, with a new optimizer."""
     work_dir: str = "save"

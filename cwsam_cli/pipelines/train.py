@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from cwsam_cli.assess.confusion import Scores, score
-from cwsam_cli.config.schema import RunConfig, StageConfig
+from cwsam_cli.config.schema import Resume, RunConfig, StageConfig
 from cwsam_cli.console import log, track
 from cwsam_cli.data.manifest import Manifest
 from cwsam_cli.errors import CheckpointError, MachineError, UsageError, is_out_of_memory
@@ -119,8 +119,8 @@ def train(config: RunConfig, output: Path, *, cluster: Cluster | None = None) ->
 
 def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
     output = world.agree(output)  # its name may hold the time
-    if world.is_main:
-        _check_folder(output, config.resume)
+    resume = world.agree(_check_folder(output, config.resume) if world.is_main else None)
+    config = dataclasses.replace(config, resume=resume)
     run = _begin(config, output, world)
     total = sum(parameter.numel() for parameter in run.learner.model.parameters())
     log.info(
@@ -177,17 +177,22 @@ def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
     return TrainResult(output, output / BEST, progress.best_epoch, progress.mean_iou, progress.accuracy, progress.epoch)
 
 
-def _check_folder(output: Path, resume: str | int | None) -> None:
+def _check_folder(output: Path, resume: Resume) -> Resume:
+    """What to go on from; nothing where a run ended before it kept anything, and begins anew."""
     taken = [name for name in (_STATE, "config.yaml", BEST) if (output / name).exists()]
     if taken and resume is None:
         raise UsageError(
             f"`{output}` holds a run already ({taken[0]})", hint="go on with it: --resume; or choose another -o"
         )
     if resume == "last" and find_state(output / _STATE) is None:
+        if taken == ["config.yaml"]:
+            log.info("`%s` ended before there was anything to go on from: it begins anew", output)
+            return None
         raise CheckpointError(
             f"`{output}` holds no run to go on with",
             hint="without --resume it starts a new one; from its best weights: --set resume=best",
         )
+    return resume
 
 
 def _begin(config: RunConfig, output: Path, world: World) -> _Run:
