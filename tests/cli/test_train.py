@@ -476,6 +476,29 @@ def test_ctrl_c_finishes_the_step_saves_and_leaves(
     assert [row["epoch"] for row in history(tmp_path / "run")] == [1, 2]
 
 
+def test_a_run_that_was_killed_before_it_kept_anything_begins_anew(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("train", *small, *options("epoch_max=2", "train_dataset.batch_size=8"), "--data", run.dataset)
+    cwsam(*command, "-o", "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3, crash=True)
+        assert CliRunner().invoke(app, [str(word) for word in (*command, "-o", "broken")]).exit_code == 130
+    assert not (tmp_path / "broken" / "last").exists()
+    result = cwsam(*command, "-o", "broken", "--resume")
+    assert "begins anew" in result.stderr
+    assert same_weights(*(tmp_path / name / "model_epoch_last.pth" for name in ("whole", "broken")))
+    assert [row["epoch"] for row in history(tmp_path / "broken")] == [1, 2]
+
+
+def test_a_run_that_lost_its_state_is_not_begun_anew_over_its_weights(
+    refused: Callable[..., str], run: Any, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "last")
+    assert "resume=best" in refused(5, "train", *small, "--data", run.dataset, "-o", "run", "--resume", names="`run`")
+
+
 def test_an_interruption_in_an_epochs_last_step_loses_nothing(
     cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
