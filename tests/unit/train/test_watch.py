@@ -1,15 +1,21 @@
 """What a run tells of itself stands in two places alike, once an epoch, also after an interruption."""
 
+import io
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
+from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 from cwsam_cli.train.watch import HISTORY, Watch, memory_figures, read_history, routing_figures, summary
 
 
@@ -69,6 +75,49 @@ def test_a_line_that_was_cut_off_is_left_out_and_written_anew(tmp_path: Path) ->
 
 def test_without_a_history_there_are_no_rows(tmp_path: Path) -> None:
     assert read_history(tmp_path / HISTORY) == []
+
+
+TABLE = Taxonomy(
+    classes=(
+        LandCoverClass(code=7, name="water", color="#0000ff"),
+        LandCoverClass(code=3, name="forest", color="#008000"),
+    )
+)
+
+
+def _shown(folder: Path, image: Tensor, label: Tensor, best: Tensor) -> NDArray[np.uint8] | None:
+    """What TensorBoard would show, (H, W, 3)."""
+    watch = Watch(folder, 0)
+    watch.show(3, image, label, best, TABLE)
+    watch.close()
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    if not events.Tags()["images"]:
+        return None
+    ((tag,), (event,)) = events.Tags()["images"], events.Images(events.Tags()["images"][0])
+    assert event.step == 3 and "prediction" in tag
+    return np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 5])
+def test_tiles_are_shown_beside_their_labels_and_predictions(tmp_path: Path, bands: int) -> None:
+    label = torch.tensor([[[0, 1], [255, 255]]], dtype=torch.uint8).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    picture = _shown(tmp_path, torch.zeros(1, bands, 8, 8), label, 1 - label.clamp(max=1))
+    assert picture is not None and picture.shape == (8, 24, 3)
+    assert (picture[:, :8] == 128).all()
+    blue, green = [0, 0, 255], [0, 128, 0]
+    assert picture[0, 8].tolist() == blue and picture[0, 15].tolist() == green
+    assert picture[0, 16].tolist() == green and picture[0, 23].tolist() == blue
+    unlabelled = picture[7, 8].tolist()
+    assert len(set(unlabelled)) == 1 and unlabelled not in (blue, green)  # grey
+
+
+def test_a_few_tiles_of_many_are_shown_and_none_of_none(tmp_path: Path) -> None:
+    many = torch.zeros(9, 8, 8, dtype=torch.uint8)
+    picture = _shown(tmp_path / "many", torch.randn(9, 3, 8, 8) * 100, many, many)
+    assert picture is not None
+    assert 8 <= picture.shape[0] < 9 * 8 and picture.shape[1] == 24
+    assert _shown(tmp_path / "none", torch.empty(0, 3, 8, 8), many[:0], many[:0]) is None
 
 
 def test_the_routing_of_each_layer_is_told_by_group_and_expert() -> None:
