@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +183,20 @@ def refuse_other(where: Path, kept: Mapping[str, Any], here: Mapping[str, Any]) 
     Raises:
         CheckpointError: names the first differences.
     """
-    apart = [f"{key} {kept[key]} there, {here[key]} here" for key in here if key in kept and kept[key] != here[key]]
+    apart = [(key, _first_difference(kept[key], here[key])) for key in here if key in kept and kept[key] != here[key]]
     if apart:
+        told = [f"{key} {there} there, {asked} here" for key, (there, asked) in apart[:3]]
         raise CheckpointError(
-            f"`{where}` is of another run: {'; '.join(apart[:3])}",
+            f"`{where}` is of another run: {'; '.join(told)}",
             hint="go on with the configuration and the dataset that it began with",
         )
+
+
+def _first_difference(there: Any, here: Any) -> tuple[Any, Any]:
+    """Two values that differ; of lists, the first two items that do."""
+    if isinstance(there, list) and isinstance(here, list):
+        return next(pair for pair in zip_longest(there, here, fillvalue="nothing") if pair[0] != pair[1])
+    return there, here
 
 
 def identity(arch: Architecture, taxonomy: Taxonomy, bands: Sequence[Band]) -> dict[str, Any]:
