@@ -14,6 +14,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from cwsam_cli.main import app
+from cwsam_cli.train.state import shapes
 from tests.cli.runs import EXPERTS, history, load, options, progress, same_weights
 
 Cwsam = Callable[..., Result]
@@ -69,6 +70,7 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_never_stopped(
     command = ("train", *small, *settings, "--data", run.dataset)
     cwsam(*command, "-o", "whole")
     rows = history(tmp_path / "whole")
+    assert (torch.uint8 in {dtype for _, dtype in shapes(tmp_path / "whole" / "last").values()}) is (kind == "8-bit")
     steps = math.ceil(len([*(run.dataset / "images" / "train").iterdir()]) / 4)
     if "averaged" in kind:
         steps = math.ceil(steps / 2)

@@ -307,6 +307,19 @@ def test_codes_count_as_much_as_names() -> None:
         refuse_other(Path("last"), one, other)
 
 
+@pytest.mark.parametrize(
+    ("kept", "here", "told"),
+    [
+        ([*"abcdefghij"], [*"abcXefghij"], "classes d there, X here"),
+        ([*"abc"], [*"ab"], "classes c there, nothing here"),
+        ([*"ab"], [*"abc"], "classes nothing there, c here"),
+    ],
+)
+def test_of_a_long_table_the_first_difference_is_named(kept: list[str], here: list[str], told: str) -> None:
+    with pytest.raises(CheckpointError, match=f"run: {told}$"):
+        refuse_other(Path("last"), {"classes": kept}, {"classes": here})
+
+
 def test_what_agrees_is_not_refused_also_after_json() -> None:
     here = _identity(_config())
     refuse_other(Path("last"), here, here)
