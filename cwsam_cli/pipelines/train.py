@@ -136,6 +136,8 @@ def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
         text = yaml.safe_dump(_plain(dataclasses.replace(config, resume=None)), allow_unicode=True, sort_keys=False)
         write_text(output / "config.yaml", text)
     world.barrier()
+    if config.resume not in (None, "last"):  # else --resume would go on from what this run has turned away from
+        _remember(run)
     watch = Watch(output, run.progress.epoch) if world.is_main else None
     begun: list[StageConfig | None] = []
     for epoch in track(range(run.progress.epoch + 1, config.epochs + 1), "epochs"):
