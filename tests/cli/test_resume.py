@@ -247,3 +247,20 @@ def test_going_on_from_weights_begins_with_exactly_these(
     _go_on(cwsam, run, small, 2, epochs=3)
     assert begun[0].keys() == kept.keys()
     assert all(torch.equal(begun[0][name], value) for name, value in kept.items())
+
+
+def test_a_run_that_went_back_and_was_killed_goes_on_from_where_it_went_back_to(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = history(finished)
+    settings = options("epoch_max=4", "epoch_val=1", "epoch_save=1", "optimizer.args.lr=3e-3", "resume=2")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1, crash=True)
+        command = ("train", *small, *settings, "--data", run.dataset, "-o", "run")
+        assert CliRunner().invoke(app, [str(word) for word in command]).exit_code == 130
+    assert progress(finished)["epoch"] == 2
+    cwsam(*command, "--resume")
+    rows = history(finished)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert rows[:2] == old[:2]
+    assert progress(finished)["epoch"] == 4
