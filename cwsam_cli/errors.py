@@ -88,7 +88,7 @@ def as_user_error(error: Exception) -> CwsamError | None:
         return MachineError(f"`{error.filename or 'output'}`: {error.strerror}", hint=hint) if hint else None
     if is_out_of_memory(error):
         return MachineError("the memory is not enough", hint="smaller batches need less: batch_size, or --batch-size")
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error) and "exited" in str(error):
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return MachineError("a process that reads tiles died", hint="--set training_settings.workers=0 does without")
     return None
 

@@ -42,7 +42,7 @@ class Attention(nn.Module):
             self.qkv(x).reshape(batch, height * width, 3, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
         )
         q, k, v = qkv.unbind(0)  # each (B, N, T, d)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not batch:  # some of the fused kernels refuse an empty batch
             bias = self._position_bias(q, height, width)
             mixed = (q * self.scale @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
         else:

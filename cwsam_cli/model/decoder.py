@@ -35,11 +35,14 @@ class DecoderAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, Tq, E), (B, Tk, E), (B, Tk, E) → (B, Tq, E)."""
-        heads = (
+        heads = [
             projected.unflatten(-1, (HEADS, -1)).transpose(1, 2)
             for projected in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
-        )
-        mixed = nn.functional.scaled_dot_product_attention(*heads)
+        ]
+        if len(q):
+            mixed = nn.functional.scaled_dot_product_attention(*heads)
+        else:  # of no images; some of torch's kernels refuse that
+            mixed = heads[0] @ heads[1].transpose(-2, -1) @ heads[2]
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 

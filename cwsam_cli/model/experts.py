@@ -185,6 +185,8 @@ class HierarchicalExperts(nn.Module):
             nn.init.zeros_(self.group_router.bias)
         self.routing: Routing | None = None
         """Of the latest forward pass in training mode."""
+        self.summed: Routing | None = None
+        """Of the latest that `routing_loss` took in, with the counts of all processes."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) → (…, D) in the dtype that a linear layer would give."""
@@ -331,6 +333,6 @@ def routing_loss(
     counts = total(torch.cat([routing.counts for _, routing in layers]))
     losses = []
     for (layer, routing), own in zip(layers, counts.split([len(routing.counts) for _, routing in layers]), strict=True):
-        layer.routing = dataclasses.replace(routing, counts=own)
-        losses.append(balance * layer.routing.balance + z * layer.routing.z)
+        layer.summed = dataclasses.replace(routing, counts=own)
+        losses.append(balance * layer.summed.balance + z * layer.summed.z)
     return torch.stack(losses).mean()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import platform
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,6 +35,7 @@ from cwsam_cli.train.watch import HISTORY, Watch, memory_figures, read_history, 
 
 BEST = "model_epoch_best.pth"
 _STATE = "last"
+_CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +124,7 @@ def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
     resume = world.agree(_check_folder(output, config.resume) if world.is_main else None)
     config = dataclasses.replace(config, resume=resume)
     run = _begin(config, output, world)
-    total = sum(parameter.numel() for parameter in run.learner.model.parameters())
-    log.info(
-        "%s, %.1f M parameters, %d training tiles, %d steps an epoch, on %s",
-        config.model.name,
-        total / 1e6,
-        len(run.data.training),
-        run.steps_an_epoch,
-        f"{world.size} × {world.device.type}" if world.size > 1 else world.device,
-    )
-    if world.is_main:
-        output.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(_plain(dataclasses.replace(config, resume=None)), allow_unicode=True, sort_keys=False)
-        write_text(output / "config.yaml", text)
-    world.barrier()
+    _introduce(run)
     if config.resume not in (None, "last"):  # else --resume would go on from what this run has turned away from
         _remember(run)
     watch = Watch(output, run.progress.epoch) if world.is_main else None
@@ -147,31 +136,16 @@ def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
             _let_learn(run, stage)
         try:
             figures = _epoch(run, epoch, stage)
+            figures |= _measure(run, epoch, watch)
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise _too_large(run, epoch) from None
             raise
-        scores = None
-        with run.learner.averaged():
-            if epoch % config.epoch_val == 0 or epoch == config.epochs:
-                scores = _validate(run, epoch, watch)
-                figures |= {"val/mIoU": scores.mean_iou, "val/accuracy": scores.accuracy}
-                names = run.data.manifest.taxonomy.names
-                figures |= {f"val_iou/{name}": row.iou for name, row in zip(names, scores.classes, strict=True)}
-                log.info(
-                    "epoch %d: loss %.3f, mIoU %.3f, accuracy %.3f",
-                    epoch,
-                    figures["train/loss"],
-                    scores.mean_iou or 0.0,
-                    scores.accuracy or 0.0,
-                )
-            if config.epoch_save and epoch % config.epoch_save == 0:
-                _write(run, output / f"model_epoch_{epoch}.pth", epoch, scores)
-                _forget(run, epoch)
         if watch is not None:
             watch.add(epoch, figures)
-        if scores is not None:  # a state every validation: often enough to lose little, seldom enough to be cheap
-            _remember(run)
+        if "val/mIoU" in figures:
+            log.info("epoch %d: loss %.3f, mIoU %.3f", epoch, figures["train/loss"], figures["val/mIoU"] or 0.0)
+            _remember(run)  # often enough to lose little, seldom enough to be cheap
     if watch is not None:
         watch.close()
         log.info("%s", summary(read_history(output / HISTORY)))
@@ -179,15 +153,45 @@ def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
     return TrainResult(output, output / BEST, progress.best_epoch, progress.mean_iou, progress.accuracy, progress.epoch)
 
 
+def _introduce(run: _Run) -> None:
+    """Say what is about to be trained, here and in the run's folder.
+
+    Raises:
+        MachineError: a machine does not see the folder that the first process writes to.
+    """
+    config, world, output = run.config, run.world, run.output
+    log.info(
+        "%s, %.1f M parameters, %d training tiles, %d steps an epoch, on %s",
+        config.model.name,
+        sum(parameter.numel() for parameter in run.learner.model.parameters()) / 1e6,
+        len(run.data.training),
+        run.steps_an_epoch,
+        f"{world.size} × {world.device.type}" if world.size > 1 else world.device,
+    )
+    if world.is_main:
+        output.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(_plain(dataclasses.replace(config, resume=None)), allow_unicode=True, sort_keys=False)
+        write_text(output / _CONFIG, text)
+    world.barrier()
+    patience = time.monotonic() + 30  # a network's file system shows new files late
+    while not (output / _CONFIG).exists():
+        if time.monotonic() > patience:
+            raise MachineError(
+                f"rank {world.rank} on {platform.node()} does not see `{output / _CONFIG}`",
+                hint="several machines need a folder that all of them share: -o /shared/…",
+            )
+        time.sleep(0.2)
+
+
 def _check_folder(output: Path, resume: Resume) -> Resume:
     """What to go on from; nothing where a run ended before it kept anything, and begins anew."""
-    taken = [name for name in (_STATE, "config.yaml", BEST) if (output / name).exists()]
+    taken = [name for name in (_STATE, _CONFIG, BEST) if (output / name).exists()]
     if taken and resume is None:
         raise UsageError(
             f"`{output}` holds a run already ({taken[0]})", hint="go on with it: --resume; or choose another -o"
         )
     if resume == "last" and find_state(output / _STATE) is None:
-        if taken == ["config.yaml"]:
+        if taken == [_CONFIG]:
             log.info("`%s` ended before there was anything to go on from: it begins anew", output)
             return None
         raise CheckpointError(
@@ -203,13 +207,16 @@ def _begin(config: RunConfig, output: Path, world: World) -> _Run:
     manifest = data.manifest
     arch = architecture(config.model, num_bands=len(manifest.bands), num_classes=len(manifest.taxonomy))
     band_names = [band.name for band in manifest.bands]
-    state = find_state(output / _STATE) if config.resume == "last" else None
+    state = world.agree(find_state(output / _STATE) if config.resume == "last" and world.is_main else None)
     if state is not None:
         here = identity(arch, manifest.taxonomy, manifest.bands)
         learner, kept = go_on(state, config, arch, world, band_names=band_names, here=here)
         progress = _Progress(**kept["progress"])
     else:
-        source, progress = _source(config, output, manifest, arch)
+        source, progress = None, _Progress()
+        if world.is_main:  # which downloads it if need be, and gives the others their parts
+            source, progress = _source(config, output, manifest, arch)
+        progress = world.agree(progress)
         learner, report = start(config, arch, world, source, band_names=band_names, class_names=manifest.taxonomy.names)
         if source is not None and world.is_main:
             show_report(report)
@@ -313,7 +320,8 @@ def _too_large(run: _Run, epoch: int) -> MachineError:
     config, world = run.config, run.world
     settings, fsdp = config.training_settings, config.fsdp_settings
     learning = frozenset(name for name, shard in run.learner.shards.items() if shard.requires_grad)
-    plan = plan_memory(config, run.arch, learning, gpus=world.size, device=world.device.type)
+    with world.unwatched():
+        plan = plan_memory(config, run.arch, learning, gpus=world.size, device=world.device.type)
     options = {
         f"train_dataset.batch_size={config.train_dataset.batch_size // 2}": config.train_dataset.batch_size > 1,
         "training_settings.activation_checkpointing=true": not settings.activation_checkpointing,
@@ -325,6 +333,21 @@ def _too_large(run: _Run, epoch: int) -> MachineError:
         f"the memory of rank {world.rank} ({world.device}) ran out in epoch {epoch}",
         hint=f"{smaller or 'more GPUs'}; computed for this run:\n{plan.as_text()}",
     )
+
+
+def _measure(run: _Run, epoch: int, watch: Watch | None) -> dict[str, float | None]:
+    """Validate and write checkpoints where an epoch asks for that, with the averaged weights; the figures."""
+    config, scores, figures = run.config, None, dict[str, float | None]()
+    with run.learner.averaged():
+        if epoch % config.epoch_val == 0 or epoch == config.epochs:
+            scores = _validate(run, epoch, watch)
+            names = run.data.manifest.taxonomy.names
+            figures = {"val/mIoU": scores.mean_iou or 0.0, "val/accuracy": scores.accuracy}
+            figures |= {f"val_iou/{name}": row.iou for name, row in zip(names, scores.classes, strict=True)}
+        if config.epoch_save and epoch % config.epoch_save == 0:
+            _write(run, run.output / f"model_epoch_{epoch}.pth", epoch, scores)
+            _forget(run, epoch)
+    return figures
 
 
 def _validate(run: _Run, epoch: int, watch: Watch | None) -> Scores:

@@ -22,7 +22,6 @@ from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 from cwsam_cli.train.launch import World
-from cwsam_cli.train.parallelize import whole
 
 FORMAT = "cwsam checkpoint"
 VERSION = 1
@@ -78,7 +77,13 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, world: World | None = No
         path: the file; the first process writes it.
         world: all processes call this; None for one.
     """
-    world = world or World(torch.device("cpu"))
+    from cwsam_cli.train.parallelize import whole  # slow to import, and not needed to read one
+
+    if world is None or world.size == 1:
+        weights = {name: tensor.detach().cpu() for name, tensor in checkpoint.weights.items()}
+        with staged(path, overwrite=True) as target:
+            _save(dataclasses.replace(checkpoint, weights=weights), target)
+        return
     with ExitStack() as stack:
         weights = stack.enter_context(reserved_checkpoint(checkpoint, path)) if world.is_main else {}
         for name, tensor in checkpoint.weights.items():
@@ -106,17 +111,19 @@ def reserved_checkpoint(checkpoint: Checkpoint, path: Path) -> Iterator[dict[str
                 for name, tensor in checkpoint.weights.items()
             }
         with torch.serialization.skip_data(materialize_fake_tensors=True):
-            try:
-                torch.save(_raw(dataclasses.replace(checkpoint, weights=empty)), target)
-            except RuntimeError as error:  # whose words say nothing of a disk
-                raise MachineError(
-                    f"`{path.name}` could not be written whole: {error}", hint="is the disk full?"
-                ) from None
+            _save(dataclasses.replace(checkpoint, weights=empty), target)
         if hasattr(os, "posix_fallocate"):  # on a full disk, a mapped file's first touch would be a bus error
             with target.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, target.stat().st_size)
         with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
             yield torch.load(target, mmap=True, weights_only=True)["weights"]
+
+
+def _save(checkpoint: Checkpoint, path: Path) -> None:
+    try:
+        torch.save(_raw(checkpoint), path)
+    except RuntimeError as error:  # whose words say nothing of a disk
+        raise MachineError(f"`{path.name}` could not be written whole: {error}", hint="is the disk full?") from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

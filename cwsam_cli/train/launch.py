@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -20,22 +21,31 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from cwsam_cli import console, errors
 from cwsam_cli.errors import CwsamError, MachineError, UsageError, as_user_error
 from cwsam_cli.train.watchdog import Watchdog
 
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
 T = TypeVar("T")
 
+_FAILURE, _LOSS = "failure.json", "loss.json"
 _GRACE_S = 5  # between asking a process to end and ending it
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Socket Timeout",
+    "remote process exited",
+    "communicator was aborted",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,14 @@ class World:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """What the block does, such as writing to a slow disk, may take as long as it takes."""
+        if self.watchdog is not None:
+            self.watchdog.pause()
+        yield
+        self.beat()
+
     def barrier(self) -> None:
         """Wait for the others."""
         if self.size > 1:
@@ -118,10 +136,14 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        device = torch.device(name)
+        if device.type != "cuda":
+            torch.empty(0, device=device)
+        elif not 0 <= (device.index or 0) < torch.cuda.device_count():  # asked without taking memory on a GPU
+            raise RuntimeError(f"CUDA shows {torch.cuda.device_count()} devices")
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"there is no device `{name}` here: {str(error).splitlines()[0]}", hint="cpu works") from None
-    return torch.device(name)
+    return device
 
 
 def launch(worker: Callable[..., T], *arguments: Any, cluster: Cluster) -> T | None:
@@ -142,6 +164,12 @@ def launch(worker: Callable[..., T], *arguments: Any, cluster: Cluster) -> T | N
     joined = _joined()
     if joined:
         os.environ.update(joined)
+        wanted, there = cluster.processes * cluster.nodes, int(os.environ["WORLD_SIZE"])
+        if wanted not in (1, there):
+            raise UsageError(
+                f"{there} processes were started, but --gpus and --nodes ask for {wanted}",
+                hint="leave them out where torchrun or srun starts the processes",
+            )
         with _world(cluster, failure=None) as world:
             result = worker(world, *arguments)
         return result if world.is_main else None
@@ -198,7 +226,10 @@ def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
         console.only_errors()
     device = choose_device(cluster.device)
     if device.type == "cuda":
-        device = torch.device("cuda", local % torch.cuda.device_count())
+        count = torch.cuda.device_count()
+        if 1 < count <= local:
+            raise UsageError(f"rank {rank} finds no GPU: there are {count} here", hint="one process a GPU")
+        device = torch.device("cuda", local if count > 1 else 0)  # SLURM may show each process only its own
         torch.cuda.set_device(device)
     else:
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -226,20 +257,31 @@ def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
             yield World(device, rank, size, watchdog, interruption)
         dist.barrier()
     except Exception as error:
-        if any(word in str(error) for word in _LOST) and as_user_error(error) is None:
-            raise MachineError(
-                f"rank {rank} lost contact with another process",
-                hint="another process's message says why; look at the other machines' logs",
-            ) from None
-        raise
+        lost = any(words in str(error) for words in _LOST) and as_user_error(error) is None
+        if not lost:
+            watchdog.fail(f"rank {rank} on {socket.gethostname()} failed: {error}")
+            raise
+        raise _LostContact(
+            f"rank {rank} lost contact with another process: {str(error).strip().splitlines()[0]}",
+            hint="another process's message says why; look at the other machines' logs",
+        ) from None
     finally:
         watchdog.stop()
     dist.destroy_process_group()
 
 
+class _LostContact(MachineError):
+    """A victim of another process's end."""
+
+
 def _started(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Cluster) -> T | None:
     """Start this machine's processes and wait for them."""
-    choose_device(cluster.device)
+    from torch.distributed.elastic.multiprocessing.api import SignalException  # slow to import
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    if choose_device(cluster.device).type == "cuda" and cluster.processes > torch.cuda.device_count():
+        raise UsageError(f"--gpus {cluster.processes}: there are {torch.cuda.device_count()} here", hint="one a GPU")
     if cluster.nodes > 1 and not cluster.endpoint:
         raise UsageError("--nodes needs --rdzv-endpoint", hint="the first machine's host:port, the same on all")
     for name in list(logging.root.manager.loggerDict):
@@ -268,7 +310,11 @@ def _started(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Clus
             try:
                 results = elastic_launch(config, _process)(folder, console.verbosity(), cluster, worker, arguments)
             except ChildFailedError as error:
-                raise _cause(Path(folder) / "failure.json", error) from None
+                raise _cause(Path(folder), error) from None
+            except SignalException as error:
+                raise MachineError(
+                    f"the run was ended by {error.sigval.name}", hint="--resume goes on from its latest state"
+                ) from None
     return cast(T, results[0]) if 0 in results else None
 
 
@@ -278,17 +324,18 @@ def _process(
     """What each started process runs; it ends with an exit code of this program, never with a traceback for users."""
     console.setup(verbosity)
     rank = int(os.environ["RANK"])
-    failure = Path(folder) / "failure.json"
+    failure = Path(folder) / _FAILURE
     (Path(folder) / f"{rank}.pid").write_text(str(os.getpid()))
     try:
         with _world(cluster, failure=failure) as world:
             result = worker(world, *arguments)
         return result if world.is_main else None
     except (Exception, KeyboardInterrupt) as error:
-        if "lost contact" not in str(error):
-            _record(failure, error, rank)
-        else:
+        if isinstance(error, _LostContact):
+            _record(failure.with_name(_LOSS), error, rank)
             time.sleep(1)  # whoever is to blame is found first
+        else:
+            _record(failure, error, rank)
         sys.stderr.flush()
         os._exit(getattr(error, "exit_code", 1))
 
@@ -297,7 +344,7 @@ def _record(path: Path | None, error: BaseException, rank: int) -> None:
     """Keep the first failure of all processes; without a launcher of ours, say it."""
     told = as_user_error(error) if isinstance(error, Exception) else None
     record = {
-        "kind": "interrupted" if isinstance(error, KeyboardInterrupt) else type(told).__name__,
+        "kind": "interrupted" if isinstance(error, KeyboardInterrupt) else type(told).__name__.lstrip("_"),
         "message": str(told),
         "hint": told.hint if told else "",
         "trace": "" if told else f"rank {rank}: " + "".join(traceback.format_exception(error)),
@@ -313,27 +360,39 @@ def _record(path: Path | None, error: BaseException, rank: int) -> None:
         pass
 
 
-def _cause(path: Path, error: ChildFailedError) -> BaseException:
+def _cause(folder: Path, error: "ChildFailedError") -> BaseException:
     """The exception that ended the run, as the first process to fail told it, or as its end tells."""
-    if path.exists():
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["kind"] == "interrupted":
-            return KeyboardInterrupt()
-        if record["trace"]:
-            return RuntimeError(record["trace"])
-        kind: type[CwsamError] = getattr(errors, record["kind"])
-        cause = kind.__new__(kind)  # some kinds make their sentence themselves
-        CwsamError.__init__(cause, record["message"], hint=record["hint"])
-        return cause
+    told = _told(folder / _FAILURE)
+    if told is not None:
+        return told
     # a process that died by itself is the cause, one that was ended or lost contact is not
     failures = sorted(
         error.failures.items(), key=lambda item: (item[1].exitcode in (-signal.SIGTERM, MachineError.exit_code), item)
     )
     rank, failure = failures[0]
     code = failure.exitcode
+    if code == MachineError.exit_code:  # all that died lost contact with one on another machine
+        lost = _told(folder / _LOSS)
+        if lost is not None:
+            return lost
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     hint = "the system kills what takes too much memory: smaller batches, fewer workers" if code == -9 else ""
     return MachineError(f"rank {rank} (process {failure.pid}) {how}, so the run was ended", hint=hint)
+
+
+def _told(path: Path) -> BaseException | None:
+    """The exception that `_record` kept."""
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record["kind"] == "interrupted":
+        return KeyboardInterrupt()
+    if record["trace"]:
+        return RuntimeError(record["trace"])
+    kind: type[CwsamError] = getattr(errors, record["kind"], MachineError)
+    cause = kind.__new__(kind)  # some kinds make their sentence themselves
+    CwsamError.__init__(cause, record["message"], hint=record["hint"])
+    return cause
 
 
 @contextmanager

@@ -6,6 +6,8 @@ all: sharded weights are gathered together.
 """
 
 import math
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -146,6 +148,8 @@ def _loaded(
         batch_sampler=batches,  # type: ignore[arg-type] # of numbers, or of numbers and seeds
         collate_fn=dataset.collate,
         num_workers=workers,
+        worker_init_fn=_ignore_interrupts,
+        multiprocessing_context="fork" if workers and os.name == "posix" else None,  # spawned, each imports torch
         pin_memory=world.device.type == "cuda",
         generator=torch.Generator(),  # torch would else draw from the routers' noise
     )
@@ -156,6 +160,11 @@ def _loaded(
     except CwsamError as error:  # a worker's error arrives with its traceback for a message
         last = str(error).strip().splitlines()[-1].partition("Error: ")[2]
         raise (type(error)(last, hint=error.hint or "tile the scenes again") if last else error) from None
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C is for the process that trains; the processes that read for it go on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def take_step(
@@ -186,9 +195,7 @@ def take_step(
     model.train()
     mine = measure([label for _, label in batches], weights)
     images = sum(len(image) for image, _ in batches)
-    counts = world.total(
-        torch.tensor([*mine, images, world.interruption.asked], dtype=torch.float64, device=world.device)
-    )
+    counts = world.total(torch.tensor([*mine, images], dtype=torch.float64, device=world.device))
     whole = Whole(counts[0], counts[1])
     sums = backward_passes(
         model, batches, world, args=args, settings=settings, weights=weights, whole=whole, scaler=scaler
@@ -197,7 +204,9 @@ def take_step(
     if scaler is not None:
         scaler.unscale_(learner.optimizer)
     norm = gradient_norm(learner.shards, world)
-    losses = dict(zip(sums, world.total(torch.stack([*sums.values()])).tolist(), strict=True))
+    asked = torch.tensor(float(world.interruption.asked), device=world.device)
+    *values, interrupted = world.total(torch.stack([*sums.values(), asked])).tolist()
+    losses = dict(zip(sums, values, strict=True))
     if not math.isfinite(sum(losses.values())) or (scaler is None and not norm.isfinite()):
         raise MachineError(
             f"the loss is {sum(losses.values()):g} and the norm of its gradient {norm:g}",
@@ -220,7 +229,7 @@ def take_step(
     if settings.ema is not None:
         averages = list(learner.average.values())
         torch._foreach_lerp_(averages, [learner.shards[name].detach() for name in learner.average], 1 - settings.ema)
-    return StepResult(losses, norm.item(), int(counts[2]), bool(counts[3]))
+    return StepResult(losses, norm.item(), int(counts[2]), bool(interrupted))
 
 
 def backward_passes(

@@ -113,8 +113,8 @@ def drop_gradients(model: nn.Module, shards: Shards) -> None:
 
 def gradient_norm(shards: Shards, world: World) -> Tensor:
     """The norm of the whole gradient, over all processes' shards."""
-    squares = [shard.grad.square().sum() for shard in shards.values() if shard.grad is not None]
-    return world.total(torch.stack(squares).sum() if squares else torch.zeros((), device=world.device)).sqrt()
+    squares = [shard.grad.square().sum().to(world.device) for shard in shards.values() if shard.grad is not None]
+    return world.total(torch.stack([torch.zeros((), device=world.device), *squares]).sum()).sqrt()
 
 
 def learning_rate(step: int, steps: int, *, lr: float, lr_min: float, warmup: int) -> float:

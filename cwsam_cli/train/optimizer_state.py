@@ -75,8 +75,10 @@ def restore_optimizer(
             bnb: Any = optimizer
             bnb.init_state(groups[shard], shard, 0, 0)
             bnb.state[shard]["step"] = step
-    if plain["processes"] == world.size or isinstance(optimizer, torch.optim.AdamW):
-        read_tensors(folder, optimizer_tensors(model, shards, optimizer, world)[0])
+    tensors, now = optimizer_tensors(model, shards, optimizer, world)
+    alike = plain["processes"] == world.size and all(now["cut"][name] == kept["cut"][name] for name in now["cut"])
+    if alike or isinstance(optimizer, torch.optim.AdamW):
+        read_tensors(folder, tensors)
         return
     written, parameters = shapes(folder), dict(model.named_parameters())
     for name in kept["steps"]:

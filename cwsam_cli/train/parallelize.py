@@ -3,10 +3,12 @@
 Each encoder block, each expert group and each decoder layer is a unit of torch's fully
 sharded data parallel: its weights are gathered for its own passes and let go again. A whole
 expert block of the 10B model gathered at once would be 2.4 GiB in bf16, so groups are units
-of their own. Routers are one float32 unit a layer, whatever the precision of the rest.
+of their own. Routers are one unit a
+layer.
 
-Autocast decides the number formats, as it does in one process; the policy here only gathers
-weights in the format in which they are used.
+Autocast decides the number formats, as it does in one process, so that many compute what one
+does. Only experts, which are nearly all of a large model and cast their weights themselves,
+are gathered in half precision; norms, tokens and position tables keep their float32.
 Source: Zhao et al., PyTorch FSDP, 2023; torch.distributed.fsdp.fully_shard.
 """
 
@@ -44,7 +46,7 @@ def shard(model: ClassWiseSam, mesh: DeviceMesh, *, precision: Precision, settin
     Args:
         model: becomes sharded in place; `fill` gives it its weights.
         mesh: one dimension, all processes.
-        precision: in which weights are gathered.
+        precision: in which experts' weights are gathered.
         settings: of the configuration.
     """
     reduced = DTYPES[settings.reduce_dtype]
@@ -65,8 +67,8 @@ def shard(model: ClassWiseSam, mesh: DeviceMesh, *, precision: Precision, settin
             unit(group, DTYPES[precision])
         unit([*layer.routers, *([layer.group_router] if layer.group_router else [])], torch.float32)
     for block in (*model.image_encoder.blocks, *model.mask_decoder.transformer.layers):
-        unit(block, DTYPES[precision])
-    unit(model, DTYPES[precision], keep=True)
+        unit(block, torch.float32)
+    unit(model, torch.float32, keep=True)
 
 
 def _placement(parameter: nn.Parameter, *, size: int, even: bool) -> Shard | None:

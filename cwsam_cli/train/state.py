@@ -52,11 +52,15 @@ def save_state(folder: Path, tensors: Tensors, plain: Mapping[str, Any], world: 
     try:
         with warnings.catch_warnings():  # torch says that one process is one process
             warnings.simplefilter("ignore", UserWarning)
-            dcp.save(tensors, storage_writer=FileSystemWriter(part), no_dist=world.size == 1)
+            with world.unwatched():
+                dcp.save(tensors, storage_writer=FileSystemWriter(part), no_dist=world.size == 1)
     except (Exception, CheckpointException) as error:
         raise MachineError(f"`{folder}` could not be written whole: {_told(error)}", hint="is the disk full?") from None
     if world.is_main:
-        (part / _PLAIN).write_text(json.dumps({"version": VERSION, "processes": world.size, **plain}))
+        with (part / _PLAIN).open("w", encoding="utf-8") as file:
+            json.dump({"version": VERSION, "processes": world.size, **plain}, file)
+            file.flush()
+            os.fsync(file.fileno())  # before the older state goes
         old = folder.with_name(f"{folder.name}.old")
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)

@@ -82,11 +82,11 @@ def routing_figures(model: nn.Module) -> dict[str, float]:
     """Load by group and expert, and the routers' entropy, of each layer's latest pass in training."""
     values = {}
     for name, layer in expert_layers(model):
-        if layer.routing is None:
+        if layer.summed is None:
             continue
-        values[f"routing_entropy/{name}"] = float(layer.routing.entropy)
-        for group, load in enumerate(layer.routing.expert_load.tolist()):
-            values[f"load/{name}/group_{group}"] = float(layer.routing.group_load[group])
+        values[f"routing_entropy/{name}"] = float(layer.summed.entropy)
+        for group, load in enumerate(layer.summed.expert_load.tolist()):
+            values[f"load/{name}/group_{group}"] = float(layer.summed.group_load[group])
             values |= {f"load/{name}/group_{group}/expert_{expert}": share for expert, share in enumerate(load)}
     return values
 

@@ -12,12 +12,16 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from torch.distributed import Store
 
 from cwsam_cli.errors import MachineError
+
+_FAILED = "failed"
+_GRACE_S = 3.0
 
 
 class Sign(NamedTuple):
@@ -58,6 +62,15 @@ class Watchdog(threading.Thread):
         self._beats += 1
         self._last = time.monotonic()
 
+    def pause(self) -> None:
+        """Measure nothing until the next beat."""
+        self._last = math.inf
+
+    def fail(self, why: str) -> None:
+        """Let the watchdogs of all processes, on all machines, know that the run is over."""
+        with suppress(RuntimeError):
+            self._store.set(_FAILED, why)
+
     def stop(self) -> None:
         """The run is over."""
         self._over.set()
@@ -70,16 +83,19 @@ class Watchdog(threading.Thread):
                 os._exit(MachineError.exit_code)  # the launcher is gone; nobody would end this process
             try:
                 self._publish()
+                if self._store.check([_FAILED]):
+                    self._over.wait(_GRACE_S)  # this machine's launcher knows it too, and is told more
+                    self._end(self._store.get(_FAILED).decode())
                 waited = time.monotonic() - self._last
                 if waited < self._timeout / 2:
                     earlier = []
                 elif not earlier:
                     earlier = self._signs()
                 elif waited > self._timeout:
-                    self._end(blame(earlier, self._signs()))
+                    self._end_standstill(blame(earlier, self._signs()))
             except RuntimeError:  # the store is gone, and with it the process that kept it
                 if not self._over.wait(self._timeout / 2):
-                    self._end([])
+                    self._end_standstill([])
 
     def _publish(self) -> None:
         self._serial += 1
@@ -93,20 +109,22 @@ class Watchdog(threading.Thread):
             signs.append(Sign(int(beats), int(serial), int(pid), host))
         return signs
 
-    def _end(self, guilty: list[tuple[int, Sign]]) -> None:
-        if self._over.is_set():
-            return
+    def _end_standstill(self, guilty: list[tuple[int, Sign]]) -> None:
         if guilty:
             who = ", ".join(f"rank {rank} (process {sign.pid} on {sign.host})" for rank, sign in guilty)
             message = f"{who} stopped answering, and the run stood still for {self._timeout:g} s"
         else:
             message = f"the run stood still for {self._timeout:g} s, and no process can be told to be the cause"
-        self._tell(
-            MachineError(message, hint="a slow disk or machine may need more patience: training_settings.timeout_s")
-        )
-        for rank, sign in guilty:
-            if rank != self._rank and sign.host == socket.gethostname():
-                os.kill(sign.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+        here = [sign.pid for rank, sign in guilty if rank != self._rank and sign.host == socket.gethostname()]
+        self._end(message, kill=here)
+
+    def _end(self, message: str, *, kill: Sequence[int] = ()) -> None:
+        if self._over.is_set():
+            return
+        hint = "go on with --resume; a slow disk or machine may need more patience: training_settings.timeout_s"
+        self._tell(MachineError(message, hint=hint))
+        for pid in kill:
+            os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
         sys.stderr.flush()
         os._exit(MachineError.exit_code)
 

@@ -34,8 +34,8 @@ def test_half_precision_learns_alike_on_one_gpu_and_two(precision: str) -> None:
 
 
 def test_routers_stay_in_float32_on_gpus() -> None:
-    dtypes = launch(workers.dtypes, cluster=TWO)
-    assert {kind for name, kind in dtypes.items() if "router" in name} == {"torch.float32"}
+    _, weights = launch(workers.dtypes, cluster=TWO)
+    assert {kind for name, kind in weights.items() if "router" in name} == {"torch.float32"}
 
 
 def test_an_overflow_is_skipped_by_both_gpus() -> None:

@@ -55,6 +55,16 @@ def test_a_bug_keeps_its_traceback_and_its_rank() -> None:
         on_two(workers.bug_on_one)
 
 
+def test_a_cause_that_speaks_of_the_network_is_kept() -> None:
+    with pytest.raises(RuntimeError, match="NCCL error: Duplicate GPU detected"):
+        on_two(workers.complain_of_the_network)
+
+
+def test_losing_contact_is_told_where_nothing_else_is() -> None:
+    with pytest.raises(MachineError, match=r"lost contact with another process: .*Connection closed by peer"):
+        on_two(workers.lose_contact)
+
+
 def test_a_killed_process_ends_the_run_and_is_named() -> None:
     started = time.monotonic()
     with pytest.raises(MachineError, match=r"rank 1 .* was killed by SIGKILL"):
@@ -72,7 +82,7 @@ def test_a_process_that_stands_still_is_blamed_not_its_victim(worker: Any, rank:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_outlives_the_launcher(end: signal.Signals, tmp_path: Path) -> None:
     script = (
         "from tests.distributed import workers\n"
@@ -90,8 +100,8 @@ def test_nothing_outlives_the_launcher(end: signal.Signals, tmp_path: Path) -> N
     process.send_signal(end)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode != 0
-    if end == signal.SIGINT:
-        assert "KeyboardInterrupt" in stderr
+    if end != signal.SIGKILL:
+        assert {signal.SIGINT: "KeyboardInterrupt", signal.SIGTERM: "ended by SIGTERM"}[end] in stderr
     deadline = time.monotonic() + 15
     while orphans() and time.monotonic() < deadline:
         time.sleep(0.2)

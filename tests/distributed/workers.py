@@ -47,6 +47,14 @@ def bug_on_one(world: World) -> None:
     world.total(torch.zeros(1))
 
 
+def complain_of_the_network(world: World) -> None:
+    raise RuntimeError("NCCL error: Duplicate GPU detected")
+
+
+def lose_contact(world: World) -> None:
+    raise RuntimeError("Connection closed by peer [10.0.0.2]")
+
+
 def die_on_one(world: World) -> None:
     if world.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -213,18 +221,20 @@ def _learn(world: World, case: dict[str, Any], processes: int) -> dict[str, Any]
     return {"losses": losses, "gradients": gradients if world.is_main else None}
 
 
-def dtypes(world: World) -> dict[str, str]:
-    """In which format each layer's weights are when it is called."""
+def dtypes(world: World) -> tuple[dict[str, str], dict[str, str]]:
+    """In which format each layer's input and each layer's weights are when it is called."""
     config, learner = begin(world, {"settings": {"precision": "bf16"}})
-    seen: dict[str, str] = {}
+    inputs: dict[str, str] = {}
+    weights: dict[str, str] = {}
 
-    def look(module: torch.nn.Module, _: Any, name: str) -> None:
-        seen.update({f"{name}.{key}": str(weight.dtype) for key, weight in module.named_parameters(recurse=False)})
+    def look(module: torch.nn.Module, given: Any, name: str) -> None:
+        weights.update({f"{name}.{key}": str(weight.dtype) for key, weight in module.named_parameters(recurse=False)})
+        inputs[name] = str(given[0].dtype) if isinstance(given[0], torch.Tensor) else ""
 
     for name, module in learner.model.named_modules():
         module.register_forward_pre_hook(partial(look, name=name))
     _step(world, config, learner, 0, world.size)
-    return seen
+    return inputs, weights
 
 
 def overflow(world: World) -> tuple[bool, float]:

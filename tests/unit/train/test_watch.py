@@ -131,8 +131,8 @@ def test_the_routing_of_each_layer_is_told_by_group_and_expert() -> None:
     assert sum(groups) == pytest.approx(1)
     assert [sum(own) for own in experts] == pytest.approx(groups)
     ((_, layer),) = expert_layers(model)
-    assert layer.routing is not None
-    assert figures["routing_entropy/0"] == pytest.approx(layer.routing.entropy.item())
+    assert layer.summed is not None
+    assert figures["routing_entropy/0"] == pytest.approx(layer.summed.entropy.item())
     assert len(figures) == 1 + 2 + 6
 
 
