@@ -126,7 +126,7 @@ def plan_memory(
             smoothing=config.model.args.label_smoothing,
             settings=TrainingSettings(
                 precision=settings.precision,
-                grad_accum_steps=min(settings.grad_accum_steps, 2),  # from the second on all are alike
+                grad_accum_steps=min(settings.grad_accum_steps, 2),  # a third batch is as the second
                 activation_checkpointing=checkpointed,
             ),
             fsdp=dataclasses.replace(fsdp, cpu_offload=False),
