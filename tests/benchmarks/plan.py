@@ -28,7 +28,7 @@ from cwsam_cli.train.parallelize import checkpoint_activations
 
 CHECKPOINTED = "training_settings.activation_checkpointing=true"
 OFFLOADED = "fsdp_settings.cpu_offload=true"
-EIGHT_BIT = "optimizer.name=adamw8bit"
+FULL = "optimizer.name=adamw"
 
 
 def planned(name: str, gpus: int, memory_gb: int, *overrides: str) -> None:
@@ -39,7 +39,7 @@ def planned(name: str, gpus: int, memory_gb: int, *overrides: str) -> None:
     shares = needed.parameters + needed.gradients + needed.optimizer
     options = ", ".join(
         word
-        for word, given in (("checkpointed", CHECKPOINTED), ("8-bit", EIGHT_BIT), ("offloaded", OFFLOADED))
+        for word, given in (("checkpointed", CHECKPOINTED), ("32-bit AdamW", FULL), ("offloaded", OFFLOADED))
         if given in overrides
     )
     print(
@@ -112,7 +112,7 @@ def main() -> None:
     if quick:
         return
     for gpus, memory_gb in ((8, 80), (16, 40), (64, 80), (4, 80)):
-        for overrides in ((), (OFFLOADED,), (CHECKPOINTED,), (CHECKPOINTED, OFFLOADED), (CHECKPOINTED, EIGHT_BIT)):
+        for overrides in ((), (OFFLOADED,), (CHECKPOINTED,), (CHECKPOINTED, OFFLOADED), (FULL,)):
             planned("XinTong/10b_fsdp", gpus, memory_gb, *overrides)
 
 
