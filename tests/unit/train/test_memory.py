@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from cwsam_cli.config.load import load_config
@@ -12,6 +13,7 @@ from cwsam_cli.config.schema import OptimizerConfig, RunConfig
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.train.fit import Fit, changes_that_fit, check_fit
+from cwsam_cli.train.imagine import _imagined_ranks as imagined_ranks
 from cwsam_cli.train.live import LiveStorages
 from cwsam_cli.train.memory import MACHINE, MemoryPlan, plan_memory, usable
 from cwsam_cli.train.optim import build_optimizer, local_shards
@@ -111,6 +113,15 @@ def test_what_learns_decides_what_is_kept() -> None:
     assert plan.optimizer == pytest.approx(2 * plan.gradients, rel=0.01)
     stages = {"integrate": set(decoder), "finetune": set(names)}
     assert check_fit(config, arch, stages, gpus=1, gpu_memory=10**12).stage == "finetune"
+
+
+@pytest.mark.slow
+def test_within_a_run_of_several_processes_the_plan_is_the_same() -> None:
+    outside = _plan(gpus=2)
+    with imagined_ranks(2):
+        assert dist.is_initialized()
+        assert _plan(gpus=2) == outside
+        assert dist.is_initialized()
 
 
 # What makes it fit
