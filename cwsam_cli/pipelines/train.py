@@ -191,7 +191,8 @@ def _check_folder(output: Path, resume: Resume) -> Resume:
             f"`{output}` holds a run already ({taken[0]})", hint="go on with it: --resume; or choose another -o"
         )
     if resume == "last" and find_state(output / _STATE) is None:
-        if taken == [_CONFIG]:
+        validated = sum("val/mIoU" in row for row in read_history(output / HISTORY))
+        if _CONFIG in taken and validated <= 1:  # the first validation is followed by the first state
             log.info("`%s` ended before there was anything to go on from: it begins anew", output)
             return None
         raise CheckpointError(

@@ -118,23 +118,40 @@ def changes_that_fit(
         plan = planned(steps)
         return Change(tuple(options), plan.gpu, plan.host)
 
+    def more_gpus(steps: list[_Step]) -> list[_Step]:
+        count = 2 * gpus
+        while count <= MOST_GPUS:
+            step = _Step("gpus", gpus=count)
+            plan = planned([*steps, step])
+            if plan.fits(gpu_memory):
+                return [step]
+            room = usable(gpu_memory) - plan.step.total
+            if plan.offloaded or room <= 0:  # more of them leave what is beside the shares as it is
+                return []
+            count *= 2
+            while (plan.gpu - plan.step.total) * plan.gpus > room * count:
+                count *= 2
+        return []
+
     ladder = list(_ladder(config, gpus))
     enough: dict[str, _Step] = {}
-    for step in [*ladder, *_more_gpus(planned([]), gpu_memory)]:
+    for step in ladder:
         if step.kind not in enough and planned([step]).fits(gpu_memory):
             enough[step.kind] = step
-    if enough:
-        return [change([step]) for step in enough.values()]
+    singles = [*enough.values(), *more_gpus([])]
+    if singles:
+        return [change([step]) for step in singles]
     taken: list[_Step] = []
     for step in ladder:
         taken = [other for other in taken if other.kind != step.kind] + [step]
         if planned(taken).fits(gpu_memory):
             break
     else:
-        more = [step for step in _more_gpus(planned(taken), gpu_memory) if planned([*taken, step]).fits(gpu_memory)]
+        without_offload = [step for step in taken if step.kind != "offload"]
+        more = more_gpus(without_offload)
         if not more:
             return []
-        taken.append(more[0])
+        taken = [*without_offload, *more]
     for step in list(taken):
         without = [other for other in taken if other is not step]
         taken = without if planned(without).fits(gpu_memory) else taken
@@ -155,21 +172,6 @@ def _ladder(config: RunConfig, gpus: int) -> Iterator[_Step]:
         yield _Step("reshard", {"fsdp_settings.reshard_after_forward": True})
     if gpus > 1 and not fsdp.cpu_offload:
         yield _Step("offload", {"fsdp_settings.cpu_offload": True})
-
-
-def _more_gpus(plan: MemoryPlan, gpu_memory: int) -> Iterator[_Step]:
-    """The next number of GPUs, of a doubling row, over which shares become small enough; and its double."""
-    beside = max(plan.step.total, 1)
-    room = usable(gpu_memory) - beside
-    shares = plan.parameters + plan.gradients + plan.optimizer + plan.average
-    if plan.offloaded or room <= 0:
-        return
-    count = 2 * plan.gpus
-    while shares * plan.gpus / count > room:
-        count *= 2
-    for candidate in (count // 2, count, 2 * count):
-        if plan.gpus < candidate <= MOST_GPUS:
-            yield _Step("gpus", gpus=candidate)
 
 
 def _with(section: Any, item: tuple[str, Any]) -> Any:

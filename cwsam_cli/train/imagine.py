@@ -90,16 +90,17 @@ def imagine(
             module.forward = functools.partial(_as_on_cuda, module.forward)
     if settings.activation_checkpointing:
         checkpoint_activations(model)
-    with _imagined_ranks(gpus) as mesh, FakeTensorMode(allow_non_fake_inputs=True):
-        model.to_empty(device="cpu")
+    with _imagined_ranks(gpus) as mesh:
         if mesh is not None:
             shard(model, mesh, precision=settings.precision, settings=fsdp)
         held = [(_held(parameter), parameter.requires_grad) for parameter in model.parameters()]
-        image = torch.empty(batch, arch.num_bands, arch.inp_size, arch.inp_size)
-        label = torch.empty(batch, arch.inp_size, arch.inp_size, dtype=torch.uint8)
-        args = ModelArgs(loss=loss, label_smoothing=smoothing)
-        batches = [(image, label)] * settings.grad_accum_steps
-        live = watched_passes(model, batches, gpus=gpus, args=args, settings=settings)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model.to_empty(device="cpu")
+            image = torch.empty(batch, arch.num_bands, arch.inp_size, arch.inp_size)
+            label = torch.empty(batch, arch.inp_size, arch.inp_size, dtype=torch.uint8)
+            args = ModelArgs(loss=loss, label_smoothing=smoothing)
+            batches = [(image, label)] * settings.grad_accum_steps
+            live = watched_passes(model, batches, gpus=gpus, args=args, settings=settings)
     return Imagined(
         shards=tuple(size for size, _ in held),
         learning=tuple(size for size, learns in held if learns),

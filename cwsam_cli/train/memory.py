@@ -29,6 +29,8 @@ class MemoryPlan:
     """Bytes of the fullest GPU."""
 
     gpus: int
+    device: str
+    """`cuda`, or `cpu` where processes take the GPUs' place."""
     optimizer_name: str
     precision: str
     batch_size: int
@@ -65,6 +67,8 @@ class MemoryPlan:
         """A line for each part."""
         where = "in the host's memory" if self.offloaded else ""
         uneven = f"largest share {self.unevenness:.2f} × the mean" if self.gpus > 1 else ""
+        unit = "GPU" if self.device == "cuda" else "process"
+        several = "GPUs" if self.device == "cuda" else "processes"
         recomputed, kept = gigabytes(self.activations_recomputed), gigabytes(self.activations_kept)
         rows = [
             ("parameters", self.parameters, ["float32", where, uneven]),
@@ -79,14 +83,17 @@ class MemoryPlan:
                 [f"at most {recomputed} with activation_checkpointing, {kept} without"],
             ),
             ("the optimizer's step", self.updating, ["instead of the three above, if more"]),
-            (f"each of {self.gpus} GPUs" if self.gpus > 1 else "the GPU", self.gpu, []),
-            ("the host, for each GPU", self.host, [f"{gigabytes(self.host * min(self.gpus, MACHINE))} a machine"]),
+            (f"each of {self.gpus} {several}" if self.gpus > 1 else f"the {unit}", self.gpu, []),
+            (
+                f"the host, for each {unit}",
+                self.host,
+                [f"{gigabytes(self.host * min(self.gpus, MACHINE))} a machine of {min(self.gpus, MACHINE)}"],
+            ),
         ]
-        always = ("parameters", "gradients", "the GPU")
         return "\n".join(
             f"{name:<28}{gigabytes(size):>12}   {', '.join(filter(None, notes))}".rstrip()
             for name, size, notes in rows
-            if size or name in always
+            if size
         )
 
 
@@ -126,7 +133,7 @@ def plan_memory(
             smoothing=config.model.args.label_smoothing,
             settings=TrainingSettings(
                 precision=settings.precision,
-                grad_accum_steps=min(settings.grad_accum_steps, 2),  # from the second on all are alike
+                grad_accum_steps=min(settings.grad_accum_steps, 2),  # a third batch is as the second
                 activation_checkpointing=checkpointed,
             ),
             fsdp=dataclasses.replace(fsdp, cpu_offload=False),
@@ -145,9 +152,10 @@ def plan_memory(
     }
     together = sum(shares.values())
     # torch's AdamW on CUDA takes the square root of all second averages at once; the others go one by one.
-    updating = 4 * learns if config.optimizer.name == "adamw" and not offloaded else 0
+    updating = 4 * learns if config.optimizer.name == "adamw" and device == "cuda" and not offloaded else 0
     return MemoryPlan(
         gpus=gpus,
+        device=device,
         optimizer_name=config.optimizer.name,
         precision=settings.precision,
         batch_size=config.train_dataset.batch_size,

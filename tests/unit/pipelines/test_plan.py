@@ -126,6 +126,50 @@ def test_people_read_every_part_and_every_stage() -> None:
     assert any("forward" in line and line.endswith(f"{told['flops'] / 1e9:,.1f} GFLOP") for line in lines)
 
 
+SMALL = (
+    *("--config", "tiny", "--set", "train_dataset.batch_size=4"),
+    *("--set", "model.args.encoder_mode={depth: 2, global_attn_indexes: [1], moe_start_layer_index: 1}"),
+)
+
+
+def test_memory_is_planned_where_gpus_are_given() -> None:
+    told = _json(*SMALL, "--gpus", "2", "--gpu-memory", "1GiB")
+    memory = told["memory"]
+    assert memory["gpu_memory"] == 2**30
+    assert memory["plan"]["gpus"] == 2
+    assert memory["plan"]["parameters"] == pytest.approx(4 * told["total"] / 2, rel=0.05)
+    assert memory["fits"]
+    assert memory["stage"] == "all"
+    assert _json(*SMALL)["memory"] is None
+
+
+def test_people_read_the_memory_and_what_makes_it_fit() -> None:
+    text = _cwsam(*SMALL, "--gpus", "1", "--gpu-memory", "0.2 GB").stdout
+    assert text.startswith("sam_tiny\n")  # what it says without GPUs comes first
+    for part in ("parameters", "gradients", "optimizer state, adamw", "activations, batch 4", "the GPU"):
+        assert any(line.startswith(part) and " GB" in line for line in text.splitlines()), part
+    assert "does not fit in 0.20 GB (0.19 GB without a reserve); it does with one of" in text
+    assert "\n  --set training_settings.activation_checkpointing=true   (" in text
+
+
+@pytest.mark.parametrize("size", ["80 bananas", "0GB", "-3GB", "", "80MB"])
+def test_a_gpu_memory_that_is_no_size_is_refused(size: str) -> None:
+    result = CliRunner().invoke(app, ["plan", *SMALL, "--gpus", "1", "--gpu-memory", size])
+    assert result.exit_code == 2
+    assert f"--gpu-memory `{size}` is no size" in result.stderr
+
+
+@pytest.mark.slow
+def test_the_10b_model_fits_eight_gpus_of_80_gb_and_1_5b_fits_one() -> None:
+    ten = plan(load_config("XinTong/10b_fsdp"), gpus=8).memory
+    one = plan(load_config("XinTong/1dot5B", ["train_dataset.batch_size=1"]), gpus=1).memory
+    assert ten is not None and one is not None
+    assert ten.fits and one.fits
+    assert ten.stage == "finetune"
+    held = 4 * (10_688_199_680 + 9_009_658_880) / 8  # weights and gradients
+    assert ten.plan.parameters + ten.plan.gradients == pytest.approx(held, rel=0.01)
+
+
 def test_planning_the_10b_model_takes_less_than_a_gigabyte() -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("this system does not say what a process used")
