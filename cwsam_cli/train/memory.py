@@ -2,6 +2,8 @@
 
 A rank's own part of the weights, gradients and optimizer state is counted exactly; what comes
 and goes beside it is the worst moment of one step, run on an imagined device (`imagine`).
+All gradients count as being there at that moment. With accumulated batches they are; with one
+batch a step they are not yet, and the sum is a bound.
 """
 
 import dataclasses

@@ -3,8 +3,8 @@
     python tests/benchmarks/plan.py [--quick]
 
 The first two tables are computed: nothing runs on a GPU. The last one is measured on this
-CPU: peak bytes of live tensor storages in one step, as torch's own memory tracker finds
-them, and what the process grew by beside it.
+CPU: peak bytes of live tensor storages in one step beside weights and complete gradients,
+as torch's own memory tracker finds them, and what the process grew by.
 """
 
 import argparse
@@ -61,6 +61,10 @@ def resident() -> tuple[int, int]:
     return held, most
 
 
+def let_go(parameter: torch.Tensor) -> None:
+    parameter.grad = None
+
+
 def measured(name: str, *, batch: int, checkpointed: bool) -> None:
     config = load_config(name, [f"train_dataset.batch_size={batch}", "training_settings.precision=fp32"])
     arch = architecture(config.model, num_bands=3, num_classes=33)
@@ -70,6 +74,8 @@ def measured(name: str, *, batch: int, checkpointed: bool) -> None:
     expected = imagined.activations_recomputed if checkpointed else imagined.activations_kept
     if checkpointed:
         checkpoint_activations(model)
+    for parameter in model.parameters():  # the plan counts complete gradients apart from activations
+        parameter.register_post_accumulate_grad_hook(let_go)
     image = torch.randn(batch, 3, arch.inp_size, arch.inp_size)
     label = torch.randint(33, (batch, arch.inp_size, arch.inp_size), dtype=torch.uint8)
     args, settings, whole = config.model.args, TrainingSettings(), Whole(torch.ones(()), torch.ones(()))
