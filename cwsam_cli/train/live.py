@@ -91,11 +91,15 @@ class LiveStorages(TorchDispatchMode):
             out = _grouped_mm_result(*args)
         else:
             out = func(*args, **(kwargs or {}))
-        cast = func is torch.ops.aten._to_copy.default and id(args[0].untyped_storage()) in self._weights
+        cast = func is torch.ops.aten._to_copy.default and self._is_weight(args[0].untyped_storage())
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self._count(leaf.untyped_storage(), "gathered" if cast else self._kind)
         return out
+
+    def _is_weight(self, storage: torch.UntypedStorage) -> bool:
+        key = id(storage)
+        return key in self._weights or (key in self._sizes and self._sizes[key][0] == "gathered")
 
     def _count(self, storage: torch.UntypedStorage, kind: str) -> None:
         key, size = id(storage), storage.nbytes()

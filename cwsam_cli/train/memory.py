@@ -71,13 +71,14 @@ class MemoryPlan:
         uneven = f"largest share {self.unevenness:.2f} × the mean" if self.gpus > 1 else ""
         unit = "GPU" if self.device == "cuda" else "process"
         several = "GPUs" if self.device == "cuda" else "processes"
+        copies = "" if self.precision == "fp32" else f"copies in {self.precision} included"
         recomputed, kept = gigabytes(self.activations_recomputed), gigabytes(self.activations_kept)
         rows = [
             ("parameters", self.parameters, ["float32", where, uneven]),
             ("gradients", self.gradients, [where]),
             (f"optimizer state, {self.optimizer_name}", self.optimizer, [where]),
             ("moving average", self.average, [where]),
-            ("gathered weights", self.step.gathered, [self.precision]),
+            ("gathered weights", self.step.gathered, [copies]),
             ("gradients being summed", self.step.reducing, []),
             (
                 f"activations, batch {self.batch_size}",
