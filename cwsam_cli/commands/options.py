@@ -48,6 +48,23 @@ def key_values(pairs: list[str] | None) -> dict[str, str]:
     return {pair.partition("=")[0].lower(): pair.partition("=")[2] for pair in pairs or []}
 
 
+def memory_size(text: str) -> int:
+    """`4GB`, `500MB`, `2GiB` as bytes."""
+    from cwsam_cli.errors import UsageError
+
+    number = text.rstrip("BbIiKkMmGgTt ")
+    unit = text[len(number) :].strip().lower()
+    factors = {
+        f"{letter}{binary}b": (1024 if binary else 1000) ** power
+        for power, letter in enumerate("kmgt", start=1)
+        for binary in ("i", "")
+    }
+    try:
+        return int(float(number) * ({"b": 1} | factors)[unit])
+    except (KeyError, ValueError):
+        raise UsageError(f"`{text}` is no size of memory", hint="for example: 4GB") from None
+
+
 def print_result(result: Any, text: str, *, as_json: bool) -> None:
     """Print a result for people, or the dataclass behind it for programs."""
     if as_json:

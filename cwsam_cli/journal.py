@@ -1,0 +1,176 @@
+"""What is finished of an output, kept beside it until the output is whole.
+
+A run that was killed goes on from here. A journal is a folder: `journal.json` says of what
+the pieces are, each process appends pieces to a file of its own. A piece is there when its
+checksum says so; what a kill left half-written behind the last one is cut off.
+"""
+
+import json
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from cwsam_cli.console import log
+from cwsam_cli.errors import MachineError
+from cwsam_cli.files import write_text
+
+_HEAD = struct.Struct("<4sIIQI")
+_MAGIC = b"cwsm"
+_DESCRIPTION = "journal.json"
+_LOCK = "lock"
+
+Append = Callable[[int, int, bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    path: Path
+    offset: int
+    length: int
+
+
+@dataclass(slots=True)
+class Journal:
+    """An open journal."""
+
+    folder: Path
+    plan: dict[str, Any]
+    """How the work was laid out when it began."""
+    pieces: dict[tuple[int, int], _Place] = field(default_factory=dict)
+    """By row and column."""
+
+    def scan(self) -> None:
+        """Find the pieces that are whole; cut off what is not."""
+        self.pieces.clear()
+        for path in sorted(self.folder.glob("*.pieces")):
+            with path.open("r+b") as file:
+                good = 0
+                while (place := _next(file, path)) is not None:
+                    row, column, self.pieces[row, column] = *place[0], place[1]
+                    good = file.tell()
+                file.truncate(good)
+
+    def read(self, row: int, column: int) -> bytes:
+        """A piece's bytes."""
+        place = self.pieces[row, column]
+        with place.path.open("rb") as file:
+            file.seek(place.offset)
+            return zlib.decompress(file.read(place.length))
+
+    @contextmanager
+    def appending(self, rank: int = 0) -> Iterator[Append]:
+        """A function that adds a piece: row, column, bytes."""
+        with (self.folder / f"{rank}.pieces").open("ab") as file:
+
+            def append(row: int, column: int, piece: bytes) -> None:
+                packed = zlib.compress(piece, 1)
+                head = _HEAD.pack(_MAGIC, row, column, len(packed), zlib.crc32(packed))
+                file.write(head + packed)
+                file.flush()
+
+            yield append
+
+
+def _next(file: IO[bytes], path: Path) -> tuple[tuple[int, int], _Place] | None:
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        return None
+    magic, row, column, length, checksum = _HEAD.unpack(head)
+    offset = file.tell()
+    if magic != _MAGIC:
+        return None
+    packed = file.read(length)
+    if len(packed) < length or zlib.crc32(packed) != checksum:
+        return None
+    return (row, column), _Place(path, offset, length)
+
+
+@contextmanager
+def journal(target: Path, key: Mapping[str, Any], plan: Mapping[str, Any]) -> Iterator[Journal]:
+    """Open the journal of an output, or begin one; it goes when the block succeeds.
+
+    A failed block keeps it if anything is finished.
+
+    Args:
+        target: the output.
+        key: what the pieces depend on, by a name that a person understands; a journal with
+            another key is thrown away.
+        plan: how to lay out the work; what an older journal of the same key says comes first.
+
+    Raises:
+        MachineError: another process is writing this output.
+    """
+    folder = target.with_name(f".{target.name}.journal")
+    folder.mkdir(parents=True, exist_ok=True)
+    finished = False
+    opened = Journal(folder, dict(plan))
+    try:
+        with locked(folder / _LOCK, f"`{target}` is being written by another process"):
+            try:
+                _resume_or_begin(opened, target, json.loads(json.dumps(key)))
+                yield opened
+                finished = True
+            finally:
+                if finished or not any(path.stat().st_size for path in folder.glob("*.pieces")):
+                    for path in folder.iterdir():
+                        if path.name != _LOCK:
+                            path.unlink(missing_ok=True)
+    finally:
+        if not (folder / _DESCRIPTION).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _resume_or_begin(opened: Journal, target: Path, key: dict[str, Any]) -> None:
+    description = opened.folder / _DESCRIPTION
+    try:
+        raw = json.loads(description.read_text("utf-8"))
+        older, plan = dict(raw["key"]), dict(raw["plan"])
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or killed before it was written
+        older, plan = {}, {}
+    if older:
+        differing = sorted(name for name in older.keys() | key.keys() if older.get(name) != key.get(name))
+        if not differing:
+            opened.plan = plan
+            opened.scan()
+            log.info("`%s` was begun before: going on, %d piece(s) are there", target, len(opened.pieces))
+            return
+        log.warning("`%s` was begun with another %s: starting over", target, ", ".join(differing))
+    for path in opened.folder.glob("*.pieces"):
+        path.unlink()
+    write_text(description, json.dumps({"key": key, "plan": opened.plan}, indent=1, ensure_ascii=False))
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends.
+
+    Args:
+        path: the lock's file.
+        busy: what to say if another process holds it.
+
+    Raises:
+        MachineError: another process holds it.
+    """
+    with path.open("a+b") as file:
+        try:
+            _lock(file.fileno())
+        except OSError:
+            raise MachineError(busy, hint="wait for it, or choose another output") from None
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
