@@ -45,16 +45,23 @@ class Journal:
     pieces: dict[tuple[int, int], _Place] = field(default_factory=dict)
     """By row and column."""
 
-    def scan(self) -> None:
-        """Find the pieces that are whole; cut off what is not."""
+    def scan(self, *, repair: bool = True) -> None:
+        """Find the pieces that are whole; cut off what is not, unless others may be writing."""
         self.pieces.clear()
         for path in sorted(self.folder.glob("*.pieces")):
-            with path.open("r+b") as file:
+            with path.open("r+b" if repair else "rb") as file:
                 good = 0
-                while (place := _next(file, path)) is not None:
-                    row, column, self.pieces[row, column] = *place[0], place[1]
+                while (found := _next(file, path)) is not None:
+                    where, self.pieces[where] = found
                     good = file.tell()
-                file.truncate(good)
+                if repair:
+                    file.truncate(good)
+
+    def clear(self) -> None:
+        """Forget all pieces."""
+        self.pieces.clear()
+        for path in self.folder.glob("*.pieces"):
+            path.unlink()
 
     def read(self, row: int, column: int) -> bytes:
         """A piece's bytes."""
@@ -141,8 +148,7 @@ def _resume_or_begin(opened: Journal, target: Path, key: dict[str, Any]) -> None
             log.info("`%s` was begun before: going on, %d piece(s) are there", target, len(opened.pieces))
             return
         log.warning("`%s` was begun with another %s: starting over", target, ", ".join(differing))
-    for path in opened.folder.glob("*.pieces"):
-        path.unlink()
+    opened.clear()
     write_text(description, json.dumps({"key": key, "plan": opened.plan}, indent=1, ensure_ascii=False))
 
 

@@ -50,6 +50,9 @@ def predict(
         typer.Option("--max-memory", metavar="SIZE", help="Main memory, say 4GB. Default: that and weights."),
     ] = None,
     device: Device = "auto",
+    gpus: Annotated[
+        int, typer.Option("--gpus", min=1, help="Processes, a GPU each; with --device cpu that many processes.")
+    ] = 1,
     bounds: Annotated[
         tuple[float, float, float, float] | None,
         typer.Option("--bounds", metavar="W S E N", help="Map only this, in the scene's CRS."),
@@ -98,7 +101,9 @@ def predict(
     checkpoint = checkpoint_given(checkpoint)
     from cwsam_cli.errors import UsageError
     from cwsam_cli.geo.scenes import expand
-    from cwsam_cli.pipelines.predict import MapOptions, estimate, predict_many  # torch is slow to import
+    from cwsam_cli.pipelines.archive import predict_many  # torch is slow to import
+    from cwsam_cli.pipelines.layout import MapOptions
+    from cwsam_cli.pipelines.predict import estimate
     from cwsam_cli.pipelines.predict import predict as run
 
     options = MapOptions(
@@ -121,6 +126,7 @@ def predict(
         format=format,
         creation=key_values(creation),
         preview=preview,
+        gpus=gpus,
     )
     named, many = expand(scenes)
     if dry_run:

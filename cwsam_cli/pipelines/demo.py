@@ -20,7 +20,8 @@ from cwsam_cli.files import refuse_existing
 from cwsam_cli.geo.quicklook import draw_quicklook
 from cwsam_cli.geo.raster import open_scene
 from cwsam_cli.pipelines.evaluate import evaluate
-from cwsam_cli.pipelines.predict import MapOptions, predict
+from cwsam_cli.pipelines.layout import MapOptions
+from cwsam_cli.pipelines.predict import predict
 from cwsam_cli.pipelines.tile import tile_scenes
 from cwsam_cli.pipelines.train import BEST, train
 from cwsam_cli.pipelines.vectorize import vectorize

@@ -61,7 +61,15 @@ class Job:
         return [(column, row) for column in range(len(self.col_cuts) - 1) for row in range(len(self.row_cuts) - 1)]
 
 
-def fill(job: Job, score: Score, journal: Journal, *, rank: int = 0, world: int = 1) -> None:
+def fill(
+    job: Job,
+    score: Score,
+    journal: Journal,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    beat: Callable[[], None] | None = None,
+) -> None:
     """Make this process's share of the pieces that are missing.
 
     Args:
@@ -70,9 +78,12 @@ def fill(job: Job, score: Score, journal: Journal, *, rank: int = 0, world: int 
         journal: of the map.
         rank: which process this is.
         world: how many there are.
+        beat: called for every batch; what it raises ends the work.
     """
     todo = [(column, row) for column, row in job.pieces if (row, column) not in journal.pieces]
     own = todo[rank * len(todo) // world : (rank + 1) * len(todo) // world]
+    if beat is not None:
+        score = _beating(score, beat)
     bar = track(range(len(own)), "predicting")
     with journal.appending(rank) as append:
         for column, first, last in _stretches(own):
@@ -81,6 +92,14 @@ def fill(job: Job, score: Score, journal: Journal, *, rank: int = 0, world: int 
                     append(row, column, layers.tobytes())
                     next(bar, None)
     next(bar, None)
+
+
+def _beating(score: Score, beat: Callable[[], None]) -> Score:
+    def scored(images: Tensor) -> NDArray[np.float32]:
+        beat()
+        return score(images)
+
+    return scored
 
 
 def _stretches(pieces: list[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
