@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -52,17 +53,11 @@ def memory_size(text: str) -> int:
     """`4GB`, `500MB`, `2GiB` as bytes."""
     from cwsam_cli.errors import UsageError
 
-    number = text.rstrip("BbIiKkMmGgTt ")
-    unit = text[len(number) :].strip().lower()
-    factors = {
-        f"{letter}{binary}b": (1024 if binary else 1000) ** power
-        for power, letter in enumerate("kmgt", start=1)
-        for binary in ("i", "")
-    }
-    try:
-        return int(float(number) * ({"b": 1} | factors)[unit])
-    except (KeyError, ValueError):
-        raise UsageError(f"`{text}` is no size of memory", hint="for example: 4GB") from None
+    parts = re.fullmatch(r"(\d+\.?\d*) ?([kmgt]?)(i?)b?", text.lower())
+    size = int(float(parts[1]) * (1024 if parts[3] else 1000) ** " kmgt".index(parts[2] or " ")) if parts else 0
+    if not size:
+        raise UsageError(f"`{text}` is no size of memory", hint="for example: 4GB")
+    return size
 
 
 def print_result(result: Any, text: str, *, as_json: bool) -> None:

@@ -102,10 +102,14 @@ def fingerprint(scene: str) -> str:
     Of every file on this disk that GDAL needs for it: size, time of change, the first and
     last megabyte. Of a URL what the server says of it.
     """
-    digest = hashlib.sha256()
     with rasterio.Env(**gdal_settings(scene)), open_raster(scene) as dataset:
-        names = sorted({scene, *dataset.files})
-        digest.update(repr((dataset.profile, dataset.transform, dataset.descriptions)).encode())
+        header = repr((dataset.profile, dataset.transform, dataset.descriptions))
+        return fingerprint_of_files(sorted({scene, *dataset.files}), header)
+
+
+def fingerprint_of_files(names: Sequence[str], header: str = "") -> str:
+    """See `fingerprint`; for files that need not be rasters."""
+    digest = hashlib.sha256(header.encode())
     for name in names:
         digest.update(name.encode())
         if (path := _on_disk(name)) is not None:

@@ -94,7 +94,7 @@ def _make(
             if told is None:
                 raise
             archive.failed[scene] = str(told)
-            log.error("%s", told)
+            log.error("%s; hint: %s", told, told.hint)
     return archive
 
 

@@ -23,7 +23,7 @@ from cwsam_cli.geo.grid import Lattice
 from cwsam_cli.geo.layers import LayerPlan
 from cwsam_cli.geo.mapfile import FORMATS, Sheet, check_creation, cuts
 from cwsam_cli.geo.raster import ALPHA_RULES, GDAL_CACHE_MB, Scene, open_scene
-from cwsam_cli.geo.scenes import fingerprint, gdal_settings
+from cwsam_cli.geo.scenes import fingerprint, fingerprint_of_files, gdal_settings
 from cwsam_cli.geo.stitch import PROFILES
 from cwsam_cli.pipelines.checks import check_room, oddities, resident_memory
 from cwsam_cli.pipelines.pieces import Job
@@ -33,6 +33,7 @@ from cwsam_cli.train.launch import choose_device
 
 _MEMORY = 4_000_000_000  # bytes beside the weights, unless --max-memory says otherwise
 _BATCH = 8
+_ONCE = 64 << 20  # bytes that a first pass leaves behind: threads, kernels
 _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
 
 _KNOWN: dict[str, Collection[str | None]] = {
@@ -205,7 +206,7 @@ def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -
     high = height > max(512, model.trained.architecture.inp_size)
     cache_mb = GDAL_CACHE_MB + (min(row_of_blocks * 5 // 4, _HIGH_BLOCKS) >> 20 if high else 0)
     return cache_mb, Costs(
-        fixed=resident_memory() + (model.weights if on_cpu else 0) + (cache_mb << 20),
+        fixed=resident_memory() + (model.weights + _ONCE if on_cpu else 0) + (cache_mb << 20),
         model=activation_bytes(model.trained.architecture, views=len(AUGMENTATIONS[options.tta])) if on_cpu else 0,
         bands=len(scene.bands),
         image_bytes=image_bytes,
@@ -224,7 +225,7 @@ def map_key(scene: str, model: Model, options: MapOptions) -> dict[str, Any]:
             "version of cwsam": __version__,
             "precision": model.precision,
             "device": model.device.type,
-            "area of interest": fingerprint(str(options.aoi)) if options.aoi else None,
+            "area of interest": fingerprint_of_files([str(options.aoi)]) if options.aoi else None,
         }
         | {
             name.replace("_", "-"): getattr(options, name)

@@ -15,6 +15,7 @@ from cwsam_cli import __version__
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input, staged, sweep
+from cwsam_cli.geo.layers import KINDS
 from cwsam_cli.geo.mapfile import beside, write_map
 from cwsam_cli.geo.quicklook import draw_map
 from cwsam_cli.geo.raster import GDAL_CACHE_MB
@@ -190,6 +191,8 @@ def make_map(
             )
             if options.preview:
                 draw_map(target, job.layers.taxonomy, options.preview)
+    for kind in set(KINDS) - set(job.layers.kinds) if overwrite else ():  # of an older map, and would speak of this one
+        beside(output, kind).unlink(missing_ok=True)
     width, height, nodata = sheet.grid.width, sheet.grid.height, int(counts[IGNORE])
     if nodata == width * height:
         log.warning("`%s` holds no valid pixel, and neither does its map", scene)
