@@ -3,7 +3,8 @@
 # B windows, C bands, K classes, S pixels a side
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cwsam_cli.model.encoder import MLP_RATIO
+from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
 from cwsam_cli.model.variants import Architecture
 
 Turn = tuple[int, bool]
@@ -31,8 +33,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 class Scorer:
     """Scores of a batch of windows.
 
-    Args of the instance: the model on its device; views to average; number format of the
-    forward pass; whether scores are probabilities rather than logits; the class that is
+    The model is on its device already; `views` are averaged; `hidden` is the class that is
     never predicted.
     """
 
@@ -42,9 +43,11 @@ class Scorer:
     precision: str = "fp32"
     probabilities: bool = False
     hidden: int | None = None
+    expert_groups: int = 0
+    """How many further planes say which expert group served a pixel; the model must have as many."""
 
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
-        """(B, C, S, S) normalised → (B, K, S, S), the caller's own."""
+        """(B, C, S, S) normalised → (B, K + expert groups, S, S), the caller's own."""
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
@@ -60,11 +63,37 @@ class Scorer:
     def _score(self, images: Tensor, view: Turn) -> Tensor:
         turns, flip = view
         seen = torch.rot90(images, turns, (2, 3))
-        logits = self.model(seen.flip(3) if flip else seen).float()
+        with _watched(self.model, self.expert_groups) as served:
+            logits = self.model(seen.flip(3) if flip else seen).float()
         if self.hidden is not None:
             logits[:, self.hidden] = -torch.inf
         scores = logits.softmax(dim=1) if self.probabilities else logits
+        if self.expert_groups:
+            by_patch = torch.stack(served).mean(dim=0).movedim(-1, 1)
+            by_pixel = nn.functional.interpolate(by_patch, size=logits.shape[-2:], mode="nearest")
+            scores = torch.cat([scores, by_pixel], dim=1)
         return torch.rot90(scores.flip(3) if flip else scores, -turns, (2, 3)).contiguous()
+
+
+@contextmanager
+def _watched(model: nn.Module, groups: int) -> Iterator[list[Tensor]]:
+    """Collect, for each expert layer of so many groups, each group's weight on every patch, (B, H, W, G)."""
+    served: list[Tensor] = []
+
+    def note(layer: HierarchicalExperts, inputs: tuple[Tensor]) -> None:
+        (x,) = inputs
+        with torch.autocast(x.device.type, enabled=False):
+            weights, chosen = layer.route(x.reshape(-1, x.shape[-1]).float())
+        shares = weights.new_zeros(len(weights), groups).scatter_add_(1, chosen // layer.experts, weights)
+        served.append(shares.view(*x.shape[:-1], groups))
+
+    layers = [layer for _, layer in expert_layers(model) if len(layer.groups) == groups] if groups else []
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        yield served
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def choose_precision(name: str, device: torch.device) -> str:

@@ -1,17 +1,16 @@
 """Many scenes, from anywhere: one that fails stops no other, and a second run makes only what is missing."""
 
-import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -159,46 +158,13 @@ def test_a_virtual_raster_a_zip_and_its_file_give_one_map(cwsam: Cwsam, run: Any
     assert (maps[0] == maps[1]).all() and (maps[0] == maps[2]).all()
 
 
-class Ranges(http.server.SimpleHTTPRequestHandler):
-    """Serves files with range requests, which the library's own handler does not know."""
-
-    sent = 0
-
-    def do_GET(self) -> None:
-        path = Path(self.translate_path(self.path))
-        if not path.is_file():
-            self.send_error(404)
-            return
-        whole = path.read_bytes()
-        first, last, code = 0, len(whole) - 1, 200
-        if self.headers.get("Range"):
-            begin, _, end = self.headers["Range"].removeprefix("bytes=").partition("-")
-            first, last, code = int(begin), min(int(end or last), last), 206
-        self.send_response(code)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(last + 1 - first))
-        if code == 206:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(whole)}")
-        self.end_headers()
-        self.wfile.write(whole[first : last + 1])
-        type(self).sent += last + 1 - first
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    Ranges.sent = 0
-    made = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), lambda *arguments: Ranges(*arguments, directory=str(tmp_path))
-    )
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{made.server_address[1]}"
-    made.shutdown()
-    made.server_close()
-    thread.join(5)
+    program = Path(__file__).with_name("range_server.py")
+    with subprocess.Popen([sys.executable, program], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        process.terminate()
 
 
 @pytest.mark.parametrize("prefix", ["", "/vsicurl/"])
@@ -224,7 +190,8 @@ def test_a_part_of_a_scene_on_a_server_is_fetched_in_part(
     bounds = ("--bounds", 600_000, 3_998_000, 601_000, 4_000_000)
     told = cwsam("predict", f"{server}/large.tif", "-c", run.checkpoint, "-o", "map.tif", *bounds)
     assert "34 × 67 pixels" in told.stdout
-    assert Ranges.sent < scene.stat().st_size / 2
+    with urlopen(f"{server}/sent") as answer:
+        assert 0 < int(answer.read()) < scene.stat().st_size / 2
 
 
 def test_what_the_environment_says_of_remote_reads_stands(monkeypatch: pytest.MonkeyPatch) -> None:
