@@ -9,6 +9,7 @@ import typer
 from cwsam_cli.commands.options import (
     Checkpoint,
     Device,
+    Gpus,
     Json,
     Overwrite,
     checkpoint_given,
@@ -50,9 +51,7 @@ def predict(
         typer.Option("--max-memory", metavar="SIZE", help="Main memory, say 4GB. Default: that and weights."),
     ] = None,
     device: Device = "auto",
-    gpus: Annotated[
-        int, typer.Option("--gpus", min=1, help="Processes, a GPU each; with --device cpu that many processes.")
-    ] = 1,
+    gpus: Gpus = 1,
     bounds: Annotated[
         tuple[float, float, float, float] | None,
         typer.Option("--bounds", metavar="W S E N", help="Map only this, in the scene's CRS."),
@@ -73,6 +72,9 @@ def predict(
     ] = False,
     entropy: Annotated[
         bool, typer.Option("--entropy", help="Also map.entropy.tif: 0 sure, 100 all classes alike.")
+    ] = False,
+    experts: Annotated[
+        bool, typer.Option("--experts", help="Also map.experts.tif: the expert group that served the pixel most.")
     ] = False,
     min_confidence: Annotated[
         float, typer.Option("--min-confidence", min=0, max=100, help="Per cent; below, the map shows nodata.")
@@ -122,6 +124,7 @@ def predict(
         confidence=confidence,
         probabilities=probabilities,
         entropy=entropy,
+        experts=experts,
         min_confidence=min_confidence,
         format=format,
         creation=key_values(creation),

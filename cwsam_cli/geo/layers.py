@@ -23,6 +23,8 @@ class LayerPlan:
     min_confidence: float = 0.0
     """Per cent; below, the map shows nodata."""
     scores_are_probabilities: bool = False
+    expert_groups: int = 0
+    """Planes behind those of the classes that say which group served a pixel."""
 
     def bands(self, kind: str) -> int:
         """Layers of a kind."""
@@ -34,22 +36,26 @@ class LayerPlan:
         return 1 + sum(self.bands(kind) for kind in self.kinds)
 
     def finisher(self) -> Callable[[Scores], Layers]:
-        """A function from blended scores (K, h, w) to layers (L, h, w)."""
+        """A function from blended scores (K + expert groups, h, w) to layers (L, h, w)."""
         to_code = np.frombuffer(self.taxonomy.index_to_code(), np.uint8)
+        classes = len(self.taxonomy)
 
         def codes_only(scores: Scores) -> Layers:
-            return to_code[best_index(scores)][None]
+            return to_code[best_index(scores[:classes])][None]
 
         def finish(scores: Scores) -> Layers:
             codes = codes_only(scores)[0]
-            probabilities = scores if self.scores_are_probabilities else softmax(scores)
+            probabilities = scores[:classes] if self.scores_are_probabilities else softmax(scores[:classes])
             layers = np.empty((self.count, *codes.shape), np.uint8)
             unsure = 100 * probabilities.max(axis=0) < self.min_confidence
             layers[0] = np.where(unsure, np.uint8(IGNORE), codes)
             at = 1
             for kind in self.kinds:
                 bands = self.bands(kind)
-                layers[at : at + bands] = percent(_SHARES[kind](probabilities))
+                if kind == "experts":
+                    layers[at] = best_index(scores[classes:])
+                else:
+                    layers[at : at + bands] = percent(_SHARES[kind](probabilities))
                 at += bands
             return layers
 
@@ -98,4 +104,4 @@ _SHARES: dict[str, Callable[[Scores], Scores]] = {
     "probabilities": lambda probabilities: probabilities,
     "entropy": entropy,
 }
-KINDS = tuple(_SHARES)
+KINDS = (*_SHARES, "experts")

@@ -19,7 +19,7 @@ from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.layers import LayerPlan
 from cwsam_cli.geo.raster import verify_written, writing
 from cwsam_cli.geo.style import tag_classes, write_sidecar, write_style
-from cwsam_cli.taxonomy import IGNORE
+from cwsam_cli.taxonomy import IGNORE, from_names
 
 FORMATS = ("GTiff", "COG")
 
@@ -141,7 +141,7 @@ def write_map(
     for kind, path in files.items():
         if driver == "COG":
             with writing(path):
-                resampling = "mode" if kind == "codes" else "average"
+                resampling = "mode" if kind in ("codes", "experts") else "average"
                 rasterio.shutil.copy(
                     drafts[kind], path, driver="COG", **{**_ALWAYS, "overview_resampling": resampling, **own}
                 )
@@ -175,5 +175,7 @@ def _describe(dataset: DatasetWriter, kind: str, layers: LayerPlan) -> None:
         dataset.descriptions = tuple(layers.taxonomy.names)
     else:
         dataset.descriptions = (kind,)
-    if kind != "codes":
+    if kind == "experts":
+        tag_classes(dataset, from_names([f"group {group}" for group in range(layers.expert_groups)]))
+    elif kind != "codes":
         dataset.units = ("%",) * dataset.count

@@ -20,7 +20,7 @@ from cwsam_cli.files import sha256
 from cwsam_cli.geo.aoi import read_area
 from cwsam_cli.geo.budget import BLOCK, Costs, cut
 from cwsam_cli.geo.grid import Lattice
-from cwsam_cli.geo.layers import LayerPlan
+from cwsam_cli.geo.layers import KINDS, LayerPlan
 from cwsam_cli.geo.mapfile import FORMATS, Sheet, check_creation, cuts
 from cwsam_cli.geo.raster import ALPHA_RULES, GDAL_CACHE_MB, Scene, open_scene
 from cwsam_cli.geo.scenes import fingerprint, fingerprint_of_files, gdal_settings
@@ -71,6 +71,7 @@ class MapOptions:
     confidence: bool = False
     probabilities: bool = False
     entropy: bool = False
+    experts: bool = False
     min_confidence: float = 0.0
     """Per cent."""
     format: str = "GTiff"
@@ -89,7 +90,7 @@ class MapOptions:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Layers beside the map."""
-        return tuple(kind for kind in ("confidence", "probabilities", "entropy") if getattr(self, kind))
+        return tuple(kind for kind in KINDS if getattr(self, kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,17 @@ class Model:
         weights = check_room(trained, device)
         return cls(trained, sha256(path), weights, device, choose_precision(options.precision, device))
 
+    def expert_groups(self, options: MapOptions) -> int:
+        """How many groups a map of experts tells apart; 0 where none is asked for.
+
+        Raises:
+            UsageError: the model has not got several.
+        """
+        arch = self.trained.architecture
+        if options.experts and arch.moe_num_expert_groups < 2:
+            raise UsageError("--experts: this model has no groups of experts", hint="leave it out")
+        return arch.moe_num_expert_groups if options.experts else 0
+
     def scorer(self, options: MapOptions) -> Scorer:
         """The network on its device."""
         return Scorer(
@@ -126,6 +138,7 @@ class Model:
             precision=self.precision,
             probabilities=options.blend == "probabilities",
             hidden=self.trained.hidden_class,
+            expert_groups=self.expert_groups(options),
         )
 
 
@@ -148,7 +161,13 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         MachineError: the memory that may be used is not enough.
     """
     trained = model.trained
-    layers = LayerPlan(trained.taxonomy, options.kinds, options.min_confidence, options.blend == "probabilities")
+    layers = LayerPlan(
+        trained.taxonomy,
+        options.kinds,
+        options.min_confidence,
+        scores_are_probabilities=options.blend == "probabilities",
+        expert_groups=model.expert_groups(options),
+    )
     with (
         warnings.catch_warnings(),
         rasterio.Env(**gdal_settings(scene)),
@@ -210,7 +229,7 @@ def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -
         model=activation_bytes(model.trained.architecture, views=len(AUGMENTATIONS[options.tta])) if on_cpu else 0,
         bands=len(scene.bands),
         image_bytes=image_bytes,
-        classes=len(layers.taxonomy),
+        classes=len(layers.taxonomy) + layers.expert_groups,
         layers=layers.count,
         block_height=height,
     )
@@ -231,7 +250,7 @@ def map_key(scene: str, model: Model, options: MapOptions) -> dict[str, Any]:
             name.replace("_", "-"): getattr(options, name)
             for name in (
                 *("overlap", "window", "blend", "tta", "batch_size", "max_memory", "bounds", "bands", "alpha"),
-                *("confidence", "probabilities", "entropy", "min_confidence", "format"),
+                *(*KINDS, "min_confidence", "format"),
             )
         }
         | {"creation": dict(options.creation)}
