@@ -73,13 +73,16 @@ class Journal:
     @contextmanager
     def appending(self, rank: int = 0) -> Iterator[Append]:
         """A function that adds a piece: row, column, bytes."""
-        with (self.folder / f"{rank}.pieces").open("ab") as file:
+        path = self.folder / f"{rank}.pieces"
+        with path.open("ab") as file:
 
             def append(row: int, column: int, piece: bytes) -> None:
                 packed = zlib.compress(piece, 1)
                 head = _HEAD.pack(_MAGIC, row, column, len(packed), zlib.crc32(packed))
+                offset = file.tell() + len(head)
                 file.write(head + packed)
                 file.flush()
+                self.pieces[row, column] = _Place(path, offset, len(packed))
 
             yield append
 

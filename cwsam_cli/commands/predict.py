@@ -103,9 +103,8 @@ def predict(
     checkpoint = checkpoint_given(checkpoint)
     from cwsam_cli.errors import UsageError
     from cwsam_cli.geo.scenes import expand
-    from cwsam_cli.pipelines.archive import predict_many  # torch is slow to import
+    from cwsam_cli.pipelines.archive import estimate_many, predict_many  # torch is slow to import
     from cwsam_cli.pipelines.layout import MapOptions
-    from cwsam_cli.pipelines.predict import estimate
     from cwsam_cli.pipelines.predict import predict as run
 
     options = MapOptions(
@@ -133,11 +132,13 @@ def predict(
     )
     named, many = expand(scenes)
     if dry_run:
-        found = estimate(named, checkpoint, options)
+        found, failed = estimate_many(named, checkpoint, options)
         for remark in (remark for each in found for remark in each.warnings):
             typer.echo(f"warning: {remark}", err=True)
-        raw = [asdict(each) for each in found]
-        print_result({"scenes": raw}, "\n".join(each.as_text() for each in found), as_json=as_json)
+        raw = {"scenes": [asdict(each) for each in found], "failed": failed}
+        print_result(raw, "\n".join(each.as_text() for each in found), as_json=as_json)
+        if failed:
+            raise typer.Exit(_DATA)
         return
     if output is None:
         raise UsageError("no output is given", hint="say: -o map.tif")

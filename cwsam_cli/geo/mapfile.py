@@ -1,5 +1,6 @@
 """Pieces of a map → GeoTIFFs that explain themselves."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
@@ -123,6 +125,8 @@ def write_map(
     drafts = files if driver == "GTiff" else {kind: scratch / f"{kind}.tif" for kind in files}
     own = {key.lower(): value for key, value in creation.items()}
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
         opened: list[tuple[DatasetWriter, int, int]] = []
         at = 0
         for kind, path in drafts.items():

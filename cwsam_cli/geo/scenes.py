@@ -31,6 +31,10 @@ _REMOTE_READS = {
 }
 
 
+_CLOUDS = {"s3://": "/vsis3/", "gs://": "/vsigs/", "az://": "/vsiaz/"}
+"""GDAL's own way to them asks the environment for credentials and needs no further package."""
+
+
 def is_remote(scene: str) -> bool:
     """Whether a scene comes over the network."""
     return "://" in scene or scene.startswith(("/vsicurl", "/vsis3", "/vsigs", "/vsiaz"))
@@ -62,7 +66,8 @@ def expand(arguments: Sequence[str]) -> tuple[list[str], bool]:
     for argument in arguments:
         found = _meant(argument)
         if found is None:
-            scenes.append(argument)
+            cloud = next((scheme for scheme in _CLOUDS if argument.startswith(scheme)), None)
+            scenes.append(_CLOUDS[cloud] + argument.removeprefix(cloud) if cloud else argument)
             continue
         if not found:
             raise DataError(f"`{argument}` means no scene", hint=f"rasters end in {', '.join(SUFFIXES)}")

@@ -9,11 +9,19 @@ from pathlib import Path
 import rasterio
 
 from cwsam_cli.console import log
-from cwsam_cli.errors import OutputExists, UsageError, as_user_error
+from cwsam_cli.errors import CwsamError, OutputExists, UsageError, as_user_error
 from cwsam_cli.geo.mapfile import beside
 from cwsam_cli.geo.scenes import map_names
+from cwsam_cli.pipelines.checks import Estimate
 from cwsam_cli.pipelines.layout import MapOptions, Model, key_digest, map_key
-from cwsam_cli.pipelines.predict import MapResult, check_output, make_map, wait_for_others
+from cwsam_cli.pipelines.predict import (
+    MapResult,
+    check_output,
+    estimate,
+    make_map,
+    seconds_a_window,
+    wait_for_others,
+)
 from cwsam_cli.train.launch import Cluster, World, launch
 
 
@@ -64,6 +72,24 @@ def predict_many(
         [Path(path) for part in parts for path in part["present"]],
         {scene: reason for part in parts for scene, reason in part["failed"].items()},
     )
+
+
+def estimate_many(
+    scenes: Sequence[str], checkpoint: Path, options: MapOptions
+) -> tuple[list[Estimate], dict[str, str]]:
+    """What `predict` would do with scenes, and what stands in the way of the others."""
+    model = Model.load(checkpoint, options)
+    seconds = seconds_a_window(model, options)
+    found, failed = [], {}
+    for scene in scenes:
+        try:
+            found.append(estimate(scene, model, options, seconds=seconds))
+        except CwsamError as error:
+            if len(scenes) == 1:
+                raise
+            failed[scene] = str(error)
+            log.error("%s; hint: %s", error, error.hint)
+    return found, failed
 
 
 def _make(

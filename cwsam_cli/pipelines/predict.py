@@ -1,7 +1,6 @@
 """A scene and a checkpoint → a classified GeoTIFF on the scene's own grid."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -22,7 +21,7 @@ from cwsam_cli.geo.raster import GDAL_CACHE_MB
 from cwsam_cli.geo.scenes import is_plain_file, is_remote
 from cwsam_cli.journal import Journal, journal
 from cwsam_cli.pipelines.checks import Estimate
-from cwsam_cli.pipelines.layout import Layout, MapOptions, Model, key_digest, lay_out, map_key
+from cwsam_cli.pipelines.layout import MapOptions, Model, key_digest, lay_out, map_key
 from cwsam_cli.pipelines.pieces import Job, Score, fill
 from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.train.launch import Cluster, World, launch
@@ -72,16 +71,16 @@ def predict(
     return make_map(str(scene), checkpoint, model, score, output, options, overwrite=overwrite, command=command)
 
 
-def estimate(scenes: Sequence[str], checkpoint: Path, options: MapOptions | None = None) -> list[Estimate]:
-    """What `predict` would do with scenes, what it would cost, and what is odd about them."""
-    options = options or MapOptions()
-    model = Model.load(checkpoint, options)
-    layouts = [lay_out(scene, model, options) for scene in scenes]
-    seconds = _seconds_a_window(model, options)
-    return [_estimate(layout, model, options, seconds / options.gpus) for layout in layouts]
+def estimate(scene: str, model: Model, options: MapOptions, *, seconds: float) -> Estimate:
+    """What `predict` would do with a scene, what it would cost, and what is odd about it.
 
-
-def _estimate(layout: Layout, model: Model, options: MapOptions, seconds: float) -> Estimate:
+    Args:
+        scene: see `predict`.
+        model: the checkpoint.
+        options: how.
+        seconds: a window takes so many, see `seconds_a_window`.
+    """
+    layout = lay_out(scene, model, options)
     job, grid = layout.job, layout.sheet.grid
     rows, cols = job.lattice.touching(job.shown)
     columns = list(pairwise(job.col_cuts))
@@ -94,14 +93,15 @@ def _estimate(layout: Layout, model: Model, options: MapOptions, seconds: float)
         batch=job.batch,
         columns=len(columns),
         precision=model.precision,
-        seconds=seconds * len(rows) * across,
+        seconds=seconds * len(rows) * across / options.gpus,
         memory=layout.memory * options.gpus,
         disk=grid.width * grid.height * job.layers.count * (3 if options.format == "COG" else 2),
         warnings=tuple(layout.oddities),
     )
 
 
-def _seconds_a_window(model: Model, options: MapOptions) -> float:
+def seconds_a_window(model: Model, options: MapOptions) -> float:
+    """Time one batch."""
     arch = model.trained.architecture
     images = torch.zeros(options.batch_size, arch.num_bands, arch.inp_size, arch.inp_size)
     score = model.scorer(options)
@@ -163,15 +163,17 @@ def make_map(
         sheet = replace(layout.sheet, col_cuts=job.col_cuts)
         try:
             if score is None:
+                for stale in kept.folder.glob("*.done"):
+                    stale.unlink()
                 cluster = Cluster(processes=options.gpus, device=options.device)
                 launch(_share, job, checkpoint, options, kept.folder, cluster=cluster)
+                kept.scan()
             else:
                 fill(job, score, kept, beat=partial(stay_alive, world) if world else None)
         except DataError:
             if not is_remote(scene):  # the same command would fail again
                 kept.clear()
             raise
-        kept.scan()
         tags = {
             "CWSAM_VERSION": __version__,
             "CWSAM_CHECKPOINT_SHA256": model.digest,

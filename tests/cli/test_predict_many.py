@@ -204,6 +204,24 @@ def test_what_the_environment_says_of_remote_reads_stands(monkeypatch: pytest.Mo
     assert "GDAL_DISABLE_READDIR_ON_OPEN" not in gdal_settings("scene.tif")
 
 
+def test_a_scene_in_a_bucket_is_read_by_its_address(
+    cwsam: Cwsam, run: Any, make_raster: Any, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = make_raster("bucket/scene.tif", picture())
+    monkeypatch.setenv("AWS_S3_ENDPOINT", server.removeprefix("http://"))
+    for name, value in (("HTTPS", "NO"), ("VIRTUAL_HOSTING", "FALSE"), ("NO_SIGN_REQUEST", "YES")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    cwsam("predict", scene, "-c", run.checkpoint, "-o", "here.tif")
+    cwsam("predict", "s3://bucket/scene.tif", "-c", run.checkpoint, "-o", "there.tif")
+    np.testing.assert_array_equal(codes_of("there.tif"), codes_of("here.tif"))
+
+
+def test_a_dry_run_tells_of_every_scene(ends_with: Invoke, run: Any, folder: Path) -> None:
+    told = json.loads(ends_with(4, "predict", folder, "-c", run.checkpoint, "--dry-run", "--json").stdout)
+    assert [Path(each["scene"]).name for each in told["scenes"]] == ["a.tif", "c.tif"]
+    assert [Path(scene).name for scene in told["failed"]] == ["b.tif"]
+
+
 def test_a_scene_that_the_server_does_not_have_is_named(refused: Any, run: Any, server: str) -> None:
     refused(4, "predict", f"{server}/none.tif", "-c", run.checkpoint, "-o", "map.tif", names="none.tif")
 
