@@ -64,6 +64,9 @@ def predict(
         str | None,
         typer.Option("--alpha", help="A band tagged alpha: mask, or ignore the tag. Default: by its values."),
     ] = None,
+    resample_to_model: Annotated[
+        bool, typer.Option("--resample-to-model", help="Map at the pixel size that the model was trained on.")
+    ] = False,
     confidence: Annotated[
         bool, typer.Option("--confidence", help="Also map.confidence.tif: per cent, of the class shown.")
     ] = False,
@@ -120,6 +123,7 @@ def predict(
         aoi=aoi,
         bands=tuple(bands.split(",")) if bands else (),
         alpha=alpha,
+        resample_to_model=resample_to_model,
         confidence=confidence,
         probabilities=probabilities,
         entropy=entropy,

@@ -7,7 +7,7 @@ image lack a value, those become NaN; statistics and models leave them out.
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,13 @@ import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from cwsam_cli.console import log
-from cwsam_cli.errors import DataError, MachineError
+from cwsam_cli.errors import DataError, MachineError, MissingCRS
 from cwsam_cli.geo.grid import Grid
 
 GDAL_CACHE_MB = 64  # GDAL's default is 5 % of the memory; more than this brings no speed here
@@ -184,6 +185,7 @@ def open_scene(
     wanted_bands: Sequence[str] = (),
     chosen_bands: Sequence[str] = (),
     alpha: str | None = None,
+    pixel_m: float | None = None,
 ) -> Iterator[Scene]:
     """Open an image for tiling or prediction.
 
@@ -195,12 +197,14 @@ def open_scene(
         chosen_bands: names or numbers (from 1) of the scene's bands in the model's order.
         alpha: whether a band tagged alpha hides pixels (`mask`) or is a band like the others
             (`ignore`); None decides by the rule above, and by its values.
+        pixel_m: resample the scene to pixels of so many metres.
 
     Raises:
         DataError: unreadable, of a dtype or georeferencing that cannot be used, or without
             the wanted bands.
     """
-    with open_raster(path) as dataset:
+    with ExitStack() as stack:
+        dataset = stack.enter_context(open_raster(path))
         grid = Grid.of(dataset)
         _check(dataset, path)
         names = _band_names(dataset)
@@ -227,15 +231,34 @@ def open_scene(
                 log.info("`%s`: band %d is tagged alpha but read as an image band", path, tagged[0] + 1)
             if wanted_bands:
                 image = _choose(image, names, wanted_bands, path)
+        if pixel_m is not None:
+            dataset = stack.enter_context(_resampled(dataset, grid, pixel_m, path))
         yield Scene(
             path=path,
             dataset=dataset,
-            grid=grid,
+            grid=Grid.of(dataset),
             bands=tuple(i + 1 for i in image),
             band_names=tuple(names[i] for i in image),
             dtype=np.result_type(*(dataset.dtypes[i] for i in image)).name,
             alpha_is_image=alpha_is_image,
         )
+
+
+def _resampled(dataset: rasterio.DatasetReader, grid: Grid, pixel_m: float, path: Path | str) -> WarpedVRT:
+    """The scene with pixels of another size: means of smaller ones, or between larger ones."""
+    if grid.gsd_m is None:
+        raise MissingCRS(path, "so nobody knows how large its pixels are")
+    width, height = (max(1, round(pixels * grid.gsd_m / pixel_m)) for pixels in (grid.width, grid.height))
+    masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0] and MaskFlags.alpha not in dataset.mask_flag_enums[0]
+    return WarpedVRT(
+        dataset,
+        crs=grid.crs,
+        transform=grid.transform * Affine.scale(grid.width / width, grid.height / height),
+        width=width,
+        height=height,
+        resampling=Resampling.average if pixel_m > grid.gsd_m else Resampling.bilinear,
+        add_alpha=masked,
+    )
 
 
 def _band_index(band: str, names: list[str], path: Path | str) -> int:

@@ -60,7 +60,7 @@ def oddities(scene: Scene, trained: Checkpoint) -> list[str]:
     if trained.gsd_m and grid.gsd_m and not 0.5 <= grid.gsd_m / trained.gsd_m <= 2:
         found.append(
             f"`{path}` has pixels of {grid.gsd_m:.3g} m, the model was trained on {trained.gsd_m:.3g} m: "
-            "resample it for a better map"
+            "--resample-to-model makes a better map"
         )
     if scene.dtype != trained.dtype:
         found.append(

@@ -68,6 +68,8 @@ class MapOptions:
     bands: tuple[str, ...] = ()
     """Names or numbers of the scene's bands in the model's order."""
     alpha: str | None = None
+    resample_to_model: bool = False
+    """Bring the scene to the pixel size that the model was trained on; the map has it too."""
     confidence: bool = False
     probabilities: bool = False
     entropy: bool = False
@@ -161,6 +163,11 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         MachineError: the memory that may be used is not enough.
     """
     trained = model.trained
+    pixel_m = trained.gsd_m if options.resample_to_model else None
+    if options.resample_to_model and pixel_m is None:
+        raise UsageError(
+            "--resample-to-model: nobody knows the pixel size that the model was trained on", hint="leave it out"
+        )
     layers = LayerPlan(
         trained.taxonomy,
         options.kinds,
@@ -176,6 +183,7 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
             wanted_bands=[band.name for band in trained.bands],
             chosen_bands=options.bands,
             alpha=options.alpha,
+            pixel_m=pixel_m,
         ) as opened,
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -201,6 +209,7 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         bands=trained.bands,
         chosen_bands=options.bands,
         alpha=options.alpha,
+        pixel_m=pixel_m,
         aoi=options.aoi,
         lattice=lattice,
         shown=shown,
@@ -249,7 +258,18 @@ def map_key(scene: str, model: Model, options: MapOptions) -> dict[str, Any]:
         | {
             name.replace("_", "-"): getattr(options, name)
             for name in (
-                *("overlap", "window", "blend", "tta", "batch_size", "max_memory", "bounds", "bands", "alpha"),
+                *(
+                    "overlap",
+                    "window",
+                    "blend",
+                    "tta",
+                    "batch_size",
+                    "max_memory",
+                    "bounds",
+                    "bands",
+                    "alpha",
+                    "resample_to_model",
+                ),
                 *(*KINDS, "min_confidence", "format"),
             )
         }

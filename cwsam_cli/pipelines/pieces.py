@@ -43,6 +43,8 @@ class Job:
     """That the model was trained on."""
     chosen_bands: tuple[str, ...] = ()
     alpha: str | None = None
+    pixel_m: float | None = None
+    """Resample the scene to this."""
     aoi: Path | None = None
     lattice: Lattice
     shown: Window
@@ -147,6 +149,7 @@ def _read(job: Job, rows: range, cols: range) -> Iterator[_Read]:
             wanted_bands=[band.name for band in job.bands],
             chosen_bands=job.chosen_bands,
             alpha=job.alpha,
+            pixel_m=job.pixel_m,
         ) as scene,
     ):
         inside = read_area(job.aoi, scene.north_up) if job.aoi else None

@@ -315,7 +315,7 @@ def test_pixels_of_another_size_are_warned_of_beyond_a_factor_of_two(
 ) -> None:
     scene = make_raster("scene.tif", picture(), transform=from_origin(6e5, 4e6, metres, metres))
     told = cwsam("predict", scene, "-c", run.checkpoint, "-o", "map.tif").stderr
-    assert ("resample it" in told) == warned
+    assert ("--resample-to-model" in told) == warned
 
 
 def test_a_dry_run_tells_the_cost_and_writes_nothing(cwsam: Cwsam, run: Any, scene: Path, tmp_path: Path) -> None:
@@ -353,3 +353,31 @@ def test_only_the_wanted_part_of_a_large_scene_is_read(predict: Any, scene: Path
     cut = predict("--bounds", 600_000, 3_999_000, 601_000, 4_000_000)
     with rasterio.open(scene) as source:
         assert source.read(1, window=Window(0, 0, 34, 34)).shape == cut.shape
+
+
+@pytest.mark.parametrize("nodata", ["value", "mask", "alpha", "nan"])
+def test_a_finer_scene_is_mapped_at_the_pixel_size_the_model_knows(predict: Any, make_raster: Any, nodata: str) -> None:
+    image = picture()
+    image[:, 40:60] = 0
+    fine = image.repeat(3, axis=1).repeat(3, axis=2)
+    place = {"transform": from_origin(600_000, 4_000_000, 10, 10)}
+    inside = ((fine[0] > 0) * 255).astype(np.uint8)
+    if nodata == "value":
+        path = make_raster("fine.tif", fine, nodata=0, **place)
+    elif nodata == "mask":
+        path = make_raster("fine.tif", fine, mask=inside, **place)
+    elif nodata == "alpha":
+        path = make_raster("fine.tif", np.concatenate([fine, inside[None]]), photometric="RGB", alpha="YES", **place)
+    else:
+        path = make_raster("fine.tif", np.where(inside, fine.astype(np.float32), np.nan), nodata=np.nan, **place)
+    coarse = predict(of=make_raster("coarse.tif", image, nodata=0, transform=PLACE), name="coarse_map.tif")
+    codes = predict("--resample-to-model", of=path)
+    with rasterio.open("map.tif") as source:
+        assert source.transform.almost_equals(PLACE) and source.shape == (HEIGHT, WIDTH)
+    np.testing.assert_array_equal(codes == 255, coarse == 255)
+    assert (codes == coarse).mean() > 0.98
+
+
+def test_a_scene_without_a_place_has_no_pixel_size_to_change(refused: Any, run: Any, make_raster: Any) -> None:
+    scene = make_raster("scene.tif", picture(), crs=None)
+    refused(4, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--resample-to-model", names="scene.tif")
