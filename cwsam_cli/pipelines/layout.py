@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +165,7 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
     trained = model.trained
     pixel_m = trained.gsd_m if options.resample_to_model else None
     if options.resample_to_model and pixel_m is None:
-        raise UsageError(
-            "--resample-to-model: nobody knows the pixel size that the model was trained on", hint="leave it out"
-        )
+        raise UsageError("--resample-to-model: the model does not know its pixel size", hint="leave it out")
     layers = LayerPlan(
         trained.taxonomy,
         options.kinds,
@@ -246,35 +244,16 @@ def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -
 
 def map_key(scene: str, model: Model, options: MapOptions) -> dict[str, Any]:
     """What a map depends on, by names that a person understands."""
-    return (
-        {
-            "scene": fingerprint(scene),
-            "checkpoint": model.digest,
-            "version of cwsam": __version__,
-            "precision": model.precision,
-            "device": model.device.type,
-            "area of interest": fingerprint_of_files([str(options.aoi)]) if options.aoi else None,
-        }
-        | {
-            name.replace("_", "-"): getattr(options, name)
-            for name in (
-                *(
-                    "overlap",
-                    "window",
-                    "blend",
-                    "tta",
-                    "batch_size",
-                    "max_memory",
-                    "bounds",
-                    "bands",
-                    "alpha",
-                    "resample_to_model",
-                ),
-                *(*KINDS, "min_confidence", "format"),
-            )
-        }
-        | {"creation": dict(options.creation)}
-    )
+    plain = [each.name for each in fields(options) if each.name not in ("device", "gpus", "preview", "aoi", "creation")]
+    return {name.replace("_", "-"): getattr(options, name) for name in plain} | {
+        "scene": fingerprint(scene),
+        "checkpoint": model.digest,
+        "version of cwsam": __version__,
+        "precision": model.precision,
+        "device": model.device.type,
+        "area of interest": fingerprint_of_files([str(options.aoi)]) if options.aoi else None,
+        "creation option": dict(options.creation),
+    }
 
 
 def key_digest(key: Mapping[str, Any]) -> str:
