@@ -101,6 +101,11 @@ def _next(file: IO[bytes], path: Path) -> tuple[tuple[int, int], _Place] | None:
     return (row, column), _Place(path, offset, length)
 
 
+def folder_of(target: Path) -> Path:
+    """Where an output's journal is, while the output is not whole."""
+    return target.with_name(f".{target.name}.journal")
+
+
 @contextmanager
 def journal(target: Path, key: Mapping[str, Any], plan: Mapping[str, Any]) -> Iterator[Journal]:
     """Open the journal of an output, or begin one; it goes when the block succeeds.
@@ -116,23 +121,22 @@ def journal(target: Path, key: Mapping[str, Any], plan: Mapping[str, Any]) -> It
     Raises:
         MachineError: another process is writing this output.
     """
-    folder = target.with_name(f".{target.name}.journal")
+    folder = folder_of(target)
     folder.mkdir(parents=True, exist_ok=True)
-    finished = False
+    held = finished = False
     opened = Journal(folder, dict(plan))
     try:
         with locked(folder / _LOCK, f"`{target}` is being written by another process"):
+            held = True
             try:
                 _resume_or_begin(opened, target, json.loads(json.dumps(key)))
                 yield opened
                 finished = True
             finally:
                 if finished or not any(path.stat().st_size for path in folder.glob("*.pieces")):
-                    for path in folder.iterdir():
-                        if path.name != _LOCK:
-                            path.unlink(missing_ok=True)
+                    (folder / _DESCRIPTION).unlink(missing_ok=True)
     finally:
-        if not (folder / _DESCRIPTION).exists():
+        if held and not (folder / _DESCRIPTION).exists():
             shutil.rmtree(folder, ignore_errors=True)
 
 

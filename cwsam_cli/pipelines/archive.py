@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import rasterio
-
 from cwsam_cli.console import log
-from cwsam_cli.errors import CwsamError, OutputExists, UsageError, as_user_error
-from cwsam_cli.geo.mapfile import beside
+from cwsam_cli.errors import CwsamError, UsageError, as_user_error
 from cwsam_cli.geo.scenes import map_names
 from cwsam_cli.pipelines.checks import Estimate
-from cwsam_cli.pipelines.layout import MapOptions, Model, key_digest, map_key
+from cwsam_cli.pipelines.layout import MapOptions, Model
 from cwsam_cli.pipelines.predict import (
     MapResult,
     check_output,
     estimate,
+    made_before,
     make_map,
     seconds_a_window,
     wait_for_others,
@@ -106,7 +104,7 @@ def _make(
     archive = Archive([], [], {})
     for number, (scene, target) in enumerate(work, start=1):
         try:
-            if not overwrite and _made_before(target, scene, model, options):
+            if not overwrite and made_before(target, scene, model, options):
                 archive.present.append(target)
                 continue
             check_output(scene, checkpoint, target, options, overwrite=overwrite)
@@ -139,21 +137,3 @@ def _share(
     archive = _make(own, checkpoint, here, overwrite=overwrite, command=command, world=world)
     (scratch / f"{world.rank}.json").write_text(json.dumps(asdict(archive), default=str), "utf-8")
     wait_for_others(world, scratch)
-
-
-def _made_before(target: Path, scene: str, model: Model, options: MapOptions) -> bool:
-    """Whether a map is there already, made from the same scene and model with the same options.
-
-    Raises:
-        OutputExists: another one is.
-    """
-    if not target.exists():
-        return False
-    try:
-        with rasterio.open(target) as dataset:
-            tag = dataset.tags().get("CWSAM_KEY")
-    except rasterio.errors.RasterioError:
-        tag = None
-    if tag != key_digest(map_key(scene, model, options)):
-        raise OutputExists(target)
-    return all(beside(target, kind).exists() for kind in options.kinds)

@@ -6,24 +6,26 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import rasterio
 import torch
+from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from cwsam_cli import __version__
 from cwsam_cli.console import log
-from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.errors import DataError, OutputExists, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input, staged, sweep
 from cwsam_cli.geo.layers import KINDS
 from cwsam_cli.geo.mapfile import beside, write_map
 from cwsam_cli.geo.quicklook import draw_map
-from cwsam_cli.geo.raster import GDAL_CACHE_MB
+from cwsam_cli.geo.raster import GDAL_CACHE_MB, open_raster, reading
 from cwsam_cli.geo.scenes import is_plain_file, is_remote
-from cwsam_cli.journal import Journal, journal
+from cwsam_cli.journal import Journal, folder_of, journal
 from cwsam_cli.pipelines.checks import Estimate
 from cwsam_cli.pipelines.layout import MapOptions, Model, key_digest, lay_out, map_key
 from cwsam_cli.pipelines.pieces import Job, Score, fill
-from cwsam_cli.taxonomy import IGNORE
+from cwsam_cli.taxonomy import IGNORE, Taxonomy
 from cwsam_cli.train.launch import Cluster, World, launch
 
 
@@ -65,8 +67,12 @@ def predict(
         MachineError: memory, disk or another process stands in the way.
     """
     options = options or MapOptions()
-    check_output(str(scene), checkpoint, output, options, overwrite=overwrite)
+    nearly_done = output.exists() and folder_of(output).exists() and not overwrite
+    if not nearly_done:
+        check_output(str(scene), checkpoint, output, options, overwrite=overwrite)
     model = Model.load(checkpoint, options)
+    if nearly_done and made_before(output, str(scene), model, options):
+        return read_result(output, model.trained.taxonomy)
     score = model.scorer(options) if options.gpus == 1 else None
     return make_map(str(scene), checkpoint, model, score, output, options, overwrite=overwrite, command=command)
 
@@ -120,10 +126,54 @@ def check_output(scene: str, checkpoint: Path, output: Path, options: MapOptions
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise UsageError(f"`{output}` is no GeoTIFF's name", hint="give it the suffix .tif")
     inputs = [checkpoint, *([Path(scene)] if is_plain_file(scene) else []), *([options.aoi] if options.aoi else [])]
-    layers = [beside(output, kind) for kind in options.kinds]
-    for target in [output, *layers, *([options.preview] if options.preview else [])]:
+    others = [*(beside(output, kind) for kind in options.kinds), *([options.preview] if options.preview else [])]
+    for target in [output, *others]:
         refuse_input(target, *inputs)
-        refuse_existing(target, overwrite=overwrite)
+    refuse_existing(output, overwrite=overwrite)
+    if not folder_of(output).exists():  # else a run that was killed at its very end put them there
+        for target in others:
+            refuse_existing(target, overwrite=overwrite)
+
+
+def made_before(output: Path, scene: str, model: Model, options: MapOptions) -> bool:
+    """Whether a map is there already, made from the same scene and model with the same options.
+
+    Raises:
+        OutputExists: another one is.
+    """
+    if not output.exists():
+        return False
+    key = map_key(scene, model, options)
+    try:
+        with rasterio.open(output) as dataset:
+            tag = dataset.tags().get("CWSAM_KEY")
+    except rasterio.errors.RasterioError:
+        tag = None
+    if tag != key_digest(key):
+        raise OutputExists(output)
+    if folder_of(output).exists():  # killed when all was done but this
+        with journal(output, key, {}):
+            _sweep(output, options)
+    return all(beside(output, kind).exists() for kind in options.kinds)
+
+
+def _sweep(output: Path, options: MapOptions) -> None:
+    for target in [output, *([options.preview] if options.preview else [])]:
+        sweep(target)
+
+
+def read_result(output: Path, taxonomy: Taxonomy) -> MapResult:
+    """What a map that is there shows."""
+    counts = np.zeros(256, np.int64)
+    with open_raster(output) as dataset, reading(output):
+        for _, window in dataset.block_windows(1):
+            counts += np.bincount(dataset.read(1, window=window).ravel(), minlength=256)
+        return _result(output, dataset.width, dataset.height, counts, taxonomy)
+
+
+def _result(output: Path, width: int, height: int, counts: NDArray[np.int64], taxonomy: Taxonomy) -> MapResult:
+    pixels = {entry.name: int(counts[entry.code]) for entry in taxonomy.classes}
+    return MapResult(output, width, height, pixels, int(counts[IGNORE]))
 
 
 def make_map(
@@ -157,7 +207,7 @@ def make_map(
     key = map_key(scene, model, options)
     plan = {"batch": layout.job.batch, "group": layout.job.group, "col_cuts": layout.job.col_cuts}
     with journal(output, key, plan) as kept:
-        sweep(output)
+        _sweep(output, options)
         batch, group, col_cuts = (kept.plan[name] for name in ("batch", "group", "col_cuts"))
         job = replace(layout.job, batch=batch, group=group, col_cuts=tuple(col_cuts))
         sheet = replace(layout.sheet, col_cuts=job.col_cuts)
@@ -195,11 +245,10 @@ def make_map(
                 draw_map(target, job.layers.taxonomy, options.preview)
     for kind in set(KINDS) - set(job.layers.kinds) if overwrite else ():  # of an older map, and would speak of this one
         beside(output, kind).unlink(missing_ok=True)
-    width, height, nodata = sheet.grid.width, sheet.grid.height, int(counts[IGNORE])
-    if nodata == width * height:
+    result = _result(output, sheet.grid.width, sheet.grid.height, counts, job.layers.taxonomy)
+    if result.nodata == result.width * result.height:
         log.warning("`%s` holds no valid pixel, and neither does its map", scene)
-    pixels = {entry.name: int(counts[entry.code]) for entry in job.layers.taxonomy.classes}
-    return MapResult(output, width, height, pixels, nodata)
+    return result
 
 
 def _share(world: World, job: Job, checkpoint: Path, options: MapOptions, folder: Path) -> None:
