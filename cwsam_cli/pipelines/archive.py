@@ -10,7 +10,7 @@ from cwsam_cli.console import log
 from cwsam_cli.errors import CwsamError, UsageError, as_user_error
 from cwsam_cli.geo.scenes import map_names
 from cwsam_cli.pipelines.checks import Estimate
-from cwsam_cli.pipelines.layout import MapOptions, Model
+from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
 from cwsam_cli.pipelines.predict import (
     MapResult,
     check_output,
@@ -77,17 +77,17 @@ def estimate_many(
 ) -> tuple[list[Estimate], dict[str, str]]:
     """What `predict` would do with scenes, and what stands in the way of the others."""
     model = Model.load(checkpoint, options)
-    seconds = seconds_a_window(model, options)
-    found, failed = [], {}
+    layouts, failed = [], {}
     for scene in scenes:
         try:
-            found.append(estimate(scene, model, options, seconds=seconds))
+            layouts.append(lay_out(scene, model, options))
         except CwsamError as error:
             if len(scenes) == 1:
                 raise
             failed[scene] = str(error)
             log.error("%s; hint: %s", error, error.hint)
-    return found, failed
+    seconds = seconds_a_window(model, options) if layouts else 0.0
+    return [estimate(layout, model, options, seconds=seconds) for layout in layouts], failed
 
 
 def _make(

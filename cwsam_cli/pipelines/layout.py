@@ -33,7 +33,7 @@ from cwsam_cli.train.launch import choose_device
 
 _MEMORY = 4_000_000_000  # bytes beside the weights, unless --max-memory says otherwise
 _BATCH = 8
-_ONCE = 64 << 20  # bytes that a first pass leaves behind: threads, kernels
+_ONCE = {"fp32": 64 << 20, "bf16": 256 << 20}  # bytes that passes leave behind: threads, kernels
 _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
 
 _KNOWN: dict[str, Collection[str | None]] = {
@@ -232,7 +232,7 @@ def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -
     high = height > max(512, model.trained.architecture.inp_size)
     cache_mb = GDAL_CACHE_MB + (min(row_of_blocks * 5 // 4, _HIGH_BLOCKS) >> 20 if high else 0)
     return cache_mb, Costs(
-        fixed=resident_memory() + (model.weights + _ONCE if on_cpu else 0) + (cache_mb << 20),
+        fixed=resident_memory() + (model.weights + _ONCE[model.precision] if on_cpu else 0) + (cache_mb << 20),
         model=activation_bytes(model.trained.architecture, views=len(AUGMENTATIONS[options.tta])) if on_cpu else 0,
         bands=len(scene.bands),
         image_bytes=image_bytes,

@@ -23,7 +23,7 @@ from cwsam_cli.geo.raster import GDAL_CACHE_MB, open_raster, reading
 from cwsam_cli.geo.scenes import is_plain_file, is_remote
 from cwsam_cli.journal import Journal, folder_of, journal
 from cwsam_cli.pipelines.checks import Estimate
-from cwsam_cli.pipelines.layout import MapOptions, Model, key_digest, lay_out, map_key
+from cwsam_cli.pipelines.layout import Layout, MapOptions, Model, key_digest, lay_out, map_key
 from cwsam_cli.pipelines.pieces import Job, Score, fill
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 from cwsam_cli.train.launch import Cluster, World, launch
@@ -77,16 +77,8 @@ def predict(
     return make_map(str(scene), checkpoint, model, score, output, options, overwrite=overwrite, command=command)
 
 
-def estimate(scene: str, model: Model, options: MapOptions, *, seconds: float) -> Estimate:
-    """What `predict` would do with a scene, what it would cost, and what is odd about it.
-
-    Args:
-        scene: see `predict`.
-        model: the checkpoint.
-        options: how.
-        seconds: a window takes so many, see `seconds_a_window`.
-    """
-    layout = lay_out(scene, model, options)
+def estimate(layout: Layout, model: Model, options: MapOptions, *, seconds: float) -> Estimate:
+    """What a scene's map will cost, if a window takes so many seconds."""
     job, grid = layout.job, layout.sheet.grid
     rows, cols = job.lattice.touching(job.shown)
     columns = list(pairwise(job.col_cuts))
