@@ -33,7 +33,7 @@ from cwsam_cli.train.launch import choose_device
 
 _MEMORY = 4_000_000_000  # bytes beside the weights, unless --max-memory says otherwise
 _BATCH = 8
-_ONCE = {"fp32": 64 << 20, "bf16": 256 << 20}  # bytes that passes leave behind: threads, kernels
+_ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
 _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
 
 _KNOWN: dict[str, Collection[str | None]] = {

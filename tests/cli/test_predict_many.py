@@ -350,3 +350,28 @@ def test_killed_at_random_moments_and_resumed_the_output_is_the_same_to_the_byte
     assert files(folder) == expected
     assert sorted(path.name for path in folder.iterdir()) == sorted(expected)
     assert resumed >= times // 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are told in other units elsewhere")
+@pytest.mark.parametrize(("precision", "limits"), [("fp32", ("1.2GB", "0.95GB")), ("bf16", ("1.3GB", "1.1GB"))])
+def test_a_limit_of_memory_holds_for_the_whole_process(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path, precision: str, limits: tuple[str, ...]
+) -> None:
+    """With the model that ships, whose experts meet other numbers of rows in every batch."""
+    scene = make_raster("scene.tif", picture(1200, 1500))
+    labels = make_raster("labels.tif", (np.indices((1200, 1500))[1] // 300 % 3 + 1).astype(np.uint8))
+    cwsam("tile", scene, "--labels", labels, "-o", "data", "--size", 128, "--split", 100, 1, 1)
+    for split in ("train", "val"):
+        for path in sorted((tmp_path / "data" / "images" / split).iterdir())[2:]:
+            path.unlink()
+            (tmp_path / "data" / "labels" / split / path.name).unlink()
+    cwsam("train", "--config", "tiny", "--set", "epoch_max=1", "--data", "data", "-o", "run")
+    best = ("-c", "run/model_epoch_best.pth", "--device", "cpu", "--precision", precision)
+    for limit in limits:
+        line = [sys.executable, "-m", "cwsam_cli", "predict", scene, *best, "-o", "map.tif", "--max-memory", limit]
+        process = subprocess.Popen([str(part) for part in [*line, "--overwrite"]], env=environment(), cwd=tmp_path)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = status
+        assert status == 0
+        assert usage.ru_maxrss * 1024 < float(limit.removesuffix("GB")) * 1e9
