@@ -82,6 +82,13 @@ def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]
         shutil.rmtree(stage, ignore_errors=True)
 
 
+def sweep(target: Path) -> None:
+    """Remove what killed processes left staged for a target; only where no other can be writing it."""
+    for entry in target.parent.iterdir():
+        if entry.name.startswith(f".{target.name}.") and entry.name.endswith(".part"):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
 def write_text(target: Path, text: str) -> None:
     """Replace a small text file whole (UTF-8)."""
     with staged(target, overwrite=True) as path:

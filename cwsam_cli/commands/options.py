@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -46,6 +47,17 @@ def key_values(pairs: list[str] | None) -> dict[str, str]:
         if not pair.partition("=")[1]:
             raise UsageError(f"--co `{pair}` is not of the form KEY=VALUE", hint="for example: --co COMPRESS=ZSTD")
     return {pair.partition("=")[0].lower(): pair.partition("=")[2] for pair in pairs or []}
+
+
+def memory_size(text: str) -> int:
+    """`4GB`, `500MB`, `2GiB` as bytes."""
+    from cwsam_cli.errors import UsageError
+
+    parts = re.fullmatch(r"(\d+\.?\d*) ?([kmgt]?)(i?)b?", text.lower())
+    size = int(float(parts[1]) * (1024 if parts[3] else 1000) ** " kmgt".index(parts[2] or " ")) if parts else 0
+    if not size:
+        raise UsageError(f"`{text}` is no size of memory", hint="for example: 4GB")
+    return size
 
 
 def print_result(result: Any, text: str, *, as_json: bool) -> None:

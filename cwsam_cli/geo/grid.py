@@ -4,9 +4,11 @@ Windows lie on the scene's own pixel grid, so no pixel is ever resampled. Edge w
 inwards rather than pad: every window holds only real pixels, unless the scene is smaller.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from itertools import pairwise
+from math import ceil, floor, sqrt
 
 import rasterio
 from affine import Affine
@@ -15,6 +17,10 @@ from pyproj import Geod
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.windows import Window
+
+from cwsam_cli.errors import DataError
+
+_SNAP = 1e-6  # pixels; a bound this near to a pixel's edge is meant to lie on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,29 @@ class Grid:
         right, bottom = left + window.width, top + window.height
         return [self.transform * corner for corner in ((left, top), (right, top), (right, bottom), (left, bottom))]
 
+    def within(self, bounds: Sequence[float]) -> Window:
+        """The pixels that (west, south, east, north) touches: snapped outward, cut to the grid.
+
+        Raises:
+            DataError: they touch none.
+        """
+        west, south, east, north = bounds
+        corners = [~self.transform * corner for corner in ((west, south), (west, north), (east, south), (east, north))]
+        cols, rows = zip(*corners, strict=True)
+        left, top = (max(0, floor(min(ends) + _SNAP)) for ends in (cols, rows))
+        right, bottom = min(self.width, ceil(max(cols) - _SNAP)), min(self.height, ceil(max(rows) - _SNAP))
+        if left >= right or top >= bottom:
+            raise DataError(
+                f"the bounds {' '.join(f'{edge:g}' for edge in bounds)} lie beside the scene ({self})",
+                hint="west south east north, in the scene's own CRS",
+            )
+        return Window(left, top, right - left, bottom - top)
+
+    def part(self, window: Window) -> "Grid":
+        """The grid of a window."""
+        transform = self.transform * Affine.translation(window.col_off, window.row_off)
+        return Grid(self.crs, transform, int(window.width), int(window.height))
+
     def __str__(self) -> str:
         code = self.crs.to_epsg() if self.crs else None
         crs = f"EPSG:{code}" if code else "unnamed CRS" if self.crs else "no CRS"
@@ -99,3 +128,53 @@ def lattice(width: int, height: int, size: int, overlap: int) -> Iterator[Window
     for row in offsets(height, size, size - overlap):
         for col in offsets(width, size, size - overlap):
             yield Window(col, row, min(size, width), min(size, height))
+
+
+def spread(length: int, size: int, overlap: int) -> list[int]:
+    """Where windows start along one axis: evenly, and at least `overlap` shared between neighbours.
+
+    Shifting only the last one inwards would let it cover its neighbour almost whole.
+    """
+    if length <= size:
+        return [0]
+    steps = ceil((length - size) / (size - overlap))
+    return [index * (length - size) // steps for index in range(steps + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """The windows of a scene, one fixed set whatever part of it is wanted."""
+
+    width: int
+    height: int
+    size: int
+    rows: tuple[int, ...]
+    """Where rows of windows start, in pixels from the top."""
+    cols: tuple[int, ...]
+
+    @classmethod
+    def over(cls, width: int, height: int, size: int, overlap: int) -> "Lattice":
+        """Windows of `size` pixels over a scene; a scene smaller than a window is one."""
+        rows, cols = (tuple(spread(length, size, overlap)) for length in (height, width))
+        return cls(width, height, size, rows, cols)
+
+    def window(self, row: int, col: int) -> Window:
+        """The window of a row and column of the lattice."""
+        return Window(self.cols[col], self.rows[row], min(self.size, self.width), min(self.size, self.height))
+
+    def touching(self, area: Window) -> tuple[range, range]:
+        """Rows and columns of the windows that share a pixel with an area."""
+        return (
+            _touching(self.rows, self.size, area.row_off, area.row_off + area.height),
+            _touching(self.cols, self.size, area.col_off, area.col_off + area.width),
+        )
+
+    @property
+    def largest_overlap(self) -> int:
+        """Pixels that two neighbouring windows share at most, along either axis."""
+        pairs = [*pairwise(self.rows), *pairwise(self.cols)]
+        return max((self.size - (later - earlier) for earlier, later in pairs), default=0)
+
+
+def _touching(starts: Sequence[int], size: int, first: int, end: int) -> range:
+    return range(bisect_right(starts, first - size), bisect_left(starts, end))

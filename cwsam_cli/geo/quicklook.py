@@ -14,6 +14,7 @@ from cwsam_cli.geo.raster import Scene, open_raster, reading
 from cwsam_cli.taxonomy import Taxonomy
 
 _PANEL = 640  # pixels wide, at most
+_ALONE = 1280  # pixels a side, at most
 _GAP = 16
 _TEXT = 15
 _PAPER = (255, 255, 255)
@@ -44,6 +45,16 @@ def draw_quicklook(scene: Scene, reference: Path, map_path: Path, taxonomy: Taxo
     }
     with staged(output, overwrite=True) as path:
         _compose(panels, taxonomy).save(path, format="PNG")
+
+
+def draw_map(map_path: Path, taxonomy: Taxonomy, output: Path) -> None:
+    """Write a PNG of a map alone, with its legend."""
+    with open_raster(map_path) as dataset, reading(map_path):
+        scale = min(1.0, _ALONE / max(dataset.shape))
+        shape = (max(1, round(dataset.height * scale)), max(1, round(dataset.width * scale)))
+        mapped = dataset.read(1, out_shape=shape, resampling=Resampling.nearest)
+    with staged(output, overwrite=True) as path:
+        _compose({"": _colored(mapped, taxonomy)}, taxonomy).save(path, format="PNG")
 
 
 def _on_grid_of(scene: Scene, dataset: rasterio.DatasetReader) -> WarpedVRT:

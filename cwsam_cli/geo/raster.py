@@ -7,19 +7,21 @@ image lack a value, those become NaN; statistics and models leave them out.
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from affine import Affine
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from cwsam_cli.console import log
-from cwsam_cli.errors import DataError, MachineError
+from cwsam_cli.errors import DataError, MachineError, MissingCRS
 from cwsam_cli.geo.grid import Grid
 
 GDAL_CACHE_MB = 64  # GDAL's default is 5 % of the memory; more than this brings no speed here
@@ -27,6 +29,8 @@ GDAL_CACHE_MB = 64  # GDAL's default is 5 % of the memory; more than this brings
 _FAILED = (RasterioError, rasterio.errors.RasterioIOError)
 
 _TOO_WIDE = {"int64", "uint64"}
+
+ALPHA_RULES = ("ignore", "mask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class Scene:
     Use it from one thread only: GDAL's handles are not shared between threads.
     """
 
-    path: Path
+    path: Path | str
     dataset: rasterio.DatasetReader
     grid: Grid
     bands: tuple[int, ...]
@@ -51,6 +55,31 @@ class Scene:
         """Whether the first row is the southernmost."""
         t = self.grid.transform
         return t.e > 0 and t.b == t.d == 0 and self.grid.crs is not None
+
+    @property
+    def north_up(self) -> Grid:
+        """The grid whose rows are counted from the north."""
+        if not self.is_south_up:
+            return self.grid
+        flip = Affine.translation(0, self.grid.height) * Affine.scale(1, -1)
+        return Grid(self.grid.crs, self.grid.transform * flip, self.grid.width, self.grid.height)
+
+    @property
+    def block_width(self) -> int:
+        """Columns of a block of the file."""
+        return int(self.dataset.block_shapes[self.bands[0] - 1][1])
+
+    def end_of_blocks(self, row: int, limit: int) -> int:
+        """The next end of a row of blocks, counted from the north.
+
+        `row` itself where blocks are higher than `limit` and 512: GDAL had better hold them.
+        """
+        height, total = int(self.dataset.block_shapes[self.bands[0] - 1][0]), self.grid.height
+        if height > max(limit, 512):
+            return row
+        if self.is_south_up:
+            return total - (total - row) // height * height
+        return min(total, -(-row // height) * height)
 
     def mirrored(self, window: Window) -> Window:
         """The window that shows the same ground in the scene turned upside down."""
@@ -150,7 +179,14 @@ def open_raster(path: Path | str) -> rasterio.DatasetReader:
 
 
 @contextmanager
-def open_scene(path: Path | str, *, wanted_bands: Sequence[str] = ()) -> Iterator[Scene]:
+def open_scene(
+    path: Path | str,
+    *,
+    wanted_bands: Sequence[str] = (),
+    chosen_bands: Sequence[str] = (),
+    alpha: str | None = None,
+    pixel_m: float | None = None,
+) -> Iterator[Scene]:
     """Open an image for tiling or prediction.
 
     Args:
@@ -158,32 +194,81 @@ def open_scene(path: Path | str, *, wanted_bands: Sequence[str] = ()) -> Iterato
         wanted_bands: names of the bands a model was trained on. If the scene names all of
             them they are read in that order, else by position; as many as all the scene's
             bands, alpha included, make alpha an image band (raw NAIP tags near infrared so).
+        chosen_bands: names or numbers (from 1) of the scene's bands in the model's order.
+        alpha: whether a band tagged alpha hides pixels (`mask`) or is a band like the others
+            (`ignore`); None decides by the rule above, and by its values.
+        pixel_m: resample the scene to pixels of so many metres.
 
     Raises:
         DataError: unreadable, of a dtype or georeferencing that cannot be used, or without
             the wanted bands.
     """
-    with open_raster(path) as dataset:
+    with ExitStack() as stack:
+        dataset = stack.enter_context(open_raster(path))
         grid = Grid.of(dataset)
         _check(dataset, path)
         names = _band_names(dataset)
-        alpha = [i for i, kind in enumerate(dataset.colorinterp) if kind == ColorInterp.alpha]
-        image = [i for i in range(dataset.count) if i not in alpha]
-        alpha_is_image = bool(alpha) and (len(wanted_bands) == dataset.count or _looks_like_an_image(dataset, alpha))
-        if alpha_is_image and len(wanted_bands) in (0, dataset.count):
-            image = list(range(dataset.count))
-            log.info("`%s`: band %d is tagged alpha but read as an image band", path, alpha[0] + 1)
-        if wanted_bands:
-            image = _choose(image, names, wanted_bands, path)
+        tagged = [i for i, kind in enumerate(dataset.colorinterp) if kind == ColorInterp.alpha]
+        image = [i for i in range(dataset.count) if i not in tagged]
+        if alpha is None:
+            alpha_is_image = bool(tagged) and (
+                len(wanted_bands) == dataset.count or _looks_like_an_image(dataset, tagged)
+            )
+        else:
+            alpha_is_image = alpha == "ignore"
+        if chosen_bands:
+            image = [_band_index(band, names, path) for band in chosen_bands]
+            alpha_is_image |= alpha is None and any(i in tagged for i in image)
+            if wanted_bands and len(image) != len(wanted_bands):
+                raise DataError(
+                    f"{len(image)} bands of `{path}` are chosen, the model was trained on {len(wanted_bands)}: "
+                    f"{', '.join(wanted_bands)}",
+                    hint="name one for each of them: --bands 3,2,1",
+                )
+        else:
+            if tagged and alpha_is_image and len(wanted_bands) in (0, dataset.count):
+                image = list(range(dataset.count))
+                log.info("`%s`: band %d is tagged alpha but read as an image band", path, tagged[0] + 1)
+            if wanted_bands:
+                image = _choose(image, names, wanted_bands, path)
+        if pixel_m is not None:
+            dataset = stack.enter_context(_resampled(dataset, grid, pixel_m, path))
         yield Scene(
-            path=Path(path),
+            path=path,
             dataset=dataset,
-            grid=grid,
+            grid=Grid.of(dataset),
             bands=tuple(i + 1 for i in image),
             band_names=tuple(names[i] for i in image),
             dtype=np.result_type(*(dataset.dtypes[i] for i in image)).name,
             alpha_is_image=alpha_is_image,
         )
+
+
+def _resampled(dataset: rasterio.DatasetReader, grid: Grid, pixel_m: float, path: Path | str) -> WarpedVRT:
+    """The scene with pixels of another size: means of smaller ones, or between larger ones."""
+    if grid.gsd_m is None:
+        raise MissingCRS(path, "so nobody knows how large its pixels are")
+    width, height = (max(1, round(pixels * grid.gsd_m / pixel_m)) for pixels in (grid.width, grid.height))
+    masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0] and MaskFlags.alpha not in dataset.mask_flag_enums[0]
+    return WarpedVRT(
+        dataset,
+        crs=grid.crs,
+        transform=grid.transform * Affine.scale(grid.width / width, grid.height / height),
+        width=width,
+        height=height,
+        resampling=Resampling.average if pixel_m > grid.gsd_m else Resampling.bilinear,
+        add_alpha=masked,
+    )
+
+
+def _band_index(band: str, names: list[str], path: Path | str) -> int:
+    if names.count(band) == 1:
+        return names.index(band)
+    if band.isdecimal() and 1 <= int(band) <= len(names):
+        return int(band) - 1
+    raise DataError(
+        f"`{path}` has no band `{band}`, only {', '.join(names)}", hint="--bands takes names, or numbers from 1"
+    )
 
 
 def _check(dataset: rasterio.DatasetReader, path: Path | str) -> None:

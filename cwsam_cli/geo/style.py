@@ -60,6 +60,21 @@ def write_sidecar(raster: Path, taxonomy: Taxonomy) -> None:
     tree.write(raster.with_name(raster.name + ".aux.xml"), encoding="utf-8", xml_declaration=False)
 
 
+def write_style(raster: Path, taxonomy: Taxonomy) -> None:
+    """Write QGIS's style of a class raster to `<stem>.qml` beside it; QGIS takes it up by its name."""
+    root = ElementTree.Element("qgis", version="3.0", styleCategories="AllStyleCategories")
+    pipe = ElementTree.SubElement(root, "pipe")
+    renderer = ElementTree.SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1")
+    palette = ElementTree.SubElement(renderer, "colorPalette")
+    for entry in taxonomy.classes:
+        ElementTree.SubElement(
+            palette, "paletteEntry", value=str(entry.code), color=entry.color, label=entry.name, alpha="255"
+        )
+    tree = ElementTree.ElementTree(root)
+    ElementTree.indent(tree, " ")
+    tree.write(raster.with_suffix(".qml"), encoding="utf-8", xml_declaration=False)
+
+
 def read_taxonomy(dataset: DatasetReader, present: Iterable[int]) -> Taxonomy:
     """The class table of a class raster, from what the file itself knows.
 

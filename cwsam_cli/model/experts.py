@@ -194,10 +194,10 @@ class HierarchicalExperts(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             tokens = tokens.to(torch.get_autocast_dtype(x.device.type))
         with torch.autocast(x.device.type, enabled=False):
-            weights, chosen = self._route(x.flatten(end_dim=-2).float())
+            weights, chosen = self.route(x.flatten(end_dim=-2).float())
             return self._serve(tokens, weights, chosen).reshape(x.shape)
 
-    def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (N, K) and chosen experts (N, K), counted through all groups; float32 throughout."""
         expert_logits = self._noise(torch.stack([router(x) for router in self.routers], dim=1))  # (N, G, E)
         within = expert_logits.softmax(dim=-1)

@@ -20,6 +20,7 @@ from cwsam_cli.files import refuse_existing
 from cwsam_cli.geo.quicklook import draw_quicklook
 from cwsam_cli.geo.raster import open_scene
 from cwsam_cli.pipelines.evaluate import evaluate
+from cwsam_cli.pipelines.layout import MapOptions
 from cwsam_cli.pipelines.predict import predict
 from cwsam_cli.pipelines.tile import tile_scenes
 from cwsam_cli.pipelines.train import BEST, train
@@ -115,7 +116,7 @@ def run_demo(
     log.info("3/5 eval")
     held_out = evaluate(best, dataset, output=output / "report", device=device)
     log.info("4/5 predict")
-    mapped = predict(scene, best, output / "map.tif", device=device, command="cwsam demo")
+    mapped = predict(scene, best, output / "map.tif", MapOptions(device=device), command="cwsam demo")
     log.info("5/5 vectorize")
     polygons = vectorize(mapped.path, output / "polygons.gpkg")
     with rasterio.Env(), open_scene(scene) as image:

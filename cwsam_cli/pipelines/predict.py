@@ -1,44 +1,32 @@
 """A scene and a checkpoint → a classified GeoTIFF on the scene's own grid."""
 
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
 import torch
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
-from torch import nn
 
 from cwsam_cli import __version__
-from cwsam_cli.console import log, track
-from cwsam_cli.data.manifest import Band
-from cwsam_cli.data.transforms import normalize
-from cwsam_cli.errors import UsageError
-from cwsam_cli.files import refuse_existing, refuse_input, sha256, staged
-from cwsam_cli.geo.grid import lattice
-from cwsam_cli.geo.raster import GDAL_CACHE_MB, Scene, open_scene, verify_written, writing
-from cwsam_cli.geo.stitch import aligned, stitch
-from cwsam_cli.geo.style import tag_classes, write_sidecar
-from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.train.checkpoint import load_checkpoint
-from cwsam_cli.train.launch import choose_device
-
-BLOCK = 256
-"""Pixels a side of the map file's blocks."""
-
-_TILED: dict[str, Any] = {
-    "tiled": True,
-    "blockxsize": BLOCK,
-    "blockysize": BLOCK,
-    "compress": "deflate",
-    "bigtiff": "if_safer",
-}
-_FIXED = {"driver", "width", "height", "count", "dtype", "nodata", "crs", "transform"}
+from cwsam_cli.console import log
+from cwsam_cli.errors import DataError, OutputExists, UsageError
+from cwsam_cli.files import refuse_existing, refuse_input, staged, sweep
+from cwsam_cli.geo.layers import KINDS
+from cwsam_cli.geo.mapfile import beside, write_map
+from cwsam_cli.geo.quicklook import draw_map
+from cwsam_cli.geo.raster import GDAL_CACHE_MB, open_raster, reading
+from cwsam_cli.geo.scenes import is_plain_file, is_remote
+from cwsam_cli.journal import Journal, folder_of, journal
+from cwsam_cli.pipelines.checks import Estimate
+from cwsam_cli.pipelines.layout import Layout, MapOptions, Model, key_digest, lay_out, map_key
+from cwsam_cli.pipelines.pieces import Job, Score, fill
+from cwsam_cli.taxonomy import IGNORE, Taxonomy
+from cwsam_cli.train.launch import Cluster, World, launch
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,130 +42,228 @@ class MapResult:
 
 
 def predict(
-    scene_path: Path,
+    scene: str | Path,
     checkpoint: Path,
     output: Path,
+    options: MapOptions | None = None,
     *,
-    overlap: float = 0.25,
-    batch_size: int = 8,
-    device: str = "auto",
-    creation: Mapping[str, str] | None = None,
     overwrite: bool = False,
     command: str = "",
 ) -> MapResult:
     """Classify a scene.
 
     Args:
-        scene_path: any raster with the bands that the model was trained on.
+        scene: any raster with the bands that the model was trained on; a path, a URL, or one of
+            GDAL's virtual paths.
         checkpoint: a `model_epoch_*.pth`.
-        output: a GeoTIFF of class codes; `<output>.aux.xml` beside it names the classes.
-        overlap: share of a window that neighbours see too, 0 to 0.9.
-        batch_size: windows at a time.
-        device: `cpu`, `cuda` or `auto`.
-        creation: GDAL's creation options for the GeoTIFF.
+        output: a GeoTIFF of class codes; what explains it goes beside it.
+        options: how.
         overwrite: replace an older map.
         command: the command line, for the record.
 
     Raises:
         DataError: the scene cannot be read, or lacks bands.
         CheckpointError: the checkpoint cannot be read.
+        MachineError: memory, disk or another process stands in the way.
+    """
+    options = options or MapOptions()
+    nearly_done = output.exists() and folder_of(output).exists() and not overwrite
+    if not nearly_done:
+        check_output(str(scene), checkpoint, output, options, overwrite=overwrite)
+    model = Model.load(checkpoint, options)
+    if nearly_done and made_before(output, str(scene), model, options):
+        return read_result(output, model.trained.taxonomy)
+    score = model.scorer(options) if options.gpus == 1 else None
+    return make_map(str(scene), checkpoint, model, score, output, options, overwrite=overwrite, command=command)
+
+
+def estimate(layout: Layout, model: Model, options: MapOptions, *, seconds: float) -> Estimate:
+    """What a scene's map will cost, if a window takes so many seconds."""
+    job, grid = layout.job, layout.sheet.grid
+    rows, cols = job.lattice.touching(job.shown)
+    columns = list(pairwise(job.col_cuts))
+    strips = [Window(left, job.shown.row_off, right - left, job.shown.height) for left, right in columns]
+    across = sum(len(job.lattice.touching(strip)[1]) for strip in strips)
+    return Estimate(
+        scene=job.scene,
+        grid=str(grid),
+        windows=len(rows) * len(cols),
+        batch=job.batch,
+        columns=len(columns),
+        precision=model.precision,
+        seconds=seconds * len(rows) * across / options.gpus,
+        memory=layout.memory * options.gpus,
+        disk=grid.width * grid.height * job.layers.count * (3 if options.format == "COG" else 2),
+        warnings=tuple(layout.oddities),
+    )
+
+
+def seconds_a_window(model: Model, options: MapOptions) -> float:
+    """Time one batch."""
+    arch = model.trained.architecture
+    images = torch.zeros(options.batch_size, arch.num_bands, arch.inp_size, arch.inp_size)
+    score = model.scorer(options)
+    score(images[:1])  # the first pass of all is slower
+    start = time.perf_counter()
+    score(images)
+    return (time.perf_counter() - start) / len(images)
+
+
+def check_output(scene: str, checkpoint: Path, output: Path, options: MapOptions, *, overwrite: bool) -> None:
+    """Refuse outputs that cannot be meant, before any work.
+
+    Raises:
+        UsageError: a name that is no GeoTIFF's, an input, or an output that is there already.
     """
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise UsageError(f"`{output}` is no GeoTIFF's name", hint="give it the suffix .tif")
-    fixed = _FIXED & {key.lower() for key in creation or {}}
-    if fixed:
-        raise UsageError(f"--co {fixed.pop().upper()}: the map's own, not an option", hint="say: --co COMPRESS=ZSTD")
-    trained = load_checkpoint(checkpoint)
-    refuse_input(output, scene_path, checkpoint)
+    inputs = [checkpoint, *([Path(scene)] if is_plain_file(scene) else []), *([options.aoi] if options.aoi else [])]
+    others = [*(beside(output, kind) for kind in options.kinds), *([options.preview] if options.preview else [])]
+    for target in [output, *others]:
+        refuse_input(target, *inputs)
     refuse_existing(output, overwrite=overwrite)
-    where = choose_device(device)
-    model = trained.model().to(where)
-    size = trained.architecture.inp_size
-    taxonomy = trained.taxonomy
-    to_code = np.frombuffer(taxonomy.index_to_code(), np.uint8)
+    if not folder_of(output).exists():  # else a run that was killed at its very end put them there
+        for target in others:
+            refuse_existing(target, overwrite=overwrite)
+
+
+def made_before(output: Path, scene: str, model: Model, options: MapOptions) -> bool:
+    """Whether a map is there already, made from the same scene and model with the same options.
+
+    Raises:
+        OutputExists: another one is.
+    """
+    if not output.exists():
+        return False
+    key = map_key(scene, model, options)
+    try:
+        with rasterio.open(output) as dataset:
+            tag = dataset.tags().get("CWSAM_KEY")
+    except rasterio.errors.RasterioError:
+        tag = None
+    if tag != key_digest(key):
+        raise OutputExists(output)
+    if folder_of(output).exists():  # killed when all was done but this
+        with journal(output, key, {}):
+            _sweep(output, options)
+    return all(beside(output, kind).exists() for kind in options.kinds)
+
+
+def _sweep(output: Path, options: MapOptions) -> None:
+    for target in [output, *([options.preview] if options.preview else [])]:
+        sweep(target)
+
+
+def read_result(output: Path, taxonomy: Taxonomy) -> MapResult:
+    """What a map that is there shows."""
     counts = np.zeros(256, np.int64)
-    wanted = [band.name for band in trained.bands]
-    with (
-        warnings.catch_warnings(),
-        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB),
-        open_scene(scene_path, wanted_bands=wanted) as scene,
-        staged(output, overwrite=overwrite) as target,
-    ):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        grid = scene.grid
-        if grid.crs is None:
-            log.warning("`%s` has no coordinate reference system, so the map has none either", scene_path)
-        if trained.gsd_m and grid.gsd_m and not 0.5 <= grid.gsd_m / trained.gsd_m <= 2:
-            log.warning(
-                "`%s` has pixels of %.3g m, the model was trained on %.3g m: resample it for a better map",
-                scene_path,
-                grid.gsd_m,
-                trained.gsd_m,
-            )
-        if scene.dtype != trained.dtype:
-            log.warning(
-                "`%s` holds %s values, the model was trained on %s: are they of the same scale?",
-                scene_path,
-                scene.dtype,
-                trained.dtype,
-            )
-        windows = list(lattice(grid.width, grid.height, size, int(size * overlap)))
-        scored = _score(model, scene, windows, trained.bands, size, batch_size, where, trained.hidden_class)
-        options = _TILED | {key.lower(): value for key, value in (creation or {}).items()}
-        with (
-            writing(output),
-            rasterio.open(
-                target,
-                "w",
-                driver="GTiff",
-                width=grid.width,
-                height=grid.height,
-                count=1,
-                dtype="uint8",
-                nodata=IGNORE,
-                crs=grid.crs,
-                transform=grid.transform,
-                **options,
-            ) as written,
-        ):
-            tag_classes(written, taxonomy)
-            written.update_tags(
-                CWSAM_VERSION=__version__, CWSAM_CHECKPOINT_SHA256=sha256(checkpoint), CWSAM_COMMAND=command
-            )
-            for top, index in aligned(stitch(scored, grid.width, grid.height), BLOCK):
-                window = Window(0, top, grid.width, len(index))
-                codes = np.where(scene.read_north_up(window)[1], to_code[index], np.uint8(IGNORE))
-                counts += np.bincount(codes.ravel(), minlength=256)
-                if scene.is_south_up:
-                    codes, window = codes[::-1], scene.mirrored(window)
-                written.write(codes, 1, window=window)
-        verify_written(target)
-        write_sidecar(target, taxonomy)
-    if counts[IGNORE] == grid.width * grid.height:
-        log.warning("`%s` holds no valid pixel, and neither does its map", scene_path)
+    with open_raster(output) as dataset, reading(output):
+        for _, window in dataset.block_windows(1):
+            counts += np.bincount(dataset.read(1, window=window).ravel(), minlength=256)
+        return _result(output, dataset.width, dataset.height, counts, taxonomy)
+
+
+def _result(output: Path, width: int, height: int, counts: NDArray[np.int64], taxonomy: Taxonomy) -> MapResult:
     pixels = {entry.name: int(counts[entry.code]) for entry in taxonomy.classes}
-    return MapResult(output, grid.width, grid.height, pixels, int(counts[IGNORE]))
+    return MapResult(output, width, height, pixels, int(counts[IGNORE]))
 
 
-def _score(
-    model: nn.Module,
-    scene: Scene,
-    windows: list[Window],
-    bands: tuple[Band, ...],
-    size: int,
-    batch_size: int,
-    device: torch.device,
-    hidden: int | None,
-) -> Iterator[tuple[Window, NDArray[np.float32]]]:
-    """Each window with its logits (K, size, size); the hidden class never wins."""
-    for start in track(range(0, len(windows), batch_size), "predicting"):
-        batch = windows[start : start + batch_size]
-        images = torch.zeros(len(batch), len(bands), size, size)
-        for slot, window in zip(images, batch, strict=True):
-            image, valid = scene.read_north_up(window)
-            slot[:, : image.shape[1], : image.shape[2]] = normalize(image, valid, bands)
-        with torch.inference_mode():
-            logits = model(images.to(device)).cpu().numpy()
-        if hidden is not None:
-            logits[:, hidden] = -np.inf
-        yield from zip(batch, logits, strict=True)
+def make_map(
+    scene: str,
+    checkpoint: Path,
+    model: Model,
+    score: Score | None,
+    output: Path,
+    options: MapOptions,
+    *,
+    overwrite: bool,
+    command: str,
+    world: World | None = None,
+) -> MapResult:
+    """Make one map, or what an earlier run left missing of it.
+
+    Args:
+        scene: see `predict`.
+        checkpoint: where `model` was read from.
+        model: the checkpoint.
+        score: its network; None where other processes score.
+        output: the map.
+        options: how.
+        overwrite: replace an older map.
+        command: the command line, for the record.
+        world: this process among others that make other maps.
+    """
+    layout = lay_out(scene, model, options)
+    for remark in layout.oddities:
+        log.warning("%s", remark)
+    key = map_key(scene, model, options)
+    plan = {"batch": layout.job.batch, "group": layout.job.group, "col_cuts": layout.job.col_cuts}
+    with journal(output, key, plan) as kept:
+        _sweep(output, options)
+        batch, group, col_cuts = (kept.plan[name] for name in ("batch", "group", "col_cuts"))
+        job = replace(layout.job, batch=batch, group=group, col_cuts=tuple(col_cuts))
+        sheet = replace(layout.sheet, col_cuts=job.col_cuts)
+        try:
+            if score is None:
+                for stale in kept.folder.glob("*.done"):
+                    stale.unlink()
+                cluster = Cluster(processes=options.gpus, device=options.device)
+                launch(_share, job, checkpoint, options, kept.folder, cluster=cluster)
+                kept.scan()
+            else:
+                fill(job, score, kept, beat=partial(stay_alive, world) if world else None)
+        except DataError:
+            if not is_remote(scene):  # the same command would fail again
+                kept.clear()
+            raise
+        tags = {
+            "CWSAM_VERSION": __version__,
+            "CWSAM_CHECKPOINT_SHA256": model.digest,
+            "CWSAM_COMMAND": command,
+            "CWSAM_KEY": key_digest(key),
+        }
+        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), staged(output, overwrite=overwrite) as target:
+            counts = write_map(
+                target,
+                sheet,
+                kept.read,
+                job.layers,
+                driver=options.format,
+                creation=options.creation,
+                tags=tags,
+                scratch=kept.folder,
+            )
+            if options.preview:
+                draw_map(target, job.layers.taxonomy, options.preview)
+    for kind in set(KINDS) - set(job.layers.kinds) if overwrite else ():  # of an older map, and would speak of this one
+        beside(output, kind).unlink(missing_ok=True)
+    result = _result(output, sheet.grid.width, sheet.grid.height, counts, job.layers.taxonomy)
+    if result.nodata == result.width * result.height:
+        log.warning("`%s` holds no valid pixel, and neither does its map", scene)
+    return result
+
+
+def _share(world: World, job: Job, checkpoint: Path, options: MapOptions, folder: Path) -> None:
+    """What each of several processes does for one map."""
+    kept = Journal(folder, {})
+    kept.scan(repair=False)
+    score = Model.load(checkpoint, replace(options, device=str(world.device))).scorer(options)
+    fill(job, score, kept, rank=world.rank, world=world.size, beat=partial(stay_alive, world))
+    wait_for_others(world, folder)
+
+
+def stay_alive(world: World) -> None:
+    """Say that this process gets on; end it if Ctrl-C asked for that."""
+    if world.interruption.asked:
+        raise KeyboardInterrupt
+    world.beat()
+
+
+def wait_for_others(world: World, folder: Path) -> None:
+    """Wait however long it takes; shares are not equally heavy, and waiting is no standing still."""
+    (folder / f"{world.rank}.done").touch()
+    while any(not (folder / f"{rank}.done").exists() for rank in range(world.size)):
+        stay_alive(world)
+        time.sleep(0.1)
+    world.barrier()
+    (folder / f"{world.rank}.done").unlink()

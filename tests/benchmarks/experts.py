@@ -21,7 +21,7 @@ TOKENS = 1024
 
 def usual_loop(layer: HierarchicalExperts, x: Tensor) -> Tensor:
     """What most code does: each expert on the tokens that a boolean mask picks for it."""
-    weights, chosen = layer._route(x.float())
+    weights, chosen = layer.route(x.float())
     out = torch.zeros_like(x)
     for number, (w1, b1, w2, b2) in enumerate(layer.separate):
         hit = chosen == number
@@ -34,7 +34,7 @@ def usual_loop(layer: HierarchicalExperts, x: Tensor) -> Tensor:
 
 def careful_loop(layer: HierarchicalExperts, x: Tensor) -> Tensor:
     """The same with indices found once an expert, and one addition in place."""
-    weights, chosen = layer._route(x.float())
+    weights, chosen = layer.route(x.float())
     out = torch.zeros_like(x)
     for number, (w1, b1, w2, b2) in enumerate(layer.separate):
         token, slot = (chosen == number).nonzero(as_tuple=True)

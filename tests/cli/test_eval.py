@@ -73,7 +73,7 @@ def test_eval_counts_what_predict_maps(cwsam: Cwsam, run: Any, tmp_path: Path) -
     cwsam("eval", "-c", run.checkpoint, "--data", run.dataset, "-o", "report")
     counted = np.zeros((3, 3), int)
     for image in sorted((run.dataset / "images" / "test").glob("*.tif")):
-        cwsam("predict", image, "-c", run.checkpoint, "-o", "map.tif", "--overwrite")
+        cwsam("predict", image, "-c", run.checkpoint, "-o", "map.tif", "--overwrite", "--precision", "fp32")
         with rasterio.open("map.tif") as source, rasterio.open(run.dataset / "labels" / "test" / image.name) as labels:
             codes, reference = source.read(1), labels.read(1)
         labelled = reference != 255

@@ -255,7 +255,7 @@ def test_the_output_is_the_map_and_its_sidecar_and_nothing_else(
 ) -> None:
     for _ in range(2):
         cwsam("predict", run.scene, "-c", run.checkpoint, "-o", "deeper/map.tif", "--overwrite")
-        assert set(snapshot(tmp_path)) == {"deeper", "deeper/map.tif", "deeper/map.tif.aux.xml"}
+        assert set(snapshot(tmp_path)) == {*("deeper", "deeper/map.tif", "deeper/map.tif.aux.xml", "deeper/map.qml")}
 
 
 def test_overwriting_replaces_map_and_names(cwsam: Cwsam, run: Any, odd_classes: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Windows cover a scene, and stitching is their inverse, whatever the sizes."""
+"""Windows cover a scene, and blending them equals an accumulator of the whole, whatever the sizes and parts."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from cwsam_cli.geo.grid import lattice
-from cwsam_cli.geo.stitch import aligned, stitch
+from cwsam_cli.geo.grid import Lattice, lattice
+from cwsam_cli.geo.layers import best_index
+from cwsam_cli.geo.stitch import PROFILES, Blender, Scored, cut_rows, shares
 
 modest = settings(max_examples=40, deadline=None, database=None)
+
+Bits = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,17 @@ class Cut:
 
     @property
     def windows(self) -> list[Window]:
+        """Of training tiles, which end at the scene's edge by shifting the last one."""
         return list(lattice(self.width, self.height, self.size, self.overlap))
+
+    @property
+    def lattice(self) -> Lattice:
+        """Of a map, spread evenly."""
+        return Lattice.over(self.width, self.height, self.size, self.overlap)
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        return [(row, col) for row in range(len(self.lattice.rows)) for col in range(len(self.lattice.cols))]
 
 
 @st.composite
@@ -36,34 +49,52 @@ def cuts(draw: st.DrawFn) -> Cut:
     return Cut(draw(side), draw(side), size, draw(st.integers(0, size - 1)))
 
 
-def placed(window: Window) -> tuple[slice, slice]:
-    return window.toslices()
+@st.composite
+def parts(draw: st.DrawFn, cut: Cut) -> Window:
+    left, top = draw(st.integers(0, cut.width - 1)), draw(st.integers(0, cut.height - 1))
+    return Window(left, top, draw(st.integers(1, cut.width - left)), draw(st.integers(1, cut.height - top)))
 
 
 def one_hot(codes: NDArray[np.uint8], window: Window, size: int, classes: int) -> NDArray[np.float32]:
     """Scores (K, S, S) as a model gives them: what lies beyond a small scene is nonsense."""
-    seen = codes[placed(window)]
+    seen = codes[window.toslices()]
     scores = np.full((classes, size, size), 7, np.float32)
     scores[:, : seen.shape[0], : seen.shape[1]] = np.arange(classes)[:, None, None] == seen
     return scores
 
 
+def blend(
+    cut: Cut, scores: dict[tuple[int, int], NDArray[np.float32]], wanted: Bits, area: Window, profile: str = "hann"
+) -> NDArray[np.uint8]:
+    """The blender's map of an area, from the windows in which anything is wanted."""
+    scored = (
+        Scored(row, col, own.copy(), seen)
+        for (row, col), own in scores.items()
+        if (seen := wanted[cut.lattice.window(row, col).toslices()]).any()
+    )
+    runs = Blender(cut.lattice, lambda blended: best_index(blended)[None], profile=profile).blend(scored, area)
+    return np.concatenate([rows for _, rows in runs], axis=1)[0]
+
+
 @modest
 @given(cuts())
 def test_windows_cover_every_pixel_and_lie_inside_the_scene(cut: Cut) -> None:
-    seen = np.zeros((cut.height, cut.width), int)
-    for window in cut.windows:
-        assert 0 <= window.col_off and window.col_off + window.width <= cut.width
-        assert 0 <= window.row_off and window.row_off + window.height <= cut.height
-        seen[placed(window)] += 1
-    assert seen.min() >= 1
+    for windows in (cut.windows, [cut.lattice.window(*place) for place in cut.places]):
+        seen = np.zeros((cut.height, cut.width), int)
+        for window in windows:
+            assert 0 <= window.col_off and window.col_off + window.width <= cut.width
+            assert 0 <= window.row_off and window.row_off + window.height <= cut.height
+            seen[window.toslices()] += 1
+        assert seen.min() >= 1
 
 
 @modest
 @given(cuts())
 def test_every_window_has_the_full_size_unless_the_scene_is_smaller(cut: Cut) -> None:
-    shapes = {(window.width, window.height) for window in cut.windows}
-    assert shapes == {(min(cut.size, cut.width), min(cut.size, cut.height))}
+    for windows in (cut.windows, [cut.lattice.window(*place) for place in cut.places]):
+        assert {(window.width, window.height) for window in windows} == {
+            (min(cut.size, cut.width), min(cut.size, cut.height))
+        }
 
 
 @modest
@@ -71,10 +102,19 @@ def test_every_window_has_the_full_size_unless_the_scene_is_smaller(cut: Cut) ->
 def test_neighbouring_windows_share_at_least_the_overlap(cut: Cut) -> None:
     columns = sorted({window.col_off for window in cut.windows})
     rows = sorted({window.row_off for window in cut.windows})
-    for starts in (columns, rows):
+    for starts in (columns, rows, cut.lattice.cols, cut.lattice.rows):
         gaps = np.diff(starts)
         assert (cut.size - gaps >= cut.overlap).all()
         assert (gaps > 0).all()
+
+
+@modest
+@given(cuts())
+def test_a_maps_windows_are_spread_evenly_and_no_more_than_needed(cut: Cut) -> None:
+    for starts, length in ((cut.lattice.cols, cut.width), (cut.lattice.rows, cut.height)):
+        gaps = np.diff(starts)
+        assert not gaps.size or gaps.max() - gaps.min() <= 1
+        assert len(starts) == len(range(0, max(1, length - cut.size), cut.size - cut.overlap)) + (length > cut.size)
 
 
 @modest
@@ -85,61 +125,78 @@ def test_windows_come_in_row_order_and_each_once(cut: Cut) -> None:
 
 
 @modest
+@given(cuts(), st.data())
+def test_the_windows_that_touch_an_area_are_found(cut: Cut, data: st.DataObject) -> None:
+    area = data.draw(parts(cut))
+    inside = np.zeros((cut.height, cut.width), bool)
+    inside[area.toslices()] = True
+    rows, cols = cut.lattice.touching(area)
+    found = {(row, col) for row in rows for col in cols}
+    assert found == {place for place in cut.places if inside[cut.lattice.window(*place).toslices()].any()}
+
+
+@modest
 @given(cuts(), st.integers(1, 5), st.integers(0, 2**32 - 1))
 def test_stitching_overlapping_windows_restores_the_scene(cut: Cut, classes: int, seed: int) -> None:
     codes = np.random.default_rng(seed).integers(0, classes, (cut.height, cut.width)).astype(np.uint8)
-    scored = ((window, one_hot(codes, window, cut.size, classes)) for window in cut.windows)
-    runs = list(stitch(scored, cut.width, cut.height))
-    assert [top for top, _ in runs] == np.cumsum([0, *(len(rows) for _, rows in runs[:-1])]).tolist()
-    restored = np.concatenate([rows for _, rows in runs])
-    assert restored.dtype == np.uint8
-    np.testing.assert_array_equal(restored, codes)
+    scores = {place: one_hot(codes, cut.lattice.window(*place), cut.size, classes) for place in cut.places}
+    everywhere, whole = np.ones(codes.shape, bool), Window(0, 0, cut.width, cut.height)
+    np.testing.assert_array_equal(blend(cut, scores, everywhere, whole), codes)
+
+
+@modest
+@given(cuts(), st.integers(1, 5), st.integers(0, 2**32 - 1), st.sampled_from(sorted(PROFILES)), st.data())
+def test_any_part_equals_an_accumulator_of_the_whole_scene_exactly(
+    cut: Cut, classes: int, seed: int, profile: str, data: st.DataObject
+) -> None:
+    rng = np.random.default_rng(seed)
+    scores = {place: rng.normal(size=(classes, cut.size, cut.size)).astype(np.float32) for place in cut.places}
+    wanted = rng.random((cut.height, cut.width)) < data.draw(st.sampled_from([0.02, 0.5, 1]))
+
+    # The oracle keeps all of the scene at once and adds in the windows' order.
+    rows = shares(cut.lattice.rows, cut.size, cut.height, profile)
+    cols = shares(cut.lattice.cols, cut.size, cut.width, profile)
+    total = np.zeros((classes, cut.height, cut.width), np.float32)
+    for (row, col), own in scores.items():
+        window = cut.lattice.window(row, col)
+        total[:, *window.toslices()] += own[:, : window.height, : window.width] * np.outer(rows[row], cols[col])
+    expected = np.where(wanted, total.argmax(axis=0), 255)
+
+    area = data.draw(parts(cut))
+    np.testing.assert_array_equal(blend(cut, scores, wanted, area, profile), expected[area.toslices()])
 
 
 @modest
 @given(cuts(), st.integers(2, 5), st.integers(0, 2**32 - 1))
-def test_stitching_agrees_with_an_accumulator_of_the_whole_scene(cut: Cut, classes: int, seed: int) -> None:
+def test_blending_is_a_weighted_mean(cut: Cut, classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    windows = cut.windows
-    scores = [rng.normal(size=(classes, cut.size, cut.size)).astype(np.float32) for _ in windows]
+    scores = {place: rng.normal(size=(classes, cut.size, cut.size)).astype(np.float32) for place in cut.places}
 
-    # The oracle keeps everything at once, in float64, and divides by the weights' sum.
+    # Another oracle, as textbooks have it: float64, and divided by the weights' sum.
     edge = np.sin(np.pi * (np.arange(cut.size) + 0.5) / cut.size) ** 2
     weight = np.outer(edge, edge)
-    total = np.zeros((classes, cut.height, cut.width))
-    weights = np.zeros((cut.height, cut.width))
-    for window, score in zip(windows, scores, strict=True):
-        rows, cols = window.height, window.width
-        total[:, *placed(window)] += (score * weight)[:, :rows, :cols]
-        weights[placed(window)] += weight[:rows, :cols]
-    blended = total / weights
+    total, weights = np.zeros((classes, cut.height, cut.width)), np.zeros((cut.height, cut.width))
+    for place, own in scores.items():
+        window = cut.lattice.window(*place)
+        total[:, *window.toslices()] += (own * weight)[:, : window.height, : window.width]
+        weights[window.toslices()] += weight[: window.height, : window.width]
+    mean = total / weights
 
-    chosen = np.concatenate([rows for _, rows in stitch(zip(windows, scores, strict=True), cut.width, cut.height)])
-    assert chosen.shape == weights.shape
-    lost = blended.max(axis=0) - np.take_along_axis(blended, chosen[None].astype(int), axis=0)[0]
+    whole = Window(0, 0, cut.width, cut.height)
+    chosen = blend(cut, scores, np.ones(weights.shape, bool), whole)
+    lost = mean.max(axis=0) - np.take_along_axis(mean, chosen[None].astype(int), axis=0)[0]
     assert lost.max() < 1e-5  # float32 may decide a tie otherwise
 
 
 @modest
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 25), st.integers(1, 4))
-def test_aligned_regroups_rows_on_block_boundaries_without_loss(lengths: list[int], block: int, width: int) -> None:
-    scene = np.arange(sum(lengths) * width).reshape(-1, width).astype(np.uint8)
+def test_cutting_regroups_rows_without_loss(lengths: list[int], block: int, width: int) -> None:
+    height = sum(lengths)
+    scene = np.arange(height * width).reshape(1, height, width).astype(np.uint8)
     tops = np.cumsum([0, *lengths])
-    rows = [(int(a), scene[a:b]) for a, b in pairwise(tops)]
-    runs = list(aligned(rows, block))
-    np.testing.assert_array_equal(np.concatenate([run for _, run in runs]), scene)
-    assert [top for top, _ in runs] == np.cumsum([0, *(len(run) for _, run in runs[:-1])]).tolist()
-    assert all(top % block == 0 for top, _ in runs)
-    assert all(len(run) > 0 and len(run) % block == 0 for _, run in runs[:-1])
-
-
-@modest
-@given(cuts(), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_aligned_after_stitching_still_restores_the_scene(cut: Cut, block: int, seed: int) -> None:
-    codes = np.random.default_rng(seed).integers(0, 3, (cut.height, cut.width)).astype(np.uint8)
-    scored = ((window, one_hot(codes, window, cut.size, 3)) for window in cut.windows)
-    restored = np.full_like(codes, 255)
-    for top, run in aligned(stitch(scored, cut.width, cut.height), block):
-        assert top % block == 0
-        restored[top : top + len(run)] = run
-    np.testing.assert_array_equal(restored, codes)
+    rows = [(int(a), scene[:, a:b]) for a, b in pairwise(tops)]
+    edges = (*range(0, height, block), height)
+    pieces = list(cut_rows(rows, edges))
+    assert [number for number, _ in pieces] == list(range(len(edges) - 1))
+    assert [piece.shape[1] for _, piece in pieces] == np.diff(edges).tolist()
+    np.testing.assert_array_equal(np.concatenate([piece for _, piece in pieces], axis=1), scene)

@@ -2,6 +2,8 @@
 
 import csv
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import rasterio
 import rasterio.warp
 import yaml
 from rasterio.transform import from_origin
+from rasterio.windows import Window
 from typer.testing import CliRunner, Result
 
 from cwsam_cli.main import app
@@ -215,7 +218,8 @@ def test_a_mask_beside_the_scene_does_what_a_nodata_value_does(
 ) -> None:
     maps = []
     for name in ("RGB.byte.tif", "RGB2.byte.tif"):
-        accepted("predict", awkward / name, "-c", checkpoints[3], "-o", tmp_path / f"{name}.map.tif")
+        common = ("predict", awkward / name, "-c", checkpoints[3], "--precision", "fp32")
+        accepted(*common, "-o", tmp_path / f"{name}.map.tif")
         maps.append(codes_of(tmp_path / f"{name}.map.tif"))
     with rasterio.open(awkward / "RGB2.byte.tif") as scene:
         assert ((maps[1] == 255) == (scene.dataset_mask() == 0)).all()
@@ -243,8 +247,80 @@ def test_alpha_is_a_mask_and_no_band(awkward: Path, checkpoints: dict[int, Path]
         assert ((codes_of(tmp_path / "map.tif") == 255) == (scene.read(4) == 0)).all()
 
 
-def test_a_raster_of_the_whole_world_is_read_by_windows() -> None:
-    pytest.skip("world_36000x18000.tif takes too long to run whole: its memory belongs to a later issue")
+def test_a_part_of_the_whole_world_is_mapped_without_the_rest(
+    awkward: Path, checkpoints: dict[int, Path], tmp_path: Path
+) -> None:
+    bounds = ("--bounds", 5, 44, 10, 48)
+    accepted("predict", awkward / "world_36000x18000.tif", "-c", checkpoints[1], "-o", tmp_path / "map.tif", *bounds)
+    with rasterio.open(tmp_path / "map.tif") as drawn:
+        assert drawn.shape == (400, 500)
+        assert tuple(drawn.bounds) == pytest.approx((5, 44, 10, 48))
+
+
+WORLD = """
+import resource, sys
+from pathlib import Path
+import numpy as np, rasterio
+from rasterio.windows import Window
+from cwsam_cli.data.manifest import Band
+from cwsam_cli.geo.budget import BLOCK
+from cwsam_cli.geo.grid import Grid, Lattice
+from cwsam_cli.geo.layers import LayerPlan
+from cwsam_cli.geo.mapfile import Sheet, cuts, write_map
+from cwsam_cli.journal import journal
+from cwsam_cli.pipelines.pieces import Job, fill
+from cwsam_cli.taxonomy import from_names
+
+with rasterio.open(sys.argv[1]) as dataset:
+    grid = Grid.of(dataset)
+layers = LayerPlan(from_names(["dark", "bright"]))
+shown = Window(0, 0, grid.width, grid.height)
+job = Job(
+    scene=sys.argv[1],
+    bands=(Band(name="b", mean=127.0, std=60.0),),
+    lattice=Lattice.over(grid.width, grid.height, 1024, 128),
+    shown=shown,
+    row_cuts=cuts(0, grid.height, BLOCK),
+    col_cuts=cuts(0, grid.width, 9216),
+    batch=4,
+    group=1,
+    profile="hann",
+    layers=layers,
+    cache_mb=64,
+)
+
+def score(images):
+    values = images.numpy()[:, 0]
+    return np.stack([-values, values], axis=1)
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+target = Path(sys.argv[2])
+with journal(target, {}, {}) as kept:
+    fill(job, score, kept)
+    sheet = Sheet(grid, job.row_cuts, job.col_cuts, False)
+    with rasterio.Env(GDAL_CACHEMAX=64):
+        write_map(target, sheet, kept.read, layers, creation={}, tags={}, scratch=kept.folder)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_raster_of_the_whole_world_is_mapped_in_less_memory_than_it_has_pixels(awkward: Path, tmp_path: Path) -> None:
+    world = awkward / "world_36000x18000.tif"
+    done = subprocess.run(
+        [sys.executable, "-c", WORLD, str(world), str(tmp_path / "map.tif")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 500  # MB; the pixels alone are 618
+    with rasterio.open(world) as scene, rasterio.open(tmp_path / "map.tif") as drawn:
+        assert drawn.shape == scene.shape
+        for window in (Window(18_000, 4_000, 500, 500), Window(35_500, 17_500, 500, 500)):
+            values = scene.read(1, window=window, out_dtype="float32", masked=True)
+            expected = np.where(np.ma.getmaskarray(values), 255, values.data > 127)
+            np.testing.assert_array_equal(drawn.read(1, window=window), expected)
 
 
 # As labels

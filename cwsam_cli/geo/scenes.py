@@ -1,0 +1,156 @@
+"""Which scenes a command line means, and how GDAL reaches those that are not on this disk."""
+
+import glob
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import rasterio
+
+from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.geo.raster import GDAL_CACHE_MB, open_raster
+
+SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
+"""Of files in a folder that are taken for scenes."""
+
+_ENDS = 1 << 20
+
+_REMOTE_READS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",  # no listing of the server's folder; sidecars are asked for by name
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "1",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
+    "VSI_CACHE": "TRUE",
+    "CPL_VSIL_CURL_CHUNK_SIZE": "262144",
+}
+
+
+_CLOUDS = {"s3://": "/vsis3/", "gs://": "/vsigs/", "az://": "/vsiaz/"}
+"""GDAL's own way to them asks the environment for credentials and needs no further package."""
+
+
+def is_remote(scene: str) -> bool:
+    """Whether a scene comes over the network."""
+    return "://" in scene or scene.startswith(("/vsicurl", "/vsis3", "/vsigs", "/vsiaz"))
+
+
+def is_plain_file(scene: str) -> bool:
+    """Whether a scene is a path of this machine."""
+    return "://" not in scene and not scene.startswith("/vsi")
+
+
+def gdal_settings(scene: str = "", *, cache_mb: int = GDAL_CACHE_MB) -> dict[str, Any]:
+    """GDAL's settings for reading a scene; what the environment says already stands."""
+    remote = _REMOTE_READS if is_remote(scene) else {}
+    return {"GDAL_CACHEMAX": cache_mb} | {name: value for name, value in remote.items() if name not in os.environ}
+
+
+def expand(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """The scenes that arguments mean, and whether they are many by their form.
+
+    A folder means the rasters in it, a pattern what it matches, a `.txt` file the paths in
+    it, one a line (`#` begins a remark; relative to the file); anything else is one scene.
+
+    Raises:
+        DataError: a folder, pattern or list means no scene.
+        UsageError: a scene is meant twice.
+    """
+    scenes: list[str] = []
+    many = len(arguments) > 1
+    for argument in arguments:
+        found = _meant(argument)
+        if found is None:
+            cloud = next((scheme for scheme in _CLOUDS if argument.startswith(scheme)), None)
+            scenes.append(_CLOUDS[cloud] + argument.removeprefix(cloud) if cloud else argument)
+            continue
+        if not found:
+            raise DataError(f"`{argument}` means no scene", hint=f"rasters end in {', '.join(SUFFIXES)}")
+        scenes += found
+        many = True
+    twice = [scene for scene, count in Counter(map(_identity, scenes)).items() if count > 1]
+    if twice:
+        raise UsageError(f"`{twice[0]}` is given twice", hint="name each scene once")
+    return scenes, many
+
+
+def _meant(argument: str) -> list[str] | None:
+    if not is_plain_file(argument):
+        return None
+    path = Path(argument)
+    if path.is_dir():
+        return sorted(str(entry) for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
+    if path.suffix.lower() == ".txt" and path.is_file():
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+        named = [line for line in lines if line and not line.startswith("#")]
+        paths = [str(path.parent / line) if is_plain_file(line) else line for line in named]
+        if paths and not any(Path(scene).exists() or not is_plain_file(scene) for scene in paths):
+            raise DataError(f"`{argument}` is no list of scenes: there is no `{paths[0]}`", hint="one path a line")
+        return paths
+    if not path.exists() and glob.has_magic(argument):
+        return sorted(glob.glob(argument, recursive=True))
+    return None
+
+
+def _identity(scene: str) -> str:
+    return str(Path(scene).resolve()) if is_plain_file(scene) else scene
+
+
+def fingerprint(scene: str) -> str:
+    """Tells a scene from another, and from itself after a change, without reading it whole.
+
+    Of every file on this disk that GDAL needs for it: size, time of change, the first and
+    last megabyte. Of a URL what the server says of it.
+    """
+    with rasterio.Env(**gdal_settings(scene)), open_raster(scene) as dataset:
+        header = repr((dataset.profile, dataset.transform, dataset.descriptions))
+        return fingerprint_of_files(sorted({scene, *dataset.files}), header)
+
+
+def fingerprint_of_files(names: Sequence[str], header: str = "") -> str:
+    """See `fingerprint`; for files that need not be rasters."""
+    digest = hashlib.sha256(header.encode())
+    for name in names:
+        digest.update(name.encode())
+        if (path := _on_disk(name)) is not None:
+            status = path.stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(_ENDS))
+                file.seek(max(0, status.st_size - _ENDS))
+                digest.update(file.read(_ENDS))
+        elif "http" in name:
+            digest.update(_told_by_server(name[name.index("http") :]).encode())
+    return digest.hexdigest()
+
+
+def _on_disk(name: str) -> Path | None:
+    """The file itself, or the archive that a virtual path looks into."""
+    for prefix in ("zip://", "tar://", "gzip://", "/vsizip/", "/vsitar/", "/vsigzip/"):
+        name = name.removeprefix(prefix)
+    path = Path(name.partition("!")[0])
+    return next((part for part in (path, *path.parents) if part.is_file()), None)
+
+
+def _told_by_server(url: str) -> str:
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=30) as answer:
+            return " ".join(str(answer.headers.get(name)) for name in ("Content-Length", "ETag", "Last-Modified"))
+    except (URLError, ValueError, OSError):
+        return ""
+
+
+def map_names(scenes: Sequence[str]) -> list[str]:
+    """A file name for each scene's map: the scene's own stem, numbered where stems repeat."""
+    stems = [Path(scene.rstrip("/").split("?")[0]).stem for scene in scenes]
+    seen: Counter[str] = Counter()
+    names = []
+    for stem in stems:
+        seen[stem] += 1
+        names.append(f"{stem}.tif" if stems.count(stem) == 1 else f"{stem}-{seen[stem]}.tif")
+    return names

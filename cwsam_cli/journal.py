@@ -1,0 +1,189 @@
+"""What is finished of an output, kept beside it until the output is whole.
+
+A run that was killed goes on from here. A journal is a folder: `journal.json` says of what
+the pieces are, each process appends pieces to a file of its own. A piece is there when its
+checksum says so; what a kill left half-written behind the last one is cut off.
+"""
+
+import json
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from cwsam_cli.console import log
+from cwsam_cli.errors import MachineError
+from cwsam_cli.files import write_text
+
+_HEAD = struct.Struct("<4sIIQI")
+_MAGIC = b"cwsm"
+_DESCRIPTION = "journal.json"
+_LOCK = "lock"
+
+Append = Callable[[int, int, bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    path: Path
+    offset: int
+    length: int
+
+
+@dataclass(slots=True)
+class Journal:
+    """An open journal."""
+
+    folder: Path
+    plan: dict[str, Any]
+    """How the work was laid out when it began."""
+    pieces: dict[tuple[int, int], _Place] = field(default_factory=dict)
+    """By row and column."""
+
+    def scan(self, *, repair: bool = True) -> None:
+        """Find the pieces that are whole; cut off what is not, unless others may be writing."""
+        self.pieces.clear()
+        for path in sorted(self.folder.glob("*.pieces")):
+            with path.open("r+b" if repair else "rb") as file:
+                good = 0
+                while (found := _next(file, path)) is not None:
+                    where, self.pieces[where] = found
+                    good = file.tell()
+                if repair:
+                    file.truncate(good)
+
+    def clear(self) -> None:
+        """Forget all pieces."""
+        self.pieces.clear()
+        for path in self.folder.glob("*.pieces"):
+            path.unlink()
+
+    def read(self, row: int, column: int) -> bytes:
+        """A piece's bytes."""
+        place = self.pieces[row, column]
+        with place.path.open("rb") as file:
+            file.seek(place.offset)
+            return zlib.decompress(file.read(place.length))
+
+    @contextmanager
+    def appending(self, rank: int = 0) -> Iterator[Append]:
+        """A function that adds a piece: row, column, bytes."""
+        path = self.folder / f"{rank}.pieces"
+        with path.open("ab") as file:
+
+            def append(row: int, column: int, piece: bytes) -> None:
+                packed = zlib.compress(piece, 1)
+                head = _HEAD.pack(_MAGIC, row, column, len(packed), zlib.crc32(packed))
+                offset = file.tell() + len(head)
+                file.write(head + packed)
+                file.flush()
+                self.pieces[row, column] = _Place(path, offset, len(packed))
+
+            yield append
+
+
+def _next(file: IO[bytes], path: Path) -> tuple[tuple[int, int], _Place] | None:
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        return None
+    magic, row, column, length, checksum = _HEAD.unpack(head)
+    offset = file.tell()
+    if magic != _MAGIC:
+        return None
+    packed = file.read(length)
+    if len(packed) < length or zlib.crc32(packed) != checksum:
+        return None
+    return (row, column), _Place(path, offset, length)
+
+
+def folder_of(target: Path) -> Path:
+    """Where an output's journal is, while the output is not whole."""
+    return target.with_name(f".{target.name}.journal")
+
+
+@contextmanager
+def journal(target: Path, key: Mapping[str, Any], plan: Mapping[str, Any]) -> Iterator[Journal]:
+    """Open the journal of an output, or begin one; it goes when the block succeeds.
+
+    A failed block keeps it if anything is finished.
+
+    Args:
+        target: the output.
+        key: what the pieces depend on, by a name that a person understands; a journal with
+            another key is thrown away.
+        plan: how to lay out the work; what an older journal of the same key says comes first.
+
+    Raises:
+        MachineError: another process is writing this output.
+    """
+    folder = folder_of(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    held = finished = False
+    opened = Journal(folder, dict(plan))
+    try:
+        with locked(folder / _LOCK, f"`{target}` is being written by another process"):
+            held = True
+            try:
+                _resume_or_begin(opened, target, json.loads(json.dumps(key)))
+                yield opened
+                finished = True
+            finally:
+                if finished or not any(path.stat().st_size for path in folder.glob("*.pieces")):
+                    (folder / _DESCRIPTION).unlink(missing_ok=True)
+    finally:
+        if held and not (folder / _DESCRIPTION).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _resume_or_begin(opened: Journal, target: Path, key: dict[str, Any]) -> None:
+    description = opened.folder / _DESCRIPTION
+    try:
+        raw = json.loads(description.read_text("utf-8"))
+        older, plan = dict(raw["key"]), dict(raw["plan"])
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or killed before it was written
+        older, plan = {}, {}
+    if older:
+        differing = sorted(name for name in older.keys() | key.keys() if older.get(name) != key.get(name))
+        if not differing:
+            opened.plan = plan
+            opened.scan()
+            log.info("`%s` was begun before: going on, %d piece(s) are there", target, len(opened.pieces))
+            return
+        log.warning("`%s` was begun with another %s: starting over", target, ", ".join(differing))
+    opened.clear()
+    write_text(description, json.dumps({"key": key, "plan": opened.plan}, indent=1, ensure_ascii=False))
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends.
+
+    Args:
+        path: the lock's file.
+        busy: what to say if another process holds it.
+
+    Raises:
+        MachineError: another process holds it.
+    """
+    with path.open("a+b") as file:
+        try:
+            _lock(file.fileno())
+        except OSError:
+            raise MachineError(busy, hint="wait for it, or choose another output") from None
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

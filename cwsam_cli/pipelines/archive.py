@@ -1,0 +1,139 @@
+"""Many scenes → a folder of maps; one that fails does not stop the others."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from cwsam_cli.console import log
+from cwsam_cli.errors import CwsamError, UsageError, as_user_error
+from cwsam_cli.geo.scenes import map_names
+from cwsam_cli.pipelines.checks import Estimate
+from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
+from cwsam_cli.pipelines.predict import (
+    MapResult,
+    check_output,
+    estimate,
+    made_before,
+    make_map,
+    seconds_a_window,
+    wait_for_others,
+)
+from cwsam_cli.train.launch import Cluster, World, launch
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What became of many scenes."""
+
+    maps: list[MapResult]
+    present: list[Path]
+    """Maps that an earlier run made from the same scenes, model and options."""
+    failed: dict[str, str]
+    """What stood in the way, by scene."""
+
+
+def predict_many(
+    scenes: Sequence[str],
+    checkpoint: Path,
+    folder: Path,
+    options: MapOptions | None = None,
+    *,
+    overwrite: bool = False,
+    command: str = "",
+) -> Archive:
+    """Classify scenes into a folder, or those of them that are missing there.
+
+    Args:
+        scenes: see `predict`.
+        checkpoint: a `model_epoch_*.pth`.
+        folder: where the maps go, each under its scene's name.
+        options: how; several processes take whole scenes.
+        overwrite: replace older maps.
+        command: the command line, for the record.
+    """
+    options = options or MapOptions()
+    if options.preview:
+        raise UsageError("--preview draws one map", hint="predict that scene alone")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"`{folder}` is a file, and several scenes need a folder", hint="name a folder: -o maps/")
+    work = list(zip(scenes, [folder / name for name in map_names(scenes)], strict=True))
+    if options.gpus == 1:
+        return _make(work, checkpoint, options, overwrite=overwrite, command=command)
+    with tempfile.TemporaryDirectory(prefix="cwsam-") as scratch:
+        cluster = Cluster(processes=options.gpus, device=options.device)
+        launch(_share, work, checkpoint, options, overwrite, command, Path(scratch), cluster=cluster)
+        parts = [json.loads(path.read_text("utf-8")) for path in sorted(Path(scratch).glob("*.json"))]
+    return Archive(
+        [MapResult(**raw | {"path": Path(raw["path"])}) for part in parts for raw in part["maps"]],
+        [Path(path) for part in parts for path in part["present"]],
+        {scene: reason for part in parts for scene, reason in part["failed"].items()},
+    )
+
+
+def estimate_many(
+    scenes: Sequence[str], checkpoint: Path, options: MapOptions
+) -> tuple[list[Estimate], dict[str, str]]:
+    """What `predict` would do with scenes, and what stands in the way of the others."""
+    model = Model.load(checkpoint, options)
+    layouts, failed = [], {}
+    for scene in scenes:
+        try:
+            layouts.append(lay_out(scene, model, options))
+        except CwsamError as error:
+            if len(scenes) == 1:
+                raise
+            failed[scene] = str(error)
+            log.error("%s; hint: %s", error, error.hint)
+    seconds = seconds_a_window(model, options) if layouts else 0.0
+    return [estimate(layout, model, options, seconds=seconds) for layout in layouts], failed
+
+
+def _make(
+    work: Sequence[tuple[str, Path]],
+    checkpoint: Path,
+    options: MapOptions,
+    *,
+    overwrite: bool,
+    command: str,
+    world: World | None = None,
+) -> Archive:
+    model = Model.load(checkpoint, options)
+    score = model.scorer(options)
+    archive = Archive([], [], {})
+    for number, (scene, target) in enumerate(work, start=1):
+        try:
+            if not overwrite and made_before(target, scene, model, options):
+                archive.present.append(target)
+                continue
+            check_output(scene, checkpoint, target, options, overwrite=overwrite)
+            log.info("%d/%d `%s`", number, len(work), scene)
+            made = make_map(
+                scene, checkpoint, model, score, target, options, overwrite=overwrite, command=command, world=world
+            )
+            archive.maps.append(made)
+        except Exception as error:
+            told = as_user_error(error)
+            if told is None:
+                raise
+            archive.failed[scene] = str(told)
+            log.error("%s; hint: %s", told, told.hint)
+    return archive
+
+
+def _share(
+    world: World,
+    work: Sequence[tuple[str, Path]],
+    checkpoint: Path,
+    options: MapOptions,
+    overwrite: bool,
+    command: str,
+    scratch: Path,
+) -> None:
+    """What each of several processes does for many maps."""
+    own = work[world.rank :: world.size]
+    here = replace(options, device=str(world.device))
+    archive = _make(own, checkpoint, here, overwrite=overwrite, command=command, world=world)
+    (scratch / f"{world.rank}.json").write_text(json.dumps(asdict(archive), default=str), "utf-8")
+    wait_for_others(world, scratch)

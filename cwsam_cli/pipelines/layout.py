@@ -1,0 +1,261 @@
+"""How a scene is to be mapped: options and checkpoint and scene → a job, its sheet and its cost."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.windows import Window
+
+from cwsam_cli import __version__
+from cwsam_cli.errors import UsageError
+from cwsam_cli.files import sha256
+from cwsam_cli.geo.aoi import read_area
+from cwsam_cli.geo.budget import BLOCK, Costs, cut
+from cwsam_cli.geo.grid import Lattice
+from cwsam_cli.geo.layers import KINDS, LayerPlan
+from cwsam_cli.geo.mapfile import FORMATS, Sheet, check_creation, cuts
+from cwsam_cli.geo.raster import ALPHA_RULES, GDAL_CACHE_MB, Scene, open_scene
+from cwsam_cli.geo.scenes import fingerprint, fingerprint_of_files, gdal_settings
+from cwsam_cli.geo.stitch import PROFILES
+from cwsam_cli.pipelines.checks import check_room, oddities, resident_memory
+from cwsam_cli.pipelines.pieces import Job
+from cwsam_cli.pipelines.score import AUGMENTATIONS, PRECISIONS, Scorer, activation_bytes, choose_precision
+from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint
+from cwsam_cli.train.launch import choose_device
+
+_MEMORY = 4_000_000_000  # bytes beside the weights, unless --max-memory says otherwise
+_BATCH = 8
+_ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
+_HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
+
+_KNOWN: dict[str, Collection[str | None]] = {
+    "window": PROFILES,
+    "blend": ("logits", "probabilities"),
+    "tta": AUGMENTATIONS,
+    "precision": PRECISIONS,
+    "format": FORMATS,
+    "alpha": (None, *ALPHA_RULES),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapOptions:
+    """How maps are made; the command line's options of the same names."""
+
+    overlap: float = 0.25
+    """Share of a window that its neighbours see too, 0 to 0.9."""
+    window: str = "hann"
+    blend: str = "logits"
+    """What is averaged, `logits` or `probabilities`."""
+    tta: str = "none"
+    precision: str = "auto"
+    batch_size: int = _BATCH
+    """Windows at a time, at most."""
+    max_memory: int | None = None
+    """Bytes of main memory; None is 4 GB beside the weights."""
+    device: str = "auto"
+    bounds: tuple[float, float, float, float] | None = None
+    """West, south, east, north in the scene's CRS."""
+    aoi: Path | None = None
+    bands: tuple[str, ...] = ()
+    """Names or numbers of the scene's bands in the model's order."""
+    alpha: str | None = None
+    resample_to_model: bool = False
+    """Bring the scene to the pixel size that the model was trained on; the map has it too."""
+    confidence: bool = False
+    probabilities: bool = False
+    entropy: bool = False
+    experts: bool = False
+    min_confidence: float = 0.0
+    """Per cent."""
+    format: str = "GTiff"
+    creation: Mapping[str, str] = field(default_factory=dict)
+    preview: Path | None = None
+    gpus: int = 1
+    """Processes, each with a device of its own."""
+
+    def __post_init__(self) -> None:
+        for name, known in _KNOWN.items():
+            if getattr(self, name) not in known:
+                names = ", ".join(str(each) for each in known if each)
+                raise UsageError(f"--{name} `{getattr(self, name)}` is not known", hint=f"one of {names}")
+        check_creation(self.creation)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Layers beside the map."""
+        return tuple(kind for kind in KINDS if getattr(self, kind))
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A checkpoint, and how it is run."""
+
+    trained: Checkpoint
+    digest: str
+    """SHA-256 of the file."""
+    weights: int
+    """Bytes."""
+    device: torch.device
+    precision: str
+
+    @classmethod
+    def load(cls, path: Path, options: MapOptions) -> "Model":
+        """Read a checkpoint; its weights stay on disk.
+
+        Raises:
+            CheckpointError: it cannot be read.
+            MachineError: the device is too small for it.
+        """
+        trained = load_checkpoint(path)
+        device = choose_device(options.device)
+        weights = check_room(trained, device)
+        return cls(trained, sha256(path), weights, device, choose_precision(options.precision, device))
+
+    def expert_groups(self, options: MapOptions) -> int:
+        """How many groups a map of experts tells apart; 0 where none is asked for.
+
+        Raises:
+            UsageError: the model has not got several.
+        """
+        arch = self.trained.architecture
+        if options.experts and arch.moe_num_expert_groups < 2:
+            raise UsageError("--experts: this model has no groups of experts", hint="leave it out")
+        return arch.moe_num_expert_groups if options.experts else 0
+
+    def scorer(self, options: MapOptions) -> Scorer:
+        """The network on its device."""
+        return Scorer(
+            self.trained.model().to(self.device),
+            self.device,
+            views=AUGMENTATIONS[options.tta],
+            precision=self.precision,
+            probabilities=options.blend == "probabilities",
+            hidden=self.trained.hidden_class,
+            expert_groups=self.expert_groups(options),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A scene's job, the map's sheet, and what is known before work begins."""
+
+    job: Job
+    sheet: Sheet
+    memory: int
+    """Bytes at the peak, of one process."""
+    oddities: list[str]
+
+
+def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
+    """Look at a scene and plan its map.
+
+    Raises:
+        DataError: it does not suit the model.
+        MachineError: the memory that may be used is not enough.
+    """
+    trained = model.trained
+    pixel_m = trained.gsd_m if options.resample_to_model else None
+    if options.resample_to_model and pixel_m is None:
+        raise UsageError("--resample-to-model: the model does not know its pixel size", hint="leave it out")
+    layers = LayerPlan(
+        trained.taxonomy,
+        options.kinds,
+        options.min_confidence,
+        scores_are_probabilities=options.blend == "probabilities",
+        expert_groups=model.expert_groups(options),
+    )
+    with (
+        warnings.catch_warnings(),
+        rasterio.Env(**gdal_settings(scene)),
+        open_scene(
+            scene,
+            wanted_bands=[band.name for band in trained.bands],
+            chosen_bands=options.bands,
+            alpha=options.alpha,
+            pixel_m=pixel_m,
+        ) as opened,
+    ):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        odd = oddities(opened, trained)
+        north = opened.north_up
+        if options.aoi:
+            read_area(options.aoi, north)
+        shown = north.within(options.bounds) if options.bounds else Window(0, 0, north.width, north.height)
+        part = opened.mirrored(shown) if opened.is_south_up else shown
+        size = trained.architecture.inp_size
+        lattice = Lattice.over(north.width, north.height, size, int(size * options.overlap))
+        cache_mb, costs = _costs(opened, model, options, layers)
+        limit = options.max_memory // options.gpus if options.max_memory else _MEMORY + model.weights
+        chosen = cut(lattice, int(shown.width), costs, batch=options.batch_size, limit=limit)
+        sheet = Sheet(
+            grid=opened.grid.part(part),
+            row_cuts=cuts(int(shown.row_off), int(shown.height), BLOCK, from_end=opened.is_south_up),
+            col_cuts=cuts(int(shown.col_off), int(shown.width), chosen.columns),
+            south_up=opened.is_south_up,
+        )
+    job = Job(
+        scene=scene,
+        bands=trained.bands,
+        chosen_bands=options.bands,
+        alpha=options.alpha,
+        pixel_m=pixel_m,
+        aoi=options.aoi,
+        lattice=lattice,
+        shown=shown,
+        row_cuts=sheet.row_cuts,
+        col_cuts=sheet.col_cuts,
+        batch=chosen.batch,
+        group=chosen.group,
+        profile=options.window,
+        layers=layers,
+        cache_mb=cache_mb,
+    )
+    return Layout(job, sheet, chosen.bytes, odd)
+
+
+def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -> tuple[int, Costs]:
+    """GDAL's cache in MB, and what takes memory."""
+    on_cpu = model.device.type == "cpu"
+    height = int(scene.dataset.block_shapes[0][0])
+    image_bytes = np.dtype(scene.dtype).itemsize
+    row_of_blocks = height * scene.grid.width * len(scene.bands) * image_bytes
+    # Blocks too high to hold as rows of pixels are held as blocks, or each would be decoded for every row of windows.
+    high = height > max(512, model.trained.architecture.inp_size)
+    cache_mb = GDAL_CACHE_MB + (min(row_of_blocks * 5 // 4, _HIGH_BLOCKS) >> 20 if high else 0)
+    return cache_mb, Costs(
+        fixed=resident_memory() + (model.weights + _ONCE[model.precision] if on_cpu else 0) + (cache_mb << 20),
+        model=activation_bytes(model.trained.architecture, views=len(AUGMENTATIONS[options.tta])) if on_cpu else 0,
+        bands=len(scene.bands),
+        image_bytes=image_bytes,
+        classes=len(layers.taxonomy) + layers.expert_groups,
+        layers=layers.count,
+        block_height=height,
+    )
+
+
+def map_key(scene: str, model: Model, options: MapOptions) -> dict[str, Any]:
+    """What a map depends on, by names that a person understands."""
+    plain = [each.name for each in fields(options) if each.name not in ("device", "gpus", "preview", "aoi", "creation")]
+    return {name.replace("_", "-"): getattr(options, name) for name in plain} | {
+        "scene": fingerprint(scene),
+        "checkpoint": model.digest,
+        "version of cwsam": __version__,
+        "precision": model.precision,
+        "device": model.device.type,
+        "area of interest": fingerprint_of_files([str(options.aoi)]) if options.aoi else None,
+        "creation option": dict(options.creation),
+    }
+
+
+def key_digest(key: Mapping[str, Any]) -> str:
+    """The key in a line, for a map's tag."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,308 @@
+"""Maps by streaming against the accumulator of the whole scene that peers keep, and what a map costs.
+
+python tests/benchmarks/predict.py [PART ...]     parts: stub large limit tiny
+
+A stub stands for the model, so that only reading, blending and writing count: 33 classes,
+windows of 512 pixels, a quarter shared. The peer adds weighted logits into a float64 array
+of the whole scene, divides by the weights' sum and takes the arg max. Each measurement is a
+process of its own; its memory is the peak over that of a process that only loads the same
+modules.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+CLASSES, SIZE, OVERLAP, BATCH = 33, 512, 128, 4
+
+
+def scene_file(folder: Path, height: int, width: int) -> Path:
+    """A GeoTIFF of three bands that compresses as scenes do, with a nodata collar."""
+    import numpy as np
+    import rasterio
+    from rasterio.transform import from_origin
+    from rasterio.windows import Window
+
+    path = folder / f"{height}x{width}.tif"
+    if path.exists():
+        return path
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(40, 200, (3, 64, 64)).repeat(8, axis=1).repeat(8, axis=2)
+    block = (coarse + rng.integers(0, 8, coarse.shape)).astype(np.uint8)
+    with rasterio.open(
+        path, "w", driver="GTiff", width=width, height=height, count=3, dtype="uint8", nodata=0, tiled=True,
+        blockxsize=512, blockysize=512, compress="zstd", zstd_level=1, predictor=2, interleave="pixel",
+        crs="EPSG:32617", transform=from_origin(600_000, 4_000_000, 10, 10), bigtiff="if_safer",
+    ) as target:  # fmt: skip
+        for top in range(0, height, 512):
+            for left in range(0, width, 512):
+                window = Window(left, top, min(512, width - left), min(512, height - top))
+                values = block[:, : window.height, : window.width].copy()
+                if top == left == 0:
+                    values[:, :200, :300] = 0
+                target.write(values, window=window)
+    return path
+
+
+def stub_scores():  # type: ignore[no-untyped-def]
+    """Windows to logits at the cost of a copy, each window for itself."""
+    import numpy as np
+
+    rng = np.random.default_rng(1)
+    pool = [rng.normal(size=(CLASSES, SIZE, SIZE)).astype(np.float32) for _ in range(3)]
+
+    def score(images):  # type: ignore[no-untyped-def]
+        return np.stack([pool[int(abs(float(image[0, 9, 9]) * 1000)) % 3] for image in images])
+
+    return score
+
+
+def stub_job(scene: Path, height: int, width: int, max_memory: int | None):  # type: ignore[no-untyped-def]
+    from rasterio.windows import Window
+
+    from cwsam_cli.data.manifest import Band
+    from cwsam_cli.geo.budget import BLOCK, Costs, cut
+    from cwsam_cli.geo.grid import Lattice
+    from cwsam_cli.geo.layers import LayerPlan
+    from cwsam_cli.geo.mapfile import cuts
+    from cwsam_cli.geo.raster import GDAL_CACHE_MB
+    from cwsam_cli.pipelines.checks import resident_memory
+    from cwsam_cli.pipelines.pieces import Job
+    from cwsam_cli.taxonomy import from_names
+
+    layers = LayerPlan(from_names([f"class {n}" for n in range(CLASSES)]))
+    lattice = Lattice.over(width, height, SIZE, OVERLAP)
+    fixed = resident_memory() + 3 * CLASSES * SIZE**2 * 4 + (GDAL_CACHE_MB << 20)
+    costs = Costs(fixed=fixed, model=0, bands=3, image_bytes=1, classes=CLASSES, layers=1, block_height=512)
+    chosen = cut(lattice, width, costs, batch=BATCH, limit=max_memory or 4_000_000_000)
+    return Job(
+        scene=str(scene),
+        bands=tuple(Band(name=f"band_{n}", mean=120.0, std=40.0) for n in (1, 2, 3)),
+        lattice=lattice,
+        shown=Window(0, 0, width, height),
+        row_cuts=cuts(0, height, BLOCK),
+        col_cuts=cuts(0, width, chosen.columns),
+        batch=chosen.batch,
+        group=chosen.group,
+        profile="hann",
+        layers=layers,
+        cache_mb=GDAL_CACHE_MB,
+    )
+
+
+def ours(scene: Path, height: int, width: int, output: Path, max_memory: int | None) -> None:
+    import rasterio
+
+    from cwsam_cli.geo.grid import Grid
+    from cwsam_cli.geo.mapfile import Sheet, write_map
+    from cwsam_cli.geo.raster import GDAL_CACHE_MB
+    from cwsam_cli.journal import journal
+    from cwsam_cli.pipelines.pieces import fill
+
+    score = stub_scores()
+    job = stub_job(scene, height, width, max_memory)
+    with rasterio.open(scene) as dataset:
+        sheet = Sheet(Grid.of(dataset), job.row_cuts, job.col_cuts, False)
+    with journal(output, {}, {}) as kept:
+        fill(job, score, kept)
+        kept.scan()
+        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
+            write_map(output, sheet, kept.read, job.layers, creation={}, tags={}, scratch=kept.folder)
+
+
+def peer(scene: Path, height: int, width: int, output: Path) -> None:
+    """The full accumulator."""
+    import numpy as np
+    import rasterio
+    import torch
+
+    from cwsam_cli.data.manifest import Band
+    from cwsam_cli.data.transforms import normalize
+    from cwsam_cli.geo.grid import Lattice
+    from cwsam_cli.geo.raster import GDAL_CACHE_MB, open_scene
+
+    score = stub_scores()
+    bands = [Band(name=f"band_{n}", mean=120.0, std=40.0) for n in (1, 2, 3)]
+    edge = np.sin(np.pi * (np.arange(SIZE) + 0.5) / SIZE) ** 2
+    weight = np.outer(edge, edge)
+    total, weights = np.zeros((CLASSES, height, width)), np.zeros((height, width))
+    lattice = Lattice.over(width, height, SIZE, OVERLAP)
+    places = [(row, col) for row in range(len(lattice.rows)) for col in range(len(lattice.cols))]
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), open_scene(scene) as opened:
+        seen = np.zeros((height, width), bool)
+        for start in range(0, len(places), BATCH):
+            windows = [lattice.window(*place) for place in places[start : start + BATCH]]
+            images = []
+            for window in windows:
+                image, valid = opened.read(window)
+                seen[window.toslices()] = valid
+                images.append(normalize(image, valid, bands))
+            for window, logits in zip(windows, score(torch.stack(images)), strict=True):
+                total[:, *window.toslices()] += logits * weight
+                weights[window.toslices()] += weight
+        codes = np.full((height, width), 255, np.uint8)
+        for top in range(0, height, 256):  # the whole at once would take its memory twice
+            rows = slice(top, top + 256)
+            total[:, rows] /= weights[rows]
+            codes[rows] = np.where(seen[rows], total[:, rows].argmax(axis=0), 255)
+        with rasterio.open(
+            output, "w", driver="GTiff", width=width, height=height, count=1, dtype="uint8", nodata=255, tiled=True,
+            blockxsize=256, blockysize=256, compress="deflate", crs=opened.grid.crs, transform=opened.grid.transform,
+        ) as target:  # fmt: skip
+            target.write(codes, 1)
+
+
+def child(arguments: list[str]) -> None:
+    what, folder, height, width, limit = arguments
+    shape = int(height), int(width)
+    scene = scene_file(Path(folder), *shape)
+    output = Path(folder) / f"{what}-{height}x{width}.tif"
+
+    if what == "ours":
+        ours(scene, *shape, output, int(limit) or None)
+    elif what == "peer":
+        peer(scene, *shape, output)
+
+
+def measure(what: str, folder: Path, shape: tuple[int, int], limit: int = 0) -> tuple[float, float]:
+    """CPU seconds and peak memory in MB of a process of its own."""
+    command = [sys.executable, __file__, "child", what, str(folder), str(shape[0]), str(shape[1]), str(limit)]
+    pid = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    _, status, usage = os.wait4(pid.pid, 0)
+    if status:
+        raise SystemExit(f"{what} failed")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def stub(folder: Path) -> None:
+    """CPU and memory against the peer."""
+    shape = (4096, 4096)
+    scene_file(folder, *shape)
+    base_cpu, base = measure("nothing", folder, shape)
+    pairs = [(measure("ours", folder, shape), measure("peer", folder, shape)) for _ in range(3)]
+    (ours_cpu, peer_cpu), (ours_mb, peer_mb) = (
+        [statistics.median(pair[side][what] for pair in pairs) - less for side in (0, 1)]
+        for what, less in ((0, base_cpu), (1, base))
+    )
+    print(f"4,096²: {ours_cpu:.1f} CPU s and {ours_mb:.0f} MB, peer {peer_cpu:.1f} CPU s and {peer_mb:.0f} MB")
+    print(f"  × the peer: {ours_cpu / peer_cpu:.2f} CPU (target 0.4), {ours_mb / peer_mb:.2f} memory (target 0.2)")
+
+
+def large(folder: Path) -> None:
+    """Memory by height, and what the peer's arrays would take."""
+    _, base = measure("nothing", folder, (512, 512))
+    for shape in ((4000, 10_000), (20_000, 10_000)):
+        scene_file(folder, *shape)
+        cpu, memory = measure("ours", folder, shape)
+        theirs = 8 * (CLASSES + 1) * shape[0] * shape[1] / 1e9
+        print(f"{shape[0]:,} rows × {shape[1]:,}: {cpu:.0f} CPU s, {memory - base:.0f} MB; peer {theirs:.1f} GB")
+
+
+def limit(folder: Path) -> None:
+    """The whole process's memory under a limit."""
+    shape = (20_000, 30_000)
+    scene_file(folder, *shape)
+    cpu, memory = measure("ours", folder, shape, 1_000_000_000)
+    print(f"20,000 rows × 30,000 under 1 GB: {cpu:.0f} CPU s, {memory * 2**20 / 1e6:.0f} MB in all")
+
+
+def tiny(folder: Path) -> None:
+    """sam_tiny from end to end: where the time goes, whether the cut changes the map, and two processes."""
+    import dataclasses
+    import time
+    from unittest.mock import patch
+
+    import numpy as np
+    import rasterio
+    import torch
+
+    from cwsam_cli.config.load import load_config
+    from cwsam_cli.data.manifest import Band
+    from cwsam_cli.geo.budget import Cut
+    from cwsam_cli.model.network import ClassWiseSam
+    from cwsam_cli.model.variants import architecture
+    from cwsam_cli.pipelines import layout
+    from cwsam_cli.pipelines.layout import MapOptions
+    from cwsam_cli.pipelines.predict import predict
+    from cwsam_cli.pipelines.score import Scorer
+    from cwsam_cli.taxonomy import from_names
+    from cwsam_cli.train.checkpoint import Checkpoint, save_checkpoint
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    arch = architecture(load_config("tiny", []).model, num_bands=3, num_classes=7)
+    checkpoint = folder / "tiny.pth"
+    save_checkpoint(
+        Checkpoint(
+            weights=ClassWiseSam(arch).state_dict(),
+            architecture=arch,
+            taxonomy=from_names([f"class {n}" for n in range(7)]),
+            bands=tuple(Band(name=name, mean=120.0, std=40.0) for name in ("red", "green", "blue")),
+            dtype="uint8",
+            gsd_m=10.0,
+            ignore_background=False,
+            epoch=0,
+            metrics={},
+        ),
+        checkpoint,
+    )
+    scene = scene_file(folder, 2048, 2048)
+    spent = [0.0]
+    cut = layout.cut
+
+    def narrow(*arguments: Any, **settings: Any) -> Cut:
+        return dataclasses.replace(cut(*arguments, **settings), columns=1024)
+
+    call = Scorer.__call__
+
+    def timed(self: Scorer, images: torch.Tensor) -> np.ndarray:
+        start = time.perf_counter()
+        scores = call(self, images)
+        spent[0] += time.perf_counter() - start
+        return scores
+
+    def run(name: str, **options: object) -> tuple[float, np.ndarray]:
+        chosen = dataclasses.replace(MapOptions(device="cpu", precision="fp32"), **options)
+        start = time.perf_counter()
+        predict(scene, checkpoint, folder / name, chosen, overwrite=True)
+        seconds = time.perf_counter() - start
+        with rasterio.open(folder / name) as dataset:
+            return seconds, dataset.read(1)
+
+    Scorer.__call__ = timed  # type: ignore[method-assign]
+    for precision in ("fp32", "bf16"):
+        spent[0] = 0.0
+        seconds, _ = run("warm.tif", precision=precision)
+        share = spent[0] / seconds
+        print(f"sam_tiny, {precision}, 2,048², one thread: {seconds:.1f} s, {share:.3f} in the model (target 0.85)")
+    one_s, whole = run("one.tif")
+    for label, options in (
+        ("batches of 3", {"batch_size": 3}),
+        ("columns of 1,024 pixels", {"batch_size": 8}),
+        ("two processes", {"gpus": 2}),
+    ):
+        with patch.object(layout, "cut", narrow if "columns" in label else layout.cut):
+            seconds, other = run("other.tif", **options)
+        same = 100 * (other == whole).mean()
+        print(f"  {label}: {same:.4f} % of the pixels agree (target 99.99), {one_s / seconds:.2f} × the speed")
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["child"]:
+        child(sys.argv[2:])
+        return
+    parts = {"stub": stub, "large": large, "limit": limit, "tiny": tiny}
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("part", nargs="*", choices=[*parts, []], default=list(parts))
+    with tempfile.TemporaryDirectory() as folder:
+        for part in options.parse_args().part:
+            parts[part](Path(folder))
+
+
+if __name__ == "__main__":
+    main()

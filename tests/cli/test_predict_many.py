@@ -1,0 +1,377 @@
+"""Many scenes, from anywhere: one that fails stops no other, and a second run makes only what is missing."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+from typer.testing import Result
+
+Cwsam = Callable[..., Result]
+Invoke = Callable[..., Any]
+
+
+def picture(height: int = 70, width: int = 90, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    patches = rng.integers(0, 3, (height // 9 + 1, width // 9 + 1)).repeat(9, 0).repeat(9, 1)[:height, :width]
+    image = np.linspace(40, 200, 9).reshape(3, 3)[patches].transpose(2, 0, 1) + rng.normal(0, 6, (3, height, width))
+    return image.clip(1, 254).astype(np.uint8)
+
+
+def codes_of(path: Path | str) -> Any:
+    with rasterio.open(path) as source:
+        return source.read(1)
+
+
+@pytest.fixture
+def folder(make_raster: Any, tmp_path: Path) -> Path:
+    """Three scenes; the second is none."""
+    for seed, name in enumerate(("a", "c")):
+        make_raster(f"scenes/{name}.tif", picture(seed=seed))
+    (tmp_path / "scenes" / "b.tif").write_text("junk")
+    (tmp_path / "scenes" / "readme.md").write_text("no scene")
+    return tmp_path / "scenes"
+
+
+@pytest.fixture
+def ends_with(cwsam: Cwsam) -> Callable[..., Any]:
+    """Run `cwsam`, expect an exit code, get the result."""
+    from typer.testing import CliRunner
+
+    from cwsam_cli.main import app
+
+    def run(code: int, *arguments: Any) -> Any:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
+        return result
+
+    return run
+
+
+@pytest.mark.parametrize("form", ["folder", "pattern", "list", "names"])
+def test_a_failing_scene_stops_no_other_and_is_reported(
+    ends_with: Invoke, run: Any, folder: Path, tmp_path: Path, form: str
+) -> None:
+    (tmp_path / "list.txt").write_text("# mine\nscenes/a.tif\n\nscenes/b.tif\nscenes/c.tif\n", "utf-8")
+    scenes = {
+        "folder": [folder],
+        "pattern": [f"{folder}/*.tif"],
+        "list": [tmp_path / "list.txt"],
+        "names": sorted(folder.glob("*.tif")),
+    }[form]
+    result = ends_with(4, "predict", *scenes, "-c", run.checkpoint, "-o", "maps", "--json")
+    told = json.loads(result.stdout)
+    assert [Path(made["path"]).name for made in told["maps"]] == ["a.tif", "c.tif"]
+    assert [Path(scene).name for scene in told["failed"]] == ["b.tif"]
+    assert "b.tif" in result.stderr and "Traceback" not in result.stderr
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [
+        f"{name}{suffix}" for name in "ac" for suffix in (".qml", ".tif", ".tif.aux.xml")
+    ]
+
+
+def test_a_second_run_makes_only_what_is_missing(
+    ends_with: Invoke, run: Any, folder: Path, tmp_path: Path, make_raster: Any
+) -> None:
+    command = ("predict", folder, "-c", run.checkpoint, "-o", "maps", "--json")
+    ends_with(4, *command)
+    before = (tmp_path / "maps" / "a.tif").stat().st_mtime_ns
+    make_raster("scenes/b.tif", picture(seed=5))
+    (tmp_path / "maps" / "c.tif").unlink()
+    told = json.loads(ends_with(0, *command).stdout)
+    assert sorted(Path(made["path"]).name for made in told["maps"]) == ["b.tif", "c.tif"]
+    assert [Path(path).name for path in told["present"]] == ["a.tif"]
+    assert (tmp_path / "maps" / "a.tif").stat().st_mtime_ns == before
+    told = json.loads(ends_with(0, *command).stdout)
+    assert told["maps"] == [] and len(told["present"]) == 3
+
+
+def test_a_map_of_other_options_or_another_scene_is_not_taken_for_the_one_asked(
+    ends_with: Invoke, run: Any, folder: Path, make_raster: Any
+) -> None:
+    (folder / "b.tif").unlink()
+    command = ("predict", folder, "-c", run.checkpoint, "-o", "maps")
+    ends_with(0, *command)
+    assert "--overwrite" in ends_with(4, *command, "--overlap", 0.5).stderr
+    make_raster("scenes/a.tif", picture(seed=9))
+    result = ends_with(4, *command)
+    assert "a.tif` exists already" in result.stderr and "c.tif: there already" in result.stdout
+    ends_with(0, *command, "--overwrite")
+
+
+def test_scenes_of_one_name_get_maps_of_their_own(
+    ends_with: Invoke, run: Any, make_raster: Any, tmp_path: Path
+) -> None:
+    scenes = [make_raster(f"{place}/scene.tif", picture(seed=seed)) for seed, place in enumerate(("x", "y"))]
+    ends_with(0, "predict", *scenes, "-c", run.checkpoint, "-o", "maps")
+    assert (codes_of("maps/scene-1.tif") != codes_of("maps/scene-2.tif")).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "names"),
+    [
+        (("a.tif", "a.tif", "-o", "maps"), 2, "twice"),
+        (("nothing/*.tif", "-o", "maps"), 4, "means no scene"),
+        (("empty", "-o", "maps"), 4, "means no scene"),
+        (("a.tif", "b.tif", "-o", "a.tif"), 2, "need a folder"),
+        (("a.tif", "b.tif", "-o", "maps", "--preview", "x.png"), 2, "--preview"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_any_work(
+    refused: Any, run: Any, make_raster: Any, tmp_path: Path, arguments: tuple[str, ...], code: int, names: str
+) -> None:
+    make_raster("a.tif", picture())
+    make_raster("b.tif", picture())
+    (tmp_path / "empty").mkdir()
+    refused(code, "predict", *arguments, "-c", run.checkpoint, names=names)
+
+
+def test_maps_never_replace_their_scenes(ends_with: Invoke, run: Any, folder: Path) -> None:
+    (folder / "b.tif").unlink()
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert "is an input" in ends_with(4, "predict", folder, "-c", run.checkpoint, "-o", folder, "--overwrite").stderr
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+# Not a plain file
+
+
+def test_a_virtual_raster_a_zip_and_its_file_give_one_map(cwsam: Cwsam, run: Any, make_raster: Any) -> None:
+    scene = make_raster("scene.tif", picture())
+    rasterio.shutil.copy(scene, "scene.vrt", driver="VRT")
+    with zipfile.ZipFile("scenes.zip", "w") as archive:
+        archive.write(scene, "inner/scene.tif")
+    maps = []
+    for number, name in enumerate((scene, "scene.vrt", "/vsizip/scenes.zip/inner/scene.tif")):
+        cwsam("predict", name, "-c", run.checkpoint, "-o", f"{number}.tif")
+        maps.append(codes_of(f"{number}.tif"))
+    assert (maps[0] == maps[1]).all() and (maps[0] == maps[2]).all()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    program = Path(__file__).with_name("range_server.py")
+    with subprocess.Popen([sys.executable, program], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        process.terminate()
+
+
+@pytest.mark.parametrize("prefix", ["", "/vsicurl/"])
+def test_a_scene_on_a_server_is_mapped_with_its_mask(
+    cwsam: Cwsam, run: Any, make_raster: Any, server: str, prefix: str
+) -> None:
+    scene = make_raster("scene.tif", picture())
+    inside = np.full((70, 90), 255, np.uint8)
+    inside[20:40, 30:60] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(scene, "r+") as target:
+        target.write_mask(inside)
+    cwsam("predict", scene, "-c", run.checkpoint, "-o", "here.tif")
+    cwsam("predict", f"{prefix}{server}/scene.tif", "-c", run.checkpoint, "-o", "there.tif")
+    np.testing.assert_array_equal(codes_of("there.tif"), codes_of("here.tif"))
+    np.testing.assert_array_equal(codes_of("there.tif") == 255, inside == 0)
+
+
+def test_a_part_of_a_scene_on_a_server_is_fetched_in_part(
+    cwsam: Cwsam, run: Any, make_raster: Any, server: str
+) -> None:
+    noise = np.random.default_rng(0).integers(1, 255, (3, 2048, 1024)).astype(np.uint8)
+    scene = make_raster("large.tif", noise, tiled=True, blockxsize=64, blockysize=64)
+    bounds = ("--bounds", 600_000, 3_998_000, 601_000, 4_000_000)
+    told = cwsam("predict", f"{server}/large.tif", "-c", run.checkpoint, "-o", "map.tif", *bounds)
+    assert "34 × 67 pixels" in told.stdout
+    with urlopen(f"{server}/sent") as answer:
+        assert 0 < int(answer.read()) < scene.stat().st_size / 2
+
+
+def test_what_the_environment_says_of_remote_reads_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cwsam_cli.geo.scenes import gdal_settings
+
+    url = "https://example.org/scene.tif"
+    assert "GDAL_HTTP_MAX_RETRY" in gdal_settings(url)
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+    assert "GDAL_HTTP_MAX_RETRY" not in gdal_settings(url)
+    assert "GDAL_DISABLE_READDIR_ON_OPEN" not in gdal_settings("scene.tif")
+
+
+def test_a_scene_in_a_bucket_is_read_by_its_address(
+    cwsam: Cwsam, run: Any, make_raster: Any, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = make_raster("bucket/scene.tif", picture())
+    monkeypatch.setenv("AWS_S3_ENDPOINT", server.removeprefix("http://"))
+    for name, value in (("HTTPS", "NO"), ("VIRTUAL_HOSTING", "FALSE"), ("NO_SIGN_REQUEST", "YES")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    cwsam("predict", scene, "-c", run.checkpoint, "-o", "here.tif")
+    cwsam("predict", "s3://bucket/scene.tif", "-c", run.checkpoint, "-o", "there.tif")
+    np.testing.assert_array_equal(codes_of("there.tif"), codes_of("here.tif"))
+
+
+def test_a_dry_run_tells_of_every_scene(ends_with: Invoke, run: Any, folder: Path) -> None:
+    told = json.loads(ends_with(4, "predict", folder, "-c", run.checkpoint, "--dry-run", "--json").stdout)
+    assert [Path(each["scene"]).name for each in told["scenes"]] == ["a.tif", "c.tif"]
+    assert [Path(scene).name for scene in told["failed"]] == ["b.tif"]
+
+
+def test_a_scene_that_the_server_does_not_have_is_named(refused: Any, run: Any, server: str) -> None:
+    refused(4, "predict", f"{server}/none.tif", "-c", run.checkpoint, "-o", "map.tif", names="none.tif")
+
+
+# Several processes, and killed ones
+
+
+def test_a_run_killed_while_its_files_were_moved_is_ended_by_the_next(
+    cwsam: Cwsam, run: Any, make_raster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: Any
+) -> None:
+    scene = make_raster("scene.tif", picture())
+    arguments = (
+        "predict",
+        scene,
+        "-c",
+        run.checkpoint,
+        "--confidence",
+        "--preview",
+        "out/map.png",
+        "-o",
+        "out/map.tif",
+    )
+    told = cwsam(*arguments).stdout
+    expected = snapshot(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+
+    class Killed(BaseException):
+        pass
+
+    replace, left = os.replace, [0]
+
+    def dying(source: Any, target: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        replace(source, target)
+
+    for survived in range(1, 9):
+        left[0] = survived
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", dying)
+            patched.setattr(shutil, "rmtree", lambda *_, **__: None)  # a killed process does not tidy up
+            with suppress(Killed):
+                cwsam(*arguments)
+        assert cwsam(*arguments).stdout == told
+        assert snapshot(tmp_path / "out") == expected
+        shutil.rmtree(tmp_path / "out")
+
+
+def command(run: Any, *arguments: Any) -> list[str]:
+    here = [sys.executable, "-m", "cwsam_cli", "predict", "-c", str(run.checkpoint), "--device", "cpu"]
+    return [*here, *(str(argument) for argument in arguments)]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_map_of_one(cwsam: Cwsam, run: Any, make_raster: Any) -> None:
+    scene = make_raster("scene.tif", picture(900, 300))
+    cwsam("predict", scene, "-c", run.checkpoint, "-o", "one.tif", "--device", "cpu")
+    cwsam("predict", scene, "-c", run.checkpoint, "-o", "two.tif", "--device", "cpu", "--gpus", 2)
+    np.testing.assert_array_equal(codes_of("one.tif"), codes_of("two.tif"))
+
+
+@pytest.mark.slow
+def test_two_processes_share_many_scenes(ends_with: Invoke, run: Any, folder: Path, tmp_path: Path) -> None:
+    options = ("-c", run.checkpoint, "--device", "cpu", "--json")
+    told = json.loads(ends_with(4, "predict", folder, *options, "-o", "maps", "--gpus", 2).stdout)
+    assert sorted(Path(made["path"]).name for made in told["maps"]) == ["a.tif", "c.tif"]
+    assert [Path(scene).name for scene in told["failed"]] == ["b.tif"]
+    (folder / "b.tif").unlink()
+    ends_with(0, "predict", folder, *options, "-o", "alone")
+    for name in ("a.tif", "c.tif"):
+        np.testing.assert_array_equal(codes_of(f"maps/{name}"), codes_of(f"alone/{name}"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
+@pytest.mark.parametrize(
+    ("times", "options"), [(10, ("--confidence",)), (3, ("--format", "COG", "--gpus", "2"))], ids=["one", "two"]
+)
+def test_killed_at_random_moments_and_resumed_the_output_is_the_same_to_the_byte(
+    run: Any, make_raster: Any, tmp_path: Path, times: int, options: tuple[str, ...]
+) -> None:
+    scene = make_raster("scene.tif", picture(3000, 700))
+    environ = environment()
+
+    def files(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+    folder = tmp_path / "out"
+    whole = command(run, scene, "-o", folder / "map.tif", *options)
+    started = time.monotonic()
+    subprocess.run(whole, env=environ, check=True, capture_output=True)
+    length = time.monotonic() - started
+    expected = files(folder)
+    assert {"map.tif", "map.tif.aux.xml", "map.qml"} <= set(expected)
+    shutil.rmtree(folder)
+
+    rng = np.random.default_rng(0)
+    resumed = kills = 0
+    while kills < times:
+        process = subprocess.Popen(
+            whole, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        try:
+            _, said = process.communicate(timeout=float(rng.uniform(0.3, 1.0)) * length)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            _, said = process.communicate()
+            kills += 1
+            if (folder / "map.tif").exists():
+                assert files(folder) == expected
+                if len(list(folder.iterdir())) == len(expected):  # nothing was left to do
+                    shutil.rmtree(folder)
+        else:
+            assert process.returncode == 0, said
+            assert files(folder) == expected
+            shutil.rmtree(folder)
+        resumed += "going on" in said
+    if not (folder / "map.tif").exists():
+        subprocess.run(whole, env=environ, check=True, capture_output=True)
+    assert files(folder) == expected
+    assert sorted(path.name for path in folder.iterdir()) == sorted(expected)
+    assert resumed >= times // 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are told in other units elsewhere")
+@pytest.mark.parametrize(("precision", "limits"), [("fp32", ("1.2GB", "0.95GB")), ("bf16", ("1.3GB", "1.1GB"))])
+def test_a_limit_of_memory_holds_for_the_whole_process(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path, precision: str, limits: tuple[str, ...]
+) -> None:
+    """With the model that ships, whose experts meet other numbers of rows in every batch."""
+    scene = make_raster("scene.tif", picture(1200, 1500))
+    labels = make_raster("labels.tif", (np.indices((1200, 1500))[1] // 300 % 3 + 1).astype(np.uint8))
+    cwsam("tile", scene, "--labels", labels, "-o", "data", "--size", 128, "--split", 100, 1, 1)
+    for split in ("train", "val"):
+        for path in sorted((tmp_path / "data" / "images" / split).iterdir())[2:]:
+            path.unlink()
+            (tmp_path / "data" / "labels" / split / path.name).unlink()
+    cwsam("train", "--config", "tiny", "--set", "epoch_max=1", "--data", "data", "-o", "run")
+    best = ("-c", "run/model_epoch_best.pth", "--device", "cpu", "--precision", precision)
+    for limit in limits:
+        line = [sys.executable, "-m", "cwsam_cli", "predict", scene, *best, "-o", "map.tif", "--max-memory", limit]
+        process = subprocess.Popen([str(part) for part in [*line, "--overwrite"]], env=environment(), cwd=tmp_path)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = status
+        assert status == 0
+        assert usage.ru_maxrss * 1024 < float(limit.removesuffix("GB")) * 1e9

@@ -1,0 +1,103 @@
+"""Views are turned back where they belong, and a pass takes about the memory it is said to."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cwsam_cli.pipelines.score import AUGMENTATIONS, Scorer, choose_precision
+
+CPU = torch.device("cpu")
+
+
+class Local(nn.Module):
+    """Scores a pixel by itself and its right neighbour: what it says turns with the image, but for that."""
+
+    def __init__(self, *, sideways: float = 0.0) -> None:
+        super().__init__()
+        self.sideways = sideways
+
+    def forward(self, image: Tensor) -> Tensor:
+        own = image[:, :1]
+        return torch.cat([own, -own, own.roll(-1, dims=3) * self.sideways], dim=1)
+
+
+def images() -> Tensor:
+    return torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("tta", AUGMENTATIONS)
+def test_a_model_that_turns_with_its_image_scores_the_same_with_and_without_views(tta: str) -> None:
+    plain = Scorer(Local(), CPU)(images())
+    np.testing.assert_allclose(Scorer(Local(), CPU, views=AUGMENTATIONS[tta])(images()), plain, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("tta", "number"), [("none", 1), ("flips", 4), ("d4", 8)])
+def test_views_differ_from_each_other_and_are_averaged(tta: str, number: int) -> None:
+    views = AUGMENTATIONS[tta]
+    assert len(set(views)) == len(views) == number
+    model = Local(sideways=1.0)
+    scores = Scorer(model, CPU, views=views)(images())
+    each = [Scorer(model, CPU, views=(view,))(images()) for view in views]
+    np.testing.assert_allclose(scores, np.mean(each, axis=0), rtol=1e-5, atol=1e-6)
+    distinct = {part.tobytes() for part in each}
+    assert len(distinct) == {"none": 1, "flips": 2, "d4": 4}[tta]  # the neighbour lies on one of so many sides
+
+
+def test_probabilities_are_averaged_after_the_softmax() -> None:
+    scores = Scorer(Local(sideways=1.0), CPU, views=AUGMENTATIONS["d4"], probabilities=True)(images())
+    np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_the_hidden_class_never_wins(probabilities: bool) -> None:
+    scores = Scorer(Local(), CPU, probabilities=probabilities, hidden=0)(images())
+    assert (scores.argmax(axis=1) != 0).all()
+    assert np.isfinite(scores[:, 1:]).all()
+
+
+def test_scores_are_the_callers_own_and_in_float32() -> None:
+    scores = Scorer(Local(), CPU, precision="bf16")(images())
+    assert scores.dtype == np.float32 and scores.flags.writeable
+    scores += 1
+
+
+def test_a_precision_that_is_asked_for_is_taken() -> None:
+    assert [choose_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    assert choose_precision("auto", CPU) in ("fp32", "bf16")
+    assert choose_precision("auto", torch.device("meta")) == "fp32"
+
+
+PEAK = """
+import resource, sys, torch
+from cwsam_cli.config.load import load_config
+from cwsam_cli.model.network import ClassWiseSam
+from cwsam_cli.model.variants import architecture
+from cwsam_cli.pipelines.checks import resident_memory
+from cwsam_cli.pipelines.score import AUGMENTATIONS, Scorer, activation_bytes
+torch.set_num_threads(1)
+classes, views, batch = int(sys.argv[1]), AUGMENTATIONS[sys.argv[2]], 8
+arch = architecture(load_config("tiny", []).model, num_bands=3, num_classes=classes)
+score = Scorer(ClassWiseSam(arch).eval(), torch.device("cpu"), views=views)
+before = resident_memory()
+scores = score(torch.zeros(batch, 3, arch.inp_size, arch.inp_size))
+taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before - scores.nbytes
+print(taken / batch / activation_bytes(arch, views=len(views)))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are told in other units elsewhere")
+@pytest.mark.parametrize(("classes", "tta"), [(7, "none"), (33, "none"), (33, "flips")])
+def test_a_pass_takes_no_more_than_its_estimate_and_a_fixed_part(classes: int, tta: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(classes), tta],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 0.2 < float(done.stdout) < 1.6  # 64 MB of it, once, are in the costs apart

@@ -1,0 +1,144 @@
+"""A killed run leaves whole pieces only, and nobody else's journal is taken up."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cwsam_cli.errors import MachineError
+from cwsam_cli.journal import Journal, journal, locked
+
+KEY = {"scene": "a", "checkpoint": "b"}
+
+
+class Killed(BaseException):
+    """What no block expects."""
+
+
+def begun(target: Path, pieces: dict[tuple[int, int], bytes], key: dict[str, Any] = KEY, rank: int = 0) -> Path:
+    """The journal's folder after a run that was killed."""
+    with pytest.raises(Killed), journal(target, key, {"batch": 8}) as kept, kept.appending(rank) as append:
+        for (row, column), piece in pieces.items():
+            append(row, column, piece)
+        raise Killed
+    return target.with_name(f".{target.name}.journal")
+
+
+def test_pieces_come_back_as_they_were_put(tmp_path: Path) -> None:
+    pieces = {(0, 0): b"", (3, 1): bytes(range(256)) * 40, (2**31, 7): b"x"}
+    begun(tmp_path / "map.tif", pieces)
+    with journal(tmp_path / "map.tif", KEY, {}) as kept:
+        assert {place: kept.read(*place) for place in kept.pieces} == pieces
+
+
+def test_nothing_is_left_of_a_journal_whose_output_is_whole(tmp_path: Path) -> None:
+    begun(tmp_path / "map.tif", {(0, 0): b"piece"})
+    with journal(tmp_path / "map.tif", KEY, {}):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_before_the_first_piece_leaves_nothing(tmp_path: Path) -> None:
+    begun(tmp_path / "map.tif", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cleared_pieces_are_not_kept(tmp_path: Path) -> None:
+    begun(tmp_path / "map.tif", {(0, 0): b"piece"})
+    with pytest.raises(Killed), journal(tmp_path / "map.tif", KEY, {}) as kept:
+        kept.clear()
+        raise Killed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_a_piece_that_was_written_half_is_cut_off(tmp_path: Path, cut: int) -> None:
+    folder = begun(tmp_path / "map.tif", {(0, 0): b"whole" * 9, (1, 0): bytes(range(60))})
+    path = folder / "0.pieces"
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(Killed), journal(tmp_path / "map.tif", KEY, {}) as kept:
+        assert list(kept.pieces) == [(0, 0)]
+        with kept.appending() as append:
+            append(1, 0, b"again")
+        raise Killed
+    with journal(tmp_path / "map.tif", KEY, {}) as kept:
+        assert {place: kept.read(*place) for place in kept.pieces} == {(0, 0): b"whole" * 9, (1, 0): b"again"}
+
+
+def test_a_piece_that_rotted_is_not_taken_for_whole(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "map.tif", {(0, 0): b"whole" * 9})
+    path = folder / "0.pieces"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    with journal(tmp_path / "map.tif", KEY, {}) as kept:
+        assert kept.pieces == {}
+
+
+def test_pieces_of_several_processes_are_one_journal(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "map.tif", {(0, 0): b"first"})
+    with Journal(folder, {}).appending(1) as append:
+        append(1, 0, b"second")
+    with journal(tmp_path / "map.tif", KEY, {}) as kept:
+        assert (kept.read(0, 0), kept.read(1, 0)) == (b"first", b"second")
+
+
+def test_a_process_that_reads_beside_others_mends_nothing(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "map.tif", {(0, 0): b"first"})
+    path = folder / "0.pieces"
+    half = path.read_bytes() + b"cwsm"
+    path.write_bytes(half)
+    beside = Journal(folder, {})
+    beside.scan(repair=False)
+    assert list(beside.pieces) == [(0, 0)]
+    assert path.read_bytes() == half
+
+
+def test_a_journal_goes_on_with_the_plan_it_was_begun_with(tmp_path: Path) -> None:
+    begun(tmp_path / "map.tif", {(0, 0): b"piece"})
+    with journal(tmp_path / "map.tif", KEY, {"batch": 2}) as kept:
+        assert kept.plan == {"batch": 8}
+
+
+def test_another_input_starts_over_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    begun(tmp_path / "map.tif", {(0, 0): b"piece"})
+    with journal(tmp_path / "map.tif", KEY | {"scene": "other"}, {"batch": 2}) as kept:
+        assert kept.pieces == {}
+        assert kept.plan == {"batch": 2}
+    assert "begun with another scene: starting over" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 1}'])
+def test_a_description_that_makes_no_sense_starts_over(tmp_path: Path, text: str) -> None:
+    folder = begun(tmp_path / "map.tif", {(0, 0): b"piece"})
+    (folder / "journal.json").write_text(text, "utf-8")
+    with journal(tmp_path / "map.tif", KEY, {}) as kept:
+        assert kept.pieces == {}
+
+
+def test_two_at_once_do_not_write_one_output(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from cwsam_cli.journal import journal\n"
+        "with journal(Path(sys.argv[1]), {}, {}): print('in', flush=True); sys.stdin.read()"
+    )
+    target = tmp_path / "map.tif"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "in\n"
+        with pytest.raises(MachineError, match="another process") as caught, journal(target, KEY, {}):
+            pytest.fail("both are in")
+        assert caught.value.exit_code == 6
+        other.kill()
+    with journal(target, KEY, {}):
+        pass  # the lock died with its holder
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_free_again_after_its_block(tmp_path: Path) -> None:
+    for _ in range(2):
+        with locked(tmp_path / "lock", "busy"):
+            with pytest.raises(MachineError, match="busy"), locked(tmp_path / "lock", "busy"):
+                pytest.fail("twice")
