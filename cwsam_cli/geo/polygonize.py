@@ -5,7 +5,7 @@ and wherever three regions meet, so neighbours share their vertices and the whol
 coverage. Strips may be of any height: the polygons and their order are the same.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +47,46 @@ class Regions:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def take(self, chosen: NDArray[np.int64]) -> "Regions":
+        """Some of the regions, in that order."""
+        rings = _ragged(self.polygon_offsets, chosen)
+        return Regions(
+            codes=self.codes[chosen],
+            pixels=self.pixels[chosen],
+            sums=self.sums[chosen],
+            xy=self.xy[_ragged(self.ring_offsets, rings)],
+            ring_offsets=_offsets(np.diff(self.ring_offsets)[rings]),
+            polygon_offsets=_offsets(np.diff(self.polygon_offsets)[chosen]),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Regions]") -> "Regions":
+        """All regions of several."""
+        return cls(
+            codes=np.concatenate([part.codes for part in parts]),
+            pixels=np.concatenate([part.pixels for part in parts]),
+            sums=np.concatenate([part.sums for part in parts]),
+            xy=np.concatenate([part.xy for part in parts]),
+            ring_offsets=_offsets(np.concatenate([np.diff(part.ring_offsets) for part in parts])),
+            polygon_offsets=_offsets(np.concatenate([np.diff(part.polygon_offsets) for part in parts])),
+        )
+
     def polygons(self) -> NDArray[Any]:
         """The regions as shapely polygons."""
         return shapely.from_ragged_array(
             shapely.GeometryType.POLYGON, self.xy, (self.ring_offsets, self.polygon_offsets)
         )
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def _ragged(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indices of all items of the chosen rows."""
+    lengths = np.diff(offsets)[chosen]
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(offsets[chosen] - ends + lengths, lengths)
 
 
 def polygonize(strips: Iterable[Strip], width: int, height: int, *, statistics: int = 0) -> Iterator[Regions]:
