@@ -27,7 +27,7 @@ OUTSIDE, NODATA = -(2**31), -(2**31) + 1
 # Columns of `vertices`; a list of vertices runs from an arc's head to its tail.
 X, Y, NEXT = 0, 1, 2
 # Columns of `ends`. NEXT as above: of those that wait, of a region's list, or of the free ones.
-PARTNER, HEAD, LEFT, VERTEX, COUNT, HUG, CROSS, FIXED = 0, 1, 3, 4, 5, 6, 7, 8
+PARTNER, HEAD, LEFT, VERTEX, COUNT, HUG, CROSS, FIXED, TOP = 0, 1, 3, 4, 5, 6, 7, 8, 9
 # Columns of `regions`. PARENT leads to the region that this one turned out to be part of.
 PARENT, CODE, FREE, LAST, FIRST_END, LAST_END, MEMBER, QUEUE, ENDS = 0, 1, 2, 3, 4, 5, 6, 7, 8
 # Entries of `counters`: what is free, how many are free, and what waits.
@@ -62,7 +62,7 @@ def no_borders(width: int, statistics: int) -> Borders:
     counters[[VERTEX_FREE, END_FREE, REGION_FREE, ARC_FIRST, CLOSED_FIRST]] = NONE
     borders = Borders(
         vertices=np.zeros((0, 3), np.int32),
-        ends=np.zeros((0, 9), np.int32),
+        ends=np.zeros((0, 10), np.int32),
         areas=np.zeros(0, np.int64),
         regions=np.zeros((0, 9), np.int32),
         pixels=np.zeros(0, np.int64),
@@ -115,9 +115,12 @@ def census(codes: Int32) -> tuple[int, int, int]:
             up, down = above[c] != above[c + 1], below[c] != below[c + 1]
             left, right = above[c] != below[c], above[c + 1] != below[c + 1]
             degree = np.int64(up) + np.int64(down) + np.int64(left) + np.int64(right)
-            nodes += degree > 2
-            bends += (degree == 2) & (up != down)
-            starts += down & right
+            if degree > 2:
+                nodes += 1
+            elif up != down:
+                bends += 1
+            if down and right:
+                starts += 1
     return nodes, bends, starts
 
 
@@ -297,6 +300,7 @@ def _begin(b: Borders, x: int, y: int, goes: bool) -> int:
     for end in (one, other):
         ends[end, VERTEX] = vertex
         ends[end, FIXED] = 0
+        ends[end, TOP] = y
     ends[one, PARTNER], ends[other, PARTNER] = other, one
     ends[one, HEAD], ends[other, HEAD] = not goes, goes
     return one
@@ -323,6 +327,7 @@ def _join(b: Borders, one: int, other: int, x: int, y: int) -> None:
     before, after = ends[tail, PARTNER], ends[head, PARTNER]
     ends[before, PARTNER] = after
     ends[after, PARTNER] = before
+    ends[before, TOP] = ends[after, TOP] = min(ends[tail, TOP], ends[head, TOP])
     ends[head, NEXT] = b.counters[END_FREE]
     ends[tail, NEXT] = head
     b.counters[END_FREE] = tail
@@ -413,6 +418,42 @@ def measure(b: Borders, labels: Int32, values: NDArray[np.float32]) -> None:
 
 
 @compiled
+def oldest_line(b: Borders, line: int) -> int:
+    """The uppermost line on which an open arc has a vertex, at most `line`."""
+    for end in b.columns:
+        if end >= 0:
+            line = min(line, b.ends[end, TOP])
+    return line
+
+
+@compiled
+def outline(b: Borders, edges: NDArray[np.float64]) -> int:
+    """How many edges of the arcs that ended lie between a region and none; those that fit are written.
+
+    Args:
+        b: the state, before `register`.
+        edges: from and to (M, 2, 2), with no region on the left.
+    """
+    ends, vertices = b.ends, b.vertices
+    count = 0
+    head = b.counters[ARC_FIRST]
+    while head >= 0:
+        left = _root(b, ends[head, LEFT]) == 0
+        if left != (_root(b, ends[ends[head, PARTNER], LEFT]) == 0):
+            vertex = ends[head, VERTEX]
+            while vertices[vertex, NEXT] >= 0:
+                after = vertices[vertex, NEXT]
+                if count < len(edges):
+                    one, other = (0, 1) if left else (1, 0)
+                    edges[count, one, 0], edges[count, one, 1] = vertices[vertex, X], vertices[vertex, Y]
+                    edges[count, other, 0], edges[count, other, 1] = vertices[after, X], vertices[after, Y]
+                count += 1
+                vertex = after
+        head = ends[head, NEXT]
+    return count
+
+
+@compiled
 def register(b: Borders) -> None:
     """Give the arcs that ended to the regions on both their sides."""
     ends, vertices = b.ends, b.vertices
@@ -449,7 +490,7 @@ def register(b: Borders) -> None:
 
 
 @compiled
-def _free_arc(b: Borders, head: int, tail: int) -> None:
+def _free_arc(b: Borders, head: int, tail: int | np.int64) -> None:
     ends = b.ends
     for end in (head, tail):
         # The end across the node must not be led to whoever takes this place.

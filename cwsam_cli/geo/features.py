@@ -1,7 +1,7 @@
 """What is written of a region: its polygon, its class, its measures, and statistics of other rasters."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,3 +90,30 @@ def wkb(xy: NDArray[np.float64], regions: Regions) -> pa.Array:
 def wkb_of(geometries: NDArray[Any]) -> pa.Array:
     """Any shapely geometries."""
     return pa.array(shapely.to_wkb(geometries), pa.large_binary())
+
+
+def dissolve(
+    parts: Sequence[tuple[Regions, NDArray[np.float64], NDArray[np.float64]]],
+) -> tuple[Regions, NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
+    """One row and one multipolygon a class.
+
+    Args:
+        parts: regions with their areas and perimeters.
+
+    Returns:
+        The classes (their vertices are left out), areas, perimeters, multipolygons.
+    """
+    regions = Regions.concatenate([part for part, _, _ in parts])
+    order = np.argsort(regions.codes, kind="stable")
+    regions = regions.take(order)
+    areas, perimeters = (np.concatenate([part[i] for part in parts])[order] for i in (1, 2))
+    codes, starts = np.unique(regions.codes, return_index=True)
+    offsets = (regions.ring_offsets, regions.polygon_offsets, np.append(starts, len(regions)))
+    geometry = shapely.from_ragged_array(shapely.GeometryType.MULTIPOLYGON, regions.xy, offsets)
+    if not len(codes):
+        return regions, areas, perimeters, geometry
+    sums = np.add.reduceat(regions.sums, starts)
+    sums[:, :, 2] = np.minimum.reduceat(regions.sums[:, :, 2], starts)
+    sums[:, :, 3] = np.maximum.reduceat(regions.sums[:, :, 3], starts)
+    whole = replace(regions, codes=codes, pixels=np.add.reduceat(regions.pixels, starts), sums=sums)
+    return whole, np.add.reduceat(areas, starts), np.add.reduceat(perimeters, starts), geometry

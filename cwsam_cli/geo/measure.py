@@ -17,6 +17,16 @@ def to_ground(xy: Floats, transform: Affine) -> Floats:
     return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
 
 
+def row_areas(grid: Grid) -> Floats:
+    """A pixel's area in m² by row."""
+    if grid.pixel_area_m2 is not None or grid.crs is None:
+        return np.full(grid.height, grid.pixel_area_m2 or abs(grid.transform.determinant))
+    geod, t = geodesic(grid.crs), grid.transform
+    latitudes = t.f + t.e * np.arange(grid.height + 1)
+    bands = np.array([_authalic(latitude, geod.a, geod.es) for latitude in latitudes])
+    return np.abs(np.diff(bands) * np.radians(t.a))
+
+
 def measure_regions(regions: Regions, grid: Grid) -> tuple[Floats, Floats]:
     """Areas in m² and perimeters in m, geodesic on a grid in degrees.
 

@@ -14,7 +14,8 @@ import shapely
 from numpy.typing import NDArray
 
 from cwsam_cli.geo import borders as b
-from cwsam_cli.geo.borders import NODATA, OUTSIDE
+from cwsam_cli.geo.borders import OUTSIDE
+from cwsam_cli.geo.simplify import Bends, simplify_arcs
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Regions:
     """Vertices (N, 2): columns and rows, counted from the map's first pixel corner."""
     ring_offsets: NDArray[np.int64]
     polygon_offsets: NDArray[np.int64]
+    outline: NDArray[np.float64]
+    """Edges (M, 2, 2), from and to, between regions on the right, these or others, and none on the left."""
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -57,6 +60,7 @@ class Regions:
             xy=self.xy[_ragged(self.ring_offsets, rings)],
             ring_offsets=_offsets(np.diff(self.ring_offsets)[rings]),
             polygon_offsets=_offsets(np.diff(self.polygon_offsets)[chosen]),
+            outline=self.outline,
         )
 
     @classmethod
@@ -69,6 +73,7 @@ class Regions:
             xy=np.concatenate([part.xy for part in parts]),
             ring_offsets=_offsets(np.concatenate([np.diff(part.ring_offsets) for part in parts])),
             polygon_offsets=_offsets(np.concatenate([np.diff(part.polygon_offsets) for part in parts])),
+            outline=np.concatenate([part.outline for part in parts]),
         )
 
     def polygons(self) -> NDArray[Any]:
@@ -89,7 +94,24 @@ def _ragged(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(offsets[chosen] - ends + lengths, lengths)
 
 
-def polygonize(strips: Iterable[Strip], width: int, height: int, *, statistics: int = 0) -> Iterator[Regions]:
+@dataclass(frozen=True, slots=True)
+class Simplify:
+    """How far borders may move."""
+
+    tolerance_m: float
+    ground: NDArray[np.float64]
+    """Metres a pixel step, see `simplify_arcs`."""
+
+
+def polygonize(
+    strips: Iterable[Strip],
+    width: int,
+    height: int,
+    *,
+    statistics: int = 0,
+    simplify: Simplify | None = None,
+    outline: bool = False,
+) -> Iterator[Regions]:
     """Yield the regions of a map as they close.
 
     Args:
@@ -97,11 +119,14 @@ def polygonize(strips: Iterable[Strip], width: int, height: int, *, statistics: 
         width: pixels of the map.
         height: pixels of the map.
         statistics: how many other rasters the strips bring values of.
+        simplify: straighten borders.
+        outline: also hand out the edges that lie between a region and none.
     Source: what GDAL calls polygonize, https://gdal.org/programs/gdal_polygonize.html
     """
     state = b.no_borders(width, statistics)
     codes = np.full((1, width + 2), OUTSIDE, np.int32)
     labels = np.zeros((1, width + 2), np.int32)
+    bends = Bends.none(width)
     top = 0
     for strip in strips:
         rows = len(strip.codes)
@@ -110,20 +135,26 @@ def polygonize(strips: Iterable[Strip], width: int, height: int, *, statistics: 
         below[0], below[1 : 1 + rows, 1:-1] = codes[-1], strip.codes
         codes = below
         labels = np.concatenate([labels[-1:], np.zeros((rows + last, width + 2), np.int32)])
-        nodes, bends, starts = b.census(codes)
-        room = 4 * nodes + 2 * bends + 8  # a loop closes with two vertices
+        nodes, turns, starts = b.census(codes)
+        room = 4 * nodes + 2 * turns + 8  # a loop closes with two vertices
         state = b.with_room(state, room, room, starts)
+        oldest = b.oldest_line(state, top) if simplify else 0
         b.scan(state, codes, labels, top, height)
         if strip.values is not None:
             b.measure(state, labels[1 : 1 + rows, 1:-1], strip.values)
+        if simplify:
+            bends.take_in(codes, top, height, oldest)
+            simplify_arcs(state, simplify.tolerance_m, simplify.ground, bends.bits, bends.first)
+        edges = np.empty((b.outline(state, np.empty((0, 2, 2))) if outline else 0, 2, 2))
+        b.outline(state, edges)
         b.register(state)
-        regions = _closed(state)
-        if len(regions):
+        regions = _closed(state, edges)
+        if len(regions) or len(edges):
             yield regions
         top += rows
 
 
-def _closed(state: b.Borders) -> Regions:
+def _closed(state: b.Borders, edges: NDArray[np.float64]) -> Regions:
     regions, ends = b.count_closed(state)
     starts, roots = np.empty(ends, np.int32), np.empty(regions, np.int32)
     ring_offsets, polygon_offsets = np.empty(ends + 1, np.int64), np.empty(regions + 1, np.int64)
@@ -138,6 +169,7 @@ def _closed(state: b.Borders) -> Regions:
         xy=xy,
         ring_offsets=ring_offsets,
         polygon_offsets=polygon_offsets,
+        outline=edges,
     )
     b.forget_closed(state)
     return closed

@@ -16,8 +16,9 @@ from rasterio.windows import Window
 
 from cwsam_cli.console import track
 from cwsam_cli.errors import DataError
+from cwsam_cli.geo.borders import NODATA
 from cwsam_cli.geo.grid import Grid
-from cwsam_cli.geo.polygonize import NODATA, Strip
+from cwsam_cli.geo.polygonize import Strip
 from cwsam_cli.geo.raster import open_raster, reading
 
 T = TypeVar("T")

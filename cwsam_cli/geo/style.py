@@ -120,7 +120,9 @@ def _table_names(table: ElementTree.Element | None) -> dict[int, str]:
     """Names by code of a raster attribute table that has a column for either."""
     if table is None:
         return {}
-    columns = [(c.findtext("Name", "").lower(), c.findtext("Type"), c.findtext("Usage")) for c in table.iter("FieldDefn")]
+    columns = [
+        (c.findtext("Name", "").lower(), c.findtext("Type"), c.findtext("Usage")) for c in table.iter("FieldDefn")
+    ]
     values = [i for i, (name, kind, usage) in enumerate(columns) if usage == "5" or (kind == "0" and name == "value")]
     names = [i for i, (_, kind, usage) in enumerate(columns) if kind == "2" and usage == "2"]
     names = names or [i for i, (_, kind, _) in enumerate(columns) if kind == "2"]
@@ -150,12 +152,14 @@ def qml(colors: Mapping[int, tuple[str, str]], field: str) -> str:
     categories = ElementTree.SubElement(renderer, "categories")
     symbols = ElementTree.SubElement(renderer, "symbols")
     for index, (code, (name, color)) in enumerate(sorted(colors.items())):
-        common = {"render": "true", "symbol": str(index)}
-        ElementTree.SubElement(categories, "category", value=str(code), type="integer", label=name, **common)
+        category = {"value": str(code), "type": "integer", "label": name, "symbol": str(index), "render": "true"}
+        ElementTree.SubElement(categories, "category", category)
         symbol = ElementTree.SubElement(symbols, "symbol", type="fill", name=str(index), alpha="1")
         layer = ElementTree.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "pass": "0"})
         fill = ",".join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5)) + ",255"
         options = ElementTree.SubElement(layer, "Option", type="Map")
         for key, value in (("color", fill), ("style", "solid"), ("outline_style", "no")):
             ElementTree.SubElement(options, "Option", type="QString", name=key, value=value)
-    return '<!DOCTYPE qgis PUBLIC "http://mrcc.com/qgis.dtd" "SYSTEM">\n' + ElementTree.tostring(root, encoding="unicode")
+    return '<!DOCTYPE qgis PUBLIC "http://mrcc.com/qgis.dtd" "SYSTEM">\n' + ElementTree.tostring(
+        root, encoding="unicode"
+    )
