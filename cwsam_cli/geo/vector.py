@@ -175,8 +175,9 @@ def write_layer_style(path: Path, layer: str, qml: str) -> None:
         package.execute("DELETE FROM layer_styles WHERE f_table_name = ?", (layer,))
         package.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName,"
-            " styleQML, styleSLD, useAsDefault, description, owner) VALUES ('', '', ?, ?, ?, ?, '', 1, '', '')",
-            (layer, GEOMETRY, layer[:30], qml),
+            " styleQML, styleSLD, useAsDefault, description, owner) SELECT '', '', table_name, column_name, ?, ?, '', 1,"
+            " '', '' FROM gpkg_geometry_columns WHERE table_name = ?",
+            (layer[:30], qml, layer),
         )
     package.close()
 
