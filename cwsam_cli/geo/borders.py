@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cwsam_cli.geo.compiled import compiled
+from cwsam_cli.geo.compiled import compiled, inlined
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -137,42 +137,47 @@ def scan(b: Borders, codes: Int32, labels: Int32, top: int, height: int) -> None
         height: rows of the map.
     """
     width = codes.shape[1] - 2
+    changes = np.zeros((width // 8 + 1) * 8, np.uint8)
+    eights = changes.view(np.uint64)
     for r in range(1, len(codes)):
         y = top + r - 1
         above, below = codes[r - 1], codes[r]
         label_above, label_below = labels[r - 1], labels[r]
-        runs = 0
-        start = 0
-        along = NONE  # the open end on the line between the rows
-        here = 0
-        ul, ll = above[0], below[0]
         for c in range(width + 1):
-            ur, lr = above[c + 1], below[c + 1]
-            if ul == ll and ll == lr and lr == ur:
-                label_below[c + 1] = here
+            changes[c] = (above[c] != above[c + 1]) | (below[c] != below[c + 1]) | (above[c] != below[c])
+        runs = start = here = labelled = 0
+        along = NONE  # the open end on the line between the rows
+        for eight in range(len(eights)):
+            if eights[eight] == 0:
                 continue
-            up, down, left, right = ul != ur, ll != lr, ul != ll, ur != lr
-            west = here
-            if lr <= NODATA:
-                here = 0
-            elif not right:
-                here = _root(b, label_above[c + 1])
-                if not down:
-                    here = _unite(b, west, here)
-            elif down:
-                here = _new_region(b, lr)
-            label_below[c + 1] = here
-            if down:
-                if west > 0:
-                    b.pixels[_root(b, west)] += c - start
-                start = c
-                if here > 0:
-                    b.runs[1, runs] = here
-                    b.regions[here, LAST] = y
-                    runs += 1
-            if up != down or left != right or (up and left):
-                along = _corner(b, c, y, width, height, along, above, below, label_above, label_below, west)
-            ul, ll = ur, lr
+            for c in range(8 * eight, 8 * eight + 8):
+                if changes[c] == 0:
+                    continue
+                ul, ur, ll, lr = above[c], above[c + 1], below[c], below[c + 1]
+                up, down, left, right = ul != ur, ll != lr, ul != ll, ur != lr
+                label_below[labelled : c + 1] = here
+                labelled = c + 1
+                west = here
+                if lr <= NODATA:
+                    here = 0
+                elif not right:
+                    here = _root(b, label_above[c + 1])
+                    if not down:
+                        here = _unite(b, west, here)
+                elif down:
+                    here = _new_region(b, lr)
+                label_below[c + 1] = here
+                if down:
+                    if west > 0:
+                        b.pixels[_root(b, west)] += c - start
+                    start = c
+                    if here > 0:
+                        b.runs[1, runs] = here
+                        b.regions[here, LAST] = y
+                        runs += 1
+                if up != down or left != right or (up and left):
+                    along = _corner(b, c, y, width, height, along, above, below, label_above, label_below, west)
+        label_below[labelled:] = 0
         for i in range(b.counters[RUNS]):
             region = _root(b, b.runs[0, i])
             if b.regions[region, LAST] < y:
@@ -183,7 +188,7 @@ def scan(b: Borders, codes: Int32, labels: Int32, top: int, height: int) -> None
         b.counters[RUNS] = runs
 
 
-@compiled
+@inlined
 def _corner(
     b: Borders,
     c: int,
@@ -245,7 +250,7 @@ def _corner(
     return along
 
 
-@compiled
+@inlined
 def _fix(b: Borders, end: int, first: int, second: int, third: int) -> None:
     """Let an end stand on its node; who arrives there turns left if possible.
 
@@ -262,7 +267,7 @@ def _fix(b: Borders, end: int, first: int, second: int, third: int) -> None:
     _queue_if_ended(b, end)
 
 
-@compiled
+@inlined
 def _queue_if_ended(b: Borders, end: int) -> None:
     """Queue an end's arc if it stands on nodes at both its ends."""
     ends = b.ends
@@ -277,7 +282,7 @@ def _queue_if_ended(b: Borders, end: int) -> None:
         b.counters[ARC_LAST] = head
 
 
-@compiled
+@inlined
 def _new_vertex(b: Borders, x: int, y: int) -> int:
     vertex = b.counters[VERTEX_FREE]
     b.counters[VERTEX_FREE] = b.vertices[vertex, NEXT]
@@ -288,7 +293,7 @@ def _new_vertex(b: Borders, x: int, y: int) -> int:
     return vertex
 
 
-@compiled
+@inlined
 def _begin(b: Borders, x: int, y: int, goes: bool) -> int:
     """An arc of one vertex; returns the end at which it goes on, its tail if it `goes` that way."""
     ends = b.ends
@@ -306,7 +311,7 @@ def _begin(b: Borders, x: int, y: int, goes: bool) -> int:
     return one
 
 
-@compiled
+@inlined
 def _extend(b: Borders, end: int, x: int, y: int) -> None:
     vertex = _new_vertex(b, x, y)
     last = b.ends[end, VERTEX]
@@ -317,7 +322,7 @@ def _extend(b: Borders, end: int, x: int, y: int) -> None:
     b.ends[end, VERTEX] = vertex
 
 
-@compiled
+@inlined
 def _join(b: Borders, one: int, other: int, x: int, y: int) -> None:
     """Make one arc of two whose open ends meet."""
     ends = b.ends
@@ -335,7 +340,7 @@ def _join(b: Borders, one: int, other: int, x: int, y: int) -> None:
     _queue_if_ended(b, before)
 
 
-@compiled
+@inlined
 def _new_region(b: Borders, code: int) -> int:
     regions = b.regions
     region = b.counters[REGION_FREE]
@@ -353,7 +358,7 @@ def _new_region(b: Borders, code: int) -> int:
     return region
 
 
-@compiled
+@inlined
 def _root(b: Borders, region: int) -> int:
     parents = b.regions
     while parents[region, PARENT] != region:

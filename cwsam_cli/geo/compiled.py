@@ -18,3 +18,8 @@ def compiled(function: F) -> F:
         return cast(F, numba.njit(cache=True, nogil=True)(function))
     except RuntimeError:  # no folder to keep it in
         return cast(F, numba.njit(nogil=True)(function))
+
+
+def inlined(function: F) -> F:
+    """A small function for other compiled ones, which take it in where they call it."""
+    return cast(F, numba.njit(nogil=True, forceinline=True)(function))

@@ -134,7 +134,7 @@ def polygonize(
         below = np.full((1 + rows + last, width + 2), OUTSIDE, np.int32)
         below[0], below[1 : 1 + rows, 1:-1] = codes[-1], strip.codes
         codes = below
-        labels = np.concatenate([labels[-1:], np.zeros((rows + last, width + 2), np.int32)])
+        labels = np.concatenate([labels[-1:], np.empty((rows + last, width + 2), np.int32)])
         nodes, turns, starts = b.census(codes)
         room = 4 * nodes + 2 * turns + 8  # a loop closes with two vertices
         state = b.with_room(state, room, room, starts)

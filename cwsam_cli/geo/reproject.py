@@ -55,23 +55,24 @@ def _densified(xy: Floats, offsets: NDArray[np.int64]) -> tuple[Floats, NDArray[
     return dense, starts[offsets]
 
 
-class Reprojection:
-    """From the map's CRS to another.
-
-    Args:
-        source: the map's.
-        target: as a user names it.
+def crs_of(text: str) -> CRS:
+    """A CRS as a user names it.
 
     Raises:
-        UsageError: there is no such CRS, or no way there.
+        UsageError: there is none of that name.
     """
+    try:
+        return CRS.from_user_input(text)
+    except ProjError as error:
+        raise UsageError(f"--dst-crs `{text}` is no CRS: {error}", hint="for example: EPSG:3035") from None
 
-    def __init__(self, source: CRS, target: str) -> None:
-        try:
-            self.crs = CRS.from_user_input(target)
-            self._transformer = Transformer.from_crs(source, self.crs, always_xy=True)
-        except ProjError as error:
-            raise UsageError(f"--dst-crs `{target}` cannot be used: {error}", hint="for example: EPSG:3035") from None
+
+class Reprojection:
+    """From the map's CRS to another."""
+
+    def __init__(self, source: CRS, target: CRS) -> None:
+        self._name = target.name
+        self._transformer = Transformer.from_crs(source, target, always_xy=True)
 
     def __call__(self, xy: Floats) -> Floats:
         """Points (N, 2) there.
@@ -83,7 +84,7 @@ class Reprojection:
         if not np.isfinite(moved).all():
             x, y = xy[~np.isfinite(moved).all(axis=1)][0]
             raise DataError(
-                f"the map's point {x:.10g}, {y:.10g} has no place in {self.crs.name}",
+                f"the map's point {x:.10g}, {y:.10g} has no place in {self._name}",
                 hint="choose a CRS for the map's part of the world",
             )
         return moved

@@ -24,7 +24,7 @@ from cwsam_cli.geo.raster import open_raster, reading
 T = TypeVar("T")
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "int32")
-_PIXELS = 2**20
+_PIXELS = 2**19
 _BLOCK_BYTES = 2**25
 """A row of blocks larger than this would not stay in GDAL's cache until its last row is read."""
 
@@ -60,12 +60,17 @@ class ClassRaster:
         dataset = self.dataset
         with reading(self.path):
             raw = dataset.read(self.band, window=window)
+            codes = raw.astype(np.int32)
             flags = dataset.mask_flag_enums[self.band - 1]
-            if MaskFlags.all_valid in flags:
-                codes = raw.astype(np.int32)
-            else:
-                valid = dataset.read_masks(self.band, window=window) > 0
-                codes = np.where(valid, raw.astype(np.int32), np.int32(NODATA))
+            if MaskFlags.nodata in flags:
+                codes[raw == dataset.nodatavals[self.band - 1]] = NODATA
+            elif MaskFlags.all_valid not in flags:
+                codes[dataset.read_masks(self.band, window=window) == 0] = NODATA
+            elif codes.min() <= NODATA:
+                raise DataError(
+                    f"`{self.path}` holds the code {codes.min()}, which stands for no data here",
+                    hint=f"say so in the file: rio edit-info --nodata {codes.min()} {self.path}",
+                )
         return Strip(codes, _values(values, window) if values else None)
 
 

@@ -109,12 +109,10 @@ def write_stream(
             layer_metadata=dict(metadata) if metadata and driver == "GPKG" else None,
             **_OPTIONS.get(driver, {}),
         )
-    except _FAILED as error:
+    except (*_FAILED, RuntimeError) as error:
         if raised:
             raise raised[0] from None
         raise MachineError(f"`{path.name}` could not be written: {error}", hint="is the disk full?") from None
-    if raised:
-        raise raised[0]
 
 
 def _write_parquet(
@@ -175,8 +173,9 @@ def write_layer_style(path: Path, layer: str, qml: str) -> None:
         package.execute("DELETE FROM layer_styles WHERE f_table_name = ?", (layer,))
         package.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName,"
-            " styleQML, styleSLD, useAsDefault, description, owner) SELECT '', '', table_name, column_name, ?, ?, '', 1,"
-            " '', '' FROM gpkg_geometry_columns WHERE table_name = ?",
+            " styleQML, styleSLD, useAsDefault, description, owner)"
+            " SELECT '', '', table_name, column_name, ?, ?, '', 1, '', '' FROM gpkg_geometry_columns"
+            " WHERE table_name = ?",
             (layer[:30], qml, layer),
         )
     package.close()

@@ -19,7 +19,7 @@ from cwsam_cli.geo.legend import Legend
 from cwsam_cli.geo.measure import measure_regions, row_areas, to_ground
 from cwsam_cli.geo.polygonize import Regions, Simplify, Strip, polygonize
 from cwsam_cli.geo.raster import GDAL_CACHE_MB
-from cwsam_cli.geo.reproject import Reprojection, densify, densify_edges, split_at_antimeridian
+from cwsam_cli.geo.reproject import Reprojection, crs_of, densify, densify_edges, split_at_antimeridian
 from cwsam_cli.geo.sieve import new_codes, recode
 from cwsam_cli.geo.strips import ClassRaster, on_grid, open_classes
 from cwsam_cli.geo.style import qml
@@ -153,16 +153,17 @@ class _Job:
         self.min_area = quantity(options.min_area, AREAS, "--min-area") if options.min_area else None
         self.simplify = self._simplify()
         self.reprojection: Reprojection | None = None
-        target = options.dst_crs
+        target = crs_of(options.dst_crs) if options.dst_crs else self.crs
         if driver in _GEOJSON:
-            if target is not None and CRS.from_user_input(target) != CRS.from_epsg(4326):
+            degrees = CRS.from_epsg(4326)
+            if options.dst_crs and target != degrees:
                 raise UsageError(
                     "GeoJSON is in longitude and latitude only (RFC 7946)", hint="leave out --dst-crs, or write a .gpkg"
                 )
-            target = "EPSG:4326"
-        if target is not None and CRS.from_user_input(target) != self.crs:
+            target = degrees
+        if target != self.crs:
             self.reprojection = Reprojection(self.crs, target)
-            self.crs = self.reprojection.crs
+            self.crs = target
 
     def _simplify(self) -> Simplify | None:
         if self.options.simplify is None:

@@ -77,8 +77,7 @@ def test_polygons_equal_those_of_gdal_by_any_strip_height(codes: NDArray[np.int3
         return
     found = regions_of(codes, rows)
     ours = [
-        (code, without_straight_vertices(p).wkt)
-        for code, p in zip(found.codes.tolist(), found.polygons(), strict=True)
+        (code, without_straight_vertices(p).wkt) for code, p in zip(found.codes.tolist(), found.polygons(), strict=True)
     ]
     theirs = [
         (int(code), shapely.normalize(shape(rings)).wkt)
@@ -89,9 +88,7 @@ def test_polygons_equal_those_of_gdal_by_any_strip_height(codes: NDArray[np.int3
 
 @modest
 @given(maps(), heights, st.sampled_from([0.0, 0.8, 1.5, 4.0]))
-def test_strips_change_neither_polygons_nor_their_order(
-    codes: NDArray[np.int32], rows: int, tolerance: float
-) -> None:
+def test_strips_change_neither_polygons_nor_their_order(codes: NDArray[np.int32], rows: int, tolerance: float) -> None:
     if (codes != NODATA).any():
         assert told(regions_of(codes, rows, tolerance)) == told(regions_of(codes, len(codes), tolerance))
 
