@@ -233,7 +233,7 @@ class _Job:
             self.coverage.add_rings(placed.xy, placed.ring_offsets)
             edges = self._to_output(edges.reshape(-1, 2)).reshape(-1, 2, 2)
             self.coverage.add_edges(edges[:, 0], edges[:, 1])
-            self.coverage.add_polygons(placed.polygons())
+            self.coverage.add_polygons(self._on_globe(placed.polygons()))
             self.coverage.add_areas(placed.codes, areas)
         return placed
 
