@@ -72,7 +72,9 @@ def no_borders(width: int, statistics: int) -> Borders:
         counters=counters,
     )
     borders = with_room(borders, 0, 0, 1)
-    _new_region(borders, OUTSIDE)  # region 0 is everything that has no polygons
+    nothing = borders.regions[0]  # region 0 is everything that has no polygons
+    counters[REGION_FREE], counters[REGIONS_LEFT] = nothing[NEXT], counters[REGIONS_LEFT] - 1
+    nothing[[PARENT, CODE, FIRST_END, MEMBER, ENDS]] = 0, OUTSIDE, NONE, 0, 0
     return borders
 
 

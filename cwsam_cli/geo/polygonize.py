@@ -127,26 +127,32 @@ def polygonize(
     codes = np.full((1, width + 2), OUTSIDE, np.int32)
     labels = np.zeros((1, width + 2), np.int32)
     bends = Bends.none(width)
-    top = 0
+    top = last = 0
     for strip in strips:
         rows = len(strip.codes)
-        last = top + rows == height
-        below = np.full((1 + rows + last, width + 2), OUTSIDE, np.int32)
-        below[0], below[1 : 1 + rows, 1:-1] = codes[-1], strip.codes
-        codes = below
-        labels = np.concatenate([labels[-1:], np.empty((rows + last, width + 2), np.int32)])
-        nodes, turns, starts = b.census(codes)
+        if len(codes) < rows + 2:
+            more = (rows + 2 - len(codes), width + 2)
+            codes = np.concatenate([codes, np.full(more, OUTSIDE, np.int32)])
+            labels = np.concatenate([labels, np.zeros(more, np.int32)])
+        codes[0], labels[0] = codes[last], labels[last]
+        codes[1 : rows + 1, 1:-1] = strip.codes
+        codes[rows + 1] = OUTSIDE
+        last = rows
+        size = rows + 1 + (top + rows == height)  # nothing is below the last row, so everything closes
+        nodes, turns, starts = b.census(codes[:size])
         room = 4 * nodes + 2 * turns + 8  # a loop closes with two vertices
         state = b.with_room(state, room, room, starts)
         oldest = b.oldest_line(state, top) if simplify else 0
-        b.scan(state, codes, labels, top, height)
+        b.scan(state, codes[:size], labels[:size], top, height)
         if strip.values is not None:
-            b.measure(state, labels[1 : 1 + rows, 1:-1], strip.values)
+            b.measure(state, labels[1 : rows + 1, 1:-1], strip.values)
         if simplify:
-            bends.take_in(codes, top, height, oldest)
+            bends.take_in(codes[:size], top, height, oldest)
             simplify_arcs(state, simplify.tolerance_m, simplify.ground, bends.bits, bends.first)
-        edges = np.empty((b.outline(state, np.empty((0, 2, 2))) if outline else 0, 2, 2))
-        b.outline(state, edges)
+        edges = np.empty((0, 2, 2))
+        if outline:
+            edges = np.empty((b.outline(state, edges), 2, 2))
+            b.outline(state, edges)
         b.register(state)
         regions = _closed(state, edges)
         if len(regions) or len(edges):

@@ -10,7 +10,6 @@ import rasterio
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from cwsam_cli.config.load import load_taxonomy
 from cwsam_cli.errors import DataError, MissingCRS, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input, staged
 from cwsam_cli.geo.coverage import Coverage, counted
@@ -112,7 +111,7 @@ def vectorize(
     ):
         if source.grid.crs is None:
             raise MissingCRS(map_path, "so areas would have no unit")
-        legend = Legend.of(load_taxonomy(classes)) if classes else Legend.read(source.dataset, source.band)
+        legend = _legend(source, classes)
         columns = Columns.of(list(options.statistics), shapefile=driver == "ESRI Shapefile")
         job = _Job(source, options, legend, columns, driver)
         batches = job.batches(values)
@@ -135,6 +134,14 @@ def vectorize(
             checked = job.verdict()
     areas = {legend.name(code): area for code, area in sorted(job.areas.items())}
     return VectorResult(output, job.polygons, areas, checked)
+
+
+def _legend(source: ClassRaster, classes: str | None) -> Legend:
+    if classes is None:
+        return Legend.read(source.dataset, source.band)
+    from cwsam_cli.config.load import load_taxonomy  # pydantic is slow to import
+
+    return Legend.of(load_taxonomy(classes))
 
 
 class _Job:
