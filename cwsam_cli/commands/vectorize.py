@@ -20,6 +20,7 @@ def vectorize(
     simplify: Annotated[
         str | None, typer.Option("--simplify", metavar="LENGTH", help="How far a border may move, 15m or 2px.")
     ] = None,
+    smooth: Annotated[bool, typer.Option("--smooth", help="Round bends, after simplifying.")] = False,
     only: Annotated[
         list[str] | None, typer.Option("--class", metavar="NAME", help="Write this class only; repeatable.")
     ] = None,
@@ -64,6 +65,7 @@ def vectorize(
     options = VectorOptions(
         min_area=min_area,
         simplify=simplify,
+        smooth=smooth,
         only=tuple(only or ()),
         dissolve=dissolve,
         dst_crs=dst_crs,

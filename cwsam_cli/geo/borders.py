@@ -25,9 +25,9 @@ OUTSIDE, NODATA = -(2**31), -(2**31) + 1
 """Codes of what has no polygons: beyond the map's edge, and without data in it."""
 
 # Columns of `vertices`; a list of vertices runs from an arc's head to its tail.
-X, Y, NEXT = 0, 1, 2
+X, Y, NEXT, SHARP = 0, 1, 2, 3
 # Columns of `ends`. NEXT as above: of those that wait, of a region's list, or of the free ones.
-PARTNER, HEAD, LEFT, VERTEX, COUNT, HUG, CROSS, FIXED, TOP = 0, 1, 3, 4, 5, 6, 7, 8, 9
+PARTNER, HEAD, LEFT, VERTEX, COUNT, HUG, CROSS, FIXED, TOP, DRAWN = 0, 1, 3, 4, 5, 6, 7, 8, 9, 10
 # Columns of `regions`. PARENT leads to the region that this one turned out to be part of.
 PARENT, CODE, FREE, LAST, FIRST_END, LAST_END, MEMBER, QUEUE, ENDS = 0, 1, 2, 3, 4, 5, 6, 7, 8
 # Entries of `counters`: what is free, how many are free, and what waits.
@@ -61,8 +61,8 @@ def no_borders(width: int, statistics: int) -> Borders:
     counters = np.zeros(11, np.int64)
     counters[[VERTEX_FREE, END_FREE, REGION_FREE, ARC_FIRST, CLOSED_FIRST]] = NONE
     borders = Borders(
-        vertices=np.zeros((0, 3), np.int32),
-        ends=np.zeros((0, 10), np.int32),
+        vertices=np.zeros((0, 4), np.int32),
+        ends=np.zeros((0, 11), np.int32),
         areas=np.zeros(0, np.int64),
         regions=np.zeros((0, 9), np.int32),
         pixels=np.zeros(0, np.int64),
@@ -163,7 +163,7 @@ def scan(b: Borders, codes: Int32, labels: Int32, top: int, height: int) -> None
                 if lr <= NODATA:
                     here = 0
                 elif not right:
-                    here = _root(b, label_above[c + 1])
+                    here = root(b, label_above[c + 1])
                     if not down:
                         here = _unite(b, west, here)
                 elif down:
@@ -171,7 +171,7 @@ def scan(b: Borders, codes: Int32, labels: Int32, top: int, height: int) -> None
                 label_below[c + 1] = here
                 if down:
                     if west > 0:
-                        b.pixels[_root(b, west)] += c - start
+                        b.pixels[root(b, west)] += c - start
                     start = c
                     if here > 0:
                         b.runs[1, runs] = here
@@ -181,7 +181,7 @@ def scan(b: Borders, codes: Int32, labels: Int32, top: int, height: int) -> None
                     along = _corner(b, c, y, width, height, along, above, below, label_above, label_below, west)
         label_below[labelled:] = 0
         for i in range(b.counters[RUNS]):
-            region = _root(b, b.runs[0, i])
+            region = root(b, b.runs[0, i])
             if b.regions[region, LAST] < y:
                 b.regions[region, LAST] = height + 1  # said once
                 _queue_closed(b, region)
@@ -292,6 +292,7 @@ def _new_vertex(b: Borders, x: int, y: int) -> int:
     b.vertices[vertex, X] = x
     b.vertices[vertex, Y] = y
     b.vertices[vertex, NEXT] = NONE
+    b.vertices[vertex, SHARP] = 1
     return vertex
 
 
@@ -361,7 +362,8 @@ def _new_region(b: Borders, code: int) -> int:
 
 
 @inlined
-def _root(b: Borders, region: int) -> int:
+def root(b: Borders, region: int) -> int:
+    """The region that a label has turned out to be part of."""
     parents = b.regions
     while parents[region, PARENT] != region:
         parents[region, PARENT] = parents[parents[region, PARENT], PARENT]
@@ -371,7 +373,7 @@ def _root(b: Borders, region: int) -> int:
 
 @compiled
 def _unite(b: Borders, one: int, other: int) -> int:
-    one, other = _root(b, one), _root(b, other)
+    one, other = root(b, one), root(b, other)
     if one == other:
         return one
     regions = b.regions
@@ -405,234 +407,9 @@ def _queue_closed(b: Borders, region: int) -> None:
 
 
 @compiled
-def measure(b: Borders, labels: Int32, values: NDArray[np.float32]) -> None:
-    """Add other rasters' values (S, H, W) to the statistics of the regions `labels` (H, W); NaN is no value."""
-    for s in range(len(values)):
-        for r in range(labels.shape[0]):
-            last = root = 0
-            for c in range(labels.shape[1]):
-                label = labels[r, c]
-                value = np.float64(values[s, r, c])
-                if label == 0 or np.isnan(value):
-                    continue
-                if label != last:
-                    last, root = label, _root(b, label)
-                total = b.sums[root, s]
-                total[0] += 1
-                total[1] += value
-                total[2] = min(total[2], value)
-                total[3] = max(total[3], value)
-
-
-@compiled
 def oldest_line(b: Borders, line: int) -> int:
     """The uppermost line on which an open arc has a vertex, at most `line`."""
     for end in b.columns:
         if end >= 0:
             line = min(line, b.ends[end, TOP])
     return line
-
-
-@compiled
-def outline(b: Borders, edges: NDArray[np.float64]) -> int:
-    """How many edges of the arcs that ended lie between a region and none; those that fit are written.
-
-    Args:
-        b: the state, before `register`.
-        edges: from and to (M, 2, 2), with no region on the left.
-    """
-    ends, vertices = b.ends, b.vertices
-    count = 0
-    head = b.counters[ARC_FIRST]
-    while head >= 0:
-        left = _root(b, ends[head, LEFT]) == 0
-        if left != (_root(b, ends[ends[head, PARTNER], LEFT]) == 0):
-            vertex = ends[head, VERTEX]
-            while vertices[vertex, NEXT] >= 0:
-                after = vertices[vertex, NEXT]
-                if count < len(edges):
-                    one, other = (0, 1) if left else (1, 0)
-                    edges[count, one, 0], edges[count, one, 1] = vertices[vertex, X], vertices[vertex, Y]
-                    edges[count, other, 0], edges[count, other, 1] = vertices[after, X], vertices[after, Y]
-                count += 1
-                vertex = after
-        head = ends[head, NEXT]
-    return count
-
-
-@compiled
-def register(b: Borders) -> None:
-    """Give the arcs that ended to the regions on both their sides."""
-    ends, vertices = b.ends, b.vertices
-    head = b.counters[ARC_FIRST]
-    b.counters[ARC_FIRST] = NONE
-    while head >= 0:
-        following = np.int64(ends[head, NEXT])
-        tail = np.int64(ends[head, PARTNER])
-        count, twice = 1, np.int64(0)
-        vertex = ends[head, VERTEX]
-        while vertices[vertex, NEXT] >= 0:
-            after = vertices[vertex, NEXT]
-            twice += np.int64(vertices[vertex, X]) * vertices[after, Y]
-            twice -= np.int64(vertices[after, X]) * vertices[vertex, Y]
-            vertex = after
-            count += 1
-        b.areas[head], b.areas[tail] = twice, -twice
-        ends[head, COUNT] = ends[tail, COUNT] = count
-        for end in (head, tail):
-            ends[end, LEFT] = _root(b, ends[end, LEFT])
-        for end in (head, tail):
-            region = ends[end, LEFT]
-            if region > 0:
-                ends[end, NEXT] = NONE
-                if b.regions[region, FIRST_END] < 0:
-                    b.regions[region, FIRST_END] = end
-                else:
-                    ends[b.regions[region, LAST_END], NEXT] = end
-                b.regions[region, LAST_END] = end
-                b.regions[region, ENDS] += 1
-        if ends[head, LEFT] == 0 and ends[tail, LEFT] == 0:
-            _free_arc(b, head, tail)
-        head = following
-
-
-@compiled
-def _free_arc(b: Borders, head: int, tail: int | np.int64) -> None:
-    ends = b.ends
-    for end in (head, tail):
-        # The end across the node must not be led to whoever takes this place.
-        if ends[ends[end, HUG], CROSS] == end:
-            ends[ends[end, HUG], CROSS] = NONE
-        ends[end, FIXED] = 0
-    b.vertices[ends[tail, VERTEX], NEXT] = b.counters[VERTEX_FREE]
-    b.counters[VERTEX_FREE] = ends[head, VERTEX]
-    b.counters[VERTICES_LEFT] += ends[head, COUNT]
-    ends[head, NEXT] = b.counters[END_FREE]
-    ends[tail, NEXT] = head
-    b.counters[END_FREE] = tail
-    b.counters[ENDS_LEFT] += 2
-
-
-@compiled
-def count_closed(b: Borders) -> tuple[int, int]:
-    """How many regions closed, and how many ends their arcs have."""
-    regions = ends = 0
-    region = b.counters[CLOSED_FIRST]
-    while region >= 0:
-        regions += 1
-        ends += b.regions[region, ENDS]
-        region = b.regions[region, QUEUE]
-    return regions, ends
-
-
-@compiled
-def walk_rings(b: Borders, starts: Int32, ring_offsets: Int64, polygon_offsets: Int64, roots: Int32) -> int:
-    """Find the rings of the regions that closed, each region's outer one first.
-
-    Args:
-        b: the state; an end that is part of a ring loses its `FIXED` mark.
-        starts: an end of each ring is written, as many rings as there are ends at most.
-        ring_offsets: where each ring's vertices begin, one more than rings.
-        polygon_offsets: where each region's rings begin, one more than regions.
-        roots: the regions.
-
-    Returns:
-        How many rings there are.
-    """
-    ends = b.ends
-    rings = closed = 0
-    region = b.counters[CLOSED_FIRST]
-    ring_offsets[0] = polygon_offsets[0] = 0
-    while region >= 0:
-        roots[closed] = region
-        first = rings
-        start = b.regions[region, FIRST_END]
-        while start >= 0:
-            if ends[start, FIXED] == 1:
-                count, twice = 1, np.int64(0)
-                end = start
-                while ends[end, FIXED] == 1:
-                    ends[end, FIXED] = 2
-                    count += ends[end, COUNT] - 1
-                    twice += b.areas[end]
-                    end = leaving(b, end, region)
-                at = rings
-                if twice < 0:  # the outer ring: y counts downwards
-                    starts[rings], starts[first] = starts[first], start
-                    at = first
-                else:
-                    starts[rings] = start
-                lengths = ring_offsets[1:]
-                lengths[rings], lengths[at] = lengths[at], count
-                rings += 1
-            start = ends[start, NEXT]
-        closed += 1
-        polygon_offsets[closed] = rings
-        region = b.regions[region, QUEUE]
-    for ring in range(rings):
-        ring_offsets[ring + 1] += ring_offsets[ring]
-    return rings
-
-
-@compiled
-def leaving(b: Borders, end: int, region: int) -> int:
-    """The end that a ring of `region` leaves from after the arc that begins with `end`."""
-    arrived = b.ends[end, PARTNER]
-    across = b.ends[arrived, CROSS]
-    if across >= 0 and b.ends[across, LEFT] >= 0 and _root(b, b.ends[across, LEFT]) == region:
-        return across
-    return b.ends[arrived, HUG]
-
-
-@compiled
-def draw_rings(
-    b: Borders, starts: Int32, ring_offsets: Int64, polygon_offsets: Int64, roots: Int32, xy: NDArray[np.float64]
-) -> None:
-    """Write the rings' vertices (N, 2) in pixels."""
-    ends, vertices = b.ends, b.vertices
-    for polygon in range(len(roots)):
-        for ring in range(polygon_offsets[polygon], polygon_offsets[polygon + 1]):
-            at = ring_offsets[ring]
-            end = starts[ring]
-            while True:
-                length = ends[end, COUNT] - 1
-                forwards = ends[end, HEAD] == 1
-                vertex = ends[end, VERTEX] if forwards else ends[ends[end, PARTNER], VERTEX]
-                for i in range(length + 1):
-                    place = at + i if forwards else at + length - i
-                    xy[place, 0] = vertices[vertex, X]
-                    xy[place, 1] = vertices[vertex, Y]
-                    vertex = vertices[vertex, NEXT]
-                at += length
-                end = leaving(b, end, roots[polygon])
-                if end == starts[ring]:
-                    break
-
-
-@compiled
-def forget_closed(b: Borders) -> None:
-    """Give back the room of the regions that closed, and of the arcs that nobody needs any more."""
-    ends, regions = b.ends, b.regions
-    region = b.counters[CLOSED_FIRST]
-    b.counters[CLOSED_FIRST] = NONE
-    while region >= 0:
-        end = regions[region, FIRST_END]
-        while end >= 0:
-            following = ends[end, NEXT]
-            ends[end, LEFT] = NONE
-            partner = ends[end, PARTNER]
-            if ends[partner, LEFT] <= 0:
-                head, tail = (end, partner) if ends[end, HEAD] == 1 else (partner, end)
-                _free_arc(b, head, tail)
-            end = following
-        closed = regions[region, QUEUE]
-        member = region
-        while True:
-            following = regions[member, MEMBER]
-            regions[member, NEXT] = b.counters[REGION_FREE]
-            b.counters[REGION_FREE] = member
-            b.counters[REGIONS_LEFT] += 1
-            if following == region:
-                break
-            member = following
-        region = closed

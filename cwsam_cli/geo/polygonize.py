@@ -14,6 +14,7 @@ import shapely
 from numpy.typing import NDArray
 
 from cwsam_cli.geo import borders as b
+from cwsam_cli.geo import rings
 from cwsam_cli.geo.borders import OUTSIDE
 from cwsam_cli.geo.simplify import Bends, simplify_arcs
 
@@ -52,13 +53,13 @@ class Regions:
 
     def take(self, chosen: NDArray[np.int64]) -> "Regions":
         """Some of the regions, in that order."""
-        rings = _ragged(self.polygon_offsets, chosen)
+        own = _ragged(self.polygon_offsets, chosen)
         return Regions(
             codes=self.codes[chosen],
             pixels=self.pixels[chosen],
             sums=self.sums[chosen],
-            xy=self.xy[_ragged(self.ring_offsets, rings)],
-            ring_offsets=_offsets(np.diff(self.ring_offsets)[rings]),
+            xy=self.xy[_ragged(self.ring_offsets, own)],
+            ring_offsets=_offsets(np.diff(self.ring_offsets)[own]),
             polygon_offsets=_offsets(np.diff(self.polygon_offsets)[chosen]),
             outline=self.outline,
         )
@@ -96,11 +97,14 @@ def _ragged(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np
 
 @dataclass(frozen=True, slots=True)
 class Simplify:
-    """How far borders may move."""
+    """What may be done to borders."""
 
     tolerance_m: float
+    """How far they may move by having fewer vertices."""
     ground: NDArray[np.float64]
     """Metres a pixel step, see `simplify_arcs`."""
+    smooth: bool = False
+    """Whether bends are rounded then."""
 
 
 def polygonize(
@@ -145,15 +149,12 @@ def polygonize(
         oldest = b.oldest_line(state, top) if simplify else 0
         b.scan(state, codes[:size], labels[:size], top, height)
         if strip.values is not None:
-            b.measure(state, labels[1 : rows + 1, 1:-1], strip.values)
+            rings.measure(state, labels[1 : rows + 1, 1:-1], strip.values)
         if simplify:
             bends.take_in(codes[:size], top, height, oldest)
-            simplify_arcs(state, simplify.tolerance_m, simplify.ground, bends.bits, bends.first)
-        edges = np.empty((0, 2, 2))
-        if outline:
-            edges = np.empty((b.outline(state, edges), 2, 2))
-            b.outline(state, edges)
-        b.register(state)
+            simplify_arcs(state, simplify.tolerance_m, simplify.smooth, simplify.ground, bends.bits, bends.first)
+        edges = rings.outline(state) if outline else np.empty((0, 2, 2))
+        rings.register(state)
         regions = _closed(state, edges)
         if len(regions) or len(edges):
             yield regions
@@ -161,13 +162,13 @@ def polygonize(
 
 
 def _closed(state: b.Borders, edges: NDArray[np.float64]) -> Regions:
-    regions, ends = b.count_closed(state)
+    regions, ends = rings.count_closed(state)
     starts, roots = np.empty(ends, np.int32), np.empty(regions, np.int32)
     ring_offsets, polygon_offsets = np.empty(ends + 1, np.int64), np.empty(regions + 1, np.int64)
-    rings = b.walk_rings(state, starts, ring_offsets, polygon_offsets, roots)
-    ring_offsets = ring_offsets[: rings + 1]
+    count = rings.walk_rings(state, starts, ring_offsets, polygon_offsets, roots)
+    ring_offsets = ring_offsets[: count + 1]
     xy = np.empty((ring_offsets[-1], 2))
-    b.draw_rings(state, starts, ring_offsets, polygon_offsets, roots, xy)
+    rings.draw_rings(state, starts, ring_offsets, polygon_offsets, roots, xy)
     closed = Regions(
         codes=state.regions[roots, b.CODE],
         pixels=state.pixels[roots],
@@ -177,5 +178,5 @@ def _closed(state: b.Borders, edges: NDArray[np.float64]) -> Regions:
         polygon_offsets=polygon_offsets,
         outline=edges,
     )
-    b.forget_closed(state)
+    rings.forget_closed(state)
     return closed

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cwsam_cli.geo.borders import ARC_FIRST, NEXT, VERTEX, VERTEX_FREE, VERTICES_LEFT, Borders, Int32, X, Y
+from cwsam_cli.geo.borders import ARC_FIRST, NEXT, SHARP, VERTEX, VERTEX_FREE, VERTICES_LEFT, Borders, Int32, X, Y
 from cwsam_cli.geo.compiled import compiled
 
 Int64 = NDArray[np.int64]
@@ -60,13 +60,14 @@ def _mark(codes: Int32, top: int, height: int, bits: NDArray[np.uint8]) -> None:
 
 @compiled
 def simplify_arcs(
-    b: Borders, tolerance: float, ground: NDArray[np.float64], bits: NDArray[np.uint8], first_line: int
+    b: Borders, tolerance: float, smooth: bool, ground: NDArray[np.float64], bits: NDArray[np.uint8], first_line: int
 ) -> None:
     """Simplify the arcs that ended and are not registered yet.
 
     Args:
         b: the state, changed in place.
         tolerance: how far a border may move, in metres.
+        smooth: mark bends that can be rounded as not sharp.
         ground: metres a pixel step by line, (dx/dcol, dx/drow, dy/dcol, dy/drow), or one row for all.
         bits: from `Bends`.
         first_line: of the bits.
@@ -87,10 +88,17 @@ def simplify_arcs(
                 vertex = vertices[vertex, NEXT]
             stays = _simplify(xy, tolerance, ground[min(xy[count // 2, 1], len(ground) - 1)], bits, first_line)
             last = ends[arc, VERTEX]
+            before = 0
             for i in range(1, count):
                 vertex = vertices[last, NEXT]
                 if stays[i]:
                     last = vertex
+                    after = i + 1
+                    while after < count and not stays[after]:
+                        after += 1
+                    if smooth and after < count and _is_free(xy, before, i, after, bits, first_line):
+                        vertices[vertex, SHARP] = 0
+                    before = i
                 else:
                     vertices[last, NEXT] = vertices[vertex, NEXT]
                     vertices[vertex, NEXT] = b.counters[VERTEX_FREE]
@@ -112,7 +120,7 @@ def _simplify(
         sizes[i] = abs(_twice(xy, i - 1, i, i + 1))
     loop = xy[0, 0] == xy[-1, 0] and xy[0, 1] == xy[-1, 1]
     spare = count - (5 if loop else 3)
-    going = spare > 0
+    going = spare > 0 and tolerance > 0
     while going:
         going = False
         i = after[0]
@@ -163,7 +171,17 @@ def _may_go(
         if (dx - part * along_x) ** 2 + (dy - part * along_y) ** 2 > tolerance * tolerance:
             return False
         own += i != v and _inside(xy[a], xy[v], xy[b], xy[i, 0], xy[i, 1])
-    return _bends_inside(xy[a], xy[v], xy[b], bits, first_line) == own
+    return _bends_inside(xy[a], xy[v], xy[b], 1, bits, first_line) == own
+
+
+@compiled
+def _is_free(xy: Int64, a: int, v: int, b: int, bits: NDArray[np.uint8], first_line: int) -> bool:
+    """Whether the corner at v, up to the middles of its edges, holds nothing of another border."""
+    one, corner, other = xy[a] + xy[v], 2 * xy[v], xy[v] + xy[b]
+    own = 0
+    for i in range(a + 1, b):
+        own += i != v and _inside(one, corner, other, 2 * xy[i, 0], 2 * xy[i, 1])
+    return _bends_inside(one, corner, other, 2, bits, first_line) == own
 
 
 @compiled
@@ -178,10 +196,14 @@ def _inside(a: Int64, v: Int64, b: Int64, x: int, y: int) -> bool:
 
 
 @compiled
-def _bends_inside(a: Int64, v: Int64, b: Int64, bits: NDArray[np.uint8], first_line: int) -> int:
-    """How many bends and nodes lie in the closed triangle, its corners not counted."""
+def _bends_inside(a: Int64, v: Int64, b: Int64, scale: int, bits: NDArray[np.uint8], first_line: int) -> int:
+    """How many bends and nodes lie in the closed triangle, its corners not counted.
+
+    Its coordinates are pixels times the scale.
+    """
     count = 0
-    for y in range(min(a[1], v[1], b[1]), max(a[1], v[1], b[1]) + 1):
+    for line in range(-(-min(a[1], v[1], b[1]) // scale), max(a[1], v[1], b[1]) // scale + 1):
+        y = line * scale
         low, high = np.inf, -np.inf
         for one, other in ((a, v), (v, b), (b, a)):
             if min(one[1], other[1]) <= y <= max(one[1], other[1]):
@@ -190,9 +212,10 @@ def _bends_inside(a: Int64, v: Int64, b: Int64, bits: NDArray[np.uint8], first_l
                 else:
                     near = far = one[0] + (other[0] - one[0]) * (y - one[1]) / (other[1] - one[1])
                 low, high = min(low, near, far), max(high, near, far)
-        row = bits[y - first_line]
-        for x in range(int(np.ceil(low - 1e-6)), int(np.floor(high + 1e-6)) + 1):
-            if row[x >> 3] >> (x & 7) & 1:
+        row = bits[line - first_line]
+        for column in range(int(np.ceil(low / scale - 1e-6)), int(np.floor(high / scale + 1e-6)) + 1):
+            if row[column >> 3] >> (column & 7) & 1:
+                x = column * scale
                 corner = (x == a[0] and y == a[1]) or (x == v[0] and y == v[1]) or (x == b[0] and y == b[1])
                 count += not corner and _inside(a, v, b, x, y)
     return count

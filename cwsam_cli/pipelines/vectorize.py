@@ -38,6 +38,8 @@ class VectorOptions:
     """Smallest mapping unit, `1ha`, `900m2` or `10px`: smaller regions join a neighbour."""
     simplify: str | None = None
     """How far a border may move, `15m` or `2px`."""
+    smooth: bool = False
+    """Round bends, after simplifying."""
     only: Sequence[str] = ()
     """Names of the classes that are written; all if empty."""
     dissolve: bool = False
@@ -173,11 +175,11 @@ class _Job:
             self.crs = target
 
     def _simplify(self) -> Simplify | None:
-        if self.options.simplify is None:
+        options, grid = self.options, self.source.grid
+        if not options.simplify and not options.smooth:
             return None
-        size, in_pixels = quantity(self.options.simplify, LENGTHS, "--simplify")
-        steps = metres_a_step(self.source.grid)
-        return Simplify(size * (self.source.grid.gsd_m or 1.0) if in_pixels else size, steps)
+        size, in_pixels = quantity(options.simplify, LENGTHS, "--simplify") if options.simplify else (0.0, False)
+        return Simplify(size * (grid.gsd_m or 1.0) if in_pixels else size, metres_a_step(grid), options.smooth)
 
     def metadata(self) -> dict[str, str]:
         """What is said of the layer."""
@@ -187,6 +189,7 @@ class _Job:
             "areas": "geodesic, on the map's ellipsoid" if geographic else "projected, in the map's CRS",
             "smallest mapping unit": self.options.min_area or "none",
             "simplified": self.options.simplify or "no",
+            "smoothed": "yes" if self.options.smooth else "no",
         }
 
     def batches(self, values: tuple[rasterio.vrt.WarpedVRT, ...]) -> Iterator[pa.RecordBatch]:

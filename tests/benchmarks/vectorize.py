@@ -2,12 +2,12 @@
 
 python tests/benchmarks/vectorize.py [--quick] [--part NAME] [--folder DIR]
 
-`--part` runs one part of it. The rasters are made here: fractal noise of 33 classes on 10,000 × 10,000 pixels (smooth, about 100,000
-polygons), the same on 40,000 rows, and one with a share of its pixels replaced at random
-(millions of polygons). Peers: (a) what people write, `rasterio.features.shapes` into
-a GeoDataFrame; (b) GDALPolygonize of the libgdal inside rasterio's wheel, by ctypes;
-(c) Debian's gdal_polygonize.py where it is installed. Every one runs as a process of its own,
-so its start counts. `--quick` takes a quarter of the width and height and leaves out the speckled raster.
+The rasters are made here: fractal noise of 33 classes on 10,000 × 10,000 pixels (smooth, about
+100,000 polygons), the same on 40,000 rows, and one with a share of its pixels replaced at
+random (millions of polygons). Peers: (a) what people write, `rasterio.features.shapes` into a
+GeoDataFrame; (b) GDALPolygonize of the libgdal inside rasterio's wheel, by ctypes; (c) Debian's
+gdal_polygonize.py where it is installed. Every one runs as a process of its own, so its start
+counts. `--quick` takes a quarter of the width and height and leaves out the speckled raster.
 """
 
 import argparse

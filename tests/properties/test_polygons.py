@@ -49,8 +49,8 @@ def strips(codes: NDArray[np.int32], rows: int) -> list[Strip]:
     return [Strip(codes[top : top + rows]) for top in range(0, len(codes), rows)]
 
 
-def regions_of(codes: NDArray[np.int32], rows: int, tolerance: float = 0) -> Regions:
-    simplify = Simplify(tolerance, METRES) if tolerance else None
+def regions_of(codes: NDArray[np.int32], rows: int, tolerance: float = 0, smooth: bool = False) -> Regions:
+    simplify = Simplify(tolerance, METRES, smooth) if tolerance or smooth else None
     height, width = codes.shape
     parts = list(polygonize(strips(codes, rows), width, height, simplify=simplify, outline=True))
     return Regions.concatenate(parts or list(polygonize(strips(codes * 0, rows), width, height)))
@@ -128,13 +128,13 @@ def test_rasterising_polygons_restores_the_map(transform: Affine, codes: NDArray
 
 
 @modest
-@given(maps(), heights, st.sampled_from([0.0, 0.5, 0.8, 1.5, 4.0, 20.0]))
+@given(maps(), heights, st.sampled_from([0.0, 0.5, 0.8, 1.5, 4.0, 20.0]), st.booleans())
 def test_every_edge_has_its_opposite_and_every_polygon_is_valid(
-    codes: NDArray[np.int32], rows: int, tolerance: float
+    codes: NDArray[np.int32], rows: int, tolerance: float, smooth: bool
 ) -> None:
     if (codes == NODATA).all():
         return
-    regions = regions_of(codes, rows, tolerance)
+    regions = regions_of(codes, rows, tolerance, smooth)
     coverage = Coverage()
     coverage.add_rings(regions.xy, regions.ring_offsets)
     coverage.add_edges(regions.outline[:, 0], regions.outline[:, 1])
