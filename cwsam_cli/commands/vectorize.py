@@ -20,6 +20,9 @@ def vectorize(
     simplify: Annotated[
         str | None, typer.Option("--simplify", metavar="LENGTH", help="How far a border may move, 15m or 2px.")
     ] = None,
+    fill_nodata_holes: Annotated[
+        bool, typer.Option("--fill-nodata-holes", help="Give nodata inside the map to the neighbour around it.")
+    ] = False,
     smooth: Annotated[bool, typer.Option("--smooth", help="Round bends, after simplifying.")] = False,
     only: Annotated[
         list[str] | None, typer.Option("--class", metavar="NAME", help="Write this class only; repeatable.")
@@ -64,6 +67,7 @@ def vectorize(
 
     options = VectorOptions(
         min_area=min_area,
+        fill_nodata_holes=fill_nodata_holes,
         simplify=simplify,
         smooth=smooth,
         only=tuple(only or ()),

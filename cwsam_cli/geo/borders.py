@@ -21,8 +21,8 @@ from cwsam_cli.geo.compiled import compiled, inlined
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 
-OUTSIDE, NODATA = -(2**31), -(2**31) + 1
-"""Codes of what has no polygons: beyond the map's edge, and without data in it."""
+OUTSIDE, NODATA, HOLE = -(2**31), -(2**31) + 1, -(2**31) + 2
+"""Codes of what is no class: beyond the map's edge, without data, and without data where that is to be filled."""
 
 # Columns of `vertices`; a list of vertices runs from an arc's head to its tail.
 X, Y, NEXT, SHARP = 0, 1, 2, 3

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cwsam_cli.geo.borders import NODATA, OUTSIDE, census
+from cwsam_cli.geo.borders import HOLE, NODATA, OUTSIDE, census
 from cwsam_cli.geo.compiled import compiled
 from cwsam_cli.geo.polygonize import Strip
 
@@ -89,7 +89,7 @@ def new_codes(strips: Iterable[Strip], width: int, weights: Weights, minimum: in
             np.concatenate([regions.area, np.zeros(starts, np.int64)]),
             np.concatenate([regions.born, np.zeros(starts, np.int64)]),
         )
-        made = _label(codes, labels, regions, old, born, weights.area[top : top + rows])
+        made = _label(codes, labels, regions, old, born, weights.area[top : top + rows], top, total)
         size = old + made
         regions = _Regions(regions.parent[:size], regions.code[:size], regions.area[:size], regions.born[:size])
         born += made
@@ -135,6 +135,19 @@ def _recode(codes: Int32, recoded: Int32, above: Int32, fates: Int32, born: int)
     return born
 
 
+def holes(strips: Iterable[Strip]) -> Iterator[Strip]:
+    """The map with its nodata as regions that count nothing, unless they reach the map's edge.
+
+    With a minimum of 1, `new_codes` gives them to their neighbours.
+    """
+    return (Strip(np.where(strip.codes == NODATA, np.int32(HOLE), strip.codes), strip.values) for strip in strips)
+
+
+def without_holes(strips: Iterable[Strip]) -> Iterator[Strip]:
+    """The map with what is left of `holes` as nodata again."""
+    return (Strip(np.where(strip.codes == HOLE, np.int32(NODATA), strip.codes), strip.values) for strip in strips)
+
+
 def _below(above: Int32, rows: Int32, edge: int = OUTSIDE) -> Int32:
     stacked = np.full((len(rows) + 1, above.shape[1]), edge, np.int32)
     stacked[0], stacked[1:, 1:-1] = above[-1], rows
@@ -150,7 +163,9 @@ def _root(parent: Int32, region: int) -> int:
 
 
 @compiled
-def _label(codes: Int32, labels: Int32, regions: _Regions, count: int, born: int, weights: Int64) -> int:
+def _label(
+    codes: Int32, labels: Int32, regions: _Regions, count: int, born: int, weights: Int64, top: int, height: int
+) -> int:
     """Label the rows but the first; returns how many labels are new."""
     parent = regions.parent
     made = 0
@@ -177,7 +192,9 @@ def _label(codes: Int32, labels: Int32, regions: _Regions, count: int, born: int
                 regions.born[label] = born + made
                 made += 1
             labels[r, c] = label
-            regions.area[_root(parent, label)] += weights[r - 1]
+            edge = c == 1 or c == codes.shape[1] - 2 or top + r == 1 or top + r == height
+            if code != HOLE or edge:  # a hole counts nothing
+                regions.area[_root(parent, label)] += weights[r - 1]
     return made
 
 

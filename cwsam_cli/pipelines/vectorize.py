@@ -19,7 +19,7 @@ from cwsam_cli.geo.measure import measure_regions, row_areas, to_ground
 from cwsam_cli.geo.polygonize import Regions, Simplify, Strip, polygonize
 from cwsam_cli.geo.raster import GDAL_CACHE_MB
 from cwsam_cli.geo.reproject import Reprojection, crs_of, densify, densify_edges, split_at_antimeridian
-from cwsam_cli.geo.sieve import new_codes, recode
+from cwsam_cli.geo.sieve import holes, new_codes, recode, without_holes
 from cwsam_cli.geo.strips import ClassRaster, on_grid, open_classes
 from cwsam_cli.geo.style import qml
 from cwsam_cli.geo.units import AREAS, LENGTHS, metres_a_step, quantity, sieve_weights
@@ -36,6 +36,8 @@ class VectorOptions:
 
     min_area: str | None = None
     """Smallest mapping unit, `1ha`, `900m2` or `10px`: smaller regions join a neighbour."""
+    fill_nodata_holes: bool = False
+    """Nodata that does not reach the map's edge joins a neighbour, as a small region does."""
     simplify: str | None = None
     """How far a border may move, `15m` or `2px`."""
     smooth: bool = False
@@ -188,6 +190,7 @@ class _Job:
             "source": self.source.path.name,
             "areas": "geodesic, on the map's ellipsoid" if geographic else "projected, in the map's CRS",
             "smallest mapping unit": self.options.min_area or "none",
+            "holes filled": "yes" if self.options.fill_nodata_holes else "no",
             "simplified": self.options.simplify or "no",
             "smoothed": "yes" if self.options.smooth else "no",
         }
@@ -222,13 +225,23 @@ class _Job:
             yield self.columns.batch(whole, areas, perimeters, self.legend, wkb_of(self._on_globe(geometry)))
 
     def _strips(self, values: tuple[rasterio.vrt.WarpedVRT, ...]) -> Iterator[Strip]:
+        """The map as it becomes polygons: holes filled, small regions joined."""
         width = self.source.grid.width
-        if self.min_area is None:
-            strips = self.source.strips("polygons", values)
-        else:
+
+        def read(what: str) -> Iterator[Strip]:
+            return self.source.strips(what, values if what == "polygons" else ())
+
+        def filled(what: str) -> Iterator[Strip]:
+            return read(what) if filling is None else without_holes(recode(holes(read(what)), width, filling))
+
+        filling = None
+        if self.options.fill_nodata_holes:
+            weights, _ = sieve_weights(self.source.grid, 1, in_pixels=True)
+            filling = new_codes(holes(read("holes")), width, weights, 1)
+        strips = filled("polygons")
+        if self.min_area is not None:
             weights, minimum = sieve_weights(self.source.grid, *self.min_area)
-            fates = new_codes(self.source.strips("small regions"), width, weights, minimum)
-            strips = recode(self.source.strips("polygons", values), width, fates)
+            strips = recode(strips, width, new_codes(filled("small regions"), width, weights, minimum))
         if self.options.check:
             strips = counted(strips, row_areas(self.source.grid), self.coverage.mapped)
         return strips

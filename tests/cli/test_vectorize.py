@@ -385,3 +385,27 @@ def test_progress_and_polygons_do_not_depend_on_how_the_file_is_cut_into_blocks(
         cwsam("vectorize", scene, f"{name}.fgb", "--min-area", "4px")
     first, second = gpd.read_file("one.fgb"), gpd.read_file("two.fgb")
     assert first.equals(second)
+
+
+def test_nodata_inside_the_map_can_be_filled(cwsam: Cwsam, make_raster: Any) -> None:
+    codes = np.ones((20, 30), np.uint8)
+    codes[:, 15:] = 2
+    codes[5:8, 5:8], codes[10:12, 14:19], codes[:3, :3] = 255, 255, 255
+    scene = make_raster("map.tif", codes, nodata=255)
+    cwsam("vectorize", scene, "p.gpkg", "--fill-nodata-holes", "--min-area", "2px", "--check")
+    polygons = gpd.read_file("p.gpkg", layer="p").set_index("code")
+    assert polygons["pixels"].to_dict() == {1: 20 * 15 - 9 - 2, 2: 20 * 15 + 2}
+    assert all(len(shape.interiors) == 0 for shape in polygons.geometry)
+
+
+def test_rounded_polygons_are_a_coverage(cwsam: Cwsam, make_raster: Any) -> None:
+    codes = patchwork(grain=6)
+    codes[20:30, 5:25] = 255
+    scene = make_raster("map.tif", codes, nodata=255)
+    cwsam("vectorize", scene, "sharp.fgb", "--simplify", "40m")
+    cwsam("vectorize", scene, "round.fgb", "--simplify", "40m", "--smooth", "--check")
+    sharp, rounded = gpd.read_file("sharp.fgb"), gpd.read_file("round.fgb")
+    assert shapely.coverage_is_valid(rounded.geometry.to_numpy())
+    count = [shapely.get_num_coordinates(frame.geometry.to_numpy()).sum() for frame in (sharp, rounded)]
+    assert count[1] > 1.5 * count[0]
+    assert rounded.geometry.union_all().bounds == sharp.geometry.union_all().bounds

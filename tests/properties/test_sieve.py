@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cwsam_cli.geo.borders import NODATA
 from cwsam_cli.geo.polygonize import Strip
-from cwsam_cli.geo.sieve import Weights, new_codes, recode
+from cwsam_cli.geo.sieve import Weights, holes, new_codes, recode, without_holes
 
 modest = settings(max_examples=150, deadline=None, database=None)
 Codes = NDArray[np.int32]
@@ -117,6 +117,33 @@ def test_what_stays_small_has_nobody_beside_it(codes: Codes, minimum: int, rows:
         if own.sum() < minimum:
             around = np.roll(own, 1, 0) | np.roll(own, -1, 0) | np.roll(own, 1, 1) | np.roll(own, -1, 1)
             assert (labels[around & ~own] == -1).all()
+
+
+@modest
+@given(maps, st.integers(1, 12))
+def test_nodata_inside_is_filled_from_the_longest_border_and_nodata_at_the_edge_stays(codes: Codes, rows: int) -> None:
+    height, width = codes.shape
+    weights = Weights(*(np.ones(n, np.int64) for n in (height, height + 1, height)))
+    strips = [Strip(codes[top : top + rows]) for top in range(0, height, rows)]
+    fates = new_codes(holes(strips), width, weights, 1)
+    result = np.concatenate([strip.codes for strip in without_holes(recode(holes(strips), width, fates))])
+    np.testing.assert_array_equal(result[codes != NODATA], codes[codes != NODATA])
+    gaps = labelled(np.where(codes == NODATA, 1, NODATA).astype(np.int32))
+    regions = labelled(codes)
+    for label in range(gaps.max() + 1):
+        hole = gaps == label
+        if hole[0].any() or hole[-1].any() or hole[:, 0].any() or hole[:, -1].any():
+            assert (result[hole] == NODATA).all()
+            continue
+        (code,) = set(result[hole].tolist())
+        beside = [
+            (regions[r, c], codes[r, c])
+            for y, x in np.argwhere(hole)
+            for r, c in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1))
+            if not hole[r, c]
+        ]
+        lengths = {pair: beside.count(pair) for pair in beside}
+        assert code in {pair[1] for pair, length in lengths.items() if length == max(lengths.values())}
 
 
 @modest
