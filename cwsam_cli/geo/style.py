@@ -8,9 +8,8 @@ here prefer that.
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import rasterio
@@ -94,11 +93,7 @@ def read_taxonomy(dataset: DatasetReader, present: Iterable[int]) -> Taxonomy:
                 f"`{dataset.name}`: its tag {CLASSES_TAG} is no class table: {error}",
                 hint=f"remove it: rio edit-info --tag {CLASSES_TAG}= {dataset.name}",
             ) from None
-    try:
-        palette: dict[int, Any] = dataset.colormap(1)
-    except ValueError:
-        palette = {}
-    names = dict(enumerate(_category_names(dataset)))
+    palette, names = read_palette(dataset), band_names(dataset)
     codes = sorted(set(present) | {code for code, name in names.items() if name and code < IGNORE})
     odd = [code for code in codes if not 0 <= code < IGNORE]
     if odd:
@@ -113,8 +108,7 @@ def read_taxonomy(dataset: DatasetReader, present: Iterable[int]) -> Taxonomy:
         if name in used:
             name = f"{name} ({code})"
         used.add(name)
-        color = "#{:02x}{:02x}{:02x}".format(*palette[code][:3]) if code in palette else default_color(index)
-        classes.append(LandCoverClass(code=code, name=name, color=color))
+        classes.append(LandCoverClass(code=code, name=name, color=palette.get(code, default_color(index))))
     return Taxonomy(name=Path(dataset.name).stem, classes=tuple(classes))
 
 
@@ -124,10 +118,63 @@ def _from_json(text: str) -> Taxonomy:
     return Taxonomy(classes=classes, **raw | {"unlabelled": tuple(raw.get("unlabelled", ()))})
 
 
-def _category_names(dataset: DatasetReader) -> list[str]:
-    """GDAL's category names; rasterio does not read them, but GDAL writes them into a VRT."""
+def band_names(dataset: DatasetReader, band: int = 1) -> dict[int, str]:
+    """Names by code: GDAL's category names, then those of the raster attribute table.
+
+    rasterio reads neither, but GDAL writes both into a VRT.
+    """
     with tempfile.TemporaryDirectory() as folder:
         view = Path(folder) / "names.vrt"
         rasterio.shutil.copy(dataset, view, driver="VRT")
-        tree = ElementTree.parse(view)
-    return [category.text or "" for category in tree.findall("VRTRasterBand/CategoryNames/Category")]
+        root = ElementTree.parse(view).findall("VRTRasterBand")[band - 1]
+    names = {code: entry.text or "" for code, entry in enumerate(root.findall("CategoryNames/Category"))}
+    return names | _table_names(root.find("GDALRasterAttributeTable"))
+
+
+def _table_names(table: ElementTree.Element | None) -> dict[int, str]:
+    """Names by code of a raster attribute table that has a column for either."""
+    if table is None:
+        return {}
+    columns = [
+        (c.findtext("Name", "").lower(), c.findtext("Type"), c.findtext("Usage")) for c in table.iter("FieldDefn")
+    ]
+    values = [i for i, (name, kind, usage) in enumerate(columns) if usage == "5" or (kind == "0" and name == "value")]
+    names = [i for i, (_, kind, usage) in enumerate(columns) if kind == "2" and usage == "2"]
+    names = names or [i for i, (_, kind, _) in enumerate(columns) if kind == "2"]
+    if not names:
+        return {}
+    rows = [[cell.text or "" for cell in row.iter("F")] for row in table.iter("Row")]
+    return {int(float(row[values[0]])) if values else i: row[names[0]] for i, row in enumerate(rows) if row[names[0]]}
+
+
+def read_palette(dataset: DatasetReader, band: int = 1) -> dict[int, str]:
+    """Colours by code, `#rrggbb`; empty without a palette."""
+    try:
+        return {code: "#{:02x}{:02x}{:02x}".format(*color[:3]) for code, color in dataset.colormap(band).items()}
+    except ValueError:
+        return {}
+
+
+def qml(colors: Mapping[int, tuple[str, str]], field: str) -> str:
+    """A QGIS style that fills polygons by class.
+
+    Args:
+        colors: name and `#rrggbb` by code.
+        field: the attribute that holds the code.
+    """
+    root = ElementTree.Element("qgis", version="3.28.0", styleCategories="Symbology")
+    renderer = ElementTree.SubElement(root, "renderer-v2", type="categorizedSymbol", attr=field, enableorderby="0")
+    categories = ElementTree.SubElement(renderer, "categories")
+    symbols = ElementTree.SubElement(renderer, "symbols")
+    for index, (code, (name, color)) in enumerate(sorted(colors.items())):
+        category = {"value": str(code), "type": "integer", "label": name, "symbol": str(index), "render": "true"}
+        ElementTree.SubElement(categories, "category", category)
+        symbol = ElementTree.SubElement(symbols, "symbol", type="fill", name=str(index), alpha="1")
+        layer = ElementTree.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "pass": "0"})
+        fill = ",".join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5)) + ",255"
+        options = ElementTree.SubElement(layer, "Option", type="Map")
+        for key, value in (("color", fill), ("style", "solid"), ("outline_style", "no")):
+            ElementTree.SubElement(options, "Option", type="QString", name=key, value=value)
+    return '<!DOCTYPE qgis PUBLIC "http://mrcc.com/qgis.dtd" "SYSTEM">\n' + ElementTree.tostring(
+        root, encoding="unicode"
+    )

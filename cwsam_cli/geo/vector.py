@@ -1,66 +1,193 @@
-"""Write polygons to the formats that people's GIS opens."""
+"""Write polygons to the formats that people's GIS opens, batch by batch."""
 
-from collections.abc import Sequence
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import geopandas
-from pyogrio.errors import DataSourceError, FeatureError
-from rasterio.crs import CRS
+import pyarrow as pa
+import pyogrio
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
+from pyproj import CRS
 
-from cwsam_cli.errors import MachineError, UsageError
-from cwsam_cli.files import staged
-from cwsam_cli.geo.polygonize import Region
-from cwsam_cli.taxonomy import Taxonomy
+from cwsam_cli.errors import DataError, MachineError, UsageError
 
-DRIVERS = {".gpkg": "GPKG", ".shp": "ESRI Shapefile"}
+if TYPE_CHECKING:
+    import geopandas  # slow to import, and only data frames need it
+
+DRIVERS = {
+    ".gpkg": "GPKG",
+    ".shp": "ESRI Shapefile",
+    ".fgb": "FlatGeobuf",
+    ".geojson": "GeoJSON",
+    ".json": "GeoJSON",
+    ".geojsonl": "GeoJSONSeq",
+    ".geojsonseq": "GeoJSONSeq",
+    ".parquet": "Parquet",
+}
+GEOMETRY = "geometry"
+SHAPEFILE_LIMIT = 2**31 - 1
+"""Bytes of a shapefile's .shp and of its .dbf: many readers count in 32 bits."""
+
+_FAILED = (FeatureError, DataSourceError, DataLayerError)
+_OPTIONS = {
+    "ESRI Shapefile": {"ENCODING": "UTF-8"},
+    "GeoJSON": {"RFC7946": "YES"},
+    "GeoJSONSeq": {"RS": "NO"},
+}
 
 
-def vector_driver(path: Path) -> str:
-    """GDAL's driver for a file's suffix.
+def vector_driver(path: Path, name: str | None = None) -> str:
+    """GDAL's driver for a file.
+
+    Args:
+        path: the file; its suffix tells the format.
+        name: a suffix without its dot, where the file's own is another.
 
     Raises:
-        UsageError: no format here has that suffix.
+        UsageError: no format here has that suffix or name.
     """
-    driver = DRIVERS.get(path.suffix.lower())
+    suffix = f".{name.lower()}" if name else path.suffix.lower()
+    driver = DRIVERS.get(suffix)
     if driver is None:
-        raise UsageError(
-            f"`{path}`: no vector format has the suffix `{path.suffix}` here", hint=f"use {' or '.join(DRIVERS)}"
-        )
+        raise UsageError(f"`{path}`: no vector format is called `{suffix}` here", hint=f"use {', '.join(DRIVERS)}")
+    if driver == "ESRI Shapefile" and path.suffix.lower() != ".shp":
+        raise UsageError(f"`{path}`: a shapefile's name ends in .shp", hint=f"{path.with_suffix('.shp')}")
     return driver
 
 
-def write_regions(
-    regions: Sequence[Region], taxonomy: Taxonomy, crs: CRS, output: Path, *, overwrite: bool = False
+def write_stream(
+    batches: Iterator[pa.RecordBatch],
+    schema: pa.Schema,
+    path: Path,
+    *,
+    driver: str,
+    crs: CRS,
+    layer: str,
+    geometry_type: str = "Polygon",
+    metadata: Mapping[str, str] | None = None,
+    append: bool = False,
 ) -> None:
-    """Write regions with their class code, class name and area.
+    """Write batches as they come; none is kept.
 
-    Field names fit a shapefile's ten characters as they stand, so every format has the same:
-    `code`, `name`, `area_m2`.
+    Args:
+        batches: of the schema, their column `GEOMETRY` in WKB.
+        schema: of all batches.
+        path: where to.
+        driver: from `vector_driver`.
+        crs: of the geometries.
+        layer: its name, where the format has layers.
+        geometry_type: what a geometry is at most.
+        metadata: said of the layer, where the format has room for it.
+        append: to a layer that is there.
+
+    Raises:
+        MachineError: it could not be written whole.
     """
-    names = {entry.code: entry.name for entry in taxonomy.classes}
-    frame = geopandas.GeoDataFrame(
-        {
-            "code": [region.code for region in regions],
-            "name": [names.get(region.code, "") for region in regions],
-            "area_m2": [region.area_m2 for region in regions],
-        },
-        geometry=[region.geometry for region in regions],
-        crs=crs.to_wkt(),
-    ).astype({"code": "int32", "name": "str", "area_m2": "float64"})
-    with staged(output, overwrite=overwrite) as path:
-        write_frame(frame, path, layer=output.stem, geometry_type="Polygon")
+    if driver == "Parquet":
+        return _write_parquet(batches, schema, path, crs, geometry_type, metadata or {})
+    raised: list[BaseException] = []
+
+    def watched() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except BaseException as error:  # GDAL would only say that the stream broke
+            raised.append(error)
+            raise
+
+    try:
+        pyogrio.write_arrow(
+            pa.RecordBatchReader.from_batches(schema, watched()),
+            path,
+            layer=layer,
+            driver=driver,
+            geometry_name=GEOMETRY,
+            geometry_type=geometry_type,
+            crs=crs.to_wkt(),
+            append=append,
+            layer_metadata=dict(metadata) if metadata and driver == "GPKG" else None,
+            **_OPTIONS.get(driver, {}),
+        )
+    except (*_FAILED, RuntimeError) as error:
+        if raised:
+            raise raised[0] from None
+        raise MachineError(f"`{path.name}` could not be written: {error}", hint="is the disk full?") from None
 
 
-def write_frame(frame: geopandas.GeoDataFrame, path: Path, **options: Any) -> None:
+def _write_parquet(
+    batches: Iterator[pa.RecordBatch],
+    schema: pa.Schema,
+    path: Path,
+    crs: CRS,
+    geometry_type: str,
+    metadata: Mapping[str, str],
+) -> None:
+    """GeoParquet 1.1, https://geoparquet.org/releases/v1.1.0/."""
+    from pyarrow import parquet
+
+    column = {"encoding": "WKB", "geometry_types": [geometry_type], "crs": crs.to_json_dict()}
+    geo = {"version": "1.1.0", "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
+    schema = schema.with_metadata({**metadata, "geo": json.dumps(geo)})
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+
+
+def within_shapefile(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
+    """Pass batches on as long as they fit into a shapefile.
+
+    Raises:
+        DataError: they do not.
+    """
+    shapes = table = 0
+    for batch in batches:
+        texts = [i for i, field in enumerate(batch.schema) if field.type == pa.string()]
+        numbers = batch.num_columns - 1 - len(texts)
+        shapes += batch.column(GEOMETRY).nbytes + 44 * batch.num_rows
+        table += batch.num_rows * (254 * len(texts) + 24 * numbers)
+        if max(shapes, table) > SHAPEFILE_LIMIT:
+            raise DataError(
+                f"`{name}` would be larger than the 2 GB that a shapefile can have", hint="write a .gpkg or .fgb"
+            )
+        yield batch
+
+
+def write_layer_style(path: Path, layer: str, qml: str) -> None:
+    """Put a QGIS style into a GeoPackage, as the one that QGIS opens the layer with.
+
+    Source: QGIS's own table, which it makes with "Save style → in database".
+    """
+    with sqlite3.connect(path) as package:
+        package.execute(
+            "CREATE TABLE IF NOT EXISTS layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
+            " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
+            " f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,"
+            " useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),"
+            " update_time DATETIME DEFAULT CURRENT_TIMESTAMP)"
+        )
+        package.execute(
+            "INSERT OR REPLACE INTO gpkg_contents (table_name, data_type, identifier, description)"
+            " VALUES ('layer_styles', 'attributes', 'layer_styles', '')"
+        )
+        package.execute("DELETE FROM layer_styles WHERE f_table_name = ?", (layer,))
+        package.execute(
+            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName,"
+            " styleQML, styleSLD, useAsDefault, description, owner)"
+            " SELECT '', '', table_name, column_name, ?, ?, '', 1, '', '' FROM gpkg_geometry_columns"
+            " WHERE table_name = ?",
+            (layer[:30], qml, layer),
+        )
+    package.close()
+
+
+def write_frame(frame: "geopandas.GeoDataFrame", path: Path, **options: Any) -> None:
     """Write a frame in the format of the path's suffix.
 
     Raises:
         MachineError: it could not be written whole.
     """
-    driver = vector_driver(path)
-    encoding = {"encoding": "UTF-8"} if driver == "ESRI Shapefile" else {}
     try:
-        frame.to_file(path, driver=driver, **encoding, **options)
-    except (FeatureError, DataSourceError) as error:
+        frame.to_file(path, driver=vector_driver(path), **options)
+    except _FAILED as error:
         raise MachineError(f"`{path.name}` could not be written: {error}", hint="is the disk full?") from None

@@ -461,10 +461,32 @@ def test_vectorize_takes_only_maps(refused: Refused, run: Any, make_raster: Any)
     refused(4, "vectorize", nowhere, "polygons.gpkg", names="nowhere.tif")
 
 
-@pytest.mark.parametrize(("value", "dtype"), [(300, "uint16"), (-4, "int16")])
-def test_vectorize_names_a_code_out_of_range(refused: Refused, make_raster: Any, value: int, dtype: str) -> None:
-    odd = make_raster("odd.tif", codes_of(value, dtype=dtype))
-    assert str(value) in refused(4, "vectorize", odd, "polygons.gpkg", names="odd.tif").split("\n")[0]
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("--min-area", "1 acre"), "1 acre"),
+        (("--min-area", "ha"), "ha"),
+        (("--simplify", "1ha"), "1ha"),
+        (("--class", "lava"), "lava"),
+        (("--stats", "dem.tif"), "dem.tif"),
+        (("--dst-crs", "EPSG:1"), "EPSG:1"),
+        (("--format", "dwg"), "dwg"),
+    ],
+)
+def test_vectorize_names_what_it_cannot_mean(
+    refused: Refused, run: Any, arguments: tuple[str, ...], names: str
+) -> None:
+    refused(2, "vectorize", run.labels, "polygons.gpkg", *arguments, names=names)
+
+
+def test_vectorize_takes_a_band_by_its_number_only(refused: Refused, make_raster: Any) -> None:
+    two = make_raster("two.tif", np.ones((2, 4, 4), np.uint8))
+    assert "--band" in refused(4, "vectorize", two, "polygons.gpkg", names="two.tif")
+    refused(4, "vectorize", two, "polygons.gpkg", "--band", 3, names="two.tif")
+
+
+def test_geojson_is_in_degrees_only(refused: Refused, run: Any) -> None:
+    refused(2, "vectorize", run.labels, "polygons.geojson", "--dst-crs", "EPSG:3035", names="GeoJSON")
 
 
 # 5: checkpoints

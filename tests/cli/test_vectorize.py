@@ -52,7 +52,7 @@ def test_areas_of_a_class_are_its_pixels(cwsam: Cwsam, make_raster: Any, file: s
     codes = patchwork()
     told = json.loads(cwsam("vectorize", make_raster("map.tif", codes, nodata=255), file, "--json").stdout)
     polygons = gpd.read_file(file)
-    assert list(polygons.columns) == ["code", "name", "area_m2", "geometry"]
+    assert list(polygons.columns) == ["code", "name", "area_m2", "area_ha", "perim_m", "pixels", "geometry"]
     for code in range(1, 5):
         area = polygons[polygons["code"] == code]["area_m2"].sum()
         assert area == pytest.approx((codes == code).sum() * 900, rel=1e-12)
@@ -206,3 +206,206 @@ def test_the_map_of_a_scene_of_nodata_has_no_polygons(cwsam: Cwsam, run: Any, ma
     polygons = gpd.read_file(file)
     assert len(polygons) == 0
     assert {"code", "name", "area_m2"} <= set(polygons.columns)
+
+
+READERS = {".parquet": gpd.read_parquet}
+
+
+@pytest.mark.parametrize("file", ["p.fgb", "p.parquet", "p.geojson", "p.geojsonl"])
+def test_other_formats_hold_the_same_polygons(cwsam: Cwsam, make_raster: Any, file: str) -> None:
+    codes = patchwork()
+    codes[10:20, 5:25] = 255
+    scene = make_raster("map.tif", codes, nodata=255)
+    cwsam("vectorize", scene, file, "--check")
+    polygons = READERS.get(Path(file).suffix, gpd.read_file)(file)
+    if "json" in file:
+        assert polygons.crs.to_epsg() == 4326
+        polygons = polygons.to_crs("EPSG:32617")
+    assert (burn(polygons, codes.shape, GRID) == codes).all()
+    assert polygons.geometry.is_valid.all()
+
+
+def test_a_geojson_has_its_rings_and_members_as_rfc_7946_has_them(cwsam: Cwsam, make_raster: Any) -> None:
+    cwsam("vectorize", make_raster("map.tif", patchwork(), nodata=255), "p.geojson")
+    whole = json.loads(Path("p.geojson").read_text())
+    assert "crs" not in whole
+    for feature in whole["features"]:
+        outer, *holes = (shapely.LinearRing(ring) for ring in feature["geometry"]["coordinates"])
+        assert outer.is_ccw and not any(hole.is_ccw for hole in holes)
+
+
+def test_a_geojson_across_the_antimeridian_does_not_run_round_the_globe(cwsam: Cwsam, make_raster: Any) -> None:
+    codes = np.ones((20, 30), np.uint8)
+    codes[5:9, 10:20] = 2
+    transform = from_origin(620_000, 7_000_000, 2000, 2000)  # zone 60, over 180 degrees
+    scene = make_raster("map.tif", codes, crs="EPSG:32660", transform=transform)
+    cwsam("vectorize", scene, "p.geojson", "--check")
+    parts = gpd.read_file("p.geojson").explode()
+    assert ((parts.bounds.maxx - parts.bounds.minx) < 2).all()
+    assert parts.bounds.minx.min() < -179 and parts.bounds.maxx.max() > 179
+    area = parts.to_crs("EPSG:6933").area.sum()
+    assert area == pytest.approx(20 * 30 * 4e6, rel=5e-3)  # the UTM plane is wide of its meridian here
+
+
+@pytest.mark.parametrize("extra", [(), ("--simplify", "45m"), ("--min-area", "5px", "--simplify", "1.5px")])
+@pytest.mark.parametrize("dst", [(), ("--dst-crs", "EPSG:3035")])
+def test_the_check_proves_what_geometry_says_too(
+    cwsam: Cwsam, make_raster: Any, extra: tuple[str, ...], dst: tuple[str, ...]
+) -> None:
+    codes = patchwork(grain=5)
+    codes[30:35, :20] = 255
+    scene = make_raster("map.tif", codes, nodata=255)
+    told = json.loads(cwsam("vectorize", scene, "p.gpkg", "--check", "--json", *extra, *dst).stdout)
+    assert told["check"]["edges"] > 0
+    assert told["check"]["unmatched_edges"] == told["check"]["invalid_polygons"] == 0
+    assert (told["check"]["largest_area_error"] < 1e-9) == (not extra)
+    polygons = gpd.read_file("p.gpkg", layer="p")
+    assert shapely.coverage_is_valid(polygons.geometry.to_numpy())
+    assert polygons.geometry.is_valid.all()
+
+
+def test_a_broken_coverage_is_refused_and_leaves_nothing(
+    refused: Any, make_raster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cwsam_cli.pipelines import vectorize as pipeline
+
+    original = pipeline.to_ground
+
+    def shaken(xy: Any, transform: Affine) -> Any:
+        return original(xy, transform) + (np.arange(len(xy)) == 7)[:, None] * 0.01
+
+    monkeypatch.setattr(pipeline, "to_ground", shaken)
+    scene = make_raster("map.tif", patchwork(), nodata=255)
+    message = refused(4, "vectorize", scene, "p.gpkg", "--check", names="map.tif")
+    assert "edges without their opposite" in message
+
+
+def test_small_regions_join_their_neighbours(cwsam: Cwsam, make_raster: Any) -> None:
+    codes = np.ones((20, 30), np.uint8)
+    codes[:, 15:] = 2
+    codes[3:5, 3:6], codes[10, 14:17], codes[0:4, 20:24] = 3, 3, 3  # 6, 3 and 16 pixels of 900 m²
+    scene = make_raster("map.tif", codes)
+    told = json.loads(cwsam("vectorize", scene, "p.gpkg", "--min-area", "1ha", "--check", "--json").stdout)
+    polygons = gpd.read_file("p.gpkg", layer="p")
+    assert sorted(polygons["code"]) == [1, 2, 3]
+    assert polygons["area_ha"].min() >= 1
+    assert told["area_m2"]["class 3"] == 16 * 900
+    assert told["area_m2"]["class 1"] == (20 * 15 - 1) * 900  # the three pixels across the border went east, all
+    assert all(len(shape.interiors) == 0 for shape in polygons.geometry[polygons["code"] == 1])
+
+
+def test_simplified_polygons_have_fewer_vertices_and_their_own_areas(cwsam: Cwsam, make_raster: Any) -> None:
+    rows, cols = np.mgrid[:60, :80]
+    codes = ((rows + cols // 3) // 20 + (cols // 25) + 1).astype(np.uint8)
+    scene = make_raster("map.tif", codes)
+    cwsam("vectorize", scene, "exact.gpkg")
+    cwsam("vectorize", scene, "simple.gpkg", "--simplify", "40m", "--check")
+    exact, simple = gpd.read_file("exact.gpkg", layer="exact"), gpd.read_file("simple.gpkg", layer="simple")
+    count = [shapely.get_num_coordinates(frame.geometry.to_numpy()).sum() for frame in (exact, simple)]
+    assert count[1] < count[0] / 2
+    assert simple["pixels"].tolist() == exact["pixels"].tolist()
+    assert simple["area_m2"].to_numpy() == pytest.approx(simple.geometry.area.to_numpy())
+    assert simple["perim_m"].to_numpy() == pytest.approx(simple.geometry.length.to_numpy())
+    assert simple.geometry.union_all().equals(shapely.box(6e5, 4e6 - 1800, 6e5 + 2400, 4e6))
+
+
+def test_classes_are_chosen_by_name(cwsam: Cwsam, odd_classes: Any) -> None:
+    cwsam(
+        "vectorize",
+        odd_classes.labels,
+        "p.gpkg",
+        "--classes",
+        odd_classes.dataset.parent / "classes.yaml",
+        "--class",
+        "水体",
+    )
+    assert set(gpd.read_file("p.gpkg", layer="p")["name"]) == {"水体"}
+    cwsam("vectorize", odd_classes.labels, "q.gpkg", "--class", "200", "--class", "class 3")
+    assert set(gpd.read_file("q.gpkg", layer="q")["code"]) == {3, 200}
+
+
+def test_dissolved_there_is_one_multipolygon_a_class(cwsam: Cwsam, make_raster: Any) -> None:
+    codes = patchwork()
+    cwsam("vectorize", make_raster("map.tif", codes, nodata=255), "p.gpkg", "--dissolve", "--check")
+    polygons = gpd.read_file("p.gpkg", layer="p")
+    assert polygons["code"].tolist() == [1, 2, 3, 4]
+    assert set(polygons.geom_type) == {"MultiPolygon"}
+    assert polygons["pixels"].tolist() == [(codes == code).sum() for code in range(1, 5)]
+    assert (burn(polygons, codes.shape, GRID) == codes).all()
+
+
+def test_confidence_and_other_rasters_become_attributes_on_any_grid(cwsam: Cwsam, make_raster: Any) -> None:
+    codes = np.ones((20, 30), np.uint8)
+    codes[:, 15:] = 2
+    confidence = np.full((20, 30), 0.5, np.float32)
+    confidence[4, 4], confidence[:, 15:], confidence[3, 20] = 0.1, 0.9, np.nan
+    heights = np.full((10, 15), 7, np.int16)  # pixels twice as large
+    heights[:, 10:] = 9
+    scene = make_raster("map.tif", codes)
+    sure = make_raster("sure.tif", confidence, nodata=np.nan)
+    dem = make_raster("dem.tif", heights, transform=from_origin(600_000, 4_000_000, 60, 60))
+    cwsam("vectorize", scene, "p.gpkg", "--confidence", sure, "--stats", f"height={dem}")
+    one, two = gpd.read_file("p.gpkg", layer="p").sort_values("code").itertuples()
+    assert (one.conf_mean, one.conf_min) == pytest.approx((0.5 - 0.4 / 300, 0.1))
+    assert (two.conf_mean, two.conf_min) == pytest.approx((0.9, 0.9))
+    assert (one.height_mean, one.height_min, one.height_max) == (7, 7, 7)
+    assert (two.height_min, two.height_max) == (7, 9)
+    assert two.height_mean == pytest.approx((5 * 7 + 10 * 9) / 15)
+    assert not hasattr(one, "conf_max")
+
+
+def test_a_band_of_a_stack_can_be_the_map(cwsam: Cwsam, make_raster: Any) -> None:
+    stack = np.stack([patchwork(seed=1), patchwork(seed=2)])
+    cwsam("vectorize", make_raster("stack.tif", stack), "p.gpkg", "--band", 2)
+    assert (burn(gpd.read_file("p.gpkg", layer="p"), stack.shape[1:], GRID) == stack[1]).all()
+
+
+def test_layer_and_format_can_be_named(cwsam: Cwsam, make_raster: Any) -> None:
+    scene = make_raster("map.tif", patchwork())
+    cwsam("vectorize", scene, "p.gpkg", "--layer", "land cover")
+    assert len(gpd.read_file("p.gpkg", layer="land cover")) > 0
+    cwsam("vectorize", scene, "p.txt", "--format", "geojsonseq")
+    assert all(json.loads(line)["type"] == "Feature" for line in Path("p.txt").read_text().splitlines())
+
+
+def test_a_geopackage_says_how_it_was_made(cwsam: Cwsam, make_raster: Any) -> None:
+    import pyogrio
+
+    scene = make_raster("map.tif", patchwork(), crs="EPSG:4326", transform=from_origin(10, 50, 0.001, 0.001))
+    cwsam("vectorize", scene, "p.gpkg", "--min-area", "3px")
+    said = pyogrio.read_info("p.gpkg", layer="p")["layer_metadata"]
+    assert said["areas"].startswith("geodesic") and said["smallest mapping unit"] == "3px"
+
+
+def test_progress_and_polygons_do_not_depend_on_how_the_file_is_cut_into_blocks(cwsam: Cwsam, make_raster: Any) -> None:
+    codes = patchwork(height=300, width=260)
+    one = make_raster("one.tif", codes, nodata=255)
+    two = make_raster("two.tif", codes, nodata=255, tiled=True, blockxsize=64, blockysize=64)
+    for name, scene in (("one", one), ("two", two)):
+        cwsam("vectorize", scene, f"{name}.fgb", "--min-area", "4px")
+    first, second = gpd.read_file("one.fgb"), gpd.read_file("two.fgb")
+    assert first.equals(second)
+
+
+def test_nodata_inside_the_map_can_be_filled(cwsam: Cwsam, make_raster: Any) -> None:
+    codes = np.ones((20, 30), np.uint8)
+    codes[:, 15:] = 2
+    codes[5:8, 5:8], codes[10:12, 14:19], codes[:3, :3] = 255, 255, 255
+    scene = make_raster("map.tif", codes, nodata=255)
+    cwsam("vectorize", scene, "p.gpkg", "--fill-nodata-holes", "--min-area", "2px", "--check")
+    polygons = gpd.read_file("p.gpkg", layer="p").set_index("code")
+    assert polygons["pixels"].to_dict() == {1: 20 * 15 - 9 - 2, 2: 20 * 15 + 2}
+    assert all(len(shape.interiors) == 0 for shape in polygons.geometry)
+
+
+def test_rounded_polygons_are_a_coverage(cwsam: Cwsam, make_raster: Any) -> None:
+    codes = patchwork(grain=6)
+    codes[20:30, 5:25] = 255
+    scene = make_raster("map.tif", codes, nodata=255)
+    cwsam("vectorize", scene, "sharp.fgb", "--simplify", "40m")
+    cwsam("vectorize", scene, "round.fgb", "--simplify", "40m", "--smooth", "--check")
+    sharp, rounded = gpd.read_file("sharp.fgb"), gpd.read_file("round.fgb")
+    assert shapely.coverage_is_valid(rounded.geometry.to_numpy())
+    count = [shapely.get_num_coordinates(frame.geometry.to_numpy()).sum() for frame in (sharp, rounded)]
+    assert count[1] > 1.5 * count[0]
+    assert rounded.geometry.union_all().bounds == sharp.geometry.union_all().bounds

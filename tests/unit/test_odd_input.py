@@ -19,7 +19,8 @@ from cwsam_cli.data.manifest import NAME, read_manifest
 from cwsam_cli.data.split import assign
 from cwsam_cli.errors import DataError
 from cwsam_cli.geo.grid import Grid
-from cwsam_cli.geo.polygonize import polygonize
+from cwsam_cli.geo.measure import measure_regions
+from cwsam_cli.geo.polygonize import Strip, polygonize
 from cwsam_cli.geo.quicklook import draw_quicklook
 from cwsam_cli.geo.raster import open_scene
 from cwsam_cli.geo.rasterize import NO_LABEL, raster_labels, read_polygons
@@ -69,16 +70,18 @@ def test_a_damaged_tag_is_refused_by_name(make_raster: MakeRaster) -> None:
         read_taxonomy(dataset, (1,))
 
 
-@pytest.mark.parametrize(("dtype", "odd"), [("uint16", 300), ("uint8", 255), ("int16", -1)])
-def test_a_code_that_no_class_can_have_is_no_bug_of_ours(
+@pytest.mark.parametrize(("dtype", "odd"), [("uint16", 300), ("uint8", 255), ("int16", -1), ("int32", -(2**31))])
+def test_a_code_that_no_class_table_holds_is_a_class_of_its_polygons(
     make_raster: MakeRaster, tmp_path: Path, dtype: str, odd: int
 ) -> None:
     codes = np.ones((6, 6), dtype)
     codes[3:] = odd
-    try:
-        vectorize(make_raster("map.tif", codes), tmp_path / "map.gpkg")
-    except DataError as error:
-        assert str(odd) in str(error)
+    if odd == -(2**31):  # stands for what lies beyond the map
+        with pytest.raises(DataError, match=str(odd)):
+            vectorize(make_raster("map.tif", codes), tmp_path / "map.gpkg")
+        return
+    vectorize(make_raster("map.tif", codes), tmp_path / "map.gpkg")
+    assert set(geopandas.read_file(tmp_path / "map.gpkg")["code"]) == {1, odd}
 
 
 def test_a_plain_raster_of_nodata_alone_gives_an_empty_layer(make_raster: MakeRaster, tmp_path: Path) -> None:
@@ -190,6 +193,11 @@ def test_a_real_scene_in_an_engineering_crs_says_how_large_it_is(awkward: Path) 
         assert "101 × 77 pixels" in str(scene.grid)
 
 
+def areas(codes: np.ndarray, grid: Grid) -> list[float]:
+    (regions,) = polygonize([Strip(codes.astype(np.int32))], grid.width, grid.height)
+    return measure_regions(regions, grid)[0].tolist()
+
+
 @pytest.mark.parametrize(
     ("west", "north", "width", "height"),
     [(-180, 90, 36, 18), (-60, 60, 12, 3)],
@@ -199,10 +207,10 @@ def test_areas_in_degrees_follow_the_parallels(west: int, north: int, width: int
     """A wide polygon covers the same ground as narrow pixels of the same rows do."""
     crs = CRS.from_epsg(4326)
     one = np.ones((height, width), np.uint8)
-    (whole,) = polygonize(one, Grid(crs, Affine(10, 0, west, 0, -10, north), width, height))
+    (whole,) = areas(one, Grid(crs, Affine(10, 0, west, 0, -10, north), width, height))
     slices = np.arange(100 * height, dtype=np.int32)[:, None]  # 0.1 degrees each, codes of their own
-    narrow = polygonize(slices, Grid(crs, Affine(0.1, 0, 8, 0, -0.1, north), 1, 100 * height))
-    assert whole.area_m2 == pytest.approx(sum(region.area_m2 for region in narrow) * 100 * width, rel=1e-4)
+    narrow = areas(slices, Grid(crs, Affine(0.1, 0, 8, 0, -0.1, north), 1, 100 * height))
+    assert whole == pytest.approx(sum(narrow) * 100 * width, rel=1e-4)
 
 
 @pytest.mark.parametrize("shares", [(20, 20, 60), (10, 10, 80), (1, 1, 98)])

@@ -3,109 +3,120 @@
 import numpy as np
 import pytest
 import shapely
-from affine import Affine
-from pyproj import Geod
-from rasterio.crs import CRS
-from rasterio.features import shapes
-from rasterio.transform import from_origin
-from shapely.geometry import shape
+from numpy.typing import NDArray
 
-from cwsam_cli.geo.grid import Grid
-from cwsam_cli.geo.polygonize import polygonize
-
-UTM = CRS.from_epsg(32617)
+from cwsam_cli.geo.borders import NODATA
+from cwsam_cli.geo.polygonize import Regions, Strip, polygonize
 
 
-def on(codes: np.ndarray, transform: Affine, crs: CRS = UTM) -> Grid:
-    return Grid(crs, transform, codes.shape[1], codes.shape[0])
-
-
-def patches(seed: int = 0) -> np.ndarray:
-    """Random blobs, 40 × 50, codes 1 to 3 and nodata 255."""
-    coarse = np.random.default_rng(seed).choice([1, 2, 3, 255], (10, 10)).astype(np.uint8)
-    fine = coarse.repeat(4, axis=0).repeat(5, axis=1)
-    fine[:4, :5], fine[1:3, 1:3] = 1, 2  # a hole in any case
-    return fine
-
-
-@pytest.mark.parametrize("transform", [from_origin(600_000, 4_000_000, 30, 30), Affine(0.5, 0.1, 7, 0.2, -0.6, 9)])
-def test_polygons_equal_those_of_gdal(transform: Affine) -> None:
-    codes = patches()
-    ours = [(region.code, region.geometry) for region in polygonize(codes, on(codes, transform), valid=codes != 255)]
-    theirs = [
-        (int(value), shape(rings)) for rings, value in shapes(codes, codes != 255, connectivity=4, transform=transform)
-    ]
-    assert [code for code, _ in ours] == [code for code, _ in theirs]
-    for (_, one), (_, other) in zip(ours, theirs, strict=True):
-        assert shapely.equals_exact(one, other, tolerance=1e-7, normalize=True)
+def regions_of(codes: list[list[int]] | NDArray[np.int32], rows: int = 100) -> Regions:
+    whole = np.asarray(codes, np.int32)
+    strips = [Strip(whole[top : top + rows]) for top in range(0, len(whole), rows)]
+    return Regions.concatenate(list(polygonize(strips, whole.shape[1], len(whole))))
 
 
 def test_a_region_with_a_hole_keeps_it() -> None:
-    codes = np.ones((5, 5), np.uint8)
+    codes = np.ones((5, 5), np.int32)
     codes[2, 2] = 2
-    by_code = {region.code: region for region in polygonize(codes, on(codes, from_origin(0, 50, 10, 10)))}
-    assert len(by_code[1].geometry.interiors) == 1
-    assert by_code[1].area_m2 == 2400
-    assert by_code[2].geometry.equals(shapely.box(20, 20, 30, 30))
+    regions = regions_of(codes)
+    assert regions.codes.tolist() == [2, 1]  # as they close
+    island, around = regions.polygons()
+    assert len(around.interiors) == 1 and around.area == 24
+    assert island.equals(shapely.box(2, 2, 3, 3))
 
 
 def test_pixels_that_touch_at_a_corner_are_two_regions() -> None:
-    codes = np.array([[1, 255], [255, 1]], np.uint8)
-    assert len(list(polygonize(codes, on(codes, from_origin(0, 0, 1, 1)), valid=codes != 255))) == 2
+    assert regions_of([[1, NODATA], [NODATA, 1]]).pixels.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("nodata", [None, 0, 3])
-def test_only_nodata_is_left_out(nodata: int | None) -> None:
-    codes = np.array([[0, 1, 2, 3]], np.uint8)
-    found = [
-        region.code
-        for region in polygonize(
-            codes, on(codes, from_origin(0, 0, 1, 1)), valid=None if nodata is None else codes != nodata
-        )
-    ]
-    assert sorted(found) == [code for code in range(4) if code != nodata]
+def test_a_region_that_meets_itself_at_a_corner_has_a_hole_there_and_is_valid() -> None:
+    (ring,) = regions_of([[1, 1, 1], [1, NODATA, 1], [1, 1, NODATA]]).polygons()
+    assert ring.is_valid and len(ring.interiors) == 1 and ring.area == 7
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "int32"])
-def test_codes_may_be_of_any_integer_dtype(dtype: str) -> None:
-    codes = np.array([[1, 1, 100], [1, 7, 100]], dtype)
-    regions = list(polygonize(codes, on(codes, from_origin(0, 0, 2, 2))))
-    assert sorted((region.code, region.area_m2) for region in regions) == [(1, 12), (7, 4), (100, 8)]
+def test_a_vertex_stands_where_three_regions_meet_on_a_straight_edge() -> None:
+    below = regions_of([[1, 2], [3, 3]]).polygons()[2]
+    assert (1, 1) in below.exterior.coords
 
 
-def test_areas_on_a_grid_in_us_survey_feet_are_in_square_metres() -> None:
-    codes = np.ones((3, 4), np.uint8)
-    (region,) = polygonize(codes, on(codes, from_origin(2e6, 7e5, 10, 10), CRS.from_epsg(2264)))
-    assert region.area_m2 == pytest.approx(1200 * (1200 / 3937) ** 2, rel=1e-9)
-    assert region.geometry.area == pytest.approx(1200)  # in the CRS's own unit
+def test_outer_rings_run_against_the_clock_on_a_map_with_north_up() -> None:
+    regions = regions_of([[1, 1, 1], [1, 2, 1], [1, 1, 1]])
+    upright = shapely.transform(regions.polygons(), lambda xy: xy * [1, -1])
+    assert shapely.is_ccw(shapely.get_exterior_ring(upright)).all()
 
 
-@pytest.mark.parametrize("step", [-0.0001, 0.0001])
-def test_areas_on_a_grid_in_degrees_are_geodesic(step: float) -> None:
-    codes = patches()
-    grid = on(codes, Affine(0.0001, 0, 8, 0, step, 47), CRS.from_epsg(4326))
-    regions = list(polygonize(codes, grid, valid=codes != 255))
-    geod = Geod(ellps="WGS84")
-    for region in regions:
-        outer = abs(geod.geometry_area_perimeter(shapely.Polygon(region.geometry.exterior))[0])
-        holes = sum(abs(geod.geometry_area_perimeter(shapely.Polygon(hole))[0]) for hole in region.geometry.interiors)
-        assert region.area_m2 == pytest.approx(outer - holes, rel=1e-5)
-    assert any(len(region.geometry.interiors) for region in regions)
+def test_regions_come_as_they_close_and_not_later() -> None:
+    codes = np.ones((6, 4), np.int32)
+    codes[0, 0], codes[3, 2] = 5, 7
+    seen = [part.codes.tolist() for part in polygonize([Strip(row[None]) for row in codes], 4, 6)]
+    assert seen == [[5], [7], [1]]
 
 
-def test_a_pixel_in_degrees_has_its_area_on_the_ellipsoid() -> None:
-    codes = np.ones((1, 1), np.uint8)
-    grid = on(codes, from_origin(8, 47, 0.01, 0.01), CRS.from_epsg(4326))
-    (region,) = polygonize(codes, grid)
-    # Between two parallels, in closed form (Snyder 1987, authalic latitude).
-    a, e2 = 6_378_137.0, 0.0066943799901413165
-    e = np.sqrt(e2)
-    sine = np.sin(np.radians([46.99, 47.0]))
-    part = sine / (1 - e2 * sine**2) + np.arctanh(e * sine) / e
-    exact = np.radians(0.01) * a**2 * (1 - e2) * (part[1] - part[0]) / 2
-    assert region.area_m2 == pytest.approx(exact, rel=1e-6)
+def test_pairs_of_arms_that_join_below_are_one_region() -> None:
+    codes = np.full((9, 17), 2, np.int32)
+    codes[:, ::2] = 1
+    codes[-1] = 1
+    regions = regions_of(codes, rows=1)
+    assert regions.codes.tolist() == [2] * 8 + [1]
+    assert regions.pixels.tolist() == [8] * 8 + [9 * 17 - 64]
+
+
+@pytest.mark.parametrize("code", [-(2**31) + 2, -1, 0, 300, 2**31 - 1])
+def test_codes_may_be_any_but_the_two_that_mean_nothing(code: int) -> None:
+    assert regions_of([[code, 1]]).codes.tolist() == [code, 1]
 
 
 def test_a_map_of_nodata_alone_has_no_polygons() -> None:
-    codes = np.full((4, 4), 255, np.uint8)
-    assert list(polygonize(codes, on(codes, from_origin(0, 0, 1, 1)), valid=codes != 255)) == []
+    assert list(polygonize([Strip(np.full((4, 4), NODATA, np.int32))], 4, 4)) == []
+
+
+def test_some_regions_can_be_taken_in_any_order() -> None:
+    regions = regions_of(np.random.default_rng(0).integers(0, 3, (20, 30)))
+    order = np.random.default_rng(1).permutation(len(regions))[:50]
+    taken = regions.take(order)
+    assert taken.codes.tolist() == regions.codes[order].tolist()
+    assert shapely.equals_exact(taken.polygons(), regions.polygons()[order]).all()
+    assert len(regions.take(np.array([], np.int64))) == 0
+
+
+def test_statistics_are_those_of_the_regions_pixels() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 3, (30, 40)).astype(np.int32).repeat(2, axis=0)
+    values = rng.normal(5, 2, (2, *codes.shape)).astype(np.float32)
+    values[0, rng.random(codes.shape) < 0.3] = np.nan
+    strips = [Strip(codes[top : top + 7], values[:, top : top + 7]) for top in range(0, 60, 7)]
+    regions = Regions.concatenate(list(polygonize(strips, 40, 60, statistics=2)))
+    rows, cols = np.mgrid[:60, :40] + 0.5
+    for polygon, sums in zip(regions.polygons(), regions.sums, strict=True):
+        inside = shapely.contains_xy(polygon, cols, rows)
+        for statistic in range(2):
+            own = values[statistic][inside]
+            own = own[~np.isnan(own)].astype(float)
+            expected = [len(own), own.sum(), own.min(initial=np.inf), own.max(initial=-np.inf)]
+            assert sums[statistic] == pytest.approx(expected)
+
+
+def test_what_is_open_is_all_that_is_kept() -> None:
+    """Ten times the rows need no more room for vertices, ends and regions."""
+    from cwsam_cli.geo import borders
+
+    rooms = []
+    for rows in (200, 2000):
+        codes = np.random.default_rng(0).integers(0, 5, (rows, 50)).astype(np.int32)
+        codes[::10] = np.arange(rows // 10)[:, None] + 100  # nothing is open across these rows
+        largest = []
+        original = borders.with_room
+
+        def watched(state: borders.Borders, *wanted: int) -> borders.Borders:
+            grown = original(state, *wanted)  # noqa: B023
+            largest.append((len(grown.vertices), len(grown.ends), len(grown.regions)))  # noqa: B023
+            return grown
+
+        try:
+            borders.with_room = watched
+            for _ in polygonize([Strip(codes[top : top + 20]) for top in range(0, rows, 20)], 50, rows):
+                pass
+        finally:
+            borders.with_room = original
+        rooms.append(largest[-1])
+    assert rooms[0] == rooms[1]

@@ -1,93 +1,195 @@
-"""What people's GIS opens says the class, its name in any script, and its area."""
+"""What people's GIS opens says the class, its name in any script, and its measures."""
 
+import json
+import sqlite3
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import geopandas
 import numpy as np
+import pyarrow as pa
+import pyogrio
 import pytest
 import shapely
-from rasterio.crs import CRS
+from pyproj import CRS
 from rasterio.transform import from_origin
 
-from cwsam_cli.errors import OutputExists, UsageError
-from cwsam_cli.geo.grid import Grid
-from cwsam_cli.geo.polygonize import Region, polygonize
-from cwsam_cli.geo.vector import vector_driver, write_regions
-from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
+from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.geo import vector
+from cwsam_cli.geo.features import Columns, dissolve, wkb
+from cwsam_cli.geo.legend import Legend
+from cwsam_cli.geo.measure import to_ground
+from cwsam_cli.geo.polygonize import Regions, Strip, polygonize
+from cwsam_cli.geo.style import qml
+from cwsam_cli.geo.vector import vector_driver, within_shapefile, write_layer_style, write_stream
 
 UTM = CRS.from_epsg(32617)
 NAMES = {1: "水体", 2: "林地（针叶）", 7: "Été — sèche"}
-TAXONOMY = Taxonomy(
-    classes=tuple(LandCoverClass(code=code, name=name, color="#102030") for code, name in NAMES.items())
-)
+LEGEND = Legend(NAMES, {1: "#005adc", 2: "#006e28", 7: "#ffee00"})
+SUFFIXES = [".gpkg", ".shp", ".fgb", ".parquet"]
 
 
-def some_regions() -> list[Region]:
-    codes = np.ones((40, 40), np.uint8)
+def some_regions() -> Regions:
+    codes = np.ones((40, 40), np.int32)
     codes[10:20, 10:20], codes[:, 30:] = 2, 7
-    return list(polygonize(codes, Grid(UTM, from_origin(600_000, 4_000_000, 30, 30), 40, 40)))
+    (regions,) = polygonize([Strip(codes)], 40, 40)
+    return regions
 
 
-@pytest.mark.parametrize("name", ["polygons.gpkg", "polygons.shp", "POLYGONS.GPKG"])
-def test_polygons_survive_a_round_trip_with_names_in_any_script(tmp_path: Path, name: str) -> None:
+def ground(regions: Regions) -> np.ndarray:
+    return to_ground(regions.xy, from_origin(600_000, 4_000_000, 30, 30))
+
+
+def write(path: Path, regions: Regions | None, *, areas: float = 900.0, crs: CRS = UTM) -> None:
+    columns = Columns()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        if regions is not None:
+            area = regions.pixels * areas
+            yield columns.batch(regions, area, np.sqrt(area), LEGEND, wkb(ground(regions), regions))
+
+    write_stream(batches(), columns.schema, path, driver=vector_driver(path), crs=crs, layer=path.stem)
+
+
+def read(path: Path) -> geopandas.GeoDataFrame:
+    return geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_polygons_survive_a_round_trip_with_names_in_any_script(tmp_path: Path, suffix: str) -> None:
     regions = some_regions()
-    write_regions(regions, TAXONOMY, UTM, tmp_path / name)
-    frame = geopandas.read_file(tmp_path / name)
+    write(tmp_path / f"p{suffix}", regions)
+    frame = read(tmp_path / f"p{suffix}").sort_values("code")
+    order = np.argsort(regions.codes)
     assert frame.crs.to_epsg() == 32617
-    assert frame["code"].tolist() == [region.code for region in regions]
-    assert frame["name"].tolist() == [NAMES[region.code] for region in regions]
-    np.testing.assert_allclose(frame["area_m2"], [region.area_m2 for region in regions], rtol=1e-12)
-    for read, region in zip(frame.geometry, regions, strict=True):
-        assert shapely.equals_exact(read, region.geometry, normalize=True)
+    assert frame["name"].tolist() == list(NAMES.values())
+    assert frame["pixels"].tolist() == regions.pixels[order].tolist()
+    np.testing.assert_allclose(frame["area_m2"], regions.pixels[order] * 900, rtol=1e-12)
+    np.testing.assert_allclose(frame["area_ha"], regions.pixels[order] * 0.09, rtol=1e-12)
+    placed = shapely.transform(regions.polygons(), lambda xy: to_ground(xy, from_origin(600_000, 4_000_000, 30, 30)))
+    assert shapely.equals_exact(frame.geometry.to_numpy(), placed[order], normalize=True).all()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_map_without_polygons_writes_an_empty_layer(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path / f"empty{suffix}", None)
+    frame = read(tmp_path / f"empty{suffix}")
+    assert len(frame) == 0
+    assert {"code", "name", "area_m2", "pixels"} <= set(frame.columns)
+    assert frame.crs.to_epsg() == 32617
 
 
 def test_every_format_has_the_same_fields_of_at_most_ten_characters(tmp_path: Path) -> None:
-    for suffix in (".gpkg", ".shp"):
-        write_regions(some_regions(), TAXONOMY, UTM, tmp_path / f"p{suffix}")
-        fields = geopandas.read_file(tmp_path / f"p{suffix}").columns.drop("geometry").tolist()
-        assert fields == ["code", "name", "area_m2"]
+    for suffix in SUFFIXES:
+        write(tmp_path / f"p{suffix}", some_regions())
+        fields = read(tmp_path / f"p{suffix}").columns.drop("geometry").tolist()
+        assert fields == ["code", "name", "area_m2", "area_ha", "perim_m", "pixels"]
         assert max(map(len, fields)) <= 10
 
 
+def test_names_of_statistics_are_cut_for_a_shapefile_and_stay_different() -> None:
+    columns = Columns.of(["elevation", "elevations", "ndvi"], shapefile=True)
+    names = [name for name in columns.schema.names if name.endswith("_mean")]
+    assert len(set(names)) == 3 and max(map(len, names)) <= 10
+    assert "elevation_mean" in Columns.of(["elevation"], shapefile=False).schema.names
+
+
 def test_a_shapefile_says_that_its_text_is_utf_8(tmp_path: Path) -> None:
-    write_regions(some_regions(), TAXONOMY, UTM, tmp_path / "p.shp")
+    write(tmp_path / "p.shp", some_regions())
     assert (tmp_path / "p.cpg").read_text().strip() == "UTF-8"
     assert "水体".encode() in (tmp_path / "p.dbf").read_bytes()
 
 
 def test_a_shapefile_holds_areas_of_continents(tmp_path: Path) -> None:
-    region = Region(1, shapely.box(0, 0, 1e6, 1e6), 44_579_000_123_456.5)
-    write_regions([region], TAXONOMY, UTM, tmp_path / "p.shp")
-    assert geopandas.read_file(tmp_path / "p.shp")["area_m2"].iloc[0] == pytest.approx(region.area_m2, rel=1e-12)
+    regions = some_regions()
+    area = 44_579_000_123_456.5
+    write(tmp_path / "p.shp", regions, areas=area)
+    np.testing.assert_allclose(read(tmp_path / "p.shp")["area_m2"], regions.pixels * area, rtol=1e-12)
 
 
-def test_a_code_without_a_class_has_no_name(tmp_path: Path) -> None:
-    write_regions([Region(9, shapely.box(0, 0, 1, 1), 1.0)], TAXONOMY, UTM, tmp_path / "p.gpkg")
-    row = geopandas.read_file(tmp_path / "p.gpkg").iloc[0]
-    assert (row["code"], row["name"]) == (9, "")
-
-
-def test_a_crs_without_a_code_is_carried_through(tmp_path: Path) -> None:
-    crs = CRS.from_proj4("+proj=laea +lat_0=10 +lon_0=20 +datum=WGS84")
-    write_regions(some_regions(), TAXONOMY, crs, tmp_path / "p.gpkg")
-    written = geopandas.read_file(tmp_path / "p.gpkg").crs
-    assert written.to_dict()["lat_0"] == 10 and written.to_dict()["proj"] == "laea"
-
-
-@pytest.mark.parametrize("suffix", [".gpkg", ".shp"])
-def test_a_map_without_polygons_writes_an_empty_layer(tmp_path: Path, suffix: str) -> None:
-    write_regions([], TAXONOMY, UTM, tmp_path / f"empty{suffix}")
-    frame = geopandas.read_file(tmp_path / f"empty{suffix}")
-    assert len(frame) == 0
-    assert frame.columns.tolist() == ["code", "name", "area_m2", "geometry"]
-    assert frame.crs.to_epsg() == 32617
+@pytest.mark.parametrize("limit", [2_000, 5_000])
+def test_a_shapefile_too_large_for_its_readers_is_refused(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr(vector, "SHAPEFILE_LIMIT", limit)
+    regions = some_regions()
+    batch = Columns().batch(regions, regions.pixels * 1.0, regions.pixels * 1.0, LEGEND, wkb(regions.xy, regions))
+    with pytest.raises(DataError, match=r"p\.shp.*2 GB") as caught:
+        list(within_shapefile(iter([batch] * 8), "p.shp"))
+    assert ".gpkg" in caught.value.hint
 
 
 def test_an_empty_shapefile_is_one_of_polygons(tmp_path: Path) -> None:
-    write_regions([], TAXONOMY, UTM, tmp_path / "empty.shp")
+    write(tmp_path / "empty.shp", None)
     (kind,) = struct.unpack("<i", (tmp_path / "empty.shp").read_bytes()[32:36])
     assert kind == 5
+
+
+def test_a_code_without_a_name_is_called_by_its_number() -> None:
+    legend = Legend({}, {})
+    assert legend.name(9) == "class 9" and legend.color(9).startswith("#")
+
+
+def test_a_crs_without_a_code_is_carried_through(tmp_path: Path) -> None:
+    write(tmp_path / "p.gpkg", some_regions(), crs=CRS.from_proj4("+proj=laea +lat_0=10 +lon_0=20 +datum=WGS84"))
+    written = read(tmp_path / "p.gpkg").crs
+    assert written.to_dict()["lat_0"] == 10 and written.to_dict()["proj"] == "laea"
+
+
+def test_a_geopackage_brings_the_classes_colours(tmp_path: Path) -> None:
+    path = tmp_path / "p.gpkg"
+    write(path, some_regions())
+    write_layer_style(path, "p", qml({code: (name, LEGEND.color(code)) for code, name in NAMES.items()}, "code"))
+    (row,) = sqlite3.connect(path).execute(
+        "SELECT f_table_name, f_geometry_column, useAsDefault, styleQML FROM layer_styles"
+    )
+    (column,) = sqlite3.connect(path).execute("SELECT column_name FROM gpkg_geometry_columns")
+    assert row[:3] == ("p", column[0], 1)
+    style = ElementTree.fromstring(row[3])
+    assert style.find("renderer-v2").attrib["attr"] == "code"  # type: ignore[union-attr]
+    assert {c.attrib["value"]: c.attrib["label"] for c in style.iter("category")} == {
+        str(code): name for code, name in NAMES.items()
+    }
+    fills = [o.attrib["value"] for o in style.iter("Option") if o.attrib.get("name") == "color"]
+    assert fills == ["0,90,220,255", "0,110,40,255", "255,238,0,255"]
+    assert {name for name, _ in pyogrio.list_layers(path)} == {"p", "layer_styles"}
+
+
+def test_geoparquet_says_what_its_geometry_is(tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    write(tmp_path / "p.parquet", some_regions())
+    geo = json.loads(parquet.read_schema(tmp_path / "p.parquet").metadata[b"geo"])
+    assert geo["version"] == "1.1.0" and geo["primary_column"] == "geometry"
+    assert geo["columns"]["geometry"]["encoding"] == "WKB"
+    assert geo["columns"]["geometry"]["crs"]["id"] == {"authority": "EPSG", "code": 32617}
+
+
+def test_what_fails_while_batches_are_made_is_said_and_not_what_gdal_makes_of_it(tmp_path: Path) -> None:
+    def broken() -> Iterator[pa.RecordBatch]:
+        raise DataError("the map is damaged")
+        yield
+
+    for suffix in SUFFIXES:
+        with pytest.raises(DataError, match="damaged"):
+            path = tmp_path / f"p{suffix}"
+            write_stream(broken(), Columns().schema, path, driver=vector_driver(path), crs=UTM, layer="p")
+
+
+def test_dissolved_classes_keep_every_part_and_every_sum() -> None:
+    codes = np.random.default_rng(0).integers(1, 4, (30, 30)).astype(np.int32)
+    values = np.random.default_rng(1).random((1, 30, 30)).astype(np.float32)
+    parts = list(
+        polygonize([Strip(codes[i : i + 4], values[:, i : i + 4]) for i in range(0, 30, 4)], 30, 30, statistics=1)
+    )
+    whole, areas, perimeters, geometry = dissolve([(part, part.pixels * 1.0, part.pixels * 2.0) for part in parts])
+    assert whole.codes.tolist() == [1, 2, 3]
+    assert [shape.geom_type for shape in geometry] == ["MultiPolygon"] * 3
+    for row, code in enumerate(whole.codes):
+        own = values[0][codes == code].astype(float)
+        assert geometry[row].is_valid
+        assert geometry[row].area == areas[row] == whole.pixels[row] == own.size == perimeters[row] / 2
+        assert whole.sums[row, 0] == pytest.approx([own.size, own.sum(), own.min(), own.max()])
 
 
 @pytest.mark.parametrize("name", ["map.kml", "map", "map.tif"])
@@ -98,13 +200,8 @@ def test_an_unknown_suffix_is_a_usage_error_that_lists_the_known_ones(name: str)
     assert ".gpkg" in caught.value.hint and ".shp" in caught.value.hint
 
 
-def test_an_existing_output_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
-    output = tmp_path / "p.gpkg"
-    write_regions(some_regions(), TAXONOMY, UTM, output)
-    with pytest.raises(OutputExists) as caught:
-        write_regions([], TAXONOMY, UTM, output)
-    assert caught.value.exit_code == 2
-    assert len(geopandas.read_file(output)) == len(some_regions())
-    write_regions([], TAXONOMY, UTM, output, overwrite=True)
-    assert len(geopandas.read_file(output)) == 0
-    assert list(tmp_path.iterdir()) == [output]
+def test_a_format_can_be_named() -> None:
+    assert vector_driver(Path("map.json"), "geojsonseq") == "GeoJSONSeq"
+    assert vector_driver(Path("map.GPKG")) == "GPKG"
+    with pytest.raises(UsageError, match=r"ends in \.shp"):
+        vector_driver(Path("map"), "shp")

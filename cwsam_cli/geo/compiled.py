@@ -1,0 +1,33 @@
+"""Compile a loop over pixels to machine code, once per installation.
+
+Only the rooms that polygonize import this, and numba: nothing else waits for it. What numba
+compiled it keeps by a file's time and size, and does not look at what that file imports; so
+the folder is named after the contents of all of them.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+_sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(_cache, "cwsam", hashlib.sha256(_sources).hexdigest()[:16])))
+
+import numba  # noqa: E402 - it reads the variable when imported
+
+
+def compiled(function: F) -> F:
+    """The function, compiled at its first call; it runs without Python's lock."""
+    try:
+        return cast(F, numba.njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # no folder can be written to
+        return cast(F, numba.njit(nogil=True)(function))
+
+
+def inlined(function: F) -> F:
+    """A small function for other compiled ones, which take it in where they call it."""
+    return cast(F, numba.njit(nogil=True, forceinline=True)(function))

@@ -1,0 +1,119 @@
+"""What is written of a region: its polygon, its class, its measures, and statistics of other rasters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import shapely
+from numpy.typing import NDArray
+
+from cwsam_cli.geo.legend import Legend
+from cwsam_cli.geo.measure import to_wkb
+from cwsam_cli.geo.polygonize import Regions
+from cwsam_cli.geo.vector import GEOMETRY
+
+CONFIDENCE = "conf"
+"""The statistic whose maximum nobody asks for."""
+
+_ATTRIBUTES = (
+    pa.field("code", pa.int32()),
+    pa.field("name", pa.string()),
+    pa.field("area_m2", pa.float64()),
+    pa.field("area_ha", pa.float64()),
+    pa.field("perim_m", pa.float64()),
+    pa.field("pixels", pa.int64()),
+)
+_MEASURES = ("mean", "min", "max")
+_SHAPEFILE_NAME = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The attributes of a layer; their names fit a shapefile's ten characters."""
+
+    statistics: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, names: Sequence[str], *, shapefile: bool) -> "Columns":
+        """Columns with these statistics, their names cut where a shapefile needs it."""
+        longest = _SHAPEFILE_NAME - len("_mean") if shapefile else None
+        chosen: list[str] = []
+        for name in names:
+            short, number = name[:longest], 1
+            while short in chosen:
+                number += 1
+                short = f"{name[: longest and longest - len(str(number))]}{number}"
+            chosen.append(short)
+        return cls(tuple(chosen))
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the record batches."""
+        statistics = [pa.field(f"{name}_{measure}", pa.float64()) for name in self.statistics for measure in _of(name)]
+        return pa.schema([*_ATTRIBUTES, *statistics, pa.field(GEOMETRY, pa.large_binary())])
+
+    def batch(
+        self,
+        regions: Regions,
+        areas: NDArray[np.float64],
+        perimeters: NDArray[np.float64],
+        legend: Legend,
+        geometry: pa.Array,
+    ) -> pa.RecordBatch:
+        """One row a region."""
+        codes, index = np.unique(regions.codes, return_inverse=True)
+        names = pa.array([legend.name(int(code)) for code in codes], pa.string()).take(pa.array(index))
+        arrays = [regions.codes, names, areas, areas / 1e4, perimeters, regions.pixels]
+        for at, name in enumerate(self.statistics):
+            arrays += [_measure(regions.sums[:, at], measure) for measure in _of(name)]
+        return pa.record_batch([*map(pa.array, arrays), geometry], schema=self.schema)
+
+
+def _of(statistic: str) -> tuple[str, ...]:
+    return _MEASURES[:2] if statistic == CONFIDENCE else _MEASURES
+
+
+def _measure(sums: NDArray[np.float64], measure: str) -> pa.Array:
+    count, total, low, high = sums.T
+    values = {"mean": total / np.maximum(count, 1), "min": low, "max": high}[measure]
+    return pa.array(values, mask=count == 0)
+
+
+def wkb(xy: NDArray[np.float64], regions: Regions) -> pa.Array:
+    """The regions' polygons with these vertices, without a Python object a polygon."""
+    data, offsets = to_wkb(xy, regions)
+    return pa.Array.from_buffers(pa.large_binary(), len(regions), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+def wkb_of(geometries: NDArray[Any]) -> pa.Array:
+    """Any shapely geometries."""
+    return pa.array(shapely.to_wkb(geometries), pa.large_binary())
+
+
+def dissolve(
+    parts: Sequence[tuple[Regions, NDArray[np.float64], NDArray[np.float64]]],
+) -> tuple[Regions, NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
+    """One row and one multipolygon a class.
+
+    Args:
+        parts: regions with their areas and perimeters.
+
+    Returns:
+        The classes (their vertices are left out), areas, perimeters, multipolygons.
+    """
+    regions = Regions.concatenate([part for part, _, _ in parts])
+    order = np.argsort(regions.codes, kind="stable")
+    regions = regions.take(order)
+    areas, perimeters = (np.concatenate([part[i] for part in parts])[order] for i in (1, 2))
+    codes, starts = np.unique(regions.codes, return_index=True)
+    offsets = (regions.ring_offsets, regions.polygon_offsets, np.append(starts, len(regions)))
+    geometry = shapely.from_ragged_array(shapely.GeometryType.MULTIPOLYGON, regions.xy, offsets)
+    if not len(codes):
+        return regions, areas, perimeters, geometry
+    sums = np.add.reduceat(regions.sums, starts)
+    sums[:, :, 2] = np.minimum.reduceat(regions.sums[:, :, 2], starts)
+    sums[:, :, 3] = np.maximum.reduceat(regions.sums[:, :, 3], starts)
+    whole = replace(regions, codes=codes, pixels=np.add.reduceat(regions.pixels, starts), sums=sums)
+    return whole, np.add.reduceat(areas, starts), np.add.reduceat(perimeters, starts), geometry

@@ -1,0 +1,111 @@
+"""Bring polygons into another CRS so that neighbours still share their borders.
+
+An edge that is straight on the map's grid is a curve elsewhere: long edges get more vertices
+first, the same ones from whichever side the edge is drawn.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
+
+from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.geo.polygonize import Regions
+
+Floats = NDArray[np.float64]
+
+LONGEST = 16
+"""Pixels of an edge without a vertex."""
+
+
+def densify(regions: Regions) -> Regions:
+    """The same regions with a vertex every `LONGEST` pixels, in pixels."""
+    xy, offsets = _densified(regions.xy, regions.ring_offsets)
+    return replace(regions, xy=xy, ring_offsets=offsets)
+
+
+def densify_edges(edges: Floats) -> Floats:
+    """The same for single edges (M, 2, 2)."""
+    xy, offsets = _densified(edges.reshape(-1, 2), np.arange(0, 2 * len(edges) + 1, 2))
+    inner = np.ones(max(0, len(xy) - 1), bool)
+    inner[offsets[1:-1] - 1] = False
+    return np.stack([xy[:-1][inner], xy[1:][inner]], axis=1)
+
+
+def _densified(xy: Floats, offsets: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
+    following = np.roll(xy, -1, axis=0)
+    last = np.zeros(len(xy), bool)
+    last[offsets[1:] - 1] = True
+    pieces = np.ceil(np.hypot(*(following - xy).T) / LONGEST).astype(np.int64).clip(1)
+    pieces[last] = 1
+    starts = np.concatenate([[0], np.cumsum(pieces)])
+    index = np.repeat(np.arange(len(xy)), pieces)
+    step = np.arange(starts[-1]) - starts[index]
+    # Counted from the edge's smaller end, so that both sides find the same numbers.
+    swapped = (xy[:, 0] > following[:, 0]) | ((xy[:, 0] == following[:, 0]) & (xy[:, 1] > following[:, 1]))
+    low = np.where(swapped[:, None], following, xy)[index]
+    high = np.where(swapped[:, None], xy, following)[index]
+    share = np.where(swapped[index], pieces[index] - step, step) / pieces[index]
+    dense = low + (high - low) * share[:, None]
+    dense[starts[:-1]] = xy
+    return dense, starts[offsets]
+
+
+def crs_of(text: str) -> CRS:
+    """A CRS as a user names it.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    try:
+        return CRS.from_user_input(text)
+    except ProjError as error:
+        raise UsageError(f"--dst-crs `{text}` is no CRS: {error}", hint="for example: EPSG:3035") from None
+
+
+class Reprojection:
+    """From the map's CRS to another."""
+
+    def __init__(self, source: CRS, target: CRS) -> None:
+        self._name = target.name
+        self._transformer = Transformer.from_crs(source, target, always_xy=True)
+
+    def __call__(self, xy: Floats) -> Floats:
+        """Points (N, 2) there.
+
+        Raises:
+            DataError: some have no place there.
+        """
+        moved = np.stack(self._transformer.transform(xy[:, 0], xy[:, 1]), axis=1)
+        if not np.isfinite(moved).all():
+            x, y = xy[~np.isfinite(moved).all(axis=1)][0]
+            raise DataError(
+                f"the map's point {x:.10g}, {y:.10g} has no place in {self._name}",
+                hint="choose a CRS for the map's part of the world",
+            )
+        return moved
+
+
+def split_at_antimeridian(polygons: NDArray[Any]) -> NDArray[Any]:
+    """Cut polygons in degrees that would run round the globe, as RFC 7946 (3.1.9) asks."""
+    split = polygons.copy()
+    bounds = shapely.bounds(polygons)
+    for i in np.flatnonzero(bounds[:, 2] - bounds[:, 0] > 180):
+        rings = shapely.get_rings(polygons[i])
+        if not any((np.abs(np.diff(shapely.get_coordinates(ring)[:, 0])) > 180).any() for ring in rings):
+            continue
+        shifted = shapely.make_valid(shapely.transform(polygons[i], _eastwards))
+        east = shapely.intersection(shifted, shapely.box(-180, -90, 180, 90))
+        west = shapely.intersection(shifted, shapely.box(180, -90, 540, 90))
+        west = shapely.transform(west, lambda xy: xy - [360, 0])
+        parts = [part for half in (east, west) for part in shapely.get_parts(half) if part.geom_type == "Polygon"]
+        split[i] = shapely.multipolygons(parts)
+    return split
+
+
+def _eastwards(xy: Floats) -> Floats:
+    return np.stack([np.where(xy[:, 0] < 0, xy[:, 0] + 360, xy[:, 0]), xy[:, 1]], axis=1)

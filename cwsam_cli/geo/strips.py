@@ -1,0 +1,141 @@
+"""Read a class raster strip by strip, one strip ahead of whoever works on it."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio import DatasetReader
+from rasterio.enums import MaskFlags, Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
+
+from cwsam_cli.console import track
+from cwsam_cli.errors import DataError
+from cwsam_cli.geo.borders import NODATA
+from cwsam_cli.geo.grid import Grid
+from cwsam_cli.geo.polygonize import Strip
+from cwsam_cli.geo.raster import open_raster, reading
+
+T = TypeVar("T")
+
+DTYPES = ("uint8", "int8", "uint16", "int16", "int32")
+_PIXELS = 2**19
+_BLOCK_BYTES = 2**25
+"""A row of blocks larger than this would not stay in GDAL's cache until its last row is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRaster:
+    """A map that can be read more than once."""
+
+    path: Path
+    dataset: DatasetReader
+    band: int
+    grid: Grid
+
+    def strips(self, what: str, values: tuple[WarpedVRT, ...] = ()) -> Iterator[Strip]:
+        """The map from its first row to its last, with other rasters' values on its grid.
+
+        Args:
+            what: is said beside the progress bar.
+            values: from `on_grid`.
+        """
+        rows = self._rows()
+        tops = track(range(0, self.grid.height, rows), what, total=-(-self.grid.height // rows))
+        return ahead(self._read(top, min(rows, self.grid.height - top), values) for top in tops)
+
+    def _rows(self) -> int:
+        block_rows, _ = self.dataset.block_shapes[self.band - 1]
+        row_bytes = self.grid.width * np.dtype(self.dataset.dtypes[self.band - 1]).itemsize
+        rows = max(1, _PIXELS // self.grid.width)
+        return max(rows, block_rows) if block_rows * row_bytes > _BLOCK_BYTES else rows
+
+    def _read(self, top: int, rows: int, values: tuple[WarpedVRT, ...]) -> Strip:
+        window = Window(0, top, self.grid.width, rows)
+        dataset = self.dataset
+        with reading(self.path):
+            raw = dataset.read(self.band, window=window)
+            codes = raw.astype(np.int32)
+            flags = dataset.mask_flag_enums[self.band - 1]
+            if MaskFlags.nodata in flags:
+                codes[raw == dataset.nodatavals[self.band - 1]] = NODATA
+            elif MaskFlags.all_valid not in flags:
+                codes[dataset.read_masks(self.band, window=window) == 0] = NODATA
+            elif codes.min() <= NODATA:
+                raise DataError(
+                    f"`{self.path}` holds the code {codes.min()}, which stands for no data here",
+                    hint=f"say so in the file: rio edit-info --nodata {codes.min()} {self.path}",
+                )
+        return Strip(codes, _values(values, window) if values else None)
+
+
+def _values(rasters: tuple[WarpedVRT, ...], window: Window) -> NDArray[np.float32]:
+    stack = []
+    for raster in rasters:
+        with reading(raster.src_dataset.name):
+            stack.append(raster.read(1, window=window, masked=True).astype(np.float32).filled(np.nan))
+    return np.stack(stack)
+
+
+@contextmanager
+def open_classes(path: Path, band: int | None = None) -> Iterator[ClassRaster]:
+    """Open any raster of whole numbers as a map.
+
+    Raises:
+        DataError: it has other values, or several bands and none is named.
+    """
+    with open_raster(path) as dataset:
+        if band is None and dataset.count > 1:
+            raise DataError(
+                f"`{path}` has {dataset.count} bands; a map is one band of whole numbers",
+                hint="is this the scene rather than its map? if not, name the band: --band 1",
+            )
+        band = band or 1
+        if band > dataset.count:
+            raise DataError(f"`{path}` has {dataset.count} band(s), not {band}", hint="choose another --band")
+        dtype = dataset.dtypes[band - 1]
+        if dtype not in DTYPES:
+            raise DataError(
+                f"`{path}` holds {dtype} values; a map is one band of whole numbers of up to 32 bits",
+                hint=f"if they are class codes: gdal_translate -ot Int32 {path} codes.tif",
+            )
+        yield ClassRaster(path, dataset, band, Grid.of(dataset))
+
+
+@contextmanager
+def on_grid(paths: list[Path], grid: Grid) -> Iterator[tuple[WarpedVRT, ...]]:
+    """Open other rasters so that they read as if they lay on the map's grid (nearest pixel)."""
+    with ExitStack() as stack:
+        warped = []
+        for path in paths:
+            dataset = stack.enter_context(open_raster(path))
+            if dataset.crs is None:
+                raise DataError(f"`{path}` has no coordinate reference system", hint="rio edit-info --crs EPSG:<code>")
+            warped.append(
+                stack.enter_context(
+                    WarpedVRT(
+                        dataset,
+                        crs=grid.crs,
+                        transform=grid.transform,
+                        width=grid.width,
+                        height=grid.height,
+                        resampling=Resampling.nearest,
+                    )
+                )
+            )
+        yield tuple(warped)
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """Take the next item in a thread of its own while the last one is being worked on."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(next, items, end)
+        while (item := waiting.result()) is not end:
+            waiting = thread.submit(next, items, end)
+            yield item  # type: ignore[misc]
