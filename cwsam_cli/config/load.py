@@ -94,6 +94,18 @@ def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None =
     return validate(RunConfig, raw, str(path))
 
 
+def dump_config(config: RunConfig) -> str:
+    """A configuration as YAML that `load_config` reads."""
+    return yaml.safe_dump(_plain(config), allow_unicode=True, sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses and tuples as YAML's mappings and lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def load_taxonomy(name: str) -> Taxonomy:
     """Read a class table.
 

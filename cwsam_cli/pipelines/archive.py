@@ -20,7 +20,8 @@ from cwsam_cli.pipelines.predict import (
     seconds_a_window,
     wait_for_others,
 )
-from cwsam_cli.train.launch import Cluster, World, launch
+from cwsam_cli.train.launch import Cluster, launch
+from cwsam_cli.train.world import World
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from cwsam_cli.errors import CheckpointError, DataError
 from cwsam_cli.files import refuse_existing, staged
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.train.checkpoint import load_checkpoint
-from cwsam_cli.train.launch import World, choose_device
 from cwsam_cli.train.loop import validate
+from cwsam_cli.train.world import World, choose_device
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ from cwsam_cli.pipelines.checks import Estimate
 from cwsam_cli.pipelines.layout import Layout, MapOptions, Model, key_digest, lay_out, map_key
 from cwsam_cli.pipelines.pieces import Job, Score, fill
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
-from cwsam_cli.train.launch import Cluster, World, launch
+from cwsam_cli.train.launch import Cluster, launch
+from cwsam_cli.train.world import World
 
 
 @dataclass(frozen=True, slots=True)

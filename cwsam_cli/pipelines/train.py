@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from cwsam_cli.assess.confusion import Scores, score
+from cwsam_cli.config.load import dump_config
 from cwsam_cli.config.schema import Resume, RunConfig, StageConfig
 from cwsam_cli.console import log, track
 from cwsam_cli.data.manifest import Manifest
@@ -23,15 +23,16 @@ from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import LoadReport, Source, rgb_bands
 from cwsam_cli.pipelines.training_data import TrainingData, prepare_data
 from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from cwsam_cli.train.launch import Cluster, World, launch
+from cwsam_cli.train.fit import after_overflow
+from cwsam_cli.train.launch import Cluster, launch
 from cwsam_cli.train.loop import Learner, take_step, training_steps, validate
-from cwsam_cli.train.memory import plan_memory
 from cwsam_cli.train.optim import learning_rate
 from cwsam_cli.train.source import open_source
 from cwsam_cli.train.stages import learning_names, stage_at
 from cwsam_cli.train.start import go_on, identity, refuse_other, remember, start
 from cwsam_cli.train.state import find_state
 from cwsam_cli.train.watch import HISTORY, Watch, memory_figures, read_history, routing_figures, summary
+from cwsam_cli.train.world import World
 
 BEST = "model_epoch_best.pth"
 _STATE = "last"
@@ -170,8 +171,7 @@ def _introduce(run: _Run) -> None:
     )
     if world.is_main:
         output.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(_plain(dataclasses.replace(config, resume=None)), allow_unicode=True, sort_keys=False)
-        write_text(output / _CONFIG, text)
+        write_text(output / _CONFIG, dump_config(dataclasses.replace(config, resume=None)))
     world.barrier()
     patience = time.monotonic() + 30  # a network's file system shows new files late
     while not (output / _CONFIG).exists():
@@ -317,23 +317,12 @@ def _epoch(run: _Run, epoch: int, stage: StageConfig | None) -> dict[str, float 
 
 
 def _too_large(run: _Run, epoch: int) -> MachineError:
-    """What to say when the memory ran out: what needs less, and where it went."""
-    config, world = run.config, run.world
-    settings, fsdp = config.training_settings, config.fsdp_settings
+    """What to say when the memory ran out."""
+    world = run.world
     learning = frozenset(name for name, shard in run.learner.shards.items() if shard.requires_grad)
     with world.unwatched():
-        plan = plan_memory(config, run.arch, learning, gpus=world.size, device=world.device.type)
-    options = {
-        f"train_dataset.batch_size={config.train_dataset.batch_size // 2}": config.train_dataset.batch_size > 1,
-        "training_settings.activation_checkpointing=true": not settings.activation_checkpointing,
-        "optimizer.name=adamw8bit": config.optimizer.name == "adamw",
-        "fsdp_settings.cpu_offload=true": world.size > 1 and not fsdp.cpu_offload,
-    }
-    smaller = ", ".join(f"--set {option}" for option, helps in options.items() if helps)
-    return MachineError(
-        f"the memory of rank {world.rank} ({world.device}) ran out in epoch {epoch}",
-        hint=f"{smaller or 'more GPUs'}; computed for this run:\n{plan.as_text()}",
-    )
+        hint = after_overflow(run.config, run.arch, learning, gpus=world.size, device=world.device.type)
+    return MachineError(f"the memory of rank {world.rank} ({world.device}) ran out in epoch {epoch}", hint=hint)
 
 
 def _measure(run: _Run, epoch: int, watch: Watch | None) -> dict[str, float | None]:
@@ -418,10 +407,3 @@ def show_report(report: LoadReport) -> None:
         log.warning("%s", remark)
     for row in report.rows:
         log.debug("%-11s %s  %s", row.how, row.name, row.note)
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses and tuples as YAML's mappings and lists."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

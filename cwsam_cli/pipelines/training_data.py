@@ -12,8 +12,8 @@ from cwsam_cli.console import log
 from cwsam_cli.data.dataset import TileDataset, bad_tiles, balanced_chances, class_pixels, describe
 from cwsam_cli.data.manifest import NAME, Manifest, read_manifest
 from cwsam_cli.errors import ConfigError, DataError
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.losses import class_weights
+from cwsam_cli.train.world import World
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from cwsam_cli.files import staged
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
-from cwsam_cli.train.launch import World
+from cwsam_cli.train.world import World
 
 FORMAT = "cwsam checkpoint"
 VERSION = 1

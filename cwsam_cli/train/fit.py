@@ -5,7 +5,7 @@ Every change that is proposed was planned with: none is a guess.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,8 +113,7 @@ def changes_that_fit(
         return plan_memory(new, arch, learning, gpus=count)
 
     def change(steps: list[_Step]) -> Change:
-        options = [f"--set {key}={str(value).lower()}" for step in steps for key, value in step.settings.items()]
-        options += [f"--gpus {step.gpus}" for step in steps if step.gpus]
+        options = _options(steps) + [f"--gpus {step.gpus}" for step in steps if step.gpus]
         plan = planned(steps)
         return Change(tuple(options), plan.gpu, plan.host)
 
@@ -172,6 +171,27 @@ def _ladder(config: RunConfig, gpus: int) -> Iterator[_Step]:
         yield _Step("reshard", {"fsdp_settings.reshard_after_forward": True})
     if gpus > 1 and not fsdp.cpu_offload:
         yield _Step("offload", {"fsdp_settings.cpu_offload": True})
+
+
+def after_overflow(config: RunConfig, arch: Architecture, learning: frozenset[str], *, gpus: int, device: str) -> str:
+    """What to try when the memory ran out, and where it goes, as a hint.
+
+    Args:
+        config: the run.
+        arch: its model.
+        learning: names of the parameters that learn.
+        gpus: how many processes there are.
+        device: `cuda` or `cpu`.
+    """
+    steps = {step.kind: step for step in reversed(list(_ladder(config, gpus)))}  # the mildest of each kind
+    tries = [" ".join(_options([step])) for step in reversed(steps.values())] or ["more GPUs"]
+    plan = plan_memory(config, arch, learning, gpus=gpus, device=device)
+    return "\n".join(["try, one after the other:", *(f"  {words}" for words in tries), "", "computed:", plan.as_text()])
+
+
+def _options(steps: Iterable[_Step]) -> list[str]:
+    """Changes as they are typed."""
+    return [f"--set {key}={str(value).lower()}" for step in steps for key, value in step.settings.items()]
 
 
 def _with(section: Any, item: tuple[str, Any]) -> Any:

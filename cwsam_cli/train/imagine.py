@@ -29,11 +29,11 @@ from cwsam_cli.config.schema import FsdpSettings, Loss, ModelArgs, TrainingSetti
 from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.live import Bytes, LiveStorages
 from cwsam_cli.train.loop import Batch, backward_passes
 from cwsam_cli.train.losses import Whole
 from cwsam_cli.train.parallelize import checkpoint_activations, shard
+from cwsam_cli.train.world import World
 
 
 @dataclass(frozen=True, slots=True)

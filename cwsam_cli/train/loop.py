@@ -24,10 +24,10 @@ from cwsam_cli.console import track
 from cwsam_cli.data.dataset import BatchShare, TileDataset
 from cwsam_cli.errors import CwsamError, MachineError
 from cwsam_cli.model.experts import routing_loss
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.losses import Whole, loss_parts, measure
 from cwsam_cli.train.optim import Shards, drop_gradients, gradient_norm, take_gradients
 from cwsam_cli.train.parallelize import DTYPES, let_go, sync_gradients
+from cwsam_cli.train.world import World
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, S, S) and class indices (B, S, S); B may be 0."""

@@ -17,8 +17,8 @@ from cwsam_cli.config.schema import LrFactors, OptimizerConfig
 from cwsam_cli.errors import MachineError
 from cwsam_cli.model.experts import ExpertGroup
 from cwsam_cli.model.upcycle import is_mixture
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.stages import is_adapter
+from cwsam_cli.train.world import World
 
 Shards = dict[str, nn.Parameter]
 """This process's part of each weight, by name; it shares the weight's memory."""

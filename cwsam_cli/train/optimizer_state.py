@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.optim import Shards
 from cwsam_cli.train.state import Shapes, Tensors, read_tensors, shapes
+from cwsam_cli.train.world import World
 
 BLOCK = 256
 """Values that share a scale."""

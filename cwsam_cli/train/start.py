@@ -18,12 +18,12 @@ from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.model.weights import LoadReport, Source, make_weights, named_tensors, rgb_bands
 from cwsam_cli.taxonomy import Taxonomy
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.loop import Learner
 from cwsam_cli.train.optim import build_optimizer, local_shards
 from cwsam_cli.train.optimizer_state import optimizer_tensors, restore_optimizer, sharded_like
 from cwsam_cli.train.parallelize import checkpoint_activations, fill, shard
 from cwsam_cli.train.state import model_tensors, read_plain, read_tensors, save_state
+from cwsam_cli.train.world import World
 
 _FILTERS = "image_encoder.patch_embed.proj.weight"
 

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from cwsam_cli.errors import CheckpointError, MachineError
-from cwsam_cli.train.launch import World
+from cwsam_cli.train.world import World
 
 VERSION = 1
 _PLAIN = "state.json"

@@ -20,11 +20,11 @@ from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.pipelines.plan import plan
 from cwsam_cli.train.fit import Fit
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.loop import backward_passes
 from cwsam_cli.train.losses import Whole
 from cwsam_cli.train.memory import plan_memory
 from cwsam_cli.train.parallelize import checkpoint_activations
+from cwsam_cli.train.world import World
 
 CHECKPOINTED = "training_settings.activation_checkpointing=true"
 OFFLOADED = "fsdp_settings.cpu_offload=true"

@@ -26,14 +26,15 @@ from cwsam_cli.pipelines.demo import _example
 from cwsam_cli.pipelines.tile import tile_scenes
 from cwsam_cli.pipelines.train import train
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.train.launch import Cluster, World
+from cwsam_cli.train.launch import Cluster
 from cwsam_cli.train.loop import Batch, take_step, training_steps
 from cwsam_cli.train.start import start
 from cwsam_cli.train.state import find_state, shapes
 from cwsam_cli.train.watch import HISTORY, read_history
+from cwsam_cli.train.world import World
 
 PAIRS = 12
-STEPS = 200
+STEPS = 100
 
 
 def overhead(dataset: Path) -> None:

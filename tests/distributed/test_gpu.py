@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from cwsam_cli.train.launch import Cluster, World, launch
+from cwsam_cli.train.launch import Cluster, launch
+from cwsam_cli.train.world import World
 from tests.distributed import workers
 from tests.distributed.test_sharding import CASES
 

@@ -13,7 +13,8 @@ from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import from_names
 from cwsam_cli.train.checkpoint import Checkpoint, save_checkpoint
-from cwsam_cli.train.launch import Cluster, World, launch
+from cwsam_cli.train.launch import Cluster, launch
+from cwsam_cli.train.world import World
 from tests.distributed import workers
 
 OFF: dict[str, Any] = {"balance_loss": 0.0, "router_z_loss": 0.0}  # means over each accumulated batch, not the step

@@ -22,12 +22,12 @@ from cwsam_cli.config.schema import (
 from cwsam_cli.errors import DataError
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.loop import Learner, StepResult, take_step
 from cwsam_cli.train.optimizer_state import sharded_like
 from cwsam_cli.train.parallelize import whole
 from cwsam_cli.train.source import open_source
 from cwsam_cli.train.start import go_on, remember, start
+from cwsam_cli.train.world import World
 
 
 def add_ranks(world: World, start: int) -> tuple[int, int, float]:

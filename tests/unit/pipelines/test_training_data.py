@@ -20,8 +20,8 @@ from cwsam_cli.config.schema import (
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.pipelines import training_data
 from cwsam_cli.pipelines.training_data import prepare_data
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.losses import class_weights
+from cwsam_cli.train.world import World
 
 WORLD = World(torch.device("cpu"))
 PIXELS = [[900, 100], [1000, 0], [500, 500]]  # of each tile by class; the third class is nowhere

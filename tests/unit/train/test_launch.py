@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from cwsam_cli.errors import UsageError
-from cwsam_cli.train.launch import Cluster, Interruption, World, _joined, choose_device, launch
+from cwsam_cli.train.launch import Cluster, _joined, launch
+from cwsam_cli.train.world import Interruption, World, choose_device
 
 STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 

@@ -9,10 +9,10 @@ from cwsam_cli.config.schema import ModelArgs, ModelConfig, TrainingSettings
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.train.imagine import watched_passes
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.live import Bytes, LiveStorages
 from cwsam_cli.train.loop import backward_passes
 from cwsam_cli.train.losses import Whole
+from cwsam_cli.train.world import World
 
 
 def test_what_is_freed_is_no_longer_counted() -> None:

@@ -13,9 +13,9 @@ from cwsam_cli.errors import MachineError
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.loop import Batch, Learner, StepResult, take_step
 from cwsam_cli.train.optim import build_optimizer, local_shards
+from cwsam_cli.train.world import World
 
 WORLD = World(torch.device("cpu"))
 SETTINGS = TrainingSettings(clip_grad_norm=None, workers=0)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from cwsam_cli.config.schema import LrFactors, OptimizerArgs, OptimizerConfig
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.optim import (
     build_optimizer,
     drop_gradients,
@@ -19,6 +18,7 @@ from cwsam_cli.train.optim import (
     local_shards,
     take_gradients,
 )
+from cwsam_cli.train.world import World
 
 KINDS: list[Any] = ["adamw", "adamw8bit"]
 

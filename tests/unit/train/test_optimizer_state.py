@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from cwsam_cli.config.schema import OptimizerArgs, OptimizerConfig
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.optim import build_optimizer, local_shards
 from cwsam_cli.train.optimizer_state import (
     BLOCK,
@@ -18,6 +17,7 @@ from cwsam_cli.train.optimizer_state import (
     restore_optimizer,
 )
 from cwsam_cli.train.state import read_tensors, save_state
+from cwsam_cli.train.world import World
 
 WORLD = World(torch.device("cpu"))
 KINDS: list[Any] = ["adamw", "adamw8bit"]

@@ -19,8 +19,8 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.taxonomy import Taxonomy, from_names
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.loop import Batch, training_steps, validate
+from cwsam_cli.train.world import World
 
 WORLD = World(torch.device("cpu"))
 SETTINGS = TrainingSettings(clip_grad_norm=None, workers=0)

@@ -23,9 +23,9 @@ from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import Source
 from cwsam_cli.taxonomy import Taxonomy, from_names
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.loop import Learner, take_step
 from cwsam_cli.train.start import go_on, identity, refuse_other, remember, start
+from cwsam_cli.train.world import World
 
 WORLD = World(torch.device("cpu"))
 BANDS = [Band(name=name, mean=0.0, std=1.0) for name in ("red", "green", "blue", "nir")]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from cwsam_cli.errors import CheckpointError, MachineError
 from cwsam_cli.train import state
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.state import find_state, read_plain, read_tensors, save_state, shapes
+from cwsam_cli.train.world import World
 
 WORLD = World(torch.device("cpu"))
 
