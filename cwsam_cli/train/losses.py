@@ -109,9 +109,7 @@ def loss_parts(
 def _overlap_loss(logits: Tensor, target: Tensor, known: Tensor, *, jaccard: bool) -> Tensor:
     """1 - soft Dice (or IoU), the mean over the classes that an image's labels hold; the sum over the images."""
     scores = (logits.softmax(dim=1) * known[:, None]).flatten(2)  # (B, K, P)
-    truth = (
-        F.one_hot(target.masked_fill(~known, 0), logits.shape[1]).movedim(-1, 1).flatten(2) * known.flatten(1)[:, None]
-    )
+    truth = _truth(logits, target, known)
     common, sizes = (scores * truth).sum(dim=2), scores.sum(dim=2) + truth.sum(dim=2)
     overlap = common / (sizes - common).clamp(min=1e-9) if jaccard else 2 * common / sizes.clamp(min=1e-9)
     return _mean_over_present(1 - overlap, truth.sum(dim=2) > 0)
@@ -124,8 +122,7 @@ def _lovasz(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
     weigh the errors, sorted from the worst.
     """
     scores = logits.softmax(dim=1).flatten(2)  # (B, K, P)
-    truth = F.one_hot(target.masked_fill(~known, 0), logits.shape[1]).movedim(-1, 1).flatten(2)
-    truth = (truth * known.flatten(1)[:, None]).to(scores.dtype)
+    truth = _truth(logits, target, known)
     errors = (truth - scores).abs() * known.flatten(1)[:, None]
     errors, order = errors.sort(dim=2, descending=True)
     hits = truth.gather(2, order)
@@ -135,6 +132,12 @@ def _lovasz(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
     lost = 1 - (size - hits.cumsum(dim=2)) / union.clamp(min=1e-9)
     steps = torch.cat([lost[..., :1], lost.diff(dim=2)], dim=2)
     return _mean_over_present((errors * steps).sum(dim=2), size[..., 0] > 0)
+
+
+def _truth(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """1 where a pixel is labelled as a class, else 0, (B, K, P); torch's one-hot would be twice as large."""
+    classes = torch.arange(logits.shape[1], device=target.device)[:, None, None]
+    return ((target[:, None] == classes) & known[:, None]).flatten(2).to(logits.dtype)
 
 
 def _mean_over_present(losses: Tensor, present: Tensor) -> Tensor:

@@ -72,9 +72,10 @@ def shard(model: ClassWiseSam, mesh: DeviceMesh, *, precision: Precision, settin
 
 
 def _placement(parameter: nn.Parameter, *, size: int, even: bool) -> Shard | None:
-    """Experts' weights (E, out, in) are cut along `out` where that is even and cutting along E is not."""
-    uneven = parameter.ndim == 3 and parameter.shape[0] % size
-    return Shard(1) if even and uneven and parameter.shape[1] % size == 0 else None
+    """Experts' weights (E, out, in) are cut along `out` or `in` where that is even and cutting along E is not."""
+    if even and parameter.ndim == 3 and parameter.shape[0] % size:
+        return next((Shard(dim) for dim in (1, 2) if parameter.shape[dim] % size == 0), None)
+    return None
 
 
 def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], device: torch.device) -> Iterator[str]:
