@@ -47,6 +47,9 @@ def vectorize(
     format_name: Annotated[
         str | None, typer.Option("--format", metavar="NAME", help="Format where the suffix tells another: gpkg, ...")
     ] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add to an existing GeoPackage: to its layer, or as another one.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -84,6 +87,7 @@ def vectorize(
         classes=classes,
         format_name=format_name,
         layer=layer,
+        append=append,
         overwrite=overwrite,
     )
     print_result(result, summary(result), as_json=as_json)

@@ -11,11 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from cwsam_cli.console import log
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
 _sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(_cache, "cwsam", hashlib.sha256(_sources).hexdigest()[:16])))
+if not Path(os.environ["NUMBA_CACHE_DIR"]).exists():
+    log.info("compiling the loops that follow borders, once: this takes ten to thirty seconds")
 
 import numba  # noqa: E402 - it reads the variable when imported
 

@@ -21,6 +21,8 @@ from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color
 
 CLASSES_TAG = "CWSAM_CLASSES"
 
+_DOCTYPE = '<!DOCTYPE qgis PUBLIC "http://mrcc.com/qgis.dtd" "SYSTEM">\n'
+
 # (name, GDAL field type, GDAL field usage); types 0 integer, 2 string
 _RAT_FIELDS = (("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8))
 
@@ -175,6 +177,23 @@ def qml(colors: Mapping[int, tuple[str, str]], field: str) -> str:
         options = ElementTree.SubElement(layer, "Option", type="Map")
         for key, value in (("color", fill), ("style", "solid"), ("outline_style", "no")):
             ElementTree.SubElement(options, "Option", type="QString", name=key, value=value)
-    return '<!DOCTYPE qgis PUBLIC "http://mrcc.com/qgis.dtd" "SYSTEM">\n' + ElementTree.tostring(
-        root, encoding="unicode"
-    )
+    return _DOCTYPE + ElementTree.tostring(root, encoding="unicode")
+
+
+def read_qml(text: str) -> dict[int, tuple[str, str]]:
+    """Name and `#rrggbb` by code, of a style as `qml` writes it; empty for any other."""
+    try:
+        root = ElementTree.fromstring(text)
+        fills = {
+            symbol.attrib["name"]: next(o.attrib["value"] for o in symbol.iter("Option") if o.get("name") == "color")
+            for symbol in root.iter("symbol")
+        }
+        return {
+            int(entry.attrib["value"]): (
+                entry.attrib["label"],
+                "#{:02x}{:02x}{:02x}".format(*map(int, fills[entry.attrib["symbol"]].split(",")[:3])),
+            )
+            for entry in root.iter("category")
+        }
+    except (ElementTree.ParseError, KeyError, ValueError, StopIteration):
+        return {}

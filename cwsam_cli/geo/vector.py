@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from pyproj import CRS
 
 from cwsam_cli.errors import DataError, MachineError, UsageError
+from cwsam_cli.geo.style import qml, read_qml
 
 if TYPE_CHECKING:
     import geopandas  # slow to import, and only data frames need it
@@ -145,7 +147,7 @@ def within_shapefile(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[p
         texts = [i for i, field in enumerate(batch.schema) if field.type == pa.string()]
         numbers = batch.num_columns - 1 - len(texts)
         shapes += batch.column(GEOMETRY).nbytes + 44 * batch.num_rows
-        table += batch.num_rows * (254 * len(texts) + 24 * numbers)
+        table += batch.num_rows * (80 * len(texts) + 24 * numbers)
         if max(shapes, table) > SHAPEFILE_LIMIT:
             raise DataError(
                 f"`{name}` would be larger than the 2 GB that a shapefile can have", hint="write a .gpkg or .fgb"
@@ -153,12 +155,41 @@ def within_shapefile(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[p
         yield batch
 
 
-def write_layer_style(path: Path, layer: str, qml: str) -> None:
+def refuse_other_layer(path: Path, layer: str, crs: CRS, schema: pa.Schema) -> None:
+    """Stop before rows are appended to a layer that is of another kind.
+
+    Raises:
+        DataError: the layer has another CRS or other fields; a layer that is not there is fine.
+    """
+    if layer not in pyogrio.list_layers(path)[:, 0]:
+        return
+    info = pyogrio.read_info(path, layer=layer)
+    fields = [name for name in schema.names if name != GEOMETRY]
+    if info["crs"] is None or CRS.from_user_input(info["crs"]) != crs:
+        raise DataError(
+            f"layer `{layer}` of `{path}` has the CRS {info['crs']}, the polygons have {crs.name}",
+            hint="bring them there with --dst-crs, or name another --layer",
+        )
+    if list(info["fields"]) != fields:
+        raise DataError(
+            f"layer `{layer}` of `{path}` has the fields {', '.join(info['fields'])}, not {', '.join(fields)}",
+            hint="name another --layer",
+        )
+
+
+def write_layer_style(path: Path, layer: str, colors: Mapping[int, tuple[str, str]], field: str) -> None:
     """Put a QGIS style into a GeoPackage, as the one that QGIS opens the layer with.
 
+    Classes of an older style of the layer are kept.
     Source: QGIS's own table, which it makes with "Save style → in database".
+
+    Args:
+        path: the GeoPackage.
+        layer: one of its layers.
+        colors: name and `#rrggbb` by code.
+        field: the attribute that holds the code.
     """
-    with sqlite3.connect(path) as package:
+    with closing(sqlite3.connect(path)) as package, package:
         package.execute(
             "CREATE TABLE IF NOT EXISTS layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
             " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
@@ -170,15 +201,17 @@ def write_layer_style(path: Path, layer: str, qml: str) -> None:
             "INSERT OR REPLACE INTO gpkg_contents (table_name, data_type, identifier, description)"
             " VALUES ('layer_styles', 'attributes', 'layer_styles', '')"
         )
+        older = package.execute("SELECT styleQML FROM layer_styles WHERE f_table_name = ?", (layer,)).fetchall()
+        for (text,) in older:
+            colors = read_qml(text) | dict(colors)
         package.execute("DELETE FROM layer_styles WHERE f_table_name = ?", (layer,))
         package.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName,"
             " styleQML, styleSLD, useAsDefault, description, owner)"
             " SELECT '', '', table_name, column_name, ?, ?, '', 1, '', '' FROM gpkg_geometry_columns"
             " WHERE table_name = ?",
-            (layer[:30], qml, layer),
+            (layer[:30], qml(colors, field), layer),
         )
-    package.close()
 
 
 def write_frame(frame: "geopandas.GeoDataFrame", path: Path, **options: Any) -> None:

@@ -1,5 +1,6 @@
 """A map → polygons of its classes."""
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,9 +22,8 @@ from cwsam_cli.geo.raster import GDAL_CACHE_MB
 from cwsam_cli.geo.reproject import Reprojection, crs_of, densify, densify_edges, split_at_antimeridian
 from cwsam_cli.geo.sieve import holes, new_codes, recode, without_holes
 from cwsam_cli.geo.strips import ClassRaster, on_grid, open_classes
-from cwsam_cli.geo.style import qml
 from cwsam_cli.geo.units import AREAS, LENGTHS, metres_a_step, quantity, sieve_weights
-from cwsam_cli.geo.vector import vector_driver, within_shapefile, write_layer_style, write_stream
+from cwsam_cli.geo.vector import refuse_other_layer, vector_driver, within_shapefile, write_layer_style, write_stream
 
 _GEOJSON = ("GeoJSON", "GeoJSONSeq")
 _ROUNDING = 1e-9
@@ -85,6 +85,7 @@ def vectorize(
     classes: str | None = None,
     format_name: str | None = None,
     layer: str | None = None,
+    append: bool = False,
     overwrite: bool = False,
 ) -> VectorResult:
     """Turn a class raster into polygons along its pixel edges.
@@ -97,6 +98,7 @@ def vectorize(
         classes: class table instead of the map's own.
         format_name: the format, where the suffix is another.
         layer: its name; the output's stem if None.
+        append: to a layer of an older GeoPackage, or beside its layers.
         overwrite: replace an older file.
 
     Raises:
@@ -106,7 +108,9 @@ def vectorize(
     options = options or VectorOptions()
     driver = vector_driver(output, format_name)
     refuse_input(output, map_path, *options.statistics.values())
-    refuse_existing(output, overwrite=overwrite)
+    if append and (driver != "GPKG" or overwrite):
+        raise UsageError("--append is for a GeoPackage, without --overwrite", hint="write a .gpkg")
+    refuse_existing(output, overwrite=overwrite or append)
     layer = layer or output.stem
     with (
         rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB),
@@ -121,7 +125,10 @@ def vectorize(
         batches = job.batches(values)
         if driver == "ESRI Shapefile":
             batches = within_shapefile(batches, output.name)
-        with staged(output, overwrite=overwrite) as path:
+        with staged(output, overwrite=overwrite or append) as path:
+            if append and output.exists():
+                refuse_other_layer(output, layer, job.crs, columns.schema)
+                shutil.copyfile(output, path)
             write_stream(
                 batches,
                 columns.schema,
@@ -131,10 +138,11 @@ def vectorize(
                 layer=layer,
                 geometry_type="MultiPolygon" if options.dissolve else "Polygon",
                 metadata=job.metadata(),
+                append=path.exists(),
             )
             if driver == "GPKG":
                 colors = {code: (legend.name(code), legend.color(code)) for code in job.areas}
-                write_layer_style(path, layer, qml(colors, "code"))
+                write_layer_style(path, layer, colors, "code")
             checked = job.verdict()
     areas = {legend.name(code): area for code, area in sorted(job.areas.items())}
     return VectorResult(output, job.polygons, areas, checked)

@@ -409,3 +409,30 @@ def test_rounded_polygons_are_a_coverage(cwsam: Cwsam, make_raster: Any) -> None
     count = [shapely.get_num_coordinates(frame.geometry.to_numpy()).sum() for frame in (sharp, rounded)]
     assert count[1] > 1.5 * count[0]
     assert rounded.geometry.union_all().bounds == sharp.geometry.union_all().bounds
+
+
+def test_maps_can_be_appended_to_a_layer_and_beside_it(cwsam: Cwsam, make_raster: Any) -> None:
+    import sqlite3
+
+    west, east = make_raster("west.tif", patchwork(seed=1)), make_raster("east.tif", patchwork(seed=2) + 4)
+    cwsam("vectorize", west, "p.gpkg", "--append", "--layer", "cover")  # nothing is there yet
+    first = len(gpd.read_file("p.gpkg", layer="cover"))
+    cwsam("vectorize", east, "p.gpkg", "--append", "--layer", "cover")
+    both = gpd.read_file("p.gpkg", layer="cover")
+    assert len(both) > first and set(both["code"]) == set(range(1, 9))
+    cwsam("vectorize", east, "p.gpkg", "--append", "--layer", "east")
+    assert set(gpd.read_file("p.gpkg", layer="east")["code"]) == {5, 6, 7, 8}
+    assert len(gpd.read_file("p.gpkg", layer="cover")) == len(both)
+    styles = dict(sqlite3.connect("p.gpkg").execute("SELECT f_table_name, styleQML FROM layer_styles"))
+    assert styles["cover"].count("<category ") == 8 and styles["east"].count("<category ") == 4
+
+
+def test_what_does_not_fit_a_layer_is_not_appended(refused: Any, make_raster: Any, tmp_path: Path) -> None:
+    from cwsam_cli.pipelines.vectorize import vectorize
+
+    scene = make_raster("map.tif", patchwork())
+    vectorize(scene, tmp_path / "p.gpkg")
+    refused(2, "vectorize", scene, "p.fgb", "--append", names="--append")
+    refused(2, "vectorize", scene, "p.gpkg", "--append", "--overwrite", names="--append")
+    refused(4, "vectorize", scene, "p.gpkg", "--append", "--dst-crs", "EPSG:3035", names="`p.gpkg`")
+    refused(4, "vectorize", scene, "p.gpkg", "--append", "--stats", f"x={scene}", names="`p.gpkg`")

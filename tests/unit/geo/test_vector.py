@@ -22,7 +22,7 @@ from cwsam_cli.geo.features import Columns, dissolve, wkb
 from cwsam_cli.geo.legend import Legend
 from cwsam_cli.geo.measure import to_ground
 from cwsam_cli.geo.polygonize import Regions, Strip, polygonize
-from cwsam_cli.geo.style import qml
+from cwsam_cli.geo.style import qml, read_qml
 from cwsam_cli.geo.vector import vector_driver, within_shapefile, write_layer_style, write_stream
 
 UTM = CRS.from_epsg(32617)
@@ -109,7 +109,7 @@ def test_a_shapefile_holds_areas_of_continents(tmp_path: Path) -> None:
     np.testing.assert_allclose(read(tmp_path / "p.shp")["area_m2"], regions.pixels * area, rtol=1e-12)
 
 
-@pytest.mark.parametrize("limit", [2_000, 5_000])
+@pytest.mark.parametrize("limit", [2_000, 3_500])
 def test_a_shapefile_too_large_for_its_readers_is_refused(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     monkeypatch.setattr(vector, "SHAPEFILE_LIMIT", limit)
     regions = some_regions()
@@ -139,7 +139,7 @@ def test_a_crs_without_a_code_is_carried_through(tmp_path: Path) -> None:
 def test_a_geopackage_brings_the_classes_colours(tmp_path: Path) -> None:
     path = tmp_path / "p.gpkg"
     write(path, some_regions())
-    write_layer_style(path, "p", qml({code: (name, LEGEND.color(code)) for code, name in NAMES.items()}, "code"))
+    write_layer_style(path, "p", {code: (name, LEGEND.color(code)) for code, name in NAMES.items()}, "code")
     (row,) = sqlite3.connect(path).execute(
         "SELECT f_table_name, f_geometry_column, useAsDefault, styleQML FROM layer_styles"
     )
@@ -153,6 +153,12 @@ def test_a_geopackage_brings_the_classes_colours(tmp_path: Path) -> None:
     fills = [o.attrib["value"] for o in style.iter("Option") if o.attrib.get("name") == "color"]
     assert fills == ["0,90,220,255", "0,110,40,255", "255,238,0,255"]
     assert {name for name, _ in pyogrio.list_layers(path)} == {"p", "layer_styles"}
+
+
+def test_a_style_is_read_back_and_any_other_is_none() -> None:
+    colors = {-4: ("a & <b>", "#010203"), 300: ("水体", "#ffffff")}
+    assert read_qml(qml(colors, "code")) == colors
+    assert read_qml("<qgis/>") == read_qml("no xml") == {}
 
 
 def test_geoparquet_says_what_its_geometry_is(tmp_path: Path) -> None:
