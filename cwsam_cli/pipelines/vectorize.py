@@ -1,5 +1,6 @@
 """A map → polygons of its classes."""
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -304,9 +305,8 @@ def _code(legend: Legend, name: str) -> int:
     for code, known in legend.names.items():
         if known == name:
             return code
-    number = name.removeprefix("class ")
-    if number.lstrip("-").isdigit():
-        return int(number)
+    if number := re.fullmatch(r"(?:class )?(-?\d+)", name):
+        return int(number[1])
     raise UsageError(
         f"--class `{name}` is no class of the map", hint=f"it knows: {', '.join(legend.names.values()) or 'codes only'}"
     )

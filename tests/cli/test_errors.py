@@ -468,6 +468,7 @@ def test_vectorize_takes_only_maps(refused: Refused, run: Any, make_raster: Any)
         (("--min-area", "ha"), "ha"),
         (("--simplify", "1ha"), "1ha"),
         (("--class", "lava"), "lava"),
+        (("--class", "²"), "²"),
         (("--stats", "dem.tif"), "dem.tif"),
         (("--dst-crs", "EPSG:1"), "EPSG:1"),
         (("--format", "dwg"), "dwg"),
