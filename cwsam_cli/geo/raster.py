@@ -278,17 +278,26 @@ def _check(dataset: rasterio.DatasetReader, path: Path | str) -> None:
             f"`{path}` holds {dtype} values, which cannot be used as an image",
             hint=f"convert it: gdal_translate -ot Float32 {path} converted.tif",
         )
+    refuse_unplaced(dataset, path)
+    if dataset.colorinterp[0] == ColorInterp.palette:
+        raise DataError(
+            f"`{path}` is a palette image: its values are codes, not brightness",
+            hint=f"if it is a picture, expand it first: gdal_translate -expand rgb {path} rgb.tif",
+        )
+
+
+def refuse_unplaced(dataset: rasterio.DatasetReader, path: Path | str) -> None:
+    """Stop at a raster whose pixels have no place of their own.
+
+    Raises:
+        DataError: it is georeferenced by control points or RPCs only.
+    """
     transform = dataset.transform
     unplaced = (transform.a, transform.b, transform.c, transform.d, transform.f) == (1, 0, 0, 0, 0)
     if unplaced and abs(transform.e) == 1 and (dataset.gcps[0] or dataset.rpcs):
         how, option = ("ground control points", "-tps") if dataset.gcps[0] else ("RPCs", "-rpc")
         raise DataError(
             f"`{path}` is georeferenced by {how} only", hint=f"warp it first: gdalwarp {option} {path} warped.tif"
-        )
-    if dataset.colorinterp[0] == ColorInterp.palette:
-        raise DataError(
-            f"`{path}` is a palette image: its values are codes, not brightness",
-            hint=f"if it is a picture, expand it first: gdal_translate -expand rgb {path} rgb.tif",
         )
 
 

@@ -68,11 +68,21 @@ def crs_of(text: str) -> CRS:
 
 
 class Reprojection:
-    """From the map's CRS to another."""
+    """From the map's CRS to another.
+
+    Raises:
+        DataError: there is no way there, as from an engineering CRS.
+    """
 
     def __init__(self, source: CRS, target: CRS) -> None:
         self._name = target.name
-        self._transformer = Transformer.from_crs(source, target, always_xy=True)
+        try:
+            self._transformer = Transformer.from_crs(source, target, always_xy=True)
+        except ProjError:
+            raise DataError(
+                f"there is no way from the map's CRS, {source.name}, to {target.name}",
+                hint="write a .gpkg or .fgb without --dst-crs: it keeps the map's own",
+            ) from None
 
     def __call__(self, xy: Floats) -> Floats:
         """Points (N, 2) there.

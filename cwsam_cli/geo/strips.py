@@ -19,7 +19,7 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.geo.borders import NODATA
 from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.polygonize import Strip
-from cwsam_cli.geo.raster import open_raster, reading
+from cwsam_cli.geo.raster import open_raster, reading, refuse_unplaced
 
 T = TypeVar("T")
 
@@ -104,6 +104,7 @@ def open_classes(path: Path, band: int | None = None) -> Iterator[ClassRaster]:
                 f"`{path}` holds {dtype} values; a map is one band of whole numbers of up to 32 bits",
                 hint=f"if they are class codes: gdal_translate -ot Int32 {path} codes.tif",
             )
+        refuse_unplaced(dataset, path)
         yield ClassRaster(path, dataset, band, Grid.of(dataset))
 
 

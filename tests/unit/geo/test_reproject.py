@@ -58,6 +58,11 @@ def test_ground_without_a_place_there_is_refused() -> None:
         Reprojection(CRS.from_epsg(4326), crs_of("EPSG:3857"))(np.array([[0.0, 95.0]]))
 
 
+def test_an_engineering_crs_leads_nowhere() -> None:
+    with pytest.raises(DataError, match="no way"):
+        Reprojection(CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]'), CRS.from_epsg(4326))
+
+
 def test_a_polygon_across_the_antimeridian_becomes_one_on_either_side() -> None:
     across = shapely.Polygon([(179, 0), (-179, 0), (-179, 1), (179, 1)], [[(179.5, 0.2), (-179.5, 0.2), (180, 0.8)]])
     beside = shapely.box(10, 0, 12, 1)

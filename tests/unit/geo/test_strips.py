@@ -1,0 +1,90 @@
+"""Maps are read by strips, whatever their file is cut into."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.control import GroundControlPoint
+from rasterio.transform import from_origin
+
+from cwsam_cli.errors import DataError
+from cwsam_cli.geo import strips
+from cwsam_cli.geo.borders import NODATA
+from cwsam_cli.geo.strips import ahead, on_grid, open_classes
+
+MakeRaster = Callable[..., Path]
+
+
+@pytest.mark.parametrize("block", [16, 64])
+def test_strips_are_the_map_and_cover_blocks_that_are_large(
+    make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    codes = np.random.default_rng(0).integers(0, 5, (150, 130)).astype(np.uint8)
+    path = make_raster("map.tif", codes, nodata=0, tiled=True, blockxsize=block, blockysize=block)
+    monkeypatch.setattr(strips, "_PIXELS", 3 * 130)
+    monkeypatch.setattr(strips, "_BLOCK_BYTES", 50 * 130)
+    with open_classes(path) as source:
+        parts = [strip.codes for strip in source.strips("rows")]
+    assert len(parts[0]) == (3 if block == 16 else 64)
+    np.testing.assert_array_equal(np.concatenate(parts), np.where(codes == 0, NODATA, codes.astype(int)))
+
+
+def test_a_mask_counts_as_nodata(make_raster: MakeRaster) -> None:
+    codes, mask = np.ones((6, 8), np.uint8), np.full((6, 8), 255, np.uint8)
+    mask[2:4] = 0
+    with open_classes(make_raster("map.tif", codes, mask=mask)) as source:
+        (strip,) = source.strips("rows")
+    np.testing.assert_array_equal(strip.codes == NODATA, mask == 0)
+
+
+def test_other_rasters_are_read_on_the_maps_grid(make_raster: MakeRaster) -> None:
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    values[0, 0] = -1
+    other = make_raster("other.tif", values, nodata=-1, transform=from_origin(600_060, 4_000_000, 60, 60))
+    with (
+        open_classes(make_raster("map.tif", np.ones((4, 8), np.uint8))) as source,
+        on_grid([other], source.grid) as rasters,
+    ):
+        (strip,) = source.strips("rows", rasters)
+    assert strip.values is not None
+    found = strip.values[0]
+    assert np.isnan(found[:, :2]).all() and np.isnan(found[:2, 2:4]).all()
+    np.testing.assert_array_equal(found[:, 4:], values[:2, 1:3].repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_control_points_alone_are_refused(tmp_path: Path) -> None:
+    points = [GroundControlPoint(r, c, 600_000 + c, 4_000_000 - r) for r, c in ((0, 0), (0, 9), (9, 0), (9, 9))]
+    with rasterio.open(
+        tmp_path / "map.tif", "w", driver="GTiff", width=10, height=10, count=1, dtype="uint8", gcps=points, crs=32617
+    ) as target:
+        target.write(np.ones((1, 10, 10), np.uint8))
+    with pytest.raises(DataError, match="control points"), open_classes(tmp_path / "map.tif"):
+        pass
+
+
+def test_the_next_item_is_made_while_the_last_one_is_worked_on() -> None:
+    second = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        second.set()
+        yield 2
+
+    taken = ahead(items())
+    assert next(taken) == 1
+    assert second.wait(5)
+    assert list(taken) == [2]
+
+
+def test_what_fails_ahead_is_raised_in_its_place() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise DataError("damaged")
+
+    taken = ahead(items())
+    assert next(taken) == 1
+    with pytest.raises(DataError, match="damaged"):
+        next(taken)
