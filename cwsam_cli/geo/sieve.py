@@ -27,6 +27,10 @@ Int64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
+PATIENCE = 2
+"""How often what waits may be outnumbered before clusters are settled; 0 settles after every strip."""
+
+
 class Weights(NamedTuple):
     """What counts by row, as whole numbers, so that sums do not depend on their order."""
 
@@ -76,7 +80,8 @@ def new_codes(strips: Iterable[Strip], width: int, weights: Weights, minimum: in
     none64 = np.zeros(0, np.int64)
     regions, contacts = _Regions(none32, none32, none64, none64), _no_contacts()
     codes, labels = np.full((1, width + 2), OUTSIDE, np.int32), np.full((1, width + 2), -1, np.int32)
-    top = born = 0
+    found: list[Int64] = []
+    top = born = settled = 0
     total = len(weights.area)
     for strip in strips:
         rows = len(strip.codes)
@@ -95,13 +100,18 @@ def new_codes(strips: Iterable[Strip], width: int, weights: Weights, minimum: in
         born += made
         if born > len(fates):
             fates = np.concatenate([fates, np.empty(max(born - len(fates), len(fates)), np.int32)])
-        found = np.empty((_touching(codes), 4), np.int64)
-        found = found[: _contacts(codes, labels, regions, minimum, top, weights.across, weights.down, found)]
-        contacts = _together(contacts, found, regions, minimum)
+        met = np.empty((_touching(codes), 4), np.int64)
+        count = _contacts(codes, labels, regions, minimum, top, weights.across, weights.down, met)
+        found.append(met[:count].copy())
         top += rows
-        last = np.full_like(labels[-1], -1) if top == total else labels[-1]
-        regions, contacts, renumbered = _settle(regions, contacts, last, minimum, fates)
-        codes, labels = codes[-1:], last[None].copy()
+        codes, labels = codes[-1:], labels[-1:]
+        if top == total:
+            labels[:] = -1
+        elif sum(map(len, found)) < PATIENCE * max(settled, 2**16):
+            continue  # what waits is looked at as a whole: not before it has grown by as much again
+        contacts = _together(contacts, np.concatenate(found), regions, minimum)
+        regions, contacts, renumbered = _settle(regions, contacts, labels[0], minimum, fates)
+        found, settled = [], len(contacts.one)
         labels[labels >= 0] = renumbered[labels[labels >= 0]]
     return fates[:born]
 

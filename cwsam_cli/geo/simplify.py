@@ -31,6 +31,8 @@ class Bends:
     bits: NDArray[np.uint8]
     first: int = 0
     """The line of the first row of bits."""
+    used: int = 0
+    """Rows of bits that hold a line."""
 
     @classmethod
     def none(cls, width: int) -> "Bends":
@@ -39,10 +41,17 @@ class Bends:
 
     def take_in(self, codes: Int32, top: int, height: int, oldest: int) -> None:
         """Drop lines above `oldest` and add those between the rows of codes (H + 1, W + 2)."""
-        fresh = np.zeros((len(codes) - 1, self.bits.shape[1]), np.uint8)
+        rows = len(codes) - 1
+        if self.used + rows > len(self.bits):  # rarely: the room is twice what is needed
+            kept = self.bits[max(0, oldest - self.first) : self.used]
+            self.bits = np.zeros((2 * (len(kept) + rows), self.bits.shape[1]), np.uint8)
+            self.bits[: len(kept)] = kept
+            self.first += self.used - len(kept)
+            self.used = len(kept)
+        fresh = self.bits[self.used : self.used + rows]
+        fresh[:] = 0
         _mark(codes, top, height, fresh)
-        self.bits = np.concatenate([self.bits[max(0, oldest - self.first) :], fresh])
-        self.first = top + len(fresh) - len(self.bits)
+        self.used += rows
 
 
 @compiled

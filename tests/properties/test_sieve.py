@@ -1,16 +1,22 @@
 """The smallest mapping unit, against the rule carried out on a whole map by hand."""
 
+from collections.abc import Iterator
+
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from cwsam_cli.geo import sieve
 from cwsam_cli.geo.borders import NODATA
 from cwsam_cli.geo.polygonize import Strip
 from cwsam_cli.geo.sieve import Weights, holes, new_codes, recode, without_holes
 
-modest = settings(max_examples=150, deadline=None, database=None)
+modest = settings(
+    max_examples=100, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 Codes = NDArray[np.int32]
 
 maps = arrays(
@@ -18,6 +24,13 @@ maps = arrays(
     st.tuples(st.integers(1, 12), st.integers(1, 12)),
     elements=st.sampled_from([1, 1, 2, 2, 3, 4, NODATA]),
 )
+
+
+@pytest.fixture(autouse=True, params=[0, 2], ids=["every strip settles", "strips wait"])
+def patience(request: pytest.FixtureRequest) -> Iterator[None]:
+    usual, sieve.PATIENCE = sieve.PATIENCE, request.param
+    yield
+    sieve.PATIENCE = usual
 
 
 def sieved(codes: Codes, minimum: int, rows: int) -> Codes:
