@@ -110,9 +110,7 @@ def _make(
                 continue
             check_output(scene, checkpoint, target, options, overwrite=overwrite)
             log.info("%d/%d `%s`", number, len(work), scene)
-            made = make_map(
-                scene, checkpoint, model, score, target, options, overwrite=overwrite, command=command, world=world
-            )
+            made = make_map(scene, model, score, target, options, overwrite=overwrite, command=command, world=world)
             archive.maps.append(made)
         except Exception as error:
             told = as_user_error(error)

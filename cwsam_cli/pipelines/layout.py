@@ -99,11 +99,14 @@ class MapOptions:
 class Model:
     """A checkpoint, and how it is run."""
 
-    trained: Checkpoint
+    path: Path
     digest: str
     """SHA-256 of the file."""
+    trained: Checkpoint
     weights: int
     """Bytes."""
+    program: int
+    """Bytes that this process took before the weights came."""
     device: torch.device
     precision: str
 
@@ -117,8 +120,15 @@ class Model:
         """
         trained = load_checkpoint(path)
         device = choose_device(options.device)
-        weights = check_room(trained, device)
-        return cls(trained, sha256(path), weights, device, choose_precision(options.precision, device))
+        return cls(
+            path=path,
+            digest=sha256(path),
+            trained=trained,
+            weights=check_room(trained, device),
+            program=resident_memory(),
+            device=device,
+            precision=choose_precision(options.precision, device),
+        )
 
     def expert_groups(self, options: MapOptions) -> int:
         """How many groups a map of experts tells apart; 0 where none is asked for.
@@ -194,7 +204,10 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         size = trained.architecture.inp_size
         lattice = Lattice.over(north.width, north.height, size, int(size * options.overlap))
         cache_mb, costs = _costs(opened, model, options, layers)
-        limit = options.max_memory // options.gpus if options.max_memory else _MEMORY + model.weights
+        limit = _MEMORY + model.weights
+        if options.max_memory:  # several processes share it, and so does the one that waits for them
+            waiting = model.program if options.gpus > 1 else 0
+            limit = (options.max_memory - waiting) // options.gpus
         chosen = cut(lattice, int(shown.width), costs, batch=options.batch_size, limit=limit)
         sheet = Sheet(
             grid=opened.grid.part(part),
@@ -232,7 +245,7 @@ def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -
     high = height > max(512, model.trained.architecture.inp_size)
     cache_mb = GDAL_CACHE_MB + (min(row_of_blocks * 5 // 4, _HIGH_BLOCKS) >> 20 if high else 0)
     return cache_mb, Costs(
-        fixed=resident_memory() + (model.weights + _ONCE[model.precision] if on_cpu else 0) + (cache_mb << 20),
+        fixed=model.program + (model.weights + _ONCE[model.precision] if on_cpu else 0) + (cache_mb << 20),
         model=activation_bytes(model.trained.architecture, views=len(AUGMENTATIONS[options.tta])) if on_cpu else 0,
         bands=len(scene.bands),
         image_bytes=image_bytes,

@@ -72,10 +72,12 @@ def predict(
     if not nearly_done:
         check_output(str(scene), checkpoint, output, options, overwrite=overwrite)
     model = Model.load(checkpoint, options)
-    if nearly_done and made_before(output, str(scene), model, options):
+    if nearly_done:
+        if not made_before(output, str(scene), model, options):
+            raise OutputExists(output)
         return read_result(output, model.trained.taxonomy)
     score = model.scorer(options) if options.gpus == 1 else None
-    return make_map(str(scene), checkpoint, model, score, output, options, overwrite=overwrite, command=command)
+    return make_map(str(scene), model, score, output, options, overwrite=overwrite, command=command)
 
 
 def estimate(layout: Layout, model: Model, options: MapOptions, *, seconds: float) -> Estimate:
@@ -171,7 +173,6 @@ def _result(output: Path, width: int, height: int, counts: NDArray[np.int64], ta
 
 def make_map(
     scene: str,
-    checkpoint: Path,
     model: Model,
     score: Score | None,
     output: Path,
@@ -185,7 +186,6 @@ def make_map(
 
     Args:
         scene: see `predict`.
-        checkpoint: where `model` was read from.
         model: the checkpoint.
         score: its network; None where other processes score.
         output: the map.
@@ -209,7 +209,7 @@ def make_map(
                 for stale in kept.folder.glob("*.done"):
                     stale.unlink()
                 cluster = Cluster(processes=options.gpus, device=options.device)
-                launch(_share, job, checkpoint, options, kept.folder, cluster=cluster)
+                launch(_share, job, model.path, options, kept.folder, cluster=cluster)
                 kept.scan()
             else:
                 fill(job, score, kept, beat=partial(stay_alive, world) if world else None)
