@@ -162,6 +162,10 @@ def test_what_is_less_sure_than_asked_is_nodata(predict: Any) -> None:
     np.testing.assert_array_equal(codes[confidence > limit], plain[confidence > limit])
 
 
+def test_a_model_without_groups_has_no_map_of_them(refused: Any, run: Any, scene: Path) -> None:
+    refused(2, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--experts", names="--experts")
+
+
 def test_blended_probabilities_are_means(predict: Any) -> None:
     predict("--blend", "probabilities", "--probabilities")
     assert abs(read("map.probabilities.tif").astype(int).sum(axis=0) - 100).max() <= 2
