@@ -13,8 +13,10 @@ import rasterio
 import torch
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
+from torch import nn
 
 from cwsam_cli import __version__
+from cwsam_cli.config.schema import Precision
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import sha256
 from cwsam_cli.geo.aoi import read_area
@@ -25,7 +27,7 @@ from cwsam_cli.geo.mapfile import FORMATS, Sheet, check_creation, cuts
 from cwsam_cli.geo.raster import ALPHA_RULES, GDAL_CACHE_MB, Scene, open_scene
 from cwsam_cli.geo.scenes import fingerprint, fingerprint_of_files, gdal_settings
 from cwsam_cli.geo.stitch import PROFILES
-from cwsam_cli.pipelines.checks import check_room, oddities, resident_memory
+from cwsam_cli.pipelines.checks import must_be_shared, oddities, resident_memory, weight_bytes
 from cwsam_cli.pipelines.pieces import Job
 from cwsam_cli.pipelines.score import AUGMENTATIONS, PRECISIONS, Scorer, activation_bytes, choose_precision
 from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint
@@ -105,10 +107,12 @@ class Model:
     trained: Checkpoint
     weights: int
     """Bytes."""
+    shared: bool
+    """Several processes hold it together."""
     program: int
     """Bytes that this process took before the weights came."""
     device: torch.device
-    precision: str
+    precision: Precision
 
     @classmethod
     def load(cls, path: Path, options: MapOptions) -> "Model":
@@ -124,7 +128,8 @@ class Model:
             path=path,
             digest=sha256(path),
             trained=trained,
-            weights=check_room(trained, device),
+            weights=weight_bytes(trained),
+            shared=must_be_shared(trained, device, options.gpus),
             program=resident_memory(),
             device=device,
             precision=choose_precision(options.precision, device),
@@ -141,10 +146,10 @@ class Model:
             raise UsageError("--experts: this model has no groups of experts", hint="leave it out")
         return arch.moe_num_expert_groups if options.experts else 0
 
-    def scorer(self, options: MapOptions) -> Scorer:
-        """The network on its device."""
+    def scorer(self, options: MapOptions, network: nn.Module | None = None) -> Scorer:
+        """The network on its device, or one that is there already."""
         return Scorer(
-            self.trained.model().to(self.device),
+            network or self.trained.model().to(self.device),
             self.device,
             views=AUGMENTATIONS[options.tta],
             precision=self.precision,

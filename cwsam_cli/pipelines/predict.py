@@ -25,6 +25,7 @@ from cwsam_cli.journal import Journal, folder_of, journal
 from cwsam_cli.pipelines.checks import Estimate
 from cwsam_cli.pipelines.layout import Layout, MapOptions, Model, key_digest, lay_out, map_key
 from cwsam_cli.pipelines.pieces import Job, Score, fill
+from cwsam_cli.pipelines.sharded import Lockstep, own_scorer
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 from cwsam_cli.train.launch import Cluster, launch
 from cwsam_cli.train.world import World
@@ -248,8 +249,11 @@ def _share(world: World, job: Job, checkpoint: Path, options: MapOptions, folder
     """What each of several processes does for one map."""
     kept = Journal(folder, {})
     kept.scan(repair=False)
-    score = Model.load(checkpoint, replace(options, device=str(world.device))).scorer(options)
+    model = Model.load(checkpoint, replace(options, device=str(world.device)))
+    score = own_scorer(model, world, options)
     fill(job, score, kept, rank=world.rank, world=world.size, beat=partial(stay_alive, world))
+    if isinstance(score, Lockstep):
+        score.finish()
     wait_for_others(world, folder)
 
 
