@@ -309,7 +309,7 @@ def test_two_processes_share_many_scenes(ends_with: Invoke, run: Any, folder: Pa
 def test_killed_at_random_moments_and_resumed_the_output_is_the_same_to_the_byte(
     run: Any, make_raster: Any, tmp_path: Path, times: int, options: tuple[str, ...]
 ) -> None:
-    scene = make_raster("scene.tif", picture(3000, 700))
+    scene = make_raster("scene.tif", picture(1700, 500))
     environ = environment()
 
     def files(folder: Path) -> dict[str, bytes]:
@@ -331,7 +331,7 @@ def test_killed_at_random_moments_and_resumed_the_output_is_the_same_to_the_byte
             whole, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         try:
-            _, said = process.communicate(timeout=float(rng.uniform(0.3, 1.0)) * length)
+            _, said = process.communicate(timeout=float(rng.uniform(0.4, 1.0)) * length)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             _, said = process.communicate()
