@@ -18,8 +18,8 @@ from cwsam_cli.model.weights import named_tensors
 from cwsam_cli.pipelines.layout import MapOptions, Model
 from cwsam_cli.pipelines.score import Scorer
 from cwsam_cli.train.checkpoint import Checkpoint
-from cwsam_cli.train.launch import World
 from cwsam_cli.train.parallelize import fill, let_go, shard
+from cwsam_cli.train.world import World
 
 
 def shared_model(trained: Checkpoint, world: World, precision: Precision) -> ClassWiseSam:

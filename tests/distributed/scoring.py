@@ -9,7 +9,7 @@ from cwsam_cli.pipelines.score import Scorer
 from cwsam_cli.pipelines.sharded import Lockstep, shared_model
 from cwsam_cli.taxonomy import from_names
 from cwsam_cli.train.checkpoint import Checkpoint
-from cwsam_cli.train.launch import World
+from cwsam_cli.train.world import World
 
 _MODE = (
     "model.args.encoder_mode={embed_dim: 24, depth: 2, num_heads: 2, global_attn_indexes: [1], patch_size: 8, "
