@@ -20,6 +20,7 @@ from cwsam_cli.pipelines.predict import (
     seconds_a_window,
     wait_for_others,
 )
+from cwsam_cli.pipelines.sharded import Lockstep, own_scorer
 from cwsam_cli.train.launch import Cluster, launch
 from cwsam_cli.train.world import World
 
@@ -101,7 +102,7 @@ def _make(
     world: World | None = None,
 ) -> Archive:
     model = Model.load(checkpoint, options)
-    score = model.scorer(options)
+    score = own_scorer(model, world, options) if world else model.scorer(options)
     archive = Archive([], [], {})
     for number, (scene, target) in enumerate(work, start=1):
         try:
@@ -110,9 +111,7 @@ def _make(
                 continue
             check_output(scene, checkpoint, target, options, overwrite=overwrite)
             log.info("%d/%d `%s`", number, len(work), scene)
-            made = make_map(
-                scene, checkpoint, model, score, target, options, overwrite=overwrite, command=command, world=world
-            )
+            made = make_map(scene, model, score, target, options, overwrite=overwrite, command=command, world=world)
             archive.maps.append(made)
         except Exception as error:
             told = as_user_error(error)
@@ -120,6 +119,8 @@ def _make(
                 raise
             archive.failed[scene] = str(told)
             log.error("%s; hint: %s", told, told.hint)
+    if isinstance(score, Lockstep):
+        score.finish()
     return archive
 
 

@@ -11,11 +11,13 @@ from rasterio.windows import Window
 from cwsam_cli.errors import MachineError
 from cwsam_cli.geo.budget import size_text
 from cwsam_cli.geo.raster import Scene
+from cwsam_cli.pipelines.score import activation_bytes
 from cwsam_cli.train.checkpoint import Checkpoint
 
 _FAR = 8.0  # standard deviations of the training data
 _SAMPLES = 3  # windows along each axis
 _SAMPLE = 256  # pixels
+_USABLE = 0.94  # of a device's memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +94,30 @@ def _strange_values(scene: Scene, trained: Checkpoint) -> list[str]:
     return found
 
 
-def check_room(trained: Checkpoint, device: torch.device) -> int:
-    """Bytes of the weights, if the device holds them.
+def must_be_shared(trained: Checkpoint, device: torch.device, processes: int) -> bool:
+    """Whether the device cannot hold the model, but a part of it; processes of one machine's CPU share its memory.
 
     Raises:
-        MachineError: it does not.
+        MachineError: it cannot hold even that.
     """
-    weights = sum(tensor.nbytes for tensor in trained.weights.values())
-    room = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else physical_memory()
-    if room is not None and weights > 0.95 * room:
-        parameters = sum(tensor.numel() for tensor in trained.weights.values())
-        raise MachineError(
-            f"the model has {parameters / 1e9:.2f} B parameters, {size_text(weights)} of weights; "
-            f"{device} has {size_text(room)}",
-            hint="a device with more memory: --device cpu, or another machine",
-        )
-    return weights
+    weights, pass_ = weight_bytes(trained), activation_bytes(trained.architecture)
+    on_gpu = device.type == "cuda"
+    room = torch.cuda.get_device_properties(device).total_memory if on_gpu else physical_memory()
+    if room is None or weights + pass_ <= _USABLE * room:
+        return False
+    if on_gpu and weights / processes + pass_ <= _USABLE * room:
+        return True
+    parameters = sum(tensor.numel() for tensor in trained.weights.values())
+    raise MachineError(
+        f"the model has {parameters / 1e9:.2f} B parameters, {size_text(weights)} of weights, and takes "
+        f"{size_text(pass_)} for a window; {device} has {size_text(room)}",
+        hint="several GPUs share it: --gpus N; or a machine with more memory",
+    )
+
+
+def weight_bytes(trained: Checkpoint) -> int:
+    """Bytes of all weights."""
+    return sum(tensor.nbytes for tensor in trained.weights.values())
 
 
 def physical_memory() -> int | None:

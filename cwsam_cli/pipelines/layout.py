@@ -13,8 +13,10 @@ import rasterio
 import torch
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
+from torch import nn
 
 from cwsam_cli import __version__
+from cwsam_cli.config.schema import Precision
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import sha256
 from cwsam_cli.geo.aoi import read_area
@@ -25,7 +27,7 @@ from cwsam_cli.geo.mapfile import FORMATS, Sheet, check_creation, cuts
 from cwsam_cli.geo.raster import ALPHA_RULES, GDAL_CACHE_MB, Scene, open_scene
 from cwsam_cli.geo.scenes import fingerprint, fingerprint_of_files, gdal_settings
 from cwsam_cli.geo.stitch import PROFILES
-from cwsam_cli.pipelines.checks import check_room, oddities, resident_memory
+from cwsam_cli.pipelines.checks import must_be_shared, oddities, resident_memory, weight_bytes
 from cwsam_cli.pipelines.pieces import Job
 from cwsam_cli.pipelines.score import AUGMENTATIONS, PRECISIONS, Scorer, activation_bytes, choose_precision
 from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint
@@ -99,13 +101,18 @@ class MapOptions:
 class Model:
     """A checkpoint, and how it is run."""
 
-    trained: Checkpoint
+    path: Path
     digest: str
     """SHA-256 of the file."""
+    trained: Checkpoint
     weights: int
     """Bytes."""
+    shared: bool
+    """Several processes hold it together."""
+    program: int
+    """Bytes that this process took before the weights came."""
     device: torch.device
-    precision: str
+    precision: Precision
 
     @classmethod
     def load(cls, path: Path, options: MapOptions) -> "Model":
@@ -117,8 +124,16 @@ class Model:
         """
         trained = load_checkpoint(path)
         device = choose_device(options.device)
-        weights = check_room(trained, device)
-        return cls(trained, sha256(path), weights, device, choose_precision(options.precision, device))
+        return cls(
+            path=path,
+            digest=sha256(path),
+            trained=trained,
+            weights=weight_bytes(trained),
+            shared=must_be_shared(trained, device, options.gpus),
+            program=resident_memory(),
+            device=device,
+            precision=choose_precision(options.precision, device),
+        )
 
     def expert_groups(self, options: MapOptions) -> int:
         """How many groups a map of experts tells apart; 0 where none is asked for.
@@ -131,10 +146,10 @@ class Model:
             raise UsageError("--experts: this model has no groups of experts", hint="leave it out")
         return arch.moe_num_expert_groups if options.experts else 0
 
-    def scorer(self, options: MapOptions) -> Scorer:
-        """The network on its device."""
+    def scorer(self, options: MapOptions, network: nn.Module | None = None) -> Scorer:
+        """The network on its device, or one that is there already."""
         return Scorer(
-            self.trained.model().to(self.device),
+            network or self.trained.model().to(self.device),
             self.device,
             views=AUGMENTATIONS[options.tta],
             precision=self.precision,
@@ -194,7 +209,10 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         size = trained.architecture.inp_size
         lattice = Lattice.over(north.width, north.height, size, int(size * options.overlap))
         cache_mb, costs = _costs(opened, model, options, layers)
-        limit = options.max_memory // options.gpus if options.max_memory else _MEMORY + model.weights
+        limit = _MEMORY + model.weights
+        if options.max_memory:  # several processes share it, and so does the one that waits for them
+            waiting = model.program if options.gpus > 1 else 0
+            limit = (options.max_memory - waiting) // options.gpus
         chosen = cut(lattice, int(shown.width), costs, batch=options.batch_size, limit=limit)
         sheet = Sheet(
             grid=opened.grid.part(part),
@@ -232,7 +250,7 @@ def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -
     high = height > max(512, model.trained.architecture.inp_size)
     cache_mb = GDAL_CACHE_MB + (min(row_of_blocks * 5 // 4, _HIGH_BLOCKS) >> 20 if high else 0)
     return cache_mb, Costs(
-        fixed=resident_memory() + (model.weights + _ONCE[model.precision] if on_cpu else 0) + (cache_mb << 20),
+        fixed=model.program + (model.weights + _ONCE[model.precision] if on_cpu else 0) + (cache_mb << 20),
         model=activation_bytes(model.trained.architecture, views=len(AUGMENTATIONS[options.tta])) if on_cpu else 0,
         bands=len(scene.bands),
         image_bytes=image_bytes,

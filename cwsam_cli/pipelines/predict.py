@@ -25,6 +25,7 @@ from cwsam_cli.journal import Journal, folder_of, journal
 from cwsam_cli.pipelines.checks import Estimate
 from cwsam_cli.pipelines.layout import Layout, MapOptions, Model, key_digest, lay_out, map_key
 from cwsam_cli.pipelines.pieces import Job, Score, fill
+from cwsam_cli.pipelines.sharded import Lockstep, own_scorer
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 from cwsam_cli.train.launch import Cluster, launch
 from cwsam_cli.train.world import World
@@ -72,10 +73,12 @@ def predict(
     if not nearly_done:
         check_output(str(scene), checkpoint, output, options, overwrite=overwrite)
     model = Model.load(checkpoint, options)
-    if nearly_done and made_before(output, str(scene), model, options):
+    if nearly_done:
+        if not made_before(output, str(scene), model, options):
+            raise OutputExists(output)
         return read_result(output, model.trained.taxonomy)
     score = model.scorer(options) if options.gpus == 1 else None
-    return make_map(str(scene), checkpoint, model, score, output, options, overwrite=overwrite, command=command)
+    return make_map(str(scene), model, score, output, options, overwrite=overwrite, command=command)
 
 
 def estimate(layout: Layout, model: Model, options: MapOptions, *, seconds: float) -> Estimate:
@@ -171,7 +174,6 @@ def _result(output: Path, width: int, height: int, counts: NDArray[np.int64], ta
 
 def make_map(
     scene: str,
-    checkpoint: Path,
     model: Model,
     score: Score | None,
     output: Path,
@@ -185,7 +187,6 @@ def make_map(
 
     Args:
         scene: see `predict`.
-        checkpoint: where `model` was read from.
         model: the checkpoint.
         score: its network; None where other processes score.
         output: the map.
@@ -209,7 +210,7 @@ def make_map(
                 for stale in kept.folder.glob("*.done"):
                     stale.unlink()
                 cluster = Cluster(processes=options.gpus, device=options.device)
-                launch(_share, job, checkpoint, options, kept.folder, cluster=cluster)
+                launch(_share, job, model.path, options, kept.folder, cluster=cluster)
                 kept.scan()
             else:
                 fill(job, score, kept, beat=partial(stay_alive, world) if world else None)
@@ -248,8 +249,11 @@ def _share(world: World, job: Job, checkpoint: Path, options: MapOptions, folder
     """What each of several processes does for one map."""
     kept = Journal(folder, {})
     kept.scan(repair=False)
-    score = Model.load(checkpoint, replace(options, device=str(world.device))).scorer(options)
+    model = Model.load(checkpoint, replace(options, device=str(world.device)))
+    score = own_scorer(model, world, options)
     fill(job, score, kept, rank=world.rank, world=world.size, beat=partial(stay_alive, world))
+    if isinstance(score, Lockstep):
+        score.finish()
     wait_for_others(world, folder)
 
 

@@ -6,12 +6,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cwsam_cli.config.schema import Precision
 from cwsam_cli.model.encoder import MLP_RATIO
 from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
 from cwsam_cli.model.variants import Architecture
@@ -49,7 +51,7 @@ class Scorer:
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
         """(B, C, S, S) normalised → (B, K + expert groups, S, S), the caller's own."""
         with (
-            torch.inference_mode(),
+            torch.no_grad(),  # inference mode and sharded weights do not go together
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
         ):
             images = images.to(self.device, non_blocking=True)
@@ -96,10 +98,10 @@ def _watched(model: nn.Module, groups: int) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def choose_precision(name: str, device: torch.device) -> str:
+def choose_precision(name: str, device: torch.device) -> Precision:
     """What `--precision` means: `auto` is bf16 where the hardware multiplies in it, else fp32."""
     if name != "auto":
-        return name
+        return cast(Precision, name)
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     quick: list[Callable[[], bool]] = [torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported]

@@ -251,7 +251,7 @@ def tiny(folder: Path) -> None:
         ),
         checkpoint,
     )
-    scene = scene_file(folder, 2048, 2048)
+    scene = scene_file(folder, 1536, 1536)
     spent = [0.0]
     cut = layout.cut
 
@@ -279,7 +279,7 @@ def tiny(folder: Path) -> None:
         spent[0] = 0.0
         seconds, _ = run("warm.tif", precision=precision)
         share = spent[0] / seconds
-        print(f"sam_tiny, {precision}, 2,048², one thread: {seconds:.1f} s, {share:.3f} in the model (target 0.85)")
+        print(f"sam_tiny, {precision}, 1,536², one thread: {seconds:.1f} s, {share:.3f} in the model (target 0.85)")
     one_s, whole = run("one.tif")
     for label, options in (
         ("batches of 3", {"batch_size": 3}),

@@ -1,6 +1,8 @@
 """What options of `predict` do to the map, and what they leave beside it."""
 
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,10 @@ def test_what_is_less_sure_than_asked_is_nodata(predict: Any) -> None:
     np.testing.assert_array_equal(codes[confidence > limit], plain[confidence > limit])
 
 
+def test_a_model_without_groups_has_no_map_of_them(refused: Any, run: Any, scene: Path) -> None:
+    refused(2, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--experts", names="--experts")
+
+
 def test_blended_probabilities_are_means(predict: Any) -> None:
     predict("--blend", "probabilities", "--probabilities")
     assert abs(read("map.probabilities.tif").astype(int).sum(axis=0) - 100).max() <= 2
@@ -216,6 +222,20 @@ def test_compression_is_a_matter_of_choice(predict: Any, compress: str) -> None:
     with rasterio.open("map.tif") as source:
         assert source.compression.name == compress.lower()
         assert source.profile["tiled"] and source.block_shapes == [(256, 256)]
+
+
+@pytest.mark.skipif(shutil.which("gdalinfo") is None, reason="gdal-bin is not installed")
+@pytest.mark.parametrize("format", ["GTiff", "COG"])
+def test_gdalinfo_shows_names_colours_and_attributes(cwsam: Cwsam, odd_classes: Any, format: str) -> None:
+    """Another GDAL than the one that wrote it."""
+    cwsam("predict", odd_classes.scene, "-c", odd_classes.checkpoint, "-o", "map.tif", "--format", format)
+    told = subprocess.run(["gdalinfo", "map.tif"], capture_output=True, text=True, check=True).stdout
+    assert "NoData Value=255" in told and "ColorInterp=Palette" in told
+    assert "    1: 水体\n" in told and "    3: grass & <herbs>\n" in told and "  200: 林地\n" in told
+    assert "  1: 0,0,255,255\n" in told and "200: 0,255,0,255\n" in told
+    assert "<GDALRasterAttributeTable" in told and "<F>冰川</F>" in told
+    tags = ("CWSAM_CLASSES=", "CWSAM_CHECKPOINT_SHA256=", "CWSAM_VERSION=", "CWSAM_COMMAND=")
+    assert all(tag in told for tag in tags)
 
 
 def test_qgis_finds_the_maps_colours_by_its_name(cwsam: Cwsam, odd_classes: Any) -> None:

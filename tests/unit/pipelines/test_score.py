@@ -9,6 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cwsam_cli.config.load import load_config
+from cwsam_cli.model.experts import expert_layers
+from cwsam_cli.model.network import ClassWiseSam
+from cwsam_cli.model.variants import architecture
 from cwsam_cli.pipelines.score import AUGMENTATIONS, Scorer, choose_precision
 
 CPU = torch.device("cpu")
@@ -66,6 +70,41 @@ def test_scores_are_the_callers_own_and_in_float32() -> None:
     scores += 1
 
 
+def mixture() -> ClassWiseSam:
+    """Two groups of two experts in one block, four patches a side."""
+    mode = "{embed_dim: 24, depth: 2, num_heads: 2, global_attn_indexes: [1], patch_size: 8, prompt_embed_dim: 16, "
+    mode += "decoder_mlp_dim: 32, window_size: 4, moe_num_expert_groups: 2, moe_experts_per_group: 2, "
+    mode += "moe_start_layer_index: 1}"
+    config = load_config("tiny", ["model.args.inp_size=32", f"model.args.encoder_mode={mode}"])
+    torch.manual_seed(0)
+    return ClassWiseSam(architecture(config.model, num_bands=2, num_classes=3)).eval()
+
+
+def test_planes_of_expert_groups_come_behind_the_classes_and_change_nothing() -> None:
+    model = mixture()
+    batch = torch.randn(2, 2, 32, 32, generator=torch.Generator().manual_seed(1))
+    plain = Scorer(model, CPU)(batch)
+    scores = Scorer(model, CPU, expert_groups=2)(batch)
+    assert scores.shape == (2, 5, 32, 32)
+    np.testing.assert_array_equal(scores[:, :3], plain)
+    shares = scores[:, 3:]
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
+    by_patch = shares[:, :, ::8, ::8]
+    np.testing.assert_array_equal(by_patch.repeat(8, axis=2).repeat(8, axis=3), shares)
+    assert np.ptp(by_patch, axis=(2, 3)).max() > 0.01  # the router does tell patches apart
+
+
+def test_the_group_that_is_said_to_serve_is_the_one_the_router_prefers() -> None:
+    model = mixture()
+    (layer,) = [layer for _, layer in expert_layers(model)]
+    assert layer.group_router is not None
+    with torch.no_grad():
+        layer.group_router.weight.zero_()
+        layer.group_router.bias.copy_(torch.tensor([0.0, 9.0]))
+    shares = Scorer(model, CPU, expert_groups=2)(torch.randn(1, 2, 32, 32))[:, 3:]
+    assert (shares.argmax(axis=1) == 1).all()
+
+
 def test_a_precision_that_is_asked_for_is_taken() -> None:
     assert [choose_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
     assert choose_precision("auto", CPU) in ("fp32", "bf16")
@@ -73,11 +112,16 @@ def test_a_precision_that_is_asked_for_is_taken() -> None:
 
 
 PEAK = """
-import resource, sys, torch
+import re, sys, torch
+from pathlib import Path
 from cwsam_cli.config.load import load_config
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.pipelines.checks import resident_memory
+from cwsam_cli.config.load import load_config
+from cwsam_cli.model.experts import expert_layers
+from cwsam_cli.model.network import ClassWiseSam
+from cwsam_cli.model.variants import architecture
 from cwsam_cli.pipelines.score import AUGMENTATIONS, Scorer, activation_bytes
 torch.set_num_threads(1)
 classes, views, batch = int(sys.argv[1]), AUGMENTATIONS[sys.argv[2]], 8
@@ -85,12 +129,13 @@ arch = architecture(load_config("tiny", []).model, num_bands=3, num_classes=clas
 score = Scorer(ClassWiseSam(arch).eval(), torch.device("cpu"), views=views)
 before = resident_memory()
 scores = score(torch.zeros(batch, 3, arch.inp_size, arch.inp_size))
-taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before - scores.nbytes
+peak = int(re.search("VmHWM: *\\s*([0-9]+)", Path("/proc/self/status").read_text())[1]) * 1024
+taken = peak - before - scores.nbytes
 print(taken / batch / activation_bytes(arch, views=len(views)))
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are told in other units elsewhere")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(("classes", "tta"), [(7, "none"), (33, "none"), (33, "flips")])
 def test_a_pass_takes_no_more_than_its_estimate_and_a_fixed_part(classes: int, tta: str) -> None:
     done = subprocess.run(
