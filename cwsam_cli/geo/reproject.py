@@ -12,6 +12,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
+from shapely.affinity import translate
 
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.geo.polygonize import Regions
@@ -100,22 +101,42 @@ class Reprojection:
         return moved
 
 
-def split_at_antimeridian(polygons: NDArray[Any]) -> NDArray[Any]:
-    """Cut polygons in degrees that would run round the globe, as RFC 7946 (3.1.9) asks."""
-    split = polygons.copy()
-    bounds = shapely.bounds(polygons)
-    for i in np.flatnonzero(bounds[:, 2] - bounds[:, 0] > 180):
-        rings = shapely.get_rings(polygons[i])
-        if not any((np.abs(np.diff(shapely.get_coordinates(ring)[:, 0])) > 180).any() for ring in rings):
-            continue
-        shifted = shapely.make_valid(shapely.transform(polygons[i], _eastwards))
-        east = shapely.intersection(shifted, shapely.box(-180, -90, 180, 90))
-        west = shapely.intersection(shifted, shapely.box(180, -90, 540, 90))
-        west = shapely.transform(west, lambda xy: xy - [360, 0])
-        parts = [part for half in (east, west) for part in shapely.get_parts(half) if part.geom_type == "Polygon"]
+def split_at_antimeridian(geometries: NDArray[Any], *, wrapped: bool) -> NDArray[Any]:
+    """Cut (multi)polygons in degrees where they leave the globe's rectangle, as RFC 7946 (3.1.9) asks.
+
+    Args:
+        geometries: any number.
+        wrapped: longitudes jump at the antimeridian, as a projection has them; a ring round a
+            pole then takes in the nearer one. Else they go on beyond 180.
+    """
+    split = geometries.copy()
+    west, _, east, _ = shapely.bounds(geometries).T
+    for i in np.flatnonzero(east - west > 180 if wrapped else (west < -180) | (east > 180)):
+        parts = [part for polygon in shapely.get_parts(geometries[i]) for part in _on_globe(polygon, wrapped)]
         split[i] = shapely.multipolygons(parts)
     return split
 
 
-def _eastwards(xy: Floats) -> Floats:
-    return np.stack([np.where(xy[:, 0] < 0, xy[:, 0] + 360, xy[:, 0]), xy[:, 1]], axis=1)
+def _on_globe(polygon: shapely.Polygon, wrapped: bool) -> list[shapely.Polygon]:
+    outer, *holes = (_cut(shapely.get_coordinates(ring), wrapped) for ring in shapely.get_rings(polygon))
+    return _polygons(shapely.difference(outer, shapely.union_all(holes)) if holes else outer)
+
+
+def _cut(ring: Floats, wrapped: bool) -> Any:
+    """What a ring encloses, within the globe's rectangle."""
+    if wrapped:
+        turns = np.cumsum(np.round(np.diff(ring[:, 0], prepend=ring[0, 0]) / 360))
+        ring = ring - np.stack([360 * turns, np.zeros(len(ring))], axis=1)
+        if turns[-1] != 0:  # the ring runs round a pole
+            pole = np.copysign(90, ring[:, 1].mean())
+            ring = np.concatenate([ring, [[ring[-1, 0], pole], [ring[0, 0], pole], ring[0]]])
+    filled = shapely.make_valid(shapely.polygons(ring))
+    parts = []
+    for turn in range(int((ring[:, 0].min() + 180) // 360), int(-((180 - ring[:, 0].max()) // 360)) + 1):
+        inside = shapely.intersection(filled, shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
+        parts += [translate(part, -360 * turn) for part in _polygons(inside)]
+    return shapely.union_all(parts)
+
+
+def _polygons(geometry: Any) -> list[shapely.Polygon]:
+    return [part for part in shapely.get_parts(geometry) if part.geom_type == "Polygon"]

@@ -274,12 +274,15 @@ class _Job:
         return ground if self.reprojection is None else self.reprojection(ground)
 
     def _geometry(self, regions: Regions) -> pa.Array:
-        if self.driver in _GEOJSON and (np.abs(np.diff(regions.xy[:, 0])) > 180).any():
-            return wkb_of(split_at_antimeridian(regions.polygons()))
+        x = regions.xy[:, 0]
+        if self.driver in _GEOJSON and (np.abs(np.diff(x) if self.reprojection else x) > 180).any():
+            return wkb_of(self._on_globe(regions.polygons()))
         return wkb(regions.xy, regions)
 
     def _on_globe(self, geometry: NDArray[np.object_]) -> NDArray[np.object_]:
-        return split_at_antimeridian(geometry) if self.driver in _GEOJSON else geometry
+        if self.driver not in _GEOJSON:
+            return geometry
+        return split_at_antimeridian(geometry, wrapped=self.reprojection is not None)
 
     def verdict(self) -> CheckResult | None:
         """What the check found.

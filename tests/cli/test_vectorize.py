@@ -247,6 +247,29 @@ def test_a_geojson_across_the_antimeridian_does_not_run_round_the_globe(cwsam: C
     assert area == pytest.approx(20 * 30 * 4e6, rel=5e-3)  # the UTM plane is wide of its meridian here
 
 
+@pytest.mark.parametrize("west", [-180, 0, 100], ids=["whole globe", "from Greenwich", "over the Pacific"])
+@pytest.mark.parametrize("file", ["p.geojson", "p.geojsonl"])
+def test_a_geojson_of_degrees_keeps_all_its_ground_within_180(
+    cwsam: Cwsam, make_raster: Any, file: str, west: int
+) -> None:
+    codes = np.ones((18, 36), np.uint8)
+    codes[5:8, 10:20] = 2
+    scene = make_raster("map.tif", codes, crs="EPSG:4326", transform=from_origin(west, 90, 10, 10))
+    cwsam("vectorize", scene, file, "--check")
+    polygons = gpd.read_file(file).set_index("code").geometry
+    assert np.abs(polygons.total_bounds).tolist() == [180, 90, 180, 90]
+    assert polygons.area.to_dict() == {1: 360 * 180 - 100 * 30, 2: 100 * 30}
+
+
+def test_a_geojson_of_a_polar_map_holds_the_pole(cwsam: Cwsam, make_raster: Any) -> None:
+    codes = np.ones((20, 20), np.uint8)
+    codes[7:14, 7:14] = 2
+    transform = from_origin(-1e6, 1e6, 1e5, 1e5)
+    cwsam("vectorize", make_raster("map.tif", codes, crs="EPSG:3413", transform=transform), "p.geojson", "--check")
+    around, cap = gpd.read_file("p.geojson").sort_values("code").geometry.to_crs("EPSG:6931").area  # equal area
+    assert cap == pytest.approx(49e10, rel=0.1) and around == pytest.approx(351e10, rel=0.1)
+
+
 @pytest.mark.parametrize("extra", [(), ("--simplify", "45m"), ("--min-area", "5px", "--simplify", "1.5px")])
 @pytest.mark.parametrize("dst", [(), ("--dst-crs", "EPSG:3035")])
 def test_the_check_proves_what_geometry_says_too(

@@ -66,7 +66,7 @@ def test_an_engineering_crs_leads_nowhere() -> None:
 def test_a_polygon_across_the_antimeridian_becomes_one_on_either_side() -> None:
     across = shapely.Polygon([(179, 0), (-179, 0), (-179, 1), (179, 1)], [[(179.5, 0.2), (-179.5, 0.2), (180, 0.8)]])
     beside = shapely.box(10, 0, 12, 1)
-    split, kept = split_at_antimeridian(np.array([across, beside]))
+    split, kept = split_at_antimeridian(np.array([across, beside]), wrapped=True)
     assert kept.equals(beside)
     assert split.geom_type == "MultiPolygon" and split.is_valid
     assert split.area == pytest.approx(2 - 0.3) and len(split.geoms) == 2
@@ -76,4 +76,30 @@ def test_a_polygon_across_the_antimeridian_becomes_one_on_either_side() -> None:
 
 def test_a_polygon_that_is_wide_without_crossing_it_is_left_alone() -> None:
     wide = shapely.segmentize(shapely.box(-170, 0, 170, 1), 10)
-    assert split_at_antimeridian(np.array([wide]))[0].equals(wide)
+    assert split_at_antimeridian(np.array([wide]), wrapped=True)[0].equals(wide)
+
+
+def test_a_grid_in_degrees_is_cut_where_it_goes_on_beyond_180_and_nowhere_else() -> None:
+    globe = shapely.Polygon(shapely.box(-180, -90, 180, 90).exterior, [shapely.box(-80, 10, 20, 40).exterior])
+    pacific = shapely.box(170, 0, 190, 10)
+    kept, split = split_at_antimeridian(np.array([globe, pacific]), wrapped=False)
+    assert kept.equals(globe)
+    assert split.equals(shapely.MultiPolygon([shapely.box(170, 0, 180, 10), shapely.box(-180, 0, -170, 10)]))
+
+
+@pytest.mark.parametrize("first", [-180, -100, 7])
+def test_rings_round_a_pole_take_it_in(first: float) -> None:
+    def circle(latitude: float) -> list[tuple[float, float]]:
+        return [((first + 180 + 10 * step) % 360 - 180, latitude) for step in range(37)]
+
+    polygons = np.array([shapely.Polygon(circle(80), [circle(85)]), shapely.Polygon(circle(-85))])
+    belt, cap = split_at_antimeridian(polygons, wrapped=True)
+    assert belt.equals(shapely.box(-180, 80, 180, 85))
+    assert cap.equals(shapely.box(-180, -90, 180, -85))
+
+
+def test_a_polygon_may_cross_both_the_antimeridian_and_greenwich() -> None:
+    xs = [*range(-20, 181, 10), *range(-170, -99, 10)]
+    band = shapely.Polygon([*((x, 0) for x in xs), *((x, 10) for x in reversed(xs))])
+    (split,) = split_at_antimeridian(np.array([band]), wrapped=True)
+    assert split.equals(shapely.MultiPolygon([shapely.box(-20, 0, 180, 10), shapely.box(-180, 0, -100, 10)]))
