@@ -259,12 +259,12 @@ def _contacts(
 
 def _together(contacts: _Contacts, found: Int64, regions: _Regions, minimum: int) -> _Contacts:
     """One row for every two regions that touch, old and new contacts together."""
-    one = np.concatenate([_roots(regions.parent, contacts.one), found[:, 0]])
-    other = np.concatenate([_roots(regions.parent, contacts.other), found[:, 1]])
+    one = _roots(regions.parent, np.concatenate([contacts.one, found[:, 0]]))
+    other = _roots(regions.parent, np.concatenate([contacts.other, found[:, 1]]))
     length = np.concatenate([contacts.length, found[:, 2]])
     first = np.concatenate([contacts.first, found[:, 3]])
     one, other = np.minimum(one, other), np.maximum(one, other)
-    small = np.minimum(regions.area[one], regions.area[other]) < minimum
+    small = (np.minimum(regions.area[one], regions.area[other]) < minimum) & (one != other)
     key = (one << 32 | other)[small]
     order = np.argsort(key, kind="stable")
     key = key[order]

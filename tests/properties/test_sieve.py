@@ -15,15 +15,27 @@ from cwsam_cli.geo.polygonize import Strip
 from cwsam_cli.geo.sieve import Weights, holes, new_codes, recode, without_holes
 
 modest = settings(
-    max_examples=100, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 Codes = NDArray[np.int32]
 
-maps = arrays(
+sparse = arrays(
     np.int32,
     st.tuples(st.integers(1, 12), st.integers(1, 12)),
     elements=st.sampled_from([1, 1, 2, 2, 3, 4, NODATA]),
 )
+
+
+@st.composite
+def dense(draw: st.DrawFn) -> Codes:
+    """What drawn arrays seldom are: different everywhere, large enough for regions that prove to be one."""
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    codes = rng.integers(1, draw(st.integers(2, 5)) + 1, draw(st.tuples(st.integers(8, 16), st.integers(4, 10))))
+    codes[rng.random(codes.shape) < draw(st.sampled_from([0, 0.1]))] = NODATA
+    return codes.astype(np.int32)
+
+
+maps = sparse | dense()
 
 
 @pytest.fixture(autouse=True, params=[0, 2], ids=["every strip settles", "strips wait"])
