@@ -15,7 +15,7 @@ from cwsam_cli.geo.polygonize import Strip
 from cwsam_cli.geo.sieve import Weights, holes, new_codes, recode, without_holes
 
 modest = settings(
-    max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 Codes = NDArray[np.int32]
 
