@@ -281,6 +281,7 @@ def tiny(folder: Path) -> None:
         share = spent[0] / seconds
         print(f"sam_tiny, {precision}, 1,536², one thread: {seconds:.1f} s, {share:.3f} in the model (target 0.85)")
     one_s, whole = run("one.tif")
+    print(f"  the map shows {len(np.unique(whole))} classes")
     for label, options in (
         ("batches of 3", {"batch_size": 3}),
         ("columns of 1,024 pixels", {"batch_size": 8}),
