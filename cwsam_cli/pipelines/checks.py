@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,12 @@ def physical_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+@cache
+def memory_at_first() -> int:
+    """`resident_memory` when first asked: what earlier maps left behind serves the next, and is in its costs."""
+    return resident_memory()
 
 
 def resident_memory() -> int:

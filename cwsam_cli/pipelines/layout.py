@@ -25,7 +25,7 @@ from cwsam_cli.geo.mapfile import FORMATS, Sheet, check_creation, cuts
 from cwsam_cli.geo.raster import ALPHA_RULES, GDAL_CACHE_MB, Scene, open_scene
 from cwsam_cli.geo.scenes import fingerprint, fingerprint_of_files, gdal_settings
 from cwsam_cli.geo.stitch import PROFILES
-from cwsam_cli.pipelines.checks import check_room, oddities, resident_memory
+from cwsam_cli.pipelines.checks import check_room, memory_at_first, oddities
 from cwsam_cli.pipelines.pieces import Job
 from cwsam_cli.pipelines.score import AUGMENTATIONS, PRECISIONS, Scorer, activation_bytes, choose_precision
 from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint
@@ -232,7 +232,7 @@ def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -
     high = height > max(512, model.trained.architecture.inp_size)
     cache_mb = GDAL_CACHE_MB + (min(row_of_blocks * 5 // 4, _HIGH_BLOCKS) >> 20 if high else 0)
     return cache_mb, Costs(
-        fixed=resident_memory() + (model.weights + _ONCE[model.precision] if on_cpu else 0) + (cache_mb << 20),
+        fixed=memory_at_first() + (model.weights + _ONCE[model.precision] if on_cpu else 0) + (cache_mb << 20),
         model=activation_bytes(model.trained.architecture, views=len(AUGMENTATIONS[options.tta])) if on_cpu else 0,
         bands=len(scene.bands),
         image_bytes=image_bytes,
