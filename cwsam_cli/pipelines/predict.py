@@ -1,6 +1,7 @@
 """A scene and a checkpoint → a classified GeoTIFF on the scene's own grid."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -72,8 +73,10 @@ def predict(
     if not nearly_done:
         check_output(str(scene), checkpoint, output, options, overwrite=overwrite)
     model = Model.load(checkpoint, options)
-    if nearly_done and made_before(output, str(scene), model, options):
-        return read_result(output, model.trained.taxonomy)
+    if nearly_done:
+        if made_before(output, str(scene), model, options):
+            return read_result(output, model.trained.taxonomy)
+        raise OutputExists(output)  # without its layers
     score = model.scorer(options) if options.gpus == 1 else None
     return make_map(str(scene), checkpoint, model, score, output, options, overwrite=overwrite, command=command)
 
@@ -118,9 +121,11 @@ def check_output(scene: str, checkpoint: Path, output: Path, options: MapOptions
     """
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise UsageError(f"`{output}` is no GeoTIFF's name", hint="give it the suffix .tif")
+    if options.preview and options.preview.suffix.lower() != ".png":
+        raise UsageError(f"--preview `{options.preview}` is no PNG's name", hint="give it the suffix .png")
     inputs = [checkpoint, *([Path(scene)] if is_plain_file(scene) else []), *([options.aoi] if options.aoi else [])]
     others = [*(beside(output, kind) for kind in options.kinds), *([options.preview] if options.preview else [])]
-    for target in [output, *others]:
+    for target in [output, *others, *(beside(output, kind) for kind in KINDS)]:  # an older map's layers go
         refuse_input(target, *inputs)
     refuse_existing(output, overwrite=overwrite)
     if not folder_of(output).exists():  # else a run that was killed at its very end put them there
@@ -223,7 +228,11 @@ def make_map(
             "CWSAM_COMMAND": command,
             "CWSAM_KEY": key_digest(key),
         }
-        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), staged(output, overwrite=overwrite) as target:
+        with (
+            world.unwatched() if world else nullcontext(),
+            rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB),
+            staged(output, overwrite=overwrite) as target,
+        ):
             counts = write_map(
                 target,
                 sheet,
@@ -248,6 +257,7 @@ def _share(world: World, job: Job, checkpoint: Path, options: MapOptions, folder
     """What each of several processes does for one map."""
     kept = Journal(folder, {})
     kept.scan(repair=False)
+    world.barrier()  # shares are of what is missing; all must have seen the same
     score = Model.load(checkpoint, replace(options, device=str(world.device))).scorer(options)
     fill(job, score, kept, rank=world.rank, world=world.size, beat=partial(stay_alive, world))
     wait_for_others(world, folder)

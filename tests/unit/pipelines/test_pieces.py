@@ -118,7 +118,6 @@ def test_each_process_does_its_share(scene: Path, tmp_path: Path) -> None:
     counts = []
     for world in (1, 2):
         seen = []
-        kept = Journal(tmp_path, {})
         for rank in range(world):
             done = [0]
 
@@ -126,7 +125,7 @@ def test_each_process_does_its_share(scene: Path, tmp_path: Path) -> None:
                 done[0] += len(images)
                 return stub(images)
 
-            fill(job, counting, kept, rank=rank, world=world)
+            fill(job, counting, Journal(tmp_path, {}), rank=rank, world=world)
             seen.append(done[0])
         counts.append(seen)
     (alone,), (first, second) = counts
