@@ -249,7 +249,8 @@ def make_map(
         beside(output, kind).unlink(missing_ok=True)
     result = _result(output, sheet.grid.width, sheet.grid.height, counts, job.layers.taxonomy)
     if result.nodata == result.width * result.height:
-        log.warning("`%s` holds no valid pixel, and neither does its map", scene)
+        sure = " of that confidence" if options.min_confidence else ""
+        log.warning("`%s` holds no valid pixel%s, and neither does its map", scene, sure)
     return result
 
 
