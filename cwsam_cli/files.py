@@ -74,17 +74,16 @@ def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]
             if final.is_dir():
                 os.replace(final, stage / f"{final.name}.old")
             os.replace(entry, final)
-        brought = {entry.name for entry in sidecars}
-        for suffix in _GDAL_SIDECARS:  # an older raster's would speak of the new one
-            if target.name + suffix not in brought:
-                target.with_name(target.name + suffix).unlink(missing_ok=True)
+        brought = {target.name, *(entry.name for entry in sidecars)}
+        for name in {name + suffix for name in brought for suffix in _GDAL_SIDECARS} - brought:
+            target.with_name(name).unlink(missing_ok=True)  # an older raster's would speak of the new one
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
 
 def sweep(target: Path) -> None:
     """Remove what killed processes left staged for a target; only where no other can be writing it."""
-    for entry in target.parent.iterdir():
+    for entry in target.parent.iterdir() if target.parent.is_dir() else ():
         if entry.name.startswith(f".{target.name}.") and entry.name.endswith(".part"):
             shutil.rmtree(entry, ignore_errors=True)
 

@@ -124,7 +124,7 @@ def predict(
         device=device,
         bounds=bounds,
         aoi=aoi,
-        bands=tuple(bands.split(",")) if bands else (),
+        bands=tuple(band.strip() for band in bands.split(",")) if bands else (),
         alpha=alpha,
         resample_to_model=resample_to_model,
         confidence=confidence,

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import rasterio
 import rasterio.shutil
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
-from rasterio.io import DatasetWriter
+from rasterio.io import DatasetWriter, MemoryFile
 from rasterio.windows import Window
 
 from cwsam_cli.errors import UsageError
 from cwsam_cli.geo.budget import BLOCK
 from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.layers import LayerPlan
-from cwsam_cli.geo.raster import verify_written, writing
+from cwsam_cli.geo.raster import FAILED, verify_written, writing
 from cwsam_cli.geo.style import tag_classes, write_sidecar, write_style
 from cwsam_cli.taxonomy import IGNORE, from_names
 
@@ -75,8 +76,8 @@ def cuts(first: int, length: int, step: int, *, from_end: bool = False) -> tuple
     return (*range(first, end, step), end)
 
 
-def check_creation(creation: Mapping[str, str]) -> None:
-    """Refuse creation options that a map decides itself.
+def check_creation(creation: Mapping[str, str], driver: str) -> None:
+    """Refuse creation options that a map decides itself or that GDAL refuses, before hours of work.
 
     Raises:
         UsageError: one of them is given.
@@ -84,6 +85,15 @@ def check_creation(creation: Mapping[str, str]) -> None:
     fixed = _FIXED & {key.lower() for key in creation}
     if fixed:
         raise UsageError(f"--co {fixed.pop().upper()}: the map's own, not an option", hint="say: --co COMPRESS=ZSTD")
+    own = {key.lower(): value for key, value in creation.items()}
+    try:
+        with MemoryFile(ext=".tif") as draft, MemoryFile(ext=".tif") as made:
+            _create(draft.name, Grid(None, Affine.scale(2), 1, 1), 1, own if driver == "GTiff" else {}).close()
+            if driver == "COG":
+                rasterio.shutil.copy(draft.name, made.name, driver="COG", **{**_ALWAYS, **own})
+    except FAILED as error:
+        detail = str(error.__cause__ or error).rpartition(".tif: ")[2].rstrip(".")
+        raise UsageError(f"--co: {detail}", hint=f"what there is: gdalinfo --format {driver}") from None
 
 
 def beside(target: Path, kind: str) -> Path:
@@ -156,7 +166,7 @@ def write_map(
     return counts
 
 
-def _create(path: Path, grid: Grid, bands: int, creation: Mapping[str, str]) -> DatasetWriter:
+def _create(path: Path | str, grid: Grid, bands: int, creation: Mapping[str, str]) -> DatasetWriter:
     return rasterio.open(
         path,
         "w",

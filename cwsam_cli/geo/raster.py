@@ -15,6 +15,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
@@ -26,7 +27,8 @@ from cwsam_cli.geo.grid import Grid
 
 GDAL_CACHE_MB = 64  # GDAL's default is 5 % of the memory; more than this brings no speed here
 
-_FAILED = (RasterioError, rasterio.errors.RasterioIOError)
+FAILED = (RasterioError, CPLE_BaseError)
+"""What GDAL's complaints come as; of copying, the bare ones."""
 
 _TOO_WIDE = {"int64", "uint64"}
 
@@ -131,7 +133,7 @@ def reading(path: Path | str) -> Iterator[None]:
     """Turn GDAL's complaints about a file into a sentence that names it."""
     try:
         yield
-    except _FAILED as error:
+    except FAILED as error:
         detail = str(error.__cause__ or error).strip().rstrip(".")
         raise DataError(
             f"`{path}` is not a readable raster: {detail}", hint=f"try: gdalinfo -checksum {path}"
@@ -143,7 +145,7 @@ def writing(path: Path) -> Iterator[None]:
     """Turn a failed write into a sentence that names the file."""
     try:
         yield
-    except _FAILED as error:
+    except FAILED as error:
         raise _not_written(path, str(error.__cause__ or error)) from None
 
 
@@ -157,7 +159,7 @@ def verify_written(path: Path) -> None:
         with rasterio.open(path) as dataset:
             for _, window in dataset.block_windows(1):
                 dataset.read(window=window)
-    except _FAILED as error:
+    except FAILED as error:
         raise _not_written(path, str(error.__cause__ or error)) from None
 
 

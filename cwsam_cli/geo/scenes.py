@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -73,7 +74,7 @@ def expand(arguments: Sequence[str]) -> tuple[list[str], bool]:
             raise DataError(f"`{argument}` means no scene", hint=f"rasters end in {', '.join(SUFFIXES)}")
         scenes += found
         many = True
-    twice = [scene for scene, count in Counter(map(_identity, scenes)).items() if count > 1]
+    twice = [scene for scene, times in Counter(map(_identity, scenes)).items() if times > 1]
     if twice:
         raise UsageError(f"`{twice[0]}` is given twice", hint="name each scene once")
     return scenes, many
@@ -148,9 +149,12 @@ def _told_by_server(url: str) -> str:
 def map_names(scenes: Sequence[str]) -> list[str]:
     """A file name for each scene's map: the scene's own stem, numbered where stems repeat."""
     stems = [Path(scene.rstrip("/").split("?")[0]).stem for scene in scenes]
-    seen: Counter[str] = Counter()
+    many = Counter(stems)
+    taken = {stem for stem, times in many.items() if times == 1}
     names = []
     for stem in stems:
-        seen[stem] += 1
-        names.append(f"{stem}.tif" if stems.count(stem) == 1 else f"{stem}-{seen[stem]}.tif")
+        if many[stem] > 1:
+            stem = next(name for number in count(1) if (name := f"{stem}-{number}") not in taken)
+            taken.add(stem)
+        names.append(f"{stem}.tif")
     return names

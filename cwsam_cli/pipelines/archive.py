@@ -18,6 +18,7 @@ from cwsam_cli.pipelines.predict import (
     made_before,
     make_map,
     seconds_a_window,
+    stay_alive,
     wait_for_others,
 )
 from cwsam_cli.pipelines.sharded import Lockstep, own_scorer
@@ -105,6 +106,8 @@ def _make(
     score = own_scorer(model, world, options) if world else model.scorer(options)
     archive = Archive([], [], {})
     for number, (scene, target) in enumerate(work, start=1):
+        if world:
+            stay_alive(world)
         try:
             if not overwrite and made_before(target, scene, model, options):
                 archive.present.append(target)

@@ -89,7 +89,7 @@ class MapOptions:
             if getattr(self, name) not in known:
                 names = ", ".join(str(each) for each in known if each)
                 raise UsageError(f"--{name} `{getattr(self, name)}` is not known", hint=f"one of {names}")
-        check_creation(self.creation)
+        check_creation(self.creation, self.format)
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """A scene and a checkpoint → a classified GeoTIFF on the scene's own grid."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -121,9 +122,11 @@ def check_output(scene: str, checkpoint: Path, output: Path, options: MapOptions
     """
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise UsageError(f"`{output}` is no GeoTIFF's name", hint="give it the suffix .tif")
+    if options.preview and options.preview.suffix.lower() != ".png":
+        raise UsageError(f"--preview `{options.preview}` is no PNG's name", hint="give it the suffix .png")
     inputs = [checkpoint, *([Path(scene)] if is_plain_file(scene) else []), *([options.aoi] if options.aoi else [])]
     others = [*(beside(output, kind) for kind in options.kinds), *([options.preview] if options.preview else [])]
-    for target in [output, *others]:
+    for target in [output, *others, *(beside(output, kind) for kind in KINDS)]:  # an older map's layers go
         refuse_input(target, *inputs)
     refuse_existing(output, overwrite=overwrite)
     if not folder_of(output).exists():  # else a run that was killed at its very end put them there
@@ -224,7 +227,11 @@ def make_map(
             "CWSAM_COMMAND": command,
             "CWSAM_KEY": key_digest(key),
         }
-        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), staged(output, overwrite=overwrite) as target:
+        with (
+            world.unwatched() if world else nullcontext(),
+            rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB),
+            staged(output, overwrite=overwrite) as target,
+        ):
             counts = write_map(
                 target,
                 sheet,
@@ -241,7 +248,8 @@ def make_map(
         beside(output, kind).unlink(missing_ok=True)
     result = _result(output, sheet.grid.width, sheet.grid.height, counts, job.layers.taxonomy)
     if result.nodata == result.width * result.height:
-        log.warning("`%s` holds no valid pixel, and neither does its map", scene)
+        sure = " of that confidence" if options.min_confidence else ""
+        log.warning("`%s` holds no valid pixel%s, and neither does its map", scene, sure)
     return result
 
 
@@ -249,6 +257,7 @@ def _share(world: World, job: Job, checkpoint: Path, options: MapOptions, folder
     """What each of several processes does for one map."""
     kept = Journal(folder, {})
     kept.scan(repair=False)
+    world.barrier()  # shares are of what is missing; all must have seen the same
     model = Model.load(checkpoint, replace(options, device=str(world.device)))
     score = own_scorer(model, world, options)
     fill(job, score, kept, rank=world.rank, world=world.size, beat=partial(stay_alive, world))

@@ -281,6 +281,72 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
+def test_what_earlier_maps_left_in_memory_does_not_change_how_the_next_is_cut(run: Any) -> None:
+    from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
+
+    options = MapOptions(device="cpu")
+    model = Model.load(run.checkpoint, options)
+    before = lay_out(str(run.scene), model, options).memory
+    left = np.ones(25_000_000)
+    assert lay_out(str(run.scene), model, options).memory == before
+    assert left.all()
+
+
+def test_processes_look_for_what_is_missing_before_any_of_them_adds_to_it(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from cwsam_cli.pipelines.layout import MapOptions
+    from cwsam_cli.pipelines.predict import _share
+
+    class Met(Exception):
+        pass
+
+    def barrier() -> None:
+        raise Met
+
+    world: Any = SimpleNamespace(barrier=barrier)
+    job: Any = None
+    with pytest.raises(Met):
+        _share(world, job, tmp_path / "read-later.pth", MapOptions(), tmp_path)
+
+
+def test_a_process_among_others_may_write_as_long_as_it_takes_and_shows_life_at_every_scene(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from cwsam_cli.pipelines import archive, predict
+    from cwsam_cli.pipelines.layout import MapOptions
+    from cwsam_cli.train.world import World
+
+    class Watchdog:
+        def __init__(self) -> None:
+            self.signs: list[str] = []
+
+        def beat(self) -> None:
+            self.signs.append("beat")
+
+        def pause(self) -> None:
+            self.signs.append("pause")
+
+    watchdog: Any = Watchdog()
+    write_map, while_writing = predict.write_map, []
+
+    def writing(*arguments: Any, **options: Any) -> Any:
+        while_writing.append(watchdog.signs[-1])
+        return write_map(*arguments, **options)
+
+    monkeypatch.setattr(predict, "write_map", writing)
+    world = World(torch.device("cpu"), watchdog=watchdog)
+    work = [(str(run.scene), tmp_path / "map.tif")]
+    options = MapOptions(device="cpu")
+    archive._make(work, run.checkpoint, options, overwrite=False, command="", world=world)
+    assert while_writing == ["pause"]
+    watchdog.signs.clear()
+    assert archive._make(work, run.checkpoint, options, overwrite=False, command="", world=world).present
+    assert watchdog.signs == ["beat"]
+
+
 @pytest.mark.slow
 def test_two_processes_make_the_map_of_one(cwsam: Cwsam, run: Any, make_raster: Any) -> None:
     scene = make_raster("scene.tif", picture(900, 300))

@@ -401,3 +401,40 @@ def test_a_finer_scene_is_mapped_at_the_pixel_size_the_model_knows(predict: Any,
 def test_a_scene_without_a_place_has_no_pixel_size_to_change(refused: Any, run: Any, make_raster: Any) -> None:
     scene = make_raster("scene.tif", picture(), crs=None)
     refused(4, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--resample-to-model", names="scene.tif")
+
+
+# What may be written where
+
+
+def test_a_preview_goes_to_a_folder_that_is_not_there_yet(predict: Any) -> None:
+    predict("--preview", "pictures/of/map.png")
+    assert Image.open("pictures/of/map.png").format == "PNG"
+
+
+@pytest.mark.parametrize("name", ["map.tif", "map.jpg"])
+def test_a_preview_that_is_no_png_is_refused(refused: Any, run: Any, scene: Path, name: str) -> None:
+    refused(2, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--preview", name, names="no PNG's name")
+
+
+def test_a_scene_called_like_an_older_maps_layer_stays(refused: Any, run: Any, make_raster: Any) -> None:
+    scene = make_raster("map.experts.tif", picture(), transform=PLACE)
+    refused(2, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--overwrite", names="is an input")
+
+
+@pytest.mark.parametrize("form", ["GTiff", "COG"])
+def test_a_creation_option_that_gdal_refuses_is_refused_before_any_work(
+    refused: Any, run: Any, scene: Path, form: str
+) -> None:
+    options = ("--co", "BLOCKXSIZE=17", "--co", "BLOCKSIZE=17", "--format", form)
+    refused(2, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", *options, names="--co")
+
+
+def test_a_scene_is_not_called_empty_where_the_model_is_only_unsure(cwsam: Cwsam, run: Any, scene: Path) -> None:
+    told = cwsam("predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--min-confidence", 100)
+    assert "no valid pixel of that confidence" in told.stderr
+
+
+def test_bands_may_be_named_with_spaces_between(predict: Any) -> None:
+    np.testing.assert_array_equal(
+        predict("--bands", "3, 2, 1", name="a.tif"), predict("--bands", "3,2,1", name="b.tif")
+    )

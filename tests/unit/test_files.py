@@ -56,6 +56,15 @@ def test_sidecars_move_before_the_main_file(tmp_path: Path, monkeypatch: pytest.
     assert _names(tmp_path) == ["a.qml", "b.tif", "b.tif.aux.xml"]
 
 
+def test_what_gdal_keeps_beside_an_older_raster_goes_with_it(tmp_path: Path) -> None:
+    for name in ("map.tif.ovr", "map.confidence.tif.ovr", "map.confidence.tif.aux.xml"):
+        (tmp_path / name).touch()
+    with staged(tmp_path / "map.tif", overwrite=True) as path:
+        for name in ("map.tif", "map.tif.aux.xml", "map.confidence.tif"):
+            path.with_name(name).write_text(name, encoding="utf-8")
+    assert _names(tmp_path) == ["map.confidence.tif", "map.tif", "map.tif.aux.xml"]
+
+
 def test_a_failed_block_leaves_the_old_output_and_no_stage(tmp_path: Path) -> None:
     target = tmp_path / "map.tif"
     target.write_text("old", encoding="utf-8")
