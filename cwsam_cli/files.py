@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cwsam_cli.errors import OutputExists, UsageError
 
-_GDAL_SIDECARS = (".ovr", ".msk", ".aux.xml")
+_SIDECARS = (".ovr", ".msk", ".aux.xml", "-wal", "-shm", "-journal")
+_SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
 
 
 def refuse_existing(target: Path, *, overwrite: bool, marker: str = "") -> None:
@@ -75,8 +76,11 @@ def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]
                 os.replace(final, stage / f"{final.name}.old")
             os.replace(entry, final)
         brought = {target.name, *(entry.name for entry in sidecars)}
-        for name in {name + suffix for name in brought for suffix in _GDAL_SIDECARS} - brought:
-            target.with_name(name).unlink(missing_ok=True)  # an older raster's would speak of the new one
+        stale = {name + suffix for name in brought for suffix in _SIDECARS}  # an older file's would speak of the new one
+        if target.suffix.lower() == ".shp":
+            stale |= {target.stem + suffix for suffix in _SHAPEFILE_INDEXES}
+        for name in stale - brought:
+            target.with_name(name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 

@@ -1,5 +1,6 @@
 """What is written of a region: its polygon, its class, its measures, and statistics of other rasters."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,20 +32,20 @@ _SHAPEFILE_NAME = 10
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The attributes of a layer; their names fit a shapefile's ten characters."""
+    """The attributes of a layer; their names fit a shapefile's ten bytes."""
 
     statistics: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, names: Sequence[str], *, shapefile: bool) -> "Columns":
         """Columns with these statistics, their names cut where a shapefile needs it."""
-        longest = _SHAPEFILE_NAME - len("_mean") if shapefile else None
+        longest = _SHAPEFILE_NAME - len("_mean") if shapefile else sys.maxsize
         chosen: list[str] = []
         for name in names:
-            short, number = name[:longest], 1
+            short, number = _cut(name, longest), 1
             while short in chosen:
                 number += 1
-                short = f"{name[: longest and longest - len(str(number))]}{number}"
+                short = f"{_cut(name, longest - len(str(number)))}{number}"
             chosen.append(short)
         return cls(tuple(chosen))
 
@@ -69,6 +70,10 @@ class Columns:
         for at, name in enumerate(self.statistics):
             arrays += [_measure(regions.sums[:, at], measure) for measure in _of(name)]
         return pa.record_batch([*map(pa.array, arrays), geometry], schema=self.schema)
+
+
+def _cut(name: str, size: int) -> str:
+    return name.encode()[:size].decode(errors="ignore")
 
 
 def _of(statistic: str) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def simplify_arcs(
             for i in range(count):
                 xy[i, 0], xy[i, 1] = vertices[vertex, X], vertices[vertex, Y]
                 vertex = vertices[vertex, NEXT]
-            stays = _simplify(xy, tolerance, ground[min(xy[count // 2, 1], len(ground) - 1)], bits, first_line)
+            stays = _simplify(xy, tolerance, _longest_steps(ground, xy), bits, first_line)
             last = ends[arc, VERTEX]
             before = 0
             for i in range(1, count):
@@ -114,6 +114,18 @@ def simplify_arcs(
                     b.counters[VERTEX_FREE] = vertex
                     b.counters[VERTICES_LEFT] += 1
         arc = ends[arc, NEXT]
+
+
+@compiled
+def _longest_steps(ground: NDArray[np.float64], xy: Int64) -> NDArray[np.float64]:
+    """Metres a pixel step where it is longest along an arc, so that it moves too far nowhere."""
+    first, last = min(xy[:, 1].min(), len(ground) - 1), min(xy[:, 1].max(), len(ground) - 1)
+    metres = ground[first].copy()
+    for line in range(first + 1, last + 1):
+        for k in range(4):
+            if abs(ground[line, k]) > abs(metres[k]):
+                metres[k] = ground[line, k]
+    return metres
 
 
 @compiled

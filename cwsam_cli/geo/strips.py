@@ -78,7 +78,7 @@ def _values(rasters: tuple[WarpedVRT, ...], window: Window) -> NDArray[np.float3
     stack = []
     for raster in rasters:
         with reading(raster.src_dataset.name):
-            stack.append(raster.read(1, window=window, masked=True).astype(np.float32).filled(np.nan))
+            stack.append(raster.read(1, window=window, masked=True).filled(np.nan))
     return np.stack(stack)
 
 
@@ -126,6 +126,8 @@ def on_grid(paths: list[Path], grid: Grid) -> Iterator[tuple[WarpedVRT, ...]]:
                         width=grid.width,
                         height=grid.height,
                         resampling=Resampling.nearest,
+                        dtype="float32",
+                        nodata=np.nan,  # else what lies beside a raster without nodata reads as 0
                     )
                 )
             )

@@ -324,7 +324,7 @@ def statistics(confidence: Path | None, named: Sequence[str]) -> dict[str, Path]
     rasters = {CONFIDENCE: confidence} if confidence else {}
     for text in named:
         name, _, path = text.partition("=")
-        if not name.isidentifier() or not path or name in rasters:
+        if not name.isidentifier() or not path or name.casefold() in map(str.casefold, rasters):
             raise UsageError(
                 f"--stats `{text}` is not of the form NAME=RASTER, with a name of its own",
                 hint="for example: --stats height=dem.tif",

@@ -172,6 +172,7 @@ def test_class_names_in_any_script_reach_the_polygons(
 def test_overwriting_replaces_all_files_of_a_shapefile(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
     many, one = make_raster("many.tif", patchwork()), make_raster("one.tif", np.full((5, 5), 9, np.uint8))
     cwsam("vectorize", many, "out/p.shp")
+    (tmp_path / "out/p.qix").write_bytes(b"an index of the older file")
     cwsam("vectorize", one, "out/p.shp", "--overwrite")
     assert list(gpd.read_file("out/p.shp")["code"]) == [9]
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".shp", ".shx", ".dbf", ".prj", ".cpg"}
@@ -180,6 +181,7 @@ def test_overwriting_replaces_all_files_of_a_shapefile(cwsam: Cwsam, make_raster
 def test_overwriting_replaces_a_geopackage(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
     many, one = make_raster("many.tif", patchwork()), make_raster("one.tif", np.full((5, 5), 9, np.uint8))
     cwsam("vectorize", many, "out/p.gpkg")
+    (tmp_path / "out/p.gpkg-wal").write_bytes(b"what another program was about to write")
     cwsam("vectorize", one, "out/p.gpkg", "--overwrite")
     assert list(gpd.read_file("out/p.gpkg")["code"]) == [9]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["p.gpkg"]
@@ -332,7 +334,7 @@ def test_simplified_polygons_have_fewer_vertices_and_their_own_areas(cwsam: Cwsa
     assert simple.geometry.union_all().equals(shapely.box(6e5, 4e6 - 1800, 6e5 + 2400, 4e6))
 
 
-def test_classes_are_chosen_by_name(cwsam: Cwsam, odd_classes: Any) -> None:
+def test_classes_are_chosen_by_name(cwsam: Cwsam, refused: Any, odd_classes: Any) -> None:
     cwsam(
         "vectorize",
         odd_classes.labels,
@@ -343,6 +345,7 @@ def test_classes_are_chosen_by_name(cwsam: Cwsam, odd_classes: Any) -> None:
         "水体",
     )
     assert set(gpd.read_file("p.gpkg", layer="p")["name"]) == {"水体"}
+    refused(2, "vectorize", odd_classes.labels, "q.gpkg", "--class", "²", names="²")
     cwsam("vectorize", odd_classes.labels, "q.gpkg", "--class", "200", "--class", "class 3")
     assert set(gpd.read_file("q.gpkg", layer="q")["code"]) == {3, 200}
 
@@ -355,6 +358,18 @@ def test_dissolved_there_is_one_multipolygon_a_class(cwsam: Cwsam, make_raster: 
     assert set(polygons.geom_type) == {"MultiPolygon"}
     assert polygons["pixels"].tolist() == [(codes == code).sum() for code in range(1, 5)]
     assert (burn(polygons, codes.shape, GRID) == codes).all()
+
+
+def test_ground_beside_another_raster_has_no_statistics(cwsam: Cwsam, refused: Any, make_raster: Any) -> None:
+    codes = np.ones((20, 30), np.uint8)
+    codes[:, 20:] = 2
+    scene = make_raster("map.tif", codes)
+    west = make_raster("west.tif", np.full((20, 10), 0.5, np.float32))  # without nodata
+    cwsam("vectorize", scene, "p.gpkg", "--confidence", west)
+    one, two = gpd.read_file("p.gpkg", layer="p").sort_values("code").itertuples()
+    assert (one.conf_mean, one.conf_min) == (0.5, 0.5)
+    assert np.isnan(two.conf_mean) and np.isnan(two.conf_min)
+    refused(2, "vectorize", scene, "q.gpkg", "--stats", f"x={west}", "--stats", f"X={west}", names="X=")
 
 
 def test_confidence_and_other_rasters_become_attributes_on_any_grid(cwsam: Cwsam, make_raster: Any) -> None:

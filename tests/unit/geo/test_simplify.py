@@ -79,3 +79,15 @@ def test_by_line_a_degree_of_longitude_can_be_shorter() -> None:
     upper = len(simple(codes, 0.5, SQUARE * [0.1, 1, 1, 1]).xy)
     lower = len(simple(codes, 0.5).xy)
     assert upper < lower
+
+
+def test_in_degrees_no_part_of_a_long_border_moves_too_far() -> None:
+    codes = np.ones((60, 30), int)
+    codes[:, 15:] = 2
+    for row in (10, 20, 50):  # bays, one of them far from the border's middle
+        codes[row : row + 3, 14] = 2
+    metres = np.tile(SQUARE, (61, 1))
+    metres[45:, 0] = 4  # where a column is wide
+    regions = simple(codes, 2, metres)
+    (east,) = regions.polygons()[regions.codes == 2]
+    assert east.contains(shapely.box(14, 50, 15, 53))

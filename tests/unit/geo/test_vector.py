@@ -93,6 +93,9 @@ def test_names_of_statistics_are_cut_for_a_shapefile_and_stay_different() -> Non
     columns = Columns.of(["elevation", "elevations", "ndvi"], shapefile=True)
     names = [name for name in columns.schema.names if name.endswith("_mean")]
     assert len(set(names)) == 3 and max(map(len, names)) <= 10
+    assert (
+        max(len(name.encode()) for name in Columns.of(["höhenlage", "高度差"], shapefile=True).schema.names[:-1]) <= 10
+    )
     assert "elevation_mean" in Columns.of(["elevation"], shapefile=False).schema.names
 
 
