@@ -39,7 +39,7 @@ from cwsam_cli.data.manifest import RunningStats
 from cwsam_cli.data.transforms import augment, normalize
 from cwsam_cli.geo.grid import lattice
 from cwsam_cli.geo.raster import open_raster, open_scene
-from cwsam_cli.geo.stitch import stitch
+from cwsam_cli.geo.stitch import PROFILES
 from cwsam_cli.model.experts import routing_loss
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
@@ -113,6 +113,10 @@ def read_scene(folder: Path, split: Split) -> Scene:
     return Scene(split, normalize(image, valid, stats.bands(names)), torch.from_numpy(label), weights)
 
 
+def crop(top: int, left: int) -> Ground:
+    return slice(top, top + SIZE), slice(left, left + SIZE)
+
+
 def crops(scene: Scene, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Augmented crops of the training ground: images (count, C, S, S) and labels (count, S, S)."""
     parts = [(scene.image[:, *ground], scene.label[ground]) for ground in scene.split.train]
@@ -120,7 +124,7 @@ def crops(scene: Scene, count: int, generator: torch.Generator) -> tuple[Tensor,
     drawn = []
     for part in torch.multinomial(free.prod(dim=1).double(), count, replacement=True, generator=generator).tolist():
         top, left = (int(torch.randint(places, (), generator=generator)) for places in free[part].tolist())
-        area = slice(top, top + SIZE), slice(left, left + SIZE)
+        area = crop(top, left)
         drawn.append(augment(parts[part][0][:, *area], parts[part][1][area], generator))
     images, labels = zip(*drawn, strict=True)
     return torch.stack(images), torch.stack(labels)
@@ -135,13 +139,13 @@ def measure(scores_of: ScoresOf, scene: Scene, ground: Ground) -> NDArray[np.int
     top, left = max(0, min(rows[0], rows[1] - SIZE)), max(0, min(cols[0], cols[1] - SIZE))
     image = scene.image[:, top : rows[1], left : cols[1]]
 
-    def scored() -> Iterator[tuple[Window, NDArray[np.float32]]]:
-        for window in lattice(image.shape[2], image.shape[1], SIZE, SIZE // 2):
-            y, x = int(window.row_off), int(window.col_off)
-            yield window, scores_of(image[None, :, y : y + SIZE, x : x + SIZE])[0].numpy()
-
+    edge = torch.from_numpy(PROFILES["hann"]((np.arange(SIZE) + 0.5) / SIZE)).float()
+    total = torch.zeros(len(scene.weights), *image.shape[1:])
     with torch.inference_mode():
-        mapped = np.concatenate([part for _, part in stitch(scored(), image.shape[2], image.shape[1])])
+        for window in lattice(image.shape[2], image.shape[1], SIZE, SIZE // 2):
+            area = crop(int(window.row_off), int(window.col_off))
+            total[:, *area] += scores_of(image[None, :, *area])[0] * torch.outer(edge, edge)
+    mapped = total.argmax(dim=0).to(torch.uint8).numpy()
     inner = mapped[rows[0] - top :, cols[0] - left :]
     return confusion_matrix(scene.label[ground].numpy(), inner, len(scene.weights))
 
