@@ -110,5 +110,5 @@ def _decoder_macs(arch: Architecture, tokens: int) -> int:
     macs += classes * (2 * out * out + out * out // 8) + 16 * tokens * classes * (out // 8)
     if arch.detail_stem:
         stride = arch.patch_size // 4
-        macs += 16 * tokens * (out // 8) * (arch.num_bands * (stride + 1 + stride % 2) ** 2 + 9 * (out // 8))
+        macs += 16 * tokens * (out // 8) * (arch.num_bands * (stride + 1 + stride % 2) ** 2 + 3 * 9 * (out // 8))
     return macs

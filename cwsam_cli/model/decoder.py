@@ -146,22 +146,36 @@ class HyperMLP(nn.Module):
         return self.layers[-1](x)
 
 
-class DetailStem(nn.Module):
-    """Two convolutions on the image itself, at the resolution of the logits.
+class ResidualConv(nn.Module):
+    """A convolution behind a norm and beside a skip."""
 
-    A patch token cannot say where in its patch a road runs; these features can.
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm2d(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape out."""
+        return x + self.conv(nn.functional.gelu(self.norm(x)))
+
+
+class DetailStem(nn.Module):
+    """Three convolutions on the image itself, at the resolution of the logits, and one on what they are added to.
+
+    A patch token cannot say where in its patch a road runs; these features can. The last
+    convolution sees both: what is there, and around what it lies.
     """
 
     def __init__(self, bands: int, channels: int, stride: int) -> None:
         super().__init__()
         kernel = stride + 1 + stride % 2  # odd, and larger than the stride
         self.reduce = nn.Conv2d(bands, channels, kernel, stride=stride, padding=kernel // 2)
-        self.norm = LayerNorm2d(channels)
-        self.refine = nn.Conv2d(channels, channels, 3, padding=1)
+        self.refine = nn.Sequential(ResidualConv(channels), ResidualConv(channels))
+        self.join = ResidualConv(channels)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, C, S, S) → (B, E/8, 4H, 4W)."""
-        return self.refine(nn.functional.gelu(self.norm(self.reduce(image))))
+    def forward(self, image: Tensor, upscaled: Tensor) -> Tensor:
+        """Image (B, C, S, S) and features (B, E/8, 4H, 4W) → the features with its detail, same shape."""
+        return self.join(upscaled + self.refine(self.reduce(image)))
 
 
 class ClassWiseMaskDecoder(nn.Module):
@@ -191,5 +205,5 @@ class ClassWiseMaskDecoder(nn.Module):
         tokens, mixed = self.transformer(features.flatten(2).transpose(1, 2), image_pe, tokens)
         upscaled = self.output_upscaling(mixed.transpose(1, 2).unflatten(2, (height, width)))
         if self.detail_stem is not None:
-            upscaled = upscaled + self.detail_stem(image)
+            upscaled = self.detail_stem(image, upscaled)
         return torch.einsum("bkc,bchw->bkhw", self.class_hypernetwork(tokens), upscaled)

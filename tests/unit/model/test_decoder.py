@@ -111,7 +111,8 @@ def test_every_parameter_learns() -> None:
 @pytest.mark.parametrize(("patch", "bands"), [(8, 3), (12, 1), (16, 8)])
 def test_the_detail_stem_is_as_fine_as_the_logits(patch: int, bands: int) -> None:
     stem = DetailStem(bands, 6, patch // 4)
-    assert stem(torch.randn(2, bands, 96, 96)).shape == (2, 6, 4 * 96 // patch, 4 * 96 // patch)
+    upscaled = torch.randn(2, 6, 4 * 96 // patch, 4 * 96 // patch)
+    assert stem(torch.randn(2, bands, 96, 96), upscaled).shape == upscaled.shape
 
 
 def test_without_a_detail_stem_the_image_itself_changes_nothing() -> None:
