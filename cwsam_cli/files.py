@@ -76,7 +76,7 @@ def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]
                 os.replace(final, stage / f"{final.name}.old")
             os.replace(entry, final)
         brought = {target.name, *(entry.name for entry in sidecars)}
-        stale = {name + suffix for name in brought for suffix in _SIDECARS}  # an older file's would speak of the new one
+        stale = {name + suffix for name in brought for suffix in _SIDECARS}  # of an older file
         if target.suffix.lower() == ".shp":
             stale |= {target.stem + suffix for suffix in _SHAPEFILE_INDEXES}
         for name in stale - brought:
