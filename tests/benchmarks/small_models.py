@@ -318,6 +318,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the scenes' folders")
     parser.add_argument("--output", type=Path, help="append each run to this file as a line of JSON")
     asked = parser.parse_args()
+    if not asked.data.is_dir():
+        print(f"skipped: there are no scenes in {asked.data}; see --data")
+        return
     torch.set_num_threads(1)
     rows = []
     for seed in asked.seeds:  # seeds outermost, so that other work on the machine meets all models alike

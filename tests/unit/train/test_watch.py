@@ -14,7 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
+from cwsam_cli.model.experts import HierarchicalExperts, expert_layers, routing_loss
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 from cwsam_cli.train.watch import HISTORY, Watch, memory_figures, read_history, routing_figures, summary
 
@@ -125,6 +125,7 @@ def test_the_routing_of_each_layer_is_told_by_group_and_expert() -> None:
     model = torch.nn.Sequential(HierarchicalExperts(8, 8, groups=2, experts=3, top_groups=1, top_experts=2))
     assert routing_figures(model) == {}
     model.train()(torch.randn(40, 8))
+    routing_loss(model, balance=1.0, z=1.0)  # which sums the counts of all processes
     figures = routing_figures(model)
     groups = [figures[f"load/0/group_{group}"] for group in range(2)]
     experts = [[figures[f"load/0/group_{g}/expert_{e}"] for e in range(3)] for g in range(2)]
