@@ -13,6 +13,7 @@ _DISK = {
     errno.EPERM: "look at the permissions of that place",
     errno.EROFS: "choose a place that can be written",
     errno.ENOSPC: "free some space there, or choose another disk",
+    errno.EFBIG: "that place holds no file as large as this one; choose another",
     errno.EDQUOT: "free some space there, or choose another disk",
 }
 

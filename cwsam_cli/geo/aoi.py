@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyogrio
 import shapely
+from geopandas import GeoSeries
+from pyproj import Transformer
 from rasterio.features import geometry_mask
 from rasterio.windows import Window
 
@@ -59,8 +61,24 @@ def read_area(path: Path, grid: Grid) -> AreaOfInterest:
     if (shapes.crs is None) != (grid.crs is None):
         raise MissingCRS(path if shapes.crs is None else "the scene", "so nobody knows where the polygons lie on it")
     if grid.crs is not None:
-        shapes = shapes.to_crs(grid.crs.to_wkt())
+        shapes = _around(shapes, grid).to_crs(grid.crs.to_wkt())
     area = AreaOfInterest(shapely.STRtree(shapely.make_valid(shapes.to_numpy())), grid)
     if not area.touches(Window(0, 0, grid.width, grid.height)):
         raise DataError(f"no polygon of `{path}` lies on the scene ({grid})", hint="do both show the same ground?")
     return area
+
+
+def _around(shapes: GeoSeries, grid: Grid) -> GeoSeries:
+    """What of polygons lies on a scene and as far around: ground far away has no place in many projections."""
+    assert grid.crs is not None
+    x, y = zip(*grid.corners(Window(0, 0, grid.width, grid.height)), strict=True)
+    way = Transformer.from_crs(grid.crs.to_wkt(), shapes.crs, always_xy=True)
+    left, bottom, right, top = way.transform_bounds(min(x), min(y), max(x), max(y))
+    wide, high = right - left, top - bottom
+    if not (np.isfinite([left, bottom, right, top]).all() and wide > 0 and high > 0):  # across the antimeridian, say
+        return shapes
+    near = shapely.clip_by_rect(
+        shapely.make_valid(shapes.to_numpy()), left - wide, bottom - high, right + wide, top + high
+    )
+    near = near[~shapely.is_empty(near)]
+    return GeoSeries(shapely.segmentize(near, min(wide, high) / 64), crs=shapes.crs)  # straight lines may bend

@@ -155,6 +155,21 @@ def within_shapefile(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[p
         yield batch
 
 
+def copy_geopackage(source: Path, target: Path) -> None:
+    """Copy a GeoPackage with what another program has so far only put down in its write-ahead log.
+
+    Raises:
+        MachineError: it is locked, or no database.
+    """
+    try:
+        with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+            old.backup(new)
+    except sqlite3.Error as error:
+        raise MachineError(
+            f"`{source}` could not be copied: {error}", hint="is another program writing to it?"
+        ) from None
+
+
 def refuse_other_layer(path: Path, layer: str, crs: CRS, schema: pa.Schema) -> None:
     """Stop before rows are appended to a layer that is of another kind.
 

@@ -1,7 +1,6 @@
 """A map → polygons of its classes."""
 
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +23,14 @@ from cwsam_cli.geo.reproject import Reprojection, crs_of, densify, densify_edges
 from cwsam_cli.geo.sieve import holes, new_codes, recode, without_holes
 from cwsam_cli.geo.strips import ClassRaster, on_grid, open_classes
 from cwsam_cli.geo.units import AREAS, LENGTHS, metres_a_step, quantity, sieve_weights
-from cwsam_cli.geo.vector import refuse_other_layer, vector_driver, within_shapefile, write_layer_style, write_stream
+from cwsam_cli.geo.vector import (
+    copy_geopackage,
+    refuse_other_layer,
+    vector_driver,
+    within_shapefile,
+    write_layer_style,
+    write_stream,
+)
 
 _GEOJSON = ("GeoJSON", "GeoJSONSeq")
 _ROUNDING = 1e-9
@@ -129,7 +135,7 @@ def vectorize(
         with staged(output, overwrite=overwrite or append) as path:
             if append and output.exists():
                 refuse_other_layer(output, layer, job.crs, columns.schema)
-                shutil.copyfile(output, path)
+                copy_geopackage(output, path)
             write_stream(
                 batches,
                 columns.schema,

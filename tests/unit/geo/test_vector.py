@@ -4,6 +4,7 @@ import json
 import sqlite3
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,14 +17,14 @@ import shapely
 from pyproj import CRS
 from rasterio.transform import from_origin
 
-from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.errors import DataError, MachineError, UsageError
 from cwsam_cli.geo import vector
 from cwsam_cli.geo.features import Columns, dissolve, wkb
 from cwsam_cli.geo.legend import Legend
 from cwsam_cli.geo.measure import to_ground
 from cwsam_cli.geo.polygonize import Regions, Strip, polygonize
 from cwsam_cli.geo.style import qml, read_qml
-from cwsam_cli.geo.vector import vector_driver, within_shapefile, write_layer_style, write_stream
+from cwsam_cli.geo.vector import copy_geopackage, vector_driver, within_shapefile, write_layer_style, write_stream
 
 UTM = CRS.from_epsg(32617)
 NAMES = {1: "水体", 2: "林地（针叶）", 7: "Été — sèche"}
@@ -214,3 +215,22 @@ def test_a_format_can_be_named() -> None:
     assert vector_driver(Path("map.GPKG")) == "GPKG"
     with pytest.raises(UsageError, match=r"ends in \.shp"):
         vector_driver(Path("map"), "shp")
+
+
+def test_a_copied_geopackage_holds_what_stands_in_its_log_only(tmp_path: Path) -> None:
+    source = tmp_path / "source.gpkg"
+    with closing(sqlite3.connect(source)) as other:  # a program that still has it open
+        other.execute("PRAGMA journal_mode=WAL")
+        other.execute("CREATE TABLE polygons (code INTEGER)")
+        other.execute("INSERT INTO polygons VALUES (7)")
+        other.commit()
+        assert (tmp_path / "source.gpkg-wal").stat().st_size
+        copy_geopackage(source, tmp_path / "copy.gpkg")
+    with closing(sqlite3.connect(tmp_path / "copy.gpkg")) as copied:
+        assert copied.execute("SELECT code FROM polygons").fetchall() == [(7,)]
+
+
+def test_what_is_no_geopackage_is_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "text.gpkg").write_text("no database, but long enough to be read as one" * 9)
+    with pytest.raises(MachineError, match=r"text.gpkg. could not be copied"):
+        copy_geopackage(tmp_path / "text.gpkg", tmp_path / "copy.gpkg")

@@ -1,0 +1,44 @@
+"""Areas of interest on a scene's grid, whatever CRS they come in."""
+
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import shapely
+from rasterio.crs import CRS
+from rasterio.transform import from_origin
+from rasterio.windows import Window
+
+from cwsam_cli.errors import DataError
+from cwsam_cli.geo.aoi import read_area
+from cwsam_cli.geo.grid import Grid
+
+LAMBERT = Grid(CRS.from_epsg(3358), from_origin(630_000, 230_000, 30, 30), 120, 90)  # North Carolina
+WHOLE = Window(0, 0, 120, 90)
+
+
+def write(path: Path, geometry: shapely.Geometry, crs: str) -> Path:
+    geopandas.GeoDataFrame(geometry=[geometry], crs=crs).to_file(path)
+    return path
+
+
+def test_polygons_of_the_whole_world_cover_a_scene(tmp_path: Path) -> None:
+    area = read_area(write(tmp_path / "world.gpkg", shapely.box(-180, -90, 180, 90), "EPSG:4326"), LAMBERT)
+    assert area.mask(WHOLE).all()
+
+
+def test_a_part_in_degrees_masks_what_it_masks_in_the_scenes_own_crs(tmp_path: Path) -> None:
+    own = shapely.box(630_600, 227_900, 632_400, 229_400)
+    degrees = geopandas.GeoSeries([shapely.segmentize(own, 100)], crs="EPSG:3358").to_crs("EPSG:4326")[0]
+    masks = [
+        read_area(write(tmp_path / name, geometry, crs), LAMBERT).mask(WHOLE)
+        for name, geometry, crs in (("own.gpkg", own, "EPSG:3358"), ("degrees.gpkg", degrees, "EPSG:4326"))
+    ]
+    assert masks[0].sum() == 60 * 50
+    assert np.array_equal(*masks)
+
+
+def test_polygons_elsewhere_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="lies on the scene"):
+        read_area(write(tmp_path / "far.gpkg", shapely.box(10, 45, 11, 46), "EPSG:4326"), LAMBERT)
