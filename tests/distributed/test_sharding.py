@@ -65,7 +65,8 @@ def runs() -> Callable[[bool], tuple[dict[str, Any], dict[str, Any]]]:
 def test_two_processes_learn_what_one_does(runs: Any, case: str) -> None:
     one, two = (both[case] for both in runs(case in QUICK))
     expected, found = (torch.tensor([loss for loss, _ in run["losses"]]) for run in (one, two))
-    assert expected[workers.STILL :].max() - expected[-1] > 1e-4  # it learns
+    if "steps" not in CASES[case]:
+        assert expected[workers.STILL :].max() - expected[-1] > 1e-4  # it learns
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert len(one["gradients"]) == workers.STILL
     for mine, theirs in zip(one["gradients"], two["gradients"], strict=True):
