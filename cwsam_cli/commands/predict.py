@@ -49,7 +49,7 @@ def predict(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Windows at a time, at most.")] = 8,
     max_memory: Annotated[
         str | None,
-        typer.Option("--max-memory", metavar="SIZE", help="Main memory, say 4GB. Default: that and weights."),
+        typer.Option("--max-memory", metavar="SIZE", help="Main memory, say 4GB. Default: that beside the weights."),
     ] = None,
     device: Device = "auto",
     gpus: Gpus = 1,

@@ -33,7 +33,7 @@ from cwsam_cli.pipelines.score import AUGMENTATIONS, PRECISIONS, Scorer, activat
 from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint
 from cwsam_cli.train.world import choose_device
 
-_MEMORY = 4_000_000_000  # bytes beside the weights, unless --max-memory says otherwise
+_MEMORY = 4_000_000_000  # bytes beside the program and the weights, unless --max-memory says otherwise
 _BATCH = 8
 _ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
 _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
@@ -62,7 +62,7 @@ class MapOptions:
     batch_size: int = _BATCH
     """Windows at a time, at most."""
     max_memory: int | None = None
-    """Bytes of main memory; None is 4 GB beside the weights."""
+    """Bytes of main memory; None is 4 GB beside the program and the weights."""
     device: str = "auto"
     bounds: tuple[float, float, float, float] | None = None
     """West, south, east, north in the scene's CRS."""
@@ -209,7 +209,7 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         size = trained.architecture.inp_size
         lattice = Lattice.over(north.width, north.height, size, int(size * options.overlap))
         cache_mb, costs = _costs(opened, model, options, layers)
-        limit = _MEMORY + model.weights
+        limit = _MEMORY + model.program + model.weights
         if options.max_memory:  # several processes share it, and so does the one that waits for them
             waiting = model.program if options.gpus > 1 else 0
             limit = (options.max_memory - waiting) // options.gpus

@@ -292,6 +292,17 @@ def test_what_earlier_maps_left_in_memory_does_not_change_how_the_next_is_cut(ru
     assert left.all()
 
 
+def test_a_program_that_is_large_already_does_not_eat_the_memory_of_the_work(run):
+    from dataclasses import replace
+
+    from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
+
+    options = MapOptions(device="cpu")
+    model = Model.load(run.checkpoint, options)
+    grown = lay_out(str(run.scene), replace(model, program=model.program + 5_000_000_000), options)
+    assert grown.memory == lay_out(str(run.scene), model, options).memory + 5_000_000_000
+
+
 def test_processes_look_for_what_is_missing_before_any_of_them_adds_to_it(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
