@@ -22,8 +22,9 @@ from cwsam_cli.geo.raster import open_scene
 from cwsam_cli.pipelines.evaluate import evaluate
 from cwsam_cli.pipelines.layout import MapOptions
 from cwsam_cli.pipelines.predict import predict
+from cwsam_cli.pipelines.run import BEST
 from cwsam_cli.pipelines.tile import tile_scenes
-from cwsam_cli.pipelines.train import BEST, train
+from cwsam_cli.pipelines.train import train
 from cwsam_cli.pipelines.vectorize import vectorize
 from cwsam_cli.train.launch import Cluster
 

@@ -15,7 +15,7 @@ from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import LoadReport, Source, adopt, make_weights
-from cwsam_cli.pipelines.train import show_report
+from cwsam_cli.pipelines.run import show_report
 from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint, reserved_checkpoint
 from cwsam_cli.train.source import locate, open_source
 

@@ -17,8 +17,9 @@ from cwsam_cli.assess.confusion import constant_matrix, score
 from cwsam_cli.config.load import load_config
 from cwsam_cli.pipelines.demo import _example
 from cwsam_cli.pipelines.evaluate import evaluate
+from cwsam_cli.pipelines.run import BEST
 from cwsam_cli.pipelines.tile import tile_scenes
-from cwsam_cli.pipelines.train import BEST, train
+from cwsam_cli.pipelines.train import train
 
 MODELS = {"experts 2 × 4": (), "dense MLPs": ("model.args.encoder_mode.moe_num_expert_groups=0",)}
 
