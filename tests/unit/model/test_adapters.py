@@ -14,20 +14,9 @@ from cwsam_cli.model.adapters import Adapter, FrequencyPrompt, low_frequencies
 from cwsam_cli.model.encoder import Block, ImageEncoder
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
+from tests.small import ARCH
 
-SMALL: dict[str, Any] = {
-    "embed_dim": 64,
-    "depth": 3,
-    "num_heads": 2,
-    "global_attn_indexes": (1,),
-    "num_bands": 4,
-    "num_classes": 3,
-    "inp_size": 32,
-    "window_size": 3,
-    "patch_size": 8,
-    "prompt_embed_dim": 32,
-    "decoder_mlp_dim": 32,
-}
+SMALL: dict[str, Any] = ARCH | {"embed_dim": 64, "depth": 3, "num_bands": 4, "num_classes": 3, "window_size": 3}
 ADAPTED = {"adaptor": "adaptor", "input_type": "fft"}
 EXPERTS = {"moe_start_layer_index": 1, "moe_num_expert_groups": 2, "moe_experts_per_group": 3, "moe_k_experts": 2}
 

@@ -11,18 +11,15 @@ from cwsam_cli.config.schema import ModelConfig
 from cwsam_cli.model.count import forward_flops, model_size
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
+from tests.small import ARCH
 
-SMALL: dict[str, Any] = {
+SMALL: dict[str, Any] = ARCH | {
     "embed_dim": 32,
     "depth": 4,
-    "num_heads": 2,
     "global_attn_indexes": (1, 3),
-    "num_bands": 3,
     "num_classes": 5,
     "inp_size": 64,
     "window_size": 4,
-    "patch_size": 8,
-    "prompt_embed_dim": 32,
     "decoder_mlp_dim": 48,
 }
 MIXTURE = {

@@ -8,17 +8,14 @@ from torch import Tensor
 
 from cwsam_cli.model.decoder import ClassWiseMaskDecoder, DetailStem, PositionCode
 from cwsam_cli.model.variants import Architecture
+from tests.small import ARCH
 
-SMALL: dict[str, Any] = {
-    "embed_dim": 16,
+SMALL: dict[str, Any] = ARCH | {
     "depth": 1,
-    "num_heads": 2,
     "global_attn_indexes": (),
-    "num_bands": 3,
     "num_classes": 5,
     "inp_size": 64,
     "patch_size": 16,
-    "prompt_embed_dim": 32,
     "decoder_mlp_dim": 48,
 }
 LINEAR = ("weight", "bias")

@@ -8,20 +8,9 @@ import torch
 from cwsam_cli.config.schema import ModelConfig
 from cwsam_cli.model.encoder import Block, ImageEncoder, LayerNorm2d
 from cwsam_cli.model.variants import Architecture, architecture
+from tests.small import ARCH
 
-SMALL: dict[str, Any] = {
-    "embed_dim": 16,
-    "depth": 2,
-    "num_heads": 2,
-    "global_attn_indexes": (1,),
-    "num_bands": 3,
-    "num_classes": 4,
-    "inp_size": 64,
-    "window_size": 4,
-    "patch_size": 8,
-    "prompt_embed_dim": 32,
-    "decoder_mlp_dim": 32,
-}
+SMALL: dict[str, Any] = ARCH | {"inp_size": 64, "window_size": 4}
 
 
 def _meta(name: str, bands: int = 3) -> ImageEncoder:

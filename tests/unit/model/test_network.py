@@ -8,21 +8,9 @@ from torch import nn
 
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
+from tests.small import ARCH
 
-SMALL: dict[str, Any] = {
-    "embed_dim": 16,
-    "depth": 2,
-    "num_heads": 2,
-    "global_attn_indexes": (1,),
-    "num_bands": 3,
-    "num_classes": 4,
-    "inp_size": 32,
-    "window_size": 3,
-    "patch_size": 8,
-    "prompt_embed_dim": 32,
-    "decoder_mlp_dim": 32,
-    "detail_stem": True,
-}
+SMALL: dict[str, Any] = ARCH | {"window_size": 3, "detail_stem": True}
 
 
 def _model(**changes: Any) -> ClassWiseSam:

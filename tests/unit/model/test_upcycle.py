@@ -14,20 +14,9 @@ from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.upcycle import equal_bases, grow, is_mixture
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.model.weights import LoadReport, Source, adopt
+from tests.small import ARCH
 
-DENSE: dict[str, Any] = {
-    "embed_dim": 32,
-    "depth": 4,
-    "num_heads": 2,
-    "global_attn_indexes": (1, 3),
-    "num_bands": 3,
-    "num_classes": 4,
-    "inp_size": 32,
-    "window_size": 2,
-    "patch_size": 8,
-    "prompt_embed_dim": 32,
-    "decoder_mlp_dim": 48,
-}
+DENSE: dict[str, Any] = ARCH | {"embed_dim": 32, "depth": 4, "global_attn_indexes": (1, 3), "decoder_mlp_dim": 48}
 TWIN = DENSE | {
     "moe_start_layer_index": 2,
     "moe_num_expert_groups": 1,

@@ -14,20 +14,9 @@ from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.model.weights import LoadReport, Row, Source, adopt, make_weights, rgb_bands
+from tests.small import ARCH
 
-SMALL: dict[str, Any] = {
-    "embed_dim": 32,
-    "depth": 4,
-    "num_heads": 2,
-    "global_attn_indexes": (1, 3),
-    "num_bands": 3,
-    "num_classes": 4,
-    "inp_size": 32,
-    "window_size": 2,
-    "patch_size": 8,
-    "prompt_embed_dim": 32,
-    "decoder_mlp_dim": 48,
-}
+SMALL: dict[str, Any] = ARCH | {"embed_dim": 32, "depth": 4, "global_attn_indexes": (1, 3), "decoder_mlp_dim": 48}
 EXPERTS: dict[str, Any] = {
     "moe_num_expert_groups": 2,
     "moe_experts_per_group": 3,

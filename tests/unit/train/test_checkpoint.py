@@ -11,24 +11,11 @@ import torch
 from cwsam_cli.data.manifest import Band
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.network import ClassWiseSam
-from cwsam_cli.model.variants import Architecture
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
+from tests.small import small
 
-ARCHITECTURE = Architecture(
-    embed_dim=16,
-    depth=2,
-    num_heads=2,
-    global_attn_indexes=(1,),
-    num_bands=2,
-    num_classes=3,
-    inp_size=32,
-    window_size=2,
-    patch_size=8,
-    prompt_embed_dim=32,
-    decoder_mlp_dim=32,
-    detail_stem=True,
-)
+ARCHITECTURE = small(num_bands=2, num_classes=3, detail_stem=True)
 TAXONOMY = Taxonomy(
     classes=(
         LandCoverClass(code=40, name="水体", color="#0000ff"),

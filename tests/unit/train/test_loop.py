@@ -16,6 +16,7 @@ from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.train.loop import Batch, Learner, StepResult, take_step
 from cwsam_cli.train.optim import build_optimizer, local_shards
 from cwsam_cli.train.world import World
+from tests.small import ARCH
 
 WORLD = World(torch.device("cpu"))
 SETTINGS = TrainingSettings(clip_grad_norm=None, workers=0)
@@ -24,17 +25,11 @@ LOSSES: list[Loss] = ["ce", "ce+dice", "ce+iou", "ce+lovasz", "focal"]
 
 def _model(**changes: Any) -> ClassWiseSam:
     torch.manual_seed(0)
-    shape: dict[str, Any] = {
-        "embed_dim": 16,
+    shape: dict[str, Any] = ARCH | {
         "depth": 1,
-        "num_heads": 2,
         "global_attn_indexes": (0,),
         "num_bands": 2,
         "num_classes": 3,
-        "inp_size": 32,
-        "patch_size": 8,
-        "prompt_embed_dim": 32,
-        "decoder_mlp_dim": 32,
         "detail_stem": True,
     }
     return ClassWiseSam(Architecture(**shape | changes))

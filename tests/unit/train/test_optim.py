@@ -19,26 +19,14 @@ from cwsam_cli.train.optim import (
     take_gradients,
 )
 from cwsam_cli.train.world import World
+from tests.small import ARCH
 
 KINDS: list[Any] = ["adamw", "adamw8bit"]
 
 
 def _model(**changes: Any) -> ClassWiseSam:
     torch.manual_seed(0)
-    shape: dict[str, Any] = {
-        "embed_dim": 16,
-        "depth": 2,
-        "num_heads": 2,
-        "global_attn_indexes": (1,),
-        "num_bands": 3,
-        "num_classes": 4,
-        "inp_size": 32,
-        "window_size": 2,
-        "patch_size": 8,
-        "prompt_embed_dim": 32,
-        "decoder_mlp_dim": 32,
-        "detail_stem": True,
-    }
+    shape: dict[str, Any] = ARCH | {"detail_stem": True}
     return ClassWiseSam(Architecture(**shape | changes))
 
 

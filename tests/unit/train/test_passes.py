@@ -17,10 +17,10 @@ from cwsam_cli.data.dataset import TileDataset
 from cwsam_cli.data.manifest import Band
 from cwsam_cli.errors import DataError
 from cwsam_cli.model.network import ClassWiseSam
-from cwsam_cli.model.variants import Architecture
 from cwsam_cli.taxonomy import Taxonomy, from_names
 from cwsam_cli.train.loop import Batch, training_steps, validate
 from cwsam_cli.train.world import World
+from tests.small import small
 
 WORLD = World(torch.device("cpu"))
 SETTINGS = TrainingSettings(clip_grad_norm=None, workers=0)
@@ -36,21 +36,7 @@ class Oracle(nn.Module):
 
 def _model() -> ClassWiseSam:
     torch.manual_seed(0)
-    return ClassWiseSam(
-        Architecture(
-            embed_dim=16,
-            depth=1,
-            num_heads=2,
-            global_attn_indexes=(0,),
-            num_bands=2,
-            num_classes=3,
-            inp_size=32,
-            patch_size=8,
-            prompt_embed_dim=32,
-            decoder_mlp_dim=32,
-            detail_stem=True,
-        )
-    )
+    return ClassWiseSam(small(depth=1, global_attn_indexes=(0,), num_bands=2, num_classes=3, detail_stem=True))
 
 
 @pytest.fixture

@@ -16,24 +16,15 @@ from cwsam_cli.data.manifest import Band
 from cwsam_cli.errors import CheckpointError, MachineError
 from cwsam_cli.files import sha256
 from cwsam_cli.model.network import ClassWiseSam
-from cwsam_cli.model.variants import Architecture
 from cwsam_cli.taxonomy import from_names
 from cwsam_cli.train import source
 from cwsam_cli.train.checkpoint import Checkpoint, save_checkpoint
 from cwsam_cli.train.source import open_source
+from tests.small import small
 
 FILTERS = "image_encoder.patch_embed.proj.weight"
-ARCHITECTURE = Architecture(
-    embed_dim=16,
-    depth=1,
-    num_heads=2,
-    global_attn_indexes=(0,),
-    num_bands=2,
-    num_classes=3,
-    inp_size=32,
-    patch_size=8,
-    prompt_embed_dim=16,
-    decoder_mlp_dim=16,
+ARCHITECTURE = small(
+    depth=1, global_attn_indexes=(0,), num_bands=2, num_classes=3, prompt_embed_dim=16, decoder_mlp_dim=16
 )
 
 

@@ -7,6 +7,7 @@ from cwsam_cli.config.schema import StageConfig
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.train.stages import learning_names, stage_at
+from tests.small import small
 
 SAM, FILTERS, BASE, NEW, ROUTERS = "SAM's own", "patch filters", "group 0", "new groups", "routers"
 ADAPTERS, DECODER, DECODER_ROUTERS, DECODER_EXPERTS = "adapters", "decoder", "decoder's routers", "decoder's experts"
@@ -17,18 +18,11 @@ ADAPT = INTEGRATE | {ADAPTERS, DECODER, DECODER_EXPERTS}
 
 
 def _arch(adaptor: str = "adaptor", bands: int = 3, groups: int = 3, decoder_experts: int = 3) -> Architecture:
-    return Architecture(
+    return small(
         embed_dim=32,
         depth=3,
-        num_heads=2,
-        global_attn_indexes=(1,),
         num_bands=bands,
         num_classes=3,
-        inp_size=32,
-        window_size=2,
-        patch_size=8,
-        prompt_embed_dim=32,
-        decoder_mlp_dim=32,
         detail_stem=True,
         moe_start_layer_index=1,
         moe_num_expert_groups=groups,
