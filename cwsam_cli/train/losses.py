@@ -53,19 +53,6 @@ def measure(targets: Iterable[Tensor], weights: Tensor | None = None) -> Whole:
     return Whole(weight, images)
 
 
-def segmentation_loss(
-    logits: Tensor,
-    target: Tensor,
-    kind: Loss,
-    weights: Tensor | None = None,
-    *,
-    smoothing: float = 0.0,
-    whole: Whole | None = None,
-) -> Tensor:
-    """The loss that `model.args.loss` names: the sum of `loss_parts`, 0 with gradient 0 where nothing is labelled."""
-    return torch.stack([*loss_parts(logits, target, kind, weights, smoothing=smoothing, whole=whole).values()]).sum()
-
-
 def loss_parts(
     logits: Tensor,
     target: Tensor,
@@ -75,12 +62,12 @@ def loss_parts(
     smoothing: float = 0.0,
     whole: Whole | None = None,
 ) -> dict[str, Tensor]:
-    """A loss by its parts.
+    """A loss by its parts, which add up to it; 0 with gradient 0 where nothing is labelled.
 
     Args:
         logits: (B, K, H, W); B may be 0.
         target: class indices (B, H, W), any integer dtype; `IGNORE` counts for nothing.
-        kind: cross-entropy alone, or plus a soft overlap loss, or focal.
+        kind: as in `model.args.loss`: cross-entropy alone, or plus a soft overlap loss, or focal.
         weights: one a class (K,), for the cross-entropy.
         smoothing: share of each label that is spread over all classes.
         whole: of the step that this batch is a part of; None where it is all there is.

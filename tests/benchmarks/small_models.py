@@ -44,7 +44,7 @@ from cwsam_cli.model.experts import routing_loss
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.train.losses import class_weights, segmentation_loss
+from cwsam_cli.train.losses import class_weights, loss_parts
 from cwsam_cli.train.optim import build_optimizer, learning_rate, local_shards
 
 SETTINGS = ("train_dataset.batch_size=4", "training_settings.precision=bf16", "training_settings.ema=0.98")
@@ -211,7 +211,7 @@ def train_network(
         image, label = crops(scene, config.train_dataset.batch_size, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
             logits = model(image)
-        loss = segmentation_loss(logits.float(), label, args.loss, weights)
+        loss = torch.stack([*loss_parts(logits.float(), label, args.loss, weights).values()]).sum()
         routing = routing_loss(model, balance=args.balance_loss, z=args.router_z_loss)
         (loss if routing is None else loss + routing).backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm or float("inf"))

@@ -1,6 +1,7 @@
 """Losses against their definitions, and silence where nothing is labelled."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,14 @@ from torch.nn import functional as F
 
 from cwsam_cli.config.schema import Loss
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.train.losses import class_weights, loss_parts, measure, segmentation_loss
+from cwsam_cli.train.losses import class_weights, loss_parts, measure
 
 KINDS: list[Loss] = ["ce", "ce+dice", "ce+iou", "ce+lovasz", "focal"]
 WEIGHTS = torch.tensor([0.5, 3.0, 0.0, 1.0])
+
+
+def _loss(*arguments: Any, **named: Any) -> Tensor:
+    return torch.stack([*loss_parts(*arguments, **named).values()]).sum()
 
 
 def _batch(classes: int = 4) -> tuple[Tensor, Tensor]:
@@ -31,20 +36,20 @@ def _logits(*probabilities: list[float]) -> Tensor:
 def test_cross_entropy_is_torchs_with_ignored_pixels_and_weights(weights: Tensor | None) -> None:
     logits, target = _batch()
     expected = F.cross_entropy(logits, target.long(), weight=weights, ignore_index=IGNORE)
-    torch.testing.assert_close(segmentation_loss(logits, target, "ce", weights), expected)
+    torch.testing.assert_close(_loss(logits, target, "ce", weights), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
 def test_targets_may_be_any_integers(dtype: torch.dtype) -> None:
     logits, target = _batch()
-    assert segmentation_loss(logits, target.to(dtype), "ce") == segmentation_loss(logits, target, "ce")
+    assert _loss(logits, target.to(dtype), "ce") == _loss(logits, target, "ce")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_an_unlabelled_batch_costs_nothing_and_moves_nothing(kind: Loss, weights: Tensor | None) -> None:
     logits = torch.randn(2, 4, 3, 3, requires_grad=True)
-    loss = segmentation_loss(logits, torch.full((2, 3, 3), IGNORE, dtype=torch.uint8), kind, weights)
+    loss = _loss(logits, torch.full((2, 3, 3), IGNORE, dtype=torch.uint8), kind, weights)
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
@@ -54,7 +59,7 @@ def test_an_unlabelled_batch_costs_nothing_and_moves_nothing(kind: Loss, weights
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_image_of_weightless_classes_costs_no_cross_entropy(kind: Loss) -> None:
     logits = torch.randn(1, 4, 3, 3, requires_grad=True)
-    loss = segmentation_loss(logits, torch.full((1, 3, 3), 2), kind, WEIGHTS)
+    loss = _loss(logits, torch.full((1, 3, 3), 2), kind, WEIGHTS)
     loss.backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
@@ -66,9 +71,9 @@ def test_ignored_pixels_change_neither_loss_nor_gradient(kind: Loss) -> None:
     logits, target = _batch()
     unknown = (target == IGNORE)[:, None].expand_as(logits)
     changed = torch.where(unknown, torch.randn_like(logits) * 9, logits).requires_grad_()
-    loss = segmentation_loss(changed, target, kind)
+    loss = _loss(changed, target, kind)
     loss.backward()
-    torch.testing.assert_close(loss, segmentation_loss(logits, target, kind))
+    torch.testing.assert_close(loss, _loss(logits, target, kind))
     assert changed.grad is not None
     assert not changed.grad[unknown].any()
     assert changed.grad[~unknown].any()
@@ -78,7 +83,7 @@ def test_ignored_pixels_change_neither_loss_nor_gradient(kind: Loss) -> None:
 def test_a_perfect_map_costs_nothing(kind: Loss) -> None:
     _, target = _batch()
     logits = F.one_hot(target.masked_fill(target == IGNORE, 0).long(), 4).movedim(-1, 1) * 50.0
-    assert segmentation_loss(logits, target, kind).item() == pytest.approx(0, abs=1e-6)
+    assert _loss(logits, target, kind).item() == pytest.approx(0, abs=1e-6)
 
 
 # Four pixels, two classes, the last unlabelled. Class 0: common 0.8 + 0.6, scores 1.4 + 0.3, truth 2.
@@ -100,7 +105,7 @@ LABELS = torch.tensor([[[0, 0, 1, IGNORE]]])
 )
 def test_a_small_example_by_hand(kind: Loss, overlap: float) -> None:
     entropy = -(math.log(0.8) + math.log(0.6) + math.log(0.7)) / 3
-    loss = segmentation_loss(_logits(*EXAMPLE), LABELS, kind)
+    loss = _loss(_logits(*EXAMPLE), LABELS, kind)
     assert loss.item() == pytest.approx(entropy + overlap, abs=1e-6)
 
 
@@ -108,9 +113,7 @@ def test_a_small_example_by_hand(kind: Loss, overlap: float) -> None:
 def test_a_class_that_an_images_labels_do_not_hold_enters_no_overlap(kind: Loss) -> None:
     with_third = [[*pair[:1], pair[1] / 2, pair[1] / 2] for pair in EXAMPLE]
     labels = torch.tensor([[[0, 0, 0, IGNORE]]])
-    overlap = segmentation_loss(_logits(*with_third), labels, kind) - segmentation_loss(
-        _logits(*with_third), labels, "ce"
-    )
+    overlap = _loss(_logits(*with_third), labels, kind) - _loss(_logits(*with_third), labels, "ce")
     common, scores, truth = 1.7, 1.7, 3.0
     expected = 1 - 2 * common / (scores + truth) if kind == "ce+dice" else 1 - common / (scores + truth - common)
     assert overlap.item() == pytest.approx(expected, abs=1e-6)
@@ -122,11 +125,10 @@ def test_overlap_weighs_every_image_alike(kind: Loss) -> None:
     labels = torch.tensor([[[0, 1, 0, 1]]])
     both = torch.tensor([[[0, 0, 0, 0]]])
     parts = [
-        segmentation_loss(logits, target, kind) - segmentation_loss(logits, target, "ce")
-        for logits, target in ((one, labels), (other, both))
+        _loss(logits, target, kind) - _loss(logits, target, "ce") for logits, target in ((one, labels), (other, both))
     ]
     batch = torch.cat([one, other]), torch.cat([labels, both])
-    whole = segmentation_loss(*batch, kind) - segmentation_loss(*batch, "ce")
+    whole = _loss(*batch, kind) - _loss(*batch, "ce")
     assert whole.item() == pytest.approx((parts[0].item() + parts[1].item()) / 2, abs=1e-6)
 
 
@@ -134,10 +136,10 @@ def test_overlap_weighs_every_image_alike(kind: Loss) -> None:
 def test_a_step_against_the_gradient_lowers_the_loss(kind: Loss) -> None:
     logits, target = _batch()
     logits.requires_grad_()
-    before = segmentation_loss(logits, target, kind)
+    before = _loss(logits, target, kind)
     before.backward()
     assert logits.grad is not None
-    assert segmentation_loss(logits.detach() - logits.grad, target, kind) < before
+    assert _loss(logits.detach() - logits.grad, target, kind) < before
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
@@ -147,22 +149,22 @@ def test_parts_of_a_batch_add_up_to_the_whole_whoever_holds_which(kind: Loss, we
     target[1] = IGNORE
     cuts = [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 3)]  # one unlabelled, one empty
     whole = measure([target[cut] for cut in cuts], weights)
-    parts = [segmentation_loss(logits[cut], target[cut], kind, weights, whole=whole) for cut in cuts]
-    torch.testing.assert_close(torch.stack(parts).sum(), segmentation_loss(logits, target, kind, weights))
+    parts = [_loss(logits[cut], target[cut], kind, weights, whole=whole) for cut in cuts]
+    torch.testing.assert_close(torch.stack(parts).sum(), _loss(logits, target, kind, weights))
 
 
 def test_the_parts_of_a_loss_are_named_and_sum_to_it() -> None:
     logits, target = _batch()
     parts = loss_parts(logits, target, "ce+lovasz", WEIGHTS)
     assert set(parts) == {"ce", "lovasz"}
-    torch.testing.assert_close(sum(parts.values()), segmentation_loss(logits, target, "ce+lovasz", WEIGHTS))
+    torch.testing.assert_close(sum(parts.values()), _loss(logits, target, "ce+lovasz", WEIGHTS))
 
 
 def test_smoothing_asks_for_less_than_certainty() -> None:
     target = torch.zeros(1, 2, 2, dtype=torch.uint8)
     certain = torch.stack([torch.full((1, 2, 2), 20.0), torch.zeros(1, 2, 2)], dim=1)
-    assert segmentation_loss(certain, target, "ce") < 1e-6
-    assert segmentation_loss(certain, target, "ce", smoothing=0.1).item() == pytest.approx(0.05 * 20, rel=1e-4)
+    assert _loss(certain, target, "ce") < 1e-6
+    assert _loss(certain, target, "ce", smoothing=0.1).item() == pytest.approx(0.05 * 20, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -170,9 +172,9 @@ def test_ignored_pixels_change_nothing_with_smoothing_either(kind: Loss) -> None
     logits, target = _batch()
     unknown = (target == IGNORE)[:, None].expand_as(logits)
     changed = torch.where(unknown, torch.randn_like(logits) * 9, logits).requires_grad_()
-    loss = segmentation_loss(changed, target, kind, WEIGHTS, smoothing=0.2)
+    loss = _loss(changed, target, kind, WEIGHTS, smoothing=0.2)
     loss.backward()
-    torch.testing.assert_close(loss, segmentation_loss(logits, target, kind, WEIGHTS, smoothing=0.2))
+    torch.testing.assert_close(loss, _loss(logits, target, kind, WEIGHTS, smoothing=0.2))
     assert changed.grad is not None
     assert not changed.grad[unknown].any()
 
@@ -183,7 +185,7 @@ def test_smoothing_spreads_a_share_of_each_label_over_all_classes() -> None:
     logs = logits.log_softmax(dim=1)
     right = logs.gather(1, target.long().masked_fill(~known, 0)[:, None])[:, 0]
     expected = -(0.7 * right + 0.3 * logs.mean(dim=1))[known].mean()
-    torch.testing.assert_close(segmentation_loss(logits, target, "ce", smoothing=0.3), expected)
+    torch.testing.assert_close(_loss(logits, target, "ce", smoothing=0.3), expected)
 
 
 @pytest.mark.parametrize("kind", ["ce+iou", "ce+lovasz"])
@@ -199,7 +201,7 @@ def test_of_certain_maps_the_overlap_losses_are_one_minus_iou(kind: Loss) -> Non
             hit, either = (truth == k) & (found == k) & known, ((truth == k) | (found == k)) & known
             lost.append(1 - hit.sum().item() / either.sum().item())
         expected.append(sum(lost) / len(lost))
-    loss = segmentation_loss(logits, target, kind) - segmentation_loss(logits, target, "ce")
+    loss = _loss(logits, target, kind) - _loss(logits, target, "ce")
     assert loss.item() == pytest.approx(sum(expected) / len(expected), abs=1e-5)
 
 
@@ -213,7 +215,7 @@ def test_the_whole_is_the_weight_of_labelled_pixels_and_the_images_that_have_one
 
 def test_the_focal_loss_weighs_a_pixel_by_the_square_of_what_is_missing() -> None:
     expected = -sum((1 - p) ** 2 * math.log(p) for p in (0.8, 0.6, 0.7)) / 3
-    assert segmentation_loss(_logits(*EXAMPLE), LABELS, "focal").item() == pytest.approx(expected, abs=1e-6)
+    assert _loss(_logits(*EXAMPLE), LABELS, "focal").item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_class_weights_have_mean_1_over_the_pixels() -> None:
