@@ -115,9 +115,15 @@ def read_tensors(folder: Path, tensors: Tensors) -> None:
 
 
 def _told(error: BaseException) -> str:
-    """What went wrong, in a line; torch wraps what did in each process."""
+    """What went wrong, in a line; torch wraps what did in each process.
+
+    Raises:
+        KeyboardInterrupt: that did.
+    """
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
+    if isinstance(error, KeyboardInterrupt):
+        raise error from None
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

@@ -104,6 +104,21 @@ def test_an_older_state_stands_when_the_newer_one_cannot_be_written(
     assert read_plain(tmp_path / "last")["seed"] == 3
 
 
+def test_a_second_ctrl_c_while_a_state_is_written_interrupts_and_the_older_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_state(tmp_path / "last", _tensors(1), {"seed": 1}, WORLD)
+
+    def press(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(state.FileSystemWriter, "write_data", press)
+        save_state(tmp_path / "last", _tensors(2), {"seed": 2}, WORLD)
+    found = find_state(tmp_path / "last")
+    assert found is not None and read_plain(found)["seed"] == 1
+
+
 class Killed(BaseException):
     """The process ends here, whatever it was about to do."""
 
