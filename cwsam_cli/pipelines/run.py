@@ -123,10 +123,12 @@ class Run:
 
     def forget(self, epoch: int) -> None:
         """Remove numbered checkpoints beyond those that are to be kept."""
-        every, keep = self.config.epoch_save, self.config.training_settings.keep
-        if self.world.is_main and every and keep:
-            for old in range(epoch - keep * every, 0, -every):
-                (self.output / f"model_epoch_{old}.pth").unlink(missing_ok=True)
+        keep = self.config.training_settings.keep
+        if self.world.is_main and keep:
+            numbers = [path.stem.rpartition("_")[2] for path in self.output.glob("model_epoch_*.pth")]
+            had = sorted(int(number) for number in numbers if number.isdecimal() and int(number) <= epoch)
+            for old in had[:-keep]:
+                (self.output / f"model_epoch_{old}.pth").unlink()
 
     def remember(self) -> None:
         """Keep the whole state, to go on from it."""

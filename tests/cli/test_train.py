@@ -151,6 +151,12 @@ def test_only_the_last_numbered_checkpoints_are_kept(
     names = {path.name for path in (tmp_path / "run").glob("*.pth")}
     assert names == {f"model_epoch_{name}.pth" for name in (4, 6, "best", "last")}
     assert load(tmp_path / "run" / "model_epoch_4.pth")["epoch"] == 4
+    settings = options("epoch_max=9", "epoch_val=9", "epoch_save=3", "training_settings.keep=2")
+    cwsam("train", *small, *settings, "--data", run.dataset, "-o", "run", "--resume")
+    assert {path.name for path in (tmp_path / "run").glob("model_epoch_?.pth")} == {
+        "model_epoch_6.pth",
+        "model_epoch_9.pth",
+    }
 
 
 def test_averages_are_what_is_validated_and_saved(
