@@ -127,7 +127,7 @@ def census(codes: Int32) -> tuple[int, int, int]:
 
 
 @compiled
-def scan(b: Borders, codes: Int32, labels: Int32, top: int, height: int) -> None:
+def scan(b: Borders, codes: Int32, labels: Int32, changes: NDArray[np.uint8], top: int, height: int) -> None:
     """Take in rows: regions grow, close and queue up, arcs grow, end and queue up.
 
     Args:
@@ -135,11 +135,11 @@ def scan(b: Borders, codes: Int32, labels: Int32, top: int, height: int) -> None
         codes: the row above the first new one, then the new rows, each with OUTSIDE before
             and after it (H + 1, W + 2).
         labels: the regions of the row above; those of the new rows are written (H + 1, W + 2).
+        changes: room for a mark a pixel corner, a multiple of eight and more than W.
         top: the first new row, counted in the map.
         height: rows of the map.
     """
     width = codes.shape[1] - 2
-    changes = np.zeros((width // 8 + 1) * 8, np.uint8)
     eights = changes.view(np.uint64)
     for r in range(1, len(codes)):
         y = top + r - 1

@@ -4,7 +4,7 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from cwsam_cli.geo.compiled import compiled
+from cwsam_cli.geo.compiled import allocating, compiled
 from cwsam_cli.geo.grid import Grid, geodesic
 from cwsam_cli.geo.polygonize import Regions
 
@@ -46,7 +46,7 @@ def measure_regions(regions: Regions, grid: Grid) -> tuple[Floats, Floats]:
     return areas * pixel_area, perimeters * unit
 
 
-@compiled
+@allocating
 def _measure_plane(
     xy: Floats, rings: NDArray[np.int64], polygons: NDArray[np.int64], a: float, b: float, d: float, e: float
 ) -> tuple[Floats, Floats]:
@@ -62,7 +62,7 @@ def _measure_plane(
     return areas, perimeters
 
 
-@compiled
+@allocating
 def _measure_degrees(
     xy: Floats, rings: NDArray[np.int64], polygons: NDArray[np.int64], axis: float, es: float
 ) -> tuple[Floats, Floats]:
@@ -113,7 +113,7 @@ def to_wkb(xy: Floats, regions: Regions) -> tuple[NDArray[np.uint8], NDArray[np.
     return data, offsets
 
 
-@compiled
+@allocating
 def _write_wkb(
     data: NDArray[np.uint8],
     offsets: NDArray[np.int64],

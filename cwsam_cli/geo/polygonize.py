@@ -130,6 +130,7 @@ def polygonize(
     state = b.no_borders(width, statistics)
     codes = np.full((1, width + 2), OUTSIDE, np.int32)
     labels = np.zeros((1, width + 2), np.int32)
+    changes = np.zeros((width // 8 + 1) * 8, np.uint8)
     bends = Bends.none(width)
     top = last = 0
     for strip in strips:
@@ -147,7 +148,7 @@ def polygonize(
         room = 4 * nodes + 2 * turns + 8  # a loop closes with two vertices
         state = b.with_room(state, room, room, starts)
         oldest = b.oldest_line(state, top) if simplify else 0
-        b.scan(state, codes[:size], labels[:size], top, height)
+        b.scan(state, codes[:size], labels[:size], changes, top, height)
         if strip.values is not None:
             rings.measure(state, labels[1 : rows + 1, 1:-1], strip.values)
         if simplify:

@@ -40,9 +40,12 @@ from cwsam_cli.geo.borders import (
     Y,
     root,
 )
-from cwsam_cli.geo.compiled import compiled
+from cwsam_cli.geo.compiled import allocating, compiled
 
 Floats = NDArray[np.float64]
+
+_ROUNDED = 3
+"""How many points more a bend that is rounded is drawn with."""
 
 
 @compiled
@@ -65,7 +68,7 @@ def measure(b: Borders, labels: Int32, values: NDArray[np.float32]) -> None:
                 total[3] = max(total[3], value)
 
 
-@compiled
+@allocating
 def outline(b: Borders) -> Floats:
     """The edges from and to (M, 2, 2), with no region on the left, of the arcs that ended; before `register`."""
     ends = b.ends
@@ -98,14 +101,14 @@ def _is_outer(b: Borders, head: int) -> bool:
 
 @compiled
 def _points(b: Borders, head: int) -> int:
-    """How many points an arc is drawn with: a bend that is rounded needs four."""
+    """How many points an arc is drawn with."""
     count, soft = 0, 0
     vertex = b.ends[head, VERTEX]
     while vertex >= 0:
         count += 1
         soft += 1 - b.vertices[vertex, SHARP]
         vertex = b.vertices[vertex, NEXT]
-    return count + 3 * soft
+    return count + _ROUNDED * soft
 
 
 @compiled
@@ -143,17 +146,19 @@ def register(b: Borders) -> None:
     while head >= 0:
         following = np.int64(ends[head, NEXT])
         tail = np.int64(ends[head, PARTNER])
-        count, twice = 1, np.int64(0)
+        count, soft, twice = 0, 0, np.int64(0)
         vertex = ends[head, VERTEX]
-        while vertices[vertex, NEXT] >= 0:
-            after = vertices[vertex, NEXT]
-            twice += np.int64(vertices[vertex, X]) * vertices[after, Y]
-            twice -= np.int64(vertices[after, X]) * vertices[vertex, Y]
-            vertex = after
+        x, y = np.int64(vertices[vertex, X]), np.int64(vertices[vertex, Y])
+        while vertex >= 0:
+            after_x, after_y = np.int64(vertices[vertex, X]), np.int64(vertices[vertex, Y])
+            twice += x * after_y - after_x * y
+            x, y = after_x, after_y
             count += 1
+            soft += 1 - vertices[vertex, SHARP]
+            vertex = vertices[vertex, NEXT]
         b.areas[head], b.areas[tail] = twice, -twice
         ends[head, COUNT] = ends[tail, COUNT] = count
-        ends[head, DRAWN] = ends[tail, DRAWN] = _points(b, head)
+        ends[head, DRAWN] = ends[tail, DRAWN] = count + _ROUNDED * soft
         for end in (head, tail):
             ends[end, LEFT] = root(b, ends[end, LEFT])
         for end in (head, tail):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cwsam_cli.geo.borders import HOLE, NODATA, OUTSIDE, census
-from cwsam_cli.geo.compiled import compiled
+from cwsam_cli.geo.compiled import allocating, compiled
 from cwsam_cli.geo.polygonize import Strip
 
 Int32 = NDArray[np.int32]
@@ -279,7 +279,7 @@ def _together(contacts: _Contacts, found: Int64, regions: _Regions, minimum: int
     )
 
 
-@compiled
+@allocating
 def _roots(parent: Int32, regions: Int32) -> Int64:
     roots = np.empty(len(regions), np.int64)
     for i in range(len(regions)):
@@ -339,7 +339,7 @@ def _join_all(cluster: Int32, ones: Int32, others: Int32, small: Bools) -> None:
             cluster[max(one, other)] = min(one, other)
 
 
-@compiled
+@allocating
 def _merge(regions: _Regions, contacts: _Contacts, settled: Bools, minimum: int, codes: Int32) -> None:
     """Let the settled small regions join their neighbours; writes the code that each ends with."""
     count, pairs = len(codes), len(contacts.one)

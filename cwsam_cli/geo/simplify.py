@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cwsam_cli.geo.borders import ARC_FIRST, NEXT, SHARP, VERTEX, VERTEX_FREE, VERTICES_LEFT, Borders, Int32, X, Y
-from cwsam_cli.geo.compiled import compiled
+from cwsam_cli.geo.compiled import allocating, compiled
 
 Int64 = NDArray[np.int64]
 
@@ -67,7 +67,7 @@ def _mark(codes: Int32, top: int, height: int, bits: NDArray[np.uint8]) -> None:
                 bits[r - 1, c >> 3] |= np.uint8(1 << (c & 7))
 
 
-@compiled
+@allocating
 def simplify_arcs(
     b: Borders, tolerance: float, smooth: bool, ground: NDArray[np.float64], bits: NDArray[np.uint8], first_line: int
 ) -> None:
@@ -116,7 +116,7 @@ def simplify_arcs(
         arc = ends[arc, NEXT]
 
 
-@compiled
+@allocating
 def _longest_steps(ground: NDArray[np.float64], xy: Int64) -> NDArray[np.float64]:
     """Metres a pixel step where it is longest along an arc, so that it moves too far nowhere."""
     first, last = min(xy[:, 1].min(), len(ground) - 1), min(xy[:, 1].max(), len(ground) - 1)
@@ -128,7 +128,7 @@ def _longest_steps(ground: NDArray[np.float64], xy: Int64) -> NDArray[np.float64
     return metres
 
 
-@compiled
+@allocating
 def _simplify(
     xy: Int64, tolerance: float, metres: NDArray[np.float64], bits: NDArray[np.uint8], first_line: int
 ) -> NDArray[np.bool_]:
@@ -195,7 +195,7 @@ def _may_go(
     return _bends_inside(xy[a], xy[v], xy[b], 1, bits, first_line) == own
 
 
-@compiled
+@allocating
 def _is_free(xy: Int64, a: int, v: int, b: int, bits: NDArray[np.uint8], first_line: int) -> bool:
     """Whether the corner at v, up to the middles of its edges, holds nothing of another border."""
     one, corner, other = xy[a] + xy[v], 2 * xy[v], xy[v] + xy[b]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 from rasterio import DatasetReader
 from rasterio.enums import MaskFlags, Resampling
@@ -26,7 +27,9 @@ T = TypeVar("T")
 DTYPES = ("uint8", "int8", "uint16", "int16", "int32")
 _PIXELS = 2**19
 _BLOCK_BYTES = 2**25
-"""A row of blocks larger than this would not stay in GDAL's cache until its last row is read."""
+"""A row of blocks larger than this is read at once, so that GDAL's cache need not hold it."""
+_CACHE_BYTES = 2**26
+"""GDAL's cache where nothing is known of blocks: of a mosaic's files, and of rasters on other grids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,20 @@ class ClassRaster:
         tops = track(range(0, self.grid.height, rows), what, total=-(-self.grid.height // rows))
         return ahead(self._read(top, min(rows, self.grid.height - top), values) for top in tops)
 
+    @property
+    def cache_bytes(self) -> int:
+        """GDAL's cache that decodes each block once: strips may lie in two rows of blocks."""
+        bands = self.dataset.count  # GDAL keeps them all where they lie pixel by pixel
+        return _CACHE_BYTES if self.dataset.driver == "VRT" else min(_CACHE_BYTES, 2 * bands * self._row_of_blocks)
+
+    @property
+    def _row_of_blocks(self) -> int:
+        itemsize = np.dtype(self.dataset.dtypes[self.band - 1]).itemsize
+        return self.dataset.block_shapes[self.band - 1][0] * self.grid.width * itemsize
+
     def _rows(self) -> int:
-        block_rows, _ = self.dataset.block_shapes[self.band - 1]
-        row_bytes = self.grid.width * np.dtype(self.dataset.dtypes[self.band - 1]).itemsize
         rows = max(1, _PIXELS // self.grid.width)
-        return max(rows, block_rows) if block_rows * row_bytes > _BLOCK_BYTES else rows
+        return max(rows, self.dataset.block_shapes[self.band - 1][0]) if self._row_of_blocks > _BLOCK_BYTES else rows
 
     def _read(self, top: int, rows: int, values: tuple[WarpedVRT, ...]) -> Strip:
         window = Window(0, top, self.grid.width, rows)
@@ -105,13 +117,17 @@ def open_classes(path: Path, band: int | None = None) -> Iterator[ClassRaster]:
                 hint=f"if they are class codes: gdal_translate -ot Int32 {path} codes.tif",
             )
         refuse_unplaced(dataset, path)
-        yield ClassRaster(path, dataset, band, Grid.of(dataset))
+        source = ClassRaster(path, dataset, band, Grid.of(dataset))
+        with rasterio.Env(GDAL_CACHEMAX=source.cache_bytes):
+            yield source
 
 
 @contextmanager
 def on_grid(paths: list[Path], grid: Grid) -> Iterator[tuple[WarpedVRT, ...]]:
     """Open other rasters so that they read as if they lay on the map's grid (nearest pixel)."""
     with ExitStack() as stack:
+        if paths:
+            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES))
         warped = []
         for path in paths:
             dataset = stack.enter_context(open_raster(path))

@@ -18,7 +18,6 @@ from cwsam_cli.geo.features import CONFIDENCE, Columns, dissolve, wkb, wkb_of
 from cwsam_cli.geo.legend import Legend
 from cwsam_cli.geo.measure import measure_regions, row_areas, to_ground
 from cwsam_cli.geo.polygonize import Regions, Simplify, Strip, polygonize
-from cwsam_cli.geo.raster import GDAL_CACHE_MB
 from cwsam_cli.geo.reproject import Reprojection, crs_of, densify, densify_edges, split_at_antimeridian
 from cwsam_cli.geo.sieve import holes, new_codes, recode, without_holes
 from cwsam_cli.geo.strips import ClassRaster, on_grid, open_classes
@@ -120,7 +119,6 @@ def vectorize(
     refuse_existing(output, overwrite=overwrite or append)
     layer = layer or output.stem
     with (
-        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB),
         open_classes(map_path, band) as source,
         on_grid(list(options.statistics.values()), source.grid) as values,
     ):

@@ -32,6 +32,19 @@ def test_strips_are_the_map_and_cover_blocks_that_are_large(
     np.testing.assert_array_equal(np.concatenate(parts), np.where(codes == 0, NODATA, codes.astype(int)))
 
 
+def test_a_row_of_blocks_is_read_from_the_file_once(make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = np.random.default_rng(0).integers(0, 5, (128, 4000)).astype(np.uint8)
+    path = make_raster("map.tif", codes, tiled=True, blockxsize=64, blockysize=64, compress="deflate")
+    monkeypatch.setattr(strips, "_PIXELS", 3 * 4000)
+    with rasterio.Env(GDAL_CACHEMAX=64), open_classes(path) as source:  # 64 bytes: rasterio does not count in MB
+        rows = iter(source.strips("rows"))
+        first = next(rows).codes
+        with path.open("r+b") as file:  # what is not in GDAL's cache is lost
+            file.write(bytes(path.stat().st_size))
+        parts = [first, *(next(rows).codes for _ in range(20))]
+    np.testing.assert_array_equal(np.concatenate(parts), codes[:63])
+
+
 def test_a_mask_counts_as_nodata(make_raster: MakeRaster) -> None:
     codes, mask = np.ones((6, 8), np.uint8), np.full((6, 8), 255, np.uint8)
     mask[2:4] = 0
