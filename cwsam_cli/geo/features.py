@@ -65,11 +65,13 @@ class Columns:
     ) -> pa.RecordBatch:
         """One row a region."""
         codes, index = np.unique(regions.codes, return_inverse=True)
-        names = pa.array([legend.name(int(code)) for code in codes], pa.string()).take(pa.array(index))
-        arrays = [regions.codes, names, areas, areas / 1e4, perimeters, regions.pixels]
-        for at, name in enumerate(self.statistics):
-            arrays += [_measure(regions.sums[:, at], measure) for measure in _of(name)]
-        return pa.record_batch([*map(pa.array, arrays), geometry], schema=self.schema)
+        names = [legend.name(int(code)).encode() for code in codes]
+        name = _bytes(pa.string(), [names[i] for i in index])
+        numbers = (areas, areas / 1e4, perimeters, regions.pixels)
+        arrays = [_numbers(regions.codes), name, *map(_numbers, numbers)]
+        for at, statistic in enumerate(self.statistics):
+            arrays += [_measure(regions.sums[:, at], measure) for measure in _of(statistic)]
+        return pa.RecordBatch.from_arrays([*arrays, geometry], schema=self.schema)
 
 
 def _cut(name: str, size: int) -> str:
@@ -83,7 +85,23 @@ def _of(statistic: str) -> tuple[str, ...]:
 def _measure(sums: NDArray[np.float64], measure: str) -> pa.Array:
     count, total, low, high = sums.T
     values = {"mean": total / np.maximum(count, 1), "min": low, "max": high}[measure]
-    return pa.array(values, mask=count == 0)
+    return _numbers(values, np.packbits(count > 0, bitorder="little"))
+
+
+# pa.array would look whether it was given something of pandas, and load it for that.
+
+
+def _numbers(values: NDArray[Any], present: NDArray[np.uint8] | None = None) -> pa.Array:
+    """An Arrow array of numbers; `present` has a bit a value, if some are missing."""
+    buffers = [None if present is None else pa.py_buffer(present), pa.py_buffer(np.ascontiguousarray(values))]
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
+
+
+def _bytes(kind: pa.DataType, items: Sequence[bytes]) -> pa.Array:
+    """An Arrow array of texts or, with a `large_` type, of any amount of bytes."""
+    width = np.int64 if kind in (pa.large_binary(), pa.large_string()) else np.int32
+    offsets = np.cumsum([0, *map(len, items)], dtype=width)
+    return pa.Array.from_buffers(kind, len(items), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(items))])
 
 
 def wkb(xy: NDArray[np.float64], regions: Regions) -> pa.Array:
@@ -94,7 +112,7 @@ def wkb(xy: NDArray[np.float64], regions: Regions) -> pa.Array:
 
 def wkb_of(geometries: NDArray[Any]) -> pa.Array:
     """Any shapely geometries."""
-    return pa.array(shapely.to_wkb(geometries), pa.large_binary())
+    return _bytes(pa.large_binary(), shapely.to_wkb(geometries).tolist())
 
 
 def dissolve(

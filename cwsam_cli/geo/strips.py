@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import rasterio
@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.console import track
 from cwsam_cli.errors import DataError
-from cwsam_cli.geo.borders import NODATA
+from cwsam_cli.geo.borders import HOLE, NODATA
 from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.polygonize import Strip
 from cwsam_cli.geo.raster import open_raster, reading, refuse_unplaced
@@ -72,18 +72,26 @@ class ClassRaster:
         dataset = self.dataset
         with reading(self.path):
             raw = dataset.read(self.band, window=window)
-            codes = raw.astype(np.int32)
-            flags = dataset.mask_flag_enums[self.band - 1]
-            if MaskFlags.nodata in flags:
-                codes[raw == dataset.nodatavals[self.band - 1]] = NODATA
-            elif MaskFlags.all_valid not in flags:
-                codes[dataset.read_masks(self.band, window=window) == 0] = NODATA
-            elif codes.min() <= NODATA:
-                raise DataError(
-                    f"`{self.path}` holds the code {codes.min()}, which stands for no data here",
-                    hint=f"say so in the file: rio edit-info --nodata {codes.min()} {self.path}",
-                )
+            empty = self._empty(raw, window)
+        codes = raw.astype(np.int32)
+        if raw.dtype == np.int32 and (lowest := codes.min(where=~empty, initial=0)) <= HOLE:
+            nodata_is_said = MaskFlags.all_valid not in dataset.mask_flag_enums[self.band - 1]
+            said = "give that class another code"
+            unsaid = f"if it means no data: rio edit-info --nodata {lowest} {self.path}"
+            raise DataError(
+                f"`{self.path}` holds the code {lowest}, and the three lowest of 32 bits are no codes here",
+                hint=said if nodata_is_said else unsaid,
+            )
+        codes[empty] = NODATA
         return Strip(codes, _values(values, window) if values else None)
+
+    def _empty(self, raw: NDArray[Any], window: Window) -> NDArray[np.bool_]:
+        flags, nodata = self.dataset.mask_flag_enums[self.band - 1], self.dataset.nodatavals[self.band - 1]
+        if MaskFlags.nodata in flags and nodata.is_integer():
+            return raw == int(nodata)  # as a float it would make floats of all pixels
+        if MaskFlags.nodata in flags or MaskFlags.all_valid in flags:
+            return np.zeros(raw.shape, bool)
+        return self.dataset.read_masks(self.band, window=window) == 0
 
 
 def _values(rasters: tuple[WarpedVRT, ...], window: Window) -> NDArray[np.float32]:

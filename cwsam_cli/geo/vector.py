@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyogrio
-from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from pyproj import CRS
 
 from cwsam_cli.errors import DataError, MachineError, UsageError
+from cwsam_cli.geo.ogr import pyogrio
 from cwsam_cli.geo.style import qml, read_qml
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ GEOMETRY = "geometry"
 SHAPEFILE_LIMIT = 2**31 - 1
 """Bytes of a shapefile's .shp and of its .dbf: many readers count in 32 bits."""
 
-_FAILED = (FeatureError, DataSourceError, DataLayerError)
+_FAILED = (pyogrio.errors.FeatureError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError)
 _OPTIONS = {
     "ESRI Shapefile": {"ENCODING": "UTF-8"},
     "GeoJSON": {"RFC7946": "YES"},

@@ -23,7 +23,7 @@ except SystemExit as end:
     code = end.code or 0
 else:
     code = 0
-heavy = ["torch", "rasterio", "geopandas", "pydantic", "tensorboard"]
+heavy = ["torch", "rasterio", "geopandas", "pandas", "pydantic", "tensorboard"]
 print("loaded:", *[name for name in heavy if name in sys.modules], file=sys.stderr)
 sys.exit(code)
 """
@@ -80,6 +80,11 @@ def test_tiling_and_vectorizing_never_load_torch(run, tmp_path: Path) -> None:  
     assert "torch" not in tile and "rasterio" in tile
     vectorize = loaded_by("vectorize", run.labels, "polygons.gpkg", cwd=tmp_path)
     assert "torch" not in vectorize and "rasterio" in vectorize
+
+
+def test_vectorizing_loads_no_data_frames(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    statistic = ("--stats", f"code={run.labels}", "--dissolve")
+    assert not loaded_by("vectorize", run.labels, "polygons.gpkg", *statistic, cwd=tmp_path) & {"geopandas", "pandas"}
 
 
 def test_the_module_and_the_script_are_one_program(tmp_path: Path) -> None:

@@ -53,6 +53,31 @@ def test_a_mask_counts_as_nodata(make_raster: MakeRaster) -> None:
     np.testing.assert_array_equal(strip.codes == NODATA, mask == 0)
 
 
+@pytest.mark.parametrize("code", [-(2**31), -(2**31) + 1, -(2**31) + 2])
+@pytest.mark.parametrize("nodata", [None, -9999, -(2**31) + 1])
+def test_codes_that_mean_something_else_here_are_refused(make_raster: MakeRaster, code: int, nodata: int) -> None:
+    codes = np.full((6, 8), 5, np.int32)
+    codes[2, 3] = code
+    with open_classes(make_raster("map.tif", codes, nodata=nodata)) as source:
+        if code == nodata:
+            (strip,) = source.strips("rows")
+            assert np.argwhere(strip.codes == NODATA).tolist() == [[2, 3]]
+        else:
+            with pytest.raises(DataError, match=rf"map\.tif. holds the code {code}"):
+                list(source.strips("rows"))
+
+
+@pytest.mark.parametrize("nodata", [3.5, np.nan, 300])
+def test_nodata_that_no_code_can_be_hides_none(make_raster: MakeRaster, nodata: float) -> None:
+    codes = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    path = make_raster("map.tif", codes)
+    metadata = f"<PAMDataset><PAMRasterBand band='1'><NoDataValue>{nodata}</NoDataValue></PAMRasterBand></PAMDataset>"
+    path.with_name("map.tif.aux.xml").write_text(metadata)
+    with open_classes(path) as source:
+        (strip,) = source.strips("rows")
+    np.testing.assert_array_equal(strip.codes, codes)
+
+
 def test_other_rasters_are_read_on_the_maps_grid(make_raster: MakeRaster) -> None:
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     values[0, 0] = -1
