@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cwsam_cli.geo import borders as b
 from cwsam_cli.geo import rings
 from cwsam_cli.geo.borders import OUTSIDE
+from cwsam_cli.geo.scan import census, scan
 from cwsam_cli.geo.simplify import Bends, simplify_arcs
 
 
@@ -144,11 +145,11 @@ def polygonize(
         codes[rows + 1] = OUTSIDE
         last = rows
         size = rows + 1 + (top + rows == height)  # nothing is below the last row, so everything closes
-        nodes, turns, starts = b.census(codes[:size])
+        nodes, turns, starts = census(codes[:size])
         room = 4 * nodes + 2 * turns + 8  # a loop closes with two vertices
         state = b.with_room(state, room, room, starts)
         oldest = b.oldest_line(state, top) if simplify else 0
-        b.scan(state, codes[:size], labels[:size], changes, top, height)
+        scan(state, codes[:size], labels[:size], changes, top, height)
         if strip.values is not None:
             rings.measure(state, labels[1 : rows + 1, 1:-1], strip.values)
         if simplify:
