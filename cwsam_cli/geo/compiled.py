@@ -2,12 +2,16 @@
 
 Only the rooms that polygonize import this, and numba: nothing else waits for it. What numba
 compiled it keeps by a file's time and size, and does not look at what that file imports; so
-the folder is named after the contents of all of them.
+its folder is named after the contents of all of them.
 """
 
 import hashlib
 import os
+import re
+import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,9 +19,25 @@ from cwsam_cli.console import log
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
-_sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(_cache, "cwsam", hashlib.sha256(_sources).hexdigest()[:16])))
+_UNUSED_S = 30 * 24 * 3600
+
+
+def _own_folder() -> Path:
+    """Where this version's machine code is kept; that of versions unused for a month goes."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    folder = Path(cache, "cwsam", hashlib.sha256(sources).hexdigest()[:16])
+    with suppress(OSError):  # it need not be there, or ours to write to
+        os.utime(folder)
+    for other in folder.parent.glob("*"):
+        with suppress(OSError):
+            if re.fullmatch("[0-9a-f]{16}", other.name) and other.stat().st_mtime < time.time() - _UNUSED_S:
+                shutil.rmtree(other)
+    return folder
+
+
+if "NUMBA_CACHE_DIR" not in os.environ:
+    os.environ["NUMBA_CACHE_DIR"] = str(_own_folder())
 if not Path(os.environ["NUMBA_CACHE_DIR"]).exists():
     log.info("compiling the loops that follow borders, once: this takes ten to thirty seconds")
 

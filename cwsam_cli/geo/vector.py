@@ -32,6 +32,7 @@ SHAPEFILE_LIMIT = 2**31 - 1
 """Bytes of a shapefile's .shp and of its .dbf: many readers count in 32 bits."""
 
 _FAILED = (pyogrio.errors.FeatureError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError)
+_FULL = "is the disk full?"
 _OPTIONS = {
     "ESRI Shapefile": {"ENCODING": "UTF-8"},
     "GeoJSON": {"RFC7946": "YES"},
@@ -113,7 +114,7 @@ def write_stream(
     except (*_FAILED, RuntimeError) as error:
         if raised:
             raise raised[0] from None
-        raise MachineError(f"`{path.name}` could not be written: {error}", hint="is the disk full?") from None
+        raise MachineError(f"`{path.name}` could not be written: {error}", hint=_FULL) from None
 
 
 def _write_parquet(
@@ -202,30 +203,40 @@ def write_layer_style(path: Path, layer: str, colors: Mapping[int, tuple[str, st
         layer: one of its layers.
         colors: name and `#rrggbb` by code.
         field: the attribute that holds the code.
+
+    Raises:
+        MachineError: it could not be written.
     """
-    with closing(sqlite3.connect(path)) as package, package:
-        package.execute(
-            "CREATE TABLE IF NOT EXISTS layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
-            " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
-            " f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,"
-            " useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),"
-            " update_time DATETIME DEFAULT CURRENT_TIMESTAMP)"
-        )
-        package.execute(
-            "INSERT OR REPLACE INTO gpkg_contents (table_name, data_type, identifier, description)"
-            " VALUES ('layer_styles', 'attributes', 'layer_styles', '')"
-        )
-        older = package.execute("SELECT styleQML FROM layer_styles WHERE f_table_name = ?", (layer,)).fetchall()
-        for (text,) in older:
-            colors = read_qml(text) | dict(colors)
-        package.execute("DELETE FROM layer_styles WHERE f_table_name = ?", (layer,))
-        package.execute(
-            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName,"
-            " styleQML, styleSLD, useAsDefault, description, owner)"
-            " SELECT '', '', table_name, column_name, ?, ?, '', 1, '', '' FROM gpkg_geometry_columns"
-            " WHERE table_name = ?",
-            (layer[:30], qml(colors, field), layer),
-        )
+    try:
+        with closing(sqlite3.connect(path)) as package, package:
+            _put_style(package, layer, colors, field)
+    except sqlite3.Error as error:
+        raise MachineError(f"`{path.name}` could not be written: {error}", hint=_FULL) from None
+
+
+def _put_style(package: sqlite3.Connection, layer: str, colors: Mapping[int, tuple[str, str]], field: str) -> None:
+    package.execute(
+        "CREATE TABLE IF NOT EXISTS layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
+        " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
+        " f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,"
+        " useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),"
+        " update_time DATETIME DEFAULT CURRENT_TIMESTAMP)"
+    )
+    package.execute(
+        "INSERT OR REPLACE INTO gpkg_contents (table_name, data_type, identifier, description)"
+        " VALUES ('layer_styles', 'attributes', 'layer_styles', '')"
+    )
+    older = package.execute("SELECT styleQML FROM layer_styles WHERE f_table_name = ?", (layer,)).fetchall()
+    for (text,) in older:
+        colors = read_qml(text) | dict(colors)
+    package.execute("DELETE FROM layer_styles WHERE f_table_name = ?", (layer,))
+    package.execute(
+        "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName,"
+        " styleQML, styleSLD, useAsDefault, description, owner)"
+        " SELECT '', '', table_name, column_name, ?, ?, '', 1, '', '' FROM gpkg_geometry_columns"
+        " WHERE table_name = ?",
+        (layer[:30], qml(colors, field), layer),
+    )
 
 
 def write_frame(frame: "geopandas.GeoDataFrame", path: Path, **options: Any) -> None:
@@ -237,4 +248,4 @@ def write_frame(frame: "geopandas.GeoDataFrame", path: Path, **options: Any) -> 
     try:
         frame.to_file(path, driver=vector_driver(path), **options)
     except _FAILED as error:
-        raise MachineError(f"`{path.name}` could not be written: {error}", hint="is the disk full?") from None
+        raise MachineError(f"`{path.name}` could not be written: {error}", hint=_FULL) from None

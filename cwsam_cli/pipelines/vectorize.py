@@ -11,6 +11,7 @@ import rasterio
 from numpy.typing import NDArray
 from pyproj import CRS
 
+from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, MissingCRS, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input, staged
 from cwsam_cli.geo.coverage import Coverage, counted
@@ -59,6 +60,11 @@ class VectorOptions:
     check: bool = False
     """Prove that the polygons are a coverage."""
 
+    @property
+    def measures_rows(self) -> bool:
+        """Whether a row's pixels must be of one size on the ground."""
+        return bool(self.min_area or self.fill_nodata_holes or self.simplify or self.smooth or self.check)
+
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
@@ -77,6 +83,8 @@ class VectorResult:
 
     path: Path
     polygons: int
+    areas: str
+    """Of what kind they are."""
     area_m2: dict[str, float] = field(default_factory=dict)
     """By class name."""
     check: CheckResult | None = None
@@ -124,6 +132,11 @@ def vectorize(
     ):
         if source.grid.crs is None:
             raise MissingCRS(map_path, "so areas would have no unit")
+        if options.measures_rows and source.grid.is_geographic and source.grid.transform.d:
+            raise DataError(
+                f"`{map_path}` is rotated in degrees, so pixels of one row differ on the ground",
+                hint=f"turn it north first: gdalwarp -t_srs EPSG:4326 {map_path} north.tif",
+            )
         legend = _legend(source, classes)
         columns = Columns.of(list(options.statistics), shapefile=driver == "ESRI Shapefile")
         job = _Job(source, options, legend, columns, driver)
@@ -149,8 +162,11 @@ def vectorize(
                 colors = {code: (legend.name(code), legend.color(code)) for code in job.areas}
                 write_layer_style(path, layer, colors, "code")
             checked = job.verdict()
+    for name, code in zip(options.only, job.codes, strict=True):
+        if code not in job.areas:
+            log.warning("`%s` has no polygon of class `%s`", map_path, name)
     areas = {legend.name(code): area for code, area in sorted(job.areas.items())}
-    return VectorResult(output, job.polygons, areas, checked)
+    return VectorResult(output, job.polygons, job.kind_of_areas, areas, checked)
 
 
 def _legend(source: ClassRaster, classes: str | None) -> Legend:
@@ -196,12 +212,16 @@ class _Job:
         size, in_pixels = quantity(options.simplify, LENGTHS, "--simplify") if options.simplify else (0.0, False)
         return Simplify(size * (grid.gsd_m or 1.0) if in_pixels else size, metres_a_step(grid), options.smooth)
 
+    @property
+    def kind_of_areas(self) -> str:
+        """What areas and perimeters are."""
+        return "geodesic, on the map's ellipsoid" if self.source.grid.is_geographic else "projected, in the map's CRS"
+
     def metadata(self) -> dict[str, str]:
         """What is said of the layer."""
-        geographic = self.source.grid.is_geographic
         return {
             "source": self.source.path.name,
-            "areas": "geodesic, on the map's ellipsoid" if geographic else "projected, in the map's CRS",
+            "areas": self.kind_of_areas,
             "smallest mapping unit": self.options.min_area or "none",
             "holes filled": "yes" if self.options.fill_nodata_holes else "no",
             "simplified": self.options.simplify or "no",
@@ -340,7 +360,7 @@ def statistics(confidence: Path | None, named: Sequence[str]) -> dict[str, Path]
 def summary(result: VectorResult) -> str:
     """The result in a line, and the check's figures in another."""
     hectares = sum(result.area_m2.values()) / 1e4
-    text = f"{result.path}: {result.polygons:,} polygons, {hectares:,.0f} ha"
+    text = f"{result.path}: {result.polygons:,} polygons, {hectares:,.0f} ha ({result.areas})"
     if result.check:
         found = result.check
         text += (

@@ -474,3 +474,38 @@ def test_what_does_not_fit_a_layer_is_not_appended(refused: Any, make_raster: An
     refused(2, "vectorize", scene, "p.gpkg", "--append", "--overwrite", names="--append")
     refused(4, "vectorize", scene, "p.gpkg", "--append", "--dst-crs", "EPSG:3035", names="`p.gpkg`")
     refused(4, "vectorize", scene, "p.gpkg", "--append", "--stats", f"x={scene}", names="`p.gpkg`")
+
+
+@pytest.mark.parametrize(
+    "option", [("--check",), ("--min-area", "3px"), ("--fill-nodata-holes",), ("--simplify", "2px"), ("--smooth",)]
+)
+def test_a_map_rotated_in_degrees_is_refused_where_rows_need_one_size(
+    cwsam: Cwsam, refused: Any, make_raster: Any, option: tuple[str, ...]
+) -> None:
+    transform = Affine.translation(10, 60) @ Affine.rotation(20) @ Affine.scale(0.01, -0.01)
+    scene = make_raster("map.tif", patchwork(), nodata=255, crs="EPSG:4326", transform=transform)
+    message = refused(4, "vectorize", scene, "p.gpkg", *option, names="map.tif` is rotated")
+    assert "gdalwarp" in message
+    if option == ("--check",):
+        told = json.loads(cwsam("vectorize", scene, "p.gpkg", "--json").stdout)
+        equal_area = gpd.read_file("p.gpkg", layer="p").to_crs("EPSG:6933").area.sum()
+        assert sum(told["area_m2"].values()) == pytest.approx(equal_area, rel=1e-4)
+
+
+def test_a_chosen_class_without_a_polygon_is_warned_of(cwsam: Cwsam, make_raster: Any) -> None:
+    scene = make_raster("map.tif", patchwork(), nodata=255)
+    said = cwsam("vectorize", scene, "p.gpkg", "--class", "2", "--class", "99").stderr
+    assert "map.tif` has no polygon of class `99`" in said and "`2`" not in said
+    assert set(gpd.read_file("p.gpkg", layer="p")["code"]) == {2}
+    cwsam("vectorize", scene, "none.gpkg", "--class", "99")
+    assert len(gpd.read_file("none.gpkg", layer="none")) == 0
+
+
+@pytest.mark.parametrize(("crs", "kind"), [("EPSG:4326", "geodesic"), ("EPSG:32617", "projected")])
+def test_the_last_line_says_which_areas_are_meant_in_any_format(
+    cwsam: Cwsam, make_raster: Any, crs: str, kind: str
+) -> None:
+    place = {"crs": crs} | ({"transform": from_origin(10, 50, 0.001, 0.001)} if crs == "EPSG:4326" else {})
+    scene = make_raster("map.tif", patchwork(), **place)
+    assert f"ha ({kind}" in cwsam("vectorize", scene, "p.shp").stdout
+    assert json.loads(cwsam("vectorize", scene, "p.fgb", "--json").stdout)["areas"].startswith(kind)

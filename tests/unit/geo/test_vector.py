@@ -234,3 +234,12 @@ def test_what_is_no_geopackage_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "text.gpkg").write_text("no database, but long enough to be read as one" * 9)
     with pytest.raises(MachineError, match=r"text.gpkg. could not be copied"):
         copy_geopackage(tmp_path / "text.gpkg", tmp_path / "copy.gpkg")
+
+
+def test_a_style_that_cannot_be_written_is_said_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "p.gpkg"
+    write(path, some_regions())
+    with closing(sqlite3.connect(path)) as other:  # as a full disk does: SQLite says no
+        other.execute("DROP TABLE gpkg_contents")
+    with pytest.raises(MachineError, match=r"p\.gpkg. could not be written"):
+        write_layer_style(path, "p", {1: ("water", "#005adc")}, "code")
