@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyproj import CRS
 
+from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, MachineError, UsageError
 from cwsam_cli.geo.ogr import pyogrio
 from cwsam_cli.geo.style import qml, read_qml
@@ -32,6 +34,8 @@ SHAPEFILE_LIMIT = 2**31 - 1
 """Bytes of a shapefile's .shp and of its .dbf: many readers count in 32 bits."""
 
 _FAILED = (pyogrio.errors.FeatureError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError)
+_OWN_SUFFIX = {"ESRI Shapefile": ".shp", "FlatGeobuf": ".fgb"}
+"""Of formats that GDAL makes a folder for where a file's name ends otherwise."""
 _FULL = "is the disk full?"
 _OPTIONS = {
     "ESRI Shapefile": {"ENCODING": "UTF-8"},
@@ -54,8 +58,9 @@ def vector_driver(path: Path, name: str | None = None) -> str:
     driver = DRIVERS.get(suffix)
     if driver is None:
         raise UsageError(f"`{path}`: no vector format is called `{suffix}` here", hint=f"use {', '.join(DRIVERS)}")
-    if driver == "ESRI Shapefile" and path.suffix.lower() != ".shp":
-        raise UsageError(f"`{path}`: a shapefile's name ends in .shp", hint=f"{path.with_suffix('.shp')}")
+    own = _OWN_SUFFIX.get(driver)
+    if own and path.suffix.lower() != own:
+        raise UsageError(f"`{path}`: the name of a {driver} file ends in {own}", hint=f"{path.with_suffix(own)}")
     return driver
 
 
@@ -99,18 +104,22 @@ def write_stream(
             raise
 
     try:
-        pyogrio.write_arrow(
-            pa.RecordBatchReader.from_batches(schema, watched()),
-            path,
-            layer=layer,
-            driver=driver,
-            geometry_name=GEOMETRY,
-            geometry_type=geometry_type,
-            crs=crs.to_wkt(),
-            append=append,
-            layer_metadata=dict(metadata) if metadata and driver == "GPKG" else None,
-            **_OPTIONS.get(driver, {}),
-        )
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", RuntimeWarning)
+            pyogrio.write_arrow(
+                pa.RecordBatchReader.from_batches(schema, watched()),
+                path,
+                layer=layer,
+                driver=driver,
+                geometry_name=GEOMETRY,
+                geometry_type=geometry_type,
+                crs=crs.to_wkt(),
+                append=append,
+                layer_metadata=dict(metadata) if metadata and driver == "GPKG" else None,
+                **_OPTIONS.get(driver, {}),
+            )
+        for warning in said:
+            log.warning("`%s`: %s", path.name, warning.message)
     except (*_FAILED, RuntimeError) as error:
         if raised:
             raise raised[0] from None
@@ -170,11 +179,11 @@ def copy_geopackage(source: Path, target: Path) -> None:
         ) from None
 
 
-def refuse_other_layer(path: Path, layer: str, crs: CRS, schema: pa.Schema) -> None:
+def refuse_other_layer(path: Path, layer: str, crs: CRS, schema: pa.Schema, geometry_type: str) -> None:
     """Stop before rows are appended to a layer that is of another kind.
 
     Raises:
-        DataError: the layer has another CRS or other fields; a layer that is not there is fine.
+        DataError: the layer has another CRS, geometry or other fields; a layer that is not there is fine.
     """
     if layer not in pyogrio.list_layers(path)[:, 0]:
         return
@@ -184,6 +193,11 @@ def refuse_other_layer(path: Path, layer: str, crs: CRS, schema: pa.Schema) -> N
         raise DataError(
             f"layer `{layer}` of `{path}` has the CRS {info['crs']}, the polygons have {crs.name}",
             hint="bring them there with --dst-crs, or name another --layer",
+        )
+    if info["geometry_type"] not in (geometry_type, "Unknown"):
+        raise DataError(
+            f"layer `{layer}` of `{path}` is of type {info['geometry_type']}, not {geometry_type}",
+            hint="name another --layer",
         )
     if list(info["fields"]) != fields:
         raise DataError(

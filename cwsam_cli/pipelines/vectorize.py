@@ -141,11 +141,12 @@ def vectorize(
         columns = Columns.of(list(options.statistics), shapefile=driver == "ESRI Shapefile")
         job = _Job(source, options, legend, columns, driver)
         batches = job.batches(values)
+        geometry_type = "MultiPolygon" if options.dissolve else "Polygon"
         if driver == "ESRI Shapefile":
             batches = within_shapefile(batches, output.name)
         with staged(output, overwrite=overwrite or append) as path:
             if append and output.exists():
-                refuse_other_layer(output, layer, job.crs, columns.schema)
+                refuse_other_layer(output, layer, job.crs, columns.schema, geometry_type)
                 copy_geopackage(output, path)
             write_stream(
                 batches,
@@ -154,7 +155,7 @@ def vectorize(
                 driver=driver,
                 crs=job.crs,
                 layer=layer,
-                geometry_type="MultiPolygon" if options.dissolve else "Polygon",
+                geometry_type=geometry_type,
                 metadata=job.metadata(),
                 append=path.exists(),
             )

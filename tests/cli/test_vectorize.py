@@ -1,6 +1,7 @@
 """Polygons are the map in other words: same ground, same classes, same areas."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -474,6 +475,14 @@ def test_what_does_not_fit_a_layer_is_not_appended(refused: Any, make_raster: An
     refused(2, "vectorize", scene, "p.gpkg", "--append", "--overwrite", names="--append")
     refused(4, "vectorize", scene, "p.gpkg", "--append", "--dst-crs", "EPSG:3035", names="`p.gpkg`")
     refused(4, "vectorize", scene, "p.gpkg", "--append", "--stats", f"x={scene}", names="`p.gpkg`")
+    assert "--layer" in refused(4, "vectorize", scene, "p.gpkg", "--append", "--dissolve", names="`p.gpkg`")
+
+
+def test_what_gdal_has_to_say_is_said_in_a_line(cwsam: Cwsam, make_raster: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        said = cwsam("vectorize", make_raster("map.tif", patchwork()), "p.txt", "--format", "gpkg").stderr
+    assert said.count("\n") == 1 and said.startswith("warning: `p.txt`: The filename extension")
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,8 @@ def test_a_format_can_be_named() -> None:
     assert vector_driver(Path("map.GPKG")) == "GPKG"
     with pytest.raises(UsageError, match=r"ends in \.shp"):
         vector_driver(Path("map"), "shp")
+    with pytest.raises(UsageError, match=r"ends in \.fgb"):
+        vector_driver(Path("map.txt"), "fgb")
 
 
 def test_a_copied_geopackage_holds_what_stands_in_its_log_only(tmp_path: Path) -> None:
