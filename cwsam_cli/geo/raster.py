@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -339,3 +340,17 @@ def _choose(image: list[int], names: list[str], wanted: Sequence[str], path: Pat
             hint=f"give it those bands in that order, e.g. gdal_translate -b 1 -b 2 ... {path} subset.tif",
         )
     return image
+
+
+def on_pixels_of(grid: Grid, dataset: rasterio.DatasetReader, **options: Any) -> WarpedVRT:
+    """A raster that reads as if it lay on a grid: of each pixel, what lies nearest to its middle."""
+    return WarpedVRT(
+        dataset,
+        crs=grid.crs,
+        transform=grid.transform,
+        width=grid.width,
+        height=grid.height,
+        resampling=Resampling.nearest,
+        tolerance=1e-6,  # of a pixel: exact (GDAL refuses 0)
+        **options,
+    )

@@ -17,7 +17,6 @@ import rasterio
 import shapely
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import Resampling
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
@@ -26,7 +25,7 @@ from rasterio.windows import transform as window_transform
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, MissingCRS
 from cwsam_cli.geo.grid import Grid
-from cwsam_cli.geo.raster import open_raster, reading
+from cwsam_cli.geo.raster import on_pixels_of, open_raster, reading
 from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color
 
 if TYPE_CHECKING:
@@ -165,16 +164,7 @@ def raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLabels]
         log.info("labels %s are brought onto the scene's grid, %s", own, grid)
         outside = {} if dataset.nodata is not None else {"add_alpha": True}
         try:
-            with WarpedVRT(
-                dataset,
-                crs=grid.crs,
-                transform=grid.transform,
-                width=grid.width,
-                height=grid.height,
-                resampling=Resampling.nearest,
-                tolerance=1e-6,  # of a pixel: exact (GDAL refuses 0)
-                **outside,
-            ) as view:
+            with on_pixels_of(grid, dataset, **outside) as view:
                 yield RasterLabels(path, view)
         except (rasterio.errors.CRSError, rasterio.errors.WarpOperationError, CPLE_BaseError) as error:
             raise DataError(

@@ -11,7 +11,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio import DatasetReader
-from rasterio.enums import MaskFlags, Resampling
+from rasterio.enums import MaskFlags
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
@@ -20,7 +20,7 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.geo.borders import HOLE, NODATA
 from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.polygonize import Strip
-from cwsam_cli.geo.raster import open_raster, reading, refuse_unplaced
+from cwsam_cli.geo.raster import on_pixels_of, open_raster, reading, refuse_unplaced
 
 T = TypeVar("T")
 
@@ -141,20 +141,8 @@ def on_grid(paths: list[Path], grid: Grid) -> Iterator[tuple[WarpedVRT, ...]]:
             dataset = stack.enter_context(open_raster(path))
             if dataset.crs is None:
                 raise DataError(f"`{path}` has no coordinate reference system", hint="rio edit-info --crs EPSG:<code>")
-            warped.append(
-                stack.enter_context(
-                    WarpedVRT(
-                        dataset,
-                        crs=grid.crs,
-                        transform=grid.transform,
-                        width=grid.width,
-                        height=grid.height,
-                        resampling=Resampling.nearest,
-                        dtype="float32",
-                        nodata=np.nan,  # else what lies beside a raster without nodata reads as 0
-                    )
-                )
-            )
+            # Without nodata of its own, what lies beside a raster would read as 0.
+            warped.append(stack.enter_context(on_pixels_of(grid, dataset, dtype="float32", nodata=np.nan)))
         yield tuple(warped)
 
 

@@ -1,6 +1,6 @@
 """CPU seconds, wall and peak memory of `cwsam vectorize` against three peers, in one run.
 
-python tests/benchmarks/vectorize.py [--quick] [--part NAME] [--folder DIR]
+python tests/benchmarks/vectorize.py [--quick] [--side N] [--part NAME] [--folder DIR]
 
 The rasters are made here: fractal noise of 33 classes on 10,000 × 10,000 pixels (smooth, about
 100,000 polygons), the same on 40,000 rows, and one with a share of its pixels replaced at
@@ -210,6 +210,7 @@ def report_rows(smooth: Path, folder: Path, side: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--side", type=int, default=10_000)
     parser.add_argument("--part", choices=("peers", "simplify", "rows", "speckle"))
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--peer", nargs=3)
@@ -220,7 +221,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        side, repeats = (2500, 1) if arguments.quick else (10_000, 3)
+        side, repeats = (arguments.side // 4, 1) if arguments.quick else (arguments.side, 3)
         print(f"rasterio {rasterio.__version__} (GDAL {rasterio.__gdal_version__})")
         if shutil.which("gdal_polygonize.py"):
             print("gdal_polygonize.py of", subprocess.getoutput("gdalinfo --version"))
