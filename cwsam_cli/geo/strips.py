@@ -28,8 +28,8 @@ DTYPES = ("uint8", "int8", "uint16", "int16", "int32")
 _PIXELS = 2**19
 _BLOCK_BYTES = 2**25
 """A row of blocks larger than this is read at once, so that GDAL's cache need not hold it."""
-_CACHE_BYTES = 2**26
-"""GDAL's cache where nothing is known of blocks: of a mosaic's files, and of rasters on other grids."""
+_CACHE_BYTES = 2**23, 2**26
+"""GDAL's cache, at least and at most: of the blocks of masks, mosaics and other rasters nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,9 @@ class ClassRaster:
     @property
     def cache_bytes(self) -> int:
         """GDAL's cache that decodes each block once: strips may lie in two rows of blocks."""
+        least, most = _CACHE_BYTES
         bands = self.dataset.count  # GDAL keeps them all where they lie pixel by pixel
-        return _CACHE_BYTES if self.dataset.driver == "VRT" else min(_CACHE_BYTES, 2 * bands * self._row_of_blocks)
+        return most if self.dataset.driver == "VRT" else min(most, max(least, 2 * bands * self._row_of_blocks))
 
     @property
     def _row_of_blocks(self) -> int:
@@ -135,7 +136,7 @@ def on_grid(paths: list[Path], grid: Grid) -> Iterator[tuple[WarpedVRT, ...]]:
     """Open other rasters so that they read as if they lay on the map's grid (nearest pixel)."""
     with ExitStack() as stack:
         if paths:
-            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES))
+            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES[1]))
         warped = []
         for path in paths:
             dataset = stack.enter_context(open_raster(path))
