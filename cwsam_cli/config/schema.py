@@ -100,8 +100,6 @@ class EncoderMode:
     """Patches a side of an attention window."""
     patch_size: int | None = None
     """Pixels a side of a patch; a multiple of 4."""
-    conv_stem: bool | None = None
-    """Small convolutions that halve the image make the patch tokens, instead of a single large one."""
     prompt_embed_dim: int | None = None
     """Width of the neck and the decoder; a multiple of 16."""
     decoder_mlp_dim: int | None = None

@@ -1,12 +1,11 @@
 """How large a model is and what a forward pass costs, without a byte of memory for weights."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 
 from cwsam_cli.model.decoder import DEPTH, DOWNSAMPLE
-from cwsam_cli.model.encoder import MLP_RATIO, conv_stem_widths
+from cwsam_cli.model.encoder import MLP_RATIO
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 
@@ -73,7 +72,7 @@ def forward_flops(arch: Architecture) -> int:
     """
     dim, side = arch.embed_dim, arch.patches
     tokens = side * side
-    macs = _embedding_macs(arch)
+    macs = tokens * dim * arch.num_bands * arch.patch_size**2
     for block in range(arch.depth):
         grid = side if block in arch.global_attn_indexes else arch.window_size
         windows = 1 if block in arch.global_attn_indexes else (-(-side // arch.window_size)) ** 2
@@ -94,14 +93,6 @@ def forward_flops(arch: Architecture) -> int:
     out = arch.prompt_embed_dim
     macs += tokens * out * (dim + 9 * out)
     return 2 * (macs + _decoder_macs(arch, tokens))
-
-
-def _embedding_macs(arch: Architecture) -> int:
-    if not arch.conv_stem:
-        return arch.inp_size**2 * arch.num_bands * arch.embed_dim
-    channels = [arch.num_bands, *conv_stem_widths(arch.embed_dim, arch.patch_size)]
-    pixels = arch.inp_size**2
-    return sum(pixels // 4**step * 9 * width * out for step, (width, out) in enumerate(pairwise(channels), start=1))
 
 
 def _decoder_macs(arch: Architecture, tokens: int) -> int:

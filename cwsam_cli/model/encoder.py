@@ -5,8 +5,6 @@
 Names and shapes are Segment Anything's own; so is the mathematics.
 """
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
@@ -47,44 +45,15 @@ class LayerNorm2d(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Pixels to patch tokens: by one strided convolution, or by several small ones that halve the image.
+    """Pixels to patch tokens by one strided convolution."""
 
-    Several learn much more from little ground (`conv_stem`).
-    Source: Xiao et al., Early Convolutions Help Transformers See Better, 2021.
-    """
-
-    def __init__(self, arch: Architecture) -> None:
+    def __init__(self, bands: int, dim: int, patch: int) -> None:
         super().__init__()
-        dim, patch = arch.embed_dim, arch.patch_size
-        if not arch.conv_stem:
-            self.proj = nn.Conv2d(arch.num_bands, dim, patch, stride=patch)
-            self.deepen = nn.Sequential()
-            return
-        widths = conv_stem_widths(dim, patch)
-        self.proj = nn.Conv2d(arch.num_bands, widths[0], 3, stride=2, padding=1)
-        self.deepen = nn.Sequential(*(Halving(width, out) for width, out in pairwise(widths)))
+        self.proj = nn.Conv2d(bands, dim, patch, stride=patch)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, S, S) → (B, H, W, D)."""
-        return self.deepen(self.proj(x)).permute(0, 2, 3, 1)
-
-
-def conv_stem_widths(dim: int, patch: int) -> list[int]:
-    """Channels of a stem's convolutions, which double as the image halves."""
-    return [dim * 2**step // patch for step in range(1, patch.bit_length())]
-
-
-class Halving(nn.Module):
-    """A convolution behind a norm, at half the resolution."""
-
-    def __init__(self, channels: int, out: int) -> None:
-        super().__init__()
-        self.norm = LayerNorm2d(channels)
-        self.conv = nn.Conv2d(channels, out, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, out, H/2, W/2)."""
-        return self.conv(nn.functional.gelu(self.norm(x)))
+        return self.proj(x).permute(0, 2, 3, 1)
 
 
 class Block(nn.Module):
@@ -145,7 +114,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         out = arch.prompt_embed_dim
-        self.patch_embed = PatchEmbed(arch)
+        self.patch_embed = PatchEmbed(arch.num_bands, arch.embed_dim, arch.patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, arch.patches, arch.patches, arch.embed_dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.prompt = (

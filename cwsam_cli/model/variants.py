@@ -30,8 +30,6 @@ class Architecture:
     """Patches a side of an attention window."""
     patch_size: int = 16
     """Pixels a side of a patch."""
-    conv_stem: bool = False
-    """Small convolutions that halve the image make the patch tokens, instead of a single large one."""
     prompt_embed_dim: int = 256
     """Width of the neck and the decoder."""
     decoder_mlp_dim: int = 2048
@@ -72,11 +70,6 @@ class Architecture:
                 raise ValueError(
                     f"{whole} {getattr(self, whole)} is no multiple of {part or ''} {by}".replace("  ", " ")
                 )
-        if self.conv_stem and (self.patch_size.bit_count() > 1 or self.embed_dim % (self.patch_size // 2)):
-            raise ValueError(
-                f"conv_stem: patch_size {self.patch_size} is no power of 2 "
-                f"of which half divides embed_dim {self.embed_dim}"
-            )
         if any(not 0 <= index < self.depth for index in self.global_attn_indexes):
             raise ValueError(f"global_attn_indexes {list(self.global_attn_indexes)} leave the {self.depth} blocks")
 
@@ -125,7 +118,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "global_attn_indexes": (2, 5),
         "window_size": 8,
         "patch_size": 8,
-        "conv_stem": True,
         "prompt_embed_dim": 128,
         "decoder_mlp_dim": 512,
         "detail_stem": True,

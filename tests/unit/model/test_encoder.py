@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cwsam_cli.config.schema import ModelConfig
-from cwsam_cli.model.encoder import Block, ImageEncoder, LayerNorm2d, PatchEmbed
+from cwsam_cli.model.encoder import Block, ImageEncoder, LayerNorm2d
 from cwsam_cli.model.variants import Architecture, architecture
 from tests.small import ARCH
 
@@ -75,28 +75,9 @@ def test_other_bands_change_only_the_patch_filters() -> None:
     assert eight["patch_embed.proj.weight"] == (768, 8, 16, 16)
 
 
-@pytest.mark.parametrize("conv_stem", [False, True])
-def test_features_have_one_column_a_patch(conv_stem: bool) -> None:
-    encoder = ImageEncoder(Architecture(**SMALL, conv_stem=conv_stem))
+def test_features_have_one_column_a_patch() -> None:
+    encoder = ImageEncoder(Architecture(**SMALL))
     assert encoder(torch.randn(2, 3, 64, 64)).shape == (2, 32, 8, 8)
-
-
-@pytest.mark.parametrize("patch", [4, 8, 16])
-def test_a_stem_of_convolutions_sees_bands_first_and_doubles_its_width_to_the_tokens(patch: int) -> None:
-    embed = PatchEmbed(Architecture(**SMALL | {"patch_size": patch, "num_bands": 5, "conv_stem": True}))
-    widths = [conv.out_channels for conv in embed.modules() if isinstance(conv, torch.nn.Conv2d)]
-    assert widths == [16 * 2**step // patch for step in range(1, patch.bit_length())]
-    assert (embed.proj.in_channels, widths[-1]) == (5, 16)
-
-
-def test_tokens_of_a_stem_of_convolutions_see_beyond_their_patch() -> None:
-    image = torch.randn(1, 3, 64, 64)
-    changed = image.clone()
-    changed[..., 7, 20] += 1  # the last row of the first patches
-    for conv_stem, rows in ((False, {0}), (True, {0, 1})):
-        embed = PatchEmbed(Architecture(**SMALL, conv_stem=conv_stem))
-        differs = (embed(image) != embed(changed)).any(dim=-1)[0]
-        assert set(differs.any(dim=1).nonzero().flatten().tolist()) == rows
 
 
 def test_a_windowed_block_cannot_see_outside_its_window() -> None:

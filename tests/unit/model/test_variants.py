@@ -57,7 +57,6 @@ def test_the_tiny_model_has_3_to_12_million_parameters_and_a_detail_stem() -> No
         ("patch_size", 16, 16),
         ("prompt_embed_dim", 64, 64),
         ("decoder_mlp_dim", 100, 100),
-        ("conv_stem", False, False),
         ("detail_stem", False, False),
     ],
 )
@@ -88,8 +87,6 @@ def test_an_unknown_variant_is_answered_with_the_known_ones() -> None:
         ({"inp_size": 500}, "inp_size 500 is no multiple of patch_size 8"),
         ({"num_heads": 5}, "embed_dim 192 is no multiple of num_heads 5"),
         ({"patch_size": 6, "inp_size": 96}, "patch_size 6 is no multiple of 4"),
-        ({"patch_size": 12, "inp_size": 96}, "conv_stem: patch_size 12 is no power of 2"),
-        ({"patch_size": 64, "embed_dim": 48}, "conv_stem: .* half divides embed_dim 48"),
         ({"prompt_embed_dim": 40}, "prompt_embed_dim 40 is no multiple of 16"),
         ({"global_attn_indexes": [6]}, r"global_attn_indexes \[6\] leave the 6 blocks"),
         ({"global_attn_indexes": [-1]}, r"global_attn_indexes \[-1\] leave the 6 blocks"),
