@@ -13,7 +13,7 @@ from cwsam_cli.pipelines.checks import Estimate
 from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
 from cwsam_cli.pipelines.predict import (
     MapResult,
-    check_output,
+    check_names,
     estimate,
     made_before,
     make_map,
@@ -23,7 +23,7 @@ from cwsam_cli.pipelines.predict import (
 )
 from cwsam_cli.pipelines.sharded import Lockstep, own_scorer
 from cwsam_cli.train.launch import Cluster, launch
-from cwsam_cli.train.world import World
+from cwsam_cli.train.world import World, choose_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,8 @@ def predict_many(
         raise UsageError(f"`{folder}` is a file, and several scenes need a folder", hint="name a folder: -o maps/")
     work = list(zip(scenes, [folder / name for name in map_names(scenes)], strict=True))
     if options.gpus == 1:
-        return _make(work, checkpoint, options, overwrite=overwrite, command=command)
+        alone = World(choose_device(options.device))
+        return _make(work, checkpoint, options, alone, overwrite=overwrite, command=command)
     with tempfile.TemporaryDirectory(prefix="cwsam-") as scratch:
         cluster = Cluster(processes=options.gpus, device=options.device)
         launch(_share, work, checkpoint, options, overwrite, command, Path(scratch), cluster=cluster)
@@ -97,24 +98,24 @@ def _make(
     work: Sequence[tuple[str, Path]],
     checkpoint: Path,
     options: MapOptions,
+    world: World,
     *,
     overwrite: bool,
     command: str,
-    world: World | None = None,
 ) -> Archive:
     model = Model.load(checkpoint, options)
-    score = own_scorer(model, world, options) if world else model.scorer(options)
+    score = own_scorer(model, world, options)
     archive = Archive([], [], {})
     for number, (scene, target) in enumerate(work, start=1):
-        if world:
-            stay_alive(world)
+        stay_alive(world)
         try:
-            if not overwrite and made_before(target, scene, model, options):
-                archive.present.append(target)
-                continue
-            check_output(scene, checkpoint, target, options, overwrite=overwrite)
+            check_names(scene, checkpoint, target, options)
+            with world.unwatched():  # a large scene takes long to hash
+                if not overwrite and made_before(target, scene, model, options):
+                    archive.present.append(target)
+                    continue
             log.info("%d/%d `%s`", number, len(work), scene)
-            made = make_map(scene, model, score, target, options, overwrite=overwrite, command=command, world=world)
+            made = make_map(scene, model, score, target, options, world, overwrite=overwrite, command=command)
             archive.maps.append(made)
         except Exception as error:
             told = as_user_error(error)
@@ -139,6 +140,6 @@ def _share(
     """What each of several processes does for many maps."""
     own = work[world.rank :: world.size]
     here = replace(options, device=str(world.device))
-    archive = _make(own, checkpoint, here, overwrite=overwrite, command=command, world=world)
+    archive = _make(own, checkpoint, here, world, overwrite=overwrite, command=command)
     (scratch / f"{world.rank}.json").write_text(json.dumps(asdict(archive), default=str), "utf-8")
     wait_for_others(world, scratch)

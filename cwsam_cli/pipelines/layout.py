@@ -1,12 +1,9 @@
 """How a scene is to be mapped: options and checkpoint and scene → a job, its sheet and its cost."""
 
-import hashlib
-import json
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
@@ -15,7 +12,6 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 from torch import nn
 
-from cwsam_cli import __version__
 from cwsam_cli.config.schema import Precision
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import sha256
@@ -25,7 +21,7 @@ from cwsam_cli.geo.grid import Lattice
 from cwsam_cli.geo.layers import KINDS, LayerPlan
 from cwsam_cli.geo.mapfile import FORMATS, Sheet, check_creation, cuts
 from cwsam_cli.geo.raster import ALPHA_RULES, GDAL_CACHE_MB, Scene, open_scene
-from cwsam_cli.geo.scenes import fingerprint, fingerprint_of_files, gdal_settings
+from cwsam_cli.geo.scenes import gdal_settings
 from cwsam_cli.geo.stitch import PROFILES
 from cwsam_cli.pipelines.checks import must_be_shared, oddities, resident_memory, weight_bytes
 from cwsam_cli.pipelines.pieces import Job
@@ -167,6 +163,8 @@ class Layout:
     sheet: Sheet
     memory: int
     """Bytes at the peak, of one process."""
+    limit: int
+    """Bytes that it may take."""
     oddities: list[str]
 
 
@@ -237,7 +235,7 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         layers=layers,
         cache_mb=cache_mb,
     )
-    return Layout(job, sheet, chosen.bytes, odd)
+    return Layout(job, sheet, chosen.bytes, limit, odd)
 
 
 def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -> tuple[int, Costs]:
@@ -258,22 +256,3 @@ def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -
         layers=layers.count,
         block_height=height,
     )
-
-
-def map_key(scene: str, model: Model, options: MapOptions) -> dict[str, Any]:
-    """What a map depends on, by names that a person understands."""
-    plain = [each.name for each in fields(options) if each.name not in ("device", "gpus", "preview", "aoi", "creation")]
-    return {name.replace("_", "-"): getattr(options, name) for name in plain} | {
-        "scene": fingerprint(scene),
-        "checkpoint": model.digest,
-        "version of cwsam": __version__,
-        "precision": model.precision,
-        "device": model.device.type,
-        "area of interest": fingerprint_of_files([str(options.aoi)]) if options.aoi else None,
-        "creation option": dict(options.creation),
-    }
-
-
-def key_digest(key: Mapping[str, Any]) -> str:
-    """The key in a line, for a map's tag."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

@@ -110,6 +110,42 @@ def test_a_map_of_other_options_or_another_scene_is_not_taken_for_the_one_asked(
     ends_with(0, *command, "--overwrite")
 
 
+@pytest.mark.parametrize("options", [("--max-memory", "2GB"), ("--batch-size", 3)])
+def test_memory_and_batches_make_no_other_map_of_one_that_is_whole(
+    ends_with: Invoke, run: Any, folder: Path, options: tuple[Any, ...]
+) -> None:
+    (folder / "b.tif").unlink()
+    command = ("predict", folder, "-c", run.checkpoint, "-o", "maps", "--json")
+    ends_with(0, *command)
+    assert len(json.loads(ends_with(0, *command, *options).stdout)["present"]) == 2
+
+
+def test_a_scene_that_was_only_touched_needs_no_other_map_and_one_that_was_not_is_not_read_for_it(
+    ends_with: Invoke, run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cwsam_cli.geo import scenes
+
+    (folder / "b.tif").unlink()
+    command = ("predict", folder, "-c", run.checkpoint, "-o", "maps", "--json")
+    ends_with(0, *command)
+    os.utime(folder / "a.tif", ns=(0, 0))
+    scenes._sha256.cache_clear()
+    read: list[str] = []
+    sha256 = scenes.sha256
+    monkeypatch.setattr(scenes, "sha256", lambda path: read.append(path.name) or sha256(path))
+    assert len(json.loads(ends_with(0, *command).stdout)["present"]) == 2
+    assert read == ["a.tif"]
+
+
+def test_a_missing_layer_is_made_again(ends_with: Invoke, run: Any, folder: Path, snapshot: Any) -> None:
+    command = ("predict", folder / "a.tif", folder / "c.tif", "-c", run.checkpoint, "-o", "maps", "--confidence")
+    ends_with(0, *command)
+    before = snapshot(Path("maps"))
+    Path("maps/a.confidence.tif").unlink()
+    ends_with(0, *command)
+    assert snapshot(Path("maps")) == before
+
+
 def test_scenes_of_one_name_get_maps_of_their_own(
     ends_with: Invoke, run: Any, make_raster: Any, tmp_path: Path
 ) -> None:
@@ -272,6 +308,55 @@ def test_a_run_killed_while_its_files_were_moved_is_ended_by_the_next(
         shutil.rmtree(tmp_path / "out")
 
 
+class Killed(BaseException):
+    """What no block expects."""
+
+
+@pytest.fixture
+def half_done(cwsam: Cwsam, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run `cwsam predict` until all pieces of the map are there, and kill it."""
+    from cwsam_cli.pipelines import predict
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    def begin(*arguments: Any) -> None:
+        with monkeypatch.context() as patched, suppress(Killed):
+            patched.setattr(predict, "write_map", die)
+            cwsam("predict", *arguments)
+
+    return begin
+
+
+@pytest.mark.parametrize("options", [("--format", "COG"), ("--co", "COMPRESS=LZW"), ("--batch-size", 9), ("--gpus", 1)])
+def test_what_a_killed_run_has_done_serves_any_form_of_file_and_more_memory(
+    cwsam: Cwsam, run: Any, half_done: Any, options: tuple[Any, ...]
+) -> None:
+    command = (run.scene, "-c", run.checkpoint, "-o", "map.tif")
+    half_done(*command, "--batch-size", 4)
+    assert "going on" in cwsam("predict", *command, *options).stderr
+
+
+@pytest.mark.parametrize("options", [("--batch-size", 3), ("--overlap", 0.5)])
+def test_a_run_that_may_take_less_or_wants_another_map_starts_over(
+    cwsam: Cwsam, run: Any, half_done: Any, options: tuple[Any, ...]
+) -> None:
+    command = (run.scene, "-c", run.checkpoint, "-o", "map.tif")
+    half_done(*command, "--batch-size", 4)
+    assert "starting over" in cwsam("predict", *command, *options).stderr
+
+
+def test_a_run_with_less_memory_than_was_laid_out_for_starts_over(cwsam: Cwsam, run: Any, half_done: Any) -> None:
+    from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
+
+    options = MapOptions(batch_size=999)
+    laid_out = lay_out(str(run.scene), Model.load(run.checkpoint, options), options).memory
+    command = (run.scene, "-c", run.checkpoint, "-o", "map.tif", "--batch-size", 999)
+    half_done(*command)
+    told = cwsam("predict", *command, "--max-memory", f"{int(laid_out * 0.98)}B").stderr
+    assert "begun with more memory or larger batches: starting over" in told
+
+
 def command(run: Any, *arguments: Any) -> list[str]:
     here = [sys.executable, "-m", "cwsam_cli", "predict", "-c", str(run.checkpoint), "--device", "cpu"]
     return [*here, *(str(argument) for argument in arguments)]
@@ -321,7 +406,7 @@ def test_processes_look_for_what_is_missing_before_any_of_them_adds_to_it(tmp_pa
         _share(world, job, tmp_path / "read-later.pth", MapOptions(), tmp_path)
 
 
-def test_a_process_among_others_may_write_as_long_as_it_takes_and_shows_life_at_every_scene(
+def test_a_process_among_others_may_hash_and_write_as_long_as_it_takes_and_shows_life_at_every_scene(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -351,11 +436,11 @@ def test_a_process_among_others_may_write_as_long_as_it_takes_and_shows_life_at_
     world = World(torch.device("cpu"), watchdog=watchdog)
     work = [(str(run.scene), tmp_path / "map.tif")]
     options = MapOptions(device="cpu")
-    archive._make(work, run.checkpoint, options, overwrite=False, command="", world=world)
+    archive._make(work, run.checkpoint, options, world, overwrite=False, command="")
     assert while_writing == ["pause"]
     watchdog.signs.clear()
-    assert archive._make(work, run.checkpoint, options, overwrite=False, command="", world=world).present
-    assert watchdog.signs == ["beat"]
+    assert archive._make(work, run.checkpoint, options, world, overwrite=False, command="").present
+    assert watchdog.signs == ["beat", "pause", "beat"]
 
 
 @pytest.mark.slow

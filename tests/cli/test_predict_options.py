@@ -266,7 +266,38 @@ def test_overwriting_without_layers_leaves_no_layer_of_an_older_map(predict: Any
     assert not (tmp_path / "map.confidence.tif").exists()
 
 
+def test_overwriting_leaves_a_layer_that_nobody_knows(predict: Any, tmp_path: Path) -> None:
+    predict()
+    (tmp_path / "map.entropy.tif").write_text("mine")
+    predict("--overwrite")
+    assert (tmp_path / "map.entropy.tif").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kept", ["map.confidence.tif", "map.png", "map.qml", "map.tif.aux.xml", "all"])
+def test_what_remains_of_the_same_map_is_in_nobodys_way(predict: Any, tmp_path: Path, snapshot: Any, kept: str) -> None:
+    options = ("--confidence", "--preview", "map.png")
+    predict(*options)
+    before = snapshot(tmp_path)
+    for path in tmp_path.glob("map.*"):
+        if path.name == "map.tif" or kept not in (path.name, "all"):
+            path.unlink()
+    predict(*options)
+    assert snapshot(tmp_path) == before
+
+
 @pytest.mark.parametrize("there", ["map.confidence.tif", "map.png"])
+def test_what_remains_of_another_map_is_not_replaced(
+    predict: Any, refused: Any, run: Any, scene: Path, tmp_path: Path, there: str
+) -> None:
+    options = ("--confidence", "--preview", "map.png", "--precision", "fp32")
+    predict(*options)
+    for path in tmp_path.glob("map.*"):
+        if path.name != there:
+            path.unlink()
+    refused(2, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", *options, "--overlap", 0.5, names=there)
+
+
+@pytest.mark.parametrize("there", ["map.confidence.tif", "map.png", "map.qml", "map.tif.aux.xml"])
 def test_an_existing_file_beside_the_map_is_not_replaced(
     refused: Any, run: Any, scene: Path, tmp_path: Path, there: str
 ) -> None:
