@@ -85,6 +85,13 @@ class MapOptions:
             if getattr(self, name) not in known:
                 names = ", ".join(str(each) for each in known if each)
                 raise UsageError(f"--{name} `{getattr(self, name)}` is not known", hint=f"one of {names}")
+        if self.bounds:
+            west, south, east, north = self.bounds
+            if not (np.isfinite(self.bounds).all() and west < east and south < north):
+                raise UsageError(
+                    f"--bounds {' '.join(f'{edge:g}' for edge in self.bounds)} is no rectangle",
+                    hint="west south east north, in the scene's own CRS",
+                )
         check_creation(self.creation, self.format)
 
     @property

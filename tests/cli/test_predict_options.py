@@ -94,6 +94,11 @@ def test_bounds_beside_the_scene_are_refused(refused: Any, run: Any, scene: Path
     refused(4, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", *bounds, names="beside the scene")
 
 
+@pytest.mark.parametrize("bounds", [("nan",) * 4, ("0", "0", "inf", "inf"), ("9", "0", "1", "5"), ("0", "5", "9", "5")])
+def test_bounds_that_are_none_are_refused(refused: Any, run: Any, scene: Path, bounds: tuple[str, ...]) -> None:
+    refused(2, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--bounds", *bounds, names="--bounds")
+
+
 def test_outside_an_area_of_interest_is_nodata_and_inside_the_whole_map(predict: Any) -> None:
     whole = predict(name="whole.tif")
     circle = shapely.Point(602_000, 3_998_500).buffer(700)
