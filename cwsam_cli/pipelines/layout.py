@@ -16,7 +16,7 @@ from cwsam_cli.config.schema import Precision
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import sha256
 from cwsam_cli.geo.aoi import read_area
-from cwsam_cli.geo.budget import BLOCK, Costs, cut
+from cwsam_cli.geo.budget import BLOCK, Costs, Crew, cut
 from cwsam_cli.geo.grid import Lattice
 from cwsam_cli.geo.layers import KINDS, LayerPlan
 from cwsam_cli.geo.mapfile import FORMATS, Sheet, check_creation, cuts
@@ -171,7 +171,8 @@ class Layout:
     memory: int
     """Bytes at the peak, of one process."""
     limit: int
-    """Bytes that it may take."""
+    """Bytes that all processes may take together."""
+    crew: Crew
     oddities: list[str]
 
 
@@ -214,11 +215,9 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         size = trained.architecture.inp_size
         lattice = Lattice.over(north.width, north.height, size, int(size * options.overlap))
         cache_mb, costs = _costs(opened, model, options, layers)
-        limit = _MEMORY + model.program + model.weights
-        if options.max_memory:  # several processes share it, and so does the one that waits for them
-            waiting = model.program if options.gpus > 1 else 0
-            limit = (options.max_memory - waiting) // options.gpus
-        chosen = cut(lattice, int(shown.width), costs, batch=options.batch_size, limit=limit)
+        crew = Crew(options.gpus, model.program if options.gpus > 1 else 0)
+        limit = options.max_memory or crew.together(_MEMORY + model.program + model.weights)
+        chosen = cut(lattice, int(shown.width), costs, batch=options.batch_size, limit=limit, crew=crew)
         sheet = Sheet(
             grid=opened.grid.part(part),
             row_cuts=cuts(int(shown.row_off), int(shown.height), BLOCK, from_end=opened.is_south_up),
@@ -242,7 +241,7 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         layers=layers,
         cache_mb=cache_mb,
     )
-    return Layout(job, sheet, chosen.bytes, limit, odd)
+    return Layout(job, sheet, chosen.bytes, limit, crew, odd)
 
 
 def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -> tuple[int, Costs]:

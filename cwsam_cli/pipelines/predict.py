@@ -98,7 +98,7 @@ def estimate(layout: Layout, model: Model, options: MapOptions, *, seconds: floa
         columns=len(columns),
         precision=model.precision,
         seconds=seconds * len(rows) * across / options.gpus,
-        memory=layout.memory * options.gpus,
+        memory=layout.crew.together(layout.memory),
         disk=grid.width * grid.height * job.layers.count * (3 if options.format == "COG" else 2),
         warnings=tuple(layout.oddities),
     )
@@ -202,8 +202,8 @@ def make_map(
     plan = {"batch": job.batch, "group": job.group, "col_cuts": job.col_cuts}
 
     def fits(older: Mapping[str, Any]) -> bool:
-        small = older["batch"] <= options.batch_size and older["memory"] <= layout.limit
-        return bool(small or older["allowed"] == allowed)
+        fitting = older["batch"] <= options.batch_size and layout.crew.together(older["memory"]) <= layout.limit
+        return fitting or bool(older["allowed"] == allowed)
 
     with journal(output, key.content, plan | {"memory": layout.memory, "allowed": allowed}, fits=fits) as kept:
         _sweep(output, options)
