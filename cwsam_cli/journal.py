@@ -142,6 +142,8 @@ def journal(
             finally:
                 if finished or not any(path.stat().st_size for path in folder.glob("*.pieces")):
                     (folder / _DESCRIPTION).unlink(missing_ok=True)
+                else:
+                    log.info("what is finished of `%s` is kept: the same command goes on where it was", target)
     finally:
         if held and not (folder / _DESCRIPTION).exists():
             shutil.rmtree(folder, ignore_errors=True)

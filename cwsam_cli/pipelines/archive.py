@@ -22,7 +22,7 @@ from cwsam_cli.pipelines.predict import (
     wait_for_others,
 )
 from cwsam_cli.pipelines.sharded import Lockstep, own_scorer
-from cwsam_cli.train.launch import Cluster, launch
+from cwsam_cli.train.launch import launch
 from cwsam_cli.train.world import World, choose_device
 
 
@@ -66,8 +66,7 @@ def predict_many(
         alone = World(choose_device(options.device))
         return _make(work, checkpoint, options, alone, overwrite=overwrite, command=command)
     with tempfile.TemporaryDirectory(prefix="cwsam-") as scratch:
-        cluster = Cluster(processes=options.gpus, device=options.device)
-        launch(_share, work, checkpoint, options, overwrite, command, Path(scratch), cluster=cluster)
+        launch(_share, work, checkpoint, options, overwrite, command, Path(scratch), cluster=options.cluster)
         parts = [json.loads(path.read_text("utf-8")) for path in sorted(Path(scratch).glob("*.json"))]
     return Archive(
         [MapResult(**raw | {"path": Path(raw["path"])}) for part in parts for raw in part["maps"]],

@@ -27,12 +27,14 @@ from cwsam_cli.pipelines.checks import must_be_shared, oddities, resident_memory
 from cwsam_cli.pipelines.pieces import Job
 from cwsam_cli.pipelines.score import AUGMENTATIONS, PRECISIONS, Scorer, activation_bytes, choose_precision
 from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint
+from cwsam_cli.train.launch import Cluster
 from cwsam_cli.train.world import choose_device
 
 _MEMORY = 4_000_000_000  # bytes beside the program and the weights, unless --max-memory says otherwise
 _BATCH = 8
 _ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
 _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
+_GO_ON = "the same command goes on where it was"
 
 _KNOWN: dict[str, Collection[str | None]] = {
     "window": PROFILES,
@@ -98,6 +100,11 @@ class MapOptions:
     def kinds(self) -> tuple[str, ...]:
         """Layers beside the map."""
         return tuple(kind for kind in KINDS if getattr(self, kind))
+
+    @property
+    def cluster(self) -> Cluster:
+        """The processes."""
+        return Cluster(processes=self.gpus, device=self.device, ended=_GO_ON, stuck=_GO_ON)
 
 
 @dataclass(frozen=True, slots=True)

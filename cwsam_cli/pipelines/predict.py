@@ -30,7 +30,7 @@ from cwsam_cli.pipelines.layout import Layout, MapOptions, Model, lay_out
 from cwsam_cli.pipelines.pieces import Job, Score, fill
 from cwsam_cli.pipelines.sharded import Lockstep, own_scorer
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
-from cwsam_cli.train.launch import Cluster, launch
+from cwsam_cli.train.launch import launch
 from cwsam_cli.train.world import World
 
 
@@ -213,8 +213,7 @@ def make_map(
         if score is None:
             for stale in kept.folder.glob("*.done"):
                 stale.unlink()
-            cluster = Cluster(processes=options.gpus, device=options.device)
-            launch(_share, job, model.path, options, kept.folder, cluster=cluster)
+            launch(_share, job, model.path, options, kept.folder, cluster=options.cluster)
             kept.scan()
         else:
             fill(job, score, kept, beat=partial(stay_alive, world))

@@ -357,6 +357,52 @@ def test_a_run_with_less_memory_than_was_laid_out_for_starts_over(cwsam: Cwsam, 
     assert "begun with more memory or larger batches: starting over" in told
 
 
+@pytest.mark.parametrize("end", ["a disk that hiccups", "Ctrl-C"])
+def test_what_is_finished_is_kept_when_a_run_fails_and_the_run_says_so(
+    cwsam: Cwsam, run: Any, make_raster: Any, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    from typer.testing import CliRunner
+
+    from cwsam_cli.errors import DataError
+    from cwsam_cli.geo.raster import Scene
+    from cwsam_cli.main import app
+
+    scene = make_raster("scene.tif", picture(1000, 90), blockysize=16)
+    read = Scene.read_north_up
+
+    def failing(self: Scene, window: Any) -> Any:
+        if window.row_off > 700:
+            raise DataError("a disk that hiccups", hint="wait") if end != "Ctrl-C" else KeyboardInterrupt
+        return read(self, window)
+
+    line = ["predict", str(scene), "-c", str(run.checkpoint), "-o", "map.tif", "--batch-size", "2"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Scene, "read_north_up", failing)
+        result = CliRunner().invoke(app, line)
+    assert result.exit_code == (130 if end == "Ctrl-C" else 4)
+    assert "the same command goes on" in result.stderr
+    told = cwsam(*line).stderr
+    assert "going on" in told and " 0 piece" not in told
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="ends by signal")
+def test_a_signal_that_ends_several_processes_is_told_with_the_way_to_go_on(
+    run: Any, make_raster: Any, tmp_path: Path
+) -> None:
+    line = command(run, make_raster("scene.tif", picture(6000, 500)), "-o", tmp_path / "map.tif", "--gpus", 2)
+    with subprocess.Popen(
+        line, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not any(path.stat().st_size for path in tmp_path.glob(".map.tif.journal/*.pieces")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 6
+    assert "SIGTERM" in told and "hint: the same command goes on" in told and "--resume" not in told
+
+
 def command(run: Any, *arguments: Any) -> list[str]:
     here = [sys.executable, "-m", "cwsam_cli", "predict", "-c", str(run.checkpoint), "--device", "cpu"]
     return [*here, *(str(argument) for argument in arguments)]
