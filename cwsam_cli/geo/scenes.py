@@ -181,14 +181,17 @@ def _told_by_server(url: str) -> str:
 
 
 def map_names(scenes: Sequence[str]) -> list[str]:
-    """A file name for each scene's map: the scene's own stem, numbered where stems repeat."""
+    """A file name for each scene's map: the scene's own stem, numbered where stems repeat.
+
+    Capitals make no other name: on many disks they do not.
+    """
     stems = [Path(scene.rstrip("/").split("?")[0]).stem for scene in scenes]
-    many = Counter(stems)
+    many = Counter(stem.casefold() for stem in stems)
     taken = {stem for stem, times in many.items() if times == 1}
     names = []
     for stem in stems:
-        if many[stem] > 1:
-            stem = next(name for number in count(1) if (name := f"{stem}-{number}") not in taken)
-            taken.add(stem)
+        if many[stem.casefold()] > 1:
+            stem = next(name for number in count(1) if (name := f"{stem}-{number}").casefold() not in taken)
+            taken.add(stem.casefold())
         names.append(f"{stem}.tif")
     return names

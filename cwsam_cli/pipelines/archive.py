@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cwsam_cli.console import log
 from cwsam_cli.errors import CwsamError, UsageError, as_user_error
+from cwsam_cli.geo.mapfile import beside
 from cwsam_cli.geo.scenes import map_names
 from cwsam_cli.pipelines.checks import Estimate
 from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
@@ -62,6 +63,7 @@ def predict_many(
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"`{folder}` is a file, and several scenes need a folder", hint="name a folder: -o maps/")
     work = list(zip(scenes, [folder / name for name in map_names(scenes)], strict=True))
+    _refuse_shared_names(work, options)
     if options.gpus == 1:
         alone = World(choose_device(options.device))
         return _make(work, checkpoint, options, alone, overwrite=overwrite, command=command)
@@ -73,6 +75,15 @@ def predict_many(
         [Path(path) for part in parts for path in part["present"]],
         {scene: reason for part in parts for scene, reason in part["failed"].items()},
     )
+
+
+def _refuse_shared_names(work: Sequence[tuple[str, Path]], options: MapOptions) -> None:
+    whose: dict[Path, str] = {}
+    for scene, target in work:
+        for path in (target, *(beside(target, kind) for kind in options.kinds)):
+            other = whose.setdefault(path, scene)
+            if other != scene:
+                raise UsageError(f"`{other}` and `{scene}` would both give `{path}`", hint="map one of them alone")
 
 
 def estimate_many(
@@ -113,7 +124,7 @@ def _make(
                 if not overwrite and made_before(target, scene, model, options):
                     archive.present.append(target)
                     continue
-            log.info("%d/%d `%s`", number, len(work), scene)
+            log.info("%d/%d `%s` → `%s`", number, len(work), scene, target)
             made = make_map(scene, model, score, target, options, world, overwrite=overwrite, command=command)
             archive.maps.append(made)
         except Exception as error:

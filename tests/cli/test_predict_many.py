@@ -173,6 +173,15 @@ def test_what_cannot_be_meant_is_refused_before_any_work(
     refused(code, "predict", *arguments, "-c", run.checkpoint, names=names)
 
 
+def test_scenes_whose_maps_and_layers_would_share_a_name_are_refused(
+    refused: Any, ends_with: Invoke, run: Any, make_raster: Any
+) -> None:
+    scenes = [make_raster(name, picture()) for name in ("a.tif", "a.confidence.tif")]
+    command = ("predict", *scenes, "-c", run.checkpoint, "-o", "maps")
+    assert "a.confidence.tif`" in refused(2, *command, "--confidence", names="a.tif`")
+    ends_with(0, *command)
+
+
 def test_maps_never_replace_their_scenes(ends_with: Invoke, run: Any, folder: Path) -> None:
     (folder / "b.tif").unlink()
     before = {path: path.read_bytes() for path in folder.iterdir()}

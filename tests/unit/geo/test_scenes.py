@@ -22,6 +22,7 @@ MakeRaster = Callable[..., Path]
         (["x/a.tif", "y/b.jp2"], ["a.tif", "b.tif"]),
         (["x/a.tif", "y/a.vrt"], ["a-1.tif", "a-2.tif"]),
         (["x/a.tif", "y/a.tif", "x/a-1.tif"], ["a-2.tif", "a-3.tif", "a-1.tif"]),
+        (["x/A.tif", "y/a.tif"], ["A-1.tif", "a-2.tif"]),
         (["https://example.org/a.tif?key=b/c", "/vsizip/z.zip/d.tif"], ["a.tif", "d.tif"]),
     ],
 )
