@@ -367,9 +367,12 @@ def _choose(image: list[int], names: list[str], wanted: Sequence[str], path: Pat
             )
         log.warning("`%s`: bands %s are taken for %s, by position", path, ", ".join(own), ", ".join(wanted))
     if len(image) != len(wanted):
+        count = f"{len(image)} image bands" if len(image) > 1 else "1 image band"
         raise DataError(
-            f"`{path}` has {len(image)} image bands, the model was trained on {len(wanted)}: {', '.join(wanted)}",
-            hint=f"give it those bands in that order, e.g. gdal_translate -b 1 -b 2 ... {path} subset.tif",
+            f"`{path}` has {count}, the model was trained on {len(wanted)}: {', '.join(wanted)}",
+            hint="name those, in that order: --bands 3,2,1"
+            if len(image) > len(wanted)
+            else "bands in files of their own become one scene by: gdalbuildvrt -separate scene.vrt ...",
         )
     return image
 

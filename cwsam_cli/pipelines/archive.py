@@ -2,23 +2,26 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+
+import torch
+from rasterio.windows import Window
 
 from cwsam_cli.console import log
 from cwsam_cli.errors import CwsamError, UsageError, as_user_error
 from cwsam_cli.geo.mapfile import beside
 from cwsam_cli.geo.scenes import map_names
 from cwsam_cli.pipelines.checks import Estimate
-from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
+from cwsam_cli.pipelines.layout import Layout, MapOptions, Model, lay_out
 from cwsam_cli.pipelines.predict import (
     MapResult,
     check_names,
-    estimate,
     made_before,
     make_map,
-    seconds_a_window,
     stay_alive,
     wait_for_others,
 )
@@ -100,8 +103,40 @@ def estimate_many(
                 raise
             failed[scene] = str(error)
             log.error("%s; hint: %s", error, error.hint)
-    seconds = seconds_a_window(model, options) if layouts else 0.0
-    return [estimate(layout, model, options, seconds=seconds) for layout in layouts], failed
+    seconds = _seconds_a_window(model, options) if layouts else 0.0
+    return [_estimate(layout, model, options, seconds=seconds) for layout in layouts], failed
+
+
+def _estimate(layout: Layout, model: Model, options: MapOptions, *, seconds: float) -> Estimate:
+    """What a scene's map will cost, if a window takes so many seconds."""
+    job, grid = layout.job, layout.sheet.grid
+    rows, cols = job.lattice.touching(job.shown)
+    columns = list(pairwise(job.col_cuts))
+    strips = [Window(left, job.shown.row_off, right - left, job.shown.height) for left, right in columns]
+    across = sum(len(job.lattice.touching(strip)[1]) for strip in strips)
+    return Estimate(
+        scene=job.scene,
+        grid=str(grid),
+        windows=len(rows) * len(cols),
+        batch=job.batch,
+        columns=len(columns),
+        precision=model.precision,
+        seconds=seconds * len(rows) * across / options.gpus,
+        memory=layout.crew.together(layout.memory),
+        disk=grid.width * grid.height * job.layers.count * (3 if options.format == "COG" else 2),
+        warnings=tuple(layout.oddities),
+    )
+
+
+def _seconds_a_window(model: Model, options: MapOptions) -> float:
+    """Time one batch."""
+    arch = model.trained.architecture
+    images = torch.zeros(options.batch_size, arch.num_bands, arch.inp_size, arch.inp_size)
+    score = model.scorer(options)
+    score(images[:1])  # the first pass of all is slower
+    start = time.perf_counter()
+    score(images)
+    return (time.perf_counter() - start) / len(images)
 
 
 def _make(

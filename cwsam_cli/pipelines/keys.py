@@ -24,7 +24,7 @@ from cwsam_cli.geo.style import write_sidecar, write_style
 from cwsam_cli.pipelines.layout import MapOptions, Model
 
 KEY = "CWSAM_KEY"
-_SIGHT, _CONTENTS = "CWSAM_SCENE_SIGHT", "CWSAM_SCENE_SHA256"
+_SIGHT, _CONTENTS = "CWSAM_SCENE_SIGHT", "CWSAM_SCENE_HASH"
 _NO_CONTENT = {"max_memory", "batch_size", "device", "gpus", "preview", "aoi", "format", "creation"}
 """Options that say how and where to work, how to write, or that count by another name."""
 

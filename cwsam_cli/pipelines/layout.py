@@ -31,7 +31,6 @@ from cwsam_cli.train.launch import Cluster
 from cwsam_cli.train.world import choose_device
 
 _MEMORY = 4_000_000_000  # bytes beside the program and the weights, unless --max-memory says otherwise
-_BATCH = 8
 _ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
 _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
 _GO_ON = "the same command goes on where it was"
@@ -57,7 +56,7 @@ class MapOptions:
     """What is averaged, `logits` or `probabilities`."""
     tta: str = "none"
     precision: str = "auto"
-    batch_size: int = _BATCH
+    batch_size: int = 8
     """Windows at a time, at most."""
     max_memory: int | None = None
     """Bytes of main memory; None is 4 GB beside the program and the weights."""

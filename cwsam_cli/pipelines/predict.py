@@ -4,15 +4,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
-import torch
 from numpy.typing import NDArray
-from rasterio.windows import Window
 
 from cwsam_cli import __version__
 from cwsam_cli.console import log
@@ -24,9 +21,8 @@ from cwsam_cli.geo.quicklook import draw_map
 from cwsam_cli.geo.raster import GDAL_CACHE_MB, open_raster, reading
 from cwsam_cli.geo.scenes import is_plain_file
 from cwsam_cli.journal import Journal, folder_of, journal
-from cwsam_cli.pipelines.checks import Estimate
 from cwsam_cli.pipelines.keys import KEY, MapKey, read_tags
-from cwsam_cli.pipelines.layout import Layout, MapOptions, Model, lay_out
+from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
 from cwsam_cli.pipelines.pieces import Job, Score, fill
 from cwsam_cli.pipelines.sharded import Lockstep, own_scorer
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
@@ -83,38 +79,6 @@ def predict(
     return make_map(str(scene), model, score, output, options, alone, overwrite=overwrite, command=command)
 
 
-def estimate(layout: Layout, model: Model, options: MapOptions, *, seconds: float) -> Estimate:
-    """What a scene's map will cost, if a window takes so many seconds."""
-    job, grid = layout.job, layout.sheet.grid
-    rows, cols = job.lattice.touching(job.shown)
-    columns = list(pairwise(job.col_cuts))
-    strips = [Window(left, job.shown.row_off, right - left, job.shown.height) for left, right in columns]
-    across = sum(len(job.lattice.touching(strip)[1]) for strip in strips)
-    return Estimate(
-        scene=job.scene,
-        grid=str(grid),
-        windows=len(rows) * len(cols),
-        batch=job.batch,
-        columns=len(columns),
-        precision=model.precision,
-        seconds=seconds * len(rows) * across / options.gpus,
-        memory=layout.crew.together(layout.memory),
-        disk=grid.width * grid.height * job.layers.count * (3 if options.format == "COG" else 2),
-        warnings=tuple(layout.oddities),
-    )
-
-
-def seconds_a_window(model: Model, options: MapOptions) -> float:
-    """Time one batch."""
-    arch = model.trained.architecture
-    images = torch.zeros(options.batch_size, arch.num_bands, arch.inp_size, arch.inp_size)
-    score = model.scorer(options)
-    score(images[:1])  # the first pass of all is slower
-    start = time.perf_counter()
-    score(images)
-    return (time.perf_counter() - start) / len(images)
-
-
 def check_names(scene: str, checkpoint: Path, output: Path, options: MapOptions) -> None:
     """Refuse outputs that cannot be meant, before any work.
 
@@ -139,8 +103,8 @@ def made_before(output: Path, scene: str, model: Model, options: MapOptions) -> 
     """
     if not output.exists():
         return False
-    key = MapKey.of(scene, model, options, output)
-    if read_tags(output).get(KEY) != key.digest:
+    own = read_tags(output).get(KEY)
+    if own is None or own != (key := MapKey.of(scene, model, options, output)).digest:
         raise OutputExists(output)
     if folder_of(output).exists():  # killed when all was done but this
         with journal(output, key.content, {}):

@@ -15,7 +15,6 @@ import rasterio
 import shapely
 from PIL import Image
 from rasterio.transform import from_origin
-from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 from typer.testing import Result
 
@@ -402,13 +401,6 @@ def test_a_scene_with_control_points_only_is_refused_with_the_line_that_mends_it
 
 def test_an_output_must_be_named(refused: Any, run: Any, scene: Path) -> None:
     assert "-o map.tif" in refused(2, "predict", scene, "-c", run.checkpoint, names="output")
-
-
-def test_only_the_wanted_part_of_a_large_scene_is_read(predict: Any, scene: Path) -> None:
-    """A window of the whole, by another road: the scene itself cut out has other windows."""
-    cut = predict("--bounds", 600_000, 3_999_000, 601_000, 4_000_000)
-    with rasterio.open(scene) as source:
-        assert source.read(1, window=Window(0, 0, 34, 34)).shape == cut.shape
 
 
 @pytest.mark.parametrize("nodata", ["value", "mask", "alpha", "nan"])
