@@ -67,7 +67,7 @@ def read_text(picture: Path, keyword: str) -> str | None:
     try:
         with Image.open(picture) as opened:
             return opened.info.get(keyword)
-    except OSError:  # no such file, or no picture
+    except (OSError, ValueError, Image.DecompressionBombError):  # no such file, or no picture of ours
         return None
 
 

@@ -337,6 +337,19 @@ def half_done(cwsam: Cwsam, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     return begin
 
 
+def test_the_journal_records_hashes_of_input_and_checkpoint_the_options_batch_and_precision(
+    run: Any, half_done: Any
+) -> None:
+    from cwsam_cli.files import sha256
+    from cwsam_cli.geo.scenes import fingerprint
+
+    half_done(run.scene, "-c", run.checkpoint, "-o", "map.tif", "--batch-size", 4, "--precision", "fp32", "--tta", "d4")
+    told = json.loads(Path(".map.tif.journal/journal.json").read_text("utf-8"))
+    assert told["key"]["scene"] == fingerprint(str(run.scene)).contents
+    assert told["key"]["checkpoint"] == sha256(run.checkpoint)
+    assert (told["key"]["precision"], told["key"]["tta"], told["plan"]["batch"]) == ("fp32", "d4", 4)
+
+
 @pytest.mark.parametrize("options", [("--format", "COG"), ("--co", "COMPRESS=LZW"), ("--batch-size", 9), ("--gpus", 1)])
 def test_what_a_killed_run_has_done_serves_any_form_of_file_and_more_memory(
     cwsam: Cwsam, run: Any, half_done: Any, options: tuple[Any, ...]
