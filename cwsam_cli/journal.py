@@ -107,7 +107,13 @@ def folder_of(target: Path) -> Path:
 
 
 @contextmanager
-def journal(target: Path, key: Mapping[str, Any], plan: Mapping[str, Any]) -> Iterator[Journal]:
+def journal(
+    target: Path,
+    key: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    *,
+    fits: Callable[[Mapping[str, Any]], bool] = lambda older: True,
+) -> Iterator[Journal]:
     """Open the journal of an output, or begin one; it goes when the block succeeds.
 
     A failed block keeps it if anything is finished.
@@ -116,7 +122,8 @@ def journal(target: Path, key: Mapping[str, Any], plan: Mapping[str, Any]) -> It
         target: the output.
         key: what the pieces depend on, by a name that a person understands; a journal with
             another key is thrown away.
-        plan: how to lay out the work; what an older journal of the same key says comes first.
+        plan: how to lay out the work; what an older journal of the same key says comes first,
+        fits: if this says that it still can be followed.
 
     Raises:
         MachineError: another process is writing this output.
@@ -129,18 +136,22 @@ def journal(target: Path, key: Mapping[str, Any], plan: Mapping[str, Any]) -> It
         with locked(folder / _LOCK, f"`{target}` is being written by another process"):
             held = True
             try:
-                _resume_or_begin(opened, target, json.loads(json.dumps(key)))
+                _resume_or_begin(opened, target, json.loads(json.dumps(key)), fits)
                 yield opened
                 finished = True
             finally:
                 if finished or not any(path.stat().st_size for path in folder.glob("*.pieces")):
                     (folder / _DESCRIPTION).unlink(missing_ok=True)
+                else:
+                    log.info("what is finished of `%s` is kept: the same command goes on where it was", target)
     finally:
         if held and not (folder / _DESCRIPTION).exists():
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _resume_or_begin(opened: Journal, target: Path, key: dict[str, Any]) -> None:
+def _resume_or_begin(
+    opened: Journal, target: Path, key: dict[str, Any], fits: Callable[[Mapping[str, Any]], bool]
+) -> None:
     description = opened.folder / _DESCRIPTION
     try:
         raw = json.loads(description.read_text("utf-8"))
@@ -149,12 +160,13 @@ def _resume_or_begin(opened: Journal, target: Path, key: dict[str, Any]) -> None
         older, plan = {}, {}
     if older:
         differing = sorted(name for name in older.keys() | key.keys() if older.get(name) != key.get(name))
-        if not differing:
+        if not differing and fits(plan):
             opened.plan = plan
             opened.scan()
             log.info("`%s` was begun before: going on, %d piece(s) are there", target, len(opened.pieces))
             return
-        log.warning("`%s` was begun with another %s: starting over", target, ", ".join(differing))
+        what = f"another {', '.join(differing)}" if differing else "more memory or larger batches"
+        log.warning("`%s` was begun with %s: starting over", target, what)
     opened.clear()
     write_text(description, json.dumps({"key": key, "plan": opened.plan}, indent=1, ensure_ascii=False))
 

@@ -45,40 +45,48 @@ class AreaOfInterest:
 
 
 def read_area(path: Path, grid: Grid) -> AreaOfInterest:
-    """Read polygons and bring them into a grid's CRS.
+    """Read the polygons near a grid, no others, and bring them into its CRS.
 
     Raises:
-        DataError: no polygon is in the file, or none lies on the grid.
+        DataError: none lies on the grid, or the file cannot be read.
         MissingCRS: only one of both has a CRS.
     """
     try:
-        frame = pyogrio.read_dataframe(path, columns=[])
+        crs = pyogrio.read_info(path)["crs"]
+        if (crs is None) != (grid.crs is None):
+            raise MissingCRS(path if crs is None else "the scene", "so nobody knows where the polygons lie on it")
+        near = _around(grid, crs)
+        shapes = pyogrio.read_dataframe(path, columns=[], bbox=near).geometry
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         raise DataError(f"`{path}` holds no polygons that can be read: {error}", hint="try: ogrinfo -al -so") from None
-    shapes = frame.geometry[frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])]
-    if shapes.empty:
-        raise DataError(f"`{path}` holds no polygon", hint="--aoi takes polygons")
-    if (shapes.crs is None) != (grid.crs is None):
-        raise MissingCRS(path if shapes.crs is None else "the scene", "so nobody knows where the polygons lie on it")
+    shapes = shapes[shapes.geom_type.isin(["Polygon", "MultiPolygon"])]
     if grid.crs is not None:
-        shapes = _around(shapes, grid).to_crs(grid.crs.to_wkt())
+        if near is not None:
+            shapes = _clipped(shapes, near)
+        shapes = shapes.to_crs(grid.crs.to_wkt())
     area = AreaOfInterest(shapely.STRtree(shapely.make_valid(shapes.to_numpy())), grid)
     if not area.touches(Window(0, 0, grid.width, grid.height)):
         raise DataError(f"no polygon of `{path}` lies on the scene ({grid})", hint="do both show the same ground?")
     return area
 
 
-def _around(shapes: GeoSeries, grid: Grid) -> GeoSeries:
-    """What of polygons lies on a scene and as far around: ground far away has no place in many projections."""
-    assert grid.crs is not None
+def _around(grid: Grid, crs: str | None) -> tuple[float, float, float, float] | None:
+    """A scene and as far around it, in a CRS; None where that is no rectangle."""
     x, y = zip(*grid.corners(Window(0, 0, grid.width, grid.height)), strict=True)
-    way = Transformer.from_crs(grid.crs.to_wkt(), shapes.crs, always_xy=True)
-    left, bottom, right, top = way.transform_bounds(min(x), min(y), max(x), max(y))
+    left, bottom, right, top = min(x), min(y), max(x), max(y)
+    if grid.crs is not None:
+        way = Transformer.from_crs(grid.crs.to_wkt(), crs, always_xy=True)
+        left, bottom, right, top = way.transform_bounds(left, bottom, right, top)
     wide, high = right - left, top - bottom
     if not (np.isfinite([left, bottom, right, top]).all() and wide > 0 and high > 0):  # across the antimeridian, say
-        return shapes
-    near = shapely.clip_by_rect(
-        shapely.make_valid(shapes.to_numpy()), left - wide, bottom - high, right + wide, top + high
-    )
-    near = near[~shapely.is_empty(near)]
-    return GeoSeries(shapely.segmentize(near, min(wide, high) / 64), crs=shapes.crs)  # straight lines may bend
+        return None
+    return left - wide, bottom - high, right + wide, top + high
+
+
+def _clipped(shapes: GeoSeries, near: tuple[float, float, float, float]) -> GeoSeries:
+    """What of polygons lies in a rectangle: ground far away has no place in many projections."""
+    left, bottom, right, top = near
+    parts = shapely.clip_by_rect(shapely.make_valid(shapes.to_numpy()), *near)
+    parts = parts[~shapely.is_empty(parts)]
+    longest = min(right - left, top - bottom) / 192  # straight lines may bend
+    return GeoSeries(shapely.segmentize(parts, longest), crs=shapes.crs)

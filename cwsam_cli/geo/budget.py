@@ -40,6 +40,23 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
+class Crew:
+    """Processes that share the memory."""
+
+    size: int = 1
+    waiting: int = 0
+    """Bytes of a further one that waits for them."""
+
+    def share(self, limit: int) -> int:
+        """What one of them may take of a limit for all."""
+        return (limit - self.waiting) // self.size
+
+    def together(self, each: int) -> int:
+        """What all take, if each takes so much."""
+        return each * self.size + self.waiting
+
+
+@dataclass(frozen=True, slots=True)
 class Cut:
     """How the work is cut."""
 
@@ -50,10 +67,10 @@ class Cut:
     columns: int
     """Pixels wide, a multiple of `BLOCK`."""
     bytes: int
-    """Memory at the peak, estimated."""
+    """Memory of a process at the peak, estimated."""
 
 
-def cut(lattice: Lattice, width: int, costs: Costs, *, batch: int, limit: int) -> Cut:
+def cut(lattice: Lattice, width: int, costs: Costs, *, batch: int, limit: int, crew: Crew | None = None) -> Cut:
     """The widest columns, and the largest batch up to `batch`, that stay within the limit.
 
     Args:
@@ -62,24 +79,27 @@ def cut(lattice: Lattice, width: int, costs: Costs, *, batch: int, limit: int) -
         costs: of this scene and model.
         batch: windows at a time, at most.
         limit: bytes of memory.
+        crew: the processes that share it; None is this one alone.
 
     Raises:
         MachineError: even one window at a time needs more.
     """
+    crew = crew or Crew()
+    share = crew.share(limit)
     whole = -(-width // BLOCK) * BLOCK
     enough = min(whole, max(BLOCK, _FEW * lattice.size // BLOCK * BLOCK))
     while True:
         fitting = next(
-            (w for w in _widths(whole) if (batch == 1 or w >= enough) and _need(lattice, w, batch, costs) <= limit),
+            (w for w in _widths(whole) if (batch == 1 or w >= enough) and _need(lattice, w, batch, costs) <= share),
             None,
         )
         if fitting is not None:
             return Cut(batch, _group(lattice, fitting, batch), fitting, _need(lattice, fitting, batch, costs))
         if batch == 1:
-            least = _need(lattice, min(whole, BLOCK), 1, costs)
+            least, fixed = (crew.together(each) for each in (_need(lattice, min(whole, BLOCK), 1, costs), costs.fixed))
             raise MachineError(
                 f"--max-memory {size_text(limit)} is not enough: this model and scene need {size_text(least)}",
-                hint=f"give it more, or leave it out: {size_text(costs.fixed)} of it are the program and the weights",
+                hint=f"give it more, or leave it out: {size_text(fixed)} of it are the program and the weights",
             )
         batch = (batch + 1) // 2
 

@@ -1,11 +1,13 @@
 """One picture that shows whether a map is any good: image, reference and map side by side."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
@@ -47,14 +49,26 @@ def draw_quicklook(scene: Scene, reference: Path, map_path: Path, taxonomy: Taxo
         _compose(panels, taxonomy).save(path, format="PNG")
 
 
-def draw_map(map_path: Path, taxonomy: Taxonomy, output: Path) -> None:
-    """Write a PNG of a map alone, with its legend."""
+def draw_map(map_path: Path, taxonomy: Taxonomy, output: Path, text: Mapping[str, str]) -> None:
+    """Write a PNG of a map alone, with its legend; `text` goes into it too, by keyword."""
     with open_raster(map_path) as dataset, reading(map_path):
         scale = min(1.0, _ALONE / max(dataset.shape))
         shape = (max(1, round(dataset.height * scale)), max(1, round(dataset.width * scale)))
         mapped = dataset.read(1, out_shape=shape, resampling=Resampling.nearest)
     with staged(output, overwrite=True) as path:
-        _compose({"": _colored(mapped, taxonomy)}, taxonomy).save(path, format="PNG")
+        info = PngInfo()
+        for keyword, value in text.items():
+            info.add_text(keyword, value)
+        _compose({"": _colored(mapped, taxonomy)}, taxonomy).save(path, format="PNG", pnginfo=info)
+
+
+def read_text(picture: Path, keyword: str) -> str | None:
+    """A text that a PNG bears, if there is one."""
+    try:
+        with Image.open(picture) as opened:
+            return opened.info.get(keyword)
+    except (OSError, ValueError, Image.DecompressionBombError):  # no such file, or no picture of ours
+        return None
 
 
 def _on_grid_of(scene: Scene, dataset: rasterio.DatasetReader) -> WarpedVRT:

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
@@ -50,8 +52,8 @@ class Scene:
     """Image bands, counted from 1; alpha is a mask, not an image band."""
     band_names: tuple[str, ...]
     dtype: str
-    alpha_is_image: bool = False
-    """The band tagged alpha holds grey values and hides nothing (raw NAIP's near infrared)."""
+    alpha: int = 0
+    """The band that hides pixels, counted from 1; 0 is none (raw NAIP tags near infrared alpha)."""
 
     @property
     def is_south_up(self) -> bool:
@@ -102,31 +104,46 @@ class Scene:
             DataError: the file is damaged there.
         """
         with reading(self.path):
-            return read_image(self.dataset, self.bands, window, alpha_is_image=self.alpha_is_image)
+            return read_image(self.dataset, self.bands, window, alpha=self.alpha)
 
 
 def read_image(
-    dataset: rasterio.DatasetReader, bands: Sequence[int], window: Window, *, alpha_is_image: bool = False
+    dataset: rasterio.DatasetReader, bands: Sequence[int], window: Window, *, alpha: int | None = None
 ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """Bands (C, H, W) of an open raster in its own dtype, and where they are valid (H, W)."""
+    """Bands (C, H, W) of an open raster in its own dtype, and where they are valid (H, W).
+
+    Args:
+        dataset: an open raster.
+        bands: counted from 1.
+        window: what to read.
+        alpha: the band that hides pixels, 0 for none; None is one tagged so that is not among the bands.
+    """
     if len({dataset.dtypes[band - 1] for band in bands}) == 1:
         image = dataset.read(bands, window=window)
     else:  # rasterio reads bands of one dtype only
         image = np.stack([dataset.read(band, window=window) for band in bands])
     flags = dataset.mask_flag_enums[bands[0] - 1]
-    alpha_is_image = MaskFlags.alpha in flags and (alpha_is_image or len(bands) == dataset.count)
     if MaskFlags.nodata in flags:  # valid where any band is, as GDAL's dataset mask has it
         masks = dataset.read_masks(bands, window=window) > 0
         valid = masks.any(axis=0)
         if np.issubdtype(image.dtype, np.floating):  # in floats the value is no measurement; in bytes it is often 0
             image[~masks & valid] = np.nan
-    elif MaskFlags.all_valid in flags or alpha_is_image:
-        valid = np.ones(image.shape[1:], bool)
-    else:
+    elif MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
         valid = dataset.read_masks(bands[0], window=window) > 0
+    else:
+        valid = np.ones(image.shape[1:], bool)
+    if alpha is None:
+        alpha = next((band for band in _tagged_alpha(dataset) if band not in bands), 0)
+    if alpha:  # GDAL itself takes it for a mask only beside one or three bands
+        valid &= dataset.read(alpha, window=window) > 0
     if np.issubdtype(image.dtype, np.floating):
         valid &= np.isfinite(image).any(axis=0)
     return image, valid
+
+
+def _tagged_alpha(dataset: rasterio.DatasetReader) -> list[int]:
+    """Bands tagged alpha, counted from 1."""
+    return [band for band, kind in enumerate(dataset.colorinterp, start=1) if kind == ColorInterp.alpha]
 
 
 @contextmanager
@@ -211,7 +228,7 @@ def open_scene(
         grid = Grid.of(dataset)
         _check(dataset, path)
         names = _band_names(dataset)
-        tagged = [i for i, kind in enumerate(dataset.colorinterp) if kind == ColorInterp.alpha]
+        tagged = [band - 1 for band in _tagged_alpha(dataset)]
         image = [i for i in range(dataset.count) if i not in tagged]
         if alpha is None:
             alpha_is_image = bool(tagged) and (
@@ -235,7 +252,12 @@ def open_scene(
             if wanted_bands:
                 image = _choose(image, names, wanted_bands, path)
         if pixel_m is not None:
+            if alpha_is_image:
+                dataset = stack.enter_context(_untagged(dataset))
             dataset = stack.enter_context(_resampled(dataset, grid, pixel_m, path))
+            hiding = _tagged_alpha(dataset)
+        else:
+            hiding = [] if alpha_is_image else _tagged_alpha(dataset)
         yield Scene(
             path=path,
             dataset=dataset,
@@ -243,8 +265,18 @@ def open_scene(
             bands=tuple(i + 1 for i in image),
             band_names=tuple(names[i] for i in image),
             dtype=np.result_type(*(dataset.dtypes[i] for i in image)).name,
-            alpha_is_image=alpha_is_image,
+            alpha=next(iter(hiding), 0),
         )
+
+
+@contextmanager
+def _untagged(dataset: rasterio.DatasetReader) -> Iterator[rasterio.DatasetReader]:
+    """The raster without the word alpha, which would make GDAL weigh pixels by that band."""
+    with MemoryFile(ext=".vrt") as view:
+        rasterio.shutil.copy(dataset, view.name, driver="VRT")
+        text = view.read().replace(b"<ColorInterp>Alpha</ColorInterp>", b"")
+    with MemoryFile(text, ext=".vrt") as view, view.open() as untagged:
+        yield untagged
 
 
 def _resampled(dataset: rasterio.DatasetReader, grid: Grid, pixel_m: float, path: Path | str) -> WarpedVRT:
@@ -252,7 +284,7 @@ def _resampled(dataset: rasterio.DatasetReader, grid: Grid, pixel_m: float, path
     if grid.gsd_m is None:
         raise MissingCRS(path, "so nobody knows how large its pixels are")
     width, height = (max(1, round(pixels * grid.gsd_m / pixel_m)) for pixels in (grid.width, grid.height))
-    masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0] and MaskFlags.alpha not in dataset.mask_flag_enums[0]
+    masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0] and not _tagged_alpha(dataset)
     return WarpedVRT(
         dataset,
         crs=grid.crs,
@@ -335,9 +367,12 @@ def _choose(image: list[int], names: list[str], wanted: Sequence[str], path: Pat
             )
         log.warning("`%s`: bands %s are taken for %s, by position", path, ", ".join(own), ", ".join(wanted))
     if len(image) != len(wanted):
+        count = f"{len(image)} image bands" if len(image) > 1 else "1 image band"
         raise DataError(
-            f"`{path}` has {len(image)} image bands, the model was trained on {len(wanted)}: {', '.join(wanted)}",
-            hint=f"give it those bands in that order, e.g. gdal_translate -b 1 -b 2 ... {path} subset.tif",
+            f"`{path}` has {count}, the model was trained on {len(wanted)}: {', '.join(wanted)}",
+            hint="name those, in that order: --bands 3,2,1"
+            if len(image) > len(wanted)
+            else "bands in files of their own become one scene by: gdalbuildvrt -separate scene.vrt ...",
         )
     return image
 

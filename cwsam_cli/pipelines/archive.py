@@ -2,28 +2,32 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+
+import torch
+from rasterio.windows import Window
 
 from cwsam_cli.console import log
 from cwsam_cli.errors import CwsamError, UsageError, as_user_error
+from cwsam_cli.geo.mapfile import beside
 from cwsam_cli.geo.scenes import map_names
 from cwsam_cli.pipelines.checks import Estimate
-from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
+from cwsam_cli.pipelines.layout import Layout, MapOptions, Model, lay_out
 from cwsam_cli.pipelines.predict import (
     MapResult,
-    check_output,
-    estimate,
+    check_names,
     made_before,
     make_map,
-    seconds_a_window,
     stay_alive,
     wait_for_others,
 )
 from cwsam_cli.pipelines.sharded import Lockstep, own_scorer
-from cwsam_cli.train.launch import Cluster, launch
-from cwsam_cli.train.world import World
+from cwsam_cli.train.launch import launch
+from cwsam_cli.train.world import World, choose_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +66,27 @@ def predict_many(
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"`{folder}` is a file, and several scenes need a folder", hint="name a folder: -o maps/")
     work = list(zip(scenes, [folder / name for name in map_names(scenes)], strict=True))
+    _refuse_shared_names(work, options)
     if options.gpus == 1:
-        return _make(work, checkpoint, options, overwrite=overwrite, command=command)
+        alone = World(choose_device(options.device))
+        return _make(work, checkpoint, options, alone, overwrite=overwrite, command=command)
     with tempfile.TemporaryDirectory(prefix="cwsam-") as scratch:
-        cluster = Cluster(processes=options.gpus, device=options.device)
-        launch(_share, work, checkpoint, options, overwrite, command, Path(scratch), cluster=cluster)
+        launch(_share, work, checkpoint, options, overwrite, command, Path(scratch), cluster=options.cluster)
         parts = [json.loads(path.read_text("utf-8")) for path in sorted(Path(scratch).glob("*.json"))]
     return Archive(
         [MapResult(**raw | {"path": Path(raw["path"])}) for part in parts for raw in part["maps"]],
         [Path(path) for part in parts for path in part["present"]],
         {scene: reason for part in parts for scene, reason in part["failed"].items()},
     )
+
+
+def _refuse_shared_names(work: Sequence[tuple[str, Path]], options: MapOptions) -> None:
+    whose: dict[Path, str] = {}
+    for scene, target in work:
+        for path in (target, *(beside(target, kind) for kind in options.kinds)):
+            other = whose.setdefault(path, scene)
+            if other != scene:
+                raise UsageError(f"`{other}` and `{scene}` would both give `{path}`", hint="map one of them alone")
 
 
 def estimate_many(
@@ -89,32 +103,64 @@ def estimate_many(
                 raise
             failed[scene] = str(error)
             log.error("%s; hint: %s", error, error.hint)
-    seconds = seconds_a_window(model, options) if layouts else 0.0
-    return [estimate(layout, model, options, seconds=seconds) for layout in layouts], failed
+    seconds = _seconds_a_window(model, options) if layouts else 0.0
+    return [_estimate(layout, model, options, seconds=seconds) for layout in layouts], failed
+
+
+def _estimate(layout: Layout, model: Model, options: MapOptions, *, seconds: float) -> Estimate:
+    """What a scene's map will cost, if a window takes so many seconds."""
+    job, grid = layout.job, layout.sheet.grid
+    rows, cols = job.lattice.touching(job.shown)
+    columns = list(pairwise(job.col_cuts))
+    strips = [Window(left, job.shown.row_off, right - left, job.shown.height) for left, right in columns]
+    across = sum(len(job.lattice.touching(strip)[1]) for strip in strips)
+    return Estimate(
+        scene=job.scene,
+        grid=str(grid),
+        windows=len(rows) * len(cols),
+        batch=job.batch,
+        columns=len(columns),
+        precision=model.precision,
+        seconds=seconds * len(rows) * across / options.gpus,
+        memory=layout.crew.together(layout.memory),
+        disk=grid.width * grid.height * job.layers.count * (3 if options.format == "COG" else 2),
+        warnings=tuple(layout.oddities),
+    )
+
+
+def _seconds_a_window(model: Model, options: MapOptions) -> float:
+    """Time one batch."""
+    arch = model.trained.architecture
+    images = torch.zeros(options.batch_size, arch.num_bands, arch.inp_size, arch.inp_size)
+    score = model.scorer(options)
+    score(images[:1])  # the first pass of all is slower
+    start = time.perf_counter()
+    score(images)
+    return (time.perf_counter() - start) / len(images)
 
 
 def _make(
     work: Sequence[tuple[str, Path]],
     checkpoint: Path,
     options: MapOptions,
+    world: World,
     *,
     overwrite: bool,
     command: str,
-    world: World | None = None,
 ) -> Archive:
     model = Model.load(checkpoint, options)
-    score = own_scorer(model, world, options) if world else model.scorer(options)
+    score = own_scorer(model, world, options)
     archive = Archive([], [], {})
     for number, (scene, target) in enumerate(work, start=1):
-        if world:
-            stay_alive(world)
+        stay_alive(world)
         try:
-            if not overwrite and made_before(target, scene, model, options):
-                archive.present.append(target)
-                continue
-            check_output(scene, checkpoint, target, options, overwrite=overwrite)
-            log.info("%d/%d `%s`", number, len(work), scene)
-            made = make_map(scene, model, score, target, options, overwrite=overwrite, command=command, world=world)
+            check_names(scene, checkpoint, target, options)
+            with world.unwatched():  # a large scene takes long to hash
+                if not overwrite and made_before(target, scene, model, options):
+                    archive.present.append(target)
+                    continue
+            log.info("%d/%d `%s` → `%s`", number, len(work), scene, target)
+            made = make_map(scene, model, score, target, options, world, overwrite=overwrite, command=command)
             archive.maps.append(made)
         except Exception as error:
             told = as_user_error(error)
@@ -139,6 +185,6 @@ def _share(
     """What each of several processes does for many maps."""
     own = work[world.rank :: world.size]
     here = replace(options, device=str(world.device))
-    archive = _make(own, checkpoint, here, overwrite=overwrite, command=command, world=world)
+    archive = _make(own, checkpoint, here, world, overwrite=overwrite, command=command)
     (scratch / f"{world.rank}.json").write_text(json.dumps(asdict(archive), default=str), "utf-8")
     wait_for_others(world, scratch)

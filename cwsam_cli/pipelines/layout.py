@@ -1,12 +1,9 @@
 """How a scene is to be mapped: options and checkpoint and scene → a job, its sheet and its cost."""
 
-import hashlib
-import json
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
@@ -15,28 +12,28 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 from torch import nn
 
-from cwsam_cli import __version__
 from cwsam_cli.config.schema import Precision
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import sha256
 from cwsam_cli.geo.aoi import read_area
-from cwsam_cli.geo.budget import BLOCK, Costs, cut
+from cwsam_cli.geo.budget import BLOCK, Costs, Crew, cut
 from cwsam_cli.geo.grid import Lattice
 from cwsam_cli.geo.layers import KINDS, LayerPlan
 from cwsam_cli.geo.mapfile import FORMATS, Sheet, check_creation, cuts
 from cwsam_cli.geo.raster import ALPHA_RULES, GDAL_CACHE_MB, Scene, open_scene
-from cwsam_cli.geo.scenes import fingerprint, fingerprint_of_files, gdal_settings
+from cwsam_cli.geo.scenes import gdal_settings
 from cwsam_cli.geo.stitch import PROFILES
 from cwsam_cli.pipelines.checks import must_be_shared, oddities, resident_memory, weight_bytes
 from cwsam_cli.pipelines.pieces import Job
 from cwsam_cli.pipelines.score import AUGMENTATIONS, PRECISIONS, Scorer, activation_bytes, choose_precision
 from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint
+from cwsam_cli.train.launch import Cluster
 from cwsam_cli.train.world import choose_device
 
 _MEMORY = 4_000_000_000  # bytes beside the program and the weights, unless --max-memory says otherwise
-_BATCH = 8
 _ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
 _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
+_GO_ON = "the same command goes on where it was"
 
 _KNOWN: dict[str, Collection[str | None]] = {
     "window": PROFILES,
@@ -59,7 +56,7 @@ class MapOptions:
     """What is averaged, `logits` or `probabilities`."""
     tta: str = "none"
     precision: str = "auto"
-    batch_size: int = _BATCH
+    batch_size: int = 8
     """Windows at a time, at most."""
     max_memory: int | None = None
     """Bytes of main memory; None is 4 GB beside the program and the weights."""
@@ -89,12 +86,24 @@ class MapOptions:
             if getattr(self, name) not in known:
                 names = ", ".join(str(each) for each in known if each)
                 raise UsageError(f"--{name} `{getattr(self, name)}` is not known", hint=f"one of {names}")
+        if self.bounds:
+            west, south, east, north = self.bounds
+            if not (np.isfinite(self.bounds).all() and west < east and south < north):
+                raise UsageError(
+                    f"--bounds {' '.join(f'{edge:g}' for edge in self.bounds)} is no rectangle",
+                    hint="west south east north, in the scene's own CRS",
+                )
         check_creation(self.creation, self.format)
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Layers beside the map."""
         return tuple(kind for kind in KINDS if getattr(self, kind))
+
+    @property
+    def cluster(self) -> Cluster:
+        """The processes."""
+        return Cluster(processes=self.gpus, device=self.device, ended=_GO_ON, stuck=_GO_ON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +176,9 @@ class Layout:
     sheet: Sheet
     memory: int
     """Bytes at the peak, of one process."""
+    limit: int
+    """Bytes that all processes may take together."""
+    crew: Crew
     oddities: list[str]
 
 
@@ -209,11 +221,9 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         size = trained.architecture.inp_size
         lattice = Lattice.over(north.width, north.height, size, int(size * options.overlap))
         cache_mb, costs = _costs(opened, model, options, layers)
-        limit = _MEMORY + model.program + model.weights
-        if options.max_memory:  # several processes share it, and so does the one that waits for them
-            waiting = model.program if options.gpus > 1 else 0
-            limit = (options.max_memory - waiting) // options.gpus
-        chosen = cut(lattice, int(shown.width), costs, batch=options.batch_size, limit=limit)
+        crew = Crew(options.gpus, model.program if options.gpus > 1 else 0)
+        limit = options.max_memory or crew.together(_MEMORY + model.program + model.weights)
+        chosen = cut(lattice, int(shown.width), costs, batch=options.batch_size, limit=limit, crew=crew)
         sheet = Sheet(
             grid=opened.grid.part(part),
             row_cuts=cuts(int(shown.row_off), int(shown.height), BLOCK, from_end=opened.is_south_up),
@@ -237,7 +247,7 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         layers=layers,
         cache_mb=cache_mb,
     )
-    return Layout(job, sheet, chosen.bytes, odd)
+    return Layout(job, sheet, chosen.bytes, limit, crew, odd)
 
 
 def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -> tuple[int, Costs]:
@@ -258,22 +268,3 @@ def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -
         layers=layers.count,
         block_height=height,
     )
-
-
-def map_key(scene: str, model: Model, options: MapOptions) -> dict[str, Any]:
-    """What a map depends on, by names that a person understands."""
-    plain = [each.name for each in fields(options) if each.name not in ("device", "gpus", "preview", "aoi", "creation")]
-    return {name.replace("_", "-"): getattr(options, name) for name in plain} | {
-        "scene": fingerprint(scene),
-        "checkpoint": model.digest,
-        "version of cwsam": __version__,
-        "precision": model.precision,
-        "device": model.device.type,
-        "area of interest": fingerprint_of_files([str(options.aoi)]) if options.aoi else None,
-        "creation option": dict(options.creation),
-    }
-
-
-def key_digest(key: Mapping[str, Any]) -> str:
-    """The key in a line, for a map's tag."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

@@ -1,34 +1,32 @@
 """A scene and a checkpoint → a classified GeoTIFF on the scene's own grid."""
 
 import time
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
-import torch
 from numpy.typing import NDArray
-from rasterio.windows import Window
 
 from cwsam_cli import __version__
 from cwsam_cli.console import log
-from cwsam_cli.errors import DataError, OutputExists, UsageError
+from cwsam_cli.errors import OutputExists, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input, staged, sweep
 from cwsam_cli.geo.layers import KINDS
 from cwsam_cli.geo.mapfile import beside, write_map
 from cwsam_cli.geo.quicklook import draw_map
 from cwsam_cli.geo.raster import GDAL_CACHE_MB, open_raster, reading
-from cwsam_cli.geo.scenes import is_plain_file, is_remote
+from cwsam_cli.geo.scenes import is_plain_file
 from cwsam_cli.journal import Journal, folder_of, journal
-from cwsam_cli.pipelines.checks import Estimate
-from cwsam_cli.pipelines.layout import Layout, MapOptions, Model, key_digest, lay_out, map_key
+from cwsam_cli.pipelines.keys import KEY, MapKey, read_tags
+from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
 from cwsam_cli.pipelines.pieces import Job, Score, fill
 from cwsam_cli.pipelines.sharded import Lockstep, own_scorer
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
-from cwsam_cli.train.launch import Cluster, launch
+from cwsam_cli.train.launch import launch
 from cwsam_cli.train.world import World
 
 
@@ -70,68 +68,31 @@ def predict(
         MachineError: memory, disk or another process stands in the way.
     """
     options = options or MapOptions()
-    nearly_done = output.exists() and folder_of(output).exists() and not overwrite
-    if not nearly_done:
-        check_output(str(scene), checkpoint, output, options, overwrite=overwrite)
+    check_names(str(scene), checkpoint, output, options)
+    if not folder_of(output).exists():  # else it may be whole, and its run was killed a moment later
+        refuse_existing(output, overwrite=overwrite)
     model = Model.load(checkpoint, options)
-    if nearly_done:
-        if not made_before(output, str(scene), model, options):
-            raise OutputExists(output)
+    if not overwrite and made_before(output, str(scene), model, options):
         return read_result(output, model.trained.taxonomy)
     score = model.scorer(options) if options.gpus == 1 else None
-    return make_map(str(scene), model, score, output, options, overwrite=overwrite, command=command)
+    alone = World(model.device)
+    return make_map(str(scene), model, score, output, options, alone, overwrite=overwrite, command=command)
 
 
-def estimate(layout: Layout, model: Model, options: MapOptions, *, seconds: float) -> Estimate:
-    """What a scene's map will cost, if a window takes so many seconds."""
-    job, grid = layout.job, layout.sheet.grid
-    rows, cols = job.lattice.touching(job.shown)
-    columns = list(pairwise(job.col_cuts))
-    strips = [Window(left, job.shown.row_off, right - left, job.shown.height) for left, right in columns]
-    across = sum(len(job.lattice.touching(strip)[1]) for strip in strips)
-    return Estimate(
-        scene=job.scene,
-        grid=str(grid),
-        windows=len(rows) * len(cols),
-        batch=job.batch,
-        columns=len(columns),
-        precision=model.precision,
-        seconds=seconds * len(rows) * across / options.gpus,
-        memory=layout.memory * options.gpus,
-        disk=grid.width * grid.height * job.layers.count * (3 if options.format == "COG" else 2),
-        warnings=tuple(layout.oddities),
-    )
-
-
-def seconds_a_window(model: Model, options: MapOptions) -> float:
-    """Time one batch."""
-    arch = model.trained.architecture
-    images = torch.zeros(options.batch_size, arch.num_bands, arch.inp_size, arch.inp_size)
-    score = model.scorer(options)
-    score(images[:1])  # the first pass of all is slower
-    start = time.perf_counter()
-    score(images)
-    return (time.perf_counter() - start) / len(images)
-
-
-def check_output(scene: str, checkpoint: Path, output: Path, options: MapOptions, *, overwrite: bool) -> None:
+def check_names(scene: str, checkpoint: Path, output: Path, options: MapOptions) -> None:
     """Refuse outputs that cannot be meant, before any work.
 
     Raises:
-        UsageError: a name that is no GeoTIFF's, an input, or an output that is there already.
+        UsageError: a name that is no GeoTIFF's or PNG's, or an input's.
     """
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise UsageError(f"`{output}` is no GeoTIFF's name", hint="give it the suffix .tif")
     if options.preview and options.preview.suffix.lower() != ".png":
         raise UsageError(f"--preview `{options.preview}` is no PNG's name", hint="give it the suffix .png")
     inputs = [checkpoint, *([Path(scene)] if is_plain_file(scene) else []), *([options.aoi] if options.aoi else [])]
-    others = [*(beside(output, kind) for kind in options.kinds), *([options.preview] if options.preview else [])]
-    for target in [output, *others, *(beside(output, kind) for kind in KINDS)]:  # an older map's layers go
+    outputs = [output, *([options.preview] if options.preview else [])]
+    for target in [*outputs, *(beside(output, kind) for kind in KINDS)]:  # an older map's layers go
         refuse_input(target, *inputs)
-    refuse_existing(output, overwrite=overwrite)
-    if not folder_of(output).exists():  # else a run that was killed at its very end put them there
-        for target in others:
-            refuse_existing(target, overwrite=overwrite)
 
 
 def made_before(output: Path, scene: str, model: Model, options: MapOptions) -> bool:
@@ -142,16 +103,11 @@ def made_before(output: Path, scene: str, model: Model, options: MapOptions) -> 
     """
     if not output.exists():
         return False
-    key = map_key(scene, model, options)
-    try:
-        with rasterio.open(output) as dataset:
-            tag = dataset.tags().get("CWSAM_KEY")
-    except rasterio.errors.RasterioError:
-        tag = None
-    if tag != key_digest(key):
+    own = read_tags(output).get(KEY)
+    if own is None or own != (key := MapKey.of(scene, model, options, output)).digest:
         raise OutputExists(output)
     if folder_of(output).exists():  # killed when all was done but this
-        with journal(output, key, {}):
+        with journal(output, key.content, {}):
             _sweep(output, options)
     return all(beside(output, kind).exists() for kind in options.kinds)
 
@@ -181,10 +137,10 @@ def make_map(
     score: Score | None,
     output: Path,
     options: MapOptions,
+    world: World,
     *,
     overwrite: bool,
     command: str,
-    world: World | None = None,
 ) -> MapResult:
     """Make one map, or what an earlier run left missing of it.
 
@@ -194,43 +150,47 @@ def make_map(
         score: its network; None where other processes score.
         output: the map.
         options: how.
+        world: this process, among others that make other maps.
         overwrite: replace an older map.
         command: the command line, for the record.
-        world: this process among others that make other maps.
     """
     layout = lay_out(scene, model, options)
     for remark in layout.oddities:
         log.warning("%s", remark)
-    key = map_key(scene, model, options)
-    plan = {"batch": layout.job.batch, "group": layout.job.group, "col_cuts": layout.job.col_cuts}
-    with journal(output, key, plan) as kept:
+    with world.unwatched():  # large scenes take long to hash
+        key = MapKey.of(scene, model, options, output)
+    key.refuse_others(output, model, options, overwrite=overwrite)
+    again = overwrite or output.exists()  # and is our own; one of its layers is missing
+    allowed = {"max-memory": options.max_memory, "batch-size": options.batch_size, "gpus": options.gpus}
+    job = layout.job
+    plan = {"batch": job.batch, "group": job.group, "col_cuts": job.col_cuts}
+
+    def fits(older: Mapping[str, Any]) -> bool:
+        fitting = older["batch"] <= options.batch_size and layout.crew.together(older["memory"]) <= layout.limit
+        return fitting or bool(older["allowed"] == allowed)
+
+    with journal(output, key.content, plan | {"memory": layout.memory, "allowed": allowed}, fits=fits) as kept:
         _sweep(output, options)
-        batch, group, col_cuts = (kept.plan[name] for name in ("batch", "group", "col_cuts"))
-        job = replace(layout.job, batch=batch, group=group, col_cuts=tuple(col_cuts))
+        batch, group, col_cuts = (kept.plan[name] for name in plan)
+        job = replace(job, batch=batch, group=group, col_cuts=tuple(col_cuts))
         sheet = replace(layout.sheet, col_cuts=job.col_cuts)
-        try:
-            if score is None:
-                for stale in kept.folder.glob("*.done"):
-                    stale.unlink()
-                cluster = Cluster(processes=options.gpus, device=options.device)
-                launch(_share, job, model.path, options, kept.folder, cluster=cluster)
-                kept.scan()
-            else:
-                fill(job, score, kept, beat=partial(stay_alive, world) if world else None)
-        except DataError:
-            if not is_remote(scene):  # the same command would fail again
-                kept.clear()
-            raise
+        if score is None:
+            for stale in kept.folder.glob("*.done"):
+                stale.unlink()
+            launch(_share, job, model.path, options, kept.folder, cluster=options.cluster)
+            kept.scan()
+        else:
+            fill(job, score, kept, beat=partial(stay_alive, world))
         tags = {
             "CWSAM_VERSION": __version__,
             "CWSAM_CHECKPOINT_SHA256": model.digest,
             "CWSAM_COMMAND": command,
-            "CWSAM_KEY": key_digest(key),
+            **key.tags,
         }
         with (
-            world.unwatched() if world else nullcontext(),
+            world.unwatched(),
             rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB),
-            staged(output, overwrite=overwrite) as target,
+            staged(output, overwrite=again) as target,
         ):
             counts = write_map(
                 target,
@@ -243,9 +203,10 @@ def make_map(
                 scratch=kept.folder,
             )
             if options.preview:
-                draw_map(target, job.layers.taxonomy, options.preview)
-    for kind in set(KINDS) - set(job.layers.kinds) if overwrite else ():  # of an older map, and would speak of this one
-        beside(output, kind).unlink(missing_ok=True)
+                draw_map(target, job.layers.taxonomy, options.preview, {KEY: key.digest})
+    for kind in set(KINDS) - set(job.layers.kinds) if overwrite else ():
+        if KEY in read_tags(beside(output, kind)):  # of an older map, and would speak of this one
+            beside(output, kind).unlink()
     result = _result(output, sheet.grid.width, sheet.grid.height, counts, job.layers.taxonomy)
     if result.nodata == result.width * result.height:
         sure = " of that confidence" if options.min_confidence else ""

@@ -63,6 +63,10 @@ class Cluster:
     device: str = "auto"
     timeout_s: float = 600.0
     """How long a process may stand still."""
+    ended: str = "--resume goes on from its latest state"
+    """The hint where a signal ended the run."""
+    stuck: str = "go on with --resume; a slow disk or machine may need more patience: training_settings.timeout_s"
+    """The hint where it stood still."""
 
 
 def launch(worker: Callable[..., T], *arguments: Any, cluster: Cluster) -> T | None:
@@ -153,6 +157,7 @@ def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
         rank=rank,
         size=size,
         timeout_s=cluster.timeout_s,
+        hint=cluster.stuck,
         tell=lambda error: _record(failure, error, rank),
     )
     dist.barrier()  # all have published a first beat
@@ -217,9 +222,7 @@ def _started(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Clus
             except ChildFailedError as error:
                 raise _cause(Path(folder), error) from None
             except SignalException as error:
-                raise MachineError(
-                    f"the run was ended by {error.sigval.name}", hint="--resume goes on from its latest state"
-                ) from None
+                raise MachineError(f"the run was ended by {error.sigval.name}", hint=cluster.ended) from None
     return cast(T, results[0]) if 0 in results else None
 
 

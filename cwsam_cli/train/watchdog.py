@@ -43,14 +43,16 @@ class Watchdog(threading.Thread):
         rank: of this process.
         size: how many there are.
         timeout_s: how long this process may wait.
+        hint: what to do after a standstill.
         tell: is given the error before the process ends.
     """
 
     def __init__(
-        self, store: Store, *, rank: int, size: int, timeout_s: float, tell: Callable[[Exception], None]
+        self, store: Store, *, rank: int, size: int, timeout_s: float, hint: str, tell: Callable[[Exception], None]
     ) -> None:
         super().__init__(name="watchdog", daemon=True)
         self._store, self._rank, self._size, self._timeout, self._tell = store, rank, size, timeout_s, tell
+        self._hint = hint
         self._parent = os.getppid()
         self._over = threading.Event()
         self._beats = self._serial = 0
@@ -121,8 +123,7 @@ class Watchdog(threading.Thread):
     def _end(self, message: str, *, kill: Sequence[int] = ()) -> None:
         if self._over.is_set():
             return
-        hint = "go on with --resume; a slow disk or machine may need more patience: training_settings.timeout_s"
-        self._tell(MachineError(message, hint=hint))
+        self._tell(MachineError(message, hint=self._hint))
         for pid in kill:
             os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
         sys.stderr.flush()

@@ -110,6 +110,42 @@ def test_a_map_of_other_options_or_another_scene_is_not_taken_for_the_one_asked(
     ends_with(0, *command, "--overwrite")
 
 
+@pytest.mark.parametrize("options", [("--max-memory", "2GB"), ("--batch-size", 3)])
+def test_memory_and_batches_make_no_other_map_of_one_that_is_whole(
+    ends_with: Invoke, run: Any, folder: Path, options: tuple[Any, ...]
+) -> None:
+    (folder / "b.tif").unlink()
+    command = ("predict", folder, "-c", run.checkpoint, "-o", "maps", "--json")
+    ends_with(0, *command)
+    assert len(json.loads(ends_with(0, *command, *options).stdout)["present"]) == 2
+
+
+def test_a_scene_that_was_only_touched_needs_no_other_map_and_one_that_was_not_is_not_read_for_it(
+    ends_with: Invoke, run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cwsam_cli.geo import scenes
+
+    (folder / "b.tif").unlink()
+    command = ("predict", folder, "-c", run.checkpoint, "-o", "maps", "--json")
+    ends_with(0, *command)
+    os.utime(folder / "a.tif", ns=(0, 0))
+    scenes._sha256.cache_clear()
+    read: list[str] = []
+    sha256 = scenes.sha256
+    monkeypatch.setattr(scenes, "sha256", lambda path: read.append(path.name) or sha256(path))
+    assert len(json.loads(ends_with(0, *command).stdout)["present"]) == 2
+    assert read == ["a.tif"]
+
+
+def test_a_missing_layer_is_made_again(ends_with: Invoke, run: Any, folder: Path, snapshot: Any) -> None:
+    command = ("predict", folder / "a.tif", folder / "c.tif", "-c", run.checkpoint, "-o", "maps", "--confidence")
+    ends_with(0, *command)
+    before = snapshot(Path("maps"))
+    Path("maps/a.confidence.tif").unlink()
+    ends_with(0, *command)
+    assert snapshot(Path("maps")) == before
+
+
 def test_scenes_of_one_name_get_maps_of_their_own(
     ends_with: Invoke, run: Any, make_raster: Any, tmp_path: Path
 ) -> None:
@@ -135,6 +171,15 @@ def test_what_cannot_be_meant_is_refused_before_any_work(
     make_raster("b.tif", picture())
     (tmp_path / "empty").mkdir()
     refused(code, "predict", *arguments, "-c", run.checkpoint, names=names)
+
+
+def test_scenes_whose_maps_and_layers_would_share_a_name_are_refused(
+    refused: Any, ends_with: Invoke, run: Any, make_raster: Any
+) -> None:
+    scenes = [make_raster(name, picture()) for name in ("a.tif", "a.confidence.tif")]
+    command = ("predict", *scenes, "-c", run.checkpoint, "-o", "maps")
+    assert "a.confidence.tif`" in refused(2, *command, "--confidence", names="a.tif`")
+    ends_with(0, *command)
 
 
 def test_maps_never_replace_their_scenes(ends_with: Invoke, run: Any, folder: Path) -> None:
@@ -272,6 +317,114 @@ def test_a_run_killed_while_its_files_were_moved_is_ended_by_the_next(
         shutil.rmtree(tmp_path / "out")
 
 
+class Killed(BaseException):
+    """What no block expects."""
+
+
+@pytest.fixture
+def half_done(cwsam: Cwsam, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run `cwsam predict` until all pieces of the map are there, and kill it."""
+    from cwsam_cli.pipelines import predict
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    def begin(*arguments: Any) -> None:
+        with monkeypatch.context() as patched, suppress(Killed):
+            patched.setattr(predict, "write_map", die)
+            cwsam("predict", *arguments)
+
+    return begin
+
+
+def test_the_journal_records_hashes_of_input_and_checkpoint_the_options_batch_and_precision(
+    run: Any, half_done: Any
+) -> None:
+    from cwsam_cli.files import sha256
+    from cwsam_cli.geo.scenes import fingerprint
+
+    half_done(run.scene, "-c", run.checkpoint, "-o", "map.tif", "--batch-size", 4, "--precision", "fp32", "--tta", "d4")
+    told = json.loads(Path(".map.tif.journal/journal.json").read_text("utf-8"))
+    assert told["key"]["scene"] == fingerprint(str(run.scene)).contents
+    assert told["key"]["checkpoint"] == sha256(run.checkpoint)
+    assert (told["key"]["precision"], told["key"]["tta"], told["plan"]["batch"]) == ("fp32", "d4", 4)
+
+
+@pytest.mark.parametrize("options", [("--format", "COG"), ("--co", "COMPRESS=LZW"), ("--batch-size", 9), ("--gpus", 1)])
+def test_what_a_killed_run_has_done_serves_any_form_of_file_and_more_memory(
+    cwsam: Cwsam, run: Any, half_done: Any, options: tuple[Any, ...]
+) -> None:
+    command = (run.scene, "-c", run.checkpoint, "-o", "map.tif")
+    half_done(*command, "--batch-size", 4)
+    assert "going on" in cwsam("predict", *command, *options).stderr
+
+
+@pytest.mark.parametrize("options", [("--batch-size", 3), ("--overlap", 0.5)])
+def test_a_run_that_may_take_less_or_wants_another_map_starts_over(
+    cwsam: Cwsam, run: Any, half_done: Any, options: tuple[Any, ...]
+) -> None:
+    command = (run.scene, "-c", run.checkpoint, "-o", "map.tif")
+    half_done(*command, "--batch-size", 4)
+    assert "starting over" in cwsam("predict", *command, *options).stderr
+
+
+def test_a_run_with_less_memory_than_was_laid_out_for_starts_over(cwsam: Cwsam, run: Any, half_done: Any) -> None:
+    from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
+
+    options = MapOptions(batch_size=999)
+    laid_out = lay_out(str(run.scene), Model.load(run.checkpoint, options), options).memory
+    command = (run.scene, "-c", run.checkpoint, "-o", "map.tif", "--batch-size", 999)
+    half_done(*command)
+    told = cwsam("predict", *command, "--max-memory", f"{int(laid_out * 0.98)}B").stderr
+    assert "begun with more memory or larger batches: starting over" in told
+
+
+@pytest.mark.parametrize("end", ["a disk that hiccups", "Ctrl-C"])
+def test_what_is_finished_is_kept_when_a_run_fails_and_the_run_says_so(
+    cwsam: Cwsam, run: Any, make_raster: Any, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    from typer.testing import CliRunner
+
+    from cwsam_cli.errors import DataError
+    from cwsam_cli.geo.raster import Scene
+    from cwsam_cli.main import app
+
+    scene = make_raster("scene.tif", picture(1000, 90), blockysize=16)
+    read = Scene.read_north_up
+
+    def failing(self: Scene, window: Any) -> Any:
+        if window.row_off > 700:
+            raise DataError("a disk that hiccups", hint="wait") if end != "Ctrl-C" else KeyboardInterrupt
+        return read(self, window)
+
+    line = ["predict", str(scene), "-c", str(run.checkpoint), "-o", "map.tif", "--batch-size", "2"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Scene, "read_north_up", failing)
+        result = CliRunner().invoke(app, line)
+    assert result.exit_code == (130 if end == "Ctrl-C" else 4)
+    assert "the same command goes on" in result.stderr
+    told = cwsam(*line).stderr
+    assert "going on" in told and " 0 piece" not in told
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="ends by signal")
+def test_a_signal_that_ends_several_processes_is_told_with_the_way_to_go_on(
+    run: Any, make_raster: Any, tmp_path: Path
+) -> None:
+    line = command(run, make_raster("scene.tif", picture(6000, 500)), "-o", tmp_path / "map.tif", "--gpus", 2)
+    with subprocess.Popen(
+        line, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not any(path.stat().st_size for path in tmp_path.glob(".map.tif.journal/*.pieces")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 6
+    assert "SIGTERM" in told and "hint: the same command goes on" in told and "--resume" not in told
+
+
 def command(run: Any, *arguments: Any) -> list[str]:
     here = [sys.executable, "-m", "cwsam_cli", "predict", "-c", str(run.checkpoint), "--device", "cpu"]
     return [*here, *(str(argument) for argument in arguments)]
@@ -321,7 +474,7 @@ def test_processes_look_for_what_is_missing_before_any_of_them_adds_to_it(tmp_pa
         _share(world, job, tmp_path / "read-later.pth", MapOptions(), tmp_path)
 
 
-def test_a_process_among_others_may_write_as_long_as_it_takes_and_shows_life_at_every_scene(
+def test_a_process_among_others_may_hash_and_write_as_long_as_it_takes_and_shows_life_at_every_scene(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -351,11 +504,11 @@ def test_a_process_among_others_may_write_as_long_as_it_takes_and_shows_life_at_
     world = World(torch.device("cpu"), watchdog=watchdog)
     work = [(str(run.scene), tmp_path / "map.tif")]
     options = MapOptions(device="cpu")
-    archive._make(work, run.checkpoint, options, overwrite=False, command="", world=world)
+    archive._make(work, run.checkpoint, options, world, overwrite=False, command="")
     assert while_writing == ["pause"]
     watchdog.signs.clear()
-    assert archive._make(work, run.checkpoint, options, overwrite=False, command="", world=world).present
-    assert watchdog.signs == ["beat"]
+    assert archive._make(work, run.checkpoint, options, world, overwrite=False, command="").present
+    assert watchdog.signs == ["beat", "pause", "beat"]
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ import rasterio
 import shapely
 from PIL import Image
 from rasterio.transform import from_origin
-from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 from typer.testing import Result
 
@@ -92,6 +91,11 @@ def test_bounds_of_a_south_up_scene_mean_the_same_ground(predict: Any, make_rast
 def test_bounds_beside_the_scene_are_refused(refused: Any, run: Any, scene: Path) -> None:
     bounds = ("--bounds", 0, 0, 10, 10)
     refused(4, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", *bounds, names="beside the scene")
+
+
+@pytest.mark.parametrize("bounds", [("nan",) * 4, ("0", "0", "inf", "inf"), ("9", "0", "1", "5"), ("0", "5", "9", "5")])
+def test_bounds_that_are_none_are_refused(refused: Any, run: Any, scene: Path, bounds: tuple[str, ...]) -> None:
+    refused(2, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--bounds", *bounds, names="--bounds")
 
 
 def test_outside_an_area_of_interest_is_nodata_and_inside_the_whole_map(predict: Any) -> None:
@@ -266,7 +270,38 @@ def test_overwriting_without_layers_leaves_no_layer_of_an_older_map(predict: Any
     assert not (tmp_path / "map.confidence.tif").exists()
 
 
+def test_overwriting_leaves_a_layer_that_nobody_knows(predict: Any, tmp_path: Path) -> None:
+    predict()
+    (tmp_path / "map.entropy.tif").write_text("mine")
+    predict("--overwrite")
+    assert (tmp_path / "map.entropy.tif").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kept", ["map.confidence.tif", "map.png", "map.qml", "map.tif.aux.xml", "all"])
+def test_what_remains_of_the_same_map_is_in_nobodys_way(predict: Any, tmp_path: Path, snapshot: Any, kept: str) -> None:
+    options = ("--confidence", "--preview", "map.png")
+    predict(*options)
+    before = snapshot(tmp_path)
+    for path in tmp_path.glob("map.*"):
+        if path.name == "map.tif" or kept not in (path.name, "all"):
+            path.unlink()
+    predict(*options)
+    assert snapshot(tmp_path) == before
+
+
 @pytest.mark.parametrize("there", ["map.confidence.tif", "map.png"])
+def test_what_remains_of_another_map_is_not_replaced(
+    predict: Any, refused: Any, run: Any, scene: Path, tmp_path: Path, there: str
+) -> None:
+    options = ("--confidence", "--preview", "map.png", "--precision", "fp32")
+    predict(*options)
+    for path in tmp_path.glob("map.*"):
+        if path.name != there:
+            path.unlink()
+    refused(2, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", *options, "--overlap", 0.5, names=there)
+
+
+@pytest.mark.parametrize("there", ["map.confidence.tif", "map.png", "map.qml", "map.tif.aux.xml"])
 def test_an_existing_file_beside_the_map_is_not_replaced(
     refused: Any, run: Any, scene: Path, tmp_path: Path, there: str
 ) -> None:
@@ -366,13 +401,6 @@ def test_a_scene_with_control_points_only_is_refused_with_the_line_that_mends_it
 
 def test_an_output_must_be_named(refused: Any, run: Any, scene: Path) -> None:
     assert "-o map.tif" in refused(2, "predict", scene, "-c", run.checkpoint, names="output")
-
-
-def test_only_the_wanted_part_of_a_large_scene_is_read(predict: Any, scene: Path) -> None:
-    """A window of the whole, by another road: the scene itself cut out has other windows."""
-    cut = predict("--bounds", 600_000, 3_999_000, 601_000, 4_000_000)
-    with rasterio.open(scene) as source:
-        assert source.read(1, window=Window(0, 0, 34, 34)).shape == cut.shape
 
 
 @pytest.mark.parametrize("nodata", ["value", "mask", "alpha", "nan"])

@@ -1,9 +1,11 @@
 """Areas of interest on a scene's grid, whatever CRS they come in."""
 
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
+import pyogrio
 import pytest
 import shapely
 from rasterio.crs import CRS
@@ -37,6 +39,28 @@ def test_a_part_in_degrees_masks_what_it_masks_in_the_scenes_own_crs(tmp_path: P
     ]
     assert masks[0].sum() == 60 * 50
     assert np.array_equal(*masks)
+
+
+def test_of_many_polygons_those_near_the_scene_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = (each.ravel() for each in np.meshgrid(np.arange(-179, 180, 2), np.arange(-89, 90, 2)))
+    boxes = [*shapely.box(x, y, x + 0.5, y + 0.5), shapely.box(-80, 35, -78, 36.5)]
+    geopandas.GeoSeries(boxes, crs="EPSG:4326").to_file(tmp_path / "many.gpkg")
+    read, counts = pyogrio.read_dataframe, []
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        frame = read(*arguments, **options)
+        counts.append(len(frame))
+        return frame
+
+    monkeypatch.setattr(pyogrio, "read_dataframe", counting)
+    assert read_area(tmp_path / "many.gpkg", LAMBERT).mask(WHOLE).all()
+    assert counts == [1]
+
+
+def test_a_scene_across_the_antimeridian_finds_its_polygons(tmp_path: Path) -> None:
+    fiji = Grid(CRS.from_epsg(3460), from_origin(2_080_000, 3_900_000, 1000, 1000), 100, 100)
+    islands = shapely.MultiPolygon([shapely.box(170, -25, 180, -10), shapely.box(-180, -25, -170, -10)])
+    assert read_area(write(tmp_path / "fiji.gpkg", islands, "EPSG:4326"), fiji).mask(Window(0, 0, 100, 100)).any()
 
 
 def test_polygons_elsewhere_are_refused(tmp_path: Path) -> None:

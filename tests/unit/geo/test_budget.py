@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from cwsam_cli.errors import MachineError
-from cwsam_cli.geo.budget import BLOCK, Costs, cut, size_text
+from cwsam_cli.geo.budget import BLOCK, Costs, Crew, cut, size_text
 from cwsam_cli.geo.grid import Lattice
 
 COSTS = Costs(fixed=500_000_000, model=60_000_000, bands=4, image_bytes=2, classes=33, layers=1, block_height=512)
@@ -51,6 +51,16 @@ def test_too_little_memory_is_told_with_figures() -> None:
     with pytest.raises(MachineError, match=r"--max-memory 600 MB is not enough.* need \d+ MB") as caught:
         cut(lattice(50_000), 50_000, COSTS, batch=8, limit=600_000_000)
     assert caught.value.exit_code == 6 and "500 MB" in caught.value.hint
+
+
+def test_processes_and_the_one_that_waits_for_them_share_the_memory() -> None:
+    crew = Crew(2, waiting=400_000_000)
+    alone = cut(lattice(50_000), 50_000, COSTS, batch=8, limit=1_500_000_000)
+    assert cut(lattice(50_000), 50_000, COSTS, batch=8, limit=3_400_000_000, crew=crew) == alone
+    assert crew.together(alone.bytes) <= 3_400_000_000
+    with pytest.raises(MachineError, match=r"--max-memory 1.5 GB is not enough.* need 2.04 GB") as caught:
+        cut(lattice(50_000), 50_000, COSTS, batch=8, limit=1_500_000_000, crew=crew)
+    assert "1.4 GB of it" in caught.value.hint
 
 
 def test_every_layer_costs() -> None:

@@ -122,6 +122,53 @@ def test_a_mask_beside_near_infrared_tagged_as_alpha_is_honoured(make_raster: Ma
     np.testing.assert_array_equal(valid, left_half())
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("metres", [None, 15.0])
+@pytest.mark.parametrize("how", ["alpha", "mask"])
+def test_pixels_are_hidden_beside_any_number_of_bands(
+    make_raster: MakeRaster, count: int, metres: float | None, how: str
+) -> None:
+    values, hidden = image(count), left_half()[None] * np.uint8(255)
+    if how == "alpha":
+        path = make_raster("scene.tif", np.concatenate([values, hidden]), photometric="MINISBLACK", alpha="NO")
+        with rasterio.open(path, "r+") as target:
+            target.colorinterp = [*target.colorinterp[:-1], ColorInterp.alpha]
+    else:
+        path = make_raster("scene.tif", values, mask=hidden[0])
+    with open_scene(path, wanted_bands="abcde"[:count], pixel_m=metres) as scene:
+        read_values, valid = scene.read(Window(0, 0, scene.grid.width, scene.grid.height))
+    assert len(read_values) == count
+    np.testing.assert_array_equal(valid, left_half() if metres is None else left_half(24, 32))
+
+
+def test_a_band_tagged_alpha_hides_what_it_says_also_where_it_is_read_as_an_image(make_raster: MakeRaster) -> None:
+    values = image(4)
+    values[3, :5] = 0
+    path = make_raster("naip.tif", values, photometric="RGB", alpha="YES")
+    with open_scene(path, chosen_bands=("1", "2", "3", "4"), alpha="mask") as scene:
+        read_values, valid = scene.read(Window(0, 0, 16, 12))
+    np.testing.assert_array_equal(read_values, values)
+    np.testing.assert_array_equal(valid, values[3] > 0)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("metres", [20.0, 60.0])
+def test_near_infrared_tagged_as_alpha_is_resampled_as_the_other_bands_are(
+    make_raster: MakeRaster, metres: float, masked: bool
+) -> None:
+    """Alpha would weigh the pixels."""
+    values, mask = image(4), left_half() if masked else None
+    values[3, :, 3:7] = 0
+    read_values = []
+    for name, tag in (("tagged.tif", "YES"), ("plain.tif", "NO")):
+        path = make_raster(name, values, photometric="RGB", alpha=tag, mask=mask)
+        with open_scene(path, wanted_bands="rgbn", pixel_m=metres) as scene:
+            read_values.append(scene.read(Window(0, 0, scene.grid.width, scene.grid.height)))
+    np.testing.assert_array_equal(read_values[0][1], read_values[1][1])
+    np.testing.assert_array_equal(read_values[0][0][:, read_values[0][1]], read_values[1][0][:, read_values[1][1]])
+    assert read_values[0][1].all() != masked
+
+
 @pytest.mark.parametrize(("wanted", "bands"), [(4, (1, 2, 3, 4)), (3, (1, 2, 3))])
 def test_as_many_wanted_bands_as_the_file_has_make_alpha_an_image_band(
     make_raster: MakeRaster, wanted: int, bands: tuple[int, ...]

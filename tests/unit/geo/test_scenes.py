@@ -1,8 +1,19 @@
-"""Every scene's map has a name of its own."""
+"""Every scene's map has a name of its own, and a scene is told from others by all that is in it."""
 
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
+import rasterio.shutil
 
-from cwsam_cli.geo.scenes import map_names
+from cwsam_cli.geo import scenes as room
+from cwsam_cli.geo.scenes import fingerprint, map_names
+
+MakeRaster = Callable[..., Path]
 
 
 @pytest.mark.parametrize(
@@ -11,6 +22,7 @@ from cwsam_cli.geo.scenes import map_names
         (["x/a.tif", "y/b.jp2"], ["a.tif", "b.tif"]),
         (["x/a.tif", "y/a.vrt"], ["a-1.tif", "a-2.tif"]),
         (["x/a.tif", "y/a.tif", "x/a-1.tif"], ["a-2.tif", "a-3.tif", "a-1.tif"]),
+        (["x/A.tif", "y/a.tif"], ["A-1.tif", "a-2.tif"]),
         (["https://example.org/a.tif?key=b/c", "/vsizip/z.zip/d.tif"], ["a.tif", "d.tif"]),
     ],
 )
@@ -18,3 +30,81 @@ def test_maps_are_called_after_their_scenes_and_numbered_around_names_that_are_t
     scenes: list[str], names: list[str]
 ) -> None:
     assert map_names(scenes) == names
+
+
+@pytest.fixture
+def scene(make_raster: MakeRaster) -> Path:
+    """Several megabytes, and nothing compressed."""
+    return make_raster("scene.tif", np.random.default_rng(0).integers(0, 255, (3, 1200, 1200)).astype(np.uint8))
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that were read for their hash, in this order."""
+    read: list[Path] = []
+    sha256 = room.sha256
+
+    def counting(path: Path) -> str:
+        read.append(path)
+        return sha256(path)
+
+    monkeypatch.setattr(room, "sha256", counting)
+    return read
+
+
+def change_a_byte_in_the_middle(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def test_one_byte_in_the_middle_makes_another_scene(scene: Path) -> None:
+    before = fingerprint(str(scene))
+    change_a_byte_in_the_middle(scene)
+    assert fingerprint(str(scene), before).contents != before.contents
+
+
+def test_a_scene_that_was_only_touched_or_copied_is_the_same(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fingerprint(str(scene))
+    os.utime(scene, ns=(0, 0))
+    touched = fingerprint(str(scene), before)
+    assert touched.sight != before.sight and touched.contents == before.contents
+    scene.rename(tmp_path / "moved.tif")
+    monkeypatch.chdir(tmp_path)
+    assert fingerprint("moved.tif").contents == before.contents
+
+
+def test_what_looks_as_it_did_is_not_read_again(scene: Path, hashed: list[Path]) -> None:
+    before = fingerprint(str(scene))
+    assert hashed == [scene]
+    assert fingerprint(str(scene), before) == before
+    assert hashed == [scene]
+
+
+@pytest.mark.parametrize("part", ["scene.tif", "scene.tif.msk", "scene.tif.aux.xml"])
+def test_the_files_behind_a_scene_belong_to_it(scene: Path, make_raster: MakeRaster, part: str) -> None:
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(scene, "r+") as target:
+        target.write_mask(np.full((1200, 1200), 255, np.uint8))
+    scene.with_name("scene.tif.aux.xml").write_text("<PAMDataset></PAMDataset>")
+    view = scene.with_name("scene.vrt")
+    rasterio.shutil.copy(scene, view, driver="VRT")
+    before = [fingerprint(str(path)).contents for path in (scene, view)]
+    with scene.with_name(part).open("ab") as file:
+        file.write(b" ")
+    after = [fingerprint(str(path)).contents for path in (scene, view)]
+    assert after[0] != before[0]
+    assert (after[1] != before[1]) == (part == "scene.tif")  # GDAL names no sidecars of a VRT's sources
+
+
+def test_scenes_of_one_archive_differ_and_the_archive_is_read_once(
+    make_raster: MakeRaster, tmp_path: Path, hashed: list[Path]
+) -> None:
+    image: Any = np.zeros((3, 20, 20), np.uint8)
+    path = tmp_path / "scenes.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("x/a.tif", "y/a.tif"):
+            archive.write(make_raster("a.tif", image), name)
+    found = {fingerprint(f"/vsizip/{path}/{folder}/a.tif").contents for folder in "xy"}
+    assert len(found) == 2 and hashed == [path]
