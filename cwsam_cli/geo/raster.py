@@ -28,7 +28,7 @@ from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, MachineError, MissingCRS
 from cwsam_cli.geo.grid import Grid
 
-GDAL_CACHE_MB = 64  # GDAL's default is 5 % of the memory; more than this brings no speed here
+GDAL_CACHE = 64 << 20  # bytes, as rasterio takes them; GDAL's default is 5 % of the memory
 
 FAILED = (RasterioError, CPLE_BaseError)
 """What GDAL's complaints come as; of copying, the bare ones."""

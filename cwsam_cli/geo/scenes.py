@@ -17,7 +17,7 @@ import rasterio
 
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import sha256
-from cwsam_cli.geo.raster import GDAL_CACHE_MB, open_raster
+from cwsam_cli.geo.raster import GDAL_CACHE, open_raster
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
 """Of files in a folder that are taken for scenes."""
@@ -47,10 +47,10 @@ def is_plain_file(scene: str) -> bool:
     return "://" not in scene and not scene.startswith("/vsi")
 
 
-def gdal_settings(scene: str = "", *, cache_mb: int = GDAL_CACHE_MB) -> dict[str, Any]:
+def gdal_settings(scene: str = "", *, cache: int = GDAL_CACHE) -> dict[str, Any]:
     """GDAL's settings for reading a scene; what the environment says already stands."""
     remote = _REMOTE_READS if is_remote(scene) else {}
-    return {"GDAL_CACHEMAX": cache_mb} | {name: value for name, value in remote.items() if name not in os.environ}
+    return {"GDAL_CACHEMAX": cache} | {name: value for name, value in remote.items() if name not in os.environ}
 
 
 def expand(arguments: Sequence[str]) -> tuple[list[str], bool]:

@@ -20,7 +20,7 @@ from cwsam_cli.geo.budget import BLOCK, Costs, Crew, cut
 from cwsam_cli.geo.grid import Lattice
 from cwsam_cli.geo.layers import KINDS, LayerPlan
 from cwsam_cli.geo.mapfile import FORMATS, Sheet, check_creation, cuts
-from cwsam_cli.geo.raster import ALPHA_RULES, GDAL_CACHE_MB, Scene, open_scene
+from cwsam_cli.geo.raster import ALPHA_RULES, GDAL_CACHE, Scene, open_scene
 from cwsam_cli.geo.scenes import gdal_settings
 from cwsam_cli.geo.stitch import PROFILES
 from cwsam_cli.pipelines.checks import must_be_shared, oddities, resident_memory, weight_bytes
@@ -220,7 +220,7 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         part = opened.mirrored(shown) if opened.is_south_up else shown
         size = trained.architecture.inp_size
         lattice = Lattice.over(north.width, north.height, size, int(size * options.overlap))
-        cache_mb, costs = _costs(opened, model, options, layers)
+        cache, costs = _costs(opened, model, options, layers)
         crew = Crew(options.gpus, model.program if options.gpus > 1 else 0)
         limit = options.max_memory or crew.together(_MEMORY + model.program + model.weights)
         chosen = cut(lattice, int(shown.width), costs, batch=options.batch_size, limit=limit, crew=crew)
@@ -245,22 +245,22 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         group=chosen.group,
         profile=options.window,
         layers=layers,
-        cache_mb=cache_mb,
+        cache=cache,
     )
     return Layout(job, sheet, chosen.bytes, limit, crew, odd)
 
 
 def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -> tuple[int, Costs]:
-    """GDAL's cache in MB, and what takes memory."""
+    """Bytes of GDAL's cache, and what takes memory."""
     on_cpu = model.device.type == "cpu"
     height = int(scene.dataset.block_shapes[0][0])
     image_bytes = np.dtype(scene.dtype).itemsize
     row_of_blocks = height * scene.grid.width * len(scene.bands) * image_bytes
     # Blocks too high to hold as rows of pixels are held as blocks, or each would be decoded for every row of windows.
     high = height > max(512, model.trained.architecture.inp_size)
-    cache_mb = GDAL_CACHE_MB + (min(row_of_blocks * 5 // 4, _HIGH_BLOCKS) >> 20 if high else 0)
-    return cache_mb, Costs(
-        fixed=model.program + (model.weights + _ONCE[model.precision] if on_cpu else 0) + (cache_mb << 20),
+    cache = GDAL_CACHE + (min(row_of_blocks * 5 // 4, _HIGH_BLOCKS) if high else 0)
+    return cache, Costs(
+        fixed=model.program + (model.weights + _ONCE[model.precision] if on_cpu else 0) + cache,
         model=activation_bytes(model.trained.architecture, views=len(AUGMENTATIONS[options.tta])) if on_cpu else 0,
         bands=len(scene.bands),
         image_bytes=image_bytes,

@@ -55,7 +55,7 @@ class Job:
     group: int
     profile: str
     layers: LayerPlan
-    cache_mb: int
+    cache: int
 
     @property
     def pieces(self) -> list[tuple[int, int]]:
@@ -143,7 +143,7 @@ _Read = tuple[list[tuple[int, int, NDArray[np.bool_]]], Tensor]
 def _read(job: Job, rows: range, cols: range) -> Iterator[_Read]:
     """Batches as the model takes them, (B, C, S, S), and which pixels of them are shown."""
     with (
-        rasterio.Env(**gdal_settings(job.scene, cache_mb=job.cache_mb)),
+        rasterio.Env(**gdal_settings(job.scene, cache=job.cache)),
         open_scene(
             job.scene,
             wanted_bands=[band.name for band in job.bands],

@@ -18,7 +18,7 @@ from cwsam_cli.files import refuse_existing, refuse_input, staged, sweep
 from cwsam_cli.geo.layers import KINDS
 from cwsam_cli.geo.mapfile import beside, write_map
 from cwsam_cli.geo.quicklook import draw_map
-from cwsam_cli.geo.raster import GDAL_CACHE_MB, open_raster, reading
+from cwsam_cli.geo.raster import GDAL_CACHE, open_raster, reading
 from cwsam_cli.geo.scenes import is_plain_file
 from cwsam_cli.journal import Journal, folder_of, journal
 from cwsam_cli.pipelines.keys import KEY, MapKey, read_tags
@@ -189,7 +189,7 @@ def make_map(
         }
         with (
             world.unwatched(),
-            rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB),
+            rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE),
             staged(output, overwrite=again) as target,
         ):
             counts = write_map(

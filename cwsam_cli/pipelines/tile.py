@@ -27,7 +27,7 @@ from cwsam_cli.data.tiles import Source, Tile, footprints, write_index, write_pa
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input, staged
 from cwsam_cli.geo.grid import lattice
-from cwsam_cli.geo.raster import GDAL_CACHE_MB, open_raster, open_scene
+from cwsam_cli.geo.raster import GDAL_CACHE, open_raster, open_scene
 from cwsam_cli.geo.rasterize import (
     NO_LABEL,
     Codes,
@@ -89,7 +89,7 @@ def tile_scenes(
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         warnings.filterwarnings("ignore", message="'crs' was not provided")  # both are said once, in our own words
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB))
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE))
         sources, taxonomy = _open(scenes, labels, class_field, taxonomy, stack)
         side = block_size([source.scene.grid for source in sources], size)
         for number, source in enumerate(sources):

@@ -70,14 +70,14 @@ def stub_job(scene: Path, height: int, width: int, max_memory: int | None):  # t
     from cwsam_cli.geo.grid import Lattice
     from cwsam_cli.geo.layers import LayerPlan
     from cwsam_cli.geo.mapfile import cuts
-    from cwsam_cli.geo.raster import GDAL_CACHE_MB
+    from cwsam_cli.geo.raster import GDAL_CACHE
     from cwsam_cli.pipelines.checks import resident_memory
     from cwsam_cli.pipelines.pieces import Job
     from cwsam_cli.taxonomy import from_names
 
     layers = LayerPlan(from_names([f"class {n}" for n in range(CLASSES)]))
     lattice = Lattice.over(width, height, SIZE, OVERLAP)
-    fixed = resident_memory() + 3 * CLASSES * SIZE**2 * 4 + (GDAL_CACHE_MB << 20)
+    fixed = resident_memory() + 3 * CLASSES * SIZE**2 * 4 + GDAL_CACHE
     costs = Costs(fixed=fixed, model=0, bands=3, image_bytes=1, classes=CLASSES, layers=1, block_height=512)
     chosen = cut(lattice, width, costs, batch=BATCH, limit=max_memory or 4_000_000_000)
     return Job(
@@ -91,7 +91,7 @@ def stub_job(scene: Path, height: int, width: int, max_memory: int | None):  # t
         group=chosen.group,
         profile="hann",
         layers=layers,
-        cache_mb=GDAL_CACHE_MB,
+        cache=GDAL_CACHE,
     )
 
 
@@ -100,7 +100,7 @@ def ours(scene: Path, height: int, width: int, output: Path, max_memory: int | N
 
     from cwsam_cli.geo.grid import Grid
     from cwsam_cli.geo.mapfile import Sheet, write_map
-    from cwsam_cli.geo.raster import GDAL_CACHE_MB
+    from cwsam_cli.geo.raster import GDAL_CACHE
     from cwsam_cli.journal import journal
     from cwsam_cli.pipelines.pieces import fill
 
@@ -111,7 +111,7 @@ def ours(scene: Path, height: int, width: int, output: Path, max_memory: int | N
     with journal(output, {}, {}) as kept:
         fill(job, score, kept)
         kept.scan()
-        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
+        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
             write_map(output, sheet, kept.read, job.layers, creation={}, tags={}, scratch=kept.folder)
 
 
@@ -124,7 +124,7 @@ def peer(scene: Path, height: int, width: int, output: Path) -> None:
     from cwsam_cli.data.manifest import Band
     from cwsam_cli.data.transforms import normalize
     from cwsam_cli.geo.grid import Lattice
-    from cwsam_cli.geo.raster import GDAL_CACHE_MB, open_scene
+    from cwsam_cli.geo.raster import GDAL_CACHE, open_scene
 
     score = stub_scores()
     bands = [Band(name=f"band_{n}", mean=120.0, std=40.0) for n in (1, 2, 3)]
@@ -133,7 +133,7 @@ def peer(scene: Path, height: int, width: int, output: Path) -> None:
     total, weights = np.zeros((CLASSES, height, width)), np.zeros((height, width))
     lattice = Lattice.over(width, height, SIZE, OVERLAP)
     places = [(row, col) for row in range(len(lattice.rows)) for col in range(len(lattice.cols))]
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB), open_scene(scene) as opened:
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), open_scene(scene) as opened:
         seen = np.zeros((height, width), bool)
         for start in range(0, len(places), BATCH):
             windows = [lattice.window(*place) for place in places[start : start + BATCH]]

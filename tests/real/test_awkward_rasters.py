@@ -286,7 +286,7 @@ job = Job(
     group=1,
     profile="hann",
     layers=layers,
-    cache_mb=64,
+    cache=64 << 20,
 )
 
 def score(images):
@@ -301,7 +301,7 @@ target = Path(sys.argv[2])
 with journal(target, {}, {}) as kept:
     fill(job, score, kept)
     sheet = Sheet(grid, job.row_cuts, job.col_cuts, False)
-    with rasterio.Env(GDAL_CACHEMAX=64):
+    with rasterio.Env(GDAL_CACHEMAX=64 << 20):
         write_map(target, sheet, kept.read, layers, creation={}, tags={}, scratch=kept.folder)
 print(peak() - before)
 """

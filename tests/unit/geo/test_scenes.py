@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio.shutil
+from rasterio.windows import Window
 
 from cwsam_cli.geo import scenes as room
-from cwsam_cli.geo.scenes import fingerprint, map_names
+from cwsam_cli.geo.scenes import fingerprint, gdal_settings, map_names
 
 MakeRaster = Callable[..., Path]
 
@@ -108,3 +109,14 @@ def test_scenes_of_one_archive_differ_and_the_archive_is_read_once(
             archive.write(make_raster("a.tif", image), name)
     found = {fingerprint(f"/vsizip/{path}/{folder}/a.tif").contents for folder in "xy"}
     assert len(found) == 2 and hashed == [path]
+
+
+def test_blocks_that_were_read_stay_in_gdals_cache(tmp_path: Path) -> None:
+    path, values = tmp_path / "scene.tif", np.random.default_rng(0).integers(0, 255, (256, 1024), np.uint8)
+    profile = {"driver": "GTiff", "width": 1024, "height": 256, "count": 1, "dtype": "uint8"}
+    with rasterio.open(path, "w", tiled=True, compress="deflate", crs="EPSG:32612", **profile) as dataset:
+        dataset.write(values, 1)
+    with rasterio.Env(**gdal_settings()), rasterio.open(path) as dataset:
+        dataset.read(1, window=Window(0, 0, 1024, 8))
+        os.truncate(path, 0)
+        assert np.array_equal(dataset.read(1, window=Window(0, 8, 1024, 8)), values[8:16])

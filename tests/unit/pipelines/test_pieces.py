@@ -75,7 +75,7 @@ def job_of(scene: Path, *, columns: int = 1000, shown: Window | None = None, **c
         group=1,
         profile="hann",
         layers=LayerPlan(from_names([f"class {n}" for n in range(CLASSES)])),
-        cache_mb=64,
+        cache=64 << 20,
     )
     return dataclasses.replace(job, **changes)
 
