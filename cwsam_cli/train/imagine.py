@@ -2,13 +2,14 @@
 
 The model is laid out for real by `parallelize`, over torch's `fake` process group; forward
 pass, loss and backward pass are the training code's own, on torch's fake tensors, which have
-shapes and no bytes; `live` counts them. A thousand ranks cost no more than two. Assumed is
-that each expert serves its even share of the tokens, and that a GPU's kernels need little
-beside their results (cuDNN and cuBLAS use some workspace; the plan's reserve is for that).
+shapes and no bytes; `live` counts them. A thousand ranks cost no more than two; of encoder
+blocks that are alike only some run, and count as often as there are such. Assumed is that
+each expert serves its even share of the tokens, and that a GPU's kernels need little beside
+their results (cuDNN and cuBLAS use some workspace; the plan's reserve is for that).
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -94,13 +95,14 @@ def imagine(
         if mesh is not None:
             shard(model, mesh, precision=settings.precision, settings=fsdp)
         held = [(_held(parameter), parameter.requires_grad) for parameter in model.parameters()]
+        order = _leave_out_repetitions(model)
         with FakeTensorMode(allow_non_fake_inputs=True):
             model.to_empty(device="cpu")
             image = torch.empty(batch, arch.num_bands, arch.inp_size, arch.inp_size)
             label = torch.empty(batch, arch.inp_size, arch.inp_size, dtype=torch.uint8)
             args = ModelArgs(loss=loss, label_smoothing=smoothing)
             batches = [(image, label)] * settings.grad_accum_steps
-            live = watched_passes(model, batches, gpus=gpus, args=args, settings=settings)
+            live = watched_passes(model, batches, gpus=gpus, args=args, settings=settings, order=order)
     return Imagined(
         shards=tuple(size for size, _ in held),
         learning=tuple(size for size, learns in held if learns),
@@ -117,6 +119,7 @@ def watched_passes(
     gpus: int = 1,
     args: ModelArgs,
     settings: TrainingSettings,
+    order: list[int] | None = None,
 ) -> LiveStorages:
     """Run a step's passes on a CPU and count what is alive; the gradients are let go.
 
@@ -126,13 +129,46 @@ def watched_passes(
         gpus: ranks, of which this is the first.
         args: the loss.
         settings: precision.
+        order: numbers of the encoder's blocks and its neck, as a deeper model would run them.
     """
     world = World(torch.device("cpu"), size=gpus)
     weights, whole = torch.ones(model.arch.num_classes), Whole(torch.ones(()), torch.ones(()))
-    with LiveStorages(model) as live:
+    encoder = model.image_encoder
+    with LiveStorages(model, [*encoder.blocks, encoder.neck], order) as live:
         here = [(image.clone(), label.clone()) for image, label in batches]  # as they come to a device
         backward_passes(model, here, world, args=args, settings=settings, weights=weights, whole=whole)
     return live
+
+
+def _leave_out_repetitions(model: ClassWiseSam) -> list[int]:
+    """Take encoder blocks out for which another can stand: alike, and between such as theirs.
+
+    What comes and goes in a block depends on what it is and on its neighbours: while it runs
+    backwards, the one before is gathered and the one behind is summed.
+
+    Returns:
+        The number of what stands for each block that there was, and that of the neck.
+    """
+    encoder, kinds = model.image_encoder, list[Hashable]()
+    later = ("blocks.", "neck.")
+    learns = any(own.requires_grad for name, own in encoder.named_parameters() if not name.startswith(later))
+    for block in encoder.blocks:
+        weights = [(name, own.requires_grad) for name, own in block.named_parameters()]
+        kinds.append((block.window_size, learns, *weights))
+        learns = learns or any(own for _, own in weights)
+    numbers, cases = list(range(len(kinds))), _with_neighbours(kinds)
+    for length in reversed(numbers):
+        for start in reversed(range(len(kinds))):
+            fewer = numbers[:start] + numbers[start + length :]
+            if set(_with_neighbours([kinds[number] for number in fewer])) == set(cases):
+                numbers = fewer
+    there = _with_neighbours([kinds[number] for number in numbers])
+    encoder.blocks = nn.ModuleList(encoder.blocks[number] for number in numbers)
+    return [*map(there.index, cases), len(numbers)]
+
+
+def _with_neighbours(kinds: list[Hashable]) -> list[tuple[Hashable, ...]]:
+    return list(zip([None, *kinds], kinds, [*kinds[1:], None], strict=False))
 
 
 @contextmanager

@@ -5,14 +5,18 @@ Real CPU tensors and imagined ones (`imagine`) give the same count.
 """
 
 import weakref
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
+from itertools import groupby, pairwise
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
@@ -38,6 +42,7 @@ class Bytes:
         return self.activations + self.gathered + self.reducing
 
 
+_KINDS = ("activations", "gathered", "reducing")
 # What sharding allocates in these is not the model's own.
 _WITHIN = {"unshard": "gathered", "wait_for_unshard": "gathered", "post_backward": "reducing"}
 
@@ -48,19 +53,51 @@ class LiveStorages(TorchDispatchMode):
     Args:
         model: its weights are there already and count for nothing; nor does a gradient once
             it is complete, on the rank that keeps it. It is then let go.
+        blocks: parts of the model that run one after the other, the last one once; it holds all
+            that follows.
+        order: their numbers as a larger model would run them: what one of them makes and frees
+            on its way forwards, and backwards, counts each time it stands there.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module] = (), order: Sequence[int] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.worst = Bytes()
-        """At the worst moment."""
-        self.most_activations = 0
-        """At the moment that was worst for them."""
-        self._model = model
+        self._model, self._blocks = model, blocks
+        self._order = range(len(blocks)) if order is None else order
         self._kind = "activations"
-        self._live = dict.fromkeys(("activations", "gathered", "reducing"), 0)
-        self._sizes: dict[int, tuple[str, int]] = {}
+        self._block = 0
+        self._passes = 0
+        self._changes: list[tuple[str, int, int]] = []  # kind, bytes, block in which they were made
+        self._begun: list[tuple[int, tuple[int, bool], int]] = []  # changes before, pass and whether backwards, block
+        self._sizes: dict[int, tuple[str, int, int]] = {}
         self._patches = ExitStack()
+
+    @property
+    def worst(self) -> Bytes:
+        """At the worst moment."""
+        alive = self._alive()
+        return Bytes(*alive[alive.sum(axis=1).argmax()].tolist())
+
+    @property
+    def most_activations(self) -> int:
+        """At the moment that was worst for them."""
+        return int(self._alive()[:, 0].max())
+
+    def _alive(self) -> NDArray[np.int64]:
+        """Bytes of each kind after every change, (N, 3)."""
+        changes = np.zeros((len(self._changes), len(_KINDS)), np.int64)
+        for row, (kind, size, _) in enumerate(self._changes):
+            changes[row, _KINDS.index(kind)] = size
+        begun = [*self._begun, (len(changes), (0, False), 0)]
+        often = Counter(self._order)
+        for (start, (_, backward), block), (end, _, _) in pairwise(begun):
+            if not backward and block == len(self._blocks) - 1:  # autocast lets copies for all blocks go at its end
+                changes[start:end] *= np.array([[often[born]] for _, _, born in self._changes[start:end]])
+        parts = [np.zeros((1, len(_KINDS)), np.int64), changes[: begun[0][0]]]
+        for (_, backward), passed in groupby(pairwise(begun), key=lambda ends: ends[0][1]):
+            own = {block: changes[start:end] for (start, _, block), (end, _, _) in passed}
+            order = reversed(self._order) if backward else self._order
+            parts += [own[block] for block in order if block in own]
+        return np.concatenate(parts).cumsum(axis=0)
 
     def __enter__(self) -> "LiveStorages":
         """Begin to count."""
@@ -69,6 +106,12 @@ class LiveStorages(TorchDispatchMode):
         for weight in self._model.parameters():
             if weight.requires_grad:
                 handle = weight.register_post_accumulate_grad_hook(_let_go)
+                self._patches.callback(handle.remove)
+        for number, block in enumerate(self._blocks):
+            for handle in (
+                block.register_forward_pre_hook(partial(self._begin, number, False)),
+                block.register_forward_hook(partial(self._await_backward, number), prepend=True),
+            ):
                 self._patches.callback(handle.remove)
         for name, kind in _WITHIN.items():
             marked = self._marking(getattr(FSDPParamGroup, name), kind)
@@ -107,17 +150,24 @@ class LiveStorages(TorchDispatchMode):
             return
         if key not in self._sizes:
             weakref.finalize(storage, self._freed, key).atexit = False
-            self._sizes[key] = kind, 0
-        kind, before = self._sizes[key]
-        self._sizes[key] = kind, size
-        self._live[kind] += size - before
-        if sum(self._live.values()) > self.worst.total:
-            self.worst = Bytes(**self._live)
-        self.most_activations = max(self.most_activations, self._live["activations"])
+            self._sizes[key] = kind, 0, self._block
+        kind, before, block = self._sizes[key]
+        if size != before:
+            self._sizes[key] = kind, size, block
+            self._changes.append((kind, size - before, block))
 
     def _freed(self, key: int) -> None:
-        kind, size = self._sizes.pop(key)
-        self._live[kind] -= size
+        kind, size, block = self._sizes.pop(key)
+        self._changes.append((kind, -size, block))
+
+    def _begin(self, block: int, backward: bool, *_: Any) -> None:
+        self._block = block
+        self._passes += block == 0 and not backward
+        self._begun.append((len(self._changes), (self._passes, backward), block))
+
+    def _await_backward(self, block: int, _module: nn.Module, _given: Any, out: Tensor) -> None:
+        if out.requires_grad:
+            out.register_hook(partial(self._begin, block, True))
 
     def _marking(self, method: Callable[..., Any], kind: str) -> Callable[..., Any]:
         @wraps(method)

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from cwsam_cli.config.load import load_config
 from cwsam_cli.config.schema import EncoderMode, FsdpSettings, ModelArgs, ModelConfig, Precision, TrainingSettings
 from cwsam_cli.model.experts import expert_layers
 from cwsam_cli.model.network import ClassWiseSam
@@ -149,6 +150,59 @@ def test_weights_that_do_not_learn_need_no_activations() -> None:
 def test_gradients_of_dense_units_wait_whole_for_the_last_batch_of_a_step() -> None:
     once, twice = (_imagined(gpus=4, batch=1, checkpointed=True, batches=batches) for batches in (1, 2))
     assert twice.worst.total > once.worst.total
+
+
+DEEP = _arch(depth=8, global_attn_indexes=[], moe_start_layer_index=4, moe_experts_per_group=2)
+
+
+def _whole(monkeypatch: pytest.MonkeyPatch, arch: Architecture, **case: Any) -> Imagined:
+    """Of a step in which every block runs."""
+    imagine.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_leave_out_repetitions", lambda model: None)
+        whole = _imagined(arch, **case)
+    imagine.cache_clear()
+    return whole
+
+
+def _same(part: Imagined, whole: Imagined) -> None:
+    for name in ("activations", "gathered", "reducing"):
+        assert getattr(part.worst, name) == pytest.approx(getattr(whole.worst, name), rel=1e-3), name
+    assert part.activations == pytest.approx(whole.activations, rel=1e-3)
+    assert (part.shards, part.learning) == (whole.shards, whole.learning)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"gpus": 1, "checkpointed": True, "device": "cuda"},
+        {"gpus": 4, "batches": 2},
+        {"gpus": 4, "batches": 2, "checkpointed": True, "fsdp": FsdpSettings(reshard_after_forward=False)},
+        {"gpus": 2, "learning": ("mask_decoder.",)},
+        {"gpus": 2, "batches": 2, "learning": ("mask_decoder.", ".blocks.4.", ".blocks.7.")},
+    ],
+)
+def test_blocks_that_are_left_out_count_as_if_they_had_run(
+    case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "learning" in case:
+        with torch.device("meta"):
+            names = [name for name, _ in ClassWiseSam(DEEP).named_parameters()]
+        case = case | {"learning": frozenset(name for name in names if any(part in name for part in case["learning"]))}
+    _same(_imagined(DEEP, precision="bf16", **case), _whole(monkeypatch, DEEP, precision="bf16", **case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_third_of_the_10b_models_blocks_stand_for_all(checkpointed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    arch = architecture(load_config("XinTong/10b_fsdp").model, num_bands=3, num_classes=33)
+    case = {"gpus": 8, "batch": 1, "precision": "bf16", "checkpointed": checkpointed, "batches": 2, "device": "cuda"}
+    _same(_imagined(arch, **case), _whole(monkeypatch, arch, **case))
+    with torch.device("meta"):
+        model = ClassWiseSam(arch)
+    order = room._leave_out_repetitions(model)
+    assert len(order) == 32 + 1
+    assert len(model.image_encoder.blocks) == 11
 
 
 # What the model computes under autocast; what only moves values keeps their format everywhere.

@@ -65,6 +65,23 @@ def test_copies_that_autocast_keeps_of_weights_are_told_apart() -> None:
     assert out.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_layers_count_as_often_as_a_deeper_model_would_run_them(accumulated: int) -> None:
+    def alive(layers: int, order: list[int] | None) -> LiveStorages:
+        model = nn.Sequential(*(nn.Sequential(nn.Linear(64, 64), nn.GELU()) for _ in range(layers)), nn.Linear(64, 9))
+        with LiveStorages(model, list(model), order) as live:
+            for _ in range(accumulated):
+                with torch.autocast("cpu", torch.bfloat16):
+                    out = model(torch.randn(32, 64))
+                out.float().logsumexp(dim=1).sum().backward()
+        return live
+
+    few, many = alive(3, [0, 1, 1, 1, 1, 2, 3]), alive(6, None)
+    assert few.worst == many.worst
+    assert few.most_activations == many.most_activations
+    assert few.worst.total > 1.5 * alive(3, None).worst.total
+
+
 def test_torchs_own_tracker_finds_the_same_bytes() -> None:
     model = ClassWiseSam(
         architecture(ModelConfig(name="sam_tiny", args=ModelArgs(inp_size=64)), num_bands=3, num_classes=7)
