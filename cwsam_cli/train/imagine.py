@@ -9,7 +9,7 @@ their results (cuDNN and cuBLAS use some workspace; the plan's reserve is for th
 """
 
 import functools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -149,13 +149,14 @@ def _leave_out_repetitions(model: ClassWiseSam) -> list[int]:
     Returns:
         The number of what stands for each block that there was, and that of the neck.
     """
-    encoder, kinds = model.image_encoder, list[Hashable]()
+    encoder, described = model.image_encoder, list[tuple[Any, ...]]()
     later = ("blocks.", "neck.")
     learns = any(own.requires_grad for name, own in encoder.named_parameters() if not name.startswith(later))
     for block in encoder.blocks:
         weights = [(name, own.requires_grad) for name, own in block.named_parameters()]
-        kinds.append((block.window_size, learns, *weights))
+        described.append((block.window_size, learns, *weights))
         learns = learns or any(own for _, own in weights)
+    kinds = [described.index(kind) for kind in described]
     numbers, cases = list(range(len(kinds))), _with_neighbours(kinds)
     for length in reversed(numbers):
         for start in reversed(range(len(kinds))):
@@ -167,7 +168,7 @@ def _leave_out_repetitions(model: ClassWiseSam) -> list[int]:
     return [*map(there.index, cases), len(numbers)]
 
 
-def _with_neighbours(kinds: list[Hashable]) -> list[tuple[Hashable, ...]]:
+def _with_neighbours(kinds: list[int]) -> list[tuple[int | None, ...]]:
     return list(zip([None, *kinds], kinds, [*kinds[1:], None], strict=False))
 
 

@@ -109,7 +109,7 @@ class LiveStorages(TorchDispatchMode):
                 self._patches.callback(handle.remove)
         for number, block in enumerate(self._blocks):
             for handle in (
-                block.register_forward_pre_hook(partial(self._begin, number, False)),
+                block.register_forward_pre_hook(partial(self._begin, number, False), prepend=True),
                 block.register_forward_hook(partial(self._await_backward, number), prepend=True),
             ):
                 self._patches.callback(handle.remove)

@@ -152,7 +152,8 @@ def test_gradients_of_dense_units_wait_whole_for_the_last_batch_of_a_step() -> N
     assert twice.worst.total > once.worst.total
 
 
-DEEP = _arch(depth=8, global_attn_indexes=[], moe_start_layer_index=4, moe_experts_per_group=2)
+DENSE = _arch(depth=9, global_attn_indexes=[2, 5, 8], moe_num_expert_groups=0)
+EXPERTS = _arch(depth=8, global_attn_indexes=[], moe_start_layer_index=4, moe_experts_per_group=2)
 
 
 def _whole(monkeypatch: pytest.MonkeyPatch, arch: Architecture, **case: Any) -> Imagined:
@@ -173,23 +174,30 @@ def _same(part: Imagined, whole: Imagined) -> None:
 
 
 @pytest.mark.parametrize(
-    "case",
+    ("arch", "case"),
     [
-        {"gpus": 1, "checkpointed": True, "device": "cuda"},
-        {"gpus": 4, "batches": 2},
-        {"gpus": 4, "batches": 2, "checkpointed": True, "fsdp": FsdpSettings(reshard_after_forward=False)},
-        {"gpus": 2, "learning": ("mask_decoder.",)},
-        {"gpus": 2, "batches": 2, "learning": ("mask_decoder.", ".blocks.4.", ".blocks.7.")},
+        (DENSE, {"gpus": 4}),
+        (EXPERTS, {"gpus": 1, "checkpointed": True, "device": "cuda"}),
+        pytest.param(
+            EXPERTS, {"gpus": 4, "learning": ("mask_decoder.", ".blocks.4.", ".blocks.7.")}, marks=pytest.mark.slow
+        ),
+        pytest.param(DENSE, {"gpus": 2, "learning": ("mask_decoder.",)}, marks=pytest.mark.slow),
+        pytest.param(EXPERTS, {"gpus": 4, "batches": 2}, marks=pytest.mark.slow),
+        pytest.param(
+            EXPERTS,
+            {"gpus": 4, "batches": 2, "checkpointed": True, "fsdp": FsdpSettings(reshard_after_forward=False)},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_blocks_that_are_left_out_count_as_if_they_had_run(
-    case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    arch: Architecture, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "learning" in case:
         with torch.device("meta"):
-            names = [name for name, _ in ClassWiseSam(DEEP).named_parameters()]
+            names = [name for name, _ in ClassWiseSam(arch).named_parameters()]
         case = case | {"learning": frozenset(name for name in names if any(part in name for part in case["learning"]))}
-    _same(_imagined(DEEP, precision="bf16", **case), _whole(monkeypatch, DEEP, precision="bf16", **case))
+    _same(_imagined(arch, precision="bf16", **case), _whole(monkeypatch, arch, precision="bf16", **case))
 
 
 @pytest.mark.slow
