@@ -32,7 +32,7 @@ def plan(
     of one forward pass. With --gpus also the memory of each: its share of weights,
     gradients and optimizer, and the worst moment of a step; where that does not fit, the
     smallest changes with which it does. All is computed, on any machine; a large model
-    takes half a minute, and nothing of its size is held in memory.
+    takes a quarter of a minute, and nothing of its size is held in memory.
     """
     from cwsam_cli.config.load import load_config
     from cwsam_cli.pipelines.plan import plan as run  # torch is slow to import
