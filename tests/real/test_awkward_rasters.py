@@ -267,6 +267,7 @@ from cwsam_cli.geo.budget import BLOCK
 from cwsam_cli.geo.grid import Grid, Lattice
 from cwsam_cli.geo.layers import LayerPlan
 from cwsam_cli.geo.mapfile import Sheet, cuts, write_map
+from cwsam_cli.geo.raster import GDAL_CACHE
 from cwsam_cli.journal import journal
 from cwsam_cli.pipelines.pieces import Job, fill
 from cwsam_cli.taxonomy import from_names
@@ -286,7 +287,7 @@ job = Job(
     group=1,
     profile="hann",
     layers=layers,
-    cache=64 << 20,
+    cache=GDAL_CACHE,
 )
 
 def score(images):
@@ -301,7 +302,7 @@ target = Path(sys.argv[2])
 with journal(target, {}, {}) as kept:
     fill(job, score, kept)
     sheet = Sheet(grid, job.row_cuts, job.col_cuts, False)
-    with rasterio.Env(GDAL_CACHEMAX=64 << 20):
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
         write_map(target, sheet, kept.read, layers, creation={}, tags={}, scratch=kept.folder)
 print(peak() - before)
 """
