@@ -67,6 +67,14 @@ def inlined(function: F) -> F:
 
 def _cached(function: F, options: dict[str, Any]) -> F:
     try:
-        return cast(F, numba.njit(cache=True, **options)(function))
+        found: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder can be written to
         return cast(F, numba.njit(**options)(function))
+    keep = found._cache.save_overload
+
+    def keep_if_possible(*compiled: Any) -> None:
+        with suppress(OSError):  # a full disk there is none of the user's concern
+            keep(*compiled)
+
+    found._cache.save_overload = keep_if_possible
+    return cast(F, found)

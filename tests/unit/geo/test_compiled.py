@@ -28,3 +28,26 @@ def test_what_no_version_has_used_for_long_is_removed(tmp_path: Path) -> None:
     run()
     assert {path.name for path in ours.iterdir()} >= {"fedcba9876543210", "somebody's"}
     assert not (ours / "0123456789abcdef").exists()
+
+
+def test_machine_code_that_cannot_be_kept_still_runs(tmp_path: Path) -> None:
+    (tmp_path / "loops.py").write_text(
+        "import errno, os\n"
+        "from cwsam_cli.geo.compiled import compiled\n"
+        "@compiled\n"
+        "def twice(number):\n"
+        "    return 2 * number\n"
+        "def full(*_):\n"
+        "    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
+        "os.replace = full\n"
+        "print(twice(21))\n"
+    )
+    environment = os.environ | {
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+    }
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "loops.py")], env=environment, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "42\n"
+    assert not list((tmp_path / "cache").rglob("*.nbi"))
