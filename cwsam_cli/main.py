@@ -4,6 +4,7 @@ Nothing heavy is imported here: `cwsam --help` answers at once.
 """
 
 import gc
+import time
 from typing import Annotated, Any
 
 import typer
@@ -19,8 +20,10 @@ from cwsam_cli.commands.train import train
 from cwsam_cli.commands.upcycle import upcycle
 from cwsam_cli.commands.vectorize import vectorize
 from cwsam_cli.errors import CwsamError, as_user_error
+from cwsam_cli.train.cluster import joined
 
 _INTERRUPTED = 130
+_COURTESY_S = 2
 
 
 class _Commands(TyperGroup):
@@ -30,13 +33,21 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
+            if _first():
+                typer.echo("interrupted", err=True)
             raise typer.Exit(_INTERRUPTED) from None
         except Exception as error:
             told = as_user_error(error)
             if told is None:
                 raise
+            if not _first():
+                time.sleep(_COURTESY_S)  # then torchrun has ended this process, unless it alone has something to say
             raise typer.Exit(_tell(told)) from None
+
+
+def _first() -> bool:
+    """Whether this process speaks for all that torchrun or SLURM started."""
+    return joined().get("RANK", "0") == "0"
 
 
 def _tell(error: CwsamError) -> int:

@@ -52,7 +52,7 @@ def train(
     from cwsam_cli.config.load import load_config
     from cwsam_cli.errors import UsageError
     from cwsam_cli.pipelines.train import train as run  # torch is slow to import
-    from cwsam_cli.train.launch import Cluster
+    from cwsam_cli.train.cluster import Cluster
 
     if resume and output is None:
         raise UsageError("--resume needs the run's folder", hint="name it: -o save/RUN --resume")

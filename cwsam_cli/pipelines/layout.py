@@ -27,7 +27,7 @@ from cwsam_cli.pipelines.checks import must_be_shared, oddities, resident_memory
 from cwsam_cli.pipelines.pieces import Job
 from cwsam_cli.pipelines.score import AUGMENTATIONS, PRECISIONS, Scorer, activation_bytes, choose_precision
 from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint
-from cwsam_cli.train.launch import Cluster
+from cwsam_cli.train.cluster import Cluster
 from cwsam_cli.train.world import choose_device
 
 _MEMORY = 4_000_000_000  # bytes beside the program and the weights, unless --max-memory says otherwise

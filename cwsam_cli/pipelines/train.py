@@ -15,8 +15,9 @@ from cwsam_cli.console import log, track
 from cwsam_cli.errors import MachineError, is_out_of_memory
 from cwsam_cli.model.weights import rgb_bands
 from cwsam_cli.pipelines.run import BEST, Run, begin, check_folder
+from cwsam_cli.train.cluster import Cluster
 from cwsam_cli.train.fit import after_overflow
-from cwsam_cli.train.launch import Cluster, launch
+from cwsam_cli.train.launch import launch
 from cwsam_cli.train.loop import take_step, training_steps, validate
 from cwsam_cli.train.optim import learning_rate
 from cwsam_cli.train.stages import learning_names, stage_at
@@ -161,7 +162,7 @@ def _epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, float |
     count, norm, rate = (sums.pop(name) for name in ("steps", "gradient_norm", "lr"))
     figures: dict[str, float | None] = {f"train/{name}": value / count for name, value in sums.items()}
     figures |= {"train/gradient_norm": norm, "train/lr": rate}
-    figures["train/images_per_s"] = seen / (time.monotonic() - begun)
+    figures["train/images_per_s"] = seen / (time.monotonic() - begun) if seen else None  # all before an interruption
     progress.epoch, progress.samples, progress.sums = epoch, 0, {}
     return figures | memory_figures(world.device) | routing_figures(run.learner.model)
 

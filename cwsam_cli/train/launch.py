@@ -16,8 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -28,7 +27,8 @@ import torch.distributed as dist
 
 from cwsam_cli import console, errors
 from cwsam_cli.errors import CwsamError, MachineError, UsageError, as_user_error
-from cwsam_cli.train.watchdog import Watchdog
+from cwsam_cli.train.cluster import Cluster, joined
+from cwsam_cli.train.watchdog import Watchdog, announce
 from cwsam_cli.train.world import Interruption, World, choose_device, listening
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 _FAILURE, _LOSS = "failure.json", "loss.json"
 _GRACE_S = 5  # between asking a process to end and ending it
+_PATIENCE_S = 10  # a launcher on another machine may need the former, and a watchdog some more
 _LOST = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -46,27 +47,6 @@ _LOST = (
     "remote process exited",
     "communicator was aborted",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """How many processes, and where."""
-
-    processes: int = 1
-    """On this machine."""
-    nodes: int = 1
-    """Machines."""
-    node_rank: int = 0
-    """Which of them this is, from 0."""
-    endpoint: str = ""
-    """host:port on the first machine, where they meet."""
-    device: str = "auto"
-    timeout_s: float = 600.0
-    """How long a process may stand still."""
-    ended: str = "--resume goes on from its latest state"
-    """The hint where a signal ended the run."""
-    stuck: str = "go on with --resume; a slow disk or machine may need more patience: training_settings.timeout_s"
-    """The hint where it stood still."""
 
 
 def launch(worker: Callable[..., T], *arguments: Any, cluster: Cluster) -> T | None:
@@ -84,10 +64,10 @@ def launch(worker: Callable[..., T], *arguments: Any, cluster: Cluster) -> T | N
         CwsamError: what the first process to fail raised.
         MachineError: a process died or stood still.
     """
-    joined = _joined()
-    if joined:
-        os.environ.update(joined)
-        wanted, there = cluster.processes * cluster.nodes, int(os.environ["WORLD_SIZE"])
+    place = joined()
+    if place:
+        os.environ.update(place)
+        wanted, there = cluster.processes * cluster.nodes, int(place["WORLD_SIZE"])
         if wanted not in (1, there):
             raise UsageError(
                 f"{there} processes were started, but --gpus and --nodes ask for {wanted}",
@@ -100,31 +80,6 @@ def launch(worker: Callable[..., T], *arguments: Any, cluster: Cluster) -> T | N
         with listening() as interruption:
             return worker(World(choose_device(cluster.device), interruption=interruption), *arguments)
     return _started(worker, arguments, cluster)
-
-
-def _joined() -> dict[str, str]:
-    """What a process must know that torchrun or SLURM started; empty where neither did."""
-    here = os.environ
-    if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= here.keys():
-        return {"LOCAL_RANK": here.get("LOCAL_RANK", "0")}
-    if int(here.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # set by srun, for the steps it starts
-        job = int(here.get("SLURM_JOB_ID", "0"))
-        return {
-            "RANK": here["SLURM_PROCID"],
-            "WORLD_SIZE": here["SLURM_STEP_NUM_TASKS"],
-            "LOCAL_RANK": here.get("SLURM_LOCALID", "0"),
-            "MASTER_ADDR": here.get("MASTER_ADDR") or _first_host(here.get("SLURM_STEP_NODELIST", "127.0.0.1")),
-            "MASTER_PORT": here.get("MASTER_PORT") or str(20_000 + job % 20_000),
-        }
-    return {}
-
-
-def _first_host(nodes: str) -> str:
-    """The first host of SLURM's short form: `gpu[03-05,9],x` is gpu03."""
-    name, bracket, rest = nodes.partition("[")
-    if not bracket or "," in name:
-        return name.partition(",")[0]
-    return name + rest.split("]")[0].split(",")[0].split("-")[0]
 
 
 @contextmanager
@@ -152,8 +107,9 @@ def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
         world_size=size,
         timeout=patience,
     )
+    shared: Any = getattr(store, "underlying_store", store)  # torchrun gives one with a prefix
     watchdog = Watchdog(
-        dist.PrefixStore("watch", store.clone()),
+        shared.clone(),
         rank=rank,
         size=size,
         timeout_s=cluster.timeout_s,
@@ -171,6 +127,7 @@ def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
         if not lost:
             watchdog.fail(f"rank {rank} on {socket.gethostname()} failed: {error}")
             raise
+        time.sleep(_PATIENCE_S)  # whoever is to blame is found first: by the launcher, or told through the watchdog
         raise _LostContact(
             f"rank {rank} lost contact with another process: {str(error).strip().splitlines()[0]}",
             hint="another process's message says why; look at the other machines' logs",
@@ -220,10 +177,23 @@ def _started(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Clus
             try:
                 results = elastic_launch(config, _process)(folder, console.verbosity(), cluster, worker, arguments)
             except ChildFailedError as error:
-                raise _cause(Path(folder), error) from None
+                cause = _cause(Path(folder), error)
+                if cluster.nodes > 1:
+                    _tell_the_others(cluster.endpoint, cause)
+                raise cause from None
             except SignalException as error:
                 raise MachineError(f"the run was ended by {error.sigval.name}", hint=cluster.ended) from None
     return cast(T, results[0]) if 0 in results else None
+
+
+def _tell_the_others(endpoint: str, cause: BaseException) -> None:
+    """Let the other machines' processes know: they may wait in a collective operation that never ends."""
+    from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
+
+    host, port = parse_rendezvous_endpoint(endpoint, -1)
+    with suppress(RuntimeError):  # the first machine's launcher, which keeps the store, may be gone
+        announce(dist.TCPStore(host, port, timeout=timedelta(seconds=_GRACE_S)), str(cause))
+        time.sleep(_GRACE_S)  # it may be kept here
 
 
 def _process(
@@ -241,7 +211,6 @@ def _process(
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, _LostContact):
             _record(failure.with_name(_LOSS), error, rank)
-            time.sleep(1)  # whoever is to blame is found first
         else:
             _record(failure, error, rank)
         sys.stderr.flush()

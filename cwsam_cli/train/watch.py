@@ -116,6 +116,6 @@ def summary(rows: list[dict[str, float]]) -> str:
     for row in shown:
         lines.append(
             f"{row['epoch']:>6} {row['train/loss']:>8.3f} {row['val/mIoU']:>7.3f} {row.get('val/accuracy', 0):>9.3f} "
-            f"{row['train/lr']:>9.2e} {row['train/images_per_s']:>9.1f}"
+            f"{row['train/lr']:>9.2e} {row.get('train/images_per_s', math.nan):>9.1f}"
         )
     return "\n".join(lines)

@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from torch.distributed import Store
+from torch.distributed import PrefixStore, Store
 
 from cwsam_cli.errors import MachineError
 
-_FAILED = "failed"
+_NAME, _FAILED = "watch", "failed"
 _GRACE_S = 3.0
 
 
@@ -51,8 +51,8 @@ class Watchdog(threading.Thread):
         self, store: Store, *, rank: int, size: int, timeout_s: float, hint: str, tell: Callable[[Exception], None]
     ) -> None:
         super().__init__(name="watchdog", daemon=True)
-        self._store, self._rank, self._size, self._timeout, self._tell = store, rank, size, timeout_s, tell
-        self._hint = hint
+        self._store = PrefixStore(_NAME, store)
+        self._rank, self._size, self._timeout, self._tell, self._hint = rank, size, timeout_s, tell, hint
         self._parent = os.getppid()
         self._over = threading.Event()
         self._beats = self._serial = 0
@@ -71,7 +71,7 @@ class Watchdog(threading.Thread):
     def fail(self, why: str) -> None:
         """Let the watchdogs of all processes, on all machines, know that the run is over."""
         with suppress(RuntimeError):
-            self._store.set(_FAILED, why)
+            announce(self._store.underlying_store, why)
 
     def stop(self) -> None:
         """The run is over."""
@@ -128,6 +128,11 @@ class Watchdog(threading.Thread):
             os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
         sys.stderr.flush()
         os._exit(MachineError.exit_code)
+
+
+def announce(store: Store, why: str) -> None:
+    """Let the watchdogs of all processes know that the run is over."""
+    PrefixStore(_NAME, store).set(_FAILED, why)
 
 
 def blame(earlier: list[Sign], later: list[Sign]) -> list[tuple[int, Sign]]:

@@ -26,7 +26,7 @@ from cwsam_cli.pipelines.demo import _example
 from cwsam_cli.pipelines.tile import tile_scenes
 from cwsam_cli.pipelines.train import train
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.train.launch import Cluster
+from cwsam_cli.train.cluster import Cluster
 from cwsam_cli.train.loop import Batch, take_step, training_steps
 from cwsam_cli.train.start import start
 from cwsam_cli.train.state import find_state, shapes

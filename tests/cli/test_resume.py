@@ -166,12 +166,19 @@ def test_a_run_that_lost_its_state_is_not_begun_anew_over_its_weights(
 def test_an_interruption_in_an_epochs_last_step_loses_nothing(
     cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ("train", *small, *options("epoch_max=2", "train_dataset.batch_size=500"), "--data", run.dataset)
+    command = (
+        "train",
+        *small,
+        *options("epoch_max=2", "epoch_val=1", "train_dataset.batch_size=500"),
+        "--data",
+        run.dataset,
+    )
     cwsam(*command, "-o", "whole")
     with monkeypatch.context() as patch:
         interrupt(patch, 1)
         assert CliRunner().invoke(app, [str(word) for word in (*command, "-o", "broken")]).exit_code == 130
-    cwsam(*command, "-o", "broken", "--resume")
+    assert "nan" in cwsam(*command, "-o", "broken", "--resume").stderr  # images a second, of no image
+    assert "train/images_per_s" not in history(tmp_path / "broken")[0]
     assert same_weights(*(tmp_path / name / "model_epoch_last.pth" for name in ("whole", "broken")))
     for name in ("train/loss", "train/lr"):
         assert [row[name] for row in history(tmp_path / "broken")] == [row[name] for row in history(tmp_path / "whole")]

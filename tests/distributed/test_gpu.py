@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from cwsam_cli.train.launch import Cluster, launch
+from cwsam_cli.train.cluster import Cluster
+from cwsam_cli.train.launch import launch
 from cwsam_cli.train.world import World
 from tests.distributed import workers
 from tests.distributed.test_sharding import CASES

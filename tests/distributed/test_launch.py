@@ -1,6 +1,7 @@
 """Two processes start, answer, and end together, whatever ends them."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from cwsam_cli.errors import DataError, MachineError
-from cwsam_cli.train.launch import Cluster, _first_host, launch
+from cwsam_cli.train.cluster import Cluster, _first_host
+from cwsam_cli.train.launch import launch
 from cwsam_cli.train.watchdog import Sign, blame
 from tests.distributed import workers
 
@@ -60,6 +62,7 @@ def test_a_cause_that_speaks_of_the_network_is_kept() -> None:
         on_two(workers.complain_of_the_network)
 
 
+@pytest.mark.slow
 def test_losing_contact_is_told_where_nothing_else_is() -> None:
     with pytest.raises(MachineError, match=r"lost contact with another process: .*Connection closed by peer"):
         on_two(workers.lose_contact)
@@ -86,7 +89,8 @@ def test_a_process_that_stands_still_is_blamed_not_its_victim(worker: Any, rank:
 def test_nothing_outlives_the_launcher(end: signal.Signals, tmp_path: Path) -> None:
     script = (
         "from tests.distributed import workers\n"
-        "from cwsam_cli.train.launch import Cluster, launch\n"
+        "from cwsam_cli.train.cluster import Cluster\n"
+        "from cwsam_cli.train.launch import launch\n"
         f"launch(workers.count_until_asked, {str(tmp_path)!r}, cluster=Cluster(processes=2, device='cpu'))\n"
     )
     path = tmp_path / "run.py"
@@ -124,13 +128,51 @@ def test_slurms_short_form_of_hosts(nodes: str, first: str) -> None:
     assert _first_host(nodes) == first
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dying", [0, 1])
+def test_a_process_killed_on_one_machine_ends_those_on_the_others_that_do_not_hear_of_it(
+    dying: int, tmp_path: Path
+) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\n"
+        "from tests.distributed import workers\n"
+        "from cwsam_cli.errors import MachineError\n"
+        "from cwsam_cli.train.cluster import Cluster\n"
+        "from cwsam_cli.train.launch import launch\n"
+        "if __name__ == '__main__':\n"
+        "    cluster = Cluster(nodes=2, node_rank=int(sys.argv[1]), endpoint=sys.argv[2], device='cpu')\n"
+        "    try:\n"
+        f"        launch(workers.die_alone, {dying}, cluster=cluster)\n"
+        "    except MachineError as error:\n"
+        "        print(error)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    words = [sys.executable, str(script)]
+    endpoint = f"127.0.0.1:{free_port()}"
+    machines = [
+        subprocess.Popen([*words, str(rank), endpoint], env=environment, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    told = [machine.communicate(timeout=90)[0] for machine in machines]
+    for text in told:
+        assert re.match(rf"rank {dying} \(process \d+\) was killed by SIGKILL", text), told
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["torchrun", "srun", "nodes"])
 def test_processes_that_others_started_are_joined(how: str, tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from tests.distributed import workers\n"
-        "from cwsam_cli.train.launch import Cluster, launch\n"
+        "from cwsam_cli.train.cluster import Cluster\n"
+        "from cwsam_cli.train.launch import launch\n"
         "if __name__ == '__main__':\n"
         "    nodes = dict(nodes=2, node_rank=int(sys.argv[2]), endpoint=sys.argv[3]) if len(sys.argv) > 3 else {}\n"
         "    result = launch(workers.add_ranks, 3, cluster=Cluster(device='cpu', **nodes))\n"
@@ -140,9 +182,7 @@ def test_processes_that_others_started_are_joined(how: str, tmp_path: Path) -> N
     script, told = tmp_path / "run.py", tmp_path / "told"
     script.write_text(code)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     python = [sys.executable, str(script), str(told)]
     if how == "torchrun":
         started = [([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *python[1:]], {})]
@@ -154,3 +194,11 @@ def test_processes_that_others_started_are_joined(how: str, tmp_path: Path) -> N
     processes = [subprocess.Popen(words, env=environment | extra) for words, extra in started]
     assert [process.wait(timeout=120) for process in processes] == [0] * len(processes)
     assert told.read_text() == "(0, 2, 7.0)\n"
+
+
+@pytest.mark.slow
+def test_under_torchrun_an_error_is_told_once() -> None:
+    words = ["-m", "torch.distributed.run", "--nproc_per_node=3", "-m", "cwsam_cli", "train", "--config", "nowhere"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert done.stderr.count("error: there is no configuration `nowhere`") == 1

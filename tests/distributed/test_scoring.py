@@ -8,7 +8,8 @@ from cwsam_cli.errors import MachineError
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.pipelines import checks
 from cwsam_cli.pipelines.score import Scorer
-from cwsam_cli.train.launch import Cluster, launch
+from cwsam_cli.train.cluster import Cluster
+from cwsam_cli.train.launch import launch
 from tests.distributed import scoring
 
 CPU = torch.device("cpu")

@@ -13,7 +13,8 @@ from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import from_names
 from cwsam_cli.train.checkpoint import Checkpoint, save_checkpoint
-from cwsam_cli.train.launch import Cluster, launch
+from cwsam_cli.train.cluster import Cluster
+from cwsam_cli.train.launch import launch
 from cwsam_cli.train.world import World
 from tests.distributed import workers
 

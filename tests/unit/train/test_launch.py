@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from cwsam_cli.errors import UsageError
-from cwsam_cli.train.launch import Cluster, _joined, launch
+from cwsam_cli.train.cluster import Cluster, joined
+from cwsam_cli.train.launch import launch
 from cwsam_cli.train.world import Interruption, World, choose_device
 
 STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -22,13 +23,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_alone_nothing_is_joined(environment: pytest.MonkeyPatch) -> None:
-    assert _joined() == {}
+    assert joined() == {}
 
 
 def test_what_torchrun_started_is_joined(environment: pytest.MonkeyPatch) -> None:
     for name, value in zip(STARTED, ("3", "8", "1", "host", "1234"), strict=True):
         environment.setenv(name, value)
-    assert _joined() == {"LOCAL_RANK": "1"}
+    assert joined() == dict(zip(STARTED, ("3", "8", "1", "host", "1234"), strict=True))
 
 
 @pytest.mark.parametrize("missing", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
@@ -36,7 +37,7 @@ def test_half_of_torchruns_variables_are_none(environment: pytest.MonkeyPatch, m
     for name in STARTED:
         environment.setenv(name, "1")
     environment.delenv(missing)
-    assert _joined() == {}
+    assert joined() == {}
 
 
 def _slurm(environment: pytest.MonkeyPatch, **variables: str) -> None:
@@ -47,30 +48,30 @@ def _slurm(environment: pytest.MonkeyPatch, **variables: str) -> None:
 
 def test_what_slurm_started_is_joined(environment: pytest.MonkeyPatch) -> None:
     _slurm(environment)
-    joined = _joined()
-    assert {name: joined[name] for name in STARTED[:4]} == {
+    place = joined()
+    assert {name: place[name] for name in STARTED[:4]} == {
         "RANK": "5",
         "WORLD_SIZE": "8",
         "LOCAL_RANK": "1",
         "MASTER_ADDR": "gpu03",
     }
-    assert 1024 < int(joined["MASTER_PORT"]) < 65536
+    assert 1024 < int(place["MASTER_PORT"]) < 65536
     _slurm(environment, PROCID="6")
-    assert _joined()["MASTER_PORT"] == joined["MASTER_PORT"]  # all processes of a job meet at one place
+    assert joined()["MASTER_PORT"] == place["MASTER_PORT"]  # all processes of a job meet at one place
     _slurm(environment, JOB_ID="78")
-    assert _joined()["MASTER_PORT"] != joined["MASTER_PORT"]
+    assert joined()["MASTER_PORT"] != place["MASTER_PORT"]
 
 
 def test_a_place_to_meet_may_be_given_under_slurm(environment: pytest.MonkeyPatch) -> None:
     _slurm(environment)
     environment.setenv("MASTER_ADDR", "here")
     environment.setenv("MASTER_PORT", "4321")
-    assert (_joined()["MASTER_ADDR"], _joined()["MASTER_PORT"]) == ("here", "4321")
+    assert (joined()["MASTER_ADDR"], joined()["MASTER_PORT"]) == ("here", "4321")
 
 
 def test_one_task_of_slurm_is_one_process(environment: pytest.MonkeyPatch) -> None:
     _slurm(environment, STEP_NUM_TASKS="1")
-    assert _joined() == {}
+    assert joined() == {}
 
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:99", "meta:x"])
