@@ -46,8 +46,8 @@ class _Commands(TyperGroup):
 
 
 def _first() -> bool:
-    """Whether this process speaks for all that torchrun or SLURM started."""
-    return joined().get("RANK", "0") == "0"
+    """Whether this process speaks for all that torchrun started on this machine."""
+    return joined().get("LOCAL_RANK", "0") == "0"
 
 
 def _tell(error: CwsamError) -> int:

@@ -70,6 +70,8 @@ def _cached(function: F, options: dict[str, Any]) -> F:
         found: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder can be written to
         return cast(F, numba.njit(**options)(function))
+    if not hasattr(found, "_cache"):  # NUMBA_DISABLE_JIT
+        return cast(F, found)
     keep = found._cache.save_overload
 
     def keep_if_possible(*compiled: Any) -> None:

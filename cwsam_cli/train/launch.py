@@ -107,9 +107,8 @@ def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
         world_size=size,
         timeout=patience,
     )
-    shared: Any = getattr(store, "underlying_store", store)  # torchrun gives one with a prefix
     watchdog = Watchdog(
-        shared.clone(),
+        store.clone(),
         rank=rank,
         size=size,
         timeout_s=cluster.timeout_s,
@@ -149,8 +148,6 @@ def _started(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Clus
 
     if choose_device(cluster.device).type == "cuda" and cluster.processes > torch.cuda.device_count():
         raise UsageError(f"--gpus {cluster.processes}: there are {torch.cuda.device_count()} here", hint="one a GPU")
-    if cluster.nodes > 1 and not cluster.endpoint:
-        raise UsageError("--nodes needs --rdzv-endpoint", hint="the first machine's host:port, the same on all")
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(("torch.distributed.elastic", "torch.multiprocessing.spawn")):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # the sentence below says it once
@@ -173,27 +170,53 @@ def _started(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Clus
             local_addr="127.0.0.1" if cluster.nodes == 1 else None,
             **(static if cluster.nodes > 1 else alone),
         )
+        store = _meeting(cluster) if cluster.nodes > 1 else None
         with _passing_on(Path(folder)):
             try:
                 results = elastic_launch(config, _process)(folder, console.verbosity(), cluster, worker, arguments)
             except ChildFailedError as error:
-                cause = _cause(Path(folder), error)
-                if cluster.nodes > 1:
-                    _tell_the_others(cluster.endpoint, cause)
-                raise cause from None
+                ended = _cause(Path(folder), error)
             except SignalException as error:
-                raise MachineError(f"the run was ended by {error.sigval.name}", hint=cluster.ended) from None
-    return cast(T, results[0]) if 0 in results else None
+                ended = MachineError(f"the run was ended by {error.sigval.name}", hint=cluster.ended)
+            else:
+                return cast(T, results[0]) if 0 in results else None
+            if store is not None and not (Path(folder) / _FAILURE).exists():
+                with suppress(SignalException, RuntimeError):  # a second signal; the first machine is gone
+                    announce(store, f"{ended} (on {socket.gethostname()})")
+                    if cluster.node_rank == 0:  # the store lives here
+                        time.sleep(_GRACE_S)
+    raise ended from None
 
 
-def _tell_the_others(endpoint: str, cause: BaseException) -> None:
-    """Let the other machines' processes know: they may wait in a collective operation that never ends."""
+def _meeting(cluster: Cluster) -> dist.TCPStore:
+    """The store in which the machines meet; torch's own handle on it ends with the processes.
+
+    Processes may wait in a collective operation that never ends for one that was killed on
+    another machine: its launcher tells their watchdogs through this.
+
+    Raises:
+        UsageError: the endpoint is none.
+        MachineError: nobody answers there.
+    """
     from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
-    host, port = parse_rendezvous_endpoint(endpoint, -1)
-    with suppress(RuntimeError):  # the first machine's launcher, which keeps the store, may be gone
-        announce(dist.TCPStore(host, port, timeout=timedelta(seconds=_GRACE_S)), str(cause))
-        time.sleep(_GRACE_S)  # it may be kept here
+    try:
+        host, port = parse_rendezvous_endpoint(cluster.endpoint, 0)
+    except ValueError:
+        port = 0
+    if not port:
+        raise UsageError(
+            f"--nodes needs --rdzv-endpoint HOST:PORT, not `{cluster.endpoint}`",
+            hint="the first machine's name and a free port there, the same on all",
+        )
+    patience = timedelta(seconds=cluster.timeout_s)
+    try:
+        return dist.TCPStore(host, port, is_master=cluster.node_rank == 0, timeout=patience, multi_tenant=True)
+    except dist.DistError as error:
+        raise MachineError(
+            f"the machines cannot meet at `{cluster.endpoint}`: {str(error).splitlines()[0]}",
+            hint="start --node-rank 0 there; the port must be free on it and open to the others",
+        ) from None
 
 
 def _process(

@@ -21,7 +21,7 @@ from torch.distributed import PrefixStore, Store
 from cwsam_cli.errors import MachineError
 
 _NAME, _FAILED = "watch", "failed"
-_GRACE_S = 3.0
+_GRACE_S = 4.0
 
 
 class Sign(NamedTuple):
@@ -86,8 +86,9 @@ class Watchdog(threading.Thread):
             try:
                 self._publish()
                 if self._store.check([_FAILED]):
+                    why = self._store.get(_FAILED).decode()
                     self._over.wait(_GRACE_S)  # this machine's launcher knows it too, and is told more
-                    self._end(self._store.get(_FAILED).decode())
+                    self._end(why)
                 waited = time.monotonic() - self._last
                 if waited < self._timeout / 2:
                     earlier = []
@@ -131,8 +132,8 @@ class Watchdog(threading.Thread):
 
 
 def announce(store: Store, why: str) -> None:
-    """Let the watchdogs of all processes know that the run is over."""
-    PrefixStore(_NAME, store).set(_FAILED, why)
+    """Let the watchdogs of all processes know that the run is over; the first to say so is heard."""
+    PrefixStore(_NAME, store).compare_set(_FAILED, "", why)
 
 
 def blame(earlier: list[Sign], later: list[Sign]) -> list[tuple[int, Sign]]:

@@ -163,6 +163,7 @@ def test_a_process_killed_on_one_machine_ends_those_on_the_others_that_do_not_he
     told = [machine.communicate(timeout=90)[0] for machine in machines]
     for text in told:
         assert re.match(rf"rank {dying} \(process \d+\) was killed by SIGKILL", text), told
+    assert f"(on {socket.gethostname()})" in told[1 - dying]
 
 
 @pytest.mark.slow

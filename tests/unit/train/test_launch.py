@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cwsam_cli.errors import UsageError
+from cwsam_cli.errors import MachineError, UsageError
 from cwsam_cli.train.cluster import Cluster, joined
 from cwsam_cli.train.launch import launch
 from cwsam_cli.train.world import Interruption, World, choose_device
@@ -136,3 +136,14 @@ def test_a_second_ctrl_c_ends_at_once_but_an_echo_of_the_first_does_not() -> Non
     wish.when -= 2
     with pytest.raises(KeyboardInterrupt):
         wish(signal.SIGINT, None)
+
+
+@pytest.mark.parametrize("endpoint", ["", "first", "first:", "first:0", "first:70000", "first:port"])
+def test_machines_need_a_place_to_meet(environment: pytest.MonkeyPatch, endpoint: str) -> None:
+    with pytest.raises(UsageError, match=rf"--rdzv-endpoint HOST:PORT, not `{endpoint}`"):
+        launch(print, cluster=Cluster(nodes=2, endpoint=endpoint, device="cpu"))
+
+
+def test_a_place_where_nobody_answers_is_named(environment: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MachineError, match=r"cannot meet at `127\.0\.0\.1:1`"):
+        launch(print, cluster=Cluster(nodes=2, node_rank=1, endpoint="127.0.0.1:1", device="cpu", timeout_s=1))
