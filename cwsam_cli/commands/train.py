@@ -51,7 +51,6 @@ def train(
 
     from cwsam_cli.config.load import load_config
     from cwsam_cli.errors import UsageError
-    from cwsam_cli.pipelines.train import train as run  # torch is slow to import
     from cwsam_cli.train.cluster import Cluster
 
     if resume and output is None:
@@ -59,6 +58,8 @@ def train(
     overrides = [*(settings or []), *(["resume=last"] if resume else [])]
     overrides += ["training_settings.skip_bad_tiles=true"] if skip_bad_tiles else []
     loaded = load_config(config, overrides, data=data)
+    from cwsam_cli.pipelines.train import train as run  # torch is slow to import: a wrong key is told before
+
     folder = output or Path(loaded.work_dir) / f"{Path(config).stem}-{datetime.now():%Y%m%d-%H%M%S}"
     cluster = Cluster(processes=gpus, nodes=nodes, node_rank=node_rank, endpoint=endpoint, device=device)
     result = run(loaded, folder, cluster=cluster)
