@@ -35,10 +35,11 @@ def plan(
     takes a quarter of a minute, and nothing of its size is held in memory.
     """
     from cwsam_cli.config.load import load_config
-    from cwsam_cli.pipelines.plan import plan as run  # torch is slow to import
 
-    size = _bytes(gpu_memory)
-    result = run(load_config(config, settings or []), bands=bands, gpus=gpus, gpu_memory=size)
+    size, loaded = _bytes(gpu_memory), load_config(config, settings or [])
+    from cwsam_cli.pipelines.plan import plan as run  # torch is slow to import: a wrong key is told before
+
+    result = run(loaded, bands=bands, gpus=gpus, gpu_memory=size)
     wide = max(len(name) for name in result.parts) + 2
     lines = [f"{result.model}", ""]
     lines += [f"{name:<{wide}}{count:>16,}" for name, count in result.parts.items()]
