@@ -135,9 +135,10 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dying", [0, 1])
-def test_a_process_killed_on_one_machine_ends_those_on_the_others_that_do_not_hear_of_it(
-    dying: int, tmp_path: Path
+@pytest.mark.parametrize("machine", [0, 1])
+@pytest.mark.parametrize("what", ["process", "launcher"])
+def test_what_ends_on_one_machine_ends_on_the_others_that_do_not_hear_of_it(
+    what: str, machine: int, tmp_path: Path
 ) -> None:
     script = tmp_path / "run.py"
     script.write_text(
@@ -149,7 +150,8 @@ def test_a_process_killed_on_one_machine_ends_those_on_the_others_that_do_not_he
         "if __name__ == '__main__':\n"
         "    cluster = Cluster(nodes=2, node_rank=int(sys.argv[1]), endpoint=sys.argv[2], device='cpu')\n"
         "    try:\n"
-        f"        launch(workers.die_alone, {dying}, cluster=cluster)\n"
+        f"        dying = {machine if what == 'process' else None}\n"
+        f"        launch(workers.wait_for_nobody, {str(tmp_path)!r}, dying, cluster=cluster)\n"
         "    except MachineError as error:\n"
         "        print(error)\n"
     )
@@ -160,10 +162,20 @@ def test_a_process_killed_on_one_machine_ends_those_on_the_others_that_do_not_he
         subprocess.Popen([*words, str(rank), endpoint], env=environment, stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    told = [machine.communicate(timeout=90)[0] for machine in machines]
+    if what == "launcher":
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("running*"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        machines[machine].terminate()
+    told = [process.communicate(timeout=60)[0] for process in machines]
+    why = (
+        rf"rank {machine} \(process \d+\) was killed by SIGKILL"
+        if what == "process"
+        else "the run was ended by SIGTERM"
+    )
     for text in told:
-        assert re.match(rf"rank {dying} \(process \d+\) was killed by SIGKILL", text), told
-    assert f"(on {socket.gethostname()})" in told[1 - dying]
+        assert re.match(why, text), told
+    assert f"(on {socket.gethostname()})" in told[1 - machine]
 
 
 @pytest.mark.slow

@@ -61,11 +61,12 @@ def die_on_one(world: World) -> None:
     world.total(torch.zeros(1))
 
 
-def die_alone(world: World, dying: int) -> None:
-    """The others wait for nobody, so that only a watchdog can tell them."""
+def wait_for_nobody(world: World, folder: str, dying: int | None) -> None:
+    """No process needs another, so that only a watchdog can tell it of another's end."""
     world.barrier()
     if world.rank == dying:
         os.kill(os.getpid(), signal.SIGKILL)
+    open(os.path.join(folder, f"running{world.rank}"), "w").close()
     for _ in range(80):
         world.beat()
         time.sleep(1)
