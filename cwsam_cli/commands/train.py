@@ -65,8 +65,10 @@ def train(
     result = run(loaded, folder, cluster=cluster)
     if result is None:  # another process tells
         return
-    text = (
+    scored = (
         f"{result.best}: epoch {result.best_epoch} of {result.epochs}, "
         f"mIoU {result.mean_iou:.3f}, accuracy {result.accuracy:.3f} on the validation split"
     )
+    unfinished = f"the time limit ended the run after {result.epochs} of {loaded.epochs} epochs; go on with --resume"
+    text = "\n".join(([scored] if result.best else []) + ([unfinished] if result.end == "time_limit" else []))
     print_result(result, text, as_json=as_json)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, ClassVar, Literal
 
+from cwsam_cli.config.durations import parse_duration, parse_interval
+
 Loss = Literal["ce", "ce+dice", "ce+iou", "ce+lovasz", "focal"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Resume = Literal["last", "best"] | int | None
@@ -252,16 +254,28 @@ class TrainingSettings:
     activation_checkpointing: bool = False
     """Compute each encoder block's activations again in the backward pass instead of keeping them."""
     ema: float | None = None
-    """Decay of a moving average of the weights, e.g. 0.999, that is validated and saved in their place."""
+    """Decay per step of a moving average of the weights that is validated and saved in their place. 0.999 has
+    a half-life of 693 steps; early in a run the half-life is a tenth of the steps taken."""
     keep: int | None = None
     """How many of `epoch_save`'s checkpoints stay; null keeps all."""
     skip_bad_tiles: bool = False
     """Read all tiles first, and leave out those that cannot be read; else the first one ends the run."""
     timeout_s: float = 600.0
     """How long a process of several may stand still before the run is ended."""
+    time_limit: str | None = None
+    """How long the run may take, e.g. `11h30min`; it saves its state and ends before that."""
+    save_every: str | None = None
+    """How often the state in `last/` is written, e.g. `30min` or `500 steps`, and `model_epoch_last.pth` only
+    at the end; null writes both after every validation."""
+    patience: int | None = None
+    """End the run after so many validations in a row without a better mIoU."""
 
     def __post_init__(self) -> None:
-        _positive(self, "grad_accum_steps", "clip_grad_norm", "keep", "timeout_s")
+        _positive(self, "grad_accum_steps", "clip_grad_norm", "keep", "timeout_s", "patience")
+        if self.time_limit is not None:
+            parse_duration(self.time_limit)
+        if self.save_every is not None:
+            parse_interval(self.save_every)
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is {self.ema}, and lies within 0 and 1")
         if min(self.warmup_steps, self.workers, self.seed) < 0:

@@ -246,6 +246,15 @@ def class_pixels(dataset: TileDataset, classes: int) -> NDArray[np.int64]:
     return counts
 
 
+def has_labels(dataset: TileDataset) -> bool:
+    """Whether any pixel of the tiles is labelled; reads no further than to the first."""
+    for _, path in dataset.pairs:
+        with reading(path), rasterio.open(path) as labels:
+            if (dataset._to_index.numpy()[labels.read(1)] != IGNORE).any():
+                return True
+    return False
+
+
 def _pairs(args: FolderArgs) -> list[tuple[Path, Path]]:
     folders = Path(args.root_path_1), Path(args.root_path_2)
     for key, folder in zip(("root_path_1", "root_path_2"), folders, strict=True):

@@ -14,9 +14,8 @@ Source: Shazeer et al. 2017; Fedus et al., Switch Transformers, 2022 (balance); 
 ST-MoE, 2022 (z-loss); Riquelme et al., V-MoE, 2021 (noise).
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -24,73 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cwsam_cli.model.routing import Routing, sum_routing
+
 Activation = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """Where tokens went, in one forward pass of one layer: sums over its tokens.
-
-    The figures are of this pass, or, once `counts` has been summed over the passes of several
-    processes, its share in theirs: the shares of all processes add up to the figure of one large batch.
-    """
-
-    counts: Tensor
-    """Without gradient: tokens, a token's entropy, tokens by group (G), slots by expert (G·E)."""
-    group_mass: Tensor
-    """Probability of each group, (G,)."""
-    expert_mass: Tensor
-    """Probability of each expert in its group over the tokens that chose the group, (G, E)."""
-    z_mass: Tensor
-    """Squared logsumexp of the routers' logits, the mean over a level's routers."""
-
-    @property
-    def _slots(self) -> Tensor:
-        return self.counts[2 + len(self.group_mass) :].view_as(self.expert_mass)
-
-    @property
-    def _tokens(self) -> Tensor:
-        return self.counts[0].clamp(min=1)
-
-    @property
-    def _chosen(self) -> Tensor:
-        """Tokens by group, (G,)."""
-        return self.counts[2 : 2 + len(self.group_mass)]
-
-    @property
-    def balance(self) -> Tensor:
-        """Load-balancing loss of both levels; 1 a level where the load is even.
-
-        Switch's, number · Σ share of slots · mean probability, for the groups, and for the experts
-        of each group over the tokens that chose it, weighted by the group's load.
-        """
-        groups, experts = self.expert_mass.shape
-        share = self._slots / self._slots.sum(dim=1, keepdim=True).clamp(min=1)
-        mean = self.expert_mass / self._chosen.clamp(min=1)[:, None]
-        balance = (self.group_load * experts * (share * mean).sum(dim=1)).sum()
-        if groups > 1:
-            balance = balance + groups * (self.group_load * self.group_mass / self._tokens).sum()
-        return balance
-
-    @property
-    def z(self) -> Tensor:
-        """Mean squared logsumexp of the routers' logits."""
-        return self.z_mass / self._tokens
-
-    @property
-    def group_load(self) -> Tensor:
-        """Share of the slots by group, (G,)."""
-        return self._chosen / self._chosen.sum().clamp(min=1)
-
-    @property
-    def expert_load(self) -> Tensor:
-        """Share of the slots by expert, (G, E)."""
-        return self._slots / self._slots.sum().clamp(min=1)
-
-    @property
-    def entropy(self) -> Tensor:
-        """Mean entropy of a token's expert distribution, in nats; log(G·E) at most."""
-        return self.counts[1] / self._tokens
 
 
 class ExpertGroup(nn.Module):
@@ -183,10 +118,8 @@ class HierarchicalExperts(nn.Module):
         if self.group_router is not None:
             nn.init.normal_(self.group_router.weight, std=0.02)
             nn.init.zeros_(self.group_router.bias)
-        self.routing: Routing | None = None
-        """Of the latest forward pass in training mode."""
-        self.summed: Routing | None = None
-        """Of the latest that `routing_loss` took in, with the counts of all processes."""
+        self.collect: Callable[[Routing], None] | None = None
+        """Takes the routing of each forward pass in training mode, see `collect_routing`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) → (…, D) in the dtype that a linear layer would give."""
@@ -217,8 +150,10 @@ class HierarchicalExperts(nn.Module):
             if self.top_experts == 1:
                 weights = weights * _straight_through(best)
         chosen = group_index[..., None] * experts + expert_index
-        if self.training:
-            self.routing = _routing(group_logits, groups, expert_logits, within, group_index, expert_index)
+        if self.training:  # also where nothing collects: checkpointing expects the same tensors from a recomputation
+            routing = sum_routing(group_logits, groups, expert_logits, within, group_index, expert_index)
+            if self.collect is not None:
+                self.collect(routing)
         return weights.flatten(1), chosen.flatten(1)
 
     def _noise(self, logits: Tensor) -> Tensor:
@@ -281,34 +216,6 @@ def _straight_through(probability: Tensor) -> Tensor:
     return probability / probability.detach()
 
 
-def _routing(
-    group_logits: Tensor | None,
-    groups: Tensor,
-    expert_logits: Tensor,
-    within: Tensor,
-    group_index: Tensor,
-    expert_index: Tensor,
-) -> Routing:
-    """The sums of one pass."""
-    count, experts = within.shape[1:]
-    of_group = F.one_hot(group_index, count).to(within.dtype)  # (N, kg, G)
-    picked = of_group.sum(dim=1)  # (N, G)
-    slots = F.one_hot(expert_index, experts).sum(dim=2).to(within.dtype)  # (N, kg, E)
-    by_expert = torch.einsum("nke,nkg->ge", slots, of_group)
-    z = expert_logits.logsumexp(dim=-1).square().mean(dim=1).sum()
-    if group_logits is not None:
-        z = z + group_logits.logsumexp(dim=-1).square().sum()
-    joint = (groups[..., None] * within).flatten(1).detach()
-    entropy = -(joint * joint.clamp(min=1e-9).log()).sum()
-    tokens = entropy.new_tensor(len(within))
-    return Routing(
-        counts=torch.cat([torch.stack([tokens, entropy]), picked.sum(dim=0), by_expert.flatten()]).detach(),
-        group_mass=groups.sum(dim=0),
-        expert_mass=torch.einsum("nge,ng->ge", within, picked),
-        z_mass=z,
-    )
-
-
 def expert_layers(model: nn.Module) -> Iterator[tuple[str, HierarchicalExperts]]:
     """A model's expert layers by name."""
     for name, module in model.named_modules():
@@ -316,23 +223,23 @@ def expert_layers(model: nn.Module) -> Iterator[tuple[str, HierarchicalExperts]]
             yield name, module
 
 
-def routing_loss(
-    model: nn.Module, *, balance: float, z: float, total: Callable[[Tensor], Tensor] = lambda counts: counts
-) -> Tensor | None:
-    """Mean over the expert layers of the latest pass's weighted balance and z losses; None without experts.
+@contextmanager
+def collect_routing(model: nn.Module) -> Iterator[dict[str, Routing]]:
+    """Collect the routing of every expert layer's latest forward pass in training mode, by the layer's name.
 
-    Args:
-        model: has just been called in training mode.
-        balance: weight of the load-balancing loss.
-        z: weight of the z-loss.
-        total: sums the layers' counts over the passes of several processes.
+    Nothing is collected outside the block. A layer that kept the routing itself would keep the graph of
+    a whole block alive that activation checkpointing computes again in the backward pass.
     """
-    layers = [(layer, layer.routing) for _, layer in expert_layers(model) if layer.routing is not None]
-    if not layers:
-        return None
-    counts = total(torch.cat([routing.counts for _, routing in layers]))
-    losses = []
-    for (layer, routing), own in zip(layers, counts.split([len(routing.counts) for _, routing in layers]), strict=True):
-        layer.summed = dataclasses.replace(routing, counts=own)
-        losses.append(balance * layer.summed.balance + z * layer.summed.z)
-    return torch.stack(losses).mean()
+    collected: dict[str, Routing] = {}
+
+    def keep(name: str) -> Callable[[Routing], None]:
+        return lambda routing: collected.update({name: routing})
+
+    layers = list(expert_layers(model))
+    for name, layer in layers:
+        layer.collect = keep(name)
+    try:
+        yield collected
+    finally:
+        for _, layer in layers:
+            layer.collect = None

@@ -27,6 +27,7 @@ BASE_BIAS = 4.0
 _EXPERT = re.compile(r"(?P<layer>.+\.mlp)\.groups\.(?P<group>\d+)\.(?P<lin>lin[12])_(?P<kind>weight|bias)")
 _ROUTER = re.compile(r"(?P<layer>.+\.mlp)\.routers\.(?P<group>\d+)\.weight")
 _GROUP_ROUTER = re.compile(r"(?P<layer>.+\.mlp)\.group_router\.(?P<kind>weight|bias)")
+_DENSE = re.compile(r"(?P<layer>.+\.mlp)\.(?P<lin>lin[12])\.(?P<kind>weight|bias)")
 
 Weights = dict[str, Tensor]
 
@@ -44,6 +45,17 @@ class Grown:
 def is_mixture(name: str) -> bool:
     """Whether a tensor belongs to experts or their routers."""
     return any(pattern.fullmatch(name) for pattern in (_EXPERT, _ROUTER, _GROUP_ROUTER))
+
+
+def shrink(name: str, source: Weights) -> Grown | None:
+    """Make a tensor of a dense MLP from the first expert of the source's mixture in its place.
+
+    Returns:
+        The tensor, or None where the source has no mixture there.
+    """
+    match = _DENSE.fullmatch(name)
+    origin = f"{match['layer']}.groups.0.{match['lin']}_{match['kind']}" if match else ""
+    return Grown(source[origin][0], origin, "expert 0 alone") if origin in source else None
 
 
 def grow(name: str, shape: torch.Size, source: Weights, groups: int, config: UpcycleConfig, seed: int) -> Grown | None:
@@ -65,15 +77,28 @@ def grow(name: str, shape: torch.Size, source: Weights, groups: int, config: Upc
     if match := _ROUTER.fullmatch(name):
         return _grow_router(name, match, shape, source, config, seed)
     match = _GROUP_ROUTER.fullmatch(name)
-    if match is None or not _has_layer(source, match["layer"]):
+    return _grow_group_router(name, match, shape, source, seed) if match else None
+
+
+def _grow_group_router(name: str, match: re.Match[str], shape: torch.Size, source: Weights, seed: int) -> Grown | None:
+    """Keep the rows of the source's groups. New ones start random, and no more likely than the least likely group."""
+    layer, kind = match["layer"], match["kind"]
+    if not _has_layer(source, layer):
         return None
-    if name in source and source[name].shape == shape:
-        return Grown(source[name], name, "loaded")
-    if match["kind"] == "weight":
-        return Grown(torch.randn(shape, generator=_generator(seed, name)) * ROUTER_STD, "", "drawn")
-    bias = torch.zeros(shape)
-    bias[0] = BASE_BIAS
-    return Grown(bias, "", "favours group 0")
+    learned = source.get(name)
+    if learned is not None and learned.shape == shape:
+        return Grown(learned, name, "loaded")
+    if kind == "weight":
+        value = torch.randn(shape, generator=_generator(seed, name)) * ROUTER_STD
+    else:
+        value = torch.zeros(shape)
+        value[0] = BASE_BIAS
+    if learned is None:
+        return Grown(value, "", "drawn" if kind == "weight" else "favours group 0")
+    if kind == "bias":
+        value = torch.full(shape, float(learned.min()))
+    value[: len(learned)] = learned.float()
+    return Grown(value, name, f"keeps {len(learned)} groups' rows, {len(value) - len(learned)} are new")
 
 
 def equal_bases(source: Weights, layer: str) -> bool:

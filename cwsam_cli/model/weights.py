@@ -1,7 +1,7 @@
 """Begin with somebody's weights: Segment Anything's own, or a checkpoint of ours.
 
 Nothing is dropped silently. Every tensor of the model and of the file has a row in the
-report: loaded, resized, remapped, replicated into experts, missing, unused.
+report: loaded, resized, remapped, replicated into experts, drawn at random, missing, unused.
 """
 
 from collections import Counter
@@ -15,8 +15,11 @@ from torch.nn import functional as F
 from cwsam_cli.config.schema import UpcycleConfig
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.network import ClassWiseSam
-from cwsam_cli.model.upcycle import ROUTER_STD, Weights, equal_bases, grow, is_mixture
+from cwsam_cli.model.upcycle import ROUTER_STD, Weights, equal_bases, grow, is_mixture, shrink
 from cwsam_cli.model.variants import Architecture
+
+TOKEN_NOISE = 0.5
+"""Standard deviation of the noise on class tokens that start as one mask token, relative to the mask tokens' own."""
 
 # Where Segment Anything keeps what the decoder here has under another name.
 _SAM_NAMES = {
@@ -40,7 +43,7 @@ class Row:
 
     name: str
     how: str
-    """loaded, resized, remapped, replicated, missing or unused."""
+    """loaded, resized, remapped, replicated, drawn, missing or unused."""
     note: str = ""
 
 
@@ -158,8 +161,9 @@ def make_weights(
                 yield name, fresh[name.rpartition(".")[2]]
                 continue
             value, origin, how, note = made
-            used.add(origin)
-            made_values += target.numel()
+            if origin:
+                used.add(origin)
+                made_values += target.numel()
             report.rows.append(Row(name, how, note))
             yield name, value.to(target.dtype)
     report.rows += [Row(name, "unused") for name in source.weights if name not in used]
@@ -241,7 +245,15 @@ def _make(
                 + (f"{upcycle.method.split('+')[-1]} alone tells new ones apart" if apart else "the new ones are too")
             )
         note = f"from {grown.source}: {grown.note}" if grown.source else grown.note
-        return grown.value, grown.source, "replicated", note
+        return grown.value, grown.source, "replicated" if grown.source else "drawn", note
+    shrunk = None if name in source.weights else shrink(name, source.weights)
+    if shrunk is not None:
+        if name.endswith(".lin1.weight"):
+            report.remarks.append(
+                f"{name.removesuffix('.lin1.weight')}: the checkpoint has experts here and the model has not; "
+                "the MLP starts as expert 0 alone, so the output changes"
+            )
+        return shrunk.value, shrunk.source, "remapped", f"from {shrunk.source}: {shrunk.note}"
     origin = name if name in source.weights else _SAM_NAMES.get(name, name)
     value = source.weights.get(origin)
     if value is None:
@@ -249,7 +261,7 @@ def _make(
     if name.endswith(("patch_embed.proj.weight", "detail_stem.reduce.weight", "prompt.spectrum.weight")):
         return _bands(value, target, origin, source, band_names, report)
     if name == "mask_decoder.class_tokens.weight":
-        return _tokens(value, origin, source, class_names, report)
+        return _tokens(value, origin, source, class_names, seed, report)
     if value.shape == target.shape:
         return value, origin, "loaded" if origin == name else "remapped", "" if origin == name else f"from {origin}"
     note = f"{tuple(value.shape)} to {tuple(target.shape)}"
@@ -294,16 +306,17 @@ def _bands(
 
 
 def _tokens(
-    value: Tensor, origin: str, source: Source, class_names: Sequence[str], report: LoadReport
+    value: Tensor, origin: str, source: Source, class_names: Sequence[str], seed: int, report: LoadReport
 ) -> tuple[Tensor, str, str, str]:
-    """Class tokens by class name; a mask token of Segment Anything's for every class."""
+    """Class tokens by class name; a mask token of Segment Anything's, with noise, for every class.
+
+    Equal tokens would give equal logits, and with a frozen decoder no weight a gradient.
+    """
     if not source.class_names:
-        return (
-            value[:1].expand(len(class_names), -1).clone(),
-            origin,
-            "remapped",
-            f"from {origin}, row 0, to every class",
-        )
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(class_names), value.shape[1], generator=generator) * value.float().std()
+        tokens = value[:1].float() + TOKEN_NOISE * noise
+        return tokens, origin, "remapped", f"from {origin}, row 0, to every class, with noise"
     theirs = list(source.class_names)
     if theirs == list(class_names):
         return value, origin, "loaded", ""

@@ -2,31 +2,35 @@
 
 import dataclasses
 import math
+import os
 import platform
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cwsam_cli.assess.confusion import Scores
-from cwsam_cli.config.load import dump_config
+from cwsam_cli.config.load import dump_config, validate
 from cwsam_cli.config.schema import Resume, RunConfig
 from cwsam_cli.console import log
 from cwsam_cli.data.manifest import Manifest
-from cwsam_cli.errors import CheckpointError, MachineError, UsageError
+from cwsam_cli.errors import CheckpointError, ConfigError, MachineError, UsageError
 from cwsam_cli.files import write_text
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import LoadReport, Source
 from cwsam_cli.pipelines.training_data import TrainingData, prepare_data
 from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from cwsam_cli.train.loop import Learner
+from cwsam_cli.train.clock import Clock
+from cwsam_cli.train.learner import Learner
+from cwsam_cli.train.loop import Requests
 from cwsam_cli.train.source import open_source
 from cwsam_cli.train.start import go_on, identity, refuse_other, remember, start
-from cwsam_cli.train.state import find_state
+from cwsam_cli.train.state import PlainState, StateWriter, find_state
 from cwsam_cli.train.watch import HISTORY, read_history
 from cwsam_cli.train.world import World
 
-BEST = "model_epoch_best.pth"
+BEST, LAST = "model_epoch_best.pth", "model_epoch_last.pth"
 _STATE = "last"
 _CONFIG = "config.yaml"
 
@@ -40,10 +44,12 @@ class Progress:
     samples: int = 0
     """Of the running epoch, had by all processes together."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Of the running epoch's steps."""
+    """Of the running epoch's steps: each figure's sum, and the numbers of `steps` and `skipped` ones."""
     best_epoch: int = 0
     mean_iou: float = -1.0
     accuracy: float = 0.0
+    stale_validations: int = 0
+    """In a row, without a better mIoU."""
     grown: bool = False
     """Group 0 of the experts came from a smaller model."""
 
@@ -59,6 +65,10 @@ class Run:
     arch: Architecture
     learner: Learner
     progress: Progress
+    writer: StateWriter
+    clock: Clock
+    has_state: bool
+    """A state was written, by this run or the one that it goes on with."""
 
     @property
     def samples_a_step(self) -> int:
@@ -75,6 +85,18 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """What must not change when the run goes on."""
         return identity(self.arch, self.data.manifest.taxonomy, self.data.manifest.bands)
+
+    def requests(self) -> Requests:
+        """What this process asks all of them to do after the next step."""
+        return Requests(
+            interrupt=self.world.interruption.asked,
+            end_in_time=self.is_time_up("step"),
+            save=self.clock.is_save_due,
+        )
+
+    def is_time_up(self, part: str) -> bool:
+        """Whether the time limit leaves no room for one more part and a save."""
+        return self.clock.is_up(part, reserve_s=2 * self.writer.longest_s)
 
     def introduce(self) -> None:
         """Say what is about to be trained, here and in the run's folder.
@@ -131,15 +153,21 @@ class Run:
                 (self.output / f"model_epoch_{old}.pth").unlink()
 
     def remember(self) -> None:
-        """Keep the whole state, to go on from it."""
+        """Begin to write the whole state, to go on from it.
+
+        Raises:
+            MachineError: the state before could not be written whole.
+        """
         remember(
-            self.output / _STATE,
+            self.writer,
             self.config,
             self.learner,
             self.world,
             here=self.identity,
             progress=dataclasses.asdict(self.progress),
         )
+        self.clock.restart_interval()
+        self.has_state = True
 
 
 def check_folder(output: Path, resume: Resume) -> Resume:
@@ -161,8 +189,13 @@ def check_folder(output: Path, resume: Resume) -> Resume:
     return resume
 
 
-def begin(config: RunConfig, output: Path, world: World) -> Run:
-    """All that a run needs: data, model, and how far it is."""
+def begin(config: RunConfig, output: Path, world: World, clock: Clock) -> Run:
+    """Prepare all that a run needs: data, model, and how far it is.
+
+    Raises:
+        DataError: a dataset is missing or damaged.
+        CheckpointError: the weights or the state to begin with are damaged, or another model's.
+    """
     data = prepare_data(config, world)
     manifest = data.manifest
     arch = architecture(config.model, num_bands=len(manifest.bands), num_classes=len(manifest.taxonomy))
@@ -171,7 +204,7 @@ def begin(config: RunConfig, output: Path, world: World) -> Run:
     if state is not None:
         here = identity(arch, manifest.taxonomy, manifest.bands)
         learner, kept = go_on(state, config, arch, world, band_names=band_names, here=here)
-        progress = Progress(**kept["progress"])
+        progress = _progress(kept, state)
     else:
         source, progress = None, Progress()
         if world.is_main:  # which downloads it if need be, and gives the others their parts
@@ -181,7 +214,18 @@ def begin(config: RunConfig, output: Path, world: World) -> Run:
         if source is not None and world.is_main:
             show_report(report)
         progress.grown = world.agree(progress.grown or report.grown)
-    return Run(config, output, world, data, arch, learner, progress)
+    writer = StateWriter(output / _STATE, world)
+    return Run(config, output, world, data, arch, learner, progress, writer, clock, has_state=state is not None)
+
+
+def _progress(kept: PlainState, state: Path) -> Progress:
+    try:
+        progress = validate(Progress, kept.progress, str(state))
+    except ConfigError as error:
+        raise CheckpointError(str(error), hint="go on from a checkpoint: --set resume=best") from None
+    where = f"epoch {progress.epoch + 1}, after {progress.samples} of its tiles" if progress.samples else ""
+    log.info("resuming from `%s`: %s", state, where or f"{progress.epoch} epochs are done")
+    return progress
 
 
 def _source(config: RunConfig, output: Path, manifest: Manifest, arch: Architecture) -> tuple[Source | None, Progress]:
@@ -195,10 +239,21 @@ def _source(config: RunConfig, output: Path, manifest: Manifest, arch: Architect
     refuse_other(path, there, identity(arch, manifest.taxonomy, manifest.bands))
     log.info("going on from `%s`, epoch %d, with a new optimizer", path, kept.epoch)
     progress = Progress(epoch=kept.epoch, grown=kept.grown)
-    if (output / BEST).exists():  # a numbered one may be older than the first validation
-        best = load_checkpoint(output / BEST)
-        progress.best_epoch, progress.mean_iou = best.epoch, best.metrics.get("mean_iou", -1.0)
-        progress.accuracy = best.metrics.get("accuracy", 0.0)
+    best = load_checkpoint(output / BEST) if (output / BEST).exists() else None
+    if best is not None and best.epoch > kept.epoch:  # of the epochs that this run turns away from
+        aside = output / f"model_epoch_{best.epoch}.pth"
+        if not aside.exists():
+            os.replace(output / BEST, aside)
+            log.warning("the best model so far is of epoch %d, and is `%s` from now on", best.epoch, aside)
+        if kept.metrics:
+            shutil.copyfile(path, output / f".{BEST}.part")
+            os.replace(output / f".{BEST}.part", output / BEST)
+        else:
+            (output / BEST).unlink(missing_ok=True)
+        best = kept
+    if best is not None and best.metrics:
+        progress.best_epoch, progress.mean_iou = best.epoch, best.metrics["mean_iou"]
+        progress.accuracy = best.metrics["accuracy"]
     return open_source(str(path)), progress
 
 

@@ -28,7 +28,7 @@ def shared_model(trained: Checkpoint, world: World, precision: Precision) -> Cla
         model = ClassWiseSam(trained.architecture)
     names = [name for name, _ in named_tensors(model)]
     mesh = init_device_mesh(world.device.type, (world.size,))
-    shard(model, mesh, precision=precision, settings=FsdpSettings())
+    shard(model, mesh, precision=precision, settings=FsdpSettings(), accumulates=False)
     model.to_empty(device=world.device)
     for _ in fill(model, ((name, trained.weights[name]) for name in names), world.device):
         world.beat()

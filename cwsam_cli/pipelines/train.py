@@ -1,10 +1,12 @@
 """A dataset and a configuration → a run's folder with checkpoints, events and the configuration used."""
 
 import dataclasses
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal, NoReturn
 
 import numpy as np
 import torch
@@ -14,15 +16,18 @@ from cwsam_cli.config.schema import RunConfig, StageConfig
 from cwsam_cli.console import log, track
 from cwsam_cli.errors import MachineError, is_out_of_memory
 from cwsam_cli.model.weights import rgb_bands
-from cwsam_cli.pipelines.run import BEST, Run, begin, check_folder
+from cwsam_cli.pipelines.run import BEST, LAST, Run, begin, check_folder
+from cwsam_cli.train.clock import Clock
 from cwsam_cli.train.cluster import Cluster
 from cwsam_cli.train.fit import after_overflow
 from cwsam_cli.train.launch import launch
-from cwsam_cli.train.loop import take_step, training_steps, validate
+from cwsam_cli.train.loop import StepResult, take_step, training_steps, validate
 from cwsam_cli.train.optim import learning_rate
 from cwsam_cli.train.stages import learning_names, stage_at
 from cwsam_cli.train.watch import HISTORY, Watch, memory_figures, read_history, routing_figures, summary
 from cwsam_cli.train.world import World
+
+End = Literal["finished", "patience", "time_limit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +35,20 @@ class TrainResult:
     """Where a run ended."""
 
     folder: Path
-    best: Path
+    best: Path | None
+    """None where the run ended before its first validation."""
     best_epoch: int
     mean_iou: float
     """Of the best epoch, on the validation split."""
     accuracy: float
     epochs: int
+    """That are over."""
+    end: End
+    """All epochs are over, the score no longer improved, or the time limit was near."""
+
+
+class _OutOfTime(Exception):
+    """The time limit is near; the state is saved."""
 
 
 def train(config: RunConfig, output: Path, *, cluster: Cluster | None = None) -> TrainResult | None:
@@ -56,42 +69,74 @@ def train(config: RunConfig, output: Path, *, cluster: Cluster | None = None) ->
         CheckpointError: the run in the folder is another's, or damaged.
         KeyboardInterrupt: the run was interrupted; its state is saved.
     """
-    cluster = dataclasses.replace(cluster or Cluster(), timeout_s=config.training_settings.timeout_s)
+    timeout_s = config.training_settings.timeout_s
+    cluster = dataclasses.replace(cluster or Cluster(), timeout_s=timeout_s, saves_when_ended=True)
     return launch(_train, config, output, cluster=cluster)
 
 
 def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
+    clock = Clock(config.training_settings)
     output = world.agree(output)  # its name may hold the time
     resume = world.agree(check_folder(output, config.resume) if world.is_main else None)
     config = dataclasses.replace(config, resume=resume)
-    run = begin(config, output, world)
+    run = begin(config, output, world, clock)
     run.introduce()
     if config.resume not in (None, "last"):  # else --resume would go on from what this run has turned away from
         run.remember()
     watch = Watch(output, run.progress.epoch) if world.is_main else None
+    try:
+        end = _epochs(run, watch)
+    except _OutOfTime:
+        end = "time_limit"
+    run.writer.wait()
+    if watch is not None:
+        watch.close()
+        log.info("%s", summary(read_history(output / HISTORY)))
+    progress = run.progress
+    best = output / BEST if progress.best_epoch else None
+    return TrainResult(output, best, progress.best_epoch, progress.mean_iou, progress.accuracy, progress.epoch, end)
+
+
+def _epochs(run: Run, watch: Watch | None) -> End:
+    """Go through the epochs that are left; why that ended.
+
+    Raises:
+        KeyboardInterrupt: a signal asked for it; the state is saved.
+        _OutOfTime: the time limit is near; the state is saved.
+    """
+    config, progress, settings = run.config, run.progress, run.config.training_settings
     begun: list[StageConfig | None] = []
-    for epoch in track(range(run.progress.epoch + 1, config.epochs + 1), "epochs"):
+    scores = None
+    for epoch in track(range(progress.epoch + 1, config.epochs + 1), "epochs"):
+        if settings.patience is not None and progress.stale_validations >= settings.patience:
+            log.info("no better mIoU in %d validations: the run ends before epoch %d", settings.patience, epoch)
+            end: End = "patience"
+            break
         stage = stage_at(config.stages, epoch)
         if begun[-1:] != [stage]:
             begun.append(stage)
             _let_learn(run, stage)
         try:
             figures = _epoch(run, epoch, stage)
-            figures |= _measure(run, epoch, watch)
+            scores, more = _measure(run, epoch, watch)
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise _too_large(run, epoch) from None
             raise
+        figures |= more
         if watch is not None:
             watch.add(epoch, figures)
-        if "val/mIoU" in figures:
-            log.info("epoch %d: loss %.3f, mIoU %.3f", epoch, figures["train/loss"], figures["val/mIoU"] or 0.0)
-            run.remember()  # often enough to lose little, seldom enough to be cheap
-    if watch is not None:
-        watch.close()
-        log.info("%s", summary(read_history(output / HISTORY)))
-    progress = run.progress
-    return TrainResult(output, output / BEST, progress.best_epoch, progress.mean_iou, progress.accuracy, progress.epoch)
+        if scores is not None:
+            log.info("epoch %d: loss %.3f, mIoU %.3f", epoch, figures.get("train/loss", math.nan), scores.mean_iou or 0)
+            if settings.save_every is None or not run.has_state:
+                run.remember()
+    else:
+        end = "finished"
+    if settings.save_every is not None and begun:
+        run.remember()
+        with run.learner.averaged():
+            run.write(run.output / LAST, progress.epoch, scores)
+    return end
 
 
 def _let_learn(run: Run, stage: StageConfig | None) -> None:
@@ -118,11 +163,12 @@ def _let_learn(run: Run, stage: StageConfig | None) -> None:
     )
 
 
-def _epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, float | None]:
+def _epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, float]:
     """Learn from every tile once; the epoch's figures.
 
     Raises:
-        KeyboardInterrupt: somebody asked; the state is saved.
+        KeyboardInterrupt: a signal asked for it; the state is saved.
+        _OutOfTime: the time limit is near; the state is saved.
     """
     config, world, progress, settings = run.config, run.world, run.progress, run.config.training_settings
     factor = stage.lr_factor if stage else 1.0
@@ -135,7 +181,7 @@ def _epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, float |
         had=progress.samples,
         chances=run.data.chances,
     )
-    begun, seen, sums = time.monotonic(), 0, progress.sums
+    began, seen, sums = time.monotonic(), 0, progress.sums
     for batches in steps:
         step = (epoch - 1) * run.steps_an_epoch + progress.samples // run.samples_a_step
         seed = np.random.SeedSequence((settings.seed, step, world.rank)).generate_state(1, np.uint64)[0]
@@ -147,24 +193,81 @@ def _epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, float |
             lr_min=config.lr_min,
             warmup=settings.warmup_steps,
         )
-        result = take_step(
-            run.learner, batches, world, args=config.model.args, settings=settings, weights=run.data.weights, rate=rate
-        )
+        with run.clock.timing("step"):
+            result = take_step(
+                run.learner,
+                batches,
+                world,
+                args=config.model.args,
+                settings=settings,
+                weights=run.data.weights,
+                rate=rate,
+                requests=run.requests(),
+            )
         seen += result.images
         progress.samples += result.images
-        for name, value in {"steps": 1, "loss": result.loss, **result.losses}.items():
-            sums[name] = sums.get(name, 0.0) + value
-        sums |= {"gradient_norm": result.gradient_norm, "lr": rate}
-        if result.interrupted:
-            log.info("interrupted in epoch %d: saving, then --resume goes on from here", epoch)
+        _add_up(sums, result, rate)
+        run.clock.count_step()
+        if result.requests.interrupt:
+            log.info(
+                "%s in epoch %d: saving the state, --resume goes on from here",
+                world.interruption.signal or "interrupted",
+                epoch,
+            )
             run.remember()
+            run.writer.wait()
             raise KeyboardInterrupt
-    count, norm, rate = (sums.pop(name) for name in ("steps", "gradient_norm", "lr"))
-    figures: dict[str, float | None] = {f"train/{name}": value / count for name, value in sums.items()}
-    figures |= {"train/gradient_norm": norm, "train/lr": rate}
-    figures["train/images_per_s"] = seen / (time.monotonic() - begun) if seen else None  # all before an interruption
+        if result.requests.end_in_time:
+            _end_in_time(run, epoch)
+        if result.requests.save:
+            run.remember()
+    if _is_validated(run, epoch) and world.agree(run.is_time_up("validation")):
+        _end_in_time(run, epoch)
+    figures = _means(sums)
+    if seen:  # else all were seen before an interruption
+        figures["train/images_per_s"] = seen / (time.monotonic() - began)
     progress.epoch, progress.samples, progress.sums = epoch, 0, {}
-    return figures | memory_figures(world.device) | routing_figures(run.learner.model)
+    return figures | memory_figures(world.device)
+
+
+def _end_in_time(run: Run, epoch: int) -> NoReturn:
+    """Save the state and end.
+
+    Raises:
+        _OutOfTime: always.
+    """
+    log.info(
+        "the time limit of %s is near in epoch %d: saving the state, --resume goes on from here",
+        run.config.training_settings.time_limit,
+        epoch,
+    )
+    run.remember()
+    run.writer.wait()
+    raise _OutOfTime
+
+
+def _add_up(sums: dict[str, float], result: StepResult, rate: float) -> None:
+    """Add a step's figures to those of its epoch; of a skipped step only that it was one."""
+    figures = {"skipped": 1.0}
+    if not result.is_skipped:
+        losses = {f"train/{name}": value for name, value in {"loss": result.loss, **result.losses}.items()}
+        figures = {"steps": 1.0, **losses, **routing_figures(result.routing)}
+        sums["train/gradient_norm"] = result.gradient_norm
+    for name, value in figures.items():
+        sums[name] = sums.get(name, 0.0) + value
+    sums["train/lr"] = rate
+
+
+def _means(sums: dict[str, float]) -> dict[str, float]:
+    """An epoch's figures from those of its steps."""
+    steps, skipped = sums.get("steps", 0.0), sums.get("skipped", 0.0)
+    latest = ("train/gradient_norm", "train/lr")
+    figures = {
+        name: value if name in latest else value / steps
+        for name, value in sums.items()
+        if name not in ("steps", "skipped")
+    }
+    return figures | ({"train/skipped_steps": skipped} if skipped else {})
 
 
 def _too_large(run: Run, epoch: int) -> MachineError:
@@ -176,19 +279,25 @@ def _too_large(run: Run, epoch: int) -> MachineError:
     return MachineError(f"the memory of rank {world.rank} ({world.device}) ran out in epoch {epoch}", hint=hint)
 
 
-def _measure(run: Run, epoch: int, watch: Watch | None) -> dict[str, float | None]:
-    """Validate and write checkpoints where an epoch asks for that, with the averaged weights; the figures."""
-    config, scores, figures = run.config, None, dict[str, float | None]()
+def _is_validated(run: Run, epoch: int) -> bool:
+    return epoch % run.config.epoch_val == 0 or epoch == run.config.epochs
+
+
+def _measure(run: Run, epoch: int, watch: Watch | None) -> tuple[Scores | None, dict[str, float]]:
+    """Validate and write checkpoints where an epoch asks for that, with the averaged weights."""
+    config, scores, figures = run.config, None, dict[str, float]()
     with run.learner.averaged():
-        if epoch % config.epoch_val == 0 or epoch == config.epochs:
-            scores = _validate(run, epoch, watch)
+        if _is_validated(run, epoch):
+            with run.clock.timing("validation"):
+                scores = _validate(run, epoch, watch)
             names = run.data.manifest.taxonomy.names
-            figures = {"val/mIoU": scores.mean_iou or 0.0, "val/accuracy": scores.accuracy}
-            figures |= {f"val_iou/{name}": row.iou for name, row in zip(names, scores.classes, strict=True)}
+            figures = {"val/mIoU": scores.mean_iou or 0.0, "val/accuracy": scores.accuracy or 0.0}
+            rows = zip(names, scores.classes, strict=True)
+            figures |= {f"val_iou/{name}": row.iou for name, row in rows if row.iou is not None}
         if config.epoch_save and epoch % config.epoch_save == 0:
             run.write(run.output / f"model_epoch_{epoch}.pth", epoch, scores)
             run.forget(epoch)
-    return figures
+    return scores, figures
 
 
 def _validate(run: Run, epoch: int, watch: Watch | None) -> Scores:
@@ -206,9 +315,11 @@ def _validate(run: Run, epoch: int, watch: Watch | None) -> Scores:
         show=partial(watch.show, epoch, taxonomy=run.data.manifest.taxonomy) if watch is not None else None,
     )
     scores = score(matrix)
+    progress.stale_validations += 1
     if (scores.mean_iou or 0.0) > progress.mean_iou:
         progress.best_epoch, progress.mean_iou = epoch, scores.mean_iou or 0.0
-        progress.accuracy = scores.accuracy or 0.0
+        progress.accuracy, progress.stale_validations = scores.accuracy or 0.0, 0
         run.write(run.output / BEST, epoch, scores)
-    run.write(run.output / "model_epoch_last.pth", epoch, scores)
+    if config.training_settings.save_every is None:
+        run.write(run.output / LAST, epoch, scores)
     return scores

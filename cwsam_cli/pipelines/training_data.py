@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.console import log
-from cwsam_cli.data.dataset import TileDataset, bad_tiles, balanced_chances, class_pixels, describe
+from cwsam_cli.data.dataset import TileDataset, bad_tiles, balanced_chances, class_pixels, describe, has_labels
 from cwsam_cli.data.manifest import NAME, Manifest, read_manifest
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.train.losses import class_weights
@@ -50,6 +50,12 @@ def prepare_data(config: RunConfig, world: World) -> TrainingData:
     _same_data(config, manifest)
     training = _dataset(config, manifest, "train_dataset", world)
     validation = _dataset(config, manifest, "val_dataset", world)
+    if not world.agree(has_labels(validation) if world.is_main else True):
+        raise DataError(
+            f"the validation tiles in `{config.val_dataset.dataset.args.root_path_2}` hold no labelled pixel, "
+            "so no epoch would be the best",
+            hint="tile with other --split shares or another --seed, or point val_dataset at labelled tiles",
+        )
     balanced = config.train_dataset.sampler == "balanced"
     counts = None
     if balanced or args.loss_weight == "auto":

@@ -22,6 +22,8 @@ class Cluster:
     device: str = "auto"
     timeout_s: float = 600.0
     """How long a process may stand still."""
+    saves_when_ended: bool = False
+    """SIGTERM and SIGUSR1 ask for an end as Ctrl-C does; else they end the processes at once."""
     ended: str = "--resume goes on from its latest state"
     """The hint where a signal ended the run."""
     stuck: str = "go on with --resume; a slow disk or machine may need more patience: training_settings.timeout_s"

@@ -43,8 +43,8 @@ class Imagined:
 
     shards: tuple[int, ...]
     """Values of each parameter on rank 0."""
-    learning: tuple[int, ...]
-    """The same, of those that learn."""
+    learning: tuple[tuple[int, int], ...]
+    """The same, of those that learn, and the values of the whole parameter."""
     unevenness: float
     """Rank 0's share against the mean."""
     worst: Bytes
@@ -93,8 +93,8 @@ def imagine(
         checkpoint_activations(model)
     with _imagined_ranks(gpus) as mesh:
         if mesh is not None:
-            shard(model, mesh, precision=settings.precision, settings=fsdp)
-        held = [(_held(parameter), parameter.requires_grad) for parameter in model.parameters()]
+            shard(model, mesh, precision=settings.precision, settings=fsdp, accumulates=settings.grad_accum_steps > 1)
+        held = [(_held(own), own.numel(), own.requires_grad) for own in model.parameters()]
         order = _leave_out_repetitions(model)
         with FakeTensorMode(allow_non_fake_inputs=True):
             model.to_empty(device="cpu")
@@ -104,9 +104,9 @@ def imagine(
             batches = [(image, label)] * settings.grad_accum_steps
             live = watched_passes(model, batches, gpus=gpus, args=args, settings=settings, order=order)
     return Imagined(
-        shards=tuple(size for size, _ in held),
-        learning=tuple(size for size, learns in held if learns),
-        unevenness=sum(size for size, _ in held) / mean,
+        shards=tuple(size for size, _, _ in held),
+        learning=tuple((size, whole) for size, whole, learns in held if learns),
+        unevenness=sum(size for size, _, _ in held) / mean,
         worst=live.worst,
         activations=live.most_activations,
     )
@@ -132,7 +132,7 @@ def watched_passes(
         order: numbers of the encoder's blocks and its neck, as a deeper model would run them.
     """
     world = World(torch.device("cpu"), size=gpus)
-    weights, whole = torch.ones(model.arch.num_classes), Whole(torch.ones(()), torch.ones(()))
+    weights, whole = torch.ones(model.arch.num_classes), Whole(torch.ones(()), torch.ones(()), torch.ones(len(batches)))
     encoder = model.image_encoder
     with LiveStorages(model, [*encoder.blocks, encoder.neck], order) as live:
         here = [(image.clone(), label.clone()) for image, label in batches]  # as they come to a device

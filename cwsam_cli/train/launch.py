@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FAILURE, _LOSS = "failure.json", "loss.json"
+_ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT") if os.name == "posix" else ("SIGTERM",)
 _GRACE_S = 5  # between asking a process to end and ending it
 _PATIENCE_S = 10  # a launcher on another machine may need the former, and a watchdog some more
 _LOST = (
@@ -77,7 +78,7 @@ def launch(worker: Callable[..., T], *arguments: Any, cluster: Cluster) -> T | N
             result = worker(world, *arguments)
         return result if world.is_main else None
     if cluster.processes * cluster.nodes == 1:
-        with listening() as interruption:
+        with listening(_signals(cluster)) as interruption:
             return worker(World(choose_device(cluster.device), interruption=interruption), *arguments)
     return _started(worker, arguments, cluster)
 
@@ -117,8 +118,9 @@ def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
     )
     dist.barrier()  # all have published a first beat
     watchdog.start()
+    interruption = Interruption()
     try:
-        with listening() as interruption:
+        with listening(_signals(cluster)) as interruption:
             yield World(device, rank, size, watchdog, interruption)
         dist.barrier()
     except Exception as error:
@@ -126,7 +128,8 @@ def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
         if not lost:
             watchdog.fail(f"rank {rank} on {socket.gethostname()} failed: {error}")
             raise
-        time.sleep(_PATIENCE_S)  # whoever is to blame is found first: by the launcher, or told through the watchdog
+        if interruption.signal != "SIGTERM":  # by which the launcher ends the victims of another's failure
+            time.sleep(_PATIENCE_S)  # whoever is to blame is found first: by the launcher, or told through the watchdog
         raise _LostContact(
             f"rank {rank} lost contact with another process: {str(error).strip().splitlines()[0]}",
             hint="another process's message says why; look at the other machines' logs",
@@ -165,13 +168,13 @@ def _started(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Clus
             run_id="cwsam",
             max_restarts=0,
             start_method="spawn",
-            signals_to_handle="SIGTERM,SIGHUP,SIGQUIT" if os.name == "posix" else "SIGTERM",
+            signals_to_handle=",".join(name for name in _ENDING if name not in _names(cluster)),
             shutdown_timeout=_GRACE_S,
             local_addr="127.0.0.1" if cluster.nodes == 1 else None,
             **(static if cluster.nodes > 1 else alone),
         )
         store = _meeting(cluster) if cluster.nodes > 1 else None
-        with _passing_on(Path(folder)):
+        with _passing_on(Path(folder), cluster):
             try:
                 results = elastic_launch(config, _process)(folder, console.verbosity(), cluster, worker, arguments)
             except ChildFailedError as error:
@@ -295,9 +298,19 @@ def _told(path: Path) -> BaseException | None:
     return cause
 
 
+def _names(cluster: Cluster) -> tuple[str, ...]:
+    """Signals after which the processes finish their step."""
+    names = ("SIGINT", "SIGTERM", "SIGUSR1") if cluster.saves_when_ended else ("SIGINT",)
+    return tuple(name for name in names if hasattr(signal, name))  # not all are on Windows
+
+
+def _signals(cluster: Cluster) -> list[int]:
+    return [getattr(signal, name) for name in _names(cluster)]
+
+
 @contextmanager
-def _passing_on(folder: Path) -> Iterator[None]:
-    """Give Ctrl-C to the processes, which finish their step, rather than end them."""
+def _passing_on(folder: Path, cluster: Cluster) -> Iterator[None]:
+    """Give Ctrl-C, and what else asks for an end, to the processes, which finish their step."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -307,12 +320,13 @@ def _passing_on(folder: Path) -> Iterator[None]:
         wish(number, frame)
         for path in folder.glob("*.pid"):
             try:
-                os.kill(int(path.read_text()), signal.SIGINT)
+                os.kill(int(path.read_text()), number)
             except (OSError, ValueError):
                 continue
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = {number: signal.signal(number, handle) for number in _signals(cluster)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

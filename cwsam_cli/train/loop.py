@@ -9,8 +9,8 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,59 +23,33 @@ from cwsam_cli.config.schema import ModelArgs, TrainingSettings
 from cwsam_cli.console import track
 from cwsam_cli.data.dataset import BatchShare, TileDataset
 from cwsam_cli.errors import CwsamError, MachineError
-from cwsam_cli.model.experts import routing_loss
+from cwsam_cli.model.experts import collect_routing
+from cwsam_cli.model.routing import RoutingCounts, routing_loss, sum_counts
+from cwsam_cli.train.learner import Learner
 from cwsam_cli.train.losses import Whole, loss_parts, measure
-from cwsam_cli.train.optim import Shards, drop_gradients, gradient_norm, take_gradients
+from cwsam_cli.train.optim import drop_gradients, gradient_norm, take_gradients
 from cwsam_cli.train.parallelize import DTYPES, let_go, sync_gradients
 from cwsam_cli.train.world import World
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, S, S) and class indices (B, S, S); B may be 0."""
 
+_MOST_SKIPPED = 30
+"""Steps in a row whose gradient overflows in fp16; the loss scale starts at 2¹⁶ and is halved each time."""
 
-@dataclass(slots=True)
-class Learner:
-    """A model and all that changes with it."""
 
-    model: nn.Module
-    shards: Shards
-    """Of the model; what the optimizer changes."""
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler | None = None
-    """With fp16."""
-    average: dict[str, Tensor] = field(default_factory=dict)
-    """Moving averages of the shards that learn, with `ema`."""
-    frozen_bands: dict[str, list[int]] = field(default_factory=dict)
-    """Input bands, by weight, whose filters stay as they are."""
+class Requests(NamedTuple):
+    """What a process asks all of them to do after a step."""
 
-    def learn(self, names: set[str]) -> None:
-        """Let exactly these weights learn."""
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name in names)
-            self.shards[name].requires_grad_(name in names)
+    interrupt: bool = False
+    """Save and end: a signal asked for it."""
+    end_in_time: bool = False
+    """Save and end: the time limit is near."""
+    save: bool = False
+    """Save and go on."""
 
-    def begin_average(self) -> None:
-        """Average what learns now and did not before."""
-        for name, shard in self.shards.items():
-            if shard.requires_grad and name not in self.average:
-                self.average[name] = shard.detach().clone()
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The averages in place of the weights, while the block runs."""
-        self._exchange()
-        try:
-            yield
-        finally:
-            self._exchange()
-
-    def _exchange(self) -> None:
-        with torch.no_grad():
-            for name, average in self.average.items():
-                shard = self.shards[name]
-                kept = shard.detach().clone()
-                shard.copy_(average)
-                average.copy_(kept)
+NOTHING = Requests()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +61,12 @@ class StepResult:
     gradient_norm: float
     """Before clipping."""
     images: int
-    interrupted: bool
-    """Somebody asked, in whichever process, to stop after this step."""
+    is_skipped: bool
+    """The loss scale of fp16 was too large: no weight changed, and the scale is smaller now."""
+    routing: dict[str, RoutingCounts]
+    """Of each expert layer, on the CPU."""
+    requests: Requests
+    """What any of the processes asks for."""
 
     @property
     def loss(self) -> float:
@@ -176,6 +154,7 @@ def take_step(
     settings: TrainingSettings,
     weights: Tensor | None,
     rate: float,
+    requests: Requests = NOTHING,
 ) -> StepResult:
     """Learn from one large batch.
 
@@ -187,32 +166,41 @@ def take_step(
         settings: precision, clipping, average.
         weights: one a class, on the device, or None.
         rate: learning rate, before each parameter group's own factor.
+        requests: of this process.
 
     Raises:
-        MachineError: loss or gradient is no longer a finite number.
+        MachineError: loss or gradient is no longer a finite number, with fp16 for many steps in a row.
     """
     model, scaler = learner.model, learner.scaler
     model.train()
     mine = measure([label for _, label in batches], weights)
-    images = sum(len(image) for image, _ in batches)
-    counts = world.total(torch.tensor([*mine, images], dtype=torch.float64, device=world.device))
-    whole = Whole(counts[0], counts[1])
-    sums = backward_passes(
+    counts = world.total(torch.cat([part.view(-1) for part in mine]).to(world.device))
+    whole = Whole(counts[0], counts[1], counts[2:])
+    passes = backward_passes(
         model, batches, world, args=args, settings=settings, weights=weights, whole=whole, scaler=scaler
     )
     take_gradients(model, learner.shards, learner.frozen_bands)
     if scaler is not None:
         scaler.unscale_(learner.optimizer)
     norm = gradient_norm(learner.shards, world)
-    asked = torch.tensor(float(world.interruption.asked), device=world.device)
-    *values, interrupted = world.total(torch.stack([*sums.values(), asked])).tolist()
-    losses = dict(zip(sums, values, strict=True))
-    if not math.isfinite(sum(losses.values())) or (scaler is None and not norm.isfinite()):
+    asked = torch.tensor(requests, dtype=torch.float32, device=world.device)
+    told = [
+        world.total(torch.cat([torch.stack([*passes.losses.values()]), asked])),
+        norm.view(1),
+        whole.sizes,
+        *(own.values for own in passes.routing.values()),
+    ]
+    sums, norms, sizes, *counts = torch.cat([part.double() for part in told]).cpu().split([len(part) for part in told])
+    losses = dict(zip(passes.losses, sums.tolist(), strict=False))
+    is_finite = bool(torch.isfinite(torch.cat([sums, norms])).all())
+    learner.skipped = 0 if is_finite else learner.skipped + 1
+    if learner.skipped > (0 if scaler is None else _MOST_SKIPPED):
         raise MachineError(
-            f"the loss is {sum(losses.values()):g} and the norm of its gradient {norm:g}",
-            hint="lower optimizer.args.lr, or train with precision fp32",
+            f"the loss is {sum(losses.values()):g} and the norm of its gradient {norms.item():g}"
+            + (f", the last of {learner.skipped} such steps in a row" if scaler is not None else ""),
+            hint=f"lower optimizer.args.lr, or train with precision {'fp32' if scaler is None else 'bf16 or fp32'}",
         )
-    if settings.clip_grad_norm and norm.isfinite():
+    if settings.clip_grad_norm and is_finite:
         nn.utils.clip_grads_with_norm_(learner.shards.values(), settings.clip_grad_norm, norm)
     for group in learner.optimizer.param_groups:
         group["lr"] = rate * group["lr_factor"]
@@ -227,9 +215,28 @@ def take_step(
         shard[:, bands] = filters  # 8-bit averages of 0 are not quite 0
     drop_gradients(model, learner.shards)
     if settings.ema is not None:
-        averages = list(learner.average.values())
-        torch._foreach_lerp_(averages, [learner.shards[name].detach() for name in learner.average], 1 - settings.ema)
-    return StepResult(losses, norm.item(), int(counts[2]), bool(interrupted))
+        learner.update_average(settings.ema)
+    return StepResult(
+        losses=losses,
+        gradient_norm=norms.item(),
+        images=int(sizes.sum()),
+        is_skipped=not is_finite,
+        routing={
+            name: RoutingCounts(values, own.groups)
+            for (name, own), values in zip(passes.routing.items(), counts, strict=True)
+        },
+        requests=Requests(*(value > 0 for value in sums[len(losses) :].tolist())),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """What the passes of a step came to."""
+
+    losses: dict[str, Tensor]
+    """This process's part of the loss, by its parts."""
+    routing: dict[str, RoutingCounts]
+    """Of each expert layer, over all processes."""
 
 
 def backward_passes(
@@ -242,7 +249,7 @@ def backward_passes(
     weights: Tensor | None,
     whole: Whole,
     scaler: torch.amp.GradScaler | None = None,
-) -> dict[str, Tensor]:
+) -> Passes:
     """A step's forward and backward passes, which leave the weights their gradients.
 
     Args:
@@ -254,27 +261,29 @@ def backward_passes(
         weights: one a class, on the device, or None.
         whole: what all processes' batches of the step make up.
         scaler: with fp16.
-
-    Returns:
-        This process's part of the loss, by its parts.
     """
     device = world.device
     sums: dict[str, Tensor] = {}
+    counts: dict[str, RoutingCounts] = {}
     for number, (image, label) in enumerate(batches, start=1):
         sync_gradients(model, last=number == len(batches))
-        with torch.autocast(device.type, DTYPES[settings.precision], enabled=settings.precision != "fp32"):
+        autocast = torch.autocast(device.type, DTYPES[settings.precision], enabled=settings.precision != "fp32")
+        with collect_routing(model) as routing, autocast:
             logits = model(image.to(device, non_blocking=True))
         world.beat()
         target = label.to(device, non_blocking=True)
         parts = loss_parts(logits, target, args.loss, weights, smoothing=args.label_smoothing, whole=whole)
-        routing = routing_loss(model, balance=args.balance_loss, z=args.router_z_loss, total=world.total)
-        if routing is not None:
-            parts["routing"] = routing / len(batches)
+        if routing:
+            shared = sum_counts(routing, world.total)
+            share = whole.sizes[number - 1] / whole.sizes.sum()  # the last batch of an epoch may be smaller
+            parts["routing"] = share * routing_loss(shared, balance=args.balance_loss, z=args.router_z_loss)
+            counts = {name: own.counts + counts[name] if counts else own.counts for name, own in shared.items()}
+            routing.clear()
         loss = torch.stack([*parts.values()]).sum() * world.size  # gradients are averaged over the processes
         (loss if scaler is None else scaler.scale(loss)).backward()
         sums = {name: sums.get(name, 0) + part.detach() for name, part in parts.items()}
         world.beat()
-    return sums
+    return Passes(sums, counts)
 
 
 def validate(

@@ -29,6 +29,8 @@ class Whole(NamedTuple):
     """Of all labelled pixels."""
     images: Tensor
     """How many have a labelled pixel."""
+    sizes: Tensor
+    """Images of each accumulated batch, labelled or not: (batches,)."""
 
 
 def class_weights(pixels: Sequence[int]) -> list[float]:
@@ -45,12 +47,14 @@ def class_weights(pixels: Sequence[int]) -> list[float]:
 def measure(targets: Iterable[Tensor], weights: Tensor | None = None) -> Whole:
     """The whole that some batches of class indices (B, H, W) make up."""
     weight, images = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    sizes = []
     for target in targets:
         known = target != IGNORE
         counted = known if weights is None else weights.cpu()[target.long().masked_fill(~known, 0)] * known
         weight += counted.sum(dtype=torch.float64).cpu()
         images += known.flatten(1).any(dim=1).sum().cpu()
-    return Whole(weight, images)
+        sizes.append(len(target))
+    return Whole(weight, images, torch.tensor(sizes, dtype=torch.float64))
 
 
 def loss_parts(
@@ -75,9 +79,9 @@ def loss_parts(
     whole = whole or measure([target.cpu()], weights)
     target = target.long()
     known = target != IGNORE
-    per_pixel = F.cross_entropy(
-        logits, target, weight=weights, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing
-    )
+    per_pixel = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)
+    if weights is not None:  # torch's own weights would weigh a smoothed label's share of every class by that class
+        per_pixel = per_pixel * weights[target.masked_fill(~known, 0)]
     if kind == "focal":
         right = logits.softmax(dim=1).gather(1, target.masked_fill(~known, 0)[:, None])[:, 0]
         per_pixel = per_pixel * (1 - right) ** FOCUS

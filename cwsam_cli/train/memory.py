@@ -18,12 +18,13 @@ from cwsam_cli.config.schema import RunConfig, TrainingSettings
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.train.imagine import imagine
 from cwsam_cli.train.live import Bytes
+from cwsam_cli.train.optim import FROM_8BIT
+from cwsam_cli.train.optimizer_state import BLOCK
 
 RESERVE = 0.06
 """Share of a GPU's memory left to the driver's context, NCCL's and cuDNN's buffers, and gaps between blocks."""
 MACHINE = 8
 """GPUs of a machine, for the host memory that offloading takes."""
-_8BIT_FROM, _8BIT_BLOCK = 4096, 256  # bitsandbytes: smaller tensors stay in float32; values that share a scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,11 +147,11 @@ def plan_memory(
     )
     step = recomputed if settings.activation_checkpointing else kept
     offloaded = fsdp.cpu_offload and gpus > 1
-    learns = sum(step.learning)
+    learns = sum(share for share, _ in step.learning)
     shares = {
         "parameters": 4 * sum(step.shards),
         "gradients": 4 * learns,
-        "optimizer": sum(map(_STATE[config.optimizer.name], step.learning)),
+        "optimizer": sum(_STATE[config.optimizer.name](share, whole) for share, whole in step.learning),
         "average": 4 * learns if settings.ema is not None else 0,
     }
     together = sum(shares.values())
@@ -174,12 +175,12 @@ def plan_memory(
     )
 
 
-def _adamw(values: int) -> int:
-    return 8 * values + 4  # two averages in float32, and the step
+def _adamw(share: int, whole: int) -> int:
+    return 8 * share + 4  # two averages in float32, and the step
 
 
-def _adamw_8bit(values: int) -> int:
-    return 8 * values if values < _8BIT_FROM else 2 * values + 8 * math.ceil(values / _8BIT_BLOCK)
+def _adamw_8bit(share: int, whole: int) -> int:
+    return 8 * share if whole < FROM_8BIT else 2 * share + 8 * math.ceil(share / BLOCK)
 
 
 _STATE = {"adamw": _adamw, "adamw8bit": _adamw_8bit}

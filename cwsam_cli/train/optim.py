@@ -20,6 +20,9 @@ from cwsam_cli.model.upcycle import is_mixture
 from cwsam_cli.train.stages import is_adapter
 from cwsam_cli.train.world import World
 
+FROM_8BIT = 4096
+"""Values of the smallest weight whose averages 8-bit AdamW keeps in 8 bits, whatever the number of processes."""
+
 Shards = dict[str, nn.Parameter]
 """This process's part of each weight, by name; it shares the weight's memory."""
 
@@ -56,13 +59,19 @@ def build_optimizer(
         if (isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and name == "weight")
         or (isinstance(module, ExpertGroup) and name.endswith("_weight"))
     } - set(stay)
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
-    for name, shard in shards.items():
-        if shard.numel():  # of a weight with fewer rows than processes, some have no part
-            groups.setdefault((name in matrices, lr_factor(name, config.args.lr_factors)), []).append(shard)
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if shards[name].numel():  # of a weight with fewer rows than processes, some have no part
+            key = name in matrices, lr_factor(name, config.args.lr_factors), parameter.numel() >= FROM_8BIT
+            groups.setdefault(key, []).append(shards[name])
     rows = [
-        {"params": own, "weight_decay": config.args.weight_decay if decays else 0.0, "lr_factor": factor}
-        for (decays, factor), own in groups.items()
+        {
+            "params": own,
+            "weight_decay": config.args.weight_decay if decays else 0.0,
+            "lr_factor": factor,
+            "min_8bit_size": 0 if is_large else math.inf,
+        }
+        for (decays, factor, is_large), own in groups.items()
     ]
     kind = torch.optim.AdamW if config.name == "adamw" else _adamw8bit()
     optimizer: torch.optim.Optimizer = kind(rows, lr=config.args.lr, betas=config.args.betas)
@@ -77,7 +86,16 @@ def _adamw8bit() -> Any:
         raise MachineError(
             f"`optimizer.name: adamw8bit` needs bitsandbytes: {error}", hint="pip install bitsandbytes, or use adamw"
         ) from None
-    return AdamW8bit
+
+    class ByWholeWeight(AdamW8bit):
+        """Decides between 8 and 32 bits by each parameter group, where the library goes by the size of a shard."""
+
+        def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
+            """The settings of one parameter."""
+            config: dict[str, Any] = super().get_config(gindex, pindex, group)  # type: ignore[no-untyped-call]
+            return config | {"min_8bit_size": group["min_8bit_size"]}
+
+    return ByWholeWeight
 
 
 def lr_factor(name: str, factors: LrFactors) -> float:

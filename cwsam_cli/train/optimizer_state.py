@@ -6,16 +6,17 @@ its own: as many processes read them bit for bit, another number decodes, cuts a
 Source: Dettmers et al., 8-bit Optimizers via Block-wise Quantization, 2022.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint import Metadata
 from torch.distributed.tensor import DTensor, Shard
 
 from cwsam_cli.train.optim import Shards
-from cwsam_cli.train.state import Shapes, Tensors, read_tensors, shapes
+from cwsam_cli.train.parallelize import sharded_like
+from cwsam_cli.train.state import OptimizerFacts, PlainState, Tensors, read_tensors, shapes
 from cwsam_cli.train.world import World
 
 BLOCK = 256
@@ -26,8 +27,8 @@ _PARTS = {"state1": "absmax1", "state2": "absmax2"}
 
 def optimizer_tensors(
     model: nn.Module, shards: Shards, optimizer: torch.optim.Optimizer, world: World
-) -> tuple[Tensors, dict[str, Any]]:
-    """An optimizer's knowledge: tensors, and what JSON holds (steps by weight, how weights are cut)."""
+) -> tuple[Tensors, OptimizerFacts]:
+    """What an optimizer knows of each weight: tensors, and facts that are none."""
     parameters = dict(model.named_parameters())
     tensors: Tensors = {}
     steps: dict[str, int] = {}
@@ -41,12 +42,13 @@ def optimizer_tensors(
         for key in (*_PARTS, *_PARTS.values()):
             if key in known:
                 tensors[_own(name, key, world.rank)] = known[key]
-    return tensors, {"steps": steps, "cut": {name: _dim(parameters[name]) for name in steps}}
+    return tensors, OptimizerFacts(steps=steps, cut={name: _dim(parameters[name]) for name in steps})
 
 
 def restore_optimizer(
     folder: Path,
-    plain: Mapping[str, Any],
+    index: Metadata,
+    plain: PlainState,
     model: nn.Module,
     shards: Shards,
     optimizer: torch.optim.Optimizer,
@@ -56,15 +58,16 @@ def restore_optimizer(
 
     Args:
         folder: of the state.
+        index: of the state.
         plain: what `state.json` says.
         model: as it is now, perhaps shared out otherwise.
         shards: of the model.
         optimizer: new.
         world: as it is now.
     """
-    kept = plain["optimizer"]
+    kept = plain.optimizer
     groups = {shard: group for group in optimizer.param_groups for shard in group["params"]}
-    for name, step in kept["steps"].items():
+    for name, step in kept.steps.items():
         shard = shards[name]
         if shard not in groups:
             continue
@@ -76,18 +79,27 @@ def restore_optimizer(
             bnb.init_state(groups[shard], shard, 0, 0)
             bnb.state[shard]["step"] = step
     tensors, now = optimizer_tensors(model, shards, optimizer, world)
-    alike = plain["processes"] == world.size and all(now["cut"][name] == kept["cut"][name] for name in now["cut"])
-    if alike or isinstance(optimizer, torch.optim.AdamW):
-        read_tensors(folder, tensors)
+    written = shapes(index)
+    alike = plain.processes == world.size and all(now.cut[name] == kept.cut.get(name) for name in now.cut)
+    same = alike and all(written.get(name) == (tensor.shape, tensor.dtype) for name, tensor in tensors.items())
+    if same or isinstance(optimizer, torch.optim.AdamW):
+        read_tensors(folder, tensors, index)
         return
-    written, parameters = shapes(folder), dict(model.named_parameters())
-    for name in kept["steps"]:
+    parameters = dict(model.named_parameters())
+    for name in kept.steps:
         known = optimizer.state.get(shards[name]) or {}
-        for key, scale in _PARTS.items():
-            if key not in known:
-                continue
+        wanted = [(key, scale) for key, scale in _PARTS.items() if key in known]
+        parts = {
+            place: torch.empty(written[place][0], dtype=written[place][1])
+            for keys in wanted
+            for key in keys
+            for rank in range(plain.processes)
+            if (place := _own(name, key, rank)) in written
+        }
+        read_tensors(folder, parts, index)
+        for key, scale in wanted:
             code = _code(optimizer, key)
-            own = _recut(folder, name, key, plain, written, code)
+            own = _joined(name, key, plain, parts, code)
             if isinstance(parameters[name], DTensor):
                 own = own.chunk(world.size, _dim(parameters[name]))[world.rank]
             if scale in known:
@@ -96,16 +108,6 @@ def restore_optimizer(
                 known[scale].copy_(scales)
             else:
                 known[key].copy_(own)
-
-
-def sharded_like(parameter: nn.Parameter, local: Tensor) -> Tensor:
-    """A tensor of a weight's shape from this process's part of it; a plain one where the weight is plain."""
-    if not isinstance(parameter, DTensor):
-        return local
-    mesh, placements = parameter.device_mesh, parameter.placements
-    return DTensor.from_local(
-        local, mesh, placements, run_check=False, shape=parameter.shape, stride=parameter.stride()
-    )
 
 
 def _own(name: str, key: str, rank: int) -> str:
@@ -125,18 +127,14 @@ def _code(optimizer: Any, key: str) -> Tensor:
     return code
 
 
-def _recut(folder: Path, name: str, key: str, kept: Mapping[str, Any], written: Shapes, code: Tensor) -> Tensor:
+def _joined(name: str, key: str, kept: PlainState, parts: Tensors, code: Tensor) -> Tensor:
     """An average of a whole weight in float32, put together from what each process wrote."""
-    parts = []
-    for rank in range(kept["processes"]):
-        places = [place for place in (_own(name, key, rank), _own(name, _PARTS[key], rank)) if place in written]
-        if not places:  # that process had no part of this weight
-            continue
-        wanted = {place: torch.empty(written[place][0], dtype=written[place][1]) for place in places}
-        read_tensors(folder, wanted)
-        value, *scale = wanted.values()
-        parts.append(dequantize(value, scale[0], code) if scale else value)
-    return torch.cat(parts, dim=kept["optimizer"]["cut"][name])
+    values = []
+    for rank in range(kept.processes):
+        place, scale = _own(name, key, rank), _own(name, _PARTS[key], rank)
+        if place in parts:  # else that process had no part of this weight
+            values.append(dequantize(parts[place], parts[scale], code) if scale in parts else parts[place])
+    return torch.cat(values, dim=kept.optimizer.cut[name])
 
 
 def dequantize(codes: Tensor, scale: Tensor, code: Tensor) -> Tensor:
@@ -146,11 +144,24 @@ def dequantize(codes: Tensor, scale: Tensor, code: Tensor) -> Tensor:
 
 
 def quantize(values: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest codes of values, and the scales of their blocks."""
+    """Find the nearest codes of values, and the scales of their blocks.
+
+    A positive value of an average without a sign never becomes 0: it is what a step is divided by, so the
+    next step would be many times too large.
+
+    Args:
+        values: float32, any shape.
+        code: what the 256 codes stand for, ascending.
+
+    Returns:
+        Codes, uint8 of the same shape, and one scale for every `BLOCK` of them in order.
+    """
     flat = values.flatten()
     blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
     scale = blocks.abs().amax(dim=1)
     relative = (blocks / scale.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).flatten()[: len(flat)]
     code = code.cpu()
     codes = torch.bucketize(relative, (code[1:] + code[:-1]) / 2)
+    if code[0] == 0:
+        codes = codes.clamp(min=(flat > 0).to(codes.dtype))
     return codes.to(torch.uint8).view(values.shape), scale

@@ -40,7 +40,9 @@ def checkpoint_activations(model: ClassWiseSam) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, early_stop=False)
 
 
-def shard(model: ClassWiseSam, mesh: DeviceMesh, *, precision: Precision, settings: FsdpSettings) -> None:
+def shard(
+    model: ClassWiseSam, mesh: DeviceMesh, *, precision: Precision, settings: FsdpSettings, accumulates: bool
+) -> None:
     """Share a model out; on the meta device too.
 
     Args:
@@ -48,27 +50,39 @@ def shard(model: ClassWiseSam, mesh: DeviceMesh, *, precision: Precision, settin
         mesh: one dimension, all processes.
         precision: in which experts' weights are gathered.
         settings: of the configuration.
+        accumulates: a step has several batches. Weights other than experts sum their gradients over the
+            batches in the format in which they are then summed over the processes, so that is float32.
     """
     reduced = DTYPES[settings.reduce_dtype]
+    reduced_once = torch.float32 if accumulates else reduced
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if settings.cpu_offload else OffloadPolicy()
 
-    def unit(module: nn.Module | list[nn.Module], dtype: torch.dtype, *, keep: bool = False) -> None:
+    def unit(
+        module: nn.Module | list[nn.Module],
+        dtype: torch.dtype = torch.float32,
+        *,
+        keep: bool = False,
+    ) -> None:
         fully_shard(
             module,
             mesh=mesh,
             reshard_after_forward=settings.reshard_after_forward and not keep,
             shard_placement_fn=partial(_placement, size=mesh.size(), even=settings.shard_experts_evenly),
-            mp_policy=MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=reduced, cast_forward_inputs=False),
+            mp_policy=MixedPrecisionPolicy(
+                param_dtype=dtype,
+                reduce_dtype=reduced if isinstance(module, ExpertGroup) else reduced_once,
+                cast_forward_inputs=False,
+            ),
             offload_policy=offload,
         )
 
     for layer in [module for module in model.modules() if isinstance(module, HierarchicalExperts)]:
         for group in layer.groups:
             unit(group, DTYPES[precision])
-        unit([*layer.routers, *([layer.group_router] if layer.group_router else [])], torch.float32)
+        unit([*layer.routers, *([layer.group_router] if layer.group_router else [])])
     for block in (*model.image_encoder.blocks, *model.mask_decoder.transformer.layers):
-        unit(block, torch.float32)
-    unit(model, torch.float32, keep=True)
+        unit(block)
+    unit(model, keep=True)
 
 
 def _placement(parameter: nn.Parameter, *, size: int, even: bool) -> Shard | None:
@@ -120,6 +134,16 @@ def whole(tensor: Tensor, device: torch.device) -> Tensor:
     return part.full_tensor()
 
 
+def sharded_like(parameter: nn.Parameter, local: Tensor) -> Tensor:
+    """A tensor of a weight's shape from this process's part of it; a plain one where the weight is plain.
+
+    The part stays where it is: `DTensor.from_local` would copy one that is offloaded to the GPU.
+    """
+    if not isinstance(parameter, DTensor):
+        return local
+    return DTensor(local, parameter._spec, requires_grad=False)
+
+
 def sync_gradients(model: nn.Module, *, last: bool) -> None:
     """Sum gradients over the processes only in the last of the batches that a step accumulates.
 
@@ -129,6 +153,18 @@ def sync_gradients(model: nn.Module, *, last: bool) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule) and not isinstance(module, ExpertGroup):
             module.set_requires_gradient_sync(last, recurse=False)
+
+
+def settle(model: nn.Module) -> None:
+    """Let each unit see what learns now.
+
+    A unit decides on its gradients' number format when it is first gathered, by the weights that learn
+    then. One whose weights were all frozen keeps none, and fails when they begin to learn.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.unshard()
+            module.reshard()
 
 
 def let_go(model: nn.Module) -> None:

@@ -18,11 +18,11 @@ from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.model.weights import LoadReport, Source, make_weights, named_tensors, rgb_bands
 from cwsam_cli.taxonomy import Taxonomy
-from cwsam_cli.train.loop import Learner
+from cwsam_cli.train.learner import Learner
 from cwsam_cli.train.optim import build_optimizer, local_shards
-from cwsam_cli.train.optimizer_state import optimizer_tensors, restore_optimizer, sharded_like
-from cwsam_cli.train.parallelize import checkpoint_activations, fill, shard
-from cwsam_cli.train.state import model_tensors, read_plain, read_tensors, save_state
+from cwsam_cli.train.optimizer_state import optimizer_tensors, restore_optimizer
+from cwsam_cli.train.parallelize import checkpoint_activations, fill, shard, sharded_like
+from cwsam_cli.train.state import PlainState, StateWriter, model_tensors, read_index, read_plain, read_tensors
 from cwsam_cli.train.world import World
 
 _FILTERS = "image_encoder.patch_embed.proj.weight"
@@ -82,7 +82,13 @@ def _empty(config: RunConfig, arch: Architecture, world: World, band_names: Sequ
     offload = world.size > 1 and config.fsdp_settings.cpu_offload
     if world.size > 1:
         mesh = init_device_mesh(world.device.type, (world.size,))
-        shard(model, mesh, precision=settings.precision, settings=config.fsdp_settings)
+        shard(
+            model,
+            mesh,
+            precision=settings.precision,
+            settings=config.fsdp_settings,
+            accumulates=settings.grad_accum_steps > 1,
+        )
     model.to_empty(device="cpu" if offload else world.device)
     for buffer in model.buffers():  # are not offloaded
         buffer.data = buffer.data.to(world.device)
@@ -101,7 +107,7 @@ def _empty(config: RunConfig, arch: Architecture, world: World, band_names: Sequ
 
 
 def remember(
-    folder: Path,
+    writer: StateWriter,
     config: RunConfig,
     learner: Learner,
     world: World,
@@ -109,27 +115,32 @@ def remember(
     here: dict[str, Any],
     progress: Mapping[str, Any],
 ) -> None:
-    """Write a run's complete state.
+    """Begin to write a run's complete state.
 
     Args:
-        folder: of the state.
+        writer: of the run's states.
         config: the run.
         learner: all that learns.
         world: all processes call this.
         here: the run's `identity`.
         progress: how far it is; JSON.
+
+    Raises:
+        MachineError: the state before could not be written whole.
     """
     parameters = dict(learner.model.named_parameters())
     averages = {f"average/{name}": sharded_like(parameters[name], value) for name, value in learner.average.items()}
     tensors, optimizer = optimizer_tensors(learner.model, learner.shards, learner.optimizer, world)
-    plain = {
-        "identity": here | {"optimizer": config.optimizer.name},
-        "progress": progress,
-        "optimizer": optimizer,
-        "average": list(averages),
-        "scaler": learner.scaler.state_dict() if learner.scaler else None,
-    }
-    save_state(folder, model_tensors(learner.model) | tensors | averages, plain, world)
+    plain = PlainState(
+        processes=world.size,
+        identity=here | {"optimizer": config.optimizer.name},
+        progress=dict(progress),
+        optimizer=optimizer,
+        average=list(averages),
+        averaged_steps=learner.averaged_steps,
+        scaler=learner.scaler.state_dict() if learner.scaler else None,
+    )
+    writer.write(model_tensors(learner.model) | tensors | averages, plain)
 
 
 def go_on(
@@ -140,7 +151,7 @@ def go_on(
     *,
     band_names: Sequence[str],
     here: dict[str, Any],
-) -> tuple[Learner, dict[str, Any]]:
+) -> tuple[Learner, PlainState]:
     """A learner from a run's complete state, and what else `remember` kept.
 
     Args:
@@ -155,20 +166,26 @@ def go_on(
         CheckpointError: the state is damaged, or of another run.
     """
     plain = read_plain(folder)
-    refuse_other(folder, plain["identity"], here | {"optimizer": config.optimizer.name})
+    refuse_other(folder, plain.identity, here | {"optimizer": config.optimizer.name})
+    index = read_index(folder)
     learner = _empty(config, arch, world, band_names)
-    read_tensors(folder, model_tensors(learner.model))
-    restore_optimizer(folder, plain, learner.model, learner.shards, learner.optimizer, world)
+    names = [place.removeprefix("average/") for place in plain.average]
+    unknown = {*names, *plain.optimizer.steps} - learner.shards.keys()
+    if unknown:
+        raise CheckpointError(
+            f"`{folder}` is damaged: it speaks of `{min(unknown)}`, which the model does not have",
+            hint="go on from a checkpoint: --set resume=best",
+        )
+    read_tensors(folder, model_tensors(learner.model), index)
+    restore_optimizer(folder, index, plain, learner.model, learner.shards, learner.optimizer, world)
+    if config.training_settings.ema is not None:
+        learner.average = {name: torch.zeros_like(learner.shards[name], requires_grad=False) for name in names}
+        learner.averaged_steps = plain.averaged_steps
     parameters = dict(learner.model.named_parameters())
-    for place in plain["average"] if config.training_settings.ema is not None else []:
-        name = place.removeprefix("average/")
-        learner.average[name] = torch.zeros_like(learner.shards[name], requires_grad=False)
-    read_tensors(
-        folder,
-        {f"average/{name}": sharded_like(parameters[name], value) for name, value in learner.average.items()},
-    )
-    if learner.scaler is not None and plain["scaler"]:
-        learner.scaler.load_state_dict(plain["scaler"])
+    averages = {f"average/{name}": sharded_like(parameters[name], value) for name, value in learner.average.items()}
+    read_tensors(folder, averages, index)
+    if learner.scaler is not None and plain.scaler:
+        learner.scaler.load_state_dict(plain.scaler)
     return learner, plain
 
 
@@ -203,4 +220,4 @@ def identity(arch: Architecture, taxonomy: Taxonomy, bands: Sequence[Band]) -> d
     """What must not change when a run goes on; plain values."""
     shape = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(arch).items()}
     classes = [f"{entry.code} {entry.name}" for entry in taxonomy.classes]
-    return shape | {"classes": classes, "bands": [band.name for band in bands]}
+    return shape | {"classes": classes, "bands": [f"{band.name} ({band.mean:.9g} ± {band.std:.9g})" for band in bands]}

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cwsam_cli.files import write_text
-from cwsam_cli.model.experts import expert_layers
+from cwsam_cli.model.routing import RoutingCounts
 from cwsam_cli.taxonomy import Taxonomy
 
 HISTORY = "history.jsonl"
@@ -78,17 +78,17 @@ def read_history(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def routing_figures(model: nn.Module) -> dict[str, float]:
-    """Load by group and expert, and the routers' entropy, of each layer's latest pass in training."""
-    values = {}
-    for name, layer in expert_layers(model):
-        if layer.summed is None:
-            continue
-        values[f"routing_entropy/{name}"] = float(layer.summed.entropy)
-        for group, load in enumerate(layer.summed.expert_load.tolist()):
-            values[f"load/{name}/group_{group}"] = float(layer.summed.group_load[group])
-            values |= {f"load/{name}/group_{group}/expert_{expert}": share for expert, share in enumerate(load)}
-    return values
+def routing_figures(routing: Mapping[str, RoutingCounts]) -> dict[str, float]:
+    """Load by group and expert, and the routers' entropy, of each expert layer."""
+    figures = {}
+    for name, counts in routing.items():
+        figures[f"routing_entropy/{name}"] = float(counts.entropy)
+        for group, (own, experts) in enumerate(
+            zip(counts.group_load.tolist(), counts.expert_load.tolist(), strict=True)
+        ):
+            figures[f"load/{name}/group_{group}"] = own
+            figures |= {f"load/{name}/group_{group}/expert_{expert}": share for expert, share in enumerate(experts)}
+    return figures
 
 
 def memory_figures(device: torch.device) -> dict[str, float]:
@@ -113,9 +113,8 @@ def summary(rows: list[dict[str, float]]) -> str:
     every = -(-len(rows) // 12) or 1
     shown = rows[::-every][::-1]
     lines = [f"{'epoch':>6} {'loss':>8} {'mIoU':>7} {'accuracy':>9} {'lr':>9} {'images/s':>9}"]
+    names = ("train/loss", "val/mIoU", "val/accuracy", "train/lr", "train/images_per_s")
     for row in shown:
-        lines.append(
-            f"{row['epoch']:>6} {row['train/loss']:>8.3f} {row['val/mIoU']:>7.3f} {row.get('val/accuracy', 0):>9.3f} "
-            f"{row['train/lr']:>9.2e} {row.get('train/images_per_s', math.nan):>9.1f}"
-        )
+        loss, iou, accuracy, rate, speed = (row.get(name, math.nan) for name in names)
+        lines.append(f"{row['epoch']:>6} {loss:>8.3f} {iou:>7.3f} {accuracy:>9.3f} {rate:>9.2e} {speed:>9.1f}")
     return "\n".join(lines)

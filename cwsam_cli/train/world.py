@@ -6,7 +6,7 @@ Alone it is the only one, and everything here costs nothing.
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -72,16 +72,18 @@ class World:
 
 @dataclass(slots=True)
 class Interruption:
-    """Ctrl-C as a wish: the running step is finished first. A second one, later, ends at once."""
+    """A signal that asks to end, as a wish: the running step is finished first. A second one, later, ends at once."""
 
     asked: bool = False
+    signal: str = ""
+    """Name of the signal."""
     when: float = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The signal's handler."""
         if self.asked and time.monotonic() - self.when > 1:  # terminal and launcher may both pass on the first
             raise KeyboardInterrupt
-        self.asked, self.when = True, time.monotonic()
+        self.asked, self.signal, self.when = True, signal.Signals(number).name, time.monotonic()
 
 
 def choose_device(name: str) -> torch.device:
@@ -104,14 +106,15 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def listening() -> Iterator[Interruption]:
-    """Turn Ctrl-C into a wish while the block runs."""
+def listening(signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[Interruption]:
+    """Turn signals into a wish while the block runs."""
     wish = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield wish
         return
-    before = signal.signal(signal.SIGINT, wish)
+    before = {number: signal.signal(number, wish) for number in signals}
     try:
         yield wish
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -40,8 +40,9 @@ from cwsam_cli.data.transforms import augment, normalize
 from cwsam_cli.geo.grid import lattice
 from cwsam_cli.geo.raster import open_raster, open_scene
 from cwsam_cli.geo.stitch import PROFILES
-from cwsam_cli.model.experts import routing_loss
+from cwsam_cli.model.experts import collect_routing
 from cwsam_cli.model.network import ClassWiseSam
+from cwsam_cli.model.routing import routing_loss
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.train.losses import class_weights, loss_parts
@@ -209,11 +210,13 @@ def train_network(
         for group in optimizer.param_groups:
             group["lr"] = rate(int(spent / budget * CLOCK))
         image, label = crops(scene, config.train_dataset.batch_size, generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16")
+        with collect_routing(model) as routing, autocast:
             logits = model(image)
         loss = torch.stack([*loss_parts(logits.float(), label, args.loss, weights).values()]).sum()
-        routing = routing_loss(model, balance=args.balance_loss, z=args.router_z_loss)
-        (loss if routing is None else loss + routing).backward()
+        if routing:
+            loss = loss + routing_loss(routing, balance=args.balance_loss, z=args.router_z_loss)
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad_norm or float("inf"))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -19,8 +19,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from cwsam_cli.config.load import load_config
 from cwsam_cli.data.dataset import TileDataset, describe
-from cwsam_cli.model.experts import routing_loss
+from cwsam_cli.model.experts import collect_routing
 from cwsam_cli.model.network import ClassWiseSam
+from cwsam_cli.model.routing import routing_loss
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.pipelines.demo import _example
 from cwsam_cli.pipelines.tile import tile_scenes
@@ -29,7 +30,7 @@ from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.train.cluster import Cluster
 from cwsam_cli.train.loop import Batch, take_step, training_steps
 from cwsam_cli.train.start import start
-from cwsam_cli.train.state import find_state, shapes
+from cwsam_cli.train.state import find_state, read_index, shapes
 from cwsam_cli.train.watch import HISTORY, read_history
 from cwsam_cli.train.world import World
 
@@ -57,9 +58,10 @@ def overhead(dataset: Path) -> None:
 
     def theirs(step: list[Batch]) -> None:
         ((image, label),) = step
-        loss = F.cross_entropy(plain(image), label.long(), ignore_index=IGNORE)
-        routing = routing_loss(plain, balance=config.model.args.balance_loss, z=config.model.args.router_z_loss)
-        (loss if routing is None else loss + routing).backward()
+        with collect_routing(plain) as routing:
+            loss = F.cross_entropy(plain(image), label.long(), ignore_index=IGNORE)
+        args = config.model.args
+        (loss + routing_loss(routing, balance=args.balance_loss, z=args.router_z_loss)).backward()
         nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -108,7 +110,7 @@ def optimizers(dataset: Path, temporary: Path) -> None:
         assert state is not None
         held = sum(
             math.prod(shape) * kind.itemsize
-            for key, (shape, kind) in shapes(state).items()
+            for key, (shape, kind) in shapes(read_index(state)).items()
             if key.startswith("optimizer/")
         )
         values = ", ".join(f"{loss:.3f}" for loss in losses)

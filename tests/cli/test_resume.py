@@ -14,8 +14,8 @@ import torch
 from typer.testing import CliRunner, Result
 
 from cwsam_cli.main import app
-from cwsam_cli.train.state import shapes
 from tests.cli.runs import EXPERTS, history, load, options, progress, same_weights
+from tests.states import state_shapes
 
 Cwsam = Callable[..., Result]
 
@@ -31,7 +31,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, *, crash: bool = False
         if crash and len(taken) == step:
             raise KeyboardInterrupt  # as if killed: nothing is saved
         result = take(*arguments, **named)
-        return dataclasses.replace(result, interrupted=result.interrupted or len(taken) == step)
+        requests = result.requests._replace(interrupt=result.requests.interrupt or len(taken) == step)
+        return dataclasses.replace(result, requests=requests)
 
     monkeypatch.setattr(pipeline, "take_step", ask)
 
@@ -70,7 +71,9 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_never_stopped(
     command = ("train", *small, *settings, "--data", run.dataset)
     cwsam(*command, "-o", "whole")
     rows = history(tmp_path / "whole")
-    assert (torch.uint8 in {dtype for _, dtype in shapes(tmp_path / "whole" / "last").values()}) is (kind == "8-bit")
+    assert (torch.uint8 in {dtype for _, dtype in state_shapes(tmp_path / "whole" / "last").values()}) is (
+        kind == "8-bit"
+    )
     steps = math.ceil(len([*(run.dataset / "images" / "train").iterdir()]) / 4)
     if "averaged" in kind:
         steps = math.ceil(steps / 2)

@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 
 from cwsam_cli.main import app
 from cwsam_cli.train.optim import learning_rate
-from cwsam_cli.train.state import read_tensors, shapes
 from tests.cli.runs import EXPERTS, history, load, options, same_weights, weights
+from tests.states import state_tensors
 
 Cwsam = Callable[..., Result]
 
@@ -165,10 +165,8 @@ def test_averages_are_what_is_validated_and_saved(
     settings = options("epoch_max=2", "epoch_val=1", "epoch_save=2", "training_settings.ema=0.9")
     cwsam("train", *small, *settings, "--data", run.dataset, "-o", "run")
     folder = tmp_path / "run"
-    there = shapes(folder / "last")
-    assert {name.partition("/")[0] for name in there} == {"model", "average", "optimizer"}
-    kept = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in there.items()}
-    read_tensors(folder / "last", kept)
+    kept = state_tensors(folder / "last")
+    assert {name.partition("/")[0] for name in kept} == {"model", "average", "optimizer"}
     averages = {name.removeprefix("average/") for name in kept if name.startswith("average/")}
     for file in ("model_epoch_last.pth", "model_epoch_2.pth"):
         saved = load(folder / file)["weights"]

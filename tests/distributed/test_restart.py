@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from cwsam_cli.train.checkpoint import load_checkpoint
-from cwsam_cli.train.state import find_state, read_tensors, shapes
+from cwsam_cli.train.state import find_state
 from tests.cli.conftest import SMALL, Run, run  # noqa: F401 # a fixture
+from tests.states import state_tensors
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 12
@@ -46,9 +47,7 @@ def contents(output: Path) -> dict[str, torch.Tensor]:
     """All tensors of a run's state."""
     state = find_state(output / "last")
     assert state is not None
-    tensors = {name: torch.empty(shape, dtype=kind) for name, (shape, kind) in shapes(state).items()}
-    read_tensors(state, tensors)
-    return tensors
+    return state_tensors(state)
 
 
 @pytest.mark.slow

@@ -22,11 +22,12 @@ from cwsam_cli.config.schema import (
 from cwsam_cli.errors import DataError
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.train.loop import Learner, StepResult, take_step
-from cwsam_cli.train.optimizer_state import sharded_like
-from cwsam_cli.train.parallelize import whole
+from cwsam_cli.train.learner import Learner
+from cwsam_cli.train.loop import StepResult, take_step
+from cwsam_cli.train.parallelize import sharded_like, whole
 from cwsam_cli.train.source import open_source
 from cwsam_cli.train.start import go_on, remember, start
+from cwsam_cli.train.state import StateWriter
 from cwsam_cli.train.world import World
 
 
@@ -265,7 +266,9 @@ def first_half(world: World, case: dict[str, Any], processes: int, folder: str) 
     config, learner = begin(world, case)
     for step in range(6):
         _step(world, config, learner, step, processes, rate=1e-3)
-    remember(Path(folder) / "last", config, learner, world, here=_IDENTITY, progress={})
+    writer = StateWriter(Path(folder) / "last", world)
+    remember(writer, config, learner, world, here=_IDENTITY, progress={})
+    writer.wait()
     return [_step(world, config, learner, step, processes, rate=1e-4).loss for step in range(6, 12)]
 
 

@@ -2,15 +2,20 @@
 
 import dataclasses
 import math
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 
 from cwsam_cli.model.encoder import MLP
-from cwsam_cli.model.experts import HierarchicalExperts, Routing, expert_layers, routing_loss
+from cwsam_cli.model.experts import HierarchicalExperts, collect_routing, expert_layers
+from cwsam_cli.model.routing import Routing, routing_loss, sum_counts
 
 DIM, HIDDEN = 16, 24
 SHAPES = [
@@ -99,9 +104,9 @@ def _only_group(layer: HierarchicalExperts, group: int) -> None:
 
 
 def _trained(layer: HierarchicalExperts, x: Tensor) -> Routing:
-    layer.train()(x)
-    assert layer.routing is not None
-    return layer.routing
+    with collect_routing(layer.train()) as routing:
+        layer(x)
+    return routing[""]
 
 
 # What comes out, and what goes back
@@ -330,8 +335,8 @@ def test_noise_sends_some_tokens_to_other_groups_and_experts() -> None:
     noisy, plain, x = _layer(noisy=True, kg=1, ke=1), _layer(kg=1, ke=1), _tokens(500)
     with torch.no_grad():
         ours, theirs = _trained(noisy, x), _trained(plain, x)
-    assert not torch.equal(ours.group_load, theirs.group_load)
-    assert (ours.expert_load - theirs.expert_load).abs().sum() < 0.5
+    assert not torch.equal(ours.counts.group_load, theirs.counts.group_load)
+    assert (ours.counts.expert_load - theirs.counts.expert_load).abs().sum() < 0.5
 
 
 # Losses and load
@@ -354,7 +359,7 @@ def _even() -> tuple[HierarchicalExperts, Tensor]:
 def test_the_balance_loss_of_an_even_load_is_1_a_level() -> None:
     layer, x = _even()
     routing = _trained(layer, x)
-    torch.testing.assert_close(routing.expert_load, torch.full((3, 4), 1 / 12))
+    torch.testing.assert_close(routing.counts.expert_load, torch.full((3, 4), 1 / 12))
     assert routing.balance.item() == pytest.approx(2.0, abs=1e-6)
     alone = _layer(groups=1, kg=1, ke=1)
     nn.init.zeros_(alone.routers[0].weight)
@@ -386,8 +391,8 @@ def test_the_balance_loss_of_one_expert_with_all_tokens_by_hand() -> None:
             router.weight.copy_(torch.tensor([[math.log(4)], [0.0]]).expand(2, DIM) / DIM)  # p = 4/5 and 1/5
     routing = _trained(layer, torch.ones(7, DIM))
     assert routing.balance.item() == pytest.approx(2 * (3 / 4) + 2 * (4 / 5), rel=1e-5)
-    torch.testing.assert_close(routing.group_load, torch.tensor([1.0, 0.0]))
-    torch.testing.assert_close(routing.expert_load, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    torch.testing.assert_close(routing.counts.group_load, torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(routing.counts.expert_load, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 1, 2), (3, 4, 2, 2)])
@@ -423,8 +428,8 @@ def test_descent_on_the_balance_loss_alone_spreads_the_tokens() -> None:
         _trained(layer, x).balance.backward()
         optimizer.step()
     after = _trained(layer, x)
-    assert before.group_load[0] > 0.7
-    assert after.group_load[0] < before.group_load[0] - 0.15
+    assert before.counts.group_load[0] > 0.7
+    assert after.counts.group_load[0] < before.counts.group_load[0] - 0.15
     assert after.balance.item() < before.balance.item()
 
 
@@ -459,48 +464,56 @@ def test_loads_are_shares_of_the_slots(shape: tuple[int, int, int, int]) -> None
     for group in layer.groups:
         group.register_forward_hook(lambda module, args, output: rows.append(torch.as_tensor(args[1])))
     routing = _trained(layer, x)
-    assert routing.expert_load.shape == (groups, experts)
-    assert float(routing.expert_load.sum()) == pytest.approx(1.0, abs=1e-6)
-    assert float(routing.group_load.sum()) == pytest.approx(1.0, abs=1e-6)
-    torch.testing.assert_close(routing.expert_load.sum(dim=1), routing.group_load)
-    torch.testing.assert_close(routing.expert_load * (50 * kg * ke), torch.stack(rows).float())
+    assert routing.counts.expert_load.shape == (groups, experts)
+    assert float(routing.counts.expert_load.sum()) == pytest.approx(1.0, abs=1e-6)
+    assert float(routing.counts.group_load.sum()) == pytest.approx(1.0, abs=1e-6)
+    torch.testing.assert_close(routing.counts.expert_load.sum(dim=1), routing.counts.group_load)
+    torch.testing.assert_close(routing.counts.expert_load * (50 * kg * ke), torch.stack(rows).float())
 
 
 def test_the_entropy_of_routers_that_know_nothing_is_the_logarithm_of_the_experts() -> None:
     layer, x = _layer(), _tokens()
-    unsure = _trained(layer, x).entropy.item()
+    unsure = _trained(layer, x).counts.entropy.item()
     for name, parameter in layer.named_parameters():
         if "router" in name:
             nn.init.zeros_(parameter)
-    assert _trained(layer, x).entropy.item() == pytest.approx(math.log(12), rel=1e-5)
+    assert _trained(layer, x).counts.entropy.item() == pytest.approx(math.log(12), rel=1e-5)
     assert 0 < unsure < math.log(12)
 
 
-def test_evaluation_keeps_no_statistics() -> None:
-    layer, x = _layer(), _tokens()
-    layer(x)
-    assert layer.routing is None
-    kept = _trained(layer, x)
-    layer.eval()(x)
-    assert layer.routing is kept
+def test_evaluation_collects_no_routing() -> None:
+    layer = _layer()
+    with collect_routing(layer.eval()) as routing:
+        layer(_tokens())
+    assert routing == {}
+
+
+def test_nothing_is_collected_outside_the_block() -> None:
+    layer = _layer().train()
+    with collect_routing(layer) as routing:
+        layer(_tokens())
+    kept = routing[""]
+    layer(_tokens(5))
+    assert routing[""] is kept
 
 
 def test_the_routing_loss_is_the_mean_over_the_layers_of_the_weighted_losses() -> None:
     model = nn.Sequential(_layer(), nn.LayerNorm(DIM), _layer(groups=1, kg=1))
     assert [name for name, _ in expert_layers(model)] == ["0", "2"]
-    assert routing_loss(model, balance=0.5, z=2.0) is None
-    model.train()(_tokens())
-    loss = routing_loss(model, balance=0.5, z=2.0)
-    passes = [layer.routing for _, layer in expert_layers(model)]
-    expected = sum(0.5 * routing.balance.item() + 2.0 * routing.z.item() for routing in passes if routing) / 2
-    assert loss is not None and loss.item() == pytest.approx(expected, rel=1e-6)
+    with collect_routing(model.train()) as routing:
+        model(_tokens())
+    assert [*routing] == ["0", "2"]
+    loss = routing_loss(routing, balance=0.5, z=2.0)
+    expected = sum(0.5 * own.balance.item() + 2.0 * own.z.item() for own in routing.values()) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
     assert loss.requires_grad
 
 
-def test_a_dense_model_has_no_routing_loss() -> None:
+def test_a_dense_model_has_no_routing() -> None:
     model = nn.Sequential(MLP(DIM, HIDDEN)).train()
-    model(_tokens())
-    assert routing_loss(model, balance=1.0, z=1.0) is None
+    with collect_routing(model) as routing:
+        model(_tokens())
+    assert routing == {}
 
 
 # Freezing
@@ -557,14 +570,14 @@ def test_shares_of_the_routing_add_up_to_that_of_the_whole_batch(shape: tuple[in
     layer, x = _layer(*shape), _tokens(40)
     whole = _trained(layer, x)
     parts = _cut(layer, x[:7], x[7:7], x[7:30], x[30:])  # one is empty
-    counts = torch.stack([part.counts for part in parts]).sum(dim=0)
+    counts = sum((part.counts for part in parts[1:]), parts[0].counts)
     shares = [dataclasses.replace(part, counts=counts) for part in parts]
     torch.testing.assert_close(torch.stack([share.balance for share in shares]).sum(), whole.balance)
     torch.testing.assert_close(torch.stack([share.z for share in shares]).sum(), whole.z)
     for share in shares:  # what has no gradient is the whole's in each
-        torch.testing.assert_close(share.group_load, whole.group_load)
-        torch.testing.assert_close(share.expert_load, whole.expert_load)
-        torch.testing.assert_close(share.entropy, whole.entropy)
+        torch.testing.assert_close(share.counts.group_load, whole.counts.group_load)
+        torch.testing.assert_close(share.counts.expert_load, whole.counts.expert_load)
+        torch.testing.assert_close(share.counts.entropy, whole.counts.entropy)
 
 
 def test_gradients_of_the_shares_add_up_too() -> None:
@@ -587,24 +600,77 @@ def test_no_token_costs_nothing_and_moves_no_router() -> None:
     routing = _trained(layer, _tokens(0))
     (routing.balance + routing.z).backward()
     assert (routing.balance.item(), routing.z.item()) == (0, 0)
-    assert not routing.group_load.any() and routing.entropy.isfinite()
+    assert not routing.counts.group_load.any() and routing.counts.entropy.isfinite()
     assert not [
         name for name, parameter in layer.named_parameters() if parameter.grad is not None and parameter.grad.any()
     ]
 
 
-def test_the_loss_sums_counts_once_over_all_layers() -> None:
+def test_counts_are_summed_once_over_all_layers() -> None:
     model = nn.ModuleList([_layer(), _layer(groups=1, kg=1)])
-    for layer in model:
-        layer.train()(_tokens(30))
+    with collect_routing(model.train()) as routing:
+        for layer in model:
+            layer(_tokens(30))
     asked: list[Tensor] = []
 
     def doubled(counts: Tensor) -> Tensor:
         asked.append(counts)
         return counts * 2
 
-    alone = routing_loss(model, balance=1.0, z=1.0)
-    shared = routing_loss(model, balance=1.0, z=1.0, total=doubled)
-    assert alone is not None and shared is not None
+    alone = routing_loss(routing, balance=1.0, z=1.0)
+    shared = routing_loss(sum_counts(routing, doubled), balance=1.0, z=1.0)
     assert len(asked) == 1 and not asked[0].requires_grad
     torch.testing.assert_close(shared * 2, alone)  # of two equal processes, each has half
+
+
+# Memory
+
+
+def _most_alive(layers: nn.Sequential, x: Tensor) -> int:
+    """Bytes of the tensors alive at the backward pass's worst moment, beside weights and their gradients."""
+    alive: dict[int, int] = {}
+    sums = [0]
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            for tensor in tree_leaves(out):
+                if isinstance(tensor, Tensor) and id(tensor.untyped_storage()) not in alive:
+                    storage = tensor.untyped_storage()
+                    alive[id(storage)] = storage.nbytes()
+                    weakref.finalize(storage, alive.pop, id(storage)).atexit = False
+            sums.append(sum(alive.values()))
+            return out
+
+    for parameter in layers.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda weight: setattr(weight, "grad", None))
+    with collect_routing(layers) as routing:
+        out = x
+        for layer in layers:
+            out = checkpoint(layer, out, use_reentrant=False, early_stop=False)
+    with Watch():
+        (out.square().mean() + routing_loss(routing, balance=1.0, z=1.0)).backward()
+    return max(sums)
+
+
+def test_recomputed_blocks_are_freed_one_after_the_other() -> None:
+    one, eight = (
+        _most_alive(nn.Sequential(*(_layer() for _ in range(count))).train(), _tokens(400).requires_grad_())
+        for count in (1, 8)
+    )
+    rows = 400 * 2 * 2 * 4  # bytes of one value for every slot
+    assert one > rows * (DIM + 2 * HIDDEN)  # a block's slots and hidden layer
+    assert eight < 2 * one  # kept graphs would make it eight times as much
+
+
+def test_a_recomputation_changes_no_gradient() -> None:
+    gradients = []
+    for recomputes in (False, True):
+        layer, x = _layer().train(), _tokens().requires_grad_()
+        with collect_routing(layer) as routing:
+            out = checkpoint(layer, x, use_reentrant=False, early_stop=False) if recomputes else layer(x)
+        (out.square().sum() + routing_loss(routing, balance=1.0, z=1.0)).backward()
+        gradients.append([x.grad, *(parameter.grad for parameter in layer.parameters())])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert plain is not None and recomputed is not None
+        assert torch.equal(plain, recomputed)

@@ -371,6 +371,43 @@ def test_with_two_groups_kept_group_0_weighs_about_98_percent_and_the_second_pla
     assert index[:, 1].unique().tolist() == [1, 2, 3, 4, 5]
 
 
+def test_a_learned_group_router_keeps_its_rows_when_groups_are_added() -> None:
+    source = _source(LARGE)
+    grown, report = _adopt(source, LARGE | {"moe_num_expert_groups": 5})
+    before, after = source.state_dict(), grown.state_dict()
+    rows = {row.name: row for row in report.rows}
+    for block in (1, 2, 3):
+        weight, bias = (f"image_encoder.blocks.{block}.mlp.group_router.{kind}" for kind in ("weight", "bias"))
+        assert torch.equal(after[weight][:3], before[weight])
+        assert after[weight][3:].std().item() == pytest.approx(0.02, rel=0.4)
+        assert torch.equal(after[bias][:3], before[bias])
+        assert after[bias][3:].tolist() == [before[bias].min().item()] * 2
+        assert rows[weight].how == "replicated" and "keeps 3 groups' rows, 2 are new" in rows[weight].note
+
+
+def test_more_groups_beside_a_learned_router_change_the_output_little() -> None:
+    source = _source(LARGE)
+    for name, parameter in source.named_parameters():
+        if name.endswith("group_router.bias"):  # a router that has learnt to prefer two of its groups
+            parameter.data = torch.tensor([0.0, 6.0, 5.0])
+    assert _change(source, _grown(source, LARGE | {"moe_num_expert_groups": 5})) < 0.05
+
+
+# Fewer experts than the source
+
+
+def test_a_dense_block_in_place_of_a_mixture_starts_as_its_first_expert_and_the_report_says_so() -> None:
+    source = _source(TWIN, moe_start_layer_index=1)
+    grown, report = _adopt(source, TWIN)
+    expert = {name: value[0] for name, value in _experts(source, 1, 0).items()}
+    dense = _dense(grown, 1)
+    assert dense.keys() == expert.keys()
+    assert all(torch.equal(dense[name], expert[name]) for name in dense)
+    rows = {row.name: row for row in report.rows}
+    assert rows["image_encoder.blocks.1.mlp.lin1.weight"].how == "remapped"
+    assert [remark for remark in report.remarks if "blocks.1.mlp" in remark and "the output changes" in remark]
+
+
 def test_a_layer_with_one_group_has_no_group_router_to_grow() -> None:
     model = _grown(_source(DENSE), TWIN)
     assert not [name for name in model.state_dict() if "group_router" in name]

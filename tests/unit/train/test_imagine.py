@@ -73,6 +73,8 @@ def _batch(arch: Architecture, batch: int) -> Batch:
 def _real(arch: Architecture, batch: int, precision: Precision, checkpointed: bool) -> int:
     torch.manual_seed(0)
     model = ClassWiseSam(arch).train()
+    for _, layer in expert_layers(model):  # the plan assumes that experts share the tokens evenly
+        layer._rows = partial(room._even_rows, layer)  # type: ignore[method-assign]
     if checkpointed:
         checkpoint_activations(model)
     args, settings = ModelArgs(loss="ce+dice"), _settings(precision, checkpointed)
@@ -105,7 +107,7 @@ def test_a_sharded_step_needs_what_one_on_real_tensors_needs(checkpointed: bool)
     settings = _settings("bf16", checkpointed, 2)
     with room._imagined_ranks(4) as mesh:
         assert mesh is not None
-        shard(model, mesh, precision="bf16", settings=FsdpSettings())
+        shard(model, mesh, precision="bf16", settings=FsdpSettings(), accumulates=True)
         real = watched_passes(model, [_batch(SMALL, 2)] * 2, gpus=4, args=ModelArgs(loss="ce+dice"), settings=settings)
     imagined = _imagined(gpus=4, precision="bf16", checkpointed=checkpointed, batches=2)
     assert imagined.worst.total == pytest.approx(real.worst.total, rel=0.02)

@@ -94,7 +94,7 @@ def test_torchs_own_tracker_finds_the_same_bytes() -> None:
     tracker.track_external(model)
     with tracker:
         here = [(image.clone(), label.clone())]
-        weights, whole = torch.ones(7), Whole(torch.ones(()), torch.ones(()))
+        weights, whole = torch.ones(7), Whole(torch.ones(()), torch.ones(()), torch.ones(1))
         backward_passes(
             model, here, World(torch.device("cpu")), args=args, settings=settings, weights=weights, whole=whole
         )

@@ -13,7 +13,8 @@ from cwsam_cli.errors import MachineError
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.train.loop import Batch, Learner, StepResult, take_step
+from cwsam_cli.train.learner import Learner
+from cwsam_cli.train.loop import NOTHING, Batch, Requests, StepResult, take_step
 from cwsam_cli.train.optim import build_optimizer, local_shards
 from cwsam_cli.train.world import World
 from tests.small import ARCH
@@ -73,6 +74,7 @@ def _step(
     rate: float = 0.1,
     weights: Tensor | None = None,
     world: World = WORLD,
+    requests: Requests = NOTHING,
     **args: Any,
 ) -> StepResult:
     return take_step(
@@ -83,6 +85,7 @@ def _step(
         settings=settings,
         weights=weights,
         rate=rate,
+        requests=requests,
     )
 
 
@@ -244,10 +247,10 @@ def test_label_smoothing_reaches_the_loss() -> None:
 def test_somebody_who_asks_to_stop_is_heard_after_the_step() -> None:
     world = World(torch.device("cpu"))
     learner = _learner()
-    assert not _step(learner, _batch(1), world=world).interrupted
+    assert not any(_step(learner, _batch(1), world=world).requests)
     before = _weights(learner)
-    world.interruption.asked = True
-    assert _step(learner, _batch(1), world=world).interrupted
+    wish = Requests(interrupt=True)
+    assert _step(learner, _batch(1), world=world, requests=wish).requests == wish
     assert not _same(before, _weights(learner))  # the step was finished
 
 
@@ -347,6 +350,26 @@ def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_scale_halved
     assert not _same(before, _weights(learner))
 
 
+def test_a_forward_pass_that_overflows_in_fp16_is_left_out_too() -> None:
+    learner, (image, label) = _half(2.0**10), _batch(1)
+    assert learner.scaler is not None
+    before = _weights(learner)
+    result = _step(learner, (image * math.inf, label), settings=HALF)
+    assert result.is_skipped and not math.isfinite(result.loss)
+    assert _same(before, _weights(learner))
+    assert learner.scaler.get_scale() == 2.0**9
+    assert not _step(learner, (image, label), settings=HALF).is_skipped
+
+
+def test_too_many_steps_left_out_in_a_row_end_the_run() -> None:
+    learner, (image, label) = _half(2.0**10), _batch(1)
+    for _ in range(30):
+        assert _step(learner, (image * math.nan, label), settings=HALF).is_skipped
+    with pytest.raises(MachineError, match=r"the loss is nan .* the last of 31 such steps") as caught:
+        _step(learner, (image * math.nan, label), settings=HALF)
+    assert "bf16" in caught.value.hint
+
+
 def test_fp16_finds_a_scale_by_itself_and_learns() -> None:
     learner, batch = _half(2.0**24), _batch(1)
     losses = [_step(learner, batch, settings=HALF, rate=0.5).loss for _ in range(25)]
@@ -363,13 +386,42 @@ def test_averages_are_those_computed_by_hand() -> None:
     learner.begin_average()
     expected = _weights(learner)
     assert _same(learner.average, expected)
-    for seed in range(3):
+    for seed in range(30):
         _step(learner, _batch(2, seed), settings=AVERAGE)
         now = _weights(learner)
-        expected = {name: 0.75 * value + 0.25 * now[name] for name, value in expected.items()}
+        half_life = min(math.log(0.5) / math.log(0.75), (seed + 1) / 10)  # of 2.4 steps from the 25th on
+        share = 0.5 ** (1 / half_life)
+        expected = {name: share * value + (1 - share) * now[name] for name, value in expected.items()}
     for name, value in learner.average.items():
         torch.testing.assert_close(value, expected[name])
     assert not _same(learner.average, _weights(learner))
+
+
+def test_an_average_forgets_what_the_run_began_with() -> None:
+    """At a decay of 0.999, 82 % of a plain average would still be that after 200 steps."""
+    learner = _learner()
+    learner.begin_average()
+    with torch.no_grad():
+        for shard in learner.shards.values():
+            shard.fill_(1.0)  # as if learnt in the first step
+    for _ in range(200):
+        learner.update_average(0.999)
+    apart = max(float((average - 1).abs().max()) for average in learner.average.values())
+    assert apart < 1e-6
+
+
+def test_a_weight_that_begins_to_learn_later_shortens_the_memory_again() -> None:
+    learner = _learner()
+    first = {name for name in learner.shards if name.startswith("mask_decoder.")}
+    learner.learn(first)
+    learner.begin_average()
+    for _ in range(50):
+        learner.update_average(0.999)
+    learner.begin_average()
+    assert learner.averaged_steps == 50  # nothing joined
+    learner.learn(set(learner.shards))
+    learner.begin_average()
+    assert learner.averaged_steps == 0
 
 
 def test_averaging_changes_nothing_of_how_the_weights_learn() -> None:

@@ -160,6 +160,21 @@ def test_the_parts_of_a_loss_are_named_and_sum_to_it() -> None:
     torch.testing.assert_close(sum(parts.values()), _loss(logits, target, "ce+lovasz", WEIGHTS))
 
 
+def test_a_smoothed_label_weighs_what_its_pixels_class_weighs() -> None:
+    logits, target = _batch()
+    per_pixel = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction="none", label_smoothing=0.2)
+    known = target != IGNORE
+    weights = WEIGHTS[target.long().masked_fill(~known, 0)] * known
+    expected = (weights * per_pixel).sum() / weights.sum()
+    torch.testing.assert_close(_loss(logits, target, "ce", WEIGHTS, smoothing=0.2), expected)
+
+
+def test_pixels_without_weight_cost_nothing_with_smoothing_either() -> None:
+    logits = torch.randn(1, 4, 3, 3)
+    target = torch.full((1, 3, 3), 2, dtype=torch.uint8)  # class 2 weighs 0
+    assert _loss(logits, target, "ce", WEIGHTS, smoothing=0.1).item() == 0
+
+
 def test_smoothing_asks_for_less_than_certainty() -> None:
     target = torch.zeros(1, 2, 2, dtype=torch.uint8)
     certain = torch.stack([torch.full((1, 2, 2), 20.0), torch.zeros(1, 2, 2)], dim=1)
@@ -208,7 +223,7 @@ def test_of_certain_maps_the_overlap_losses_are_one_minus_iou(kind: Loss) -> Non
 def test_the_whole_is_the_weight_of_labelled_pixels_and_the_images_that_have_one() -> None:
     target = torch.tensor([[[0, 1], [IGNORE, 3]], [[IGNORE, IGNORE], [IGNORE, IGNORE]], [[2, 2], [2, 2]]])
     plain, weighted = measure([target[:1], target[1:]]), measure([target[:1], target[1:]], WEIGHTS)
-    assert (plain.weight.item(), plain.images.item()) == (7, 2)
+    assert (plain.weight.item(), plain.images.item(), plain.sizes.tolist()) == (7, 2, [1, 2])
     assert (weighted.weight.item(), weighted.images.item()) == (0.5 + 3.0 + 1.0, 2)  # class 2 weighs 0
     assert measure([]).weight.item() == 0
 

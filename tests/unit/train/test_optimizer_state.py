@@ -1,5 +1,6 @@
 """What an optimizer knows comes back bit for bit, and within its codes' resolution when shards are cut anew."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from cwsam_cli.train.optimizer_state import (
     quantize,
     restore_optimizer,
 )
-from cwsam_cli.train.state import read_tensors, save_state
+from cwsam_cli.train.state import PlainState, read_index
 from cwsam_cli.train.world import World
+from tests.states import fill, plain_state, save_state
 
 WORLD = World(torch.device("cpu"))
 KINDS: list[Any] = ["adamw", "adamw8bit"]
@@ -55,11 +57,11 @@ def _learn(model: Net, optimizer: torch.optim.Optimizer, steps: range) -> list[f
     return losses
 
 
-def _write(folder: Path, model: Net, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Save what the optimizer knows; returns what `state.json` would say."""
-    tensors, plain = optimizer_tensors(model, local_shards(model), optimizer, WORLD)
-    save_state(folder, tensors, {"optimizer": plain}, WORLD)
-    return {"processes": 1, "optimizer": plain}
+def _write(folder: Path, model: Net, optimizer: torch.optim.Optimizer) -> PlainState:
+    """Save what the optimizer knows; returns what `state.json` says."""
+    tensors, facts = optimizer_tensors(model, local_shards(model), optimizer, WORLD)
+    save_state(folder, tensors, optimizer=facts)
+    return plain_state(optimizer=facts)
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:
@@ -74,7 +76,7 @@ def test_a_restored_optimizer_goes_on_bit_for_bit(tmp_path: Path, kind: Any) -> 
     plain = _write(tmp_path / "last", model, optimizer)
     other, fresh = _begin(kind)
     other.load_state_dict(model.state_dict())
-    restore_optimizer(tmp_path / "last", plain, other, local_shards(other), fresh, WORLD)
+    restore_optimizer(tmp_path / "last", read_index(tmp_path / "last"), plain, other, local_shards(other), fresh, WORLD)
     _learn(model, optimizer, range(5, 12))
     _learn(other, fresh, range(5, 12))
     assert _same(model, other)
@@ -95,10 +97,10 @@ def test_without_its_averages_it_would_not(tmp_path: Path, kind: Any) -> None:
 def test_only_what_learned_is_kept(kind: Any) -> None:
     model, optimizer = _begin(kind)
     tensors, plain = optimizer_tensors(model, local_shards(model), optimizer, WORLD)
-    assert (tensors, plain["steps"]) == ({}, {})
+    assert (tensors, plain.steps) == ({}, {})
     _learn(model, optimizer, range(3))
     tensors, plain = optimizer_tensors(model, local_shards(model), optimizer, WORLD)
-    assert plain["steps"] == dict.fromkeys(["wide.weight", "wide.bias", "narrow.weight", "narrow.bias"], 3)
+    assert plain.steps == dict.fromkeys(["wide.weight", "wide.bias", "narrow.weight", "narrow.bias"], 3)
     assert not [name for name in tensors if "idle" in name]
 
 
@@ -108,9 +110,9 @@ def test_a_weight_that_joins_later_has_its_own_count_of_steps(tmp_path: Path) ->
     model.wide.requires_grad_(False)
     _learn(model, optimizer, range(2, 5))
     plain = _write(tmp_path / "last", model, optimizer)
-    assert plain["optimizer"]["steps"] == {"wide.weight": 2, "wide.bias": 2, "narrow.weight": 5, "narrow.bias": 5}
+    assert plain.optimizer.steps == {"wide.weight": 2, "wide.bias": 2, "narrow.weight": 5, "narrow.bias": 5}
     other, fresh = _begin("adamw")
-    restore_optimizer(tmp_path / "last", plain, other, local_shards(other), fresh, WORLD)
+    restore_optimizer(tmp_path / "last", read_index(tmp_path / "last"), plain, other, local_shards(other), fresh, WORLD)
     assert {int(known["step"]) for known in fresh.state.values()} == {2, 5}
 
 
@@ -155,7 +157,8 @@ def test_values_come_back_within_the_resolution_of_their_codes(key: str, shape: 
     upper = torch.searchsorted(code, relative).clamp(1, 255)
     step = (code[upper] - code[upper - 1]) * spread  # between the codes beside a value
     below = (code[0] - relative).clamp(min=0) * spread  # the least code is not quite -1
-    assert ((found - values).abs() <= step / 2 * 1.0001 + below + 1e-12).all()
+    least = code[1] * spread if key == "udynamic" else torch.zeros(())  # positive values never become 0
+    assert ((found - values).abs() <= torch.maximum(step / 2 * 1.0001 + below, least) + 1e-12).all()
 
 
 @pytest.mark.parametrize("key", ["dynamic", "udynamic"])
@@ -166,6 +169,15 @@ def test_the_largest_of_a_block_is_exact_and_so_is_0(key: str) -> None:
     codes, scale = quantize(values, code)
     assert torch.equal(dequantize(codes, scale, code), values)
     assert torch.equal(scale, torch.tensor([0.37, 1e-5]))
+
+
+def test_a_positive_second_average_never_becomes_0() -> None:
+    code = _map("udynamic")
+    values = torch.tensor([1.0, 1e-30, 0.0, 1e-9])
+    codes, scale = quantize(values, code)
+    found = dequantize(codes, scale, code)
+    assert (found > 0).tolist() == [True, True, False, True]
+    assert found[1] == found[3] == code[1]
 
 
 def test_a_block_of_zeros_stays_zeros() -> None:
@@ -214,7 +226,7 @@ def _halves(folder: Path, tensors: dict[str, Tensor], dim: int, code: dict[str, 
                 if half.numel() >= 2048:  # as if the library's limit were lower: coded by one, not by the other
                     codes, scales = quantize(half, code[key])
                     written[f"{name}/{key}/{rank}"], written[f"{name}/{scale}/{rank}"] = codes, scales
-    save_state(folder, written, {}, WORLD)
+    save_state(folder, written)
 
 
 @pytest.mark.parametrize("dim", [0, 1])
@@ -225,12 +237,12 @@ def test_what_two_processes_wrote_is_put_together_by_one(tmp_path: Path, dim: in
     tensors, plain = optimizer_tensors(model, shards, optimizer, WORLD)
     code = {"state1": _map("dynamic"), "state2": _map("udynamic")}
     _halves(tmp_path / "last", tensors, dim, code)
-    cut = {name: dim if shards[name].ndim > 1 else 0 for name in plain["steps"]}
+    cut = {name: dim if shards[name].ndim > 1 else 0 for name in plain.steps}
     other, fresh = _begin("adamw8bit")
     other.load_state_dict(model.state_dict())
-    kept = {"processes": 2, "optimizer": plain | {"cut": cut}}
-    restore_optimizer(tmp_path / "last", kept, other, local_shards(other), fresh, WORLD)
-    for name in plain["steps"]:
+    kept = plain_state(processes=2, optimizer=dataclasses.replace(plain, cut=cut))
+    restore_optimizer(tmp_path / "last", read_index(tmp_path / "last"), kept, other, local_shards(other), fresh, WORLD)
+    for name in plain.steps:
         before, after = optimizer.state[shards[name]], fresh.state[dict(other.named_parameters())[name]]
         assert before["step"] == after["step"] == 6
         for key, scale in (("state1", "absmax1"), ("state2", "absmax2")):
@@ -252,10 +264,10 @@ def test_a_process_that_held_no_part_of_a_weight_is_passed_over(tmp_path: Path) 
     model, optimizer = _begin("adamw8bit")
     _learn(model, optimizer, range(2))
     tensors, plain = optimizer_tensors(model, local_shards(model), optimizer, WORLD)
-    save_state(tmp_path / "last", tensors, {}, WORLD)  # of two processes, the first one held all
+    save_state(tmp_path / "last", tensors)  # of two processes, the first one held all
     other, fresh = _begin("adamw8bit")
-    kept = {"processes": 2, "optimizer": plain}
-    restore_optimizer(tmp_path / "last", kept, other, local_shards(other), fresh, WORLD)
+    kept = plain_state(processes=2, optimizer=plain)
+    restore_optimizer(tmp_path / "last", read_index(tmp_path / "last"), kept, other, local_shards(other), fresh, WORLD)
     narrow = fresh.state[other.narrow.weight]["state1"]
     assert torch.equal(narrow, optimizer.state[model.narrow.weight]["state1"])
 
@@ -265,5 +277,5 @@ def test_a_state_of_32_bits_may_be_read_by_name(tmp_path: Path) -> None:
     _learn(model, optimizer, range(2))
     _write(tmp_path / "last", model, optimizer)
     read = {"optimizer/wide.weight/exp_avg": torch.zeros(100, 50)}
-    read_tensors(tmp_path / "last", read)
+    fill(tmp_path / "last", read)
     assert torch.equal(read["optimizer/wide.weight/exp_avg"], optimizer.state[model.wide.weight]["exp_avg"])

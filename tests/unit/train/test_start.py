@@ -23,8 +23,10 @@ from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import Source
 from cwsam_cli.taxonomy import Taxonomy, from_names
-from cwsam_cli.train.loop import Learner, take_step
+from cwsam_cli.train.learner import Learner
+from cwsam_cli.train.loop import take_step
 from cwsam_cli.train.start import go_on, identity, refuse_other, remember, start
+from cwsam_cli.train.state import PlainState, StateWriter
 from cwsam_cli.train.world import World
 
 WORLD = World(torch.device("cpu"))
@@ -104,10 +106,12 @@ def _identity(config: RunConfig) -> dict[str, Any]:
 
 
 def _remember(folder: Path, config: RunConfig, learner: Learner, **progress: Any) -> None:
-    remember(folder, config, learner, WORLD, here=_identity(config), progress=progress)
+    writer = StateWriter(folder, WORLD)
+    remember(writer, config, learner, WORLD, here=_identity(config), progress=progress)
+    writer.wait()
 
 
-def _go_on(folder: Path, config: RunConfig) -> tuple[Learner, dict[str, Any]]:
+def _go_on(folder: Path, config: RunConfig) -> tuple[Learner, PlainState]:
     return go_on(folder, config, _arch(config), WORLD, band_names=NAMES, here=_identity(config))
 
 
@@ -193,7 +197,7 @@ def test_a_run_goes_on_bit_for_bit(tmp_path: Path, kind: str) -> None:
     _learn(config, learner, range(4))
     _remember(tmp_path / "last", config, learner, epoch=3, sums={"loss": 0.1})
     other, kept = _go_on(tmp_path / "last", config)
-    assert kept["progress"] == {"epoch": 3, "sums": {"loss": 0.1}}
+    assert kept.progress == {"epoch": 3, "sums": {"loss": 0.1}}
     assert _same(_tensors(learner), _tensors(other))
     assert _same(learner.average, other.average)
     assert _learn(config, learner, range(4, 8)) == _learn(config, other, range(4, 8))
@@ -326,10 +330,13 @@ def test_what_agrees_is_not_refused_also_after_json() -> None:
     refuse_other(Path("last"), json.loads(json.dumps(here)), here)
 
 
-def test_bands_may_have_been_measured_anew() -> None:
+@pytest.mark.parametrize("changes", [{"mean": 5.0}, {"std": 2.0}])
+def test_bands_that_were_measured_anew_are_another_run(changes: dict[str, float]) -> None:
+    """The same pixel would be another number to the model."""
     arch = _arch(_config())
-    measured = [Band(name=name, mean=5.0, std=2.0) for name in NAMES]
-    refuse_other(Path("last"), identity(arch, CLASSES, BANDS), identity(arch, CLASSES, measured))
+    measured = [BANDS[0], dataclasses.replace(BANDS[1], **changes), *BANDS[2:]]
+    with pytest.raises(CheckpointError, match=r"bands green \(0 ± 1\) there, green \("):
+        refuse_other(Path("last"), identity(arch, CLASSES, BANDS), identity(arch, CLASSES, measured))
 
 
 def test_only_the_first_differences_are_named() -> None:

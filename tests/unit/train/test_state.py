@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,8 @@ from torch import Tensor
 
 from cwsam_cli.errors import CheckpointError, MachineError
 from cwsam_cli.train import state
-from cwsam_cli.train.state import find_state, read_plain, read_tensors, save_state, shapes
-from cwsam_cli.train.world import World
-
-WORLD = World(torch.device("cpu"))
+from cwsam_cli.train.state import find_state, read_plain
+from tests.states import WORLD, fill, plain_state, save_state, state_shapes
 
 
 def _tensors(seed: int = 0) -> dict[str, Tensor]:
@@ -42,35 +41,36 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_a_state_gives_back_every_bit(tmp_path: Path) -> None:
-    save_state(tmp_path / "last", _tensors(), {"progress": {"epoch": 3, "sums": {"loss": 0.1}}}, WORLD)
+    save_state(tmp_path / "last", _tensors(), progress={"epoch": 3, "sums": {"loss": 0.1}})
     read = _hollow(_tensors())
-    read_tensors(tmp_path / "last", read)
+    fill(tmp_path / "last", read)
     assert _same(read, _tensors())
     plain = read_plain(tmp_path / "last")
-    assert plain["progress"] == {"epoch": 3, "sums": {"loss": 0.1}}
-    assert plain["processes"] == 1
+    assert plain.progress == {"epoch": 3, "sums": {"loss": 0.1}}
+    assert plain.processes == 1
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
 def test_tensors_are_read_into_the_memory_that_is_there(tmp_path: Path) -> None:
-    save_state(tmp_path / "last", _tensors(), {}, WORLD)
+    save_state(tmp_path / "last", _tensors())
     read = _hollow(_tensors())
     places = {name: tensor.data_ptr() for name, tensor in read.items()}
-    read_tensors(tmp_path / "last", read)
+    fill(tmp_path / "last", read)
     assert {name: tensor.data_ptr() for name, tensor in read.items()} == places
 
 
 def test_some_tensors_of_many_may_be_read(tmp_path: Path) -> None:
-    save_state(tmp_path / "last", _tensors(), {}, WORLD)
+    save_state(tmp_path / "last", _tensors())
     read = {"model/weight": torch.zeros(7, 5)}
-    read_tensors(tmp_path / "last", read)
+    fill(tmp_path / "last", read)
     assert torch.equal(read["model/weight"], _tensors()["model/weight"])
-    read_tensors(tmp_path / "nowhere", {})  # nothing wanted, nothing asked
 
 
 def test_shapes_and_number_formats_are_told_without_reading(tmp_path: Path) -> None:
-    save_state(tmp_path / "last", _tensors(), {}, WORLD)
-    assert shapes(tmp_path / "last") == {name: (tensor.shape, tensor.dtype) for name, tensor in _tensors().items()}
+    save_state(tmp_path / "last", _tensors())
+    assert state_shapes(tmp_path / "last") == {
+        name: (tensor.shape, tensor.dtype) for name, tensor in _tensors().items()
+    }
 
 
 # --- whole or not at all ---
@@ -78,45 +78,45 @@ def test_shapes_and_number_formats_are_told_without_reading(tmp_path: Path) -> N
 
 def test_a_newer_state_takes_the_place_of_the_older_one(tmp_path: Path) -> None:
     for seed in (1, 2):
-        save_state(tmp_path / "last", _tensors(seed), {"seed": seed}, WORLD)
+        save_state(tmp_path / "last", _tensors(seed), progress={"seed": seed})
     read = _hollow(_tensors())
-    read_tensors(tmp_path / "last", read)
+    fill(tmp_path / "last", read)
     assert _same(read, _tensors(2))
-    assert read_plain(tmp_path / "last")["seed"] == 2
+    assert read_plain(tmp_path / "last").progress["seed"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
 def test_an_older_state_stands_when_the_newer_one_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_state(tmp_path / "last", _tensors(1), {"seed": 1}, WORLD)
+    save_state(tmp_path / "last", _tensors(1), progress={"seed": 1})
 
     def full(*arguments: Any, **named: Any) -> None:
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(MachineError, match="No space left") as caught:
         patch.setattr(state.dcp, "save", full)
-        save_state(tmp_path / "last", _tensors(2), {"seed": 2}, WORLD)
+        save_state(tmp_path / "last", _tensors(2), progress={"seed": 2})
     assert (caught.value.exit_code, "disk" in caught.value.hint) == (6, True)
     found = find_state(tmp_path / "last")
-    assert found is not None and read_plain(found)["seed"] == 1
-    save_state(tmp_path / "last", _tensors(3), {"seed": 3}, WORLD)  # what was left of the failed one is no hindrance
-    assert read_plain(tmp_path / "last")["seed"] == 3
+    assert found is not None and read_plain(found).progress["seed"] == 1
+    save_state(tmp_path / "last", _tensors(3), progress={"seed": 3})  # what was left of the failed one is no hindrance
+    assert read_plain(tmp_path / "last").progress["seed"] == 3
 
 
 def test_a_second_ctrl_c_while_a_state_is_written_interrupts_and_the_older_one_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_state(tmp_path / "last", _tensors(1), {"seed": 1}, WORLD)
+    save_state(tmp_path / "last", _tensors(1), progress={"seed": 1})
 
     def press(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(state.FileSystemWriter, "write_data", press)
-        save_state(tmp_path / "last", _tensors(2), {"seed": 2}, WORLD)
+        save_state(tmp_path / "last", _tensors(2), progress={"seed": 2})
     found = find_state(tmp_path / "last")
-    assert found is not None and read_plain(found)["seed"] == 1
+    assert found is not None and read_plain(found).progress["seed"] == 1
 
 
 class Killed(BaseException):
@@ -150,19 +150,19 @@ def test_wherever_a_writer_is_killed_a_whole_state_is_found(tmp_path: Path, monk
     for first in range(9):
         for second in range(9):  # the run goes on, and is killed again
             folder = tmp_path / f"{first}-{second}" / "last"
-            save_state(folder, _tensors(1), {"seed": 1}, WORLD)
+            save_state(folder, _tensors(1), progress={"seed": 1})
             deaths = 0
             for seed, step in ((2, first), (3, second)):
                 deaths += _killed_at(
                     step,
                     monkeypatch,
-                    lambda seed=seed, folder=folder: save_state(folder, _tensors(seed), {"seed": seed}, WORLD),
+                    lambda seed=seed, folder=folder: save_state(folder, _tensors(seed), progress={"seed": seed}),
                 )
                 found = find_state(folder)
                 assert found is not None, f"killed at {first}, then at {second}: no state is left"
                 read = _hollow(_tensors())
-                read_tensors(found, read)
-                assert _same(read, _tensors(read_plain(found)["seed"]))
+                fill(found, read)
+                assert _same(read, _tensors(read_plain(found).progress["seed"]))
             if not deaths:
                 assert (first, second) > (3, 3)
                 return
@@ -177,9 +177,12 @@ def test_without_a_state_there_is_none(tmp_path: Path) -> None:
 # --- what is refused ---
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"version": 99}', "{}"])
+NOT_STATES = ["", "{", "[]", "null", '{"version": 99}', "{}", "[" * 100_000, '{"version": 1, "processes": "two"}']
+
+
+@pytest.mark.parametrize("text", NOT_STATES, ids=range(len(NOT_STATES)))
 def test_a_state_json_that_is_none_is_named(tmp_path: Path, text: str) -> None:
-    save_state(tmp_path / "last", _tensors(), {}, WORLD)
+    save_state(tmp_path / "last", _tensors())
     (tmp_path / "last" / "state.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"state\.json` cannot be read") as caught:
         read_plain(tmp_path / "last")
@@ -191,23 +194,23 @@ def test_a_state_json_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     [{"model/other": torch.zeros(1)}, {"model/weight": torch.zeros(7, 6)}, {"model/weight": torch.zeros(6, 5)}],
 )
 def test_a_tensor_that_is_missing_or_of_another_shape_is_refused(tmp_path: Path, wanted: dict[str, Tensor]) -> None:
-    save_state(tmp_path / "last", _tensors(), {}, WORLD)
+    save_state(tmp_path / "last", _tensors())
     with pytest.raises(CheckpointError, match="last` is damaged or of another model") as caught:
-        read_tensors(tmp_path / "last", wanted)
+        fill(tmp_path / "last", wanted)
     assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [".metadata", "tensors"])
 @pytest.mark.parametrize("how", ["missing", "cut", "rubbish"])
 def test_a_damaged_state_is_refused(tmp_path: Path, name: str, how: str) -> None:
-    save_state(tmp_path / "last", _tensors(), {}, WORLD)
+    save_state(tmp_path / "last", _tensors())
     (path,) = (tmp_path / "last").glob(".metadata" if name == ".metadata" else "*.distcp")
     if how == "missing":
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:100] if how == "cut" else b"\x00" * 2000)
     with pytest.raises(CheckpointError, match="last` is damaged") as caught:
-        read_tensors(tmp_path / "last", _hollow(_tensors()))
+        fill(tmp_path / "last", _hollow(_tensors()))
     assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
 
 
@@ -235,23 +238,23 @@ def _calls(path: Path) -> list[Any]:
 
 @pytest.mark.parametrize("kind", range(4))
 def test_an_index_that_names_another_class_runs_nothing(tmp_path: Path, kind: int) -> None:
-    save_state(tmp_path / "last", _tensors(), {}, WORLD)
+    save_state(tmp_path / "last", _tensors())
     target = tmp_path / "exploded"
     (tmp_path / "last" / ".metadata").write_bytes(pickle.dumps(_calls(target)[kind]))
-    for read in (lambda: shapes(tmp_path / "last"), lambda: read_tensors(tmp_path / "last", _hollow(_tensors()))):
-        with pytest.raises((CheckpointError, pickle.UnpicklingError), match="which no state needs"):
+    for read in (lambda: state_shapes(tmp_path / "last"), lambda: fill(tmp_path / "last", _hollow(_tensors()))):
+        with pytest.raises(CheckpointError, match="which no state needs"):
             read()
     assert not target.exists()
 
 
 def test_a_bomb_among_the_indexs_own_parts_runs_nothing_either(tmp_path: Path) -> None:
-    save_state(tmp_path / "last", _tensors(), {}, WORLD)
+    save_state(tmp_path / "last", _tensors())
     path, target = tmp_path / "last" / ".metadata", tmp_path / "exploded"
     metadata = pickle.loads(path.read_bytes())
     metadata.planner_data = _calls(target)[0]
     path.write_bytes(pickle.dumps(metadata))
     with pytest.raises(CheckpointError, match=r"system, which no state needs") as caught:
-        read_tensors(tmp_path / "last", _hollow(_tensors()))
+        fill(tmp_path / "last", _hollow(_tensors()))
     assert caught.value.exit_code == 5
     assert not target.exists()
 
@@ -274,13 +277,13 @@ def test_a_bomb_among_the_indexs_own_parts_runs_nothing_either(tmp_path: Path) -
 def test_only_the_plain_classes_of_an_index_are_known(name: tuple[str, str], tmp_path: Path) -> None:
     words = b"".join(b"\x8c" + bytes([len(word)]) + word.encode() for word in name)
     (tmp_path / ".metadata").write_bytes(b"\x80\x04" + words + b"\x93.")
-    with pytest.raises(pickle.UnpicklingError, match="which no state needs"):
-        shapes(tmp_path)
+    with pytest.raises(CheckpointError, match="which no state needs"):
+        state_shapes(tmp_path)
 
 
 def test_tensors_that_are_no_tensors_run_nothing(tmp_path: Path) -> None:
     """Their file, too, may have been put there by somebody."""
-    save_state(tmp_path / "last", {"model/weight": torch.zeros(3)}, {}, WORLD)
+    save_state(tmp_path / "last", {"model/weight": torch.zeros(3)})
     (path,) = (tmp_path / "last").glob("*.distcp")
     target = tmp_path / "exploded"
     torch.save(_calls(target)[0], tmp_path / "bomb")
@@ -292,11 +295,27 @@ def test_tensors_that_are_no_tensors_run_nothing(tmp_path: Path) -> None:
     index.write_bytes(pickle.dumps(metadata))
     path.write_bytes(bomb)
     with pytest.raises(CheckpointError):
-        read_tensors(tmp_path / "last", {"model/weight": torch.zeros(3)})
+        fill(tmp_path / "last", {"model/weight": torch.zeros(3)})
     assert not target.exists()
 
 
 def test_a_state_json_holds_plain_values_only(tmp_path: Path) -> None:
-    save_state(tmp_path / "last", _tensors(), {"identity": {"classes": ["1 水体"]}}, WORLD)
+    save_state(tmp_path / "last", _tensors(), identity={"classes": ["1 水体"]})
     raw = json.loads((tmp_path / "last" / "state.json").read_text("utf-8"))
     assert raw["identity"] == {"classes": ["1 水体"]}
+
+
+def test_a_state_holds_the_values_of_when_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go_on, save = threading.Event(), state.dcp.save
+    tensors = _tensors(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(state.dcp, "save", lambda *given, **named: (may_go_on.wait(60), save(*given, **named)))
+        writer = state.StateWriter(tmp_path / "last", WORLD)
+        writer.write(tensors, plain_state())
+        for tensor in tensors.values():
+            tensor.zero_()  # training goes on meanwhile
+        may_go_on.set()
+        writer.wait()
+    read = _hollow(tensors)
+    fill(tmp_path / "last", read)
+    assert _same(read, _tensors(1))

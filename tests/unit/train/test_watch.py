@@ -14,7 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from cwsam_cli.model.experts import HierarchicalExperts, expert_layers, routing_loss
+from cwsam_cli.model.experts import HierarchicalExperts, collect_routing
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 from cwsam_cli.train.watch import HISTORY, Watch, memory_figures, read_history, routing_figures, summary
 
@@ -123,17 +123,16 @@ def test_a_few_tiles_of_many_are_shown_and_none_of_none(tmp_path: Path) -> None:
 def test_the_routing_of_each_layer_is_told_by_group_and_expert() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(HierarchicalExperts(8, 8, groups=2, experts=3, top_groups=1, top_experts=2))
-    assert routing_figures(model) == {}
-    model.train()(torch.randn(40, 8))
-    routing_loss(model, balance=1.0, z=1.0)  # which sums the counts of all processes
-    figures = routing_figures(model)
+    assert routing_figures({}) == {}
+    with collect_routing(model.train()) as routing:
+        model(torch.randn(40, 8))
+    counts = routing["0"].counts
+    figures = routing_figures({"0": counts})
     groups = [figures[f"load/0/group_{group}"] for group in range(2)]
     experts = [[figures[f"load/0/group_{g}/expert_{e}"] for e in range(3)] for g in range(2)]
     assert sum(groups) == pytest.approx(1)
     assert [sum(own) for own in experts] == pytest.approx(groups)
-    ((_, layer),) = expert_layers(model)
-    assert layer.summed is not None
-    assert figures["routing_entropy/0"] == pytest.approx(layer.summed.entropy.item())
+    assert figures["routing_entropy/0"] == pytest.approx(counts.entropy.item())
     assert len(figures) == 1 + 2 + 6
 
 

@@ -1,0 +1,57 @@
+"""When a run saves its state, and when it must end to be done in time."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cwsam_cli.config.durations import parse_duration, parse_interval
+from cwsam_cli.config.schema import TrainingSettings
+
+_MARGIN = 0.01
+"""Share of the time limit that is left over, for what takes longer than it ever took."""
+
+
+class Clock:
+    """Measures how long the parts of a run take, and tells what is due.
+
+    Args:
+        settings: `time_limit`, counted from now, and `save_every`.
+    """
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self._limit = None if settings.time_limit is None else parse_duration(settings.time_limit)
+        self._interval = None if settings.save_every is None else parse_interval(settings.save_every)
+        self._began = self._saved = time.monotonic()
+        self._steps = 0
+        self._longest: dict[str, float] = {}
+
+    @contextmanager
+    def timing(self, part: str) -> Iterator[None]:
+        """Measure a part of the run."""
+        began = time.monotonic()
+        yield
+        self._longest[part] = max(self._longest.get(part, 0.0), time.monotonic() - began)
+
+    def count_step(self) -> None:
+        """A step was taken since the last save."""
+        self._steps += 1
+
+    def restart_interval(self) -> None:
+        """The state was saved."""
+        self._saved, self._steps = time.monotonic(), 0
+
+    @property
+    def is_save_due(self) -> bool:
+        """Whether `save_every` has passed since the last save."""
+        if self._interval is None:
+            return False
+        if self._interval.steps is not None:
+            return self._steps >= self._interval.steps
+        return time.monotonic() - self._saved >= (self._interval.seconds or 0.0)
+
+    def is_up(self, part: str, *, reserve_s: float) -> bool:
+        """Whether there is no time left for one more part and the reserve."""
+        if self._limit is None:
+            return False
+        left = self._began + (1 - _MARGIN) * self._limit - time.monotonic()
+        return left < self._longest.get(part, 0.0) + reserve_s
