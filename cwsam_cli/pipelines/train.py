@@ -88,6 +88,9 @@ def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
         end = _epochs(run, watch)
     except _OutOfTime:
         end = "time_limit"
+    except BaseException:
+        run.writer.finish_alone()
+        raise
     run.writer.wait()
     if watch is not None:
         watch.close()
@@ -202,7 +205,7 @@ def _epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, float]:
                 settings=settings,
                 weights=run.data.weights,
                 rate=rate,
-                requests=run.requests(),
+                ask=run.requests,
             )
         seen += result.images
         progress.samples += result.images

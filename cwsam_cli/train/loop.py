@@ -49,9 +49,6 @@ class Requests(NamedTuple):
     """Save and go on."""
 
 
-NOTHING = Requests()
-
-
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What a step came to, over all processes."""
@@ -154,7 +151,7 @@ def take_step(
     settings: TrainingSettings,
     weights: Tensor | None,
     rate: float,
-    requests: Requests = NOTHING,
+    ask: Callable[[], Requests] = Requests,
 ) -> StepResult:
     """Learn from one large batch.
 
@@ -166,7 +163,7 @@ def take_step(
         settings: precision, clipping, average.
         weights: one a class, on the device, or None.
         rate: learning rate, before each parameter group's own factor.
-        requests: of this process.
+        ask: what this process asks for; called at the end of the passes.
 
     Raises:
         MachineError: loss or gradient is no longer a finite number, with fp16 for many steps in a row.
@@ -183,7 +180,7 @@ def take_step(
     if scaler is not None:
         scaler.unscale_(learner.optimizer)
     norm = gradient_norm(learner.shards, world)
-    asked = torch.tensor(requests, dtype=torch.float32, device=world.device)
+    asked = torch.tensor(ask(), dtype=torch.float32, device=world.device)
     told = [
         world.total(torch.cat([torch.stack([*passes.losses.values()]), asked])),
         norm.view(1),

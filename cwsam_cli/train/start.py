@@ -79,8 +79,8 @@ def _empty(config: RunConfig, arch: Architecture, world: World, band_names: Sequ
         model = ClassWiseSam(arch)
     if settings.activation_checkpointing:
         checkpoint_activations(model)
-    offload = world.size > 1 and config.fsdp_settings.cpu_offload
-    if world.size > 1:
+    offload = world.shares_model and config.fsdp_settings.cpu_offload
+    if world.shares_model:
         mesh = init_device_mesh(world.device.type, (world.size,))
         shard(
             model,
@@ -101,7 +101,7 @@ def _empty(config: RunConfig, arch: Architecture, world: World, band_names: Sequ
     optimizer = build_optimizer(model, shards, config.optimizer, stay=list(frozen))
     scaler = None
     if settings.precision == "fp16":
-        kind = ShardedGradScaler if world.size > 1 else torch.amp.GradScaler
+        kind = ShardedGradScaler if world.shares_model else torch.amp.GradScaler
         scaler = kind(world.device.type)
     return Learner(model, shards, optimizer, scaler, frozen_bands=frozen)
 

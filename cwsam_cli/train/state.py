@@ -14,7 +14,7 @@ import pickle
 import shutil
 import time
 import warnings
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -133,6 +133,11 @@ class StateWriter:
                 f"`{self._folder}` could not be written whole: {_told(error)}", hint="is the disk full?"
             ) from None
         self._world.barrier()
+
+    def finish_alone(self) -> None:
+        """Let a state that is being written become whole after a failure, where no other process is needed."""
+        if self._latest is not None and self._world.size == 1:
+            wait([self._latest])
 
     def _save(self, tensors: Tensors, text: str, began: float, *, waited: float) -> None:
         with warnings.catch_warnings():  # torch says that one process is one process

@@ -37,6 +37,11 @@ class World:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
+    @property
+    def shares_model(self) -> bool:
+        """Whether each process holds a part of the model only."""
+        return self.size > 1
+
     def beat(self) -> None:
         """Say that this process gets on."""
         if self.watchdog is not None:

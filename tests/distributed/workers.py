@@ -168,6 +168,8 @@ def begin(world: World, case: dict[str, Any]) -> tuple[RunConfig, Learner]:
     learner, _ = start(config, arch, world, None, band_names=names, class_names=list("abcd"))
     frozen = case.get("frozen", "nothing")
     learner.learn({name for name in learner.shards if frozen not in name})
+    if config.training_settings.ema is not None:
+        learner.begin_average()
     return config, learner
 
 
@@ -187,11 +189,11 @@ def micro_batches(
     return batches
 
 
-def _step(
+def step(
     world: World,
     config: RunConfig,
     learner: Learner,
-    step: int,
+    number: int,
     processes: int,
     *,
     rate: float = 1e-4,
@@ -199,7 +201,7 @@ def _step(
 ) -> StepResult:
     return take_step(
         learner,
-        micro_batches(world, config, step, processes),
+        micro_batches(world, config, number, processes),
         world,
         args=config.model.args,
         settings=config.training_settings,
@@ -226,9 +228,9 @@ def _learn(world: World, case: dict[str, Any], processes: int) -> dict[str, Any]
             )
 
     learner.optimizer.register_step_pre_hook(keep)
-    for step in range(case.get("steps", STEPS)):
-        rate = 0.0 if step < STILL else 1e-4  # at larger ones Adam makes 1e-3 of a rounding within 20 steps
-        result = _step(world, config, learner, step, processes, rate=rate, weights=weights)
+    for number in range(case.get("steps", STEPS)):
+        rate = 0.0 if number < STILL else 1e-4  # at larger ones Adam makes 1e-3 of a rounding within 20 steps
+        result = step(world, config, learner, number, processes, rate=rate, weights=weights)
         losses.append((result.loss, result.gradient_norm))
     return {"losses": losses, "gradients": gradients if world.is_main else None}
 
@@ -245,7 +247,7 @@ def dtypes(world: World) -> tuple[dict[str, str], dict[str, str]]:
 
     for name, module in learner.model.named_modules():
         module.register_forward_pre_hook(partial(look, name=name))
-    _step(world, config, learner, 0, world.size)
+    step(world, config, learner, 0, world.size)
     return inputs, weights
 
 
@@ -256,7 +258,7 @@ def overflow(world: World) -> tuple[bool, float]:
     assert learner.scaler is not None
     learner.scaler.load_state_dict(learner.scaler.state_dict() | {"scale": 2.0**100})
     before = {name: shard.detach().clone() for name, shard in learner.shards.items()}
-    _step(world, config, learner, 0, world.size)
+    step(world, config, learner, 0, world.size)
     unchanged = all(torch.equal(before[name], shard) for name, shard in learner.shards.items())
     return unchanged, learner.scaler.get_scale()
 
@@ -264,12 +266,12 @@ def overflow(world: World) -> tuple[bool, float]:
 def first_half(world: World, case: dict[str, Any], processes: int, folder: str) -> list[float]:
     """Six steps, a state, and the losses of six more."""
     config, learner = begin(world, case)
-    for step in range(6):
-        _step(world, config, learner, step, processes, rate=1e-3)
+    for number in range(6):
+        step(world, config, learner, number, processes, rate=1e-3)
     writer = StateWriter(Path(folder) / "last", world)
     remember(writer, config, learner, world, here=_IDENTITY, progress={})
     writer.wait()
-    return [_step(world, config, learner, step, processes, rate=1e-4).loss for step in range(6, 12)]
+    return [step(world, config, learner, number, processes, rate=1e-4).loss for number in range(6, 12)]
 
 
 def second_half(world: World, case: dict[str, Any], processes: int, folder: str) -> list[float]:
@@ -278,7 +280,7 @@ def second_half(world: World, case: dict[str, Any], processes: int, folder: str)
     arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
     names = [f"band_{i}" for i in range(BANDS)]
     learner, _ = go_on(Path(folder) / "last", config, arch, world, band_names=names, here=_IDENTITY)
-    return [_step(world, config, learner, step, processes, rate=1e-4).loss for step in range(6, 12)]
+    return [step(world, config, learner, number, processes, rate=1e-4).loss for number in range(6, 12)]
 
 
 def begun(world: World, path: str | None) -> dict[str, torch.Tensor]:

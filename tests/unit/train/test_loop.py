@@ -1,6 +1,7 @@
 """A step learns from one large batch however it is cut, in whatever precision; averages follow the weights."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.train.learner import Learner
-from cwsam_cli.train.loop import NOTHING, Batch, Requests, StepResult, take_step
+from cwsam_cli.train.loop import Batch, Requests, StepResult, take_step
 from cwsam_cli.train.optim import build_optimizer, local_shards
 from cwsam_cli.train.world import World
 from tests.small import ARCH
@@ -74,7 +75,7 @@ def _step(
     rate: float = 0.1,
     weights: Tensor | None = None,
     world: World = WORLD,
-    requests: Requests = NOTHING,
+    ask: Callable[[], Requests] = Requests,
     **args: Any,
 ) -> StepResult:
     return take_step(
@@ -85,7 +86,7 @@ def _step(
         settings=settings,
         weights=weights,
         rate=rate,
-        requests=requests,
+        ask=ask,
     )
 
 
@@ -250,7 +251,7 @@ def test_somebody_who_asks_to_stop_is_heard_after_the_step() -> None:
     assert not any(_step(learner, _batch(1), world=world).requests)
     before = _weights(learner)
     wish = Requests(interrupt=True)
-    assert _step(learner, _batch(1), world=world, requests=wish).requests == wish
+    assert _step(learner, _batch(1), world=world, ask=lambda: wish).requests == wish
     assert not _same(before, _weights(learner))  # the step was finished
 
 
