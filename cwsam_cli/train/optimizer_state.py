@@ -6,6 +6,7 @@ its own: as many processes read them bit for bit, another number decodes, cuts a
 Source: Dettmers et al., 8-bit Optimizers via Block-wise Quantization, 2022.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from cwsam_cli.train.optim import Shards
 from cwsam_cli.train.parallelize import sharded_like
-from cwsam_cli.train.state import OptimizerFacts, PlainState, Tensors, read_tensors, shapes
+from cwsam_cli.train.state import OptimizerFacts, PlainState, Shapes, Tensors, read_tensors, shapes
 from cwsam_cli.train.world import World
 
 BLOCK = 256
@@ -86,22 +87,14 @@ def restore_optimizer(
         read_tensors(folder, tensors, index)
         return
     parameters = dict(model.named_parameters())
+    state = _Parts(folder, index, written, plain)
     for name in kept.steps:
         known = optimizer.state.get(shards[name]) or {}
-        wanted = [(key, scale) for key, scale in _PARTS.items() if key in known]
-        parts = {
-            place: torch.empty(written[place][0], dtype=written[place][1])
-            for keys in wanted
-            for key in keys
-            for rank in range(plain.processes)
-            if (place := _own(name, key, rank)) in written
-        }
-        read_tensors(folder, parts, index)
-        for key, scale in wanted:
+        for key, scale in _PARTS.items():
+            if key not in known:
+                continue
             code = _code(optimizer, key)
-            own = _joined(name, key, plain, parts, code)
-            if isinstance(parameters[name], DTensor):
-                own = own.chunk(world.size, _dim(parameters[name]))[world.rank]
+            own = _recut(state, name, key, parameters[name], code, world)
             if scale in known:
                 codes, scales = quantize(own, code)
                 known[key].copy_(codes)
@@ -127,14 +120,37 @@ def _code(optimizer: Any, key: str) -> Tensor:
     return code
 
 
-def _joined(name: str, key: str, kept: PlainState, parts: Tensors, code: Tensor) -> Tensor:
-    """An average of a whole weight in float32, put together from what each process wrote."""
-    values = []
-    for rank in range(kept.processes):
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A state whose averages lie in parts, one for each process that wrote it."""
+
+    folder: Path
+    index: Metadata
+    written: Shapes
+    plain: PlainState
+
+
+def _recut(state: _Parts, name: str, key: str, parameter: nn.Parameter, code: Tensor, world: World) -> Tensor:
+    """This process's part of an average, in float32, from the written parts that it overlaps."""
+    written, cut, dim = state.written, state.plain.optimizer.cut[name], _dim(parameter)
+    start, stop = 0, parameter.shape[dim]
+    if isinstance(parameter, DTensor):
+        rows = -(-stop // world.size)
+        start, stop = min(world.rank * rows, stop), min((world.rank + 1) * rows, stop)
+    parts: list[Tensor] = []
+    base = offset = 0
+    for rank in range(state.plain.processes):
         place, scale = _own(name, key, rank), _own(name, _PARTS[key], rank)
-        if place in parts:  # else that process had no part of this weight
-            values.append(dequantize(parts[place], parts[scale], code) if scale in parts else parts[place])
-    return torch.cat(values, dim=kept.optimizer.cut[name])
+        if place not in written:  # that process had no part of this weight
+            continue
+        begins, offset = offset, offset + written[place][0][cut]
+        if cut == dim and (offset <= start or begins >= stop):
+            continue
+        base = begins if not parts and cut == dim else base
+        held = {own: torch.empty(written[own][0], dtype=written[own][1]) for own in (place, scale) if own in written}
+        read_tensors(state.folder, held, state.index)
+        parts.append(dequantize(held[place], held[scale], code) if scale in held else held[place])
+    return torch.cat(parts, dim=cut).narrow(dim, start - base, stop - start)
 
 
 def dequantize(codes: Tensor, scale: Tensor, code: Tensor) -> Tensor:

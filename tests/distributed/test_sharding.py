@@ -144,3 +144,28 @@ def test_a_state_goes_on_with_another_number_of_processes(
         assert found == expected
     else:
         torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 4), (2, 4)])
+def test_the_first_8_bit_step_on_another_number_of_processes_is_no_larger(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    """A second average that was rounded to 0 would make it many times larger, and the loss would not show it."""
+    case = {"args": {"loss": "ce+dice"}, "optimizer": "adamw8bit", "shape": {"embed_dim": 64}}
+
+    def on(processes: int, worker: Any) -> float:
+        cluster = Cluster(processes=processes, device="cpu", timeout_s=60)
+        return float(launch(worker, case, str(tmp_path), cluster=cluster))
+
+    uninterrupted = on(before, workers.move_after_a_save)
+    resumed = on(after, workers.move_after_a_resume)
+    assert 0.5 < uninterrupted < 5
+    assert resumed < 1.5 * uninterrupted
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_expert_groups_that_were_frozen_at_first_begin_to_learn(precision: str) -> None:
+    moved = launch(workers.thaw, precision, cluster=Cluster(processes=2, device="cpu", timeout_s=60))
+    assert len(moved) == (3 + 2) * 4  # three groups in the encoder's block, one in each layer of the decoder
+    assert all(moved.values()), moved

@@ -1,5 +1,6 @@
 """What the tests' processes do: functions of a module, so that started processes find them."""
 
+import hashlib
 import os
 import signal
 import time
@@ -26,6 +27,7 @@ from cwsam_cli.train.learner import Learner
 from cwsam_cli.train.loop import StepResult, take_step
 from cwsam_cli.train.parallelize import sharded_like, whole
 from cwsam_cli.train.source import open_source
+from cwsam_cli.train.stages import learning_names
 from cwsam_cli.train.start import go_on, remember, start
 from cwsam_cli.train.state import StateWriter
 from cwsam_cli.train.world import World
@@ -251,6 +253,20 @@ def dtypes(world: World) -> tuple[dict[str, str], dict[str, str]]:
     return inputs, weights
 
 
+def thaw(world: World, precision: str) -> dict[str, bool]:
+    """Whether each weight of the encoder's experts moves in a step that follows one in which they were frozen."""
+    config, learner = begin(world, {"settings": {"precision": precision}, "frozen": ".mlp.groups."})
+    if learner.scaler is not None:
+        learner.scaler.load_state_dict(learner.scaler.state_dict() | {"scale": 2.0**10})
+    step(world, config, learner, 0, world.size)
+    learner.learn(set(learner.shards))
+    before = {name: shard.detach().clone() for name, shard in learner.shards.items() if ".mlp.groups." in name}
+    step(world, config, learner, 3, world.size, rate=1e-2)
+    moved = {name: float((learner.shards[name].detach() - old).abs().sum()) for name, old in before.items()}
+    sums = world.total(torch.tensor([*moved.values()]))
+    return dict(zip(moved, (sums > 0).tolist(), strict=True))
+
+
 def overflow(world: World) -> tuple[bool, float]:
     """Whether a step whose gradient overflows leaves the weights alone, and the scale of the loss afterwards."""
     shape = {"moe_num_expert_groups": 0, "moe_decoder_experts": 0}
@@ -281,6 +297,96 @@ def second_half(world: World, case: dict[str, Any], processes: int, folder: str)
     names = [f"band_{i}" for i in range(BANDS)]
     learner, _ = go_on(Path(folder) / "last", config, arch, world, band_names=names, here=_IDENTITY)
     return [step(world, config, learner, number, processes, rate=1e-4).loss for number in range(6, 12)]
+
+
+def _largest_move(world: World, config: RunConfig, learner: Learner, number: int) -> float:
+    """How far a step at rate 1e-3 moves the weight that it moves farthest, in units of that rate, on any process."""
+    before = [shard.detach().clone() for shard in learner.shards.values()]
+    step(world, config, learner, number, world.size, rate=1e-3)
+    moves = [(shard.detach() - old).abs() for shard, old in zip(learner.shards.values(), before, strict=True)]
+    own = torch.zeros(world.size)
+    own[world.rank] = max(float(move.max()) for move in moves if move.numel()) / 1e-3
+    return float(world.total(own).max())
+
+
+def move_after_a_save(world: World, case: dict[str, Any], folder: str) -> float:
+    """Twelve steps, a state, and the largest move of the next step."""
+    config, learner = begin(world, case)
+    for number in range(12):
+        step(world, config, learner, number, world.size, rate=1e-3)
+    writer = StateWriter(Path(folder) / "last", world)
+    remember(writer, config, learner, world, here=_IDENTITY, progress={})
+    writer.wait()
+    return _largest_move(world, config, learner, 12)
+
+
+def move_after_a_resume(world: World, case: dict[str, Any], folder: str) -> float:
+    """The largest move of the first step after that state."""
+    config = configuration(case)
+    arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
+    names = [f"band_{i}" for i in range(BANDS)]
+    learner, _ = go_on(Path(folder) / "last", config, arch, world, band_names=names, here=_IDENTITY)
+    return _largest_move(world, config, learner, 12)
+
+
+STAGED_STEPS, SAVED_AFTER = 9, 4  # three steps a stage; the state is saved within the second
+
+
+def _take_steps(world: World, case: dict[str, Any], learner: Learner, numbers: range) -> list[float]:
+    """The losses of some steps, in each of which what its stage names learns."""
+    config, losses = configuration(case), []
+    arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
+    for number in numbers:
+        stage = case["stages"][number * len(case["stages"]) // STAGED_STEPS] if case["stages"] else None
+        if number == numbers[0] or number % 3 == 0:
+            grown = bool(arch.moe_num_expert_groups)
+            learner.learn(learning_names(learner.shards, arch, from_checkpoint=True, frozen_base=grown, stage=stage))
+            if config.training_settings.ema is not None:
+                learner.begin_average()
+        losses.append(step(world, config, learner, number, world.size, rate=1e-3).loss)
+    return losses
+
+
+def _digest(world: World, learner: Learner) -> str:
+    """A hash of all weights and averages."""
+    parameters = dict(learner.model.named_parameters())
+    held = [sharded_like(parameters[name], value) for name, value in learner.average.items()]
+    sha = hashlib.sha256()
+    for tensor in [*parameters.values(), *held]:
+        sha.update(whole(tensor.detach(), world.device).contiguous().cpu().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def run_through(world: World, cases: dict[str, dict[str, Any]], folder: str) -> dict[str, tuple[list[float], str]]:
+    """Each case's losses and a hash of how it ends; its state within the second stage goes into `folder`."""
+    results = {}
+    for name, case in cases.items():
+        config, learner = begin(world, case)
+        learner.average.clear()
+        if learner.scaler is not None:
+            # at torch's own first scale a step would be skipped
+            learner.scaler.load_state_dict(learner.scaler.state_dict() | {"scale": 2.0**12})
+        losses = _take_steps(world, case, learner, range(SAVED_AFTER))
+        writer = StateWriter(Path(folder) / name / "last", world)
+        remember(writer, config, learner, world, here=_IDENTITY, progress={})
+        writer.wait()
+        losses += _take_steps(world, case, learner, range(SAVED_AFTER, STAGED_STEPS))
+        results[name] = losses, _digest(world, learner)
+    return results
+
+
+def resume(world: World, cases: dict[str, dict[str, Any]], folder: str) -> dict[str, tuple[list[float], str]]:
+    """The same of the steps after that state."""
+    results = {}
+    for name, case in cases.items():
+        config = configuration(case)
+        arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
+        names = [f"band_{i}" for i in range(BANDS)]
+        state = Path(folder) / name / "last"
+        learner, _ = go_on(state, config, arch, world, band_names=names, here=_IDENTITY)
+        losses = _take_steps(world, case, learner, range(SAVED_AFTER, STAGED_STEPS))
+        results[name] = losses, _digest(world, learner)
+    return results
 
 
 def begun(world: World, path: str | None) -> dict[str, torch.Tensor]:

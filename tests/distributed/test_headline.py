@@ -1,0 +1,211 @@
+"""The main configuration, scaled down: three stages, killed in each, on one process and on two, from three sources."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from cwsam_cli.train.state import find_state
+from tests.cli.conftest import striped, succeed, write
+from tests.cli.runs import history, load, options
+from tests.states import state_tensors
+
+ROOT = Path(__file__).parents[2]
+SHAPE = {
+    "embed_dim": 64,
+    "depth": 6,
+    "num_heads": 4,
+    "global_attn_indexes": [2, 5],
+    "window_size": 4,
+    "patch_size": 8,
+    "prompt_embed_dim": 64,
+    "decoder_mlp_dim": 64,
+}
+COMMON = (
+    "model.args.inp_size=64",
+    "model.args.num_classes=null",
+    "training_settings.workers=0",
+    "optimizer.args.lr=2e-3",
+    "epoch_val=1",
+    *(f"{split}_dataset.wrapper.args.inp_size=64" for split in ("train", "val", "test")),
+    *(f"{split}_dataset.dataset.args.classes=null" for split in ("train", "val", "test")),
+    *(f"model.args.encoder_mode.{key}={value}" for key, value in SHAPE.items()),
+)
+STAGES = "stages=[{name: integrate, epochs: 2}, {name: adapt, epochs: 2}, {name: finetune, epochs: 2, lr_factor: 0.2}]"
+LARGE = (
+    *COMMON,
+    STAGES,
+    "model.args.encoder_mode.moe_start_layer_index=3",
+    "train_dataset.batch_size=2",
+    "training_settings.grad_accum_steps=2",
+    "training_settings.warmup_steps=2",
+)
+"""10b_fsdp's own settings but for sizes and accumulation: a step of 4 tiles on one process, of 8 on two."""
+
+
+class Ground(NamedTuple):
+    """A dataset, the scene it was cut from, and what to grow from."""
+
+    scene: Path
+    dataset: Path
+    sources: dict[str, Path]
+
+
+def train(config: str, output: Path, dataset: Path, settings: tuple[str, ...], *more: object) -> list[str]:
+    words: list[object] = [sys.executable, "-m", "cwsam_cli", "train", "--config", config, *options(*settings)]
+    return [str(word) for word in (*words, "--data", dataset, "-o", output, "--device", "cpu", *more)]
+
+
+def start(words: list[str]) -> "subprocess.Popen[str]":
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(words: list[str]) -> str:
+    process = start(words)
+    _, stderr = process.communicate(timeout=400)
+    assert process.returncode == 0, stderr
+    return stderr
+
+
+def kill_after(words: list[str], output: Path, epochs: int) -> None:
+    """Kill a run and all its processes once so many epochs are over, and their state is whole."""
+    process = start(words)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        path = output / "last" / "state.json"
+        if path.exists() and json.loads(path.read_text("utf-8"))["progress"]["epoch"] >= epochs:
+            break
+        time.sleep(0.05)
+    assert process.poll() is None, process.communicate()[1]
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    """Tiles of stripes; a 1.5B-like and a 3B-like model trained on them, and a file with Segment Anything's keys."""
+    folder = tmp_path_factory.mktemp("headline")
+    image, codes = striped(256, 256, classes=4)
+    scene, labels = write(folder / "scene.tif", image), write(folder / "labels.tif", codes, nodata=255)
+    succeed("tile", scene, "--labels", labels, "-o", folder / "dataset", "--size", 64)
+    sources = {}
+    for name, config, first in (("1dot5b", "XinTong/1dot5B", 4), ("3b", "XinTong/3b", 2)):
+        settings = (
+            *COMMON,
+            f"model.args.encoder_mode.moe_start_layer_index={first}",
+            "sam_checkpoint=null",
+            "optimizer.name=adamw",
+            "epoch_max=2",
+        )
+        finish(train(config, folder / name, folder / "dataset", settings))
+        sources[name] = folder / name / "model_epoch_last.pth"
+    dense = load(sources["1dot5b"])["weights"]
+    official = {}
+    for name, value in dense.items():
+        expert = name.replace(".groups.0.lin1_", ".lin1.").replace(".groups.0.lin2_", ".lin2.")
+        if name.startswith("image_encoder.") and not any(part in name for part in ("router", "adapter", "prompt")):
+            official[expert] = (value[0] if expert != name else value).clone()
+    generator = torch.Generator().manual_seed(0)
+    official["mask_decoder.mask_tokens.weight"] = torch.randn(4, 64, generator=generator)
+    torch.save(official, folder / "sam.pth")
+    return Ground(scene, folder / "dataset", sources | {"sam": folder / "sam.pth"})
+
+
+def base_group(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in weights.items() if "image_encoder" in name and ".mlp.groups.0." in name}
+
+
+def source_group(source: Path, name: str) -> torch.Tensor:
+    """What group 0 was grown from: the source's experts of the block, or copies of its MLP."""
+    weights = load(source)
+    weights = weights.get("weights", weights)
+    if name in weights:
+        return weights[name]
+    dense = weights[name.replace(".groups.0.lin1_", ".lin1.").replace(".groups.0.lin2_", ".lin2.")]
+    return dense[None].expand(16, *dense.shape)
+
+
+def check(output: Path, source: Path) -> None:
+    """Group 0 is what it was grown from, bit for bit, and the loss fell."""
+    saved = load(output / "model_epoch_last.pth")
+    kept = base_group(saved["weights"])
+    assert len(kept) == 3 * 4
+    assert [name for name, value in kept.items() if not torch.equal(value, source_group(source, name))] == []
+    rows = history(output)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[-1]["train/loss"] < 0.98 * rows[0]["train/loss"]
+
+
+@pytest.mark.slow
+def test_the_headline_run_killed_in_each_stage_ends_like_one_that_was_not(ground: Ground, tmp_path: Path) -> None:
+    source = ground.sources["1dot5b"]
+    settings = (*LARGE, f"sam_checkpoint={source}")
+    told = finish(train("XinTong/10b_fsdp", tmp_path / "whole", ground.dataset, settings, "--gpus", 2))
+    assert [line.partition(":")[0] for line in told.splitlines() if "parameters learn" in line] == [
+        "integrate",
+        "adapt",
+        "finetune",
+    ]
+    check(tmp_path / "whole", source)
+    words = train("XinTong/10b_fsdp", tmp_path / "killed", ground.dataset, settings, "--gpus", 2)
+    for epochs in (1, 3, 5):  # of 2, 4 and 6: within each stage
+        kill_after(words, tmp_path / "killed", epochs)
+        words = [*words[:-1], "2", "--resume"] if "--resume" not in words else words
+    finish(words)
+    check(tmp_path / "killed", source)
+    whole, killed = (state_tensors(tmp_path / name / "last") for name in ("whole", "killed"))
+    assert [name for name in whole if not torch.equal(whole[name], killed[name])] == []
+    model = tmp_path / "killed" / "model_epoch_best.pth"
+    measured: Any = succeed("eval", "-c", model, "--data", ground.dataset, "--split", "val", "--json").stdout
+    best = max(row["val/mIoU"] for row in history(tmp_path / "killed"))
+    assert json.loads(measured)["mean_iou"] == pytest.approx(best, abs=0.03)  # float32 there, bf16 in training
+    succeed("predict", ground.scene, "-c", model, "-o", tmp_path / "map.tif")
+    assert (tmp_path / "map.tif").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "precision", "before", "after"),
+    [("1dot5b", "fp16", 2, 1), ("sam", "bf16", 1, 2), ("3b", "bf16", 1, 1)],
+)
+def test_the_headline_run_grows_from_any_source_and_goes_on_with_another_number_of_processes(
+    ground: Ground, tmp_path: Path, name: str, precision: str, before: int, after: int
+) -> None:
+    source = ground.sources[name]
+    settings = (*LARGE, f"sam_checkpoint={source}", f"training_settings.precision={precision}")
+    words = train("XinTong/10b_fsdp", tmp_path / "run", ground.dataset, settings)
+    kill_after([*words, "--gpus", str(before)], tmp_path / "run", 2)  # the next stage begins
+    assert find_state(tmp_path / "run" / "last") is not None
+    told = finish([*words, "--gpus", str(after), "--resume"])
+    assert "resuming from" in told
+    check(tmp_path / "run", source)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_before_a_jobs_end_saves_on_two_processes(
+    ground: Ground, tmp_path: Path, number: signal.Signals
+) -> None:
+    settings = (*LARGE, f"sam_checkpoint={ground.sources['1dot5b']}", "training_settings.save_every=1h")
+    words = train("XinTong/10b_fsdp", tmp_path / "run", ground.dataset, settings, "--gpus", 2)
+    process = start(words)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "history.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    if number == signal.SIGTERM:
+        os.killpg(process.pid, number)  # as scancel does, to all processes of a job
+    else:
+        process.send_signal(number)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert f"{number.name} in epoch" in stderr and "Traceback" not in stderr
+    assert find_state(tmp_path / "run" / "last") is not None
