@@ -61,9 +61,9 @@ def vectorize(
     $ cwsam vectorize worldcover.tif water.fgb --class "Permanent water bodies" --dst-crs EPSG:3035
 
     Polygons follow the pixel edges exactly and share their borders, also once simplified.
-    Fields: code, name, area_m2, area_ha, perim_m (geodesic where the map's CRS is in
-    degrees), pixels. A GeoPackage brings the map's colours to QGIS. GeoJSON is in
-    longitude and latitude.
+    Fields: code, name, area_m2, area_ha, perim_m, pixels. Areas and perimeters are geodesic
+    where the map's CRS is in degrees, or stretches them by more than 0.5 %. A GeoPackage
+    brings the map's colours to QGIS. GeoJSON is in longitude and latitude.
     """
     from cwsam_cli.pipelines.vectorize import VectorOptions, statistics, summary  # rasterio is slow to import
     from cwsam_cli.pipelines.vectorize import vectorize as run

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from cwsam_cli.files import refuse_existing, refuse_input, staged
 from cwsam_cli.geo.coverage import Coverage, counted
 from cwsam_cli.geo.features import CONFIDENCE, Columns, dissolve, wkb, wkb_of
 from cwsam_cli.geo.legend import Legend
-from cwsam_cli.geo.measure import measure_regions, row_areas, to_ground
+from cwsam_cli.geo.measure import measure_regions, pixel_areas, to_ground, with_areas
 from cwsam_cli.geo.polygonize import Regions, Simplify, Strip, polygonize
 from cwsam_cli.geo.reproject import Reprojection, crs_of, densify, densify_edges, split_at_antimeridian
 from cwsam_cli.geo.sieve import holes, new_codes, recode, without_holes
@@ -33,6 +34,7 @@ from cwsam_cli.geo.vector import (
 )
 
 _GEOJSON = ("GeoJSON", "GeoJSONSeq")
+_GEODESIC, _PROJECTED = "geodesic, on the map's ellipsoid", "projected, in the map's CRS"
 _ROUNDING = 1e-9
 """Relative difference of areas that sums of many doubles may have."""
 
@@ -85,6 +87,8 @@ class VectorResult:
     polygons: int
     areas: str
     """Of what kind they are."""
+    lengths: str
+    """Of what kind perimeters are."""
     area_m2: dict[str, float] = field(default_factory=dict)
     """By class name."""
     check: CheckResult | None = None
@@ -167,7 +171,7 @@ def vectorize(
         if code not in job.areas:
             log.warning("`%s` has no polygon of class `%s`", map_path, name)
     areas = {legend.name(code): area for code, area in sorted(job.areas.items())}
-    return VectorResult(output, job.polygons, job.kind_of_areas, areas, checked)
+    return VectorResult(output, job.polygons, job.kind_of_areas, job.kind_of_lengths, areas, checked)
 
 
 def _legend(source: ClassRaster, classes: str | None) -> Legend:
@@ -215,14 +219,20 @@ class _Job:
 
     @property
     def kind_of_areas(self) -> str:
-        """What areas and perimeters are."""
-        return "geodesic, on the map's ellipsoid" if self.source.grid.is_geographic else "projected, in the map's CRS"
+        """What areas are."""
+        return _PROJECTED if self.source.grid.keeps_areas else _GEODESIC
+
+    @property
+    def kind_of_lengths(self) -> str:
+        """What perimeters and the tolerance of simplifying are."""
+        return _PROJECTED if self.source.grid.keeps_lengths else _GEODESIC
 
     def metadata(self) -> dict[str, str]:
         """What is said of the layer."""
         return {
             "source": self.source.path.name,
             "areas": self.kind_of_areas,
+            "lengths": self.kind_of_lengths,
             "smallest mapping unit": self.options.min_area or "none",
             "holes filled": "yes" if self.options.fill_nodata_holes else "no",
             "simplified": self.options.simplify or "no",
@@ -232,16 +242,18 @@ class _Job:
     def batches(self, values: tuple[rasterio.vrt.WarpedVRT, ...]) -> Iterator[pa.RecordBatch]:
         """The layer's rows, as regions close."""
         grid, dissolved = self.source.grid, []
+        pixels_differ = not grid.keeps_areas and not grid.is_geographic
         found = polygonize(
-            self._strips(values),
+            self._strips(values, pixels_differ),
             grid.width,
             grid.height,
-            statistics=len(values),
+            statistics=len(values) + pixels_differ,
             simplify=self.simplify,
             outline=self.options.check,
         )
         for regions in found:
-            areas, perimeters = measure_regions(regions, grid)
+            pixels_m2 = regions.sums[:, -1, 1] if pixels_differ else None
+            areas, perimeters = measure_regions(regions, grid, pixels_m2)
             placed = self._placed(regions, areas)
             if self.codes:
                 chosen = np.flatnonzero(np.isin(placed.codes, self.codes))
@@ -258,7 +270,7 @@ class _Job:
             self.polygons = len(whole)
             yield self.columns.batch(whole, areas, perimeters, self.legend, wkb_of(self._on_globe(geometry)))
 
-    def _strips(self, values: tuple[rasterio.vrt.WarpedVRT, ...]) -> Iterator[Strip]:
+    def _strips(self, values: tuple[rasterio.vrt.WarpedVRT, ...], pixels_differ: bool) -> Iterator[Strip]:
         """The map as it becomes polygons: holes filled, small regions joined."""
         width = self.source.grid.width
 
@@ -277,8 +289,8 @@ class _Job:
             weights, minimum = sieve_weights(self.source.grid, *self.min_area)
             strips = recode(strips, width, new_codes(filled("small regions"), width, weights, minimum))
         if self.options.check:
-            strips = counted(strips, row_areas(self.source.grid), self.coverage.mapped)
-        return strips
+            strips = counted(strips, partial(pixel_areas, self.source.grid), self.coverage.mapped)
+        return with_areas(strips, self.source.grid) if pixels_differ else strips
 
     def _placed(self, regions: Regions, areas: NDArray[np.float64]) -> Regions:
         """The regions with coordinates of the output's CRS; the check looks at these."""
@@ -361,7 +373,8 @@ def statistics(confidence: Path | None, named: Sequence[str]) -> dict[str, Path]
 def summary(result: VectorResult) -> str:
     """The result in a line, and the check's figures in another."""
     hectares = sum(result.area_m2.values()) / 1e4
-    text = f"{result.path}: {result.polygons:,} polygons, {hectares:,.0f} ha ({result.areas})"
+    lengths = "too" if result.lengths == result.areas else result.lengths
+    text = f"{result.path}: {result.polygons:,} polygons, {hectares:,.0f} ha ({result.areas}; lengths {lengths})"
     if result.check:
         found = result.check
         text += (

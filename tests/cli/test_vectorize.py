@@ -12,7 +12,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from pyproj import Geod
+from pyproj import Geod, Transformer
 from rasterio.features import rasterize, shapes
 from rasterio.transform import from_origin
 from typer.testing import Result
@@ -122,9 +122,55 @@ def test_areas_in_degrees_are_those_of_the_classes_pixels(cwsam: Cwsam, make_ras
 
 def test_areas_are_square_metres_in_a_crs_of_feet(cwsam: Cwsam, make_raster: Any) -> None:
     codes = np.ones((10, 10), np.uint8)
-    cwsam("vectorize", make_raster("map.tif", codes, crs="EPSG:2264"), "polygons.gpkg")
+    scene = make_raster("map.tif", codes, crs="EPSG:2264", transform=from_origin(2e6, 7e5, 30, 30))
+    cwsam("vectorize", scene, "polygons.gpkg")
     foot = 1200 / 3937
     assert gpd.read_file("polygons.gpkg")["area_m2"].sum() == pytest.approx(100 * 900 * foot**2)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:3395"])
+@pytest.mark.parametrize("dst", [(), ("--dst-crs", "EPSG:4326")])
+def test_areas_in_a_mercator_plane_are_those_on_the_ground(
+    cwsam: Cwsam, make_raster: Any, crs: str, dst: tuple[str, ...]
+) -> None:
+    import pyogrio
+
+    codes = np.ones((20, 30), np.uint8)
+    codes[5:9, 5:25] = 2  # 80 pixels: 7.2 ha in the plane, 1.8 ha on the ground
+    x, y = Transformer.from_crs(4326, crs, always_xy=True).transform(10, 60)
+    scene = make_raster("map.tif", codes, crs=crs, transform=from_origin(x, y, 30, 30))
+    said = cwsam("vectorize", scene, "p.gpkg", "--check", *dst).stdout
+    assert "ha (geodesic, on the map's ellipsoid; lengths too)" in said
+    metadata = pyogrio.read_info("p.gpkg", layer="p")["layer_metadata"]
+    assert metadata["areas"].startswith("geodesic") and metadata["lengths"].startswith("geodesic")
+    polygons = gpd.read_file("p.gpkg", layer="p").sort_values("code")
+    geod = Geod(ellps="WGS84")
+    degrees = shapely.orient_polygons(polygons.to_crs("EPSG:4326").geometry.to_numpy())
+    area, length = geod.geometry_area_perimeter(degrees[1])
+    assert polygons["area_m2"].iloc[1] == pytest.approx(area, rel=1e-4)
+    assert polygons["perim_m"].iloc[1] == pytest.approx(length, rel=1e-4)
+    cwsam("vectorize", scene, "large.gpkg", "--min-area", "5ha", "--check", *dst)
+    assert gpd.read_file("large.gpkg", layer="large")["code"].tolist() == [1]
+
+
+def test_areas_and_lengths_are_told_apart_where_only_lengths_are_stretched(cwsam: Cwsam, make_raster: Any) -> None:
+    x, y = Transformer.from_crs(4326, 5070, always_xy=True).transform(-122, 48)
+    scene = make_raster("map.tif", patchwork(), crs="EPSG:5070", transform=from_origin(x, y, 30, 30))
+    told = json.loads(cwsam("vectorize", scene, "p.gpkg", "--check", "--json").stdout)
+    assert told["areas"].startswith("projected") and told["lengths"].startswith("geodesic")
+    assert sum(told["area_m2"].values()) == pytest.approx(50 * 70 * 900, rel=1e-12)
+
+
+@pytest.mark.parametrize("options", [("--simplify", "20m"), ("--min-area", "1ha"), ("--dissolve",), ("--class", "1")])
+def test_a_polar_map_has_the_areas_of_its_pixels_on_the_ground(
+    cwsam: Cwsam, make_raster: Any, options: tuple[str, ...]
+) -> None:
+    codes = patchwork(grain=5)
+    scene = make_raster("map.tif", codes, crs="EPSG:3413", transform=from_origin(-1000, 900, 30, 30))
+    told = json.loads(cwsam("vectorize", scene, "p.gpkg", "--check", "--json", *options).stdout)
+    pixel = 900 / 0.9702**2  # the plane is 3 % too small at the pole
+    expected = (codes == 1).sum() if "--class" in options else codes.size
+    assert sum(told["area_m2"].values()) == pytest.approx(expected * pixel, rel=1e-3)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32"])
