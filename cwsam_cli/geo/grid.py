@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, floor, sqrt
 
+import numpy as np
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from pyproj import CRS as ProjCRS
 from pyproj import Geod
 from rasterio.crs import CRS
@@ -108,6 +110,14 @@ class Grid:
         left, top = window.col_off, window.row_off
         right, bottom = left + window.width, top + window.height
         return [self.transform * corner for corner in ((left, top), (right, top), (right, bottom), (left, bottom))]
+
+    def transects(self, count: int = 17) -> Iterator[NDArray[np.float64]]:
+        """Columns and rows (N, 2) of all pixel corners along the raster's edges and lines between them."""
+        across, down = np.arange(self.width + 1.0), np.arange(self.height + 1.0)
+        for row in np.linspace(0, self.height, count):
+            yield np.stack([across, np.full_like(across, row)], axis=1)
+        for column in np.linspace(0, self.width, count):
+            yield np.stack([np.full_like(down, column), down], axis=1)
 
     def within(self, bounds: Sequence[float]) -> Window:
         """The pixels that (west, south, east, north) touches: snapped outward, cut to the grid.

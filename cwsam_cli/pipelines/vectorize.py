@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import rasterio
+import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
@@ -145,7 +146,7 @@ def vectorize(
         columns = Columns.of(list(options.statistics), shapefile=driver == "ESRI Shapefile")
         job = _Job(source, options, legend, columns, driver)
         batches = job.batches(values)
-        geometry_type = "MultiPolygon" if options.dissolve else "Polygon"
+        geometry_type = "MultiPolygon" if options.dissolve or job.is_multi else "Polygon"
         if driver == "ESRI Shapefile":
             batches = within_shapefile(batches, output.name)
         with staged(output, overwrite=overwrite or append) as path:
@@ -206,9 +207,14 @@ class _Job:
                     "GeoJSON is in longitude and latitude only (RFC 7946)", hint="leave out --dst-crs, or write a .gpkg"
                 )
             target = degrees
+        crosses = False
         if target != self.crs:
             self.reprojection = Reprojection(self.crs, target)
             self.crs = target
+            lines = (to_ground(line, source.grid.transform) for line in source.grid.transects())
+            crosses = any(map(self.reprojection.jumps, lines))
+        self.is_multi = crosses and driver not in _GEOJSON
+        """Whether every polygon is written as a multipolygon, since some are split."""
 
     def _simplify(self) -> Simplify | None:
         options, grid = self.options, self.source.grid
@@ -312,12 +318,15 @@ class _Job:
 
     def _geometry(self, regions: Regions) -> pa.Array:
         x = regions.xy[:, 0]
+        if self.is_multi:
+            parts, polygons = shapely.get_parts(self._on_globe(regions.polygons()), return_index=True)
+            return wkb_of(np.asarray(shapely.multipolygons(parts, indices=polygons)))
         if self.driver in _GEOJSON and (np.abs(np.diff(x) if self.reprojection else x) > 180).any():
             return wkb_of(self._on_globe(regions.polygons()))
         return wkb(regions.xy, regions)
 
     def _on_globe(self, geometry: NDArray[np.object_]) -> NDArray[np.object_]:
-        if self.driver not in _GEOJSON:
+        if self.driver not in _GEOJSON and not self.is_multi:
             return geometry
         return split_at_antimeridian(geometry, wrapped=self.reprojection is not None)
 

@@ -283,13 +283,22 @@ def test_a_geojson_has_its_rings_and_members_as_rfc_7946_has_them(cwsam: Cwsam, 
         assert outer.is_ccw and not any(hole.is_ccw for hole in holes)
 
 
-def test_a_geojson_across_the_antimeridian_does_not_run_round_the_globe(cwsam: Cwsam, make_raster: Any) -> None:
+@pytest.mark.parametrize("options", [(), ("--dissolve",)])
+@pytest.mark.parametrize("file", ["p.geojson", "p.gpkg", "p.fgb", "p.shp", "p.parquet"])
+def test_polygons_in_degrees_across_the_antimeridian_do_not_run_round_the_globe(
+    cwsam: Cwsam, make_raster: Any, file: str, options: tuple[str, ...]
+) -> None:
     codes = np.ones((20, 30), np.uint8)
     codes[5:9, 10:20] = 2
     transform = from_origin(620_000, 7_000_000, 2000, 2000)  # zone 60, over 180 degrees
     scene = make_raster("map.tif", codes, crs="EPSG:32660", transform=transform)
-    cwsam("vectorize", scene, "p.geojson", "--check")
-    parts = gpd.read_file("p.geojson").explode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        said = cwsam("vectorize", scene, file, "--check", "--dst-crs", "EPSG:4326", *options).stderr
+    assert "warning" not in said
+    polygons = READERS.get(Path(file).suffix, gpd.read_file)(file)
+    assert polygons.geometry.is_valid.all() and sorted(polygons["code"]) == [1, 2]
+    parts = polygons.explode()
     assert ((parts.bounds.maxx - parts.bounds.minx) < 2).all()
     assert parts.bounds.minx.min() < -179 and parts.bounds.maxx.max() > 179
     area = parts.to_crs("EPSG:6933").area.sum()
