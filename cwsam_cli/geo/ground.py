@@ -36,6 +36,11 @@ class Plane:
     """Metres per unit of the CRS."""
 
     @property
+    def name(self) -> str:
+        """The CRS's name."""
+        return str(ProjCRS.from_wkt(self.wkt).name)
+
+    @property
     def form(self) -> Floats:
         """E, F and G as the CRS's plane has them."""
         t = self.transform
@@ -93,6 +98,11 @@ def stretches(plane: Plane) -> tuple[float, float]:
     if np.isnan(linear).any():
         return 0.0, 0.0  # no point lies on the Earth
     return float(np.abs(np.sqrt(ratio) - 1).max()), float(np.abs(linear - 1).max())
+
+
+def covered_m2(plane: Plane) -> float:
+    """About how many m² of ground a map covers; NaN if no point of it lies on the Earth."""
+    return float(area_of(_lattice(plane, _COARSE).forms).mean()) * plane.width * plane.height
 
 
 @lru_cache(maxsize=32)

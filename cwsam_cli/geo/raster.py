@@ -27,6 +27,7 @@ from rasterio.windows import Window
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, MachineError, MissingCRS
 from cwsam_cli.geo.grid import Grid
+from cwsam_cli.geo.place import refuse_impossible
 
 GDAL_CACHE = 16 << 20  # bytes, as rasterio takes them; GDAL's default is 5 % of the memory, and 64 MB were no faster
 
@@ -325,7 +326,7 @@ def refuse_unplaced(dataset: rasterio.DatasetReader, path: Path | str) -> None:
     """Stop at a raster whose pixels have no place of their own.
 
     Raises:
-        DataError: it is georeferenced by control points or RPCs only.
+        DataError: it is georeferenced by control points or RPCs only, or its coordinates are impossible.
     """
     transform = dataset.transform
     unplaced = (transform.a, transform.b, transform.c, transform.d, transform.f) == (1, 0, 0, 0, 0)
@@ -334,6 +335,7 @@ def refuse_unplaced(dataset: rasterio.DatasetReader, path: Path | str) -> None:
         raise DataError(
             f"`{path}` is georeferenced by {how} only", hint=f"warp it first: gdalwarp {option} {path} warped.tif"
         )
+    refuse_impossible(Grid.of(dataset), path)
 
 
 def _band_names(dataset: rasterio.DatasetReader) -> list[str]:

@@ -556,6 +556,12 @@ def test_a_map_rotated_in_degrees_is_refused_where_rows_need_one_size(
         assert sum(told["area_m2"].values()) == pytest.approx(equal_area, rel=1e-4)
 
 
+def test_a_map_beside_the_earth_is_refused_by_its_corner(refused: Any, make_raster: Any) -> None:
+    scene = make_raster("map.tif", patchwork(), crs="EPSG:4326", transform=from_origin(10, -262_096, 0.1, 0.1))
+    message = refused(4, "vectorize", scene, "p.gpkg", names="upper left corner of `")
+    assert "latitude -262,096°, beyond a pole" in message and "gdal_translate -a_ullr" in message
+
+
 def test_a_chosen_class_without_a_polygon_is_warned_of(cwsam: Cwsam, make_raster: Any) -> None:
     scene = make_raster("map.tif", patchwork(), nodata=255)
     said = cwsam("vectorize", scene, "p.gpkg", "--class", "2", "--class", "99").stderr
