@@ -50,6 +50,9 @@ def vectorize(
     append: Annotated[
         bool, typer.Option("--append", help="Add to an existing GeoPackage: to its layer, or as another one.")
     ] = False,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Append also where the layer has polygons already.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -88,6 +91,7 @@ def vectorize(
         format_name=format_name,
         layer=layer,
         append=append,
+        allow_overlap=allow_overlap,
         overwrite=overwrite,
     )
     print_result(result, summary(result), as_json=as_json)

@@ -26,6 +26,7 @@ from cwsam_cli.geo.sieve import holes, new_codes, recode, without_holes
 from cwsam_cli.geo.strips import ClassRaster, on_grid, open_classes
 from cwsam_cli.geo.units import AREAS, LENGTHS, metres_a_step, quantity, sieve_weights
 from cwsam_cli.geo.vector import (
+    beside_layer,
     copy_geopackage,
     refuse_other_layer,
     vector_driver,
@@ -105,6 +106,7 @@ def vectorize(
     format_name: str | None = None,
     layer: str | None = None,
     append: bool = False,
+    allow_overlap: bool = False,
     overwrite: bool = False,
 ) -> VectorResult:
     """Turn a class raster into polygons along its pixel edges.
@@ -118,10 +120,12 @@ def vectorize(
         format_name: the format, where the suffix is another.
         layer: its name; the output's stem if None.
         append: to a layer of an older GeoPackage, or beside its layers.
+        allow_overlap: append also where the layer has polygons already.
         overwrite: replace an older file.
 
     Raises:
-        DataError: the raster is no class raster, or the polygons are no coverage.
+        DataError: the raster is no class raster, the polygons are no coverage, or they lie where the layer
+            to append to has polygons already.
         MissingCRS: it has no CRS, so areas would have no unit.
     """
     options = options or VectorOptions()
@@ -129,6 +133,8 @@ def vectorize(
     refuse_input(output, map_path, *options.statistics.values())
     if append and (driver != "GPKG" or overwrite):
         raise UsageError("--append is for a GeoPackage, without --overwrite", hint="write a .gpkg")
+    if allow_overlap and not append:
+        raise UsageError("--allow-overlap is for --append", hint="add --append, or leave it out")
     refuse_existing(output, overwrite=overwrite or append)
     layer = layer or output.stem
     with (
@@ -153,6 +159,8 @@ def vectorize(
             if append and output.exists():
                 refuse_other_layer(output, layer, job.crs, columns.schema, geometry_type)
                 copy_geopackage(output, path)
+                if not allow_overlap:
+                    batches = beside_layer(batches, output, layer)
             write_stream(
                 batches,
                 columns.schema,

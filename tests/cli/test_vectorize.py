@@ -508,7 +508,9 @@ def test_rounded_polygons_are_a_coverage(cwsam: Cwsam, make_raster: Any) -> None
 def test_maps_can_be_appended_to_a_layer_and_beside_it(cwsam: Cwsam, make_raster: Any) -> None:
     import sqlite3
 
-    west, east = make_raster("west.tif", patchwork(seed=1)), make_raster("east.tif", patchwork(seed=2) + 4)
+    beside = from_origin(602_100, 4_000_000, 30, 30)  # 70 pixels farther east
+    west = make_raster("west.tif", patchwork(seed=1))
+    east = make_raster("east.tif", patchwork(seed=2) + 4, transform=beside)
     cwsam("vectorize", west, "p.gpkg", "--append", "--layer", "cover")  # nothing is there yet
     first = len(gpd.read_file("p.gpkg", layer="cover"))
     cwsam("vectorize", east, "p.gpkg", "--append", "--layer", "cover")
@@ -519,6 +521,39 @@ def test_maps_can_be_appended_to_a_layer_and_beside_it(cwsam: Cwsam, make_raster
     assert len(gpd.read_file("p.gpkg", layer="cover")) == len(both)
     styles = dict(sqlite3.connect("p.gpkg").execute("SELECT f_table_name, styleQML FROM layer_styles"))
     assert styles["cover"].count("<category ") == 8 and styles["east"].count("<category ") == 4
+
+
+@pytest.mark.parametrize("dst", [(), ("--dst-crs", "EPSG:3035")])
+@pytest.mark.parametrize("columns", [0, 40])
+def test_a_map_of_ground_that_the_layer_has_already_is_appended_only_on_demand(
+    refused: Any, cwsam: Cwsam, make_raster: Any, columns: int, dst: tuple[str, ...]
+) -> None:
+    west = make_raster("west.tif", patchwork(seed=1), nodata=255)
+    moved = from_origin(600_000 + 30 * columns, 4_000_000, 30, 30)
+    east = make_raster("east.tif", patchwork(seed=2), nodata=255, transform=moved)
+    cwsam("vectorize", west, "p.gpkg", *dst)
+    before = len(gpd.read_file("p.gpkg", layer="p"))
+    message = refused(4, "vectorize", east, "p.gpkg", "--append", *dst, names="layer `p` of `p.gpkg`")
+    assert "--allow-overlap" in message
+    if not dst:
+        assert f"from {moved.c:.0f}, 3998500 to 602100, 4000000" in message
+    cwsam("vectorize", east, "p.gpkg", "--append", "--allow-overlap", *dst)
+    assert len(gpd.read_file("p.gpkg", layer="p")) > before
+
+
+def test_only_ground_with_a_class_overlaps(cwsam: Cwsam, make_raster: Any) -> None:
+    west, east = patchwork(seed=1), patchwork(seed=2)
+    west[:, 50:], east[:, :50] = 255, 255
+    for name, codes in (("west.tif", west), ("east.tif", east)):
+        cwsam("vectorize", make_raster(name, codes, nodata=255), "p.gpkg", "--append", "--layer", "cover")
+    nothing = make_raster("none.tif", np.full_like(west, 255), nodata=255)
+    cwsam("vectorize", nothing, "p.gpkg", "--append", "--layer", "cover")
+    area = gpd.read_file("p.gpkg", layer="cover")["area_m2"].sum()
+    assert area == pytest.approx(50 * 70 * 900)
+
+
+def test_overlap_can_be_allowed_only_where_something_is_appended(refused: Any, make_raster: Any) -> None:
+    refused(2, "vectorize", make_raster("map.tif", patchwork()), "p.gpkg", "--allow-overlap", names="--allow-overlap")
 
 
 def test_what_does_not_fit_a_layer_is_not_appended(refused: Any, make_raster: Any, tmp_path: Path) -> None:
