@@ -1,5 +1,6 @@
 """Sizes as people write them, `1ha` or `15m`, on a map's grid."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -31,6 +32,13 @@ def quantity(text: str, units: dict[str, float], option: str) -> tuple[float, bo
         examples = ", ".join(f"10{unit}" for unit in units)
         raise UsageError(f"{option} `{text}` is no size", hint=f"a number with its unit: {examples}")
     return float(match[1]) * (units[match[2]] or 1.0), match[2] == "px"
+
+
+def area_text(area_m2: float) -> str:
+    """An area for people: whole hectares, or three digits of a small one."""
+    value, unit = (area_m2 / 1e4, "ha") if area_m2 >= 1e3 else (area_m2, "m²")
+    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:,.{max(0, digits)}f} {unit}"
 
 
 def metres_a_step(grid: Grid) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ from cwsam_cli.geo.polygonize import Regions, Simplify, Strip, polygonize
 from cwsam_cli.geo.reproject import Reprojection, crs_of, densify, densify_edges, split_at_antimeridian
 from cwsam_cli.geo.sieve import holes, new_codes, recode, without_holes
 from cwsam_cli.geo.strips import ClassRaster, on_grid, open_classes
-from cwsam_cli.geo.units import AREAS, LENGTHS, metres_a_step, quantity, sieve_weights
+from cwsam_cli.geo.units import AREAS, LENGTHS, area_text, metres_a_step, quantity, sieve_weights
 from cwsam_cli.geo.vector import (
     beside_layer,
     copy_geopackage,
@@ -352,7 +352,7 @@ class _Job:
         if found.unmatched or found.invalid or (exact and found.area_error > _ROUNDING):
             raise DataError(
                 f"the polygons of `{self.source.path}` are no coverage: {found.unmatched} edges without their"
-                f" opposite, {found.invalid} invalid polygons, class areas off by {found.area_error:.2g}",
+                f" opposite, {found.invalid} invalid polygons, class areas off by {100 * found.area_error:.2g} %",
                 hint="nothing was written; please report this with the map",
             )
         return result
@@ -389,13 +389,14 @@ def statistics(confidence: Path | None, named: Sequence[str]) -> dict[str, Path]
 
 def summary(result: VectorResult) -> str:
     """The result in a line, and the check's figures in another."""
-    hectares = sum(result.area_m2.values()) / 1e4
+    area = area_text(sum(result.area_m2.values()))
     lengths = "too" if result.lengths == result.areas else result.lengths
-    text = f"{result.path}: {result.polygons:,} polygons, {hectares:,.0f} ha ({result.areas}; lengths {lengths})"
+    text = f"{result.path}: {result.polygons:,} polygons, {area} ({result.areas}; lengths {lengths})"
     if result.check:
         found = result.check
         text += (
             f"\nchecked: {found.edges:,} edges, {found.unmatched_edges} without their opposite;"
-            f" {found.invalid_polygons} invalid polygons; class areas off by {found.largest_area_error:.2g} at most"
+            f" {found.invalid_polygons} invalid polygons; class areas off by {100 * found.largest_area_error:.2g} %"
+            " at most"
         )
     return text

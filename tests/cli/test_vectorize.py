@@ -1,6 +1,7 @@
 """Polygons are the map in other words: same ground, same classes, same areas."""
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -614,3 +615,13 @@ def test_the_last_line_says_which_areas_are_meant_in_any_format(
     scene = make_raster("map.tif", patchwork(), **place)
     assert f"ha ({kind}" in cwsam("vectorize", scene, "p.shp").stdout
     assert json.loads(cwsam("vectorize", scene, "p.fgb", "--json").stdout)["areas"].startswith(kind)
+def test_the_check_tells_the_area_of_a_small_map_and_per_cent(cwsam: Cwsam, make_raster: Any) -> None:
+    rows, cols = np.mgrid[:20, :30]
+    codes = (rows > 10 + cols // 3 % 2).astype(np.uint8) + 1
+    scene = make_raster("map.tif", codes, transform=from_origin(600_000, 4_000_000, 1, 1))
+    said = cwsam("vectorize", scene, "p.gpkg", "--check").stdout
+    assert "2 polygons, 600 m² (projected" in said and "class areas off by 0 % at most" in said
+    said = cwsam("vectorize", scene, "simple.gpkg", "--check", "--simplify", "2px").stdout
+    assert re.search(r"class areas off by \d\.?\d* % at most", said)
+
+
