@@ -1,11 +1,12 @@
-"""Refuse rasters whose coordinates cannot be on the Earth."""
+"""Say what a raster lacks to have a place on the Earth, or why the one it has is impossible."""
 
+from collections.abc import Iterable
 from math import hypot, isfinite, isnan
 from pathlib import Path
 
 from rasterio.windows import Window
 
-from cwsam_cli.errors import DataError
+from cwsam_cli.errors import DataError, MissingCRS
 from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.ground import covered_m2
 
@@ -17,13 +18,46 @@ _BEYOND_POLE = 1.0
 """Degrees; the first and last pixel of a global grid often have their middles on the poles."""
 
 
+def missing_crs(path: Path | str, grid: Grid, why: str, others: Iterable[tuple[Path | str, Grid]] = ()) -> MissingCRS:
+    """The error for a raster without a CRS, whose hint also gives it a position if it has none.
+
+    Args:
+        path: the raster.
+        grid: its pixels.
+        why: what that prevents, the end of the sentence.
+        others: other rasters of the same command; one of equal size may have what is missing.
+    """
+    if has_position(grid):
+        return MissingCRS(path, why)
+    size = (grid.width, grid.height)
+    for other, own in others:
+        if own.crs is not None and has_position(own) and (own.width, own.height) == size:
+            # Not --all: it also copies nodata, which may be a class here.
+            copy = f"rio edit-info --like {other} --crs like --transform like {path}"
+            return MissingCRS(path, f"nor a position, {why}", hint=f"if both show the same ground: {copy}")
+    both = f"gdal_translate -a_srs EPSG:<code> -a_ullr <ULX> <ULY> <LRX> <LRY> {path} placed.tif"
+    return MissingCRS(path, f"nor a position, {why}", hint=f"if you know both: {both}")
+
+
+def has_position(grid: Grid) -> bool:
+    """Whether a transform was set; without one GDAL tells column and row."""
+    t = grid.transform
+    return (t.a, t.b, t.c, t.d, abs(t.e), t.f) != (1, 0, 0, 0, 1, 0)
+
+
 def refuse_impossible(grid: Grid, path: Path | str) -> None:
     """Stop at a raster that its CRS and transform put beside the Earth.
 
     Raises:
-        DataError: a corner is no number, lies beyond a pole, or the raster is larger than the Earth.
+        DataError: a corner is no number, lies beyond a pole, or the raster is larger than the Earth; or it has
+            a CRS but no transform.
     """
-    hint = f"give it its position: gdal_translate -a_ullr ULX ULY LRX LRY {path} placed.tif"
+    if not has_position(grid) and (grid.is_geographic or grid.plane is not None):
+        raise DataError(
+            f"`{path}` has a coordinate reference system but no position: its upper left corner lies at 0, 0",
+            hint=f"give it one: gdal_translate -a_ullr <ULX> <ULY> <LRX> <LRY> {path} placed.tif",
+        )
+    hint = f"give it its position: gdal_translate -a_ullr <ULX> <ULY> <LRX> <LRY> {path} placed.tif"
     corners = grid.corners(Window(0, 0, grid.width, grid.height))
     for name, (x, y) in zip(_CORNERS, corners, strict=True):
         if not (isfinite(x) and isfinite(y)):

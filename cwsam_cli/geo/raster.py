@@ -25,9 +25,9 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from cwsam_cli.console import log
-from cwsam_cli.errors import DataError, MachineError, MissingCRS
+from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.geo.grid import Grid
-from cwsam_cli.geo.place import refuse_impossible
+from cwsam_cli.geo.place import missing_crs, refuse_impossible
 
 GDAL_CACHE = 16 << 20  # bytes, as rasterio takes them; GDAL's default is 5 % of the memory, and 64 MB were no faster
 
@@ -283,7 +283,7 @@ def _untagged(dataset: rasterio.DatasetReader) -> Iterator[rasterio.DatasetReade
 def _resampled(dataset: rasterio.DatasetReader, grid: Grid, pixel_m: float, path: Path | str) -> WarpedVRT:
     """The scene with pixels of another size: means of smaller ones, or between larger ones."""
     if grid.gsd_m is None:
-        raise MissingCRS(path, "so nobody knows how large its pixels are")
+        raise missing_crs(path, grid, "so its pixels have no size on the ground")
     width, height = (max(1, round(pixels * grid.gsd_m / pixel_m)) for pixels in (grid.width, grid.height))
     masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0] and not _tagged_alpha(dataset)
     return WarpedVRT(

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from cwsam_cli.console import log
-from cwsam_cli.errors import DataError, MissingCRS, UsageError
+from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input, staged
 from cwsam_cli.geo.coverage import Coverage, counted
 from cwsam_cli.geo.features import CONFIDENCE, Columns, dissolve, wkb, wkb_of
+from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.legend import Legend
 from cwsam_cli.geo.measure import measure_regions, pixel_areas, to_ground, with_areas
+from cwsam_cli.geo.place import missing_crs
 from cwsam_cli.geo.polygonize import Regions, Simplify, Strip, polygonize
 from cwsam_cli.geo.reproject import Reprojection, crs_of, densify, densify_edges, split_at_antimeridian
 from cwsam_cli.geo.sieve import holes, new_codes, recode, without_holes
@@ -139,10 +141,11 @@ def vectorize(
     layer = layer or output.stem
     with (
         open_classes(map_path, band) as source,
-        on_grid(list(options.statistics.values()), source.grid) as values,
+        on_grid(list(options.statistics.values()), source) as values,
     ):
         if source.grid.crs is None:
-            raise MissingCRS(map_path, "so areas would have no unit")
+            others = [(value.src_dataset.name, Grid.of(value.src_dataset)) for value in values]
+            raise missing_crs(map_path, source.grid, "so areas would have no unit", others)
         if options.measures_rows and source.grid.is_geographic and source.grid.transform.d:
             raise DataError(
                 f"`{map_path}` is rotated in degrees, so pixels of one row differ on the ground",

@@ -592,6 +592,18 @@ def test_a_map_rotated_in_degrees_is_refused_where_rows_need_one_size(
         assert sum(told["area_m2"].values()) == pytest.approx(equal_area, rel=1e-4)
 
 
+def test_a_map_without_a_place_is_told_where_to_get_one(refused: Any, make_raster: Any) -> None:
+    scene = make_raster("map.tif", patchwork(), crs=None, transform=Affine.identity())
+    sure = make_raster("sure.tif", np.ones((50, 70), np.float32))
+    assert "-a_ullr" in refused(4, "vectorize", scene, "p.gpkg", names="nor a position")
+    message = refused(4, "vectorize", scene, "p.gpkg", "--confidence", sure, names="nor a position")
+    assert f"--like {sure} --crs like --transform like {scene}" in message
+    sure = make_raster("sure.tif", np.ones((50, 70), np.float32), crs=None, transform=Affine.identity())
+    scene = make_raster("map.tif", patchwork())
+    message = refused(4, "vectorize", scene, "p.gpkg", "--confidence", sure, names="sure.tif` has no")
+    assert f"--like {scene} --crs like --transform like {sure}" in message
+
+
 def test_a_map_beside_the_earth_is_refused_by_its_corner(refused: Any, make_raster: Any) -> None:
     scene = make_raster("map.tif", patchwork(), crs="EPSG:4326", transform=from_origin(10, -262_096, 0.1, 0.1))
     message = refused(4, "vectorize", scene, "p.gpkg", names="upper left corner of `")
@@ -607,14 +619,6 @@ def test_a_chosen_class_without_a_polygon_is_warned_of(cwsam: Cwsam, make_raster
     assert len(gpd.read_file("none.gpkg", layer="none")) == 0
 
 
-@pytest.mark.parametrize(("crs", "kind"), [("EPSG:4326", "geodesic"), ("EPSG:32617", "projected")])
-def test_the_last_line_says_which_areas_are_meant_in_any_format(
-    cwsam: Cwsam, make_raster: Any, crs: str, kind: str
-) -> None:
-    place = {"crs": crs} | ({"transform": from_origin(10, 50, 0.001, 0.001)} if crs == "EPSG:4326" else {})
-    scene = make_raster("map.tif", patchwork(), **place)
-    assert f"ha ({kind}" in cwsam("vectorize", scene, "p.shp").stdout
-    assert json.loads(cwsam("vectorize", scene, "p.fgb", "--json").stdout)["areas"].startswith(kind)
 def test_the_check_tells_the_area_of_a_small_map_and_per_cent(cwsam: Cwsam, make_raster: Any) -> None:
     rows, cols = np.mgrid[:20, :30]
     codes = (rows > 10 + cols // 3 % 2).astype(np.uint8) + 1
@@ -625,3 +629,11 @@ def test_the_check_tells_the_area_of_a_small_map_and_per_cent(cwsam: Cwsam, make
     assert re.search(r"class areas off by \d\.?\d* % at most", said)
 
 
+@pytest.mark.parametrize(("crs", "kind"), [("EPSG:4326", "geodesic"), ("EPSG:32617", "projected")])
+def test_the_last_line_says_which_areas_are_meant_in_any_format(
+    cwsam: Cwsam, make_raster: Any, crs: str, kind: str
+) -> None:
+    place = {"crs": crs} | ({"transform": from_origin(10, 50, 0.001, 0.001)} if crs == "EPSG:4326" else {})
+    scene = make_raster("map.tif", patchwork(), **place)
+    assert f"ha ({kind}" in cwsam("vectorize", scene, "p.shp").stdout
+    assert json.loads(cwsam("vectorize", scene, "p.fgb", "--json").stdout)["areas"].startswith(kind)

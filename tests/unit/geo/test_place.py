@@ -1,14 +1,23 @@
 """What a raster says of its place must be possible."""
 
+import subprocess
+import sys
+from collections.abc import Callable
 from math import inf, nan
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 
 from cwsam_cli.errors import DataError
 from cwsam_cli.geo.grid import Grid
-from cwsam_cli.geo.place import refuse_impossible
+from cwsam_cli.geo.place import missing_crs, refuse_impossible
+
+MakeRaster = Callable[..., Any]
 
 
 def on(crs: str, transform: Affine, width: int = 100, height: int = 80) -> Grid:
@@ -52,3 +61,36 @@ def test_impossible_coordinates_are_refused_by_their_corner(grid: Grid, told: st
 )
 def test_whole_earths_and_places_of_their_own_are_possible(grid: Grid) -> None:
     refuse_impossible(grid, "map.tif")
+
+
+@pytest.mark.parametrize("transform", [Affine.identity(), Affine.scale(1, -1)])
+def test_a_crs_without_a_position_is_no_place(transform: Affine) -> None:
+    with pytest.raises(DataError, match="no position") as caught:
+        refuse_impossible(on("EPSG:26917", transform), "map.tif")
+    assert "-a_ullr" in caught.value.hint
+
+
+def test_what_a_raster_lacks_is_named_and_copied_from_one_of_its_size_that_has_it() -> None:
+    placed = on("EPSG:26917", Affine(30, 0, 600_000, 0, -30, 4_000_000))
+    bare, other = Grid(None, Affine.identity(), 100, 80), Grid(None, Affine.identity(), 50, 80)
+    somewhere = Grid(None, placed.transform, 100, 80)
+    assert missing_crs("map.tif", somewhere, "so").hint == "if you know it: rio edit-info --crs EPSG:<code> map.tif"
+    for others in ([], [("scene.tif", bare)], [("scene.tif", somewhere)]):
+        error = missing_crs("map.tif", bare, "so areas would have no unit", others)
+        assert "no coordinate reference system, nor a position, so areas" in str(error)
+        assert "-a_srs EPSG:<code> -a_ullr <ULX> <ULY> <LRX> <LRY> map.tif" in error.hint
+    assert "-a_ullr" in missing_crs("map.tif", other, "so", [("scene.tif", placed)]).hint
+    copy = missing_crs("map.tif", bare, "so", [("other.tif", bare), ("scene.tif", placed)]).hint
+    assert "rio edit-info --like scene.tif --crs like --transform like map.tif" in copy
+
+
+def test_the_hint_places_the_raster_and_keeps_its_nodata(tmp_path: Path, make_raster: MakeRaster) -> None:
+    codes = np.zeros((8, 10), np.uint8)
+    scene = make_raster("scene.tif", codes, nodata=0)
+    bare = make_raster("map.tif", codes, crs=None, transform=Affine.identity())
+    with rasterio.open(bare) as one, rasterio.open(scene) as other:
+        error = missing_crs(bare, Grid.of(one), "so", [(scene, Grid.of(other))])
+    command = error.hint.partition("rio ")[2].split()
+    subprocess.run([Path(sys.executable).with_name("rio"), *command], check=True, capture_output=True)
+    with rasterio.open(bare) as one, rasterio.open(scene) as other:
+        assert (one.crs, one.transform, one.nodata) == (other.crs, other.transform, None)

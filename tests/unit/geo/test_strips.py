@@ -84,7 +84,7 @@ def test_other_rasters_are_read_on_the_maps_grid(make_raster: MakeRaster) -> Non
     other = make_raster("other.tif", values, nodata=-1, transform=from_origin(600_060, 4_000_000, 60, 60))
     with (
         open_classes(make_raster("map.tif", np.ones((4, 8), np.uint8))) as source,
-        on_grid([other], source.grid) as rasters,
+        on_grid([other], source) as rasters,
     ):
         (strip,) = source.strips("rows", rasters)
     assert strip.values is not None
