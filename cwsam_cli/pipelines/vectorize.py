@@ -15,7 +15,7 @@ from pyproj import CRS
 
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.files import refuse_existing, refuse_input, staged
+from cwsam_cli.files import refuse_existing, refuse_input, reserved, staged
 from cwsam_cli.geo.coverage import Coverage, counted
 from cwsam_cli.geo.features import CONFIDENCE, Columns, dissolve, wkb, wkb_of
 from cwsam_cli.geo.grid import Grid
@@ -129,6 +129,7 @@ def vectorize(
         DataError: the raster is no class raster, the polygons are no coverage, or they lie where the layer
             to append to has polygons already.
         MissingCRS: it has no CRS, so areas would have no unit.
+        MachineError: another process is writing the output.
     """
     options = options or VectorOptions()
     driver = vector_driver(output, format_name)
@@ -158,7 +159,7 @@ def vectorize(
         geometry_type = "MultiPolygon" if options.dissolve or job.is_multi else "Polygon"
         if driver == "ESRI Shapefile":
             batches = within_shapefile(batches, output.name)
-        with staged(output, overwrite=overwrite or append) as path:
+        with reserved(output), staged(output, overwrite=overwrite or append) as path:
             if append and output.exists():
                 refuse_other_layer(output, layer, job.crs, columns.schema, geometry_type)
                 copy_geopackage(output, path)

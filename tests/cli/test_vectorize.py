@@ -235,6 +235,21 @@ def test_overwriting_replaces_a_geopackage(cwsam: Cwsam, make_raster: Any, tmp_p
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["p.gpkg"]
 
 
+def test_an_output_that_another_process_writes_is_refused(refused: Any, make_raster: Any, tmp_path: Path) -> None:
+    from cwsam_cli.files import reserved
+
+    scene = make_raster("map.tif", patchwork())
+    with reserved(tmp_path / "p.gpkg"):
+        refused(6, "vectorize", scene, "p.gpkg", names="p.gpkg` is being written by another process")
+
+
+def test_what_a_killed_run_left_staged_is_swept_by_the_next(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    (tmp_path / ".p.gpkg.abcdefgh.part").mkdir()
+    (tmp_path / ".p.gpkg.abcdefgh.part" / "p.gpkg").write_bytes(b"half")
+    cwsam("vectorize", make_raster("map.tif", patchwork()), "p.gpkg")
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_other_files_of_the_same_stem_are_left_alone(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("notes")
     (tmp_path / "p.gpkg").write_text("mine")
