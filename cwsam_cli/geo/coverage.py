@@ -12,8 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from cwsam_cli.geo.borders import NODATA
-from cwsam_cli.geo.polygonize import Strip
+from cwsam_cli.geo.codes import NODATA, Strip
 
 Floats = NDArray[np.float64]
 

@@ -6,10 +6,11 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
+from cwsam_cli.geo.codes import Strip
 from cwsam_cli.geo.compiled import allocating, compiled
 from cwsam_cli.geo.grid import Grid, geodesic
 from cwsam_cli.geo.ground import Lattice, lattice
-from cwsam_cli.geo.polygonize import Regions, Strip
+from cwsam_cli.geo.polygonize import Regions
 from cwsam_cli.geo.reproject import densify
 
 Floats = NDArray[np.float64]

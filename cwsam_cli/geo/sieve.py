@@ -15,10 +15,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from cwsam_cli.geo.borders import HOLE, NODATA, OUTSIDE
 from cwsam_cli.geo.clusters import Int32, Int64, Unsettled, no_contacts, root, settle, together
+from cwsam_cli.geo.codes import HOLE, NODATA, OUTSIDE, Strip
 from cwsam_cli.geo.compiled import compiled
-from cwsam_cli.geo.polygonize import Strip
 from cwsam_cli.geo.scan import census
 
 PATIENCE = 2

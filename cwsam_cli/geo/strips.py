@@ -17,10 +17,9 @@ from rasterio.windows import Window
 
 from cwsam_cli.console import track
 from cwsam_cli.errors import DataError
-from cwsam_cli.geo.borders import HOLE, NODATA
+from cwsam_cli.geo.codes import HOLE, NODATA, Strip
 from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.place import missing_crs
-from cwsam_cli.geo.polygonize import Strip
 from cwsam_cli.geo.raster import on_pixels_of, open_raster, reading, refuse_unplaced
 
 T = TypeVar("T")

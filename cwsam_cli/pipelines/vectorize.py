@@ -16,13 +16,14 @@ from pyproj import CRS
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input, reserved, staged
+from cwsam_cli.geo.codes import Strip
 from cwsam_cli.geo.coverage import Coverage, counted
 from cwsam_cli.geo.features import CONFIDENCE, Columns, dissolve, wkb, wkb_of
 from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.legend import Legend
 from cwsam_cli.geo.measure import measure_regions, pixel_areas, to_ground, with_areas
 from cwsam_cli.geo.place import missing_crs
-from cwsam_cli.geo.polygonize import Regions, Simplify, Strip, polygonize
+from cwsam_cli.geo.polygonize import Regions, Simplify, polygonize
 from cwsam_cli.geo.reproject import Reprojection, crs_of, densify, densify_edges, split_at_antimeridian
 from cwsam_cli.geo.sieve import holes, new_codes, recode, without_holes
 from cwsam_cli.geo.strips import ClassRaster, on_grid, open_classes

@@ -10,9 +10,10 @@ from pyproj import Geod, Transformer
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
+from cwsam_cli.geo.codes import Strip
 from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.measure import measure_regions, pixel_areas, to_ground, with_areas
-from cwsam_cli.geo.polygonize import Regions, Strip, polygonize
+from cwsam_cli.geo.polygonize import Regions, polygonize
 from cwsam_cli.geo.units import metres_a_step, sieve_weights
 
 

@@ -10,9 +10,10 @@ from pyproj import Geod
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
+from cwsam_cli.geo.codes import Strip
 from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.measure import measure_regions, pixel_areas, to_ground, to_wkb
-from cwsam_cli.geo.polygonize import Regions, Strip, polygonize
+from cwsam_cli.geo.polygonize import Regions, polygonize
 
 UTM = CRS.from_epsg(32617)
 

@@ -7,10 +7,11 @@ from affine import Affine
 from pyproj import CRS, Transformer
 
 from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.geo.codes import Strip
 from cwsam_cli.geo.coverage import Coverage
 from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.measure import to_ground
-from cwsam_cli.geo.polygonize import Regions, Strip, polygonize
+from cwsam_cli.geo.polygonize import Regions, polygonize
 from cwsam_cli.geo.reproject import LONGEST, Reprojection, crs_of, densify, densify_edges, split_at_antimeridian
 
 UTM = CRS.from_epsg(32617)
