@@ -62,6 +62,8 @@ def refuse_impossible(grid: Grid, path: Path | str) -> None:
     for name, (x, y) in zip(_CORNERS, corners, strict=True):
         if not (isfinite(x) and isfinite(y)):
             raise DataError(f"the {name} corner of `{path}` lies at {x:g}, {y:g}, which is no place", hint=hint)
+    if grid.transform.determinant == 0:
+        raise DataError(f"the pixels of `{path}` have no size: {tuple(grid.transform)[:6]}", hint=hint)
     if grid.is_geographic:
         t = grid.in_degrees
         most = 90 + min(_BEYOND_POLE, hypot(t.d, t.e))

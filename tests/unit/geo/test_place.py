@@ -33,6 +33,7 @@ def on(crs: str, transform: Affine, width: int = 100, height: int = 80) -> Grid:
         (on("EPSG:4807", Affine(0.1, 0, 10, 0, -0.1, 108)), r"upper left corner.*latitude 97.2°"),
         (on("EPSG:32617", Affine(nan, 0, 600_000, 0, -30, 4_000_000)), "upper left corner.*nan"),
         (on("EPSG:32617", Affine(30, 0, 600_000, 0, -30, inf)), "upper left corner.*inf"),
+        (on("EPSG:32617", Affine(30, 0, 600_000, 0, 0, 4_000_000)), "no size"),
         (on("EPSG:32617", Affine(30, 0, 1e12, 0, -30, 4_000_000)), r"corners.*1e\+12.*no point"),
         (on("EPSG:3857", Affine(1e8, 0, -5e9, 0, -1e5, 4e6)), r"corners.*-5e\+09.*larger than the Earth"),
     ],
