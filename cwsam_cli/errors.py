@@ -61,10 +61,10 @@ class DataError(CwsamError):
 class MissingCRS(DataError):
     """A grid without a coordinate reference system where one is needed."""
 
-    def __init__(self, path: object, why: str) -> None:
+    def __init__(self, path: object, why: str, *, hint: str = "") -> None:
         super().__init__(
             f"`{path}` has no coordinate reference system, {why}",
-            hint=f"if you know it: rio edit-info --crs EPSG:<code> {path}",
+            hint=hint or f"if you know it: rio edit-info --crs EPSG:<code> {path}",
         )
 
 

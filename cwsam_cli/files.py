@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cwsam_cli.errors import OutputExists, UsageError
+from cwsam_cli.errors import MachineError, OutputExists, UsageError
 
 _SIDECARS = (".ovr", ".msk", ".aux.xml", "-wal", "-shm", "-journal")
 _SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
@@ -63,12 +64,20 @@ def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]
         target: the final file or folder.
         overwrite: whether an existing one may be replaced.
         marker: see `refuse_existing`.
+
+    Raises:
+        UsageError: see `refuse_existing`.
+        MachineError: the block wrote nothing at the path.
     """
     refuse_existing(target, overwrite=overwrite, marker=marker)
     target.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     try:
         yield stage / target.name
+        if not os.path.lexists(stage / target.name):
+            raise MachineError(
+                f"nothing was written for `{target}`", hint="an older output is untouched; please report this"
+            )
         sidecars = [entry for entry in sorted(stage.iterdir()) if entry.name != target.name]
         for entry in [*sidecars, stage / target.name]:
             final = target.parent / entry.name
@@ -87,9 +96,71 @@ def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]
 
 def sweep(target: Path) -> None:
     """Remove what killed processes left staged for a target; only where no other can be writing it."""
+    own = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.part")  # as mkdtemp names them
     for entry in target.parent.iterdir() if target.parent.is_dir() else ():
-        if entry.name.startswith(f".{target.name}.") and entry.name.endswith(".part"):
+        if own.fullmatch(entry.name):
             shutil.rmtree(entry, ignore_errors=True)
+
+
+@contextmanager
+def reserved(target: Path) -> Iterator[None]:
+    """Let no other process write a target, and remove what killed ones left staged for it.
+
+    Args:
+        target: the output, a file or folder.
+
+    Raises:
+        MachineError: another process is writing it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.with_name(f".{target.name}.lock")
+    with locked(path, f"`{target}` is being written by another process"):
+        try:
+            sweep(target)
+            yield
+        finally:
+            with suppress(OSError):  # Windows keeps files that are open: there the empty file stays
+                path.unlink()
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock that ends with this process, however it ends.
+
+    Args:
+        path: the lock's file, which its holder may remove.
+        busy: what to say if another process holds it.
+
+    Raises:
+        MachineError: another process holds it.
+    """
+    while True:
+        with path.open("a+b") as file:
+            try:
+                _lock(file.fileno())
+            except OSError:
+                raise MachineError(busy, hint="wait for it, or choose another output") from None
+            if _is_at(file.fileno(), path):  # else its last holder has removed it meanwhile
+                yield
+                return
+
+
+def _lock(descriptor: int) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write_text(target: Path, text: str) -> None:

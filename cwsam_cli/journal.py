@@ -6,7 +6,6 @@ checksum says so; what a kill left half-written behind the last one is cut off.
 """
 
 import json
-import os
 import shutil
 import struct
 import zlib
@@ -17,13 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from cwsam_cli.console import log
-from cwsam_cli.errors import MachineError
-from cwsam_cli.files import write_text
+from cwsam_cli.files import reserved, write_text
 
 _HEAD = struct.Struct("<4sIIQI")
 _MAGIC = b"cwsm"
 _DESCRIPTION = "journal.json"
-_LOCK = "lock"
 
 Append = Callable[[int, int, bytes], None]
 
@@ -129,24 +126,20 @@ def journal(
         MachineError: another process is writing this output.
     """
     folder = folder_of(target)
-    folder.mkdir(parents=True, exist_ok=True)
-    held = finished = False
-    opened = Journal(folder, dict(plan))
-    try:
-        with locked(folder / _LOCK, f"`{target}` is being written by another process"):
-            held = True
-            try:
-                _resume_or_begin(opened, target, json.loads(json.dumps(key)), fits)
-                yield opened
-                finished = True
-            finally:
-                if finished or not any(path.stat().st_size for path in folder.glob("*.pieces")):
-                    (folder / _DESCRIPTION).unlink(missing_ok=True)
-                else:
-                    log.info("what is finished of `%s` is kept: the same command goes on where it was", target)
-    finally:
-        if held and not (folder / _DESCRIPTION).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+    with reserved(target):
+        folder.mkdir(exist_ok=True)
+        opened = Journal(folder, dict(plan))
+        finished = False
+        try:
+            _resume_or_begin(opened, target, json.loads(json.dumps(key)), fits)
+            yield opened
+            finished = True
+        finally:
+            if finished or not any(path.stat().st_size for path in folder.glob("*.pieces")):
+                (folder / _DESCRIPTION).unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                log.info("what is finished of `%s` is kept: the same command goes on where it was", target)
 
 
 def _resume_or_begin(
@@ -169,33 +162,3 @@ def _resume_or_begin(
         log.warning("`%s` was begun with %s: starting over", target, what)
     opened.clear()
     write_text(description, json.dumps({"key": key, "plan": opened.plan}, indent=1, ensure_ascii=False))
-
-
-@contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock that ends with this process, however it ends.
-
-    Args:
-        path: the lock's file.
-        busy: what to say if another process holds it.
-
-    Raises:
-        MachineError: another process holds it.
-    """
-    with path.open("a+b") as file:
-        try:
-            _lock(file.fileno())
-        except OSError:
-            raise MachineError(busy, hint="wait for it, or choose another output") from None
-        yield
-
-
-def _lock(descriptor: int) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

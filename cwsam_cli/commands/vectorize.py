@@ -50,6 +50,9 @@ def vectorize(
     append: Annotated[
         bool, typer.Option("--append", help="Add to an existing GeoPackage: to its layer, or as another one.")
     ] = False,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Append also where the layer has polygons already.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -61,9 +64,9 @@ def vectorize(
     $ cwsam vectorize worldcover.tif water.fgb --class "Permanent water bodies" --dst-crs EPSG:3035
 
     Polygons follow the pixel edges exactly and share their borders, also once simplified.
-    Fields: code, name, area_m2, area_ha, perim_m (geodesic where the map's CRS is in
-    degrees), pixels. A GeoPackage brings the map's colours to QGIS. GeoJSON is in
-    longitude and latitude.
+    Fields: code, name, area_m2, area_ha, perim_m, pixels. Areas and perimeters are geodesic
+    where the map's CRS is in degrees, or stretches them by more than 0.5 %. A GeoPackage
+    brings the map's colours to QGIS. GeoJSON is in longitude and latitude.
     """
     from cwsam_cli.pipelines.vectorize import VectorOptions, statistics, summary  # rasterio is slow to import
     from cwsam_cli.pipelines.vectorize import vectorize as run
@@ -88,6 +91,7 @@ def vectorize(
         format_name=format_name,
         layer=layer,
         append=append,
+        allow_overlap=allow_overlap,
         overwrite=overwrite,
     )
     print_result(result, summary(result), as_json=as_json)

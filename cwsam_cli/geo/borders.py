@@ -16,13 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cwsam_cli.geo.codes import OUTSIDE
 from cwsam_cli.geo.compiled import compiled, inlined
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
-
-OUTSIDE, NODATA, HOLE = -(2**31), -(2**31) + 1, -(2**31) + 2
-"""Codes of what is no class: beyond the map's edge, without data, and without data where that is to be filled."""
 
 # Columns of `vertices`; a list of vertices runs from an arc's head to its tail.
 X, Y, NEXT, SHARP = 0, 1, 2, 3

@@ -4,7 +4,7 @@ Edges are counted by a hash of 64 bits with a sign for their direction. What has
 opposite is forgotten: memory follows what is still open.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from cwsam_cli.geo.borders import NODATA
-from cwsam_cli.geo.polygonize import Strip
+from cwsam_cli.geo.codes import NODATA, Strip
 
 Floats = NDArray[np.float64]
 
@@ -73,12 +72,12 @@ class Coverage:
         return max((abs(one - other) / max(one, other) for one, other in pairs), default=0.0)
 
 
-def counted(strips: Iterable[Strip], row_areas: Floats, mapped: dict[int, float]) -> Iterator[Strip]:
-    """Pass strips on and add up the area of each code's pixels in m²."""
+def counted(strips: Iterable[Strip], areas: Callable[[int, int], Floats], mapped: dict[int, float]) -> Iterator[Strip]:
+    """Pass strips on and add up the area of each code's pixels in m²; `areas` is told a first row and how many."""
     top = 0
     for strip in strips:
         rows = len(strip.codes)
-        weights = np.broadcast_to(row_areas[top : top + rows, None], strip.codes.shape)
+        weights = np.broadcast_to(areas(top, rows), strip.codes.shape)
         valid = strip.codes != NODATA
         _add(mapped, strip.codes[valid], weights[valid])
         top += rows

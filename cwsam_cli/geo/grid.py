@@ -4,14 +4,17 @@ Windows lie on the scene's own pixel grid, so no pixel is ever resampled. Edge w
 inwards rather than pad: every window holds only real pixels, unless the scene is smaller.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, floor, sqrt
 
+import numpy as np
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from pyproj import CRS as ProjCRS
 from pyproj import Geod
 from rasterio.crs import CRS
@@ -19,8 +22,11 @@ from rasterio.errors import CRSError
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
+from cwsam_cli.geo.ground import Plane, area_of, middle, stretches
 
 _SNAP = 1e-6  # pixels; a bound this near to a pixel's edge is meant to lie on it
+_KEPT = 0.005
+"""How far the scale of a plane may leave 1; within a UTM zone the areal scale leaves it by 0.2 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +45,62 @@ class Grid:
 
     @property
     def is_geographic(self) -> bool:
-        """Whether coordinates are degrees."""
+        """Whether coordinates are angles."""
         return self.crs is not None and self.crs.is_geographic
 
     @property
-    def pixel_area_m2(self) -> float | None:
-        """One pixel's area in m² on a projected (or engineering) grid, else None."""
+    def in_degrees(self) -> Affine:
+        """The transform of a geographic grid in degrees, whatever unit its angles have."""
+        assert self.crs is not None
+        degrees = math.degrees(ProjCRS.from_wkt(self.crs.to_wkt()).axis_info[0].unit_conversion_factor)
+        return self.transform if math.isclose(degrees, 1) else Affine.scale(degrees) @ self.transform
+
+    @property
+    def unit_m(self) -> float | None:
+        """Metres per unit of a projected (or engineering) grid, else None."""
         if self.crs is None or self.is_geographic:
             return None
         try:
-            metres = float(self.crs.linear_units_factor[1])
+            return float(self.crs.linear_units_factor[1])
         except CRSError:  # an engineering CRS
             axes = ProjCRS.from_wkt(self.crs.to_wkt()).axis_info
-            metres = axes[0].unit_conversion_factor if axes else 1.0
-        return abs(self.transform.determinant) * metres**2
+            return axes[0].unit_conversion_factor if axes else 1.0
+
+    @property
+    def plane(self) -> Plane | None:
+        """The pixels of a projected grid, else None."""
+        if self.crs is None or not self.crs.is_projected or self.unit_m is None:
+            return None
+        return Plane(self.crs.to_wkt(), self.transform, self.width, self.height, self.unit_m)
+
+    @property
+    def keeps_areas(self) -> bool:
+        """Whether areas in the grid's plane are those on the ground, within 0.5 % everywhere."""
+        return not self.is_geographic and (self.plane is None or stretches(self.plane)[0] <= _KEPT)
+
+    @property
+    def keeps_lengths(self) -> bool:
+        """Whether lengths in the grid's plane are those on the ground, within 0.5 % everywhere."""
+        return not self.is_geographic and (self.plane is None or stretches(self.plane)[1] <= _KEPT)
+
+    @property
+    def pixel_area_m2(self) -> float | None:
+        """The area of every pixel in m², None where pixels differ or there is no CRS."""
+        if self.unit_m is None or not self.keeps_areas:
+            return None
+        return abs(self.transform.determinant) * self.unit_m**2
 
     @property
     def gsd_m(self) -> float | None:
-        """Ground sampling distance in metres a pixel (in the middle, on a geographic grid)."""
-        if self.pixel_area_m2 is not None:
-            return sqrt(self.pixel_area_m2)
+        """Ground sampling distance in metres per pixel, in the middle where pixels differ."""
         if self.crs is None:
             return None
-        lon, lat = self.transform * (self.width / 2, self.height / 2)
-        beside, below = self.transform * (self.width / 2 + 1, self.height / 2 + 1)
+        if self.unit_m is not None:
+            if self.plane is None or self.keeps_areas or self.keeps_lengths:
+                return sqrt(abs(self.transform.determinant)) * self.unit_m
+            return sqrt(area_of(middle(self.plane)))
+        lon, lat = self.in_degrees * (self.width / 2, self.height / 2)
+        beside, below = self.in_degrees * (self.width / 2 + 1, self.height / 2 + 1)
         geod = geodesic(self.crs)
         lat, below = max(-90, min(90, lat)), max(-90, min(90, below))
         return sqrt(geod.inv(lon, lat, beside, lat)[2] * geod.inv(lon, lat, lon, below)[2])
@@ -72,6 +110,14 @@ class Grid:
         left, top = window.col_off, window.row_off
         right, bottom = left + window.width, top + window.height
         return [self.transform * corner for corner in ((left, top), (right, top), (right, bottom), (left, bottom))]
+
+    def transects(self, count: int = 17) -> Iterator[NDArray[np.float64]]:
+        """Columns and rows (N, 2) of all pixel corners along the raster's edges and lines between them."""
+        across, down = np.arange(self.width + 1.0), np.arange(self.height + 1.0)
+        for row in np.linspace(0, self.height, count):
+            yield np.stack([across, np.full_like(across, row)], axis=1)
+        for column in np.linspace(0, self.width, count):
+            yield np.stack([np.full_like(down, column), down], axis=1)
 
     def within(self, bounds: Sequence[float]) -> Window:
         """The pixels that (west, south, east, north) touches: snapped outward, cut to the grid.

@@ -1,12 +1,17 @@
 """Areas and perimeters on the ground, and coordinates there, of polygons in pixels."""
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
+from cwsam_cli.geo.codes import Strip
 from cwsam_cli.geo.compiled import allocating, compiled
 from cwsam_cli.geo.grid import Grid, geodesic
+from cwsam_cli.geo.ground import Lattice, lattice
 from cwsam_cli.geo.polygonize import Regions
+from cwsam_cli.geo.reproject import densify
 
 Floats = NDArray[np.float64]
 
@@ -17,33 +22,61 @@ def to_ground(xy: Floats, transform: Affine) -> Floats:
     return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
 
 
-def row_areas(grid: Grid) -> Floats:
-    """A pixel's area in m² by row."""
-    if grid.pixel_area_m2 is not None or grid.crs is None:
-        return np.full(grid.height, grid.pixel_area_m2 or abs(grid.transform.determinant))
-    geod, t = geodesic(grid.crs), grid.transform
-    latitudes = t.f + t.e * np.arange(grid.height + 1)
-    bands = np.array([_authalic(latitude, geod.a, geod.es) for latitude in latitudes])
-    return np.abs(np.diff(bands) * np.radians(t.a))
+def pixel_areas(grid: Grid, top: int, rows: int) -> Floats:
+    """Pixels' areas in m² in some rows: (rows, 1), or (rows, width) where a row's pixels differ."""
+    if grid.crs is not None and grid.is_geographic:
+        geod, t = geodesic(grid.crs), grid.in_degrees
+        latitudes = t.f + t.e * np.arange(top, top + rows + 1)
+        bands = np.array([_authalic(latitude, geod.a, geod.es) for latitude in latitudes])
+        return np.abs(np.diff(bands) * np.radians(t.a))[:, None]
+    if grid.plane is not None and not grid.keeps_areas:
+        return lattice(grid.plane).areas(top, rows, grid.width).astype(np.float64)
+    return np.full((rows, 1), grid.pixel_area_m2 or abs(grid.transform.determinant))
 
 
-def measure_regions(regions: Regions, grid: Grid) -> tuple[Floats, Floats]:
-    """Areas in m² and perimeters in m, geodesic on a grid in degrees.
+def with_areas(strips: Iterable[Strip], grid: Grid) -> Iterator[Strip]:
+    """Pass strips on with their pixels' areas in m² as the values of one more raster."""
+    top = 0
+    for strip in strips:
+        rows, width = strip.codes.shape
+        areas = np.broadcast_to(pixel_areas(grid, top, rows), (1, rows, width)).astype(np.float32)
+        yield Strip(strip.codes, areas if strip.values is None else np.concatenate([strip.values, areas]))
+        top += rows
 
-    There an edge is taken for a straight line between longitude and latitude, as pixels'
-    edges are; an area is then exact for edges along meridians and parallels of any length.
+
+def measure_regions(regions: Regions, grid: Grid, pixels_m2: Floats | None = None) -> tuple[Floats, Floats]:
+    """Areas in m² and perimeters in m, geodesic where the grid's plane does not keep them.
+
+    On a grid in degrees an edge is taken for a straight line between longitude and latitude, as
+    pixels' edges are; an area is then exact for edges along meridians and parallels of any length.
     Source: the integral of the authalic latitude's q, Snyder 1987, eq. 3-12.
+
+    Args:
+        regions: any number N.
+        grid: their pixels.
+        pixels_m2: the areas (N,) of their pixels on the ground, where a projected grid does not keep areas.
     """
-    t = grid.transform
     rings, polygons = regions.ring_offsets, regions.polygon_offsets
-    if grid.pixel_area_m2 is None and grid.crs is not None:
+    if grid.crs is not None and grid.is_geographic:
         geod = geodesic(grid.crs)
-        ground = to_ground(regions.xy, t)
+        ground = to_ground(regions.xy, grid.in_degrees)
         return _measure_degrees(ground, rings, polygons, geod.a, geod.es)
-    pixel_area = grid.pixel_area_m2 or abs(t.determinant)
-    unit = np.sqrt(pixel_area / abs(t.determinant))
-    areas, perimeters = _measure_plane(regions.xy, rings, polygons, t.a, t.b, t.d, t.e)
-    return areas * pixel_area, perimeters * unit
+    t, unit = grid.transform, grid.unit_m or 1.0
+    areas, perimeters = _measure_plane(regions.xy, rings, polygons, t.a * unit, t.b * unit, t.d * unit, t.e * unit)
+    if grid.plane is not None and not grid.keeps_lengths:
+        perimeters = _ground_perimeters(regions, lattice(grid.plane))
+    if pixels_m2 is not None:
+        return areas * pixels_m2 / regions.pixels, perimeters
+    return areas * abs(t.determinant) * unit**2, perimeters
+
+
+def _ground_perimeters(regions: Regions, found: Lattice) -> Floats:
+    if not len(regions):
+        return np.zeros(0)
+    dense = densify(regions)
+    lengths = found.lengths(dense.xy[:-1], dense.xy[1:])
+    lengths[dense.ring_offsets[1:-1] - 1] = 0.0  # from one ring to the next
+    return np.add.reduceat(lengths, dense.ring_offsets[dense.polygon_offsets[:-1]])
 
 
 @allocating

@@ -15,19 +15,9 @@ from numpy.typing import NDArray
 
 from cwsam_cli.geo import borders as b
 from cwsam_cli.geo import rings
-from cwsam_cli.geo.borders import OUTSIDE
+from cwsam_cli.geo.codes import OUTSIDE, Strip
 from cwsam_cli.geo.scan import census, scan
 from cwsam_cli.geo.simplify import Bends, simplify_arcs
-
-
-@dataclass(frozen=True, slots=True)
-class Strip:
-    """Some rows of a map."""
-
-    codes: NDArray[np.int32]
-    """(H, W), NODATA where there is none."""
-    values: NDArray[np.float32] | None = None
-    """Of other rasters on the same grid (S, H, W), NaN where there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,9 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from cwsam_cli.console import log
-from cwsam_cli.errors import DataError, MachineError, MissingCRS
+from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.geo.grid import Grid
+from cwsam_cli.geo.place import missing_crs, refuse_impossible
 
 GDAL_CACHE = 16 << 20  # bytes, as rasterio takes them; GDAL's default is 5 % of the memory, and 64 MB were no faster
 
@@ -282,7 +283,7 @@ def _untagged(dataset: rasterio.DatasetReader) -> Iterator[rasterio.DatasetReade
 def _resampled(dataset: rasterio.DatasetReader, grid: Grid, pixel_m: float, path: Path | str) -> WarpedVRT:
     """The scene with pixels of another size: means of smaller ones, or between larger ones."""
     if grid.gsd_m is None:
-        raise MissingCRS(path, "so nobody knows how large its pixels are")
+        raise missing_crs(path, grid, "so its pixels have no size on the ground")
     width, height = (max(1, round(pixels * grid.gsd_m / pixel_m)) for pixels in (grid.width, grid.height))
     masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0] and not _tagged_alpha(dataset)
     return WarpedVRT(
@@ -325,7 +326,7 @@ def refuse_unplaced(dataset: rasterio.DatasetReader, path: Path | str) -> None:
     """Stop at a raster whose pixels have no place of their own.
 
     Raises:
-        DataError: it is georeferenced by control points or RPCs only.
+        DataError: it is georeferenced by control points or RPCs only, or its coordinates are impossible.
     """
     transform = dataset.transform
     unplaced = (transform.a, transform.b, transform.c, transform.d, transform.f) == (1, 0, 0, 0, 0)
@@ -334,6 +335,7 @@ def refuse_unplaced(dataset: rasterio.DatasetReader, path: Path | str) -> None:
         raise DataError(
             f"`{path}` is georeferenced by {how} only", hint=f"warp it first: gdalwarp {option} {path} warped.tif"
         )
+    refuse_impossible(Grid.of(dataset), path)
 
 
 def _band_names(dataset: rasterio.DatasetReader) -> list[str]:

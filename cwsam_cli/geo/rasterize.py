@@ -23,8 +23,9 @@ from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
 from cwsam_cli.console import log
-from cwsam_cli.errors import DataError, MissingCRS
+from cwsam_cli.errors import DataError
 from cwsam_cli.geo.grid import Grid
+from cwsam_cli.geo.place import missing_crs
 from cwsam_cli.geo.raster import on_pixels_of, open_raster, reading
 from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color
 
@@ -153,7 +154,9 @@ def raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLabels]
         )
         if own.crs is None or grid.crs is None:
             if not same_pixels:
-                raise MissingCRS(scene if grid.crs is None else path, "so labels and scene cannot be laid together")
+                both = ((scene, grid), (path, own))
+                lacking = both[0] if grid.crs is None else both[1]
+                raise missing_crs(*lacking, "so labels and scene cannot be laid together", both)
             if own.crs is None and grid.crs is not None:
                 log.warning("`%s` has no CRS; its pixels coincide with the scene's, so the scene's is taken", path)
             yield RasterLabels(path, dataset)
@@ -230,7 +233,7 @@ def read_polygons(path: Path, class_field: str, taxonomy: Taxonomy | None) -> "t
 def vector_labels(frame: "GeoDataFrame", grid: Grid, scene: Path) -> VectorLabels:
     """Lay polygons over a scene's grid."""
     if grid.crs is None:
-        raise MissingCRS(scene, "so polygons cannot be laid over it")
+        raise missing_crs(scene, grid, "so polygons cannot be laid over it")
     return VectorLabels(frame.to_crs(grid.crs.to_wkt()), grid)
 
 

@@ -76,7 +76,7 @@ class Reprojection:
     """
 
     def __init__(self, source: CRS, target: CRS) -> None:
-        self._name = target.name
+        self._name, self._is_geographic = target.name, target.is_geographic
         try:
             self._transformer = Transformer.from_crs(source, target, always_xy=True)
         except ProjError:
@@ -99,6 +99,12 @@ class Reprojection:
                 hint="choose a CRS for the map's part of the world",
             )
         return moved
+
+    def jumps(self, line: Floats) -> bool:
+        """Whether a line of near points (N, 2) jumps there from one end of the longitudes to the other."""
+        longitudes = np.asarray(self._transformer.transform(line[:, 0], line[:, 1])[0])
+        steps = np.abs(np.diff(np.where(np.isfinite(longitudes), longitudes, np.nan)))
+        return self._is_geographic and bool((steps > 180).any())
 
 
 def split_at_antimeridian(geometries: NDArray[Any], *, wrapped: bool) -> NDArray[Any]:

@@ -22,7 +22,6 @@ from cwsam_cli.geo.borders import (
     LEFT,
     MEMBER,
     NEXT,
-    NODATA,
     NONE,
     PARENT,
     PARTNER,
@@ -41,6 +40,7 @@ from cwsam_cli.geo.borders import (
     Y,
     root,
 )
+from cwsam_cli.geo.codes import NODATA
 from cwsam_cli.geo.compiled import compiled, inlined
 
 

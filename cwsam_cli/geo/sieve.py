@@ -11,25 +11,30 @@ counts labels in the same order and needs nothing but these codes.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from cwsam_cli.geo.borders import HOLE, NODATA, OUTSIDE
 from cwsam_cli.geo.clusters import Int32, Int64, Unsettled, no_contacts, root, settle, together
+from cwsam_cli.geo.codes import HOLE, NODATA, OUTSIDE, Strip
 from cwsam_cli.geo.compiled import compiled
-from cwsam_cli.geo.polygonize import Strip
 from cwsam_cli.geo.scan import census
 
 PATIENCE = 2
 """How often what waits may be outnumbered before clusters are settled; 0 settles after every strip."""
 
 
+class Rows(Protocol):
+    """Whole numbers of which some rows can be had."""
+
+    def __getitem__(self, rows: slice, /) -> Int64: ...
+
+
 class Weights(NamedTuple):
     """What counts by row, as whole numbers, so that sums do not depend on their order."""
 
-    area: Int64
-    """Of a pixel."""
+    area: Int64 | Rows
+    """Of a pixel by row (H,), or of every pixel (H, W)."""
     across: Int64
     """Length of a pixel's upper edge; one more than rows."""
     down: Int64
@@ -51,7 +56,7 @@ def new_codes(strips: Iterable[Strip], width: int, weights: Weights, minimum: in
     codes, labels = np.full((1, width + 2), OUTSIDE, np.int32), np.full((1, width + 2), -1, np.int32)
     found: list[Int64] = []
     top = born = settled = 0
-    total = len(weights.area)
+    total = len(weights.down)
     for strip in strips:
         rows = len(strip.codes)
         codes, labels = _below(codes, strip.codes), _below(labels, np.full((rows, width), -1, np.int32), -1)
@@ -63,7 +68,7 @@ def new_codes(strips: Iterable[Strip], width: int, weights: Weights, minimum: in
             np.concatenate([regions.area, np.zeros(starts, np.int64)]),
             np.concatenate([regions.born, np.zeros(starts, np.int64)]),
         )
-        made = _label(codes, labels, regions, old, born, weights.area[top : top + rows], top, total)
+        made = _label(codes, labels, regions, old, born, weights.area[top : top + rows].reshape(rows, -1), top, total)
         size = old + made
         regions = Unsettled(regions.parent[:size], regions.code[:size], regions.area[:size], regions.born[:size])
         born += made
@@ -137,7 +142,10 @@ def _below(above: Int32, rows: Int32, edge: int = OUTSIDE) -> Int32:
 def _label(
     codes: Int32, labels: Int32, regions: Unsettled, count: int, born: int, weights: Int64, top: int, height: int
 ) -> int:
-    """Label the rows but the first; returns how many labels are new."""
+    """Label the rows but the first; returns how many labels are new.
+
+    Weights are of each pixel, (rows, width), or of each row, (rows, 1).
+    """
     parent = regions.parent
     made = 0
     for r in range(1, len(codes)):
@@ -165,7 +173,7 @@ def _label(
             labels[r, c] = label
             edge = c == 1 or c == codes.shape[1] - 2 or top + r == 1 or top + r == height
             if code != HOLE or edge:  # a hole counts nothing
-                regions.area[root(parent, label)] += weights[r - 1]
+                regions.area[root(parent, label)] += weights[r - 1, min(c, weights.shape[1]) - 1]
     return made
 
 

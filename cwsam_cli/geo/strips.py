@@ -17,9 +17,9 @@ from rasterio.windows import Window
 
 from cwsam_cli.console import track
 from cwsam_cli.errors import DataError
-from cwsam_cli.geo.borders import HOLE, NODATA
+from cwsam_cli.geo.codes import HOLE, NODATA, Strip
 from cwsam_cli.geo.grid import Grid
-from cwsam_cli.geo.polygonize import Strip
+from cwsam_cli.geo.place import missing_crs
 from cwsam_cli.geo.raster import on_pixels_of, open_raster, reading, refuse_unplaced
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ def open_classes(path: Path, band: int | None = None) -> Iterator[ClassRaster]:
 
 
 @contextmanager
-def on_grid(paths: list[Path], grid: Grid) -> Iterator[tuple[WarpedVRT, ...]]:
+def on_grid(paths: list[Path], map_: ClassRaster) -> Iterator[tuple[WarpedVRT, ...]]:
     """Open other rasters so that they read as if they lay on the map's grid (nearest pixel)."""
     with ExitStack() as stack:
         if paths:
@@ -141,9 +141,9 @@ def on_grid(paths: list[Path], grid: Grid) -> Iterator[tuple[WarpedVRT, ...]]:
         for path in paths:
             dataset = stack.enter_context(open_raster(path))
             if dataset.crs is None:
-                raise DataError(f"`{path}` has no coordinate reference system", hint="rio edit-info --crs EPSG:<code>")
+                raise missing_crs(path, Grid.of(dataset), "so it cannot be laid over the map", [(map_.path, map_.grid)])
             # Without nodata of its own, what lies beside a raster would read as 0.
-            warped.append(stack.enter_context(on_pixels_of(grid, dataset, dtype="float32", nodata=np.nan)))
+            warped.append(stack.enter_context(on_pixels_of(map_.grid, dataset, dtype="float32", nodata=np.nan)))
         yield tuple(warped)
 
 

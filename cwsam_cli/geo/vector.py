@@ -8,7 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import shapely
+from numpy.typing import NDArray
 from pyproj import CRS
 
 from cwsam_cli.console import log
@@ -36,6 +39,8 @@ SHAPEFILE_LIMIT = 2**31 - 1
 _FAILED = (pyogrio.errors.FeatureError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError)
 _OWN_SUFFIX = {"ESRI Shapefile": ".shp", "FlatGeobuf": ".fgb"}
 """Of formats that GDAL makes a folder for where a file's name ends otherwise."""
+_TOUCHING = 1e-6
+"""What part of a polygon neighbours may seem to share, by rounding."""
 _FULL = "is the disk full?"
 _OPTIONS = {
     "ESRI Shapefile": {"ENCODING": "UTF-8"},
@@ -162,6 +167,38 @@ def within_shapefile(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[p
                 f"`{name}` would be larger than the 2 GB that a shapefile can have", hint="write a .gpkg or .fgb"
             )
         yield batch
+
+
+def beside_layer(batches: Iterator[pa.RecordBatch], path: Path, layer: str) -> Iterator[pa.RecordBatch]:
+    """Pass batches on as long as they overlap no polygon of a layer; a layer that is not there is fine.
+
+    Raises:
+        DataError: they do.
+    """
+    if layer not in pyogrio.list_layers(path)[:, 0]:
+        yield from batches
+        return
+    for batch in batches:
+        shared = _shared(batch, path, layer) if batch.num_rows else ()
+        if len(shared):
+            west, south, east, north = shapely.total_bounds(shared)
+            raise DataError(
+                f"layer `{layer}` of `{path}` has polygons already where the map has its own,"
+                f" among others from {west:.10g}, {south:.10g} to {east:.10g}, {north:.10g}",
+                hint="name another --layer; or append all the same: --allow-overlap counts that ground twice",
+            )
+        yield batch
+
+
+def _shared(batch: pa.RecordBatch, path: Path, layer: str) -> NDArray[Any]:
+    """What polygons of a batch and of a layer have in common."""
+    new = shapely.from_wkb(batch.column(GEOMETRY).to_numpy(zero_copy_only=False))
+    near = pyogrio.raw.read(path, layer=layer, columns=[], bbox=tuple(shapely.total_bounds(new)))[2]
+    old = shapely.make_valid(shapely.from_wkb(near))  # other programs may have written some
+    one, other = shapely.STRtree(old).query(new, predicate="intersects")
+    shared = shapely.intersection(new[one], old[other])
+    smaller = np.minimum(shapely.area(new[one]), shapely.area(old[other]))
+    return np.asarray(shared[shapely.area(shared) > _TOUCHING * smaller])
 
 
 def copy_geopackage(source: Path, target: Path) -> None:

@@ -3,27 +3,33 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import rasterio
+import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
 from cwsam_cli.console import log
-from cwsam_cli.errors import DataError, MissingCRS, UsageError
-from cwsam_cli.files import refuse_existing, refuse_input, staged
+from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.files import refuse_existing, refuse_input, reserved, staged
+from cwsam_cli.geo.codes import Strip
 from cwsam_cli.geo.coverage import Coverage, counted
 from cwsam_cli.geo.features import CONFIDENCE, Columns, dissolve, wkb, wkb_of
+from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.legend import Legend
-from cwsam_cli.geo.measure import measure_regions, row_areas, to_ground
-from cwsam_cli.geo.polygonize import Regions, Simplify, Strip, polygonize
+from cwsam_cli.geo.measure import measure_regions, pixel_areas, to_ground, with_areas
+from cwsam_cli.geo.place import missing_crs
+from cwsam_cli.geo.polygonize import Regions, Simplify, polygonize
 from cwsam_cli.geo.reproject import Reprojection, crs_of, densify, densify_edges, split_at_antimeridian
 from cwsam_cli.geo.sieve import holes, new_codes, recode, without_holes
 from cwsam_cli.geo.strips import ClassRaster, on_grid, open_classes
-from cwsam_cli.geo.units import AREAS, LENGTHS, metres_a_step, quantity, sieve_weights
+from cwsam_cli.geo.units import AREAS, LENGTHS, area_text, metres_a_step, quantity, sieve_weights
 from cwsam_cli.geo.vector import (
+    beside_layer,
     copy_geopackage,
     refuse_other_layer,
     vector_driver,
@@ -33,6 +39,7 @@ from cwsam_cli.geo.vector import (
 )
 
 _GEOJSON = ("GeoJSON", "GeoJSONSeq")
+_GEODESIC, _PROJECTED = "geodesic, on the map's ellipsoid", "projected, in the map's CRS"
 _ROUNDING = 1e-9
 """Relative difference of areas that sums of many doubles may have."""
 
@@ -85,6 +92,8 @@ class VectorResult:
     polygons: int
     areas: str
     """Of what kind they are."""
+    lengths: str
+    """Of what kind perimeters are."""
     area_m2: dict[str, float] = field(default_factory=dict)
     """By class name."""
     check: CheckResult | None = None
@@ -100,6 +109,7 @@ def vectorize(
     format_name: str | None = None,
     layer: str | None = None,
     append: bool = False,
+    allow_overlap: bool = False,
     overwrite: bool = False,
 ) -> VectorResult:
     """Turn a class raster into polygons along its pixel edges.
@@ -113,25 +123,31 @@ def vectorize(
         format_name: the format, where the suffix is another.
         layer: its name; the output's stem if None.
         append: to a layer of an older GeoPackage, or beside its layers.
+        allow_overlap: append also where the layer has polygons already.
         overwrite: replace an older file.
 
     Raises:
-        DataError: the raster is no class raster, or the polygons are no coverage.
+        DataError: the raster is no class raster, the polygons are no coverage, or they lie where the layer
+            to append to has polygons already.
         MissingCRS: it has no CRS, so areas would have no unit.
+        MachineError: another process is writing the output.
     """
     options = options or VectorOptions()
     driver = vector_driver(output, format_name)
     refuse_input(output, map_path, *options.statistics.values())
     if append and (driver != "GPKG" or overwrite):
         raise UsageError("--append is for a GeoPackage, without --overwrite", hint="write a .gpkg")
+    if allow_overlap and not append:
+        raise UsageError("--allow-overlap is for --append", hint="add --append, or leave it out")
     refuse_existing(output, overwrite=overwrite or append)
     layer = layer or output.stem
     with (
         open_classes(map_path, band) as source,
-        on_grid(list(options.statistics.values()), source.grid) as values,
+        on_grid(list(options.statistics.values()), source) as values,
     ):
         if source.grid.crs is None:
-            raise MissingCRS(map_path, "so areas would have no unit")
+            others = [(value.src_dataset.name, Grid.of(value.src_dataset)) for value in values]
+            raise missing_crs(map_path, source.grid, "so areas would have no unit", others)
         if options.measures_rows and source.grid.is_geographic and source.grid.transform.d:
             raise DataError(
                 f"`{map_path}` is rotated in degrees, so pixels of one row differ on the ground",
@@ -141,13 +157,15 @@ def vectorize(
         columns = Columns.of(list(options.statistics), shapefile=driver == "ESRI Shapefile")
         job = _Job(source, options, legend, columns, driver)
         batches = job.batches(values)
-        geometry_type = "MultiPolygon" if options.dissolve else "Polygon"
+        geometry_type = "MultiPolygon" if options.dissolve or job.is_multi else "Polygon"
         if driver == "ESRI Shapefile":
             batches = within_shapefile(batches, output.name)
-        with staged(output, overwrite=overwrite or append) as path:
+        with reserved(output), staged(output, overwrite=overwrite or append) as path:
             if append and output.exists():
                 refuse_other_layer(output, layer, job.crs, columns.schema, geometry_type)
                 copy_geopackage(output, path)
+                if not allow_overlap:
+                    batches = beside_layer(batches, output, layer)
             write_stream(
                 batches,
                 columns.schema,
@@ -167,7 +185,7 @@ def vectorize(
         if code not in job.areas:
             log.warning("`%s` has no polygon of class `%s`", map_path, name)
     areas = {legend.name(code): area for code, area in sorted(job.areas.items())}
-    return VectorResult(output, job.polygons, job.kind_of_areas, areas, checked)
+    return VectorResult(output, job.polygons, job.kind_of_areas, job.kind_of_lengths, areas, checked)
 
 
 def _legend(source: ClassRaster, classes: str | None) -> Legend:
@@ -202,9 +220,14 @@ class _Job:
                     "GeoJSON is in longitude and latitude only (RFC 7946)", hint="leave out --dst-crs, or write a .gpkg"
                 )
             target = degrees
+        crosses = False
         if target != self.crs:
             self.reprojection = Reprojection(self.crs, target)
             self.crs = target
+            lines = (to_ground(line, source.grid.transform) for line in source.grid.transects())
+            crosses = any(map(self.reprojection.jumps, lines))
+        self.is_multi = crosses and driver not in _GEOJSON
+        """Whether every polygon is written as a multipolygon, since some are split."""
 
     def _simplify(self) -> Simplify | None:
         options, grid = self.options, self.source.grid
@@ -215,14 +238,20 @@ class _Job:
 
     @property
     def kind_of_areas(self) -> str:
-        """What areas and perimeters are."""
-        return "geodesic, on the map's ellipsoid" if self.source.grid.is_geographic else "projected, in the map's CRS"
+        """What areas are."""
+        return _PROJECTED if self.source.grid.keeps_areas else _GEODESIC
+
+    @property
+    def kind_of_lengths(self) -> str:
+        """What perimeters and the tolerance of simplifying are."""
+        return _PROJECTED if self.source.grid.keeps_lengths else _GEODESIC
 
     def metadata(self) -> dict[str, str]:
         """What is said of the layer."""
         return {
             "source": self.source.path.name,
             "areas": self.kind_of_areas,
+            "lengths": self.kind_of_lengths,
             "smallest mapping unit": self.options.min_area or "none",
             "holes filled": "yes" if self.options.fill_nodata_holes else "no",
             "simplified": self.options.simplify or "no",
@@ -232,16 +261,18 @@ class _Job:
     def batches(self, values: tuple[rasterio.vrt.WarpedVRT, ...]) -> Iterator[pa.RecordBatch]:
         """The layer's rows, as regions close."""
         grid, dissolved = self.source.grid, []
+        pixels_differ = not grid.keeps_areas and not grid.is_geographic
         found = polygonize(
-            self._strips(values),
+            self._strips(values, pixels_differ),
             grid.width,
             grid.height,
-            statistics=len(values),
+            statistics=len(values) + pixels_differ,
             simplify=self.simplify,
             outline=self.options.check,
         )
         for regions in found:
-            areas, perimeters = measure_regions(regions, grid)
+            pixels_m2 = regions.sums[:, -1, 1] if pixels_differ else None
+            areas, perimeters = measure_regions(regions, grid, pixels_m2)
             placed = self._placed(regions, areas)
             if self.codes:
                 chosen = np.flatnonzero(np.isin(placed.codes, self.codes))
@@ -258,7 +289,7 @@ class _Job:
             self.polygons = len(whole)
             yield self.columns.batch(whole, areas, perimeters, self.legend, wkb_of(self._on_globe(geometry)))
 
-    def _strips(self, values: tuple[rasterio.vrt.WarpedVRT, ...]) -> Iterator[Strip]:
+    def _strips(self, values: tuple[rasterio.vrt.WarpedVRT, ...], pixels_differ: bool) -> Iterator[Strip]:
         """The map as it becomes polygons: holes filled, small regions joined."""
         width = self.source.grid.width
 
@@ -277,8 +308,8 @@ class _Job:
             weights, minimum = sieve_weights(self.source.grid, *self.min_area)
             strips = recode(strips, width, new_codes(filled("small regions"), width, weights, minimum))
         if self.options.check:
-            strips = counted(strips, row_areas(self.source.grid), self.coverage.mapped)
-        return strips
+            strips = counted(strips, partial(pixel_areas, self.source.grid), self.coverage.mapped)
+        return with_areas(strips, self.source.grid) if pixels_differ else strips
 
     def _placed(self, regions: Regions, areas: NDArray[np.float64]) -> Regions:
         """The regions with coordinates of the output's CRS; the check looks at these."""
@@ -300,12 +331,15 @@ class _Job:
 
     def _geometry(self, regions: Regions) -> pa.Array:
         x = regions.xy[:, 0]
+        if self.is_multi:
+            parts, polygons = shapely.get_parts(self._on_globe(regions.polygons()), return_index=True)
+            return wkb_of(np.asarray(shapely.multipolygons(parts, indices=polygons)))
         if self.driver in _GEOJSON and (np.abs(np.diff(x) if self.reprojection else x) > 180).any():
             return wkb_of(self._on_globe(regions.polygons()))
         return wkb(regions.xy, regions)
 
     def _on_globe(self, geometry: NDArray[np.object_]) -> NDArray[np.object_]:
-        if self.driver not in _GEOJSON:
+        if self.driver not in _GEOJSON and not self.is_multi:
             return geometry
         return split_at_antimeridian(geometry, wrapped=self.reprojection is not None)
 
@@ -323,7 +357,7 @@ class _Job:
         if found.unmatched or found.invalid or (exact and found.area_error > _ROUNDING):
             raise DataError(
                 f"the polygons of `{self.source.path}` are no coverage: {found.unmatched} edges without their"
-                f" opposite, {found.invalid} invalid polygons, class areas off by {found.area_error:.2g}",
+                f" opposite, {found.invalid} invalid polygons, class areas off by {100 * found.area_error:.2g} %",
                 hint="nothing was written; please report this with the map",
             )
         return result
@@ -360,12 +394,14 @@ def statistics(confidence: Path | None, named: Sequence[str]) -> dict[str, Path]
 
 def summary(result: VectorResult) -> str:
     """The result in a line, and the check's figures in another."""
-    hectares = sum(result.area_m2.values()) / 1e4
-    text = f"{result.path}: {result.polygons:,} polygons, {hectares:,.0f} ha ({result.areas})"
+    area = area_text(sum(result.area_m2.values()))
+    lengths = "too" if result.lengths == result.areas else result.lengths
+    text = f"{result.path}: {result.polygons:,} polygons, {area} ({result.areas}; lengths {lengths})"
     if result.check:
         found = result.check
         text += (
             f"\nchecked: {found.edges:,} edges, {found.unmatched_edges} without their opposite;"
-            f" {found.invalid_polygons} invalid polygons; class areas off by {found.largest_area_error:.2g} at most"
+            f" {found.invalid_polygons} invalid polygons; class areas off by {100 * found.largest_area_error:.2g} %"
+            " at most"
         )
     return text

@@ -1,6 +1,7 @@
 """Polygons are the map in other words: same ground, same classes, same areas."""
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from pyproj import Geod
+from pyproj import Geod, Transformer
 from rasterio.features import rasterize, shapes
 from rasterio.transform import from_origin
 from typer.testing import Result
@@ -122,9 +123,55 @@ def test_areas_in_degrees_are_those_of_the_classes_pixels(cwsam: Cwsam, make_ras
 
 def test_areas_are_square_metres_in_a_crs_of_feet(cwsam: Cwsam, make_raster: Any) -> None:
     codes = np.ones((10, 10), np.uint8)
-    cwsam("vectorize", make_raster("map.tif", codes, crs="EPSG:2264"), "polygons.gpkg")
+    scene = make_raster("map.tif", codes, crs="EPSG:2264", transform=from_origin(2e6, 7e5, 30, 30))
+    cwsam("vectorize", scene, "polygons.gpkg")
     foot = 1200 / 3937
     assert gpd.read_file("polygons.gpkg")["area_m2"].sum() == pytest.approx(100 * 900 * foot**2)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:3395"])
+@pytest.mark.parametrize("dst", [(), ("--dst-crs", "EPSG:4326")])
+def test_areas_in_a_mercator_plane_are_those_on_the_ground(
+    cwsam: Cwsam, make_raster: Any, crs: str, dst: tuple[str, ...]
+) -> None:
+    import pyogrio
+
+    codes = np.ones((20, 30), np.uint8)
+    codes[5:9, 5:25] = 2  # 80 pixels: 7.2 ha in the plane, 1.8 ha on the ground
+    x, y = Transformer.from_crs(4326, crs, always_xy=True).transform(10, 60)
+    scene = make_raster("map.tif", codes, crs=crs, transform=from_origin(x, y, 30, 30))
+    said = cwsam("vectorize", scene, "p.gpkg", "--check", *dst).stdout
+    assert "ha (geodesic, on the map's ellipsoid; lengths too)" in said
+    metadata = pyogrio.read_info("p.gpkg", layer="p")["layer_metadata"]
+    assert metadata["areas"].startswith("geodesic") and metadata["lengths"].startswith("geodesic")
+    polygons = gpd.read_file("p.gpkg", layer="p").sort_values("code")
+    geod = Geod(ellps="WGS84")
+    degrees = shapely.orient_polygons(polygons.to_crs("EPSG:4326").geometry.to_numpy())
+    area, length = geod.geometry_area_perimeter(degrees[1])
+    assert polygons["area_m2"].iloc[1] == pytest.approx(area, rel=1e-4)
+    assert polygons["perim_m"].iloc[1] == pytest.approx(length, rel=1e-4)
+    cwsam("vectorize", scene, "large.gpkg", "--min-area", "5ha", "--check", *dst)
+    assert gpd.read_file("large.gpkg", layer="large")["code"].tolist() == [1]
+
+
+def test_areas_and_lengths_are_told_apart_where_only_lengths_are_stretched(cwsam: Cwsam, make_raster: Any) -> None:
+    x, y = Transformer.from_crs(4326, 5070, always_xy=True).transform(-122, 48)
+    scene = make_raster("map.tif", patchwork(), crs="EPSG:5070", transform=from_origin(x, y, 30, 30))
+    told = json.loads(cwsam("vectorize", scene, "p.gpkg", "--check", "--json").stdout)
+    assert told["areas"].startswith("projected") and told["lengths"].startswith("geodesic")
+    assert sum(told["area_m2"].values()) == pytest.approx(50 * 70 * 900, rel=1e-12)
+
+
+@pytest.mark.parametrize("options", [("--simplify", "20m"), ("--min-area", "1ha"), ("--dissolve",), ("--class", "1")])
+def test_a_polar_map_has_the_areas_of_its_pixels_on_the_ground(
+    cwsam: Cwsam, make_raster: Any, options: tuple[str, ...]
+) -> None:
+    codes = patchwork(grain=5)
+    scene = make_raster("map.tif", codes, crs="EPSG:3413", transform=from_origin(-1000, 900, 30, 30))
+    told = json.loads(cwsam("vectorize", scene, "p.gpkg", "--check", "--json", *options).stdout)
+    pixel = 900 / 0.9702**2  # the plane is 3 % too small at the pole
+    expected = (codes == 1).sum() if "--class" in options else codes.size
+    assert sum(told["area_m2"].values()) == pytest.approx(expected * pixel, rel=1e-3)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32"])
@@ -188,6 +235,21 @@ def test_overwriting_replaces_a_geopackage(cwsam: Cwsam, make_raster: Any, tmp_p
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["p.gpkg"]
 
 
+def test_an_output_that_another_process_writes_is_refused(refused: Any, make_raster: Any, tmp_path: Path) -> None:
+    from cwsam_cli.files import reserved
+
+    scene = make_raster("map.tif", patchwork())
+    with reserved(tmp_path / "p.gpkg"):
+        refused(6, "vectorize", scene, "p.gpkg", names="p.gpkg` is being written by another process")
+
+
+def test_what_a_killed_run_left_staged_is_swept_by_the_next(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    (tmp_path / ".p.gpkg.abcdefgh.part").mkdir()
+    (tmp_path / ".p.gpkg.abcdefgh.part" / "p.gpkg").write_bytes(b"half")
+    cwsam("vectorize", make_raster("map.tif", patchwork()), "p.gpkg")
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_other_files_of_the_same_stem_are_left_alone(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("notes")
     (tmp_path / "p.gpkg").write_text("mine")
@@ -237,13 +299,22 @@ def test_a_geojson_has_its_rings_and_members_as_rfc_7946_has_them(cwsam: Cwsam, 
         assert outer.is_ccw and not any(hole.is_ccw for hole in holes)
 
 
-def test_a_geojson_across_the_antimeridian_does_not_run_round_the_globe(cwsam: Cwsam, make_raster: Any) -> None:
+@pytest.mark.parametrize("options", [(), ("--dissolve",)])
+@pytest.mark.parametrize("file", ["p.geojson", "p.gpkg", "p.fgb", "p.shp", "p.parquet"])
+def test_polygons_in_degrees_across_the_antimeridian_do_not_run_round_the_globe(
+    cwsam: Cwsam, make_raster: Any, file: str, options: tuple[str, ...]
+) -> None:
     codes = np.ones((20, 30), np.uint8)
     codes[5:9, 10:20] = 2
     transform = from_origin(620_000, 7_000_000, 2000, 2000)  # zone 60, over 180 degrees
     scene = make_raster("map.tif", codes, crs="EPSG:32660", transform=transform)
-    cwsam("vectorize", scene, "p.geojson", "--check")
-    parts = gpd.read_file("p.geojson").explode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        said = cwsam("vectorize", scene, file, "--check", "--dst-crs", "EPSG:4326", *options).stderr
+    assert "warning" not in said
+    polygons = READERS.get(Path(file).suffix, gpd.read_file)(file)
+    assert polygons.geometry.is_valid.all() and sorted(polygons["code"]) == [1, 2]
+    parts = polygons.explode()
     assert ((parts.bounds.maxx - parts.bounds.minx) < 2).all()
     assert parts.bounds.minx.min() < -179 and parts.bounds.maxx.max() > 179
     area = parts.to_crs("EPSG:6933").area.sum()
@@ -453,7 +524,9 @@ def test_rounded_polygons_are_a_coverage(cwsam: Cwsam, make_raster: Any) -> None
 def test_maps_can_be_appended_to_a_layer_and_beside_it(cwsam: Cwsam, make_raster: Any) -> None:
     import sqlite3
 
-    west, east = make_raster("west.tif", patchwork(seed=1)), make_raster("east.tif", patchwork(seed=2) + 4)
+    beside = from_origin(602_100, 4_000_000, 30, 30)  # 70 pixels farther east
+    west = make_raster("west.tif", patchwork(seed=1))
+    east = make_raster("east.tif", patchwork(seed=2) + 4, transform=beside)
     cwsam("vectorize", west, "p.gpkg", "--append", "--layer", "cover")  # nothing is there yet
     first = len(gpd.read_file("p.gpkg", layer="cover"))
     cwsam("vectorize", east, "p.gpkg", "--append", "--layer", "cover")
@@ -464,6 +537,39 @@ def test_maps_can_be_appended_to_a_layer_and_beside_it(cwsam: Cwsam, make_raster
     assert len(gpd.read_file("p.gpkg", layer="cover")) == len(both)
     styles = dict(sqlite3.connect("p.gpkg").execute("SELECT f_table_name, styleQML FROM layer_styles"))
     assert styles["cover"].count("<category ") == 8 and styles["east"].count("<category ") == 4
+
+
+@pytest.mark.parametrize("dst", [(), ("--dst-crs", "EPSG:3035")])
+@pytest.mark.parametrize("columns", [0, 40])
+def test_a_map_of_ground_that_the_layer_has_already_is_appended_only_on_demand(
+    refused: Any, cwsam: Cwsam, make_raster: Any, columns: int, dst: tuple[str, ...]
+) -> None:
+    west = make_raster("west.tif", patchwork(seed=1), nodata=255)
+    moved = from_origin(600_000 + 30 * columns, 4_000_000, 30, 30)
+    east = make_raster("east.tif", patchwork(seed=2), nodata=255, transform=moved)
+    cwsam("vectorize", west, "p.gpkg", *dst)
+    before = len(gpd.read_file("p.gpkg", layer="p"))
+    message = refused(4, "vectorize", east, "p.gpkg", "--append", *dst, names="layer `p` of `p.gpkg`")
+    assert "--allow-overlap" in message
+    if not dst:
+        assert f"from {moved.c:.0f}, 3998500 to 602100, 4000000" in message
+    cwsam("vectorize", east, "p.gpkg", "--append", "--allow-overlap", *dst)
+    assert len(gpd.read_file("p.gpkg", layer="p")) > before
+
+
+def test_only_ground_with_a_class_overlaps(cwsam: Cwsam, make_raster: Any) -> None:
+    west, east = patchwork(seed=1), patchwork(seed=2)
+    west[:, 50:], east[:, :50] = 255, 255
+    for name, codes in (("west.tif", west), ("east.tif", east)):
+        cwsam("vectorize", make_raster(name, codes, nodata=255), "p.gpkg", "--append", "--layer", "cover")
+    nothing = make_raster("none.tif", np.full_like(west, 255), nodata=255)
+    cwsam("vectorize", nothing, "p.gpkg", "--append", "--layer", "cover")
+    area = gpd.read_file("p.gpkg", layer="cover")["area_m2"].sum()
+    assert area == pytest.approx(50 * 70 * 900)
+
+
+def test_overlap_can_be_allowed_only_where_something_is_appended(refused: Any, make_raster: Any) -> None:
+    refused(2, "vectorize", make_raster("map.tif", patchwork()), "p.gpkg", "--allow-overlap", names="--allow-overlap")
 
 
 def test_what_does_not_fit_a_layer_is_not_appended(refused: Any, make_raster: Any, tmp_path: Path) -> None:
@@ -501,6 +607,24 @@ def test_a_map_rotated_in_degrees_is_refused_where_rows_need_one_size(
         assert sum(told["area_m2"].values()) == pytest.approx(equal_area, rel=1e-4)
 
 
+def test_a_map_without_a_place_is_told_where_to_get_one(refused: Any, make_raster: Any) -> None:
+    scene = make_raster("map.tif", patchwork(), crs=None, transform=Affine.identity())
+    sure = make_raster("sure.tif", np.ones((50, 70), np.float32))
+    assert "-a_ullr" in refused(4, "vectorize", scene, "p.gpkg", names="nor a position")
+    message = refused(4, "vectorize", scene, "p.gpkg", "--confidence", sure, names="nor a position")
+    assert f"--like {sure} --crs like --transform like {scene}" in message
+    sure = make_raster("sure.tif", np.ones((50, 70), np.float32), crs=None, transform=Affine.identity())
+    scene = make_raster("map.tif", patchwork())
+    message = refused(4, "vectorize", scene, "p.gpkg", "--confidence", sure, names="sure.tif` has no")
+    assert f"--like {scene} --crs like --transform like {sure}" in message
+
+
+def test_a_map_beside_the_earth_is_refused_by_its_corner(refused: Any, make_raster: Any) -> None:
+    scene = make_raster("map.tif", patchwork(), crs="EPSG:4326", transform=from_origin(10, -262_096, 0.1, 0.1))
+    message = refused(4, "vectorize", scene, "p.gpkg", names="upper left corner of `")
+    assert "latitude -262,096°, beyond a pole" in message and "gdal_translate -a_ullr" in message
+
+
 def test_a_chosen_class_without_a_polygon_is_warned_of(cwsam: Cwsam, make_raster: Any) -> None:
     scene = make_raster("map.tif", patchwork(), nodata=255)
     said = cwsam("vectorize", scene, "p.gpkg", "--class", "2", "--class", "99").stderr
@@ -508,6 +632,16 @@ def test_a_chosen_class_without_a_polygon_is_warned_of(cwsam: Cwsam, make_raster
     assert set(gpd.read_file("p.gpkg", layer="p")["code"]) == {2}
     cwsam("vectorize", scene, "none.gpkg", "--class", "99")
     assert len(gpd.read_file("none.gpkg", layer="none")) == 0
+
+
+def test_the_check_tells_the_area_of_a_small_map_and_per_cent(cwsam: Cwsam, make_raster: Any) -> None:
+    rows, cols = np.mgrid[:20, :30]
+    codes = (rows > 10 + cols // 3 % 2).astype(np.uint8) + 1
+    scene = make_raster("map.tif", codes, transform=from_origin(600_000, 4_000_000, 1, 1))
+    said = cwsam("vectorize", scene, "p.gpkg", "--check").stdout
+    assert "2 polygons, 600 m² (projected" in said and "class areas off by 0 % at most" in said
+    said = cwsam("vectorize", scene, "simple.gpkg", "--check", "--simplify", "2px").stdout
+    assert re.search(r"class areas off by \d\.?\d* % at most", said)
 
 
 @pytest.mark.parametrize(("crs", "kind"), [("EPSG:4326", "geodesic"), ("EPSG:32617", "projected")])

@@ -10,8 +10,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from cwsam_cli.geo import sieve
-from cwsam_cli.geo.borders import NODATA
-from cwsam_cli.geo.polygonize import Strip
+from cwsam_cli.geo.codes import NODATA, Strip
 from cwsam_cli.geo.sieve import Weights, holes, new_codes, recode, without_holes
 
 modest = settings(

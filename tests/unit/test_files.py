@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from cwsam_cli.errors import OutputExists, UsageError
-from cwsam_cli.files import refuse_existing, sha256, staged, write_text
+from cwsam_cli.errors import MachineError, OutputExists, UsageError
+from cwsam_cli.files import refuse_existing, reserved, sha256, staged, sweep, write_text
 
 MARKER = "dataset.yaml"
 
@@ -178,3 +180,63 @@ def test_sha256_is_hashlibs(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
     assert sha256(path) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("beside", [(), ("dataset.aux",)])
+def test_a_block_that_writes_nothing_leaves_the_old_output(tmp_path: Path, beside: tuple[str, ...]) -> None:
+    target = _folder(tmp_path / "dataset", MARKER, "tile.tif")
+    with (
+        pytest.raises(MachineError, match=r"nothing was written for `.*dataset`"),
+        staged(target, overwrite=True, marker=MARKER) as path,
+    ):
+        for name in beside:
+            path.with_name(name).touch()
+    assert _names(target) == [MARKER, "tile.tif"]
+    assert _names(tmp_path) == ["dataset"]
+
+
+def test_only_what_was_staged_for_the_very_output_is_swept(tmp_path: Path) -> None:
+    others = (".map.tif.abcd_fg9.part", ".map.part", ".map.abcdefgh.part.bak", "map.abcdefgh.part", ".map.notes.part")
+    for name in (*others, ".map.abcd_fg9.part"):
+        _folder(tmp_path / name, "half")
+    sweep(tmp_path / "map")
+    assert _names(tmp_path) == sorted(others)
+
+
+def test_an_output_is_reserved_for_one_process_until_that_ends(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "dataset"
+    program = (
+        "import sys; from pathlib import Path; from cwsam_cli.files import reserved, staged\n"
+        "target = Path(sys.argv[1])\n"
+        "with reserved(target), staged(target, overwrite=True): print('in', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "in\n"
+        with pytest.raises(MachineError, match="another process"), reserved(target):
+            pytest.fail("both are in")
+        assert len(_names(target.parent)) == 2  # the lock and the other's stage, which it still needs
+        other.kill()
+    with reserved(target):
+        assert _names(target.parent) == [".dataset.lock"]  # what the killed process left is swept
+    assert _names(target.parent) == []
+
+
+def test_a_lock_that_its_holder_has_removed_holds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cwsam_cli import files
+
+    target, lock, tries = tmp_path / "map.tif", files._lock, []
+
+    def late(descriptor: int) -> None:
+        if not tries:  # the last holder removes the file after it was opened here
+            (tmp_path / ".map.tif.lock").unlink()
+        tries.append(descriptor)
+        lock(descriptor)
+
+    monkeypatch.setattr(files, "_lock", late)
+    with reserved(target):
+        monkeypatch.setattr(files, "_lock", lock)
+        with pytest.raises(MachineError), reserved(target):
+            pytest.fail("both are in")
+    assert len(tries) == 2

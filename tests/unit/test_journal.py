@@ -1,5 +1,6 @@
 """A killed run leaves whole pieces only, and nobody else's journal is taken up."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 
 from cwsam_cli.errors import MachineError
-from cwsam_cli.journal import Journal, journal, locked
+from cwsam_cli.files import locked
+from cwsam_cli.journal import Journal, journal
 
 KEY = {"scene": "a", "checkpoint": "b"}
 
@@ -142,3 +144,20 @@ def test_a_lock_is_free_again_after_its_block(tmp_path: Path) -> None:
         with locked(tmp_path / "lock", "busy"):
             with pytest.raises(MachineError, match="busy"), locked(tmp_path / "lock", "busy"):
                 pytest.fail("twice")
+
+
+def test_a_journal_is_gone_before_another_process_may_begin_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, removed = shutil.rmtree, []
+
+    def spy(folder: Path, **options: Any) -> None:
+        with pytest.raises(MachineError), journal(tmp_path / "map.tif", KEY, {}):
+            pytest.fail("both are in")
+        removed.append(folder.name)
+        remove(folder, **options)
+
+    with journal(tmp_path / "map.tif", KEY, {}):
+        monkeypatch.setattr(shutil, "rmtree", spy)
+    assert removed == [".map.tif.journal"]
+    assert list(tmp_path.iterdir()) == []

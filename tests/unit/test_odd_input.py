@@ -18,9 +18,10 @@ from rasterio.windows import Window
 from cwsam_cli.data.manifest import NAME, read_manifest
 from cwsam_cli.data.split import assign
 from cwsam_cli.errors import DataError
+from cwsam_cli.geo.codes import Strip
 from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.measure import measure_regions
-from cwsam_cli.geo.polygonize import Strip, polygonize
+from cwsam_cli.geo.polygonize import polygonize
 from cwsam_cli.geo.quicklook import draw_quicklook
 from cwsam_cli.geo.raster import open_scene
 from cwsam_cli.geo.rasterize import NO_LABEL, raster_labels, read_polygons

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-PROGRAM = "from cwsam_cli.geo.polygonize import Strip, polygonize; import numpy as np; import cwsam_cli.geo.compiled"
+PROGRAM = "from cwsam_cli.geo.polygonize import polygonize; import numpy as np; import cwsam_cli.geo.compiled"
 
 
 def test_what_no_version_has_used_for_long_is_removed(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import shapely
 
+from cwsam_cli.geo.codes import Strip
 from cwsam_cli.geo.coverage import Coverage
-from cwsam_cli.geo.polygonize import Regions, Strip, polygonize
+from cwsam_cli.geo.polygonize import Regions, polygonize
 
 
 def regions(seed: int = 0) -> Regions:

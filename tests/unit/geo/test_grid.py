@@ -25,7 +25,10 @@ def test_pixels_in_metres_are_as_large_as_their_transform_says() -> None:
     assert not scene.is_geographic
 
 
-@pytest.mark.parametrize("transform", [Affine(10, 0, 0, 0, 10, 0), Affine.rotation(30) @ Affine.scale(10, -10)])
+@pytest.mark.parametrize(
+    "transform",
+    [Affine(10, 0, 5e5, 0, 10, 0), Affine.translation(5e5, 0) @ Affine.rotation(30) @ Affine.scale(10, -10)],
+)
 def test_south_up_and_rotated_pixels_have_a_positive_area(transform: Affine) -> None:
     scene = grid("EPSG:32617", transform)
     assert scene.pixel_area_m2 == pytest.approx(100)

@@ -5,8 +5,8 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 
-from cwsam_cli.geo.borders import NODATA
-from cwsam_cli.geo.polygonize import Regions, Strip, polygonize
+from cwsam_cli.geo.codes import NODATA, Strip
+from cwsam_cli.geo.polygonize import Regions, polygonize
 
 
 def regions_of(codes: list[list[int]] | NDArray[np.int32], rows: int = 100) -> Regions:

@@ -10,6 +10,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
+from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
@@ -139,6 +140,24 @@ def test_pixels_are_hidden_beside_any_number_of_bands(
         read_values, valid = scene.read(Window(0, 0, scene.grid.width, scene.grid.height))
     assert len(read_values) == count
     np.testing.assert_array_equal(valid, left_half() if metres is None else left_half(24, 32))
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e300"])
+def test_a_scene_whose_corner_is_no_place_is_refused(make_raster: MakeRaster, tmp_path: Path, number: str) -> None:
+    scene = make_raster("scene.tif", image())
+    (tmp_path / "odd.vrt").write_text(
+        '<VRTDataset rasterXSize="16" rasterYSize="12"><SRS>EPSG:4326</SRS>'
+        f"<GeoTransform>10, 0.1, 0, {number}, 0, -0.1</GeoTransform><VRTRasterBand dataType='Byte' band='1'>"
+        f"<SimpleSource><SourceFilename>{scene}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    with pytest.raises(DataError, match=r"upper left corner of `.*odd\.vrt`"), open_scene(tmp_path / "odd.vrt"):
+        pytest.fail("opened")
+
+
+def test_a_scene_in_a_mercator_plane_is_resampled_to_metres_on_the_ground(make_raster: MakeRaster) -> None:
+    path = make_raster("scene.tif", image(), crs="EPSG:3857", transform=from_origin(1_113_194, 8_399_737, 30, 30))
+    with open_scene(path, pixel_m=15.05) as scene:
+        assert (scene.grid.width, scene.grid.height) == (16, 12)  # 30 m there are 15.05 m at 60° N
 
 
 def test_a_band_tagged_alpha_hides_what_it_says_also_where_it_is_read_as_an_image(make_raster: MakeRaster) -> None:

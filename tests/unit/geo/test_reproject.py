@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 import shapely
+from affine import Affine
 from pyproj import CRS, Transformer
 
 from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.geo.codes import Strip
 from cwsam_cli.geo.coverage import Coverage
-from cwsam_cli.geo.polygonize import Regions, Strip, polygonize
+from cwsam_cli.geo.grid import Grid
+from cwsam_cli.geo.measure import to_ground
+from cwsam_cli.geo.polygonize import Regions, polygonize
 from cwsam_cli.geo.reproject import LONGEST, Reprojection, crs_of, densify, densify_edges, split_at_antimeridian
 
 UTM = CRS.from_epsg(32617)
@@ -61,6 +65,23 @@ def test_ground_without_a_place_there_is_refused() -> None:
 def test_an_engineering_crs_leads_nowhere() -> None:
     with pytest.raises(DataError, match="no way"):
         Reprojection(CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]'), CRS.from_epsg(4326))
+
+
+@pytest.mark.parametrize(
+    ("crs", "x", "y", "crosses"),
+    [
+        ("EPSG:32660", 650_000, 7_000_000, True),
+        ("EPSG:32660", 500_000, 7_000_000, False),
+        ("EPSG:3413", 0, 0, True),
+        ("+proj=ortho +lat_0=45", 0, 0, True),  # all its edges lie beside the Earth
+        ("+proj=ortho +lat_0=0", 0, 0, False),
+    ],
+)
+def test_a_map_is_known_to_cross_the_antimeridian(crs: str, x: float, y: float, crosses: bool) -> None:
+    pixel = 75_000 if "ortho" in crs else 1000
+    grid = Grid(None, Affine.translation(x, y) @ Affine.scale(pixel) @ Affine.translation(-100, -100), 200, 200)
+    move = Reprojection(CRS.from_user_input(crs), crs_of("EPSG:4326"))
+    assert any(move.jumps(to_ground(line, grid.transform)) for line in grid.transects()) == crosses
 
 
 def test_a_polygon_across_the_antimeridian_becomes_one_on_either_side() -> None:

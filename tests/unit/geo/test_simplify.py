@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import shapely
 
-from cwsam_cli.geo.borders import NODATA
+from cwsam_cli.geo.codes import NODATA, Strip
 from cwsam_cli.geo.coverage import Coverage
-from cwsam_cli.geo.polygonize import Regions, Simplify, Strip, polygonize
+from cwsam_cli.geo.polygonize import Regions, Simplify, polygonize
 
 SQUARE = np.array([[1.0, 0.0, 0.0, 1.0]])
 

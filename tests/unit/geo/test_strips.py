@@ -1,5 +1,7 @@
 """Maps are read by strips, whatever their file is cut into."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from rasterio.transform import from_origin
 
 from cwsam_cli.errors import DataError
 from cwsam_cli.geo import strips
-from cwsam_cli.geo.borders import NODATA
+from cwsam_cli.geo.codes import NODATA
 from cwsam_cli.geo.strips import ahead, on_grid, open_classes
 
 MakeRaster = Callable[..., Path]
@@ -84,7 +86,7 @@ def test_other_rasters_are_read_on_the_maps_grid(make_raster: MakeRaster) -> Non
     other = make_raster("other.tif", values, nodata=-1, transform=from_origin(600_060, 4_000_000, 60, 60))
     with (
         open_classes(make_raster("map.tif", np.ones((4, 8), np.uint8))) as source,
-        on_grid([other], source.grid) as rasters,
+        on_grid([other], source) as rasters,
     ):
         (strip,) = source.strips("rows", rasters)
     assert strip.values is not None
@@ -126,3 +128,9 @@ def test_what_fails_ahead_is_raised_in_its_place() -> None:
     assert next(taken) == 1
     with pytest.raises(DataError, match="damaged"):
         next(taken)
+
+
+def test_reading_a_class_raster_does_not_load_the_compiler() -> None:
+    program = "import sys, cwsam_cli.geo.strips; print('numba' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"

@@ -9,7 +9,7 @@ from rasterio.transform import from_origin
 
 from cwsam_cli.errors import UsageError
 from cwsam_cli.geo.grid import Grid
-from cwsam_cli.geo.units import AREAS, LENGTHS, metres_a_step, quantity, sieve_weights
+from cwsam_cli.geo.units import AREAS, LENGTHS, area_text, metres_a_step, quantity, sieve_weights
 
 UTM = Grid(CRS.from_epsg(32617), from_origin(600_000, 4_000_000, 30, 30), 20, 10)
 
@@ -34,6 +34,22 @@ def test_a_number_with_its_unit_is_a_size(text: str, units: dict[str, float], va
 def test_anything_else_is_refused_by_name(text: str) -> None:
     with pytest.raises(UsageError, match="--simplify"):
         quantity(text, LENGTHS, "--simplify")
+
+
+@pytest.mark.parametrize(
+    ("area_m2", "text"),
+    [
+        (0, "0 m²"),
+        (0.0123, "0.0123 m²"),
+        (4, "4.00 m²"),
+        (900, "900 m²"),
+        (1_800, "0.180 ha"),
+        (123_456, "12.3 ha"),
+        (12_345_678_900, "1,234,568 ha"),
+    ],
+)
+def test_areas_have_a_unit_and_small_ones_digits(area_m2: float, text: str) -> None:
+    assert area_text(area_m2) == text
 
 
 def test_hectares_count_pixels_of_a_plane_grid() -> None:

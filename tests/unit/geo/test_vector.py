@@ -19,10 +19,11 @@ from rasterio.transform import from_origin
 
 from cwsam_cli.errors import DataError, MachineError, UsageError
 from cwsam_cli.geo import vector
+from cwsam_cli.geo.codes import Strip
 from cwsam_cli.geo.features import Columns, dissolve, wkb
 from cwsam_cli.geo.legend import Legend
 from cwsam_cli.geo.measure import to_ground
-from cwsam_cli.geo.polygonize import Regions, Strip, polygonize
+from cwsam_cli.geo.polygonize import Regions, polygonize
 from cwsam_cli.geo.style import qml, read_qml
 from cwsam_cli.geo.vector import copy_geopackage, vector_driver, within_shapefile, write_layer_style, write_stream
 

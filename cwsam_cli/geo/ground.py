@@ -1,0 +1,170 @@
+"""How large pixels are on the ellipsoid, where the plane of a projected CRS stretches them.
+
+The size of a pixel step is described by the first fundamental form: with one step along columns
+and one along rows as vectors in space, E and G are their squared lengths and F is their scalar
+product, all in m². Its entries change smoothly, also across the antimeridian and at a pole.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS as ProjCRS
+from pyproj import Transformer
+
+Floats = NDArray[np.float64]
+Place = Callable[[Floats, Floats], Floats]
+
+_COARSE, _FINE = 8, 256
+"""Intervals of a lattice over a map, along either axis: to look how much it is stretched, and to measure."""
+_HALF_STEP_M = 500.0
+"""Half the distance over which steps are measured: long against PROJ's rounding, short against the Earth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """The pixels of a raster in a projected CRS."""
+
+    wkt: str
+    transform: Affine
+    width: int
+    height: int
+    unit_m: float
+    """Metres per unit of the CRS."""
+
+    @property
+    def name(self) -> str:
+        """The CRS's name."""
+        return str(ProjCRS.from_wkt(self.wkt).name)
+
+    @property
+    def form(self) -> Floats:
+        """E, F and G as the CRS's plane has them."""
+        t = self.transform
+        return np.array([t.a**2 + t.d**2, t.a * t.b + t.d * t.e, t.b**2 + t.e**2]) * self.unit_m**2
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """E, F and G (rows, columns, 3) at points over a map."""
+
+    rows: Floats
+    """Where they lie, in pixels from the map's upper edge."""
+    columns: Floats
+    forms: Floats
+
+    def along(self, rows: Floats, values: Floats) -> Floats:
+        """Values (lattice rows, ...) interpolated at other rows."""
+        first, share = _between(rows, self.rows)
+        share = share.reshape(-1, *[1] * (values.ndim - 1))
+        return values[first] * (1 - share) + values[first + 1] * share
+
+    def areas(self, top: int, rows: int, width: int) -> NDArray[np.float32]:
+        """Areas in m² of the pixels (rows, width) below a row."""
+        first, share = _between(np.arange(width, dtype=np.float64) + 0.5, self.columns)
+        by_row = self.along(np.arange(top, top + rows, dtype=np.float64) + 0.5, area_of(self.forms))
+        return np.asarray(by_row[:, first] * (1 - share) + by_row[:, first + 1] * share, np.float32)
+
+    def lengths(self, starts: Floats, ends: Floats) -> Floats:
+        """Lengths in m of straight lines between points (N, 2), columns and rows; short ones only."""
+        middle = (starts + ends) / 2
+        column, across = _between(middle[:, 0], self.columns)
+        row, down = _between(middle[:, 1], self.rows)
+        across, down = across[:, None], down[:, None]
+        upper = self.forms[row, column] * (1 - across) + self.forms[row, column + 1] * across
+        lower = self.forms[row + 1, column] * (1 - across) + self.forms[row + 1, column + 1] * across
+        e, f, g = (upper * (1 - down) + lower * down).T
+        dx, dy = (ends - starts).T
+        return np.asarray(np.sqrt(e * dx**2 + 2 * f * dx * dy + g * dy**2))
+
+
+def area_of(form: Floats) -> Floats:
+    """A pixel's area in m² from E, F, G (..., 3)."""
+    return np.asarray(np.sqrt(form[..., 0] * form[..., 2] - form[..., 1] ** 2))
+
+
+@lru_cache(maxsize=32)
+def stretches(plane: Plane) -> tuple[float, float]:
+    """How far the areal and the linear scale leave 1, at most, at points over the whole map."""
+    forms = _lattice(plane, _COARSE).forms
+    flat, determinant = plane.form, forms[..., 0] * forms[..., 2] - forms[..., 1] ** 2
+    ratio = (flat[0] * flat[2] - flat[1] ** 2) / determinant
+    half_trace = (forms[..., 2] * flat[0] - 2 * forms[..., 1] * flat[1] + forms[..., 0] * flat[2]) / determinant / 2
+    spread = np.sqrt(np.maximum(half_trace**2 - ratio, 0))
+    linear = np.sqrt(np.maximum(np.stack([half_trace - spread, half_trace + spread]), 0))
+    if np.isnan(linear).any():
+        return 0.0, 0.0  # no point lies on the Earth
+    return float(np.abs(np.sqrt(ratio) - 1).max()), float(np.abs(linear - 1).max())
+
+
+def covered_m2(plane: Plane) -> float:
+    """About how many m² of ground a map covers; NaN if no point of it lies on the Earth."""
+    return float(area_of(_lattice(plane, _COARSE).forms).mean()) * plane.width * plane.height
+
+
+@lru_cache(maxsize=32)
+def lattice(plane: Plane) -> Lattice:
+    """E, F and G over a map, fine enough to measure regions."""
+    return _lattice(plane, _FINE)
+
+
+@lru_cache(maxsize=32)
+def middle(plane: Plane) -> Floats:
+    """E, F and G (3,) in the middle of a map."""
+    return _forms(plane, np.array([plane.width / 2]), np.array([plane.height / 2]))[0]
+
+
+def _lattice(plane: Plane, intervals: int) -> Lattice:
+    columns, rows = (np.linspace(0, size, min(intervals, 2 * size) + 1) for size in (plane.width, plane.height))
+    x, y = np.meshgrid(columns, rows)
+    forms = _forms(plane, x.ravel(), y.ravel()).reshape(len(rows), len(columns), 3)
+    return Lattice(rows, columns, _filled(forms))
+
+
+def _forms(plane: Plane, columns: Floats, rows: Floats) -> Floats:
+    """E, F and G (N, 3), NaN where the plane is not of the Earth."""
+    place = _placer(plane)
+    half = max(0.5, _HALF_STEP_M / float(area_of(plane.form)) ** 0.5)
+    along = (place(columns + half, rows) - place(columns - half, rows)) / (2 * half)
+    down = (place(columns, rows + half) - place(columns, rows - half)) / (2 * half)
+    return np.stack([(along**2).sum(axis=1), (along * down).sum(axis=1), (down**2).sum(axis=1)], axis=1)
+
+
+def _placer(plane: Plane) -> Place:
+    """A function from pixel coordinates to metres from the Earth's middle (N, 3), NaN for none."""
+    own = ProjCRS.from_wkt(plane.wkt)
+    base = own.geodetic_crs
+    assert base is not None and base.ellipsoid is not None
+    radians = base.axis_info[0].unit_conversion_factor
+    axis, polar = base.ellipsoid.semi_major_metre, base.ellipsoid.semi_minor_metre
+    es = 1 - (polar / axis) ** 2
+    to_base, t = Transformer.from_crs(own, base, always_xy=True), plane.transform
+
+    def place(columns: Floats, rows: Floats) -> Floats:
+        found = to_base.transform(t.a * columns + t.b * rows + t.c, t.d * columns + t.e * rows + t.f)
+        lon, lat = np.where(np.isfinite(found), found, np.nan) * radians
+        normal = axis / np.sqrt(1 - es * np.sin(lat) ** 2)
+        east = normal * np.cos(lat)
+        return np.stack([east * np.cos(lon), east * np.sin(lon), normal * (1 - es) * np.sin(lat)], axis=1)
+
+    return place
+
+
+def _filled(forms: Floats) -> Floats:
+    """The same with what is not of the Earth as its nearest neighbour of the same row, or else of another row."""
+    known = np.isfinite(forms.sum(axis=2))
+    for values, found in [*zip(forms, known, strict=True), (forms, known.sum(axis=1) > 0)]:
+        index = np.flatnonzero(found)
+        if 0 < len(index) < len(found):
+            values[:] = values[index[np.abs(np.arange(len(found))[:, None] - index).argmin(axis=1)]]
+    return forms
+
+
+def _between(where: Floats, points: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """The point before, and how far on the way to the next one; points are evenly spaced."""
+    place = where / (points[-1] / (len(points) - 1))
+    first = np.clip(place.astype(np.int64), 0, len(points) - 2)
+    return first, place - first
