@@ -37,7 +37,7 @@ class Manifest:
     taxonomy: Taxonomy
     """The class table; label tiles hold its codes."""
     bands: tuple[Band, ...]
-    """Measured on the valid pixels of the training split."""
+    """Measured on the valid pixels of the training split, each counted once."""
     dtype: str
     """Of the image tiles."""
     gsd_m: float | None
@@ -45,7 +45,7 @@ class Manifest:
     tiles: dict[str, int] = field(default_factory=dict)
     """Tiles by split."""
     pixels: dict[str, list[int]] = field(default_factory=dict)
-    """Labelled pixels by split and class index."""
+    """Labelled pixels by split and class index; a pixel that two tiles show counts once."""
     command: str = ""
     """The command line that made it."""
     version: int = VERSION

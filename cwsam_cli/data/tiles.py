@@ -39,8 +39,10 @@ class Tile:
     source: Source
     window: Window
     split: str
-    fresh: tuple[int, int] = (0, 0)
-    """Rows and columns from which on labels are this tile's own; on held-out ground each label stands once."""
+    shared: tuple[int, int] = (0, 0)
+    """Rows at the top and columns at the left that earlier tiles show too."""
+    overlap: int = 0
+    """How many of the shared rows and columns keep their labels; the others have none here."""
     footprint: Any = None
     valid: float = 0.0
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))

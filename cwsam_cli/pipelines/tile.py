@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import pairwise, product
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import pyogrio
 import rasterio
 import shapely
+from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
@@ -26,7 +28,7 @@ from cwsam_cli.data.split import assign, block_size, cut_blocks
 from cwsam_cli.data.tiles import Source, Tile, footprints, write_index, write_pair
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input, staged
-from cwsam_cli.geo.grid import lattice
+from cwsam_cli.geo.grid import offsets
 from cwsam_cli.geo.raster import GDAL_CACHE, open_raster, open_scene
 from cwsam_cli.geo.rasterize import (
     NO_LABEL,
@@ -215,16 +217,13 @@ def _plan(sources: list[Source], splits: dict[tuple[object, ...], str], size: in
             if block.key not in splits:
                 continue
             split = splits[block.key]
-            shared = overlap if split == "train" else 0
-            for inner in lattice(int(block.window.width), int(block.window.height), size, shared):
+            wanted = overlap if split == "train" else 0
+            height, width = int(block.window.height), int(block.window.width)
+            for (row, above), (col, beside) in product(_starts(height, size, wanted), _starts(width, size, wanted)):
                 window = Window(
-                    block.window.col_off + inner.col_off,
-                    block.window.row_off + inner.row_off,
-                    inner.width,
-                    inner.height,
+                    block.window.col_off + col, block.window.row_off + row, min(size, width), min(size, height)
                 )
-                fresh = (0, 0) if split == "train" else (-int(inner.row_off) % size, -int(inner.col_off) % size)
-                tiles.append(Tile(source, window, split, fresh))
+                tiles.append(Tile(source, window, split, shared=(above, beside), overlap=wanted))
     frame = footprints(tiles)
     for tile, footprint in zip(tiles, frame.geometry, strict=True):
         tile.footprint = footprint
@@ -232,6 +231,12 @@ def _plan(sources: list[Source], splits: dict[tuple[object, ...], str], size: in
     if leaking:
         log.warning("%d tiles left out: they show ground that another scene gives to another split", len(leaking))
     return [tile for number, tile in enumerate(tiles) if number not in leaking]
+
+
+def _starts(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
+    """Where tiles start along an axis, each with the pixels that it shares with the tile before."""
+    starts = offsets(length, size, size - overlap)
+    return [(0, 0), *((later, earlier + size - later) for earlier, later in pairwise(starts))]
 
 
 def _leaks(tiles: list[Tile], size: int) -> set[int]:
@@ -257,18 +262,22 @@ def _write(tiles: list[Tile], taxonomy: Taxonomy, folder: Path, size: int, comma
     stats = RunningStats()
     to_index = np.frombuffer(taxonomy.code_to_index(), np.uint8)
     written = []
+    pixels = {split: np.zeros(len(taxonomy), np.int64) for split in SPLITS}
     for tile in track(tiles, "writing tiles"):
         codes = _codes(tile.source, tile.window)
-        codes[: tile.fresh[0]] = codes[:, : tile.fresh[1]] = NO_LABEL
+        above, beside = (max(0, shared - tile.overlap) for shared in tile.shared)
+        codes[:above] = codes[:, :beside] = NO_LABEL
         codes[(codes == NO_LABEL) | np.isin(codes, taxonomy.unlabelled)] = IGNORE
         index = to_index[codes]
-        tile.pixels = np.bincount(index[index != IGNORE], minlength=len(taxonomy))
+        tile.pixels = _count(index, taxonomy)
         if not tile.pixels.any():
             continue
         image, valid = tile.source.scene.read(tile.window)
         tile.valid = float(valid.mean())
+        above, beside = tile.shared
+        pixels[tile.split] += _count(index[above:, beside:], taxonomy)
         if tile.split == "train":
-            stats.add(image, valid)
+            stats.add(image[:, above:, beside:], valid[above:, beside:])
         write_pair(tile, image, valid, codes.astype(np.uint8), taxonomy, folder, size)
         written.append(tile)
     scene = tiles[0].source.scene
@@ -278,14 +287,14 @@ def _write(tiles: list[Tile], taxonomy: Taxonomy, folder: Path, size: int, comma
         dtype=scene.dtype,
         gsd_m=scene.grid.gsd_m,
         tiles={split: sum(tile.split == split for tile in written) for split in SPLITS},
-        pixels={
-            split: np.sum([tile.pixels for tile in written if tile.split == split], axis=0, initial=0).tolist()
-            if any(tile.split == split for tile in written)
-            else [0] * len(taxonomy)
-            for split in SPLITS
-        },
+        pixels={split: counts.tolist() for split, counts in pixels.items()},
         command=command,
     )
     write_index(written, taxonomy, folder)
     write_manifest(folder, manifest)
     return manifest
+
+
+def _count(index: NDArray[np.uint8], taxonomy: Taxonomy) -> NDArray[np.int64]:
+    """Labelled pixels by class index."""
+    return np.bincount(index[index != IGNORE], minlength=len(taxonomy))

@@ -133,9 +133,10 @@ def test_the_manifest_keeps_the_command_as_it_could_be_typed_again(
 
 def test_mean_and_std_are_those_of_the_training_pixels(run: Any) -> None:
     manifest = yaml.safe_load((run.dataset / "dataset.yaml").read_text("utf-8"))
-    values = np.concatenate(
-        [read(path).reshape(3, -1) for path in (run.dataset / "images" / "train").glob("*.tif")], axis=1
-    )
+    shown = np.zeros((160, 200), bool)  # ground that two tiles show counts once
+    for tile in tiles(run.dataset).query("split == 'train'").itertuples():
+        shown[tile.row_off : tile.row_off + 32, tile.col_off : tile.col_off + 32] = True
+    values = read(run.scene)[:, shown]
     assert [band["mean"] for band in manifest["bands"]] == pytest.approx(values.mean(axis=1))
     assert [band["std"] for band in manifest["bands"]] == pytest.approx(values.std(axis=1))
 
@@ -221,6 +222,53 @@ def test_held_out_ground_is_counted_once(cwsam: Cwsam, make_raster: Any, tmp_pat
             codes = read(tmp_path / "dataset" / "labels" / tile.split / f"{tile.tile}.tif")[0]
             counted[tile.row_off : tile.row_off + 24, tile.col_off : tile.col_off + 24] += codes != 255
     assert counted.max() == 1
+
+
+def labelled(dataset: Path, split: str, height: int, width: int) -> Any:
+    """How many tiles of a split label each pixel."""
+    times = np.zeros((height, width), int)
+    for tile in tiles(dataset).query("split == @split").itertuples():
+        codes = read(dataset / "labels" / split / f"{tile.tile}.tif")[0]
+        times[tile.row_off : tile.row_off + tile.height, tile.col_off : tile.col_off + tile.width] += codes != 255
+    return times
+
+
+def test_without_an_overlap_no_label_of_the_training_ground_stands_twice(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path
+) -> None:
+    scene, labels = make_raster("scene.tif", noise(3, 376, 357)), make_raster("labels.tif", striped(376, 357))
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 64)
+    times = labelled(tmp_path / "dataset", "train", 376, 357)
+    assert times.max() == 1
+    whole = np.zeros((376, 357), bool)
+    for tile in tiles(tmp_path / "dataset").query("split == 'train'").itertuples():
+        whole[tile.row_off : tile.row_off + 64, tile.col_off : tile.col_off + 64] = True
+    assert ((times == 1) == whole).all(), "and none is lost"
+
+
+@pytest.mark.parametrize("overlap", [0, 11, 30])
+def test_the_manifest_counts_every_labelled_pixel_once(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path, overlap: int
+) -> None:
+    codes = striped(150, 210)
+    scene, labels = make_raster("scene.tif", noise(3, 150, 210)), make_raster("labels.tif", codes)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 48, "--overlap", overlap)
+    told = yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))["pixels"]
+    for split in SPLITS:
+        different = codes[labelled(tmp_path / "dataset", split, 150, 210) > 0]
+        assert told[split] == [(different == code).sum() for code in (1, 2, 3)]
+
+
+def test_training_tiles_share_the_labels_of_no_more_pixels_than_asked_for(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path
+) -> None:
+    scene, labels = make_raster("scene.tif", noise(3, 32, 101)), make_raster("labels.tif", striped(32, 101))
+    common = ("tile", scene, "--labels", labels, "-o", "dataset", "--size", 32, "--split", 100, 0, 0)
+    cwsam(*common, "--overlap", 5)
+    times = labelled(tmp_path / "dataset", "train", 32, 101)
+    seams = np.flatnonzero(np.diff((times[0] > 1).astype(int), prepend=0, append=0)).reshape(-1, 2)
+    assert times.min() == 1 and len(seams) > 0
+    assert set(np.diff(seams).ravel().tolist()) == {5}
 
 
 @pytest.mark.parametrize(("overlap", "seed"), [(0, 0), (0, 1), (11, 0), (19, 5)])
