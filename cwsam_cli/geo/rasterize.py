@@ -6,7 +6,7 @@ out as class codes with `NO_LABEL` where nobody labelled the ground.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import rasterio
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.features import rasterize
@@ -24,6 +25,7 @@ from rasterio.windows import transform as window_transform
 
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, MissingCRS
+from cwsam_cli.geo.globe import globe_width, unwrap
 from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.raster import on_pixels_of, open_raster, reading
 from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color
@@ -51,14 +53,23 @@ class RasterLabels:
     """A label raster, seen through the scene's grid."""
 
     path: Path
-    dataset: rasterio.DatasetReader | WarpedVRT
+    views: tuple[rasterio.DatasetReader | WarpedVRT, ...]
+    """Of the same raster; all but the first show ground that it knows under coordinates beyond the antimeridian."""
 
     def read(self, window: Window) -> Codes:
         """See `Labels`."""
+        codes = self._read(self.views[0], window)
+        for view in self.views[1:]:
+            unknown = codes == NO_LABEL
+            if unknown.any():
+                codes[unknown] = self._read(view, window)[unknown]
+        return codes
+
+    def _read(self, view: rasterio.DatasetReader | WarpedVRT, window: Window) -> Codes:
         with reading(self.path):
-            values = self.dataset.read(1, window=window, masked=True)
-            if self.dataset.count > 1:  # the warped view's alpha, which GDAL takes for a mask in uint8 and uint16 only
-                values[self.dataset.read(2, window=window) == 0] = np.ma.masked
+            values = view.read(1, window=window, masked=True)
+            if view.count > 1:  # the warped view's alpha, which GDAL takes for a mask in uint8 and uint16 only
+                values[view.read(2, window=window) == 0] = np.ma.masked
         if np.issubdtype(values.dtype, np.floating):
             values = np.ma.masked_invalid(values)
             odd = np.unique(values.compressed()[np.mod(values.compressed(), 1) != 0])
@@ -156,16 +167,23 @@ def raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLabels]
                 raise MissingCRS(scene if grid.crs is None else path, "so labels and scene cannot be laid together")
             if own.crs is None and grid.crs is not None:
                 log.warning("`%s` has no CRS; its pixels coincide with the scene's, so the scene's is taken", path)
-            yield RasterLabels(path, dataset)
+            yield RasterLabels(path, (dataset,))
             return
         if own.crs == grid.crs and same_pixels:
-            yield RasterLabels(path, dataset)
+            yield RasterLabels(path, (dataset,))
             return
         log.info("labels %s are brought onto the scene's grid, %s", own, grid)
-        outside = {} if dataset.nodata is not None else {"add_alpha": True}
+        options: dict[str, Any] = {} if dataset.nodata is not None else {"add_alpha": True}
+        width = globe_width(own.crs.to_wkt())
+        places = [own.transform]
+        if width is not None:
+            # Or GDAL reads nothing of the last pixels before the antimeridian.
+            options |= {"SAMPLE_STEPS": "ALL", "SOURCE_EXTRA": "2"}
+            places += [Affine.translation(turn * width, 0) @ own.transform for turn in (1, -1)]
         try:
-            with on_pixels_of(grid, dataset, **outside) as view:
-                yield RasterLabels(path, view)
+            with ExitStack() as stack:
+                views = [on_pixels_of(grid, dataset, src_transform=place, **options) for place in places]
+                yield RasterLabels(path, tuple(stack.enter_context(view) for view in views))
         except (rasterio.errors.CRSError, rasterio.errors.WarpOperationError, CPLE_BaseError) as error:
             raise DataError(
                 f"`{path}` cannot be brought from {own} to {grid}: {error}",
@@ -229,9 +247,21 @@ def read_polygons(path: Path, class_field: str, taxonomy: Taxonomy | None) -> "t
 
 def vector_labels(frame: "GeoDataFrame", grid: Grid, scene: Path) -> VectorLabels:
     """Lay polygons over a scene's grid."""
+    import pandas
+
     if grid.crs is None:
         raise MissingCRS(scene, "so polygons cannot be laid over it")
-    return VectorLabels(frame.to_crs(grid.crs.to_wkt()), grid)
+    wkt = grid.crs.to_wkt()
+    moved = frame.to_crs(wkt)
+    width = globe_width(wkt)
+    if width is not None:
+        before = globe_width(frame.crs.to_wkt())
+        moved.geometry = unwrap(moved.geometry.to_numpy(), frame.geometry.to_numpy(), width, before)
+        x, y = zip(*grid.corners(Window(0, 0, grid.width, grid.height)), strict=True)
+        turns = [moved.set_geometry(moved.translate(turn * width)) for turn in (0, 1, -1)]
+        moved = pandas.concat([turn.cx[min(x) : max(x), min(y) : max(y)] for turn in turns])
+        moved = moved.sort_values("code", kind="stable")
+    return VectorLabels(moved, grid)
 
 
 def _plain(value: Any) -> int | float | str:

@@ -255,7 +255,76 @@ def test_a_raster_has_no_conflicts(make_raster: MakeRaster) -> None:
         assert labels.conflicts(WHOLE) == 0
 
 
+ACROSS = {
+    "UTM 60": Grid(CRS.from_epsg(32660), from_origin(800_000, 1_150_000, 1000, 1000), 100, 100),
+    "beyond 180": Grid(CRS.from_epsg(4326), from_origin(179.5, 10.5, 0.01, 0.01), 100, 100),
+    "beyond -180": Grid(CRS.from_epsg(4326), from_origin(-180.5, 10.5, 0.01, 0.01), 100, 100),
+    "Pacific Mercator": Grid(CRS.from_epsg(3832), from_origin(3_290_000, 1_200_000, 1000, 1000), 100, 100),
+    "Web Mercator": Grid(CRS.from_epsg(3857), from_origin(20_037_508 - 50_000, 1_200_000, 1000, 1000), 100, 100),
+}
+"""Scenes whose middle column lies near the antimeridian, at 10 degrees north."""
+
+
+def halves(grid: Grid) -> NDArray[np.int32]:
+    """3 where a pixel's centre lies west of the antimeridian, 7 east of it."""
+    cols, rows = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
+    way = Transformer.from_crs(grid.crs.to_wkt(), "EPSG:4326", always_xy=True)
+    longitude, _ = way.transform(*grid.transform @ (cols, rows))
+    return np.where(np.asarray(longitude) % 360 < 180, 3, 7)
+
+
+@pytest.mark.parametrize("grid", ACROSS.values(), ids=ACROSS)
+@pytest.mark.parametrize(
+    ("crs", "west", "pixel"),
+    [
+        ("EPSG:4326", 178, 0.01),
+        ("EPSG:4326", -182, 0.01),
+        ("EPSG:3857", 20037508.342789244 - 200_000, 1000),
+        ("EPSG:3832", 3339584.7237981806 - 200_000, 1000),
+    ],
+)
+def test_label_rasters_that_cross_the_antimeridian_label_both_sides(
+    make_raster: MakeRaster, grid: Grid, crs: str, west: float, pixel: float
+) -> None:
+    north = 12 if crs == "EPSG:4326" else 1_300_000
+    values = np.repeat([3, 7], 200)[None].repeat(400, 0).astype(np.uint8)
+    path = make_raster("label.tif", values, crs=crs, transform=from_origin(west, north, pixel, pixel))
+    np.testing.assert_array_equal(on_scene(path, grid), halves(grid))
+
+
 # --- polygons ---
+
+
+@pytest.mark.parametrize("grid", ACROSS.values(), ids=ACROSS)
+@pytest.mark.parametrize("crs", ["EPSG:32660", "EPSG:4326", "EPSG:3832"])
+@pytest.mark.parametrize("first", [178, -182])
+def test_polygons_that_cross_the_antimeridian_label_both_sides(grid: Grid, crs: str, first: int) -> None:
+    whole = shapely.segmentize(shapely.box(first, 8, first + 4, 12), 0.5)
+    hole = shapely.segmentize(shapely.box(first + 1.9, 9.8, first + 2.1, 10.2), 0.05)
+    degrees = geopandas.GeoSeries([whole.difference(hole), hole], crs="EPSG:4326")
+    frame = geopandas.GeoDataFrame({"code": [3, 7]}, geometry=degrees, crs="EPSG:4326").to_crs(crs)
+    found = vector_labels(frame, grid, SCENE).read(Window(0, 0, 100, 100))
+    cols, rows = np.meshgrid(np.arange(100) + 0.5, np.arange(100) + 0.5)
+    way = Transformer.from_crs(grid.crs.to_wkt(), "EPSG:4326", always_xy=True)
+    longitude, latitude = (np.asarray(axis) for axis in way.transform(*grid.transform @ (cols, rows)))
+    inside = (np.abs(longitude % 360 - 180) < 0.1) & (np.abs(latitude - 10) < 0.2)
+    assert (found == np.where(inside, 7, 3)).mean() > 0.995, "straight edges bend a little"
+    assert NO_LABEL not in found
+
+
+def test_polygons_cut_at_the_antimeridian_label_both_sides() -> None:
+    halved = shapely.MultiPolygon([shapely.box(178, 8, 180, 12), shapely.box(-180, 8, -178, 12)])
+    frame = geopandas.GeoDataFrame({"code": [3]}, geometry=[halved], crs="EPSG:4326")
+    for grid in ACROSS.values():
+        assert (vector_labels(frame, grid, SCENE).read(Window(0, 0, 100, 100)) == 3).all()
+
+
+@pytest.mark.parametrize("crs", [4326, 3857, 3832])
+def test_a_polygon_round_the_whole_globe_labels_it_all(crs: int) -> None:
+    frame = geopandas.GeoDataFrame({"code": [3]}, geometry=[shapely.box(-180, -80, 180, 80)], crs="EPSG:4326")
+    wide = 360 if crs == 4326 else 40_000_000
+    grid = Grid(CRS.from_epsg(crs), from_origin(-wide / 2, wide / 8, wide / 100, wide / 100), 100, 20)
+    assert (vector_labels(frame, grid, SCENE).read(Window(0, 0, 100, 20)) == 3).all()
 
 
 def square(col: float, row: float, width: float, height: float) -> shapely.Polygon:
