@@ -7,11 +7,9 @@ where; then blocks are given to splits; the second pass cuts and writes tiles.
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from itertools import pairwise, product
 from math import inf
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyogrio
@@ -22,23 +20,15 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from cwsam_cli.config.load import load_taxonomy
-from cwsam_cli.console import log, track
+from cwsam_cli.console import log
 from cwsam_cli.data.manifest import NAME, SPLITS, Manifest, RunningStats, write_manifest
 from cwsam_cli.data.split import assign, block_size, cut_blocks
-from cwsam_cli.data.tiles import Source, Tile, footprints, write_index, write_pair
+from cwsam_cli.data.tiles import Source, Tile, each_opened, footprints, write_index, write_pair
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input, staged
 from cwsam_cli.geo.grid import offsets
-from cwsam_cli.geo.raster import GDAL_CACHE, open_raster, open_scene
-from cwsam_cli.geo.rasterize import (
-    NO_LABEL,
-    Codes,
-    Labels,
-    is_vector,
-    raster_labels,
-    read_polygons,
-    vector_labels,
-)
+from cwsam_cli.geo.raster import GDAL_CACHE, open_raster
+from cwsam_cli.geo.rasterize import NO_LABEL, is_vector, read_polygons
 from cwsam_cli.geo.style import read_taxonomy
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 
@@ -87,15 +77,13 @@ def tile_scenes(
     refuse_input(output, labels, *scenes)
     refuse_existing(output, overwrite=overwrite, marker=NAME)
     taxonomy = load_taxonomy(classes) if classes else None
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         warnings.filterwarnings("ignore", message="'crs' was not provided")  # both are said once, in our own words
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE))
-        sources, taxonomy = _open(scenes, labels, class_field, taxonomy, stack)
-        side = block_size([source.scene.grid for source in sources], size)
+        sources, taxonomy = _look(scenes, labels, class_field, taxonomy)
+        side = block_size([source.grid for source in sources], size)
         for number, source in enumerate(sources):
-            source.blocks = cut_blocks(source.scene.grid, side, size, number)
+            source.blocks = cut_blocks(source.grid, side, size, number)
         found = _scan(sources, labels)
         taxonomy = taxonomy or _raster_taxonomy(sources, found)
         _refuse_unknown(taxonomy, found, labels)
@@ -105,8 +93,8 @@ def tile_scenes(
     return manifest
 
 
-def _open(
-    scenes: Sequence[Path], labels: Path, class_field: str | None, taxonomy: Taxonomy | None, stack: ExitStack
+def _look(
+    scenes: Sequence[Path], labels: Path, class_field: str | None, taxonomy: Taxonomy | None
 ) -> tuple[list[Source], Taxonomy | None]:
     polygons = None
     if not labels.is_dir() and is_vector(labels):
@@ -119,22 +107,17 @@ def _open(
     sources: list[Source] = []
     stems = Counter(path.stem for path in scenes)
     for number, path in enumerate(scenes):
-        scene = stack.enter_context(open_scene(path))
-        first = sources[0].scene if sources else scene
-        if (scene.band_names, scene.dtype) != (first.band_names, first.dtype):
+        name = path.stem if stems[path.stem] == 1 else f"{path.stem}-{number}"
+        source = Source.of(name, path, labels / path.name if labels.is_dir() else labels, polygons)
+        first = sources[0] if sources else source
+        if (source.band_names, source.dtype) != (first.band_names, first.dtype):
             raise DataError(
-                f"`{path}` has bands {', '.join(scene.band_names)} ({scene.dtype}), "
+                f"`{path}` has bands {', '.join(source.band_names)} ({source.dtype}), "
                 f"`{first.path}` has {', '.join(first.band_names)} ({first.dtype})",
                 hint="tile scenes of one kind together",
             )
-        if polygons is not None:
-            on_grid: Labels = vector_labels(polygons, scene.grid, path)
-        else:
-            own = labels / path.name if labels.is_dir() else labels
-            on_grid = stack.enter_context(raster_labels(own, scene.grid, path))
-        name = path.stem if stems[path.stem] == 1 else f"{path.stem}-{number}"
-        sources.append(Source(name, scene, on_grid, []))
-    unplaced = [source.scene.path for source in sources if source.scene.grid.crs is None]
+        sources.append(source)
+    unplaced = [source.path for source in sources if source.grid.crs is None]
     if unplaced:
         log.warning("%d scene(s) without a CRS, such as `%s`: their tiles have none either", len(unplaced), unplaced[0])
     return sources, taxonomy
@@ -143,11 +126,11 @@ def _open(
 def _scan(sources: list[Source], labels: Path) -> dict[tuple[object, ...], Counter[int]]:
     """Labelled pixels by ground block and class code."""
     found: dict[tuple[object, ...], Counter[int]] = {}
-    work = [(source, block) for source in sources for block in source.blocks]
     conflicts = 0
-    for source, block in track(work, "reading labels"):
+    work = [(source, block) for source in sources for block in source.blocks]
+    for source, block in each_opened(work, "reading labels"):
         conflicts += source.labels.conflicts(block.window)
-        codes, counts = np.unique(_codes(source, block.window), return_counts=True)
+        codes, counts = np.unique(source.codes(block.window), return_counts=True)
         histogram = Counter(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
         del histogram[NO_LABEL]
         found.setdefault(block.key, Counter()).update(histogram)
@@ -158,25 +141,16 @@ def _scan(sources: list[Source], labels: Path) -> dict[tuple[object, ...], Count
         )
     if not any(found.values()):
         raise DataError(
-            f"no valid pixel of `{sources[0].scene.path}` is labelled by `{labels}`"
+            f"no valid pixel of `{sources[0].path}` is labelled by `{labels}`"
             + (f", nor of {len(sources) - 1} more scenes" if len(sources) > 1 else ""),
             hint="do both show the same ground, and is there data in the scene? gdalinfo -stats tells",
         )
     return found
 
 
-def _codes(source: Source, window: Window) -> Codes:
-    """Labels of a window, none where the scene has no data."""
-    codes = source.labels.read(window)
-    _, valid = source.scene.read(window)
-    codes[~valid] = NO_LABEL
-    return codes
-
-
 def _raster_taxonomy(sources: list[Source], found: dict[tuple[object, ...], Counter[int]]) -> Taxonomy:
     present = sorted(set().union(*found.values()))
-    labels: Any = sources[0].labels
-    with open_raster(labels.path) as dataset:
+    with open_raster(sources[0].labels) as dataset:
         return read_taxonomy(dataset, present)
 
 
@@ -244,7 +218,7 @@ def _leaks(tiles: list[Tile], size: int) -> set[int]:
     tree = shapely.STRtree([tile.footprint for tile in tiles])
     ours, theirs = tree.query([tile.footprint for tile in tiles], predicate="intersects")
     rank = np.array([SPLITS.index(tile.split) for tile in tiles])
-    scenes = [tile.source.scene.grid for tile in tiles]
+    scenes = [tile.source.grid for tile in tiles]
     placed = np.array([grid.crs is not None for grid in scenes])
     comparable = placed | np.array([(grid.transform.c, grid.transform.f) != (0, 0) for grid in scenes])
     alike = (placed[ours] == placed[theirs]) & comparable[ours] & comparable[theirs]
@@ -263,8 +237,8 @@ def _write(tiles: list[Tile], taxonomy: Taxonomy, folder: Path, size: int, comma
     to_index = np.frombuffer(taxonomy.code_to_index(), np.uint8)
     written = []
     pixels = {split: np.zeros(len(taxonomy), np.int64) for split in SPLITS}
-    for tile in track(tiles, "writing tiles"):
-        codes = _codes(tile.source, tile.window)
+    for source, tile in each_opened([(tile.source, tile) for tile in tiles], "writing tiles"):
+        codes = source.codes(tile.window)
         above, beside = (max(0, shared - tile.overlap) for shared in tile.shared)
         codes[:above] = codes[:, :beside] = NO_LABEL
         codes[(codes == NO_LABEL) | np.isin(codes, taxonomy.unlabelled)] = IGNORE
@@ -272,15 +246,15 @@ def _write(tiles: list[Tile], taxonomy: Taxonomy, folder: Path, size: int, comma
         tile.pixels = _count(index, taxonomy)
         if not tile.pixels.any():
             continue
-        image, valid = tile.source.scene.read(tile.window)
+        image, valid = source.scene.read(tile.window)
         tile.valid = float(valid.mean())
         above, beside = tile.shared
         pixels[tile.split] += _count(index[above:, beside:], taxonomy)
         if tile.split == "train":
             stats.add(image[:, above:, beside:], valid[above:, beside:])
-        write_pair(tile, image, valid, codes.astype(np.uint8), taxonomy, folder, size)
+        write_pair(tile, source.scene, image, valid, codes.astype(np.uint8), taxonomy, folder, size)
         written.append(tile)
-    scene = tiles[0].source.scene
+    scene = tiles[0].source
     manifest = Manifest(
         taxonomy=taxonomy,
         bands=stats.bands(scene.band_names),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shlex
 import sys
 from collections import Counter
@@ -627,3 +628,22 @@ def test_progress_and_warnings_keep_off_stdout(cwsam: Cwsam, make_raster: Any) -
     result = cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 32)
     assert re.fullmatch(r"dataset: 1 train, 0 val, 0 test tiles .*\n", result.stdout)
     assert "warning:" in result.stderr and "val, test" in result.stderr
+
+
+@pytest.mark.parametrize("labels", ["folder", "polygons.gpkg"])
+def test_files_are_open_only_while_they_are_read(cwsam: Cwsam, make_raster: Any, tmp_path: Path, labels: str) -> None:
+    for number in range(40):
+        place = from_origin(WEST + 16 * PIXEL * number, NORTH, PIXEL, PIXEL)
+        make_raster(f"images/{number:02}.tif", noise(1, 16, 16), transform=place)
+        make_raster(f"folder/{number:02}.tif", striped(16, 16), transform=place)
+    polygons(tmp_path / "polygons.gpkg", [1, 2], pixels(0, 0, 640, 8), pixels(0, 8, 640, 16))
+    scenes = sorted((tmp_path / "images").glob("*.tif"))
+    field = ("--class-field", "kind") if labels == "polygons.gpkg" else ()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 25, most[1]))
+    try:
+        cwsam("tile", *scenes, "--labels", labels, *field, "-o", "dataset", "--size", 16)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
+    assert len(files(tmp_path / "dataset")) == 40
