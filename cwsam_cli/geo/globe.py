@@ -41,14 +41,14 @@ def globe_width(wkt: str) -> float | None:
     equator, north = (
         np.asarray(projection.transform(longitude, np.full(_SAMPLES, latitude))[0]) for latitude in (0, turn / 6)
     )
+    if not np.isfinite(equator).all() or not np.isfinite(north).all():
+        return None
     steps = np.diff(equator)
     step = float(np.median(steps))
-    if not np.isfinite(step) or step == 0:
-        return None
     tolerance = 1e-6 * abs(step)
     is_straight = bool((np.abs(equator - north) < tolerance).all())
     is_even = int((np.abs(steps - step) > tolerance).sum()) <= 1  # one step leads back round the globe
-    return abs(step) * _SAMPLES if is_straight and is_even else None
+    return abs(step) * _SAMPLES if step and is_straight and is_even else None
 
 
 def unwrap(moved: NDArray[Any], before: NDArray[Any], width: float, width_before: float | None) -> NDArray[Any]:

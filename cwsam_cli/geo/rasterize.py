@@ -5,6 +5,7 @@ neighbour. Polygons are burnt by the pixel-centre rule. Either way a window of l
 out as class codes with `NO_LABEL` where nobody labelled the ground.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,12 @@ if TYPE_CHECKING:
 
 NO_LABEL = -1
 
+_ON_BORDER = 1e-6  # pixels; a centre this near to a polygon's border lies on it, for rounding moves borders
+_CHUNK = 10_000  # pixels
+
 Codes = NDArray[np.int32]
+Conflicts = Counter[tuple[int, ...]]
+"""Numbers of pixels by the feature ids that claim them."""
 
 
 class Labels(Protocol):
@@ -44,8 +50,8 @@ class Labels(Protocol):
     def read(self, window: Window) -> Codes:
         """Class codes (H, W), `NO_LABEL` where there is none."""
 
-    def conflicts(self, window: Window) -> int:
-        """Pixels whose centre lies in polygons of different classes."""
+    def conflicts(self, window: Window) -> Conflicts:
+        """Pixels that features of different classes claim, by the ids of those features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +92,14 @@ class RasterLabels:
         codes[np.ma.getmaskarray(values) | (codes == IGNORE)] = NO_LABEL
         return np.asarray(codes, np.int32)
 
-    def conflicts(self, window: Window) -> int:
+    def conflicts(self, window: Window) -> Conflicts:
         """A raster has one class a pixel."""
-        return 0
+        return Counter()
 
 
 @dataclass(frozen=True, slots=True)
 class VectorLabels:
-    """Polygons with a class code each, in the scene's CRS, sorted by code."""
+    """Polygons with a class code each, in the scene's CRS, sorted by code; their index is the feature id."""
 
     frame: "GeoDataFrame"
     grid: Grid
@@ -102,9 +108,39 @@ class VectorLabels:
         """See `Labels`."""
         return self._burn(window, highest_wins=True)
 
-    def conflicts(self, window: Window) -> int:
-        """Burn in both orders: pixels that differ lie in two classes."""
-        return int((self._burn(window, highest_wins=True) != self._burn(window, highest_wins=False)).sum())
+    def conflicts(self, window: Window) -> Conflicts:
+        """Burn in both orders: where that differs, two classes claim a pixel or its centre lies on their border."""
+        rows, cols = np.nonzero(self._burn(window, highest_wins=True) != self._burn(window, highest_wins=False))
+        found: Conflicts = Counter()
+        for start in range(0, len(rows), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            found += self._claims(cols[part] + window.col_off, rows[part] + window.row_off)
+            if found:
+                break  # enough to say so
+        return found
+
+    def _claims(self, cols: NDArray[np.int64], rows: NDArray[np.int64]) -> Conflicts:
+        """Features of different classes that claim pixels; a polygon on whose border a centre lies does not."""
+        squares = np.stack([cols, rows], axis=1)[:, None] + [(0, 0), (1, 0), (1, 1), (0, 1)]
+        a, b, c, d, e, f = self.grid.transform[:6]
+        pixels = np.asarray(shapely.polygons(squares @ np.array([[a, d], [b, e]]) + (c, f)))
+        pixel, row = self.frame.sindex.query(pixels, predicate="intersects")
+        near, which = np.unique(row, return_inverse=True)
+        shapes = self.frame.geometry.to_numpy()[near]
+        borders = np.asarray(shapely.boundary(shapes))
+        shapely.prepare(shapes)
+        shapely.prepare(borders)
+        centres = shapely.centroid(pixels[pixel])
+        on_border = shapely.dwithin(borders[which], centres, _ON_BORDER * abs(self.grid.transform.a))
+        is_area = shapely.get_dimensions(shapes)[which] == 2
+        claims = ~is_area | (shapely.intersects(shapes[which], centres) & ~on_border)
+        claimants: dict[int, list[int]] = {}
+        for number, claimant in zip(pixel[claims].tolist(), row[claims].tolist(), strict=True):
+            claimants.setdefault(number, []).append(claimant)
+        codes, ids = self.frame["code"].to_numpy(), self.frame.index.to_numpy()
+        return Counter(
+            tuple(sorted(set(ids[rows].tolist()))) for rows in claimants.values() if len(set(codes[rows].tolist())) > 1
+        )
 
     def _burn(self, window: Window, *, highest_wins: bool) -> Codes:
         shape = (int(window.height), int(window.width))
@@ -207,7 +243,7 @@ def read_polygons(path: Path, class_field: str, taxonomy: Taxonomy | None) -> "t
     """
     import geopandas
 
-    frame = geopandas.read_file(path)
+    frame = geopandas.read_file(path, fid_as_index=True)
     if not isinstance(frame, geopandas.GeoDataFrame):
         raise DataError(f"`{path}` is a table without geometry", hint="labels may be a GeoTIFF or a GeoPackage, say")
     if class_field not in frame.columns.drop("geometry"):

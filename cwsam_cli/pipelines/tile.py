@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise, product
 from math import inf
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pyogrio
@@ -28,7 +29,7 @@ from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input, staged
 from cwsam_cli.geo.grid import offsets
 from cwsam_cli.geo.raster import GDAL_CACHE, open_raster
-from cwsam_cli.geo.rasterize import NO_LABEL, is_vector, read_polygons
+from cwsam_cli.geo.rasterize import NO_LABEL, Conflicts, is_vector, read_polygons
 from cwsam_cli.geo.style import read_taxonomy
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 
@@ -126,7 +127,7 @@ def _look(
 def _scan(sources: list[Source], labels: Path) -> dict[tuple[object, ...], Counter[int]]:
     """Labelled pixels by ground block and class code."""
     found: dict[tuple[object, ...], Counter[int]] = {}
-    conflicts = 0
+    conflicts: Conflicts = Counter()
     work = [(source, block) for source in sources for block in source.blocks]
     for source, block in each_opened(work, "reading labels"):
         conflicts += source.labels.conflicts(block.window)
@@ -135,10 +136,7 @@ def _scan(sources: list[Source], labels: Path) -> dict[tuple[object, ...], Count
         del histogram[NO_LABEL]
         found.setdefault(block.key, Counter()).update(histogram)
     if conflicts:
-        raise DataError(
-            f"`{labels}`: polygons of different classes overlap, {conflicts} pixels lie in more than one",
-            hint="decide which class is meant there, e.g. with QGIS: Vector > Geoprocessing > Difference",
-        )
+        _refuse_conflicts(conflicts, labels)
     if not any(found.values()):
         raise DataError(
             f"no valid pixel of `{sources[0].path}` is labelled by `{labels}`"
@@ -146,6 +144,17 @@ def _scan(sources: list[Source], labels: Path) -> dict[tuple[object, ...], Count
             hint="do both show the same ground, and is there data in the scene? gdalinfo -stats tells",
         )
     return found
+
+
+def _refuse_conflicts(conflicts: Conflicts, labels: Path) -> NoReturn:
+    worst = [ids for ids, _ in conflicts.most_common(5)]
+    shown = "; ".join(f"{' and '.join(map(str, ids))} (at least {conflicts[ids]:,} pixel(s))" for ids in worst)
+    ids = ", ".join(str(feature) for feature in sorted({feature for ids in worst for feature in ids}))
+    raise DataError(
+        f"`{labels}`: features of different classes overlap: {shown}"
+        + (f", and {len(conflicts) - len(worst)} more" if len(conflicts) > len(worst) else ""),
+        hint=f"QGIS finds them by Select by Expression: $id IN ({ids}); cut each overlap out of one of its features",
+    )
 
 
 def _raster_taxonomy(sources: list[Source], found: dict[tuple[object, ...], Counter[int]]) -> Taxonomy:

@@ -252,7 +252,7 @@ def test_labels_with_a_crs_on_a_scene_without_one_need_the_same_pixels(make_rast
 
 def test_a_raster_has_no_conflicts(make_raster: MakeRaster) -> None:
     with raster_labels(make_raster("label.tif", codes()), GRID, SCENE) as labels:
-        assert labels.conflicts(WHOLE) == 0
+        assert labels.conflicts(WHOLE).total() == 0
 
 
 ACROSS = {
@@ -377,20 +377,63 @@ def test_polygons_lie_right_on_any_grid(tmp_path: Path, grid: Grid) -> None:
 
 def test_pixels_in_polygons_of_different_classes_are_counted_as_conflicts(tmp_path: Path) -> None:
     labels = laid(layer(tmp_path, [(7, square(0, 0, 6, 6)), (3, square(4, 4, 6, 6)), (5, square(5, 5, 1, 1))]))
-    assert labels.conflicts(WHOLE) == 4
-    assert labels.conflicts(Window(0, 0, 5, 5)) == 1
-    assert labels.conflicts(Window(12, 12, 4, 4)) == 0
+    assert labels.conflicts(WHOLE).total() == 4
+    assert labels.conflicts(Window(0, 0, 5, 5)).total() == 1
+    assert labels.conflicts(Window(12, 12, 4, 4)).total() == 0
+
+
+def test_conflicts_are_told_by_feature_id(tmp_path: Path) -> None:
+    labels = laid(layer(tmp_path, [(7, square(0, 0, 6, 6)), (3, square(4, 4, 6, 6)), (5, square(5, 5, 1, 1))]))
+    assert labels.conflicts(WHOLE) == {(1, 2): 3, (1, 2, 3): 1}  # a GeoPackage counts from 1
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (square(0, 0, 6.5, 16), square(6.5, 0, 6, 16)),
+        (square(0, 0, 20, 6.5), square(0, 6.5, 20, 5)),
+        (square(0, 0, 6.5, 16), shapely.segmentize(square(6.5, 0, 6, 16), 17)),  # more vertices on the same edge
+        (
+            shapely.Polygon([(600_000, 4_000_000), (600_480, 3_999_520), (600_000, 3_999_520)]),
+            shapely.Polygon([(600_000, 4_000_000), (600_480, 3_999_520), (600_480, 4_000_000)]),
+        ),
+    ],
+    ids=["vertical", "horizontal", "unlike vertices", "slanted"],
+)
+@pytest.mark.parametrize("crs", ["EPSG:32617", "EPSG:4326"])
+def test_a_centre_on_a_shared_edge_goes_to_one_of_the_polygons(
+    tmp_path: Path, left: shapely.Polygon, right: shapely.Polygon, crs: str
+) -> None:
+    labels = laid(layer(tmp_path, [(3, left), (7, right)], crs=crs))
+    assert labels.conflicts(WHOLE).total() == 0
+    burnt = labels.read(WHOLE)
+    assert {3, 7} <= set(np.unique(burnt).tolist())
+
+
+def test_a_hole_filled_by_another_class_is_no_conflict(tmp_path: Path) -> None:
+    hole = square(3.5, 3.5, 4, 4)
+    labels = laid(layer(tmp_path, [(3, square(0, 0, 12, 12).difference(hole)), (7, hole)]))
+    assert labels.conflicts(WHOLE).total() == 0
+    assert (labels.read(WHOLE)[:12, :12] != NO_LABEL).all()
+
+
+def test_points_of_two_classes_in_one_pixel_conflict(tmp_path: Path) -> None:
+    first, second = (square(4 + d, 4, 0.2, 0.2).centroid for d in (0.1, 0.6))
+    labels = laid(
+        layer(tmp_path, [(3, first), (7, second), (3, square(9, 9, 3, 3)), (7, square(10, 10, 1, 1).centroid)])
+    )
+    assert labels.conflicts(WHOLE) == {(1, 2): 1, (3, 4): 1}
 
 
 def test_polygons_of_one_class_may_overlap(tmp_path: Path) -> None:
     labels = laid(layer(tmp_path, [(3, square(0, 0, 6, 6)), (3, square(2, 2, 6, 6)), (7, square(8, 2, 3, 3))]))
-    assert labels.conflicts(WHOLE) == 0
+    assert labels.conflicts(WHOLE).total() == 0
     assert (labels.read(WHOLE) == 3).sum() == 36 + 36 - 16
 
 
 def test_polygons_that_only_share_a_border_do_not_conflict(tmp_path: Path) -> None:
     labels = laid(layer(tmp_path, [(3, square(0, 0, 6, 6)), (7, square(6, 0, 6, 6))]))
-    assert labels.conflicts(WHOLE) == 0
+    assert labels.conflicts(WHOLE).total() == 0
 
 
 def test_polygons_in_another_crs_are_brought_to_the_scenes(tmp_path: Path) -> None:
