@@ -85,14 +85,15 @@ class Source:
             yield OpenSource(scene, labels)
 
 
-def each_opened(work: Iterable[tuple[Source, T]], what: str) -> Iterator[tuple[OpenSource, T]]:
+def each_opened(work: Iterable[tuple[Source, T]], what: str, unit: str) -> Iterator[tuple[OpenSource, T]]:
     """Go through work that is sorted by source, with one source open at a time.
 
     Args:
         work: sources, each with what is to be done there.
         what: the progress bar's words.
+        unit: what there is to do, one of it.
     """
-    for source, items in groupby(track(work, what), key=itemgetter(0)):
+    for source, items in groupby(track(work, what, unit=unit), key=itemgetter(0)):
         with source.opened() as opened:
             for _, item in items:
                 yield opened, item

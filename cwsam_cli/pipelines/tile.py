@@ -129,7 +129,7 @@ def _scan(sources: list[Source], labels: Path) -> dict[tuple[object, ...], Count
     found: dict[tuple[object, ...], Counter[int]] = {}
     conflicts: Conflicts = Counter()
     work = [(source, block) for source in sources for block in source.blocks]
-    for source, block in each_opened(work, "reading labels"):
+    for source, block in each_opened(work, "reading labels", "block"):
         conflicts += source.labels.conflicts(block.window)
         codes, counts = np.unique(source.codes(block.window), return_counts=True)
         histogram = Counter(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
@@ -246,7 +246,7 @@ def _write(tiles: list[Tile], taxonomy: Taxonomy, folder: Path, size: int, comma
     to_index = np.frombuffer(taxonomy.code_to_index(), np.uint8)
     written = []
     pixels = {split: np.zeros(len(taxonomy), np.int64) for split in SPLITS}
-    for source, tile in each_opened([(tile.source, tile) for tile in tiles], "writing tiles"):
+    for source, tile in each_opened([(tile.source, tile) for tile in tiles], "writing tiles", "tile"):
         codes = source.codes(tile.window)
         above, beside = (max(0, shared - tile.overlap) for shared in tile.shared)
         codes[:above] = codes[:, :beside] = NO_LABEL
