@@ -18,17 +18,18 @@ import rasterio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
+from pyproj.exceptions import ProjError
 from rasterio._err import CPLE_BaseError
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
-from cwsam_cli.console import log
+from cwsam_cli.console import ONCE, ONCE_A_KIND, log
 from cwsam_cli.errors import DataError, MissingCRS
 from cwsam_cli.geo.globe import globe_width, unwrap
 from cwsam_cli.geo.grid import Grid
-from cwsam_cli.geo.raster import on_pixels_of, open_raster, reading
+from cwsam_cli.geo.raster import on_pixels_of, open_raster, reading, warn_of_pages
 from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ def raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLabels]
     """
     with open_raster(path) as dataset:
         own = Grid.of(dataset)
+        warn_of_pages(dataset, path)
         if dataset.count != 1:
             raise DataError(f"`{path}` has {dataset.count} bands", hint="labels are a raster of one band")
         if "complex" in dataset.dtypes[0]:
@@ -202,13 +204,17 @@ def raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLabels]
             if not same_pixels:
                 raise MissingCRS(scene if grid.crs is None else path, "so labels and scene cannot be laid together")
             if own.crs is None and grid.crs is not None:
-                log.warning("`%s` has no CRS; its pixels coincide with the scene's, so the scene's is taken", path)
+                log.warning(
+                    "`%s` has no CRS; its pixels coincide with the scene's, so the scene's is taken",
+                    path,
+                    extra=ONCE_A_KIND,
+                )
             yield RasterLabels(path, (dataset,))
             return
         if own.crs == grid.crs and same_pixels:
             yield RasterLabels(path, (dataset,))
             return
-        log.info("labels %s are brought onto the scene's grid, %s", own, grid)
+        log.info("labels %s are brought onto the scene's grid, %s", own, grid, extra=ONCE)
         options: dict[str, Any] = {} if dataset.nodata is not None else {"add_alpha": True}
         width = globe_width(own.crs.to_wkt())
         places = [own.transform]
@@ -221,8 +227,9 @@ def raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLabels]
                 views = [on_pixels_of(grid, dataset, src_transform=place, **options) for place in places]
                 yield RasterLabels(path, tuple(stack.enter_context(view) for view in views))
         except (rasterio.errors.CRSError, rasterio.errors.WarpOperationError, CPLE_BaseError) as error:
+            reason = str(error).partition(" from '")[0]  # a dump of both follows
             raise DataError(
-                f"`{path}` cannot be brought from {own} to {grid}: {error}",
+                f"`{path}` cannot be brought from {own} to {grid}: {reason}",
                 hint="give both a coordinate reference system that PROJ knows",
             ) from None
 
@@ -255,6 +262,12 @@ def read_polygons(path: Path, class_field: str, taxonomy: Taxonomy | None) -> "t
             hint=f"if you know it: ogr2ogr -a_srs EPSG:<code> placed.gpkg {path}",
         )
     frame = frame[frame[class_field].notna() & frame.geometry.notna()]
+    lost = _not_finite(frame)
+    if lost:
+        raise DataError(
+            f"`{path}`: feature(s) {lost} have coordinates that are not finite numbers",
+            hint="draw them anew, or delete them",
+        )
     values = frame[class_field].map(_plain)
     odd = [value for value in values if isinstance(value, float)]
     if odd:
@@ -288,7 +301,19 @@ def vector_labels(frame: "GeoDataFrame", grid: Grid, scene: Path) -> VectorLabel
     if grid.crs is None:
         raise MissingCRS(scene, "so polygons cannot be laid over it")
     wkt = grid.crs.to_wkt()
-    moved = frame.to_crs(wkt)
+    try:
+        moved = frame.to_crs(wkt)
+    except ProjError:
+        raise DataError(
+            f"there is no way from the labels' CRS, {frame.crs.name}, to that of `{scene}`",
+            hint="give both a coordinate reference system that PROJ knows",
+        ) from None
+    lost = _not_finite(moved)
+    if lost:
+        raise DataError(
+            f"feature(s) {lost} of the labels have no place in the CRS of `{scene}`",
+            hint="keep those near the scene only: ogr2ogr -spat <west> <south> <east> <north> near.gpkg <labels>",
+        )
     width = globe_width(wkt)
     if width is not None:
         before = globe_width(frame.crs.to_wkt())
@@ -298,6 +323,13 @@ def vector_labels(frame: "GeoDataFrame", grid: Grid, scene: Path) -> VectorLabel
         moved = pandas.concat([turn.cx[min(x) : max(x), min(y) : max(y)] for turn in turns])
         moved = moved.sort_values("code", kind="stable")
     return VectorLabels(moved, grid)
+
+
+def _not_finite(frame: "GeoDataFrame") -> str:
+    """Ids of features with a coordinate that is infinite or NaN, the first few."""
+    xy, feature = shapely.get_coordinates(frame.geometry.to_numpy(), return_index=True)
+    ids = frame.index[np.unique(feature[~np.isfinite(xy).all(axis=1)])].tolist()
+    return ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
 
 
 def _plain(value: Any) -> int | float | str:

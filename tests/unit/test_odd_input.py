@@ -23,7 +23,7 @@ from cwsam_cli.geo.measure import measure_regions
 from cwsam_cli.geo.polygonize import Strip, polygonize
 from cwsam_cli.geo.quicklook import draw_quicklook
 from cwsam_cli.geo.raster import open_scene
-from cwsam_cli.geo.rasterize import NO_LABEL, raster_labels, read_polygons
+from cwsam_cli.geo.rasterize import NO_LABEL, raster_labels, read_polygons, vector_labels
 from cwsam_cli.geo.style import CLASSES_TAG, colormap, read_taxonomy, write_sidecar
 from cwsam_cli.pipelines.vectorize import vectorize
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy, from_names
@@ -100,8 +100,18 @@ def test_ground_beyond_the_label_raster_is_unlabelled_even_without_nodata(make_r
 
 def test_labels_in_an_engineering_crs_are_refused(make_raster: MakeRaster) -> None:
     path = make_raster("local.tif", np.ones((8, 8), np.uint8), crs='LOCAL_CS["site",UNIT["metre",1]]')
-    with pytest.raises(DataError, match=r"local\.tif"), raster_labels(path, GRID, Path("scene.tif")):
+    with (
+        pytest.raises(DataError, match=r"local\.tif") as caught,
+        raster_labels(path, GRID, Path("scene.tif")),
+    ):
         pass
+    assert "{" not in str(caught.value), "no dump of the CRS"
+
+
+def test_polygons_in_an_engineering_crs_are_refused() -> None:
+    site = geopandas.GeoDataFrame({"code": [1]}, geometry=[shapely.box(0, 0, 1, 1)], crs='LOCAL_CS["site"]')
+    with pytest.raises(DataError, match=r"site, to that of `scene\.tif`"):
+        vector_labels(site, GRID, Path("scene.tif"))
 
 
 def layer(tmp_path: Path, values: list[object]) -> Path:

@@ -9,6 +9,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
@@ -526,3 +527,39 @@ def test_labels_tell_whether_they_are_polygons(tmp_path: Path, make_raster: Make
     for path in (text, tmp_path / "missing.gpkg"):
         with pytest.raises(DataError, match=path.name):
             is_vector(path)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        shapely.Point(np.inf, 4_000_000),
+        shapely.LineString([(600_000, 4_000_000), (600_030, -np.inf)]),
+        shapely.Polygon([(600_000, 4_000_000), (np.inf, 4_000_000), (600_300, 3_999_000)]),
+    ],
+    ids=["point", "line", "polygon"],
+)
+def test_coordinates_that_are_not_finite_are_refused_by_feature_id(tmp_path: Path, odd: shapely.Geometry) -> None:
+    path = tmp_path / "polygons.gpkg"
+    shapes = [square(0, 0, 2, 2), odd]
+    geopandas.GeoDataFrame({"class": [3, 7]}, geometry=shapes, crs="EPSG:32617").to_file(path)
+    with pytest.raises(DataError, match=r"polygons\.gpkg`: feature\(s\) 2 "):
+        read_polygons(path, "class", TAXONOMY)
+
+
+def test_features_that_have_no_place_in_the_scenes_crs_are_refused(tmp_path: Path) -> None:
+    frame = geopandas.GeoDataFrame({"code": [3]}, geometry=[shapely.box(0, -90, 10, 10)], crs="EPSG:4326")
+    grid = Grid(CRS.from_epsg(3034), from_origin(4_000_000, 2_000_000, 1000, 1000), 10, 10)
+    with pytest.raises(DataError, match=r"feature\(s\) 0 .* `scene\.tif`"):
+        vector_labels(frame, grid, SCENE)
+
+
+def test_labels_with_several_pages_are_read_with_a_warning(
+    make_raster: MakeRaster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("cwsam"), "propagate", True)
+    path = make_raster("pages.tif", codes())
+    other = make_raster("other.tif", codes(seed=1))
+    rasterio.shutil.copy(other, path, driver="GTiff", APPEND_SUBDATASET="YES")
+    with caplog.at_level(logging.WARNING, logger="cwsam"):
+        np.testing.assert_array_equal(on_scene(path), codes())
+    assert "pages.tif` has 2 pages: only the first is read" in caplog.text
