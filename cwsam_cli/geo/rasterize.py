@@ -88,7 +88,11 @@ class RasterLabels:
         far = values.compressed()
         if far.size and (far.min() < 0 or far.max() > IGNORE):
             worst = far.min() if far.min() < 0 else far.max()
-            raise DataError(f"`{self.path}` holds the class code {worst:g}", hint="class codes lie within 0-254")
+            raise DataError(
+                f"`{self.path}` holds the class code {worst:g}",
+                hint=f"class codes lie within 0-254; if it means no label: "
+                f"gdal_translate -a_nodata {worst:g} {self.path} declared.tif",
+            )
         codes = values.filled(0).astype(np.int32)
         codes[np.ma.getmaskarray(values) | (codes == IGNORE)] = NO_LABEL
         return np.asarray(codes, np.int32)
@@ -351,9 +355,12 @@ def _taxonomy_of(values: list[int | str], path: Path, class_field: str) -> Taxon
     if not values:
         raise DataError(f"`{path}`: field `{class_field}` is empty", hint="name another field")
     named = [(code, f"class {code}") for code in sorted(codes)] or [(i, str(v)) for i, v in enumerate(values, start=1)]
-    return Taxonomy(
-        name=path.stem,
-        classes=tuple(
-            LandCoverClass(code=code, name=name, color=default_color(i)) for i, (code, name) in enumerate(named)
-        ),
+    classes = tuple(
+        LandCoverClass(code=code, name=name, color=default_color(i)) for i, (code, name) in enumerate(named)
     )
+    try:
+        return Taxonomy(name=path.stem, classes=classes)
+    except ValueError as error:
+        raise DataError(
+            f"`{path}`: field `{class_field}`: {error}", hint="correct the field, or give a class table: --classes"
+        ) from None

@@ -17,7 +17,7 @@ import rasterio.shutil
 from rasterio.io import DatasetReader, DatasetWriter
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color
+from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color, name_key
 
 CLASSES_TAG = "CWSAM_CLASSES"
 
@@ -107,11 +107,14 @@ def read_taxonomy(dataset: DatasetReader, present: Iterable[int]) -> Taxonomy:
     classes = []
     for index, code in enumerate(codes):
         name = names.get(code) or f"class {code}"
-        if name in used:
+        if name_key(name) in used:
             name = f"{name} ({code})"
-        used.add(name)
+        used.add(name_key(name))
         classes.append(LandCoverClass(code=code, name=name, color=palette.get(code, default_color(index))))
-    return Taxonomy(name=Path(dataset.name).stem, classes=tuple(classes))
+    try:
+        return Taxonomy(name=Path(dataset.name).stem, classes=tuple(classes))
+    except ValueError as error:
+        raise DataError(f"`{dataset.name}`: {error}", hint="give a class table of your own: --classes") from None
 
 
 def _from_json(text: str) -> Taxonomy:

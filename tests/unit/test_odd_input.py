@@ -120,6 +120,29 @@ def layer(tmp_path: Path, values: list[object]) -> Path:
     return tmp_path / "p.gpkg"
 
 
+def test_polygons_whose_classes_differ_in_capitals_only_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"`Forest` and `forest` differ") as caught:
+        read_polygons(layer(tmp_path, ["forest", "Forest"]), "class", None)
+    assert "--classes" in caught.value.hint
+
+
+def test_a_category_name_that_cannot_be_printed_is_refused_and_one_that_repeats_gets_its_code(
+    make_raster: MakeRaster,
+) -> None:
+    path = make_raster("map.tif", np.ones((8, 8), np.uint8))
+    for names, expected in ((("", "Forest", "forest"), ["Forest", "forest (2)"]), (("", "a", "bell\n"), None)):
+        entries = "".join(f"<Category>{name}</Category>" for name in names)
+        path.with_name("map.tif.aux.xml").write_text(
+            f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{entries}</CategoryNames></PAMRasterBand></PAMDataset>'
+        )
+        with rasterio.open(path) as dataset:
+            if expected:
+                assert read_taxonomy(dataset, [1, 2]).names == expected
+                continue
+            with pytest.raises(DataError, match=r"map\.tif.*cannot be printed"):
+                read_taxonomy(dataset, [1, 2])
+
+
 def test_classes_with_digits_for_names_are_not_mixed_up(tmp_path: Path) -> None:
     frame, taxonomy = read_polygons(layer(tmp_path, ["1", "10", "2"]), "class", None)
     place = {
