@@ -24,7 +24,7 @@ from cwsam_cli.data.manifest import NAME, Band, Manifest, RunningStats, read_man
 from cwsam_cli.data.transforms import augment, crop_or_pad, normalize
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.geo.grid import Grid, lattice
-from cwsam_cli.geo.raster import open_raster, read_image, reading
+from cwsam_cli.geo.raster import band_descriptions, open_raster, read_image, reading
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 
 
@@ -218,7 +218,7 @@ def describe(args: FolderArgs) -> Manifest:
             image, valid = read_image(dataset, dataset.indexes, Window(0, 0, dataset.width, dataset.height))
         stats.add(image, valid)
     with open_raster(first[0]) as dataset:
-        names = tuple(text or f"band_{i}" for i, text in enumerate(dataset.descriptions, start=1))
+        names = tuple(text or f"band_{i}" for i, text in enumerate(band_descriptions(dataset), start=1))
         return Manifest(taxonomy=named, bands=stats.bands(names), dtype=dataset.dtypes[0], gsd_m=Grid.of(dataset).gsd_m)
 
 

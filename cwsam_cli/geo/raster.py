@@ -344,11 +344,22 @@ def warn_of_pages(dataset: rasterio.DatasetReader, path: Path | str) -> None:
         log.warning("`%s` has %d pages: only the first is read", path, len(pages), extra=ONCE)
 
 
+def band_descriptions(dataset: rasterio.DatasetReader) -> tuple[str | None, ...]:
+    """What the file calls its bands; nothing where that is not UTF-8, as rasterio takes it to be."""
+    try:
+        return tuple(dataset.descriptions)
+    except UnicodeDecodeError:
+        log.warning("`%s`: the names of its bands are not UTF-8 and are ignored", dataset.name, extra=ONCE)
+        return (None,) * dataset.count
+
+
 def _band_names(dataset: rasterio.DatasetReader) -> list[str]:
     colors = {ColorInterp.red, ColorInterp.green, ColorInterp.blue}
     return [
         description or (kind.name if kind in colors else f"band_{i}")
-        for i, (description, kind) in enumerate(zip(dataset.descriptions, dataset.colorinterp, strict=True), start=1)
+        for i, (description, kind) in enumerate(
+            zip(band_descriptions(dataset), dataset.colorinterp, strict=True), start=1
+        )
     ]
 
 

@@ -143,6 +143,30 @@ def test_a_category_name_that_cannot_be_printed_is_refused_and_one_that_repeats_
                 read_taxonomy(dataset, [1, 2])
 
 
+def test_names_and_tags_that_are_not_utf8_are_survived(make_raster: MakeRaster) -> None:
+    path = make_raster("latin1.tif", np.ones((1, 8, 8), np.uint8))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(PLACE="xxxx", ODD="wwww")
+        dataset.set_band_description(1, "zzzz")
+    contents = (
+        path.read_bytes().replace(b"xxxx", b"\xe9t\xe9s").replace(b"zzzz", b"gr\xfcn").replace(b"wwww", b"a\x07b ")
+    )
+    path.write_bytes(contents)
+    with rasterio.open(path) as dataset:
+        assert read_taxonomy(dataset, [1]).names == ["class 1"]
+    with open_scene(path) as scene:
+        assert scene.band_names == ("band_1",)
+
+
+@pytest.mark.parametrize("tag", ["[" * 100_000, '{"classes": ' + "9" * 5000 + "}"], ids=["nested", "digits"])
+def test_a_class_table_in_a_tag_that_cannot_be_read_is_refused(make_raster: MakeRaster, tag: str) -> None:
+    path = make_raster("map.tif", np.ones((8, 8), np.uint8))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(**{CLASSES_TAG: tag})
+    with rasterio.open(path) as dataset, pytest.raises(DataError, match="is not a class table"):
+        read_taxonomy(dataset, [1])
+
+
 def test_classes_with_digits_for_names_are_not_mixed_up(tmp_path: Path) -> None:
     frame, taxonomy = read_polygons(layer(tmp_path, ["1", "10", "2"]), "class", None)
     place = {
