@@ -9,7 +9,7 @@ from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.data.dataset import TileDataset
 from cwsam_cli.data.manifest import read_manifest
 from cwsam_cli.errors import CheckpointError, DataError
-from cwsam_cli.files import refuse_existing, staged
+from cwsam_cli.files import refuse_existing, refuse_foreign, staged
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.train.checkpoint import load_checkpoint
 from cwsam_cli.train.loop import validate
@@ -52,6 +52,7 @@ def evaluate(
     """
     if output is not None:
         refuse_existing(output, overwrite=overwrite, marker=METRICS)
+        refuse_foreign(output, ("metrics", "confusion_matrix"))
     trained = load_checkpoint(checkpoint)
     manifest = read_manifest(data)
     if not trained.taxonomy.same_classes(manifest.taxonomy):

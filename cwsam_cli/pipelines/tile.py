@@ -22,7 +22,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.config.load import load_taxonomy
 from cwsam_cli.console import log
-from cwsam_cli.data.manifest import NAME, SPLITS, Manifest, RunningStats, write_manifest
+from cwsam_cli.data.manifest import NAME, SPLITS, Manifest, RunningStats, refuse_other_dataset, write_manifest
 from cwsam_cli.data.split import assign, block_size, cut_blocks
 from cwsam_cli.data.tiles import Source, Tile, each_opened, footprints, write_index, write_pair
 from cwsam_cli.errors import DataError, UsageError
@@ -51,7 +51,7 @@ def tile_scenes(
     """Cut scenes and their labels into a dataset.
 
     Args:
-        scenes: images of equal bands and dtype.
+        scenes: images with the same bands and dtype.
         labels: a label raster, a vector file, or a folder of label rasters named as the scenes.
         output: the dataset's folder.
         size: pixels a side of a tile.
@@ -77,6 +77,7 @@ def tile_scenes(
         raise UsageError(f"`{twice[0]}` is given twice", hint="name each scene once")
     refuse_input(output, labels, *scenes)
     refuse_existing(output, overwrite=overwrite, marker=NAME)
+    refuse_other_dataset(output)
     taxonomy = load_taxonomy(classes) if classes else None
     with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)

@@ -22,7 +22,9 @@ from rasterio.warp import Resampling, reproject, transform_bounds
 from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 from shapely.geometry import Polygon, box
-from typer.testing import Result
+from typer.testing import CliRunner, Result
+
+from cwsam_cli.main import app
 
 Cwsam = Callable[..., Result]
 
@@ -386,6 +388,25 @@ def test_overwriting_replaces_the_dataset_whole(cwsam: Cwsam, run: Any, tmp_path
     few = files(tmp_path / "dataset")
     assert len(few) < len(many) and not set(few) - set(files(tmp_path / "dataset"))
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+@pytest.mark.parametrize("mine", ["train: images/train\nnames: {0: cat}", "[" * 5000, "9" * 5000, "dataset"])
+def test_only_a_dataset_of_this_program_is_overwritten(
+    make_raster: Any, tmp_path: Path, mine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scene, labels = make_raster("scene.tif", noise(3, 20, 20)), make_raster("labels.tif", striped(20, 20))
+    command = ["tile", str(scene), "--labels", str(labels), "-o", "dataset", "--size", "32", "--overwrite"]
+    if mine == "dataset":
+        assert CliRunner().invoke(app, command).exit_code == 0
+        (tmp_path / "dataset" / "thesis.odt").write_text("years of work")
+    else:
+        (tmp_path / "dataset" / "images").mkdir(parents=True)
+        (tmp_path / "dataset" / "dataset.yaml").write_text(mine)
+    before = sorted(tmp_path.rglob("*"))
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2 and ("thesis.odt" if mine == "dataset" else "cwsam tile") in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("how", ["value", "mask", "alpha", "nan"])

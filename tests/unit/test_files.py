@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cwsam_cli.errors import OutputExists, UsageError
-from cwsam_cli.files import refuse_existing, sha256, staged, write_text
+from cwsam_cli.files import refuse_existing, refuse_foreign, sha256, staged, write_text
 
 MARKER = "dataset.yaml"
 
@@ -178,3 +178,14 @@ def test_sha256_is_hashlibs(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
     assert sha256(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_folder_that_holds_anything_else_is_foreign(tmp_path: Path) -> None:
+    made = ("metrics", "confusion_matrix")
+    refuse_foreign(tmp_path / "none", made)
+    for name in ("metrics.json", "confusion_matrix.csv", ".metrics.json.abc.part"):
+        (tmp_path / name).touch()
+    refuse_foreign(tmp_path, made)
+    (tmp_path / "thesis.odt").touch()
+    with pytest.raises(UsageError, match=r"thesis\.odt"):
+        refuse_foreign(tmp_path, made)
