@@ -55,6 +55,9 @@ def evaluate(
         refuse_foreign(output, ("metrics", "confusion_matrix"))
     trained = load_checkpoint(checkpoint)
     manifest = read_manifest(data)
+    if manifest.tiles and not manifest.tiles.get(split):
+        others = [f"--split {name}" for name, count in manifest.tiles.items() if count]
+        raise DataError(f"`{data / 'images' / split}` holds no tiles", hint=f"use {' or '.join(others)}")
     if not trained.taxonomy.same_classes(manifest.taxonomy):
         raise CheckpointError(
             f"`{checkpoint}` knows the classes {', '.join(trained.taxonomy.names)}, "
