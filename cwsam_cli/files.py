@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -39,6 +39,24 @@ def refuse_existing(target: Path, *, overwrite: bool, marker: str = "") -> None:
             )
     if not overwrite:
         raise OutputExists(target)
+
+
+def refuse_foreign(target: Path, made: Collection[str]) -> None:
+    """Stop before a folder is replaced that holds more than this program writes there.
+
+    Args:
+        target: the folder; one that does not exist is fine.
+        made: names of what is written there, without suffixes and leading dots.
+
+    Raises:
+        UsageError: something else lies there.
+    """
+    for entry in sorted(target.iterdir()) if target.is_dir() else ():
+        if entry.name.lstrip(".").split(".")[0] not in made:
+            raise UsageError(
+                f"`{target}` holds `{entry.name}`, which this command has not written",
+                hint="move it away, or name another output",
+            )
 
 
 def refuse_input(target: Path, *inputs: Path) -> None:

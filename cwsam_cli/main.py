@@ -33,6 +33,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
+            console.close_bars()
             if _first():
                 typer.echo("interrupted", err=True)
             raise typer.Exit(_INTERRUPTED) from None
@@ -51,6 +52,7 @@ def _first() -> bool:
 
 
 def _tell(error: CwsamError) -> int:
+    console.close_bars()
     typer.echo(f"error: {error}", err=True)
     if error.hint:
         typer.echo(f"\nhint: {error.hint}", err=True)

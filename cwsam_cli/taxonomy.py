@@ -6,10 +6,15 @@ of the logits. `code_to_index` and `index_to_code` lead from one to the other.
 """
 
 import colorsys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+LONGEST_NAME = 100
+"""Characters of a class's name."""
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's control characters, lone surrogates, line and paragraph separators."""
 IGNORE = 255
 """No label, no data: in label rasters, in maps and in index arrays alike."""
 
@@ -21,7 +26,7 @@ class LandCoverClass:
     code: int
     """What stands in rasters, 0-254."""
     name: str
-    """In any language and script."""
+    """In any language and script, on one line, at most `LONGEST_NAME` characters."""
     color: str
     """`#rrggbb`."""
 
@@ -49,20 +54,29 @@ class Taxonomy:
         if not self.classes:
             raise ValueError("a class table needs at least one class")
         codes = self.codes
-        for kind, seen in (("code", [str(code) for code in codes]), ("name", self.names)):
-            twice = sorted({value for value in seen if seen.count(value) > 1})
-            if twice:
-                raise ValueError(f"{kind} {', '.join(twice)} is given to more than one class")
+        twice = sorted({str(code) for code in codes if codes.count(code) > 1})
+        if twice:
+            raise ValueError(f"code {', '.join(twice)} is given to more than one class")
+        names: dict[str, str] = {}
         for entry in self.classes:
+            _check_name(entry)
             if not 0 <= entry.code < IGNORE:
                 raise ValueError(f"code {entry.code} of `{entry.name}` is outside 0-254")
-            if not entry.name.strip():
-                raise ValueError(f"the class with code {entry.code} has no name")
+            key = name_key(entry.name)
+            if names.get(key) == entry.name:
+                raise ValueError(f"name {entry.name} is given to more than one class")
+            if key in names:
+                raise ValueError(f"the names `{names[key]}` and `{entry.name}` differ in capitals or spaces only")
+            names[key] = entry.name
             digits = entry.color[1:]
             if entry.color[:1] != "#" or len(digits) != 6 or set(digits.lower()) - set("0123456789abcdef"):
                 raise ValueError(f"color `{entry.color}` of `{entry.name}` is not of the form #rrggbb")
-        if any(not 0 <= code <= IGNORE for code in self.unlabelled):
-            raise ValueError(f"unlabelled {list(self.unlabelled)} leave 0-255")
+        odd = [code for code in self.unlabelled if not 0 <= code <= IGNORE]
+        if odd:
+            raise ValueError(
+                f"`unlabelled` may hold 0-255, not {odd[0]}; declare that value as the labels' nodata: "
+                f"gdal_translate -a_nodata {odd[0]} labels.tif declared.tif"
+            )
         both = sorted(set(codes) & set(self.unlabelled))
         if both:
             raise ValueError(f"code {both[0]} is a class and unlabelled at once")
@@ -100,6 +114,21 @@ class Taxonomy:
     def same_classes(self, other: "Taxonomy") -> bool:
         """Whether both tables hold the same codes and names in the same order."""
         return [(c.code, c.name) for c in self.classes] == [(c.code, c.name) for c in other.classes]
+
+
+def name_key(name: str) -> str:
+    """A name without what people overlook: capitals and spaces."""
+    return " ".join(name.split()).casefold()
+
+
+def _check_name(entry: LandCoverClass) -> None:
+    name = entry.name
+    if not name.strip():
+        raise ValueError(f"the class with code {entry.code} has no name")
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"the name of the class with code {entry.code} is longer than {LONGEST_NAME} characters")
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in name):
+        raise ValueError(f"the name {name!a} of the class with code {entry.code} has characters that cannot be printed")
 
 
 def default_color(index: int) -> str:

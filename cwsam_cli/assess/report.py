@@ -53,10 +53,16 @@ def write_report(matrix: Matrix, scores: Scores, taxonomy: Taxonomy, folder: Pat
     write_text(folder / METRICS, text + "\n")
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")
-    writer.writerow(["reference \\ map", *taxonomy.names])
-    for name, counts in zip(taxonomy.names, matrix.tolist(), strict=True):
+    names = [_cell(name) for name in taxonomy.names]
+    writer.writerow(["reference \\ map", *names])
+    for name, counts in zip(names, matrix.tolist(), strict=True):
         writer.writerow([name, *counts])
     write_text(folder / "confusion_matrix.csv", rows.getvalue())
+
+
+def _cell(text: str) -> str:
+    """A name that spreadsheets take for text; they run what begins as a formula does."""
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
 
 
 def _columns(text: str) -> int:

@@ -56,7 +56,7 @@ def memory_size(text: str) -> int:
     parts = re.fullmatch(r"(\d+\.?\d*) ?([kmgt]?)(i?)b?", text.lower())
     size = int(float(parts[1]) * (1024 if parts[3] else 1000) ** " kmgt".index(parts[2] or " ")) if parts else 0
     if not size:
-        raise UsageError(f"`{text}` is no size of memory", hint="for example: 4GB")
+        raise UsageError(f"`{text}` is not a size of memory", hint="for example: 4GB")
     return size
 
 

@@ -57,5 +57,5 @@ def _bytes(text: str) -> int:
 
     read = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|GB|GiB)", text.strip(), re.IGNORECASE)
     if read is None or not float(read[1]):
-        raise UsageError(f"--gpu-memory `{text}` is no size", hint="for example: --gpu-memory 80GB, or 24GiB")
+        raise UsageError(f"--gpu-memory `{text}` is not a size", hint="for example: --gpu-memory 80GB, or 24GiB")
     return round(float(read[1]) * _UNITS[read[2].upper()])

@@ -9,7 +9,7 @@ from cwsam_cli.commands.options import Json, Overwrite, command_line, print_resu
 
 
 def tile(
-    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE", help="Images of equal bands.")],
+    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE", help="Images with the same bands.")],
     labels: Annotated[
         Path,
         typer.Option("--labels", help="Class raster (any CRS and resolution), polygons, or a folder of rasters."),
@@ -26,7 +26,8 @@ def tile(
         int, typer.Option("--overlap", min=0, help="Pixels that neighbouring training tiles share.")
     ] = 0,
     split: Annotated[
-        tuple[float, float, float], typer.Option("--split", help="Shares of train, val and test ground.")
+        tuple[float, float, float],
+        typer.Option("--split", metavar="TRAIN VAL TEST", help="Shares of the ground.", show_default="70 15 15"),
     ] = (70, 15, 15),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split.")] = 0,
     overwrite: Overwrite = False,

@@ -24,7 +24,7 @@ from cwsam_cli.data.manifest import NAME, Band, Manifest, RunningStats, read_man
 from cwsam_cli.data.transforms import augment, crop_or_pad, normalize
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.geo.grid import Grid, lattice
-from cwsam_cli.geo.raster import open_raster, read_image, reading
+from cwsam_cli.geo.raster import band_descriptions, open_raster, read_image, reading
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 
 
@@ -213,19 +213,19 @@ def describe(args: FolderArgs) -> Manifest:
             f"`dataset.args.classes` is missing, and `{root}` has no {NAME} that tells", hint="name a class table"
         )
     stats, (first, *_) = RunningStats(), _pairs(args)
-    for path, _ in track(_pairs(args), "measuring bands"):
+    for path, _ in track(_pairs(args), "measuring bands", unit="tile"):
         with open_raster(path) as dataset, reading(path):
             image, valid = read_image(dataset, dataset.indexes, Window(0, 0, dataset.width, dataset.height))
         stats.add(image, valid)
     with open_raster(first[0]) as dataset:
-        names = tuple(text or f"band_{i}" for i, text in enumerate(dataset.descriptions, start=1))
+        names = tuple(text or f"band_{i}" for i, text in enumerate(band_descriptions(dataset), start=1))
         return Manifest(taxonomy=named, bands=stats.bands(names), dtype=dataset.dtypes[0], gsd_m=Grid.of(dataset).gsd_m)
 
 
 def bad_tiles(args: FolderArgs, taxonomy: Taxonomy, bands: tuple[Band, ...]) -> list[str]:
     """Names of the tiles that cannot be read; all are tried."""
     tiles, bad = TileDataset(args, taxonomy, bands, 1, train=True), []
-    for number, (path, _) in enumerate(track(tiles.pairs, "reading tiles")):
+    for number, (path, _) in enumerate(track(tiles.pairs, "reading tiles", unit="tile")):
         try:
             tiles._load(number)
         except DataError as error:
@@ -239,7 +239,7 @@ def bad_tiles(args: FolderArgs, taxonomy: Taxonomy, bands: tuple[Band, ...]) -> 
 def class_pixels(dataset: TileDataset, classes: int) -> NDArray[np.int64]:
     """Labelled pixels by tile and class index, (N, K), over whole tiles."""
     counts = np.zeros((len(dataset.pairs), classes), np.int64)
-    for row, (_, path) in zip(counts, track(dataset.pairs, "counting labels"), strict=True):
+    for row, (_, path) in zip(counts, track(dataset.pairs, "counting labels", unit="tile"), strict=True):
         with reading(path), rasterio.open(path) as labels:
             index = dataset._to_index.numpy()[labels.read(1)]
         row += np.bincount(index[index != IGNORE], minlength=classes)

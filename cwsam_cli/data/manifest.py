@@ -10,13 +10,15 @@ import yaml
 from numpy.typing import NDArray
 
 from cwsam_cli.config.load import validate
-from cwsam_cli.errors import ConfigError, DataError
-from cwsam_cli.files import write_text
+from cwsam_cli.errors import ConfigError, DataError, UsageError
+from cwsam_cli.files import refuse_foreign, write_text
 from cwsam_cli.taxonomy import Taxonomy
 
 NAME = "dataset.yaml"
 SPLITS = ("train", "val", "test")
 VERSION = 1
+_WRITTEN = ("images", "labels", "tiles", "dataset")
+"""What a dataset's files and folders are called, without suffixes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,7 @@ class Manifest:
     taxonomy: Taxonomy
     """The class table; label tiles hold its codes."""
     bands: tuple[Band, ...]
-    """Measured on the valid pixels of the training split."""
+    """Measured on the valid pixels of the training split, each counted once."""
     dtype: str
     """Of the image tiles."""
     gsd_m: float | None
@@ -45,7 +47,7 @@ class Manifest:
     tiles: dict[str, int] = field(default_factory=dict)
     """Tiles by split."""
     pixels: dict[str, list[int]] = field(default_factory=dict)
-    """Labelled pixels by split and class index."""
+    """Labelled pixels by split and class index; a pixel that two tiles show counts once."""
     command: str = ""
     """The command line that made it."""
     version: int = VERSION
@@ -96,6 +98,24 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_text(folder / NAME, yaml.safe_dump(raw, allow_unicode=True, sort_keys=False))
 
 
+def refuse_other_dataset(folder: Path) -> None:
+    """Stop before a folder is replaced that `cwsam tile` has not written.
+
+    Raises:
+        UsageError: its `dataset.yaml` is of another program, or something else lies beside it.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError):
+        raw = None
+    if not isinstance(raw, dict) or not {"taxonomy", "bands", "tiles", "command"} <= raw.keys():
+        raise UsageError(f"`{path}` is not one that `cwsam tile` has written", hint="name another output")
+    refuse_foreign(folder, _WRITTEN)
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read a dataset's description.
 
@@ -104,8 +124,10 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / NAME
     if not path.is_file():
-        raise DataError(f"`{folder}` is no dataset: it has no {NAME}", hint="make one: cwsam tile SCENE --labels ...")
+        raise DataError(
+            f"`{folder}` is not a dataset: it has no {NAME}", hint="make one: cwsam tile SCENE --labels ..."
+        )
     try:
         return validate(Manifest, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
-    except (ConfigError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (ConfigError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"`{path}` is damaged or of another version: {error}", hint="tile the scenes again") from None

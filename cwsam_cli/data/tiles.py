@@ -1,8 +1,12 @@
 """Tiles as files: an image, its labels, and the index that shows them in QGIS."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import geopandas
 import numpy as np
@@ -12,24 +16,87 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
+from cwsam_cli.console import track
 from cwsam_cli.data.split import Block
-from cwsam_cli.geo.raster import Scene, verify_written, writing
-from cwsam_cli.geo.rasterize import Labels
+from cwsam_cli.geo.grid import Grid
+from cwsam_cli.geo.raster import Scene, open_scene, verify_written, writing
+from cwsam_cli.geo.rasterize import NO_LABEL, Codes, Labels, raster_labels, vector_labels
 from cwsam_cli.geo.style import colormap
 from cwsam_cli.geo.vector import write_frame
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 
+T = TypeVar("T")
+
 _PROFILE = {"driver": "GTiff", "compress": "zstd", "zstd_level": 1, "tiled": False}
 
 
-@dataclass(slots=True)
-class Source:
+@dataclass(frozen=True, slots=True)
+class OpenSource:
     """A scene with the labels on its grid."""
 
-    name: str
     scene: Scene
     labels: Labels
-    blocks: list[Block]
+
+    def codes(self, window: Window) -> Codes:
+        """Labels of a window, none where the scene has no data."""
+        codes = self.labels.read(window)
+        _, valid = self.scene.read(window)
+        codes[~valid] = NO_LABEL
+        return codes
+
+
+@dataclass(eq=False, slots=True)
+class Source:
+    """A scene and where its labels come from; their files are open only while they are read."""
+
+    name: str
+    path: Path
+    labels: Path
+    polygons: geopandas.GeoDataFrame | None
+    """Of `labels`, unless that is a raster."""
+    grid: Grid
+    band_names: tuple[str, ...]
+    dtype: str
+    blocks: list[Block] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, name: str, path: Path, labels: Path, polygons: geopandas.GeoDataFrame | None) -> "Source":
+        """Look into a scene and its labels.
+
+        Raises:
+            DataError: one of them cannot be used.
+        """
+        with open_scene(path) as scene:
+            source = cls(name, path, labels, polygons, scene.grid, scene.band_names, scene.dtype)
+        if polygons is None:
+            with raster_labels(labels, source.grid, path):
+                pass
+        return source
+
+    @contextmanager
+    def opened(self) -> Iterator[OpenSource]:
+        """Open the scene, and its labels on its grid."""
+        with ExitStack() as stack:
+            scene = stack.enter_context(open_scene(self.path))
+            if self.polygons is not None:
+                labels: Labels = vector_labels(self.polygons, self.grid, self.path)
+            else:
+                labels = stack.enter_context(raster_labels(self.labels, self.grid, self.path))
+            yield OpenSource(scene, labels)
+
+
+def each_opened(work: Iterable[tuple[Source, T]], what: str, unit: str) -> Iterator[tuple[OpenSource, T]]:
+    """Go through work that is sorted by source, with one source open at a time.
+
+    Args:
+        work: sources, each with what is to be done there.
+        what: the progress bar's words.
+        unit: what there is to do, one of it.
+    """
+    for source, items in groupby(track(work, what, unit=unit), key=itemgetter(0)):
+        with source.opened() as opened:
+            for _, item in items:
+                yield opened, item
 
 
 @dataclass(slots=True)
@@ -39,8 +106,10 @@ class Tile:
     source: Source
     window: Window
     split: str
-    fresh: tuple[int, int] = (0, 0)
-    """Rows and columns from which on labels are this tile's own; on held-out ground each label stands once."""
+    shared: tuple[int, int] = (0, 0)
+    """Rows at the top and columns at the left that earlier tiles show too."""
+    overlap: int = 0
+    """How many of the shared rows and columns keep their labels; the others have none here."""
     footprint: Any = None
     valid: float = 0.0
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -53,12 +122,10 @@ class Tile:
 
 def footprints(tiles: list[Tile]) -> geopandas.GeoDataFrame:
     """Tile outlines in the scenes' CRS, or in degrees where scenes differ."""
-    crs = {source.scene.grid.crs.to_wkt() if source.scene.grid.crs else None for source in (t.source for t in tiles)}
+    crs = {source.grid.crs.to_wkt() if source.grid.crs else None for source in (t.source for t in tiles)}
     common = next(iter(crs)) if len(crs) == 1 else "EPSG:4326"
     series = [
-        geopandas.GeoSeries(
-            [shapely.Polygon(tile.source.scene.grid.corners(tile.window))], crs=tile.source.scene.grid.crs
-        )
+        geopandas.GeoSeries([shapely.Polygon(tile.source.grid.corners(tile.window))], crs=tile.source.grid.crs)
         for tile in tiles
     ]
     if common is not None and len(crs) > 1:
@@ -68,6 +135,7 @@ def footprints(tiles: list[Tile]) -> geopandas.GeoDataFrame:
 
 def write_pair(
     tile: Tile,
+    scene: Scene,
     image: NDArray[np.generic],
     valid: NDArray[np.bool_],
     codes: NDArray[np.uint8],
@@ -76,7 +144,6 @@ def write_pair(
     size: int,
 ) -> None:
     """Write an image tile and its label tile, padded to `size` where the scene is smaller."""
-    scene = tile.source.scene
     below, beside = size - image.shape[1], size - image.shape[2]
     nodata = scene.dataset.nodata
     fill = 0 if nodata is None else nodata
@@ -129,7 +196,7 @@ def write_index(tiles: list[Tile], taxonomy: Taxonomy, folder: Path) -> None:
         {
             "tile": tile.name,
             "split": tile.split,
-            "scene": str(tile.source.scene.path),
+            "scene": str(tile.source.path),
             "col_off": int(tile.window.col_off),
             "row_off": int(tile.window.row_off),
             "width": int(tile.window.width),

@@ -132,7 +132,7 @@ class Grid:
         right, bottom = min(self.width, ceil(max(cols) - _SNAP)), min(self.height, ceil(max(rows) - _SNAP))
         if left >= right or top >= bottom:
             raise DataError(
-                f"the bounds {' '.join(f'{edge:g}' for edge in bounds)} lie beside the scene ({self})",
+                f"the bounds {' '.join(f'{edge:g}' for edge in bounds)} lie outside the scene ({self})",
                 hint="west south east north, in the scene's own CRS",
             )
         return Window(left, top, right - left, bottom - top)

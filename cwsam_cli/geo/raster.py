@@ -24,7 +24,7 @@ from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from cwsam_cli.console import log
+from cwsam_cli.console import ONCE, log
 from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.geo.grid import Grid
 from cwsam_cli.geo.place import missing_crs, refuse_impossible
@@ -228,6 +228,7 @@ def open_scene(
         dataset = stack.enter_context(open_raster(path))
         grid = Grid.of(dataset)
         _check(dataset, path)
+        warn_of_pages(dataset, path)
         names = _band_names(dataset)
         tagged = [band - 1 for band in _tagged_alpha(dataset)]
         image = [i for i in range(dataset.count) if i not in tagged]
@@ -249,7 +250,7 @@ def open_scene(
         else:
             if tagged and alpha_is_image and len(wanted_bands) in (0, dataset.count):
                 image = list(range(dataset.count))
-                log.info("`%s`: band %d is tagged alpha but read as an image band", path, tagged[0] + 1)
+                log.info("`%s`: band %d is tagged alpha but read as an image band", path, tagged[0] + 1, extra=ONCE)
             if wanted_bands:
                 image = _choose(image, names, wanted_bands, path)
         if pixel_m is not None:
@@ -338,11 +339,29 @@ def refuse_unplaced(dataset: rasterio.DatasetReader, path: Path | str) -> None:
     refuse_impossible(Grid.of(dataset), path)
 
 
+def warn_of_pages(dataset: rasterio.DatasetReader, path: Path | str) -> None:
+    """Say that of a TIFF with several pages only the first is read."""
+    pages = [name for name in dataset.subdatasets if name.startswith("GTIFF_DIR:")]
+    if len(pages) > 1:
+        log.warning("`%s` has %d pages: only the first is read", path, len(pages), extra=ONCE)
+
+
+def band_descriptions(dataset: rasterio.DatasetReader) -> tuple[str | None, ...]:
+    """What the file calls its bands; nothing where that is not UTF-8, as rasterio takes it to be."""
+    try:
+        return tuple(dataset.descriptions)
+    except UnicodeDecodeError:
+        log.warning("`%s`: the names of its bands are not UTF-8 and are ignored", dataset.name, extra=ONCE)
+        return (None,) * dataset.count
+
+
 def _band_names(dataset: rasterio.DatasetReader) -> list[str]:
     colors = {ColorInterp.red, ColorInterp.green, ColorInterp.blue}
     return [
         description or (kind.name if kind in colors else f"band_{i}")
-        for i, (description, kind) in enumerate(zip(dataset.descriptions, dataset.colorinterp, strict=True), start=1)
+        for i, (description, kind) in enumerate(
+            zip(band_descriptions(dataset), dataset.colorinterp, strict=True), start=1
+        )
     ]
 
 

@@ -65,7 +65,9 @@ def crs_of(text: str) -> CRS:
     try:
         return CRS.from_user_input(text)
     except ProjError as error:
-        raise UsageError(f"--dst-crs `{text}` is no CRS: {error}", hint="for example: EPSG:3035") from None
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        reason = str(error).rpartition("Internal Proj Error: ")[2].rstrip(")")
+        raise UsageError(f"--dst-crs `{shown}` is not a CRS: {reason}", hint="for example: EPSG:3035") from None
 
 
 class Reprojection:

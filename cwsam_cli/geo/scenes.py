@@ -17,7 +17,7 @@ import rasterio
 
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import sha256
-from cwsam_cli.geo.raster import GDAL_CACHE, open_raster
+from cwsam_cli.geo.raster import GDAL_CACHE, band_descriptions, open_raster
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
 """Of files in a folder that are taken for scenes."""
@@ -92,7 +92,7 @@ def _meant(argument: str) -> list[str] | None:
         named = [line for line in lines if line and not line.startswith("#")]
         paths = [str(path.parent / line) if is_plain_file(line) else line for line in named]
         if paths and not any(Path(scene).exists() or not is_plain_file(scene) for scene in paths):
-            raise DataError(f"`{argument}` is no list of scenes: there is no `{paths[0]}`", hint="one path a line")
+            raise DataError(f"`{argument}` is not a list of scenes: there is no `{paths[0]}`", hint="one path a line")
         return paths
     if not path.exists() and glob.has_magic(argument):
         return sorted(glob.glob(argument, recursive=True))
@@ -125,7 +125,7 @@ def fingerprint(scene: str, known: Fingerprint | None = None) -> Fingerprint:
         known: an earlier fingerprint, which holds if the files still look the same.
     """
     with rasterio.Env(**gdal_settings(scene)), open_raster(scene) as dataset:
-        header = repr((dataset.profile, dataset.transform, dataset.descriptions))
+        header = repr((dataset.profile, dataset.transform, band_descriptions(dataset)))
         names = list(dict.fromkeys([scene, *dataset.files]))
     looks = [_look(name) for name in names]
     sight = _digest(header, *looks)

@@ -7,6 +7,7 @@ here prefer that.
 
 import dataclasses
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,10 +18,12 @@ import rasterio.shutil
 from rasterio.io import DatasetReader, DatasetWriter
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color
+from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color, name_key
 
 CLASSES_TAG = "CWSAM_CLASSES"
 
+_NOT_XML = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f]")
+"""Characters that GDAL writes as they are, and that XML does not allow."""
 _DOCTYPE = '<!DOCTYPE qgis PUBLIC "http://mrcc.com/qgis.dtd" "SYSTEM">\n'
 
 # (name, GDAL field type, GDAL field usage); types 0 integer, 2 string
@@ -90,9 +93,9 @@ def read_taxonomy(dataset: DatasetReader, present: Iterable[int]) -> Taxonomy:
     if tag:
         try:
             return _from_json(tag)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(
-                f"`{dataset.name}`: its tag {CLASSES_TAG} is no class table: {error}",
+                f"`{dataset.name}`: its tag {CLASSES_TAG} is not a class table: {error}",
                 hint=f"remove it: rio edit-info --tag {CLASSES_TAG}= {dataset.name}",
             ) from None
     palette, names = read_palette(dataset), band_names(dataset)
@@ -107,11 +110,14 @@ def read_taxonomy(dataset: DatasetReader, present: Iterable[int]) -> Taxonomy:
     classes = []
     for index, code in enumerate(codes):
         name = names.get(code) or f"class {code}"
-        if name in used:
+        if name_key(name) in used:
             name = f"{name} ({code})"
-        used.add(name)
+        used.add(name_key(name))
         classes.append(LandCoverClass(code=code, name=name, color=palette.get(code, default_color(index))))
-    return Taxonomy(name=Path(dataset.name).stem, classes=tuple(classes))
+    try:
+        return Taxonomy(name=Path(dataset.name).stem, classes=tuple(classes))
+    except ValueError as error:
+        raise DataError(f"`{dataset.name}`: {error}", hint="give a class table of your own: --classes") from None
 
 
 def _from_json(text: str) -> Taxonomy:
@@ -128,7 +134,13 @@ def band_names(dataset: DatasetReader, band: int = 1) -> dict[int, str]:
     with tempfile.TemporaryDirectory() as folder:
         view = Path(folder) / "names.vrt"
         rasterio.shutil.copy(dataset, view, driver="VRT")
-        root = ElementTree.parse(view).findall("VRTRasterBand")[band - 1]
+        text = view.read_bytes().decode("utf-8", errors="replace")
+    try:
+        root = ElementTree.fromstring(_NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)).findall("VRTRasterBand")[
+            band - 1
+        ]
+    except ElementTree.ParseError as error:
+        raise DataError(f"`{dataset.name}`: its class names cannot be read: {error}", hint="remove them") from None
     names = {code: entry.text or "" for code, entry in enumerate(root.findall("CategoryNames/Category"))}
     return names | _table_names(root.find("GDALRasterAttributeTable"))
 

@@ -30,7 +30,7 @@ def quantity(text: str, units: dict[str, float], option: str) -> tuple[float, bo
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+2?)\s*", text.lower().replace("²", "2"))
     if match is None or match[2] not in units or float(match[1]) <= 0:
         examples = ", ".join(f"10{unit}" for unit in units)
-        raise UsageError(f"{option} `{text}` is no size", hint=f"a number with its unit: {examples}")
+        raise UsageError(f"{option} `{text}` is not a size", hint=f"a number with its unit: {examples}")
     return float(match[1]) * (units[match[2]] or 1.0), match[2] == "px"
 
 

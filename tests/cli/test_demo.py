@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from cwsam_cli.errors import DataError
 from cwsam_cli.main import app
 
 
@@ -42,6 +43,37 @@ def test_a_folder_that_is_no_demo_is_left_alone(scene_and_labels, tmp_path):
     result = demo("--scene", scene, "--labels", labels, "-o", tmp_path / "out", "--overwrite")
     assert result.exit_code == 2
     assert (tmp_path / "out" / "thesis.odt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("made", [("dataset/dataset.yaml",), (".cwsam-demo", "thesis.odt")])
+def test_a_projects_own_folder_is_never_taken_for_an_old_demo(scene_and_labels, tmp_path, monkeypatch, made):
+    scene, labels = scene_and_labels
+    project = tmp_path / "project"
+    for name in (*made, "dataset/images/train/a.tif"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("years of work")
+    monkeypatch.chdir(project)
+    result = demo("--scene", scene, "--labels", labels, "-o", ".", "--overwrite")
+    assert result.exit_code == 2
+    assert all((project / name).read_text() == "years of work" for name in made)
+    assert (project / "dataset" / "images" / "train" / "a.tif").exists()
+
+
+def test_an_old_demo_is_replaced_whole(scene_and_labels, tmp_path, monkeypatch):
+    scene, labels = scene_and_labels
+    out = tmp_path / "out"
+    (out / "report").mkdir(parents=True)
+    for name in (".cwsam-demo", "map.tif", "map.tif.aux.xml", "report/old.json", ".map.tif.abc.part"):
+        (out / name).write_text("old")
+    monkeypatch.setattr("cwsam_cli.pipelines.demo.tile_scenes", _stop)
+    assert demo("--scene", scene, "--labels", labels, "-o", out).exit_code == 2
+    assert (out / "map.tif").exists(), "not without --overwrite"
+    assert demo("--scene", scene, "--labels", labels, "-o", out, "--overwrite").exit_code == 4
+    assert [path.name for path in out.iterdir()] == [".cwsam-demo"]
+
+
+def _stop(*_: object, **__: object) -> None:
+    raise DataError("far enough")
 
 
 def test_inputs_in_the_output_folder_are_refused(scene_and_labels):

@@ -420,7 +420,9 @@ def test_labels_that_cannot_be_laid_over_the_scene_are_refused(
 def test_overlapping_classes_are_refused_with_their_pixels(refused: Refused, run: Any, tmp_path: Path) -> None:
     labels = polygons(tmp_path / "f.gpkg", [1, 2], pixels(0, 0, 100, 160), pixels(90, 20, 200, 70))
     common = ("tile", run.scene, "--labels", labels, "--class-field", "kind", "-o", "dataset")
-    assert "500 " in refused(4, *common, names="overlap").split("\n")[0]
+    told = refused(4, *common, names="overlap")
+    assert "500 " in told.split("\n")[0] and "1 and 2" in told.split("\n")[0]
+    assert "$id IN (1, 2)" in told
 
 
 def test_scenes_of_different_bands_are_refused(refused: Refused, run: Any, make_raster: Any) -> None:

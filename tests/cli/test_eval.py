@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import yaml
 from typer.testing import Result
 
 Cwsam = Callable[..., Result]
@@ -130,3 +131,12 @@ def test_a_dataset_with_the_same_classes_of_another_ground_can_be_measured(
     cwsam("tile", scene, "--labels", labels, "-o", "elsewhere", "--size", 40, "--split", 100, 0, 0)
     common = ("eval", "-c", run.checkpoint, "--data", "elsewhere", "--split", "train", "--json")
     assert json.loads(cwsam(*common).stdout)["pixels"] == 1600
+
+
+def test_a_split_without_tiles_is_told_with_those_that_have_some(refused: Any, run: Any, tmp_path: Path) -> None:
+    text = (run.dataset / "dataset.yaml").read_text("utf-8")
+    manifest = yaml.safe_load(text) | {"tiles": {"train": 3, "val": 2, "test": 0}}
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "dataset.yaml").write_text(yaml.safe_dump(manifest), "utf-8")
+    told = refused(4, "eval", "-c", run.checkpoint, "--data", "few", names="few/images/test")
+    assert "--split train or --split val" in told

@@ -90,7 +90,7 @@ def test_bounds_of_a_south_up_scene_mean_the_same_ground(predict: Any, make_rast
 
 def test_bounds_beside_the_scene_are_refused(refused: Any, run: Any, scene: Path) -> None:
     bounds = ("--bounds", 0, 0, 10, 10)
-    refused(4, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", *bounds, names="beside the scene")
+    refused(4, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", *bounds, names="outside the scene")
 
 
 @pytest.mark.parametrize("bounds", [("nan",) * 4, ("0", "0", "inf", "inf"), ("9", "0", "1", "5"), ("0", "5", "9", "5")])

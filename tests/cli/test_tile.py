@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shlex
 import sys
 from collections import Counter
@@ -21,7 +22,9 @@ from rasterio.warp import Resampling, reproject, transform_bounds
 from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 from shapely.geometry import Polygon, box
-from typer.testing import Result
+from typer.testing import CliRunner, Result
+
+from cwsam_cli.main import app
 
 Cwsam = Callable[..., Result]
 
@@ -133,9 +136,10 @@ def test_the_manifest_keeps_the_command_as_it_could_be_typed_again(
 
 def test_mean_and_std_are_those_of_the_training_pixels(run: Any) -> None:
     manifest = yaml.safe_load((run.dataset / "dataset.yaml").read_text("utf-8"))
-    values = np.concatenate(
-        [read(path).reshape(3, -1) for path in (run.dataset / "images" / "train").glob("*.tif")], axis=1
-    )
+    shown = np.zeros((160, 200), bool)  # ground that two tiles show counts once
+    for tile in tiles(run.dataset).query("split == 'train'").itertuples():
+        shown[tile.row_off : tile.row_off + 32, tile.col_off : tile.col_off + 32] = True
+    values = read(run.scene)[:, shown]
     assert [band["mean"] for band in manifest["bands"]] == pytest.approx(values.mean(axis=1))
     assert [band["std"] for band in manifest["bands"]] == pytest.approx(values.std(axis=1))
 
@@ -221,6 +225,53 @@ def test_held_out_ground_is_counted_once(cwsam: Cwsam, make_raster: Any, tmp_pat
             codes = read(tmp_path / "dataset" / "labels" / tile.split / f"{tile.tile}.tif")[0]
             counted[tile.row_off : tile.row_off + 24, tile.col_off : tile.col_off + 24] += codes != 255
     assert counted.max() == 1
+
+
+def labelled(dataset: Path, split: str, height: int, width: int) -> Any:
+    """How many tiles of a split label each pixel."""
+    times = np.zeros((height, width), int)
+    for tile in tiles(dataset).query("split == @split").itertuples():
+        codes = read(dataset / "labels" / split / f"{tile.tile}.tif")[0]
+        times[tile.row_off : tile.row_off + tile.height, tile.col_off : tile.col_off + tile.width] += codes != 255
+    return times
+
+
+def test_without_an_overlap_no_label_of_the_training_ground_stands_twice(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path
+) -> None:
+    scene, labels = make_raster("scene.tif", noise(3, 376, 357)), make_raster("labels.tif", striped(376, 357))
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 64)
+    times = labelled(tmp_path / "dataset", "train", 376, 357)
+    assert times.max() == 1
+    whole = np.zeros((376, 357), bool)
+    for tile in tiles(tmp_path / "dataset").query("split == 'train'").itertuples():
+        whole[tile.row_off : tile.row_off + 64, tile.col_off : tile.col_off + 64] = True
+    assert ((times == 1) == whole).all(), "and none is lost"
+
+
+@pytest.mark.parametrize("overlap", [0, 11, 30])
+def test_the_manifest_counts_every_labelled_pixel_once(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path, overlap: int
+) -> None:
+    codes = striped(150, 210)
+    scene, labels = make_raster("scene.tif", noise(3, 150, 210)), make_raster("labels.tif", codes)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 48, "--overlap", overlap)
+    told = yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))["pixels"]
+    for split in SPLITS:
+        different = codes[labelled(tmp_path / "dataset", split, 150, 210) > 0]
+        assert told[split] == [(different == code).sum() for code in (1, 2, 3)]
+
+
+def test_training_tiles_share_the_labels_of_no_more_pixels_than_asked_for(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path
+) -> None:
+    scene, labels = make_raster("scene.tif", noise(3, 32, 101)), make_raster("labels.tif", striped(32, 101))
+    common = ("tile", scene, "--labels", labels, "-o", "dataset", "--size", 32, "--split", 100, 0, 0)
+    cwsam(*common, "--overlap", 5)
+    times = labelled(tmp_path / "dataset", "train", 32, 101)
+    seams = np.flatnonzero(np.diff((times[0] > 1).astype(int), prepend=0, append=0)).reshape(-1, 2)
+    assert times.min() == 1 and len(seams) > 0
+    assert set(np.diff(seams).ravel().tolist()) == {5}
 
 
 @pytest.mark.parametrize(("overlap", "seed"), [(0, 0), (0, 1), (11, 0), (19, 5)])
@@ -337,6 +388,25 @@ def test_overwriting_replaces_the_dataset_whole(cwsam: Cwsam, run: Any, tmp_path
     few = files(tmp_path / "dataset")
     assert len(few) < len(many) and not set(few) - set(files(tmp_path / "dataset"))
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
+
+
+@pytest.mark.parametrize("mine", ["train: images/train\nnames: {0: cat}", "[" * 5000, "9" * 5000, "dataset"])
+def test_only_a_dataset_of_this_program_is_overwritten(
+    make_raster: Any, tmp_path: Path, mine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scene, labels = make_raster("scene.tif", noise(3, 20, 20)), make_raster("labels.tif", striped(20, 20))
+    command = ["tile", str(scene), "--labels", str(labels), "-o", "dataset", "--size", "32", "--overwrite"]
+    if mine == "dataset":
+        assert CliRunner().invoke(app, command).exit_code == 0
+        (tmp_path / "dataset" / "thesis.odt").write_text("years of work")
+    else:
+        (tmp_path / "dataset" / "images").mkdir(parents=True)
+        (tmp_path / "dataset" / "dataset.yaml").write_text(mine)
+    before = sorted(tmp_path.rglob("*"))
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2 and ("thesis.odt" if mine == "dataset" else "cwsam tile") in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("how", ["value", "mask", "alpha", "nan"])
@@ -579,3 +649,22 @@ def test_progress_and_warnings_keep_off_stdout(cwsam: Cwsam, make_raster: Any) -
     result = cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 32)
     assert re.fullmatch(r"dataset: 1 train, 0 val, 0 test tiles .*\n", result.stdout)
     assert "warning:" in result.stderr and "val, test" in result.stderr
+
+
+@pytest.mark.parametrize("labels", ["folder", "polygons.gpkg"])
+def test_files_are_open_only_while_they_are_read(cwsam: Cwsam, make_raster: Any, tmp_path: Path, labels: str) -> None:
+    for number in range(40):
+        place = from_origin(WEST + 16 * PIXEL * number, NORTH, PIXEL, PIXEL)
+        make_raster(f"images/{number:02}.tif", noise(1, 16, 16), transform=place)
+        make_raster(f"folder/{number:02}.tif", striped(16, 16), transform=place)
+    polygons(tmp_path / "polygons.gpkg", [1, 2], pixels(0, 0, 640, 8), pixels(0, 8, 640, 16))
+    scenes = sorted((tmp_path / "images").glob("*.tif"))
+    field = ("--class-field", "kind") if labels == "polygons.gpkg" else ()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 25, most[1]))
+    try:
+        cwsam("tile", *scenes, "--labels", labels, *field, "-o", "dataset", "--size", 16)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
+    assert len(files(tmp_path / "dataset")) == 40

@@ -3,11 +3,12 @@
 import io
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 
 import pytest
 
-from cwsam_cli.console import log, setup, track
+from cwsam_cli.console import ONCE, ONCE_A_KIND, close_bars, log, setup, track
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +101,45 @@ def test_a_line_during_progress_reaches_the_terminal_whole(monkeypatch: pytest.M
     for _ in track(range(2), "tiles"):
         log.warning("a tile is empty")
     assert terminal.getvalue().count("warning: a tile is empty\n") == 2
+
+
+def test_a_remark_made_twice_is_heard_once_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        setup(0)
+        for name in ("a", "a", "b"):
+            log.info("`%s` is odd", name, extra=ONCE)
+            log.info("`%s` has no CRS", name, extra=ONCE_A_KIND)
+    assert capsys.readouterr().err.splitlines() == ["`a` is odd", "`a` has no CRS", "`b` is odd"] * 2
+
+
+@pytest.mark.parametrize(("verbosity", "heard"), [(0, []), (1, ["UserWarning: from a library"])])
+def test_libraries_warnings_are_details_without_source_lines(
+    capsys: pytest.CaptureFixture[str], verbosity: int, heard: list[str]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        setup(verbosity)
+        warnings.warn("from a library", stacklevel=1)
+    assert capsys.readouterr().err.splitlines() == heard
+
+
+def test_progress_is_counted_in_its_own_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    setup(0)
+    list(track(range(3), "writing", unit="tile"))
+    list(track(range(3), "reading"))
+    assert "tile/s" in terminal.getvalue() and "step/s" in terminal.getvalue()
+    assert "it/s" not in terminal.getvalue()
+
+
+def test_what_ends_a_command_clears_its_bars_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    setup(0)
+    running = track(range(3), "writing")
+    next(running)
+    close_bars()
+    assert terminal.getvalue().endswith("\r")
+    assert terminal.getvalue().rstrip("\r").endswith(" ")
+    running.close()

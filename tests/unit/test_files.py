@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cwsam_cli.errors import MachineError, OutputExists, UsageError
-from cwsam_cli.files import refuse_existing, reserved, sha256, staged, sweep, write_text
+from cwsam_cli.files import refuse_existing, refuse_foreign, reserved, sha256, staged, sweep, write_text
 
 MARKER = "dataset.yaml"
 
@@ -240,3 +240,14 @@ def test_a_lock_that_its_holder_has_removed_holds_nobody(tmp_path: Path, monkeyp
         with pytest.raises(MachineError), reserved(target):
             pytest.fail("both are in")
     assert len(tries) == 2
+
+
+def test_a_folder_that_holds_anything_else_is_foreign(tmp_path: Path) -> None:
+    made = ("metrics", "confusion_matrix")
+    refuse_foreign(tmp_path / "none", made)
+    for name in ("metrics.json", "confusion_matrix.csv", ".metrics.json.abc.part"):
+        (tmp_path / name).touch()
+    refuse_foreign(tmp_path, made)
+    (tmp_path / "thesis.odt").touch()
+    with pytest.raises(UsageError, match=r"thesis\.odt"):
+        refuse_foreign(tmp_path, made)

@@ -24,7 +24,7 @@ from cwsam_cli.geo.measure import measure_regions
 from cwsam_cli.geo.polygonize import polygonize
 from cwsam_cli.geo.quicklook import draw_quicklook
 from cwsam_cli.geo.raster import open_scene
-from cwsam_cli.geo.rasterize import NO_LABEL, raster_labels, read_polygons
+from cwsam_cli.geo.rasterize import NO_LABEL, raster_labels, read_polygons, vector_labels
 from cwsam_cli.geo.style import CLASSES_TAG, colormap, read_taxonomy, write_sidecar
 from cwsam_cli.pipelines.vectorize import vectorize
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy, from_names
@@ -101,14 +101,71 @@ def test_ground_beyond_the_label_raster_is_unlabelled_even_without_nodata(make_r
 
 def test_labels_in_an_engineering_crs_are_refused(make_raster: MakeRaster) -> None:
     path = make_raster("local.tif", np.ones((8, 8), np.uint8), crs='LOCAL_CS["site",UNIT["metre",1]]')
-    with pytest.raises(DataError, match=r"local\.tif"), raster_labels(path, GRID, Path("scene.tif")):
+    with (
+        pytest.raises(DataError, match=r"local\.tif") as caught,
+        raster_labels(path, GRID, Path("scene.tif")),
+    ):
         pass
+    assert "{" not in str(caught.value), "no dump of the CRS"
+
+
+def test_polygons_in_an_engineering_crs_are_refused() -> None:
+    site = geopandas.GeoDataFrame({"code": [1]}, geometry=[shapely.box(0, 0, 1, 1)], crs='LOCAL_CS["site"]')
+    with pytest.raises(DataError, match=r"site, to that of `scene\.tif`"):
+        vector_labels(site, GRID, Path("scene.tif"))
 
 
 def layer(tmp_path: Path, values: list[object]) -> Path:
     boxes = [shapely.box(600_000 + 90 * i, 3_999_910, 600_090 + 90 * i, 4_000_000) for i in range(len(values))]
     geopandas.GeoDataFrame({"class": values}, geometry=boxes, crs=UTM.to_wkt()).to_file(tmp_path / "p.gpkg")
     return tmp_path / "p.gpkg"
+
+
+def test_polygons_whose_classes_differ_in_capitals_only_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"`Forest` and `forest` differ") as caught:
+        read_polygons(layer(tmp_path, ["forest", "Forest"]), "class", None)
+    assert "--classes" in caught.value.hint
+
+
+def test_a_category_name_that_cannot_be_printed_is_refused_and_one_that_repeats_gets_its_code(
+    make_raster: MakeRaster,
+) -> None:
+    path = make_raster("map.tif", np.ones((8, 8), np.uint8))
+    for names, expected in ((("", "Forest", "forest"), ["Forest", "forest (2)"]), (("", "a", "bell\n"), None)):
+        entries = "".join(f"<Category>{name}</Category>" for name in names)
+        path.with_name("map.tif.aux.xml").write_text(
+            f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{entries}</CategoryNames></PAMRasterBand></PAMDataset>'
+        )
+        with rasterio.open(path) as dataset:
+            if expected:
+                assert read_taxonomy(dataset, [1, 2]).names == expected
+                continue
+            with pytest.raises(DataError, match=r"map\.tif.*cannot be printed"):
+                read_taxonomy(dataset, [1, 2])
+
+
+def test_names_and_tags_that_are_not_utf8_are_survived(make_raster: MakeRaster) -> None:
+    path = make_raster("latin1.tif", np.ones((1, 8, 8), np.uint8))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(PLACE="xxxx", ODD="wwww")
+        dataset.set_band_description(1, "zzzz")
+    contents = (
+        path.read_bytes().replace(b"xxxx", b"\xe9t\xe9s").replace(b"zzzz", b"gr\xfcn").replace(b"wwww", b"a\x07b ")
+    )
+    path.write_bytes(contents)
+    with rasterio.open(path) as dataset:
+        assert read_taxonomy(dataset, [1]).names == ["class 1"]
+    with open_scene(path) as scene:
+        assert scene.band_names == ("band_1",)
+
+
+@pytest.mark.parametrize("tag", ["[" * 100_000, '{"classes": ' + "9" * 5000 + "}"], ids=["nested", "digits"])
+def test_a_class_table_in_a_tag_that_cannot_be_read_is_refused(make_raster: MakeRaster, tag: str) -> None:
+    path = make_raster("map.tif", np.ones((8, 8), np.uint8))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(**{CLASSES_TAG: tag})
+    with rasterio.open(path) as dataset, pytest.raises(DataError, match="is not a class table"):
+        read_taxonomy(dataset, [1])
 
 
 def test_classes_with_digits_for_names_are_not_mixed_up(tmp_path: Path) -> None:

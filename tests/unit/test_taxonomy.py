@@ -137,3 +137,27 @@ def test_a_palette_that_does_not_fit_is_refused(palette: list[list[int]], told: 
 
 def test_default_colors_of_a_long_table_all_differ() -> None:
     assert len({default_color(index) for index in range(255)}) == 255
+
+
+@pytest.mark.parametrize(("first", "second"), [("Forest", "forest"), ("bare soil", "bare  soil"), ("Wald", "Wald ")])
+def test_names_that_differ_in_capitals_or_spaces_only_are_refused(first: str, second: str) -> None:
+    with pytest.raises(ValueError, match="differ in capitals or spaces only"):
+        Taxonomy(classes=(_class(1, first), _class(2, second)))
+
+
+@pytest.mark.parametrize("name", ["line\nbreak", "bell\x07", "lone \ud800 surrogate", "nul\x00", "sep\u2028arator"])
+def test_names_that_cannot_be_printed_are_refused_in_words_that_can(name: str) -> None:
+    with pytest.raises(ValueError, match="code 3 has characters that cannot be printed") as caught:
+        Taxonomy(classes=(_class(3, name),))
+    assert str(caught.value).isprintable()
+
+
+def test_a_name_has_at_most_100_characters() -> None:
+    assert Taxonomy(classes=(_class(3, "林" * 100),)).names == ["林" * 100]
+    with pytest.raises(ValueError, match="longer than 100 characters"):
+        Taxonomy(classes=(_class(3, "林" * 101),))
+
+
+def test_a_code_that_no_class_can_have_may_be_declared_as_nodata_but_not_as_unlabelled() -> None:
+    with pytest.raises(ValueError, match=r"may hold 0-255, not -1; .* gdal_translate -a_nodata -1 "):
+        Taxonomy(classes=(_class(3, "a"),), unlabelled=(-1,))

@@ -110,3 +110,15 @@ def test_a_table_of_nothing_has_no_figures() -> None:
     lines = _lines(score(np.zeros((3, 3), np.int64)))
     assert lines["mean IoU"].split()[-1] == lines["overall accuracy"].split()[-1] == "-"
     assert all("absent from the reference" in lines[name] for name in NAMES)
+
+
+def test_a_class_name_is_never_a_formula(tmp_path: Path) -> None:
+    names = ["=cmd|' /C calc'!A0", "+1", "-2", "@sum", "plain = fine"]
+    table = Taxonomy(
+        classes=tuple(LandCoverClass(code=code, name=name, color="#336699") for code, name in enumerate(names))
+    )
+    matrix = np.eye(5, dtype=np.int64)
+    write_report(matrix, score(matrix), table, tmp_path, {})
+    rows = list(csv.reader((tmp_path / "confusion_matrix.csv").read_text("utf-8").splitlines()))
+    safe = [*(f"'{name}" for name in names[:4]), names[4]]
+    assert rows[0][1:] == [row[0] for row in rows[1:]] == safe

@@ -9,6 +9,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
@@ -252,10 +253,79 @@ def test_labels_with_a_crs_on_a_scene_without_one_need_the_same_pixels(make_rast
 
 def test_a_raster_has_no_conflicts(make_raster: MakeRaster) -> None:
     with raster_labels(make_raster("label.tif", codes()), GRID, SCENE) as labels:
-        assert labels.conflicts(WHOLE) == 0
+        assert labels.conflicts(WHOLE).total() == 0
+
+
+ACROSS = {
+    "UTM 60": Grid(CRS.from_epsg(32660), from_origin(800_000, 1_150_000, 1000, 1000), 100, 100),
+    "beyond 180": Grid(CRS.from_epsg(4326), from_origin(179.5, 10.5, 0.01, 0.01), 100, 100),
+    "beyond -180": Grid(CRS.from_epsg(4326), from_origin(-180.5, 10.5, 0.01, 0.01), 100, 100),
+    "Pacific Mercator": Grid(CRS.from_epsg(3832), from_origin(3_290_000, 1_200_000, 1000, 1000), 100, 100),
+    "Web Mercator": Grid(CRS.from_epsg(3857), from_origin(20_037_508 - 50_000, 1_200_000, 1000, 1000), 100, 100),
+}
+"""Scenes whose middle column lies near the antimeridian, at 10 degrees north."""
+
+
+def halves(grid: Grid) -> NDArray[np.int32]:
+    """3 where a pixel's centre lies west of the antimeridian, 7 east of it."""
+    cols, rows = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
+    way = Transformer.from_crs(grid.crs.to_wkt(), "EPSG:4326", always_xy=True)
+    longitude, _ = way.transform(*grid.transform @ (cols, rows))
+    return np.where(np.asarray(longitude) % 360 < 180, 3, 7)
+
+
+@pytest.mark.parametrize("grid", ACROSS.values(), ids=ACROSS)
+@pytest.mark.parametrize(
+    ("crs", "west", "pixel"),
+    [
+        ("EPSG:4326", 178, 0.01),
+        ("EPSG:4326", -182, 0.01),
+        ("EPSG:3857", 20037508.342789244 - 200_000, 1000),
+        ("EPSG:3832", 3339584.7237981806 - 200_000, 1000),
+    ],
+)
+def test_label_rasters_that_cross_the_antimeridian_label_both_sides(
+    make_raster: MakeRaster, grid: Grid, crs: str, west: float, pixel: float
+) -> None:
+    north = 12 if crs == "EPSG:4326" else 1_300_000
+    values = np.repeat([3, 7], 200)[None].repeat(400, 0).astype(np.uint8)
+    path = make_raster("label.tif", values, crs=crs, transform=from_origin(west, north, pixel, pixel))
+    np.testing.assert_array_equal(on_scene(path, grid), halves(grid))
 
 
 # --- polygons ---
+
+
+@pytest.mark.parametrize("grid", ACROSS.values(), ids=ACROSS)
+@pytest.mark.parametrize("crs", ["EPSG:32660", "EPSG:4326", "EPSG:3832"])
+@pytest.mark.parametrize("first", [178, -182])
+def test_polygons_that_cross_the_antimeridian_label_both_sides(grid: Grid, crs: str, first: int) -> None:
+    whole = shapely.segmentize(shapely.box(first, 8, first + 4, 12), 0.5)
+    hole = shapely.segmentize(shapely.box(first + 1.9, 9.8, first + 2.1, 10.2), 0.05)
+    degrees = geopandas.GeoSeries([whole.difference(hole), hole], crs="EPSG:4326")
+    frame = geopandas.GeoDataFrame({"code": [3, 7]}, geometry=degrees, crs="EPSG:4326").to_crs(crs)
+    found = vector_labels(frame, grid, SCENE).read(Window(0, 0, 100, 100))
+    cols, rows = np.meshgrid(np.arange(100) + 0.5, np.arange(100) + 0.5)
+    way = Transformer.from_crs(grid.crs.to_wkt(), "EPSG:4326", always_xy=True)
+    longitude, latitude = (np.asarray(axis) for axis in way.transform(*grid.transform @ (cols, rows)))
+    inside = (np.abs(longitude % 360 - 180) < 0.1) & (np.abs(latitude - 10) < 0.2)
+    assert (found == np.where(inside, 7, 3)).mean() > 0.995, "straight edges bend a little"
+    assert NO_LABEL not in found
+
+
+def test_polygons_cut_at_the_antimeridian_label_both_sides() -> None:
+    halved = shapely.MultiPolygon([shapely.box(178, 8, 180, 12), shapely.box(-180, 8, -178, 12)])
+    frame = geopandas.GeoDataFrame({"code": [3]}, geometry=[halved], crs="EPSG:4326")
+    for grid in ACROSS.values():
+        assert (vector_labels(frame, grid, SCENE).read(Window(0, 0, 100, 100)) == 3).all()
+
+
+@pytest.mark.parametrize("crs", [4326, 3857, 3832])
+def test_a_polygon_round_the_whole_globe_labels_it_all(crs: int) -> None:
+    frame = geopandas.GeoDataFrame({"code": [3]}, geometry=[shapely.box(-180, -80, 180, 80)], crs="EPSG:4326")
+    wide = 360 if crs == 4326 else 40_000_000
+    grid = Grid(CRS.from_epsg(crs), from_origin(-wide / 2, wide / 8, wide / 100, wide / 100), 100, 20)
+    assert (vector_labels(frame, grid, SCENE).read(Window(0, 0, 100, 20)) == 3).all()
 
 
 def square(col: float, row: float, width: float, height: float) -> shapely.Polygon:
@@ -308,20 +378,63 @@ def test_polygons_lie_right_on_any_grid(tmp_path: Path, grid: Grid) -> None:
 
 def test_pixels_in_polygons_of_different_classes_are_counted_as_conflicts(tmp_path: Path) -> None:
     labels = laid(layer(tmp_path, [(7, square(0, 0, 6, 6)), (3, square(4, 4, 6, 6)), (5, square(5, 5, 1, 1))]))
-    assert labels.conflicts(WHOLE) == 4
-    assert labels.conflicts(Window(0, 0, 5, 5)) == 1
-    assert labels.conflicts(Window(12, 12, 4, 4)) == 0
+    assert labels.conflicts(WHOLE).total() == 4
+    assert labels.conflicts(Window(0, 0, 5, 5)).total() == 1
+    assert labels.conflicts(Window(12, 12, 4, 4)).total() == 0
+
+
+def test_conflicts_are_told_by_feature_id(tmp_path: Path) -> None:
+    labels = laid(layer(tmp_path, [(7, square(0, 0, 6, 6)), (3, square(4, 4, 6, 6)), (5, square(5, 5, 1, 1))]))
+    assert labels.conflicts(WHOLE) == {(1, 2): 3, (1, 2, 3): 1}  # a GeoPackage counts from 1
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (square(0, 0, 6.5, 16), square(6.5, 0, 6, 16)),
+        (square(0, 0, 20, 6.5), square(0, 6.5, 20, 5)),
+        (square(0, 0, 6.5, 16), shapely.segmentize(square(6.5, 0, 6, 16), 17)),  # more vertices on the same edge
+        (
+            shapely.Polygon([(600_000, 4_000_000), (600_480, 3_999_520), (600_000, 3_999_520)]),
+            shapely.Polygon([(600_000, 4_000_000), (600_480, 3_999_520), (600_480, 4_000_000)]),
+        ),
+    ],
+    ids=["vertical", "horizontal", "unlike vertices", "slanted"],
+)
+@pytest.mark.parametrize("crs", ["EPSG:32617", "EPSG:4326"])
+def test_a_centre_on_a_shared_edge_goes_to_one_of_the_polygons(
+    tmp_path: Path, left: shapely.Polygon, right: shapely.Polygon, crs: str
+) -> None:
+    labels = laid(layer(tmp_path, [(3, left), (7, right)], crs=crs))
+    assert labels.conflicts(WHOLE).total() == 0
+    burnt = labels.read(WHOLE)
+    assert {3, 7} <= set(np.unique(burnt).tolist())
+
+
+def test_a_hole_filled_by_another_class_is_no_conflict(tmp_path: Path) -> None:
+    hole = square(3.5, 3.5, 4, 4)
+    labels = laid(layer(tmp_path, [(3, square(0, 0, 12, 12).difference(hole)), (7, hole)]))
+    assert labels.conflicts(WHOLE).total() == 0
+    assert (labels.read(WHOLE)[:12, :12] != NO_LABEL).all()
+
+
+def test_points_of_two_classes_in_one_pixel_conflict(tmp_path: Path) -> None:
+    first, second = (square(4 + d, 4, 0.2, 0.2).centroid for d in (0.1, 0.6))
+    labels = laid(
+        layer(tmp_path, [(3, first), (7, second), (3, square(9, 9, 3, 3)), (7, square(10, 10, 1, 1).centroid)])
+    )
+    assert labels.conflicts(WHOLE) == {(1, 2): 1, (3, 4): 1}
 
 
 def test_polygons_of_one_class_may_overlap(tmp_path: Path) -> None:
     labels = laid(layer(tmp_path, [(3, square(0, 0, 6, 6)), (3, square(2, 2, 6, 6)), (7, square(8, 2, 3, 3))]))
-    assert labels.conflicts(WHOLE) == 0
+    assert labels.conflicts(WHOLE).total() == 0
     assert (labels.read(WHOLE) == 3).sum() == 36 + 36 - 16
 
 
 def test_polygons_that_only_share_a_border_do_not_conflict(tmp_path: Path) -> None:
     labels = laid(layer(tmp_path, [(3, square(0, 0, 6, 6)), (7, square(6, 0, 6, 6))]))
-    assert labels.conflicts(WHOLE) == 0
+    assert labels.conflicts(WHOLE).total() == 0
 
 
 def test_polygons_in_another_crs_are_brought_to_the_scenes(tmp_path: Path) -> None:
@@ -414,3 +527,39 @@ def test_labels_tell_whether_they_are_polygons(tmp_path: Path, make_raster: Make
     for path in (text, tmp_path / "missing.gpkg"):
         with pytest.raises(DataError, match=path.name):
             is_vector(path)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        shapely.Point(np.inf, 4_000_000),
+        shapely.LineString([(600_000, 4_000_000), (600_030, -np.inf)]),
+        shapely.Polygon([(600_000, 4_000_000), (np.inf, 4_000_000), (600_300, 3_999_000)]),
+    ],
+    ids=["point", "line", "polygon"],
+)
+def test_coordinates_that_are_not_finite_are_refused_by_feature_id(tmp_path: Path, odd: shapely.Geometry) -> None:
+    path = tmp_path / "polygons.gpkg"
+    shapes = [square(0, 0, 2, 2), odd]
+    geopandas.GeoDataFrame({"class": [3, 7]}, geometry=shapes, crs="EPSG:32617").to_file(path)
+    with pytest.raises(DataError, match=r"polygons\.gpkg`: feature\(s\) 2 "):
+        read_polygons(path, "class", TAXONOMY)
+
+
+def test_features_that_have_no_place_in_the_scenes_crs_are_refused(tmp_path: Path) -> None:
+    frame = geopandas.GeoDataFrame({"code": [3]}, geometry=[shapely.box(0, -90, 10, 10)], crs="EPSG:4326")
+    grid = Grid(CRS.from_epsg(3034), from_origin(4_000_000, 2_000_000, 1000, 1000), 10, 10)
+    with pytest.raises(DataError, match=r"feature\(s\) 0 .* `scene\.tif`"):
+        vector_labels(frame, grid, SCENE)
+
+
+def test_labels_with_several_pages_are_read_with_a_warning(
+    make_raster: MakeRaster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("cwsam"), "propagate", True)
+    path = make_raster("pages.tif", codes())
+    other = make_raster("other.tif", codes(seed=1))
+    rasterio.shutil.copy(other, path, driver="GTiff", APPEND_SUBDATASET="YES")
+    with caplog.at_level(logging.WARNING, logger="cwsam"):
+        np.testing.assert_array_equal(on_scene(path), codes())
+    assert "pages.tif` has 2 pages: only the first is read" in caplog.text

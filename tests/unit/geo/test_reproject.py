@@ -62,6 +62,15 @@ def test_ground_without_a_place_there_is_refused() -> None:
         Reprojection(CRS.from_epsg(4326), crs_of("EPSG:3857"))(np.array([[0.0, 95.0]]))
 
 
+def test_a_crs_that_is_none_is_told_in_one_short_sentence() -> None:
+    long = '{"type": "ProjectedCRS", "name": "' + "x" * 1000
+    with pytest.raises(UsageError) as caught:
+        crs_of(long)
+    assert len(str(caught.value)) < 200
+    with pytest.raises(UsageError, match="`nonsense` is not a CRS: proj_create: unrecognized format"):
+        crs_of("nonsense")
+
+
 def test_an_engineering_crs_leads_nowhere() -> None:
     with pytest.raises(DataError, match="no way"):
         Reprojection(CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]'), CRS.from_epsg(4326))

@@ -156,7 +156,7 @@ def test_people_read_the_memory_and_what_makes_it_fit() -> None:
 def test_a_gpu_memory_that_is_no_size_is_refused(size: str) -> None:
     result = CliRunner().invoke(app, ["plan", *SMALL, "--gpus", "1", "--gpu-memory", size])
     assert result.exit_code == 2
-    assert f"--gpu-memory `{size}` is no size" in result.stderr
+    assert f"--gpu-memory `{size}` is not a size" in result.stderr
 
 
 @pytest.mark.slow
