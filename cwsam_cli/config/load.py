@@ -71,7 +71,7 @@ def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None =
         ConfigError: the file is missing or not YAML, a key is unknown, a value has the wrong type.
     """
     path = _find(name, _shipped(), "configuration")
-    raw = _read_yaml(path)
+    raw = _read_yaml(path, "a configuration; start from a shipped one, e.g. tiny.yaml")
     for override in overrides:
         _override(raw, override)
     if data is not None:
@@ -116,7 +116,7 @@ def load_taxonomy(name: str) -> Taxonomy:
         ConfigError: the file is missing, or no valid class table.
     """
     path = _find(name, _shipped() / "classes", "class table")
-    return validate(Taxonomy, _read_yaml(path), str(path))
+    return validate(Taxonomy, _read_yaml(path, "a class table; write one as in `zion_nlcd`"), str(path))
 
 
 def dataset_taxonomy(args: FolderArgs) -> Taxonomy | None:
@@ -151,6 +151,10 @@ def validate(kind: type[T], raw: object, source: str) -> T:
         raise _first_problem(kind, raw, error, source) from None
 
 
+_MEANT = {"epoch": "epoch_max", "epochs": "epoch_max"}
+"""Keys that people try, and what they mean."""
+
+
 def _shipped() -> Path:
     package = Path(__file__).parents[1]
     inside = package / "configs"  # in a wheel
@@ -172,15 +176,22 @@ def _find(name: str, shipped: Path, what: str) -> Path:
     raise ConfigError(f"there is no {what} `{name}`", hint=hint)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """Read keys from a file.
+
+    Args:
+        path: the file.
+        what: it should be, and what to do where it is not.
+    """
+    kind, _, advice = what.partition("; ")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number of 5,000 digits, lists in lists in lists
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"`{path}` is not valid YAML{where}", hint="check indentation and quotes there") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"`{path}` holds no keys", hint="start from one of the shipped files, e.g. tiny.yaml")
+        raise ConfigError(f"`{path}` is not {kind} in YAML: it holds no keys", hint=advice)
     return raw
 
 
@@ -191,8 +202,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
     parent, _, leaf = key.rpartition(".")
     try:
         _descend(raw, parent, "--set")[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set `{override}`: the value is not valid YAML", hint="quote it") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError(f"--set `{override[:80]}`: the value is not valid YAML", hint="quote it") from None
 
 
 def _descend(raw: dict[str, Any], dotted: str, source: str) -> dict[str, Any]:
@@ -253,6 +264,18 @@ def _refuse_booleans(annotation: Any, raw: object, key: str, source: str) -> Non
                 _refuse_booleans(get_args(option)[0], value, f"{key}.{position}", source)
 
 
+def _below(kind: type, name: str) -> str | None:
+    """Where a key of that name stands deeper in a section, as a dotted name."""
+    for key, annotation in get_type_hints(kind).items():
+        for option in filter(dataclasses.is_dataclass, _options(annotation)):
+            if name in (field.name for field in dataclasses.fields(option)):
+                return f"{key}.{name}"
+            deeper = _below(cast(type, option), name)
+            if deeper:
+                return f"{key}.{deeper}"
+    return None
+
+
 def _first_problem(kind: type, raw: object, error: ValidationError, source: str) -> ConfigError:
     """The first wrong key, in words of the configuration rather than of the validator."""
     problems = error.errors(include_url=False)
@@ -261,7 +284,9 @@ def _first_problem(kind: type, raw: object, error: ValidationError, source: str)
     parent, known = kind, kind
     for part in loc:
         fields = get_type_hints(known) if dataclasses.is_dataclass(known) else {}
-        inner = [option for option in _options(fields.get(part)) if dataclasses.is_dataclass(option)]
+        options = _options(fields.get(part))
+        items = [item for option in options if get_origin(option) in (list, tuple) for item in get_args(option)]
+        inner = [option for option in (*options, *items) if dataclasses.is_dataclass(option)]
         parent, known = known, cast(type, inner[0]) if inner else known
     key = ".".join(part for part in loc if "[" not in part and part != "str")  # union members are not keys
     if key.endswith("dataset.args.classes"):
@@ -272,7 +297,9 @@ def _first_problem(kind: type, raw: object, error: ValidationError, source: str)
     if problem["type"] == "unexpected_keyword_argument":
         names = [field.name for field in dataclasses.fields(cast(Any, parent))]
         close = difflib.get_close_matches(loc[-1], names, n=1, cutoff=0.5)
-        hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(names)}"
+        nearest = _MEANT.get(loc[-1]) or _below(parent, loc[-1]) or next(iter(close), None)
+        where = "".join(f"{part}." for part in loc[:-1]) if nearest and "." in nearest else ""
+        hint = f"did you mean `{where}{nearest}`?" if nearest else f"known here: {', '.join(names)}"
         return ConfigError(f"`{key}` in `{source}` is not a known key", hint=hint)
     if problem["type"] == "invalid_key":
         return ConfigError(f"`{key}` in `{source}` is no key", hint="keys are words")

@@ -49,7 +49,7 @@ class ClassRaster:
             values: from `on_grid`.
         """
         rows = self._rows()
-        tops = track(range(0, self.grid.height, rows), what, total=-(-self.grid.height // rows))
+        tops = track(range(0, self.grid.height, rows), what, total=-(-self.grid.height // rows), unit="strip")
         return ahead(self._read(top, min(rows, self.grid.height - top), values) for top in tops)
 
     @property

@@ -26,7 +26,7 @@ from cwsam_cli.data.manifest import NAME, SPLITS, Manifest, RunningStats, refuse
 from cwsam_cli.data.split import assign, block_size, cut_blocks
 from cwsam_cli.data.tiles import Source, Tile, each_opened, footprints, write_index, write_pair
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.files import refuse_existing, refuse_input, staged
+from cwsam_cli.files import refuse_existing, refuse_input, reserved, staged
 from cwsam_cli.geo.grid import offsets
 from cwsam_cli.geo.raster import GDAL_CACHE, open_raster
 from cwsam_cli.geo.rasterize import NO_LABEL, Conflicts, is_vector, read_polygons

@@ -110,7 +110,7 @@ def _epochs(run: Run, watch: Watch | None) -> End:
     config, progress, settings = run.config, run.progress, run.config.training_settings
     begun: list[StageConfig | None] = []
     scores = None
-    for epoch in track(range(progress.epoch + 1, config.epochs + 1), "epochs"):
+    for epoch in track(range(progress.epoch + 1, config.epochs + 1), "training", unit="epoch"):
         if settings.patience is not None and progress.stale_validations >= settings.patience:
             log.info("no better mIoU in %d validations: the run ends before epoch %d", settings.patience, epoch)
             end: End = "patience"

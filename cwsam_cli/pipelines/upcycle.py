@@ -73,7 +73,7 @@ def upcycle(source: str, config: RunConfig, output: Path, *, overwrite: bool = F
     )
     empty = dataclasses.replace(about, architecture=arch, weights=shapes, grown=_grows(opened, arch))
     with reserved_checkpoint(empty, output) as weights:
-        for name, tensor in track(made, "growing", total=len(shapes)):
+        for name, tensor in track(made, "growing", total=len(shapes), unit="tensor"):
             weights[name].copy_(tensor)
     show_report(report)
     grown = load_checkpoint(output)

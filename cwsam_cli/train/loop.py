@@ -315,7 +315,9 @@ def validate(
     batches = [list(mine[start : start + batch_size]) for start in range(0, rounds, batch_size)]
     kind = DTYPES[precision]  # type: ignore[index]
     with torch.no_grad():  # inference mode and sharded weights do not go together
-        for image, label in track(_loaded(dataset, batches, workers, world), "validating", total=len(batches)):
+        for image, label in track(
+            _loaded(dataset, batches, workers, world), "validating", total=len(batches), unit="batch"
+        ):
             with torch.autocast(world.device.type, kind, enabled=kind != torch.float32):
                 logits = model(image.to(world.device))
             if hidden is not None:

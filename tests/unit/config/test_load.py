@@ -157,6 +157,10 @@ def test_what_is_wrong_is_named_by_key_and_file(load: Load, text: str, key: str)
         ("model: {args: {encoder_mode: {depht: 3}}}", "depth"),
         ("train_dataset: {dataset: {args: {root_path1: a}}}", "root_path_1"),
         ("training_settings: {grad_acum_steps: 2}", "grad_accum_steps"),
+        ("epoch: 3", "epoch_max"),
+        ("lr: 1e-3", "optimizer.args.lr"),
+        ("optimizer: {lr: 1e-3}", "optimizer.args.lr"),
+        ("model: {depth: 3}", "model.args.encoder_mode.depth"),
     ],
 )
 def test_an_unknown_key_is_answered_with_the_nearest_one(load: Load, text: str, nearest: str) -> None:
@@ -203,9 +207,36 @@ def test_broken_yaml_is_named_with_its_line(load: Load, text: str, line: int) ->
 
 @pytest.mark.parametrize("text", ["", "- 1\n- 2\n", "just text"])
 def test_a_file_without_keys_is_refused(load: Load, text: str) -> None:
-    with pytest.raises(ConfigError, match=r"run\.yaml` holds no keys") as caught:
+    with pytest.raises(ConfigError, match=r"run\.yaml` is not a configuration in YAML: it holds no keys") as caught:
         load(text)
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("text", ["epoch_max: " + "9" * 5000, "model: " + "[" * 5000, "code,name\n1,forest\n"])
+def test_what_is_barely_yaml_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "classes.csv"
+    path.write_text(text)
+    for read in (load_config, load_taxonomy):
+        with pytest.raises(ConfigError, match=r"classes\.csv` is not") as caught:
+            read(str(path))
+        assert caught.value.exit_code == 3
+
+
+def test_a_key_of_a_class_is_answered_with_the_keys_of_a_class(tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text("classes:\n  - {code: 1, name: forest, color: '#006e28', fron: 3}\n")
+    with pytest.raises(ConfigError, match=r"`classes\.0\.fron`") as caught:
+        load_taxonomy(str(path))
+    assert "code" in caught.value.hint and "color" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("time_limit", "30"), ("time_limit", "soon"), ("save_every", "500"), ("save_every", "0 steps"), ("patience", "0")],
+)
+def test_lengths_need_a_unit(load: Load, key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=key if key == "patience" else value.split()[0]):
+        load(f"training_settings: {{{key}: '{value}'}}")
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
