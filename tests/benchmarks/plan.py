@@ -78,7 +78,7 @@ def measured(name: str, *, batch: int, checkpointed: bool) -> None:
         parameter.register_post_accumulate_grad_hook(let_go)
     image = torch.randn(batch, 3, arch.inp_size, arch.inp_size)
     label = torch.randint(33, (batch, arch.inp_size, arch.inp_size), dtype=torch.uint8)
-    args, settings, whole = config.model.args, TrainingSettings(), Whole(torch.ones(()), torch.ones(()))
+    args, settings, whole = config.model.args, TrainingSettings(), Whole(torch.ones(()), torch.ones(()), torch.ones(1))
     tracker = MemTracker()
     tracker.track_external(model)
     Path("/proc/self/clear_refs").write_text("5")  # the highest mark falls back to what is held

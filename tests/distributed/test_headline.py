@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,9 @@ from tests.states import state_tensors
 ROOT = Path(__file__).parents[2]
 SHAPE = {
     "embed_dim": 64,
-    "depth": 6,
+    "depth": 4,
     "num_heads": 4,
-    "global_attn_indexes": [2, 5],
+    "global_attn_indexes": [1, 3],
     "window_size": 4,
     "patch_size": 8,
     "prompt_embed_dim": 64,
@@ -38,16 +39,16 @@ COMMON = (
     *(f"{split}_dataset.dataset.args.classes=null" for split in ("train", "val", "test")),
     *(f"model.args.encoder_mode.{key}={value}" for key, value in SHAPE.items()),
 )
-STAGES = "stages=[{name: integrate, epochs: 2}, {name: adapt, epochs: 2}, {name: finetune, epochs: 2, lr_factor: 0.2}]"
+STAGES = "stages=[{name: integrate, epochs: 1}, {name: adapt, epochs: 1}, {name: finetune, epochs: 1, lr_factor: 0.2}]"
 LARGE = (
     *COMMON,
     STAGES,
-    "model.args.encoder_mode.moe_start_layer_index=3",
-    "train_dataset.batch_size=2",
+    "model.args.encoder_mode.moe_start_layer_index=2",
     "training_settings.grad_accum_steps=2",
-    "training_settings.warmup_steps=2",
+    "training_settings.warmup_steps=1",
+    "training_settings.save_every=2 steps",
 )
-"""10b_fsdp's own settings but for sizes and accumulation: a step of 4 tiles on one process, of 8 on two."""
+"""10b_fsdp's own settings but for sizes and accumulation: a step of 2 tiles on one process, of 4 on two."""
 
 
 class Ground(NamedTuple):
@@ -75,15 +76,17 @@ def finish(words: list[str]) -> str:
     return stderr
 
 
-def kill_after(words: list[str], output: Path, epochs: int) -> None:
-    """Kill a run and all its processes once so many epochs are over, and their state is whole."""
+def kill_in_stage(words: list[str], output: Path, number: int) -> None:
+    """Kill a run and all its processes within a stage, counted from 0, of which a step's state is whole."""
     process = start(words)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         path = output / "last" / "state.json"
-        if path.exists() and json.loads(path.read_text("utf-8"))["progress"]["epoch"] >= epochs:
-            break
-        time.sleep(0.05)
+        with suppress(OSError):  # it is being replaced
+            progress = json.loads(path.read_text("utf-8"))["progress"]
+            if progress["epoch"] == number and progress["samples"]:
+                break
+        time.sleep(0.02)
     assert process.poll() is None, process.communicate()[1]
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -93,16 +96,17 @@ def kill_after(words: list[str], output: Path, epochs: int) -> None:
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     """Tiles of stripes; a 1.5B-like and a 3B-like model trained on them, and a file with Segment Anything's keys."""
     folder = tmp_path_factory.mktemp("headline")
-    image, codes = striped(256, 256, classes=4)
+    image, codes = striped(192, 256, classes=4)
     scene, labels = write(folder / "scene.tif", image), write(folder / "labels.tif", codes, nodata=255)
     succeed("tile", scene, "--labels", labels, "-o", folder / "dataset", "--size", 64)
     sources = {}
-    for name, config, first in (("1dot5b", "XinTong/1dot5B", 4), ("3b", "XinTong/3b", 2)):
+    for name, config, first in (("1dot5b", "XinTong/1dot5B", 3), ("3b", "XinTong/3b", 1)):
         settings = (
             *COMMON,
             f"model.args.encoder_mode.moe_start_layer_index={first}",
             "sam_checkpoint=null",
             "optimizer.name=adamw",
+            "training_settings.precision=fp32",
             "epoch_max=2",
         )
         finish(train(config, folder / name, folder / "dataset", settings))
@@ -137,11 +141,11 @@ def check(output: Path, source: Path) -> None:
     """Group 0 is what it was grown from, bit for bit, and the loss fell."""
     saved = load(output / "model_epoch_last.pth")
     kept = base_group(saved["weights"])
-    assert len(kept) == 3 * 4
+    assert len(kept) == 2 * 4
     assert [name for name, value in kept.items() if not torch.equal(value, source_group(source, name))] == []
     rows = history(output)
-    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert rows[-1]["train/loss"] < 0.98 * rows[0]["train/loss"]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["train/loss"] < rows[0]["train/loss"]
 
 
 @pytest.mark.slow
@@ -156,10 +160,9 @@ def test_the_headline_run_killed_in_each_stage_ends_like_one_that_was_not(ground
     ]
     check(tmp_path / "whole", source)
     words = train("XinTong/10b_fsdp", tmp_path / "killed", ground.dataset, settings, "--gpus", 2)
-    for epochs in (1, 3, 5):  # of 2, 4 and 6: within each stage
-        kill_after(words, tmp_path / "killed", epochs)
-        words = [*words[:-1], "2", "--resume"] if "--resume" not in words else words
-    finish(words)
+    for number in range(3):
+        kill_in_stage(words if not number else [*words, "--resume"], tmp_path / "killed", number)
+    finish([*words, "--resume"])
     check(tmp_path / "killed", source)
     whole, killed = (state_tensors(tmp_path / name / "last") for name in ("whole", "killed"))
     assert [name for name in whole if not torch.equal(whole[name], killed[name])] == []
@@ -182,7 +185,7 @@ def test_the_headline_run_grows_from_any_source_and_goes_on_with_another_number_
     source = ground.sources[name]
     settings = (*LARGE, f"sam_checkpoint={source}", f"training_settings.precision={precision}")
     words = train("XinTong/10b_fsdp", tmp_path / "run", ground.dataset, settings)
-    kill_after([*words, "--gpus", str(before)], tmp_path / "run", 2)  # the next stage begins
+    kill_in_stage([*words, "--gpus", str(before)], tmp_path / "run", 1)
     assert find_state(tmp_path / "run" / "last") is not None
     told = finish([*words, "--gpus", str(after), "--resume"])
     assert "resuming from" in told
@@ -190,22 +193,16 @@ def test_the_headline_run_grows_from_any_source_and_goes_on_with_another_number_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_before_a_jobs_end_saves_on_two_processes(
-    ground: Ground, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_sigterm_to_all_processes_saves_and_ends_as_ctrl_c_does(ground: Ground, tmp_path: Path) -> None:
+    """As SLURM sends it before a job's time is over."""
     settings = (*LARGE, f"sam_checkpoint={ground.sources['1dot5b']}", "training_settings.save_every=1h")
-    words = train("XinTong/10b_fsdp", tmp_path / "run", ground.dataset, settings, "--gpus", 2)
-    process = start(words)
+    process = start(train("XinTong/10b_fsdp", tmp_path / "run", ground.dataset, settings, "--gpus", 2))
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "history.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)
-    if number == signal.SIGTERM:
-        os.killpg(process.pid, number)  # as scancel does, to all processes of a job
-    else:
-        process.send_signal(number)
+    os.killpg(process.pid, signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
-    assert f"{number.name} in epoch" in stderr and "Traceback" not in stderr
+    assert "SIGTERM in epoch" in stderr and "Traceback" not in stderr
     assert find_state(tmp_path / "run" / "last") is not None
