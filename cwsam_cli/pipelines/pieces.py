@@ -21,6 +21,7 @@ from torch import Tensor
 from cwsam_cli.console import track
 from cwsam_cli.data.manifest import Band
 from cwsam_cli.data.transforms import normalize
+from cwsam_cli.errors import CheckpointError
 from cwsam_cli.geo.aoi import read_area
 from cwsam_cli.geo.grid import Lattice
 from cwsam_cli.geo.layers import LayerPlan
@@ -134,7 +135,20 @@ def _scored(job: Job, score: Score, rows: range, cols: range) -> Iterator[Scored
         for seen, images in read:
             scores = score(images)
             for (row, col, wanted), own in zip(seen, scores, strict=True):
+                _refuse_nonsense(own, wanted, job, row, col)
                 yield Scored(row, col, own, wanted)
+
+
+def _refuse_nonsense(scores: NDArray[np.float32], wanted: NDArray[np.bool_], job: Job, row: int, col: int) -> None:
+    """Stop where no class has the best score; a hidden class's is minus infinity."""
+    best = scores[: len(job.layers.taxonomy)].max(axis=0)
+    if not np.isfinite(best[: wanted.shape[0], : wanted.shape[1]][wanted]).all():
+        window = job.lattice.window(row, col)
+        raise CheckpointError(
+            f"the model's scores are not finite in the window at column {window.col_off}, row {window.row_off} "
+            f"of `{job.scene}`",
+            hint="--precision fp32 may help; else the checkpoint is of no use: train again with a lower lr",
+        )
 
 
 _Read = tuple[list[tuple[int, int, NDArray[np.bool_]]], Tensor]

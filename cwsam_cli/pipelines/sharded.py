@@ -30,7 +30,7 @@ def shared_model(trained: Checkpoint, world: World, precision: Precision) -> Cla
     mesh = init_device_mesh(world.device.type, (world.size,))
     shard(model, mesh, precision=precision, settings=FsdpSettings())
     model.to_empty(device=world.device)
-    for _ in fill(model, ((name, trained.weights[name]) for name in names), world.device):
+    for _ in fill(model, ((name, trained.finite_weight(name)) for name in names), world.device):
         world.beat()
     return model.eval()
 
