@@ -1,8 +1,9 @@
 """Open an image and read windows of it, with every way a raster can say "no data" understood.
 
-A pixel is nodata where its dataset mask says so (nodata value, mask band, alpha, `.msk`
-file) or where none of its image bands is a finite number. Where only some bands of a float
-image lack a value, those become NaN; statistics and models leave them out.
+A pixel is nodata where a mask band, an alpha band or a `.msk` file says so, where any of
+the bands that are read is NaN or infinite, and where they hold the nodata value: any of them
+in floats and if the value is negative, all of them otherwise. A 0 in one band of bytes is a
+dark pixel.
 """
 
 import warnings
@@ -110,7 +111,9 @@ class Scene:
 def read_image(
     dataset: rasterio.DatasetReader, bands: Sequence[int], window: Window, *, alpha: int | None = None
 ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """Bands (C, H, W) of an open raster in its own dtype, and where they are valid (H, W).
+    """Read bands (C, H, W) of an open raster in its own dtype, and where they are valid (H, W).
+
+    A pixel without a value in any of these bands is not valid; see above for nodata values.
 
     Args:
         dataset: an open raster.
@@ -123,11 +126,11 @@ def read_image(
     else:  # rasterio reads bands of one dtype only
         image = np.stack([dataset.read(band, window=window) for band in bands])
     flags = dataset.mask_flag_enums[bands[0] - 1]
-    if MaskFlags.nodata in flags:  # valid where any band is, as GDAL's dataset mask has it
+    floats = np.issubdtype(image.dtype, np.floating)
+    if MaskFlags.nodata in flags:
         masks = dataset.read_masks(bands, window=window) > 0
-        valid = masks.any(axis=0)
-        if np.issubdtype(image.dtype, np.floating):  # in floats the value is no measurement; in bytes it is often 0
-            image[~masks & valid] = np.nan
+        any_band = floats or dataset.nodatavals[bands[0] - 1] < 0  # 0 or 255 in one band may be brightness
+        valid = masks.all(axis=0) if any_band else masks.any(axis=0)
     elif MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
         valid = dataset.read_masks(bands[0], window=window) > 0
     else:
@@ -136,8 +139,8 @@ def read_image(
         alpha = next((band for band in _tagged_alpha(dataset) if band not in bands), 0)
     if alpha:  # GDAL itself takes it for a mask only beside one or three bands
         valid &= dataset.read(alpha, window=window) > 0
-    if np.issubdtype(image.dtype, np.floating):
-        valid &= np.isfinite(image).any(axis=0)
+    if floats:
+        valid &= np.isfinite(image).all(axis=0)
     return image, valid
 
 
