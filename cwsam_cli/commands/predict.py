@@ -105,8 +105,8 @@ def predict(
     it was; several scenes, only what is missing is made.
     """
     checkpoint = checkpoint_given(checkpoint)
-    if max_memory:  # torch would keep 1024 kernels in bf16, one for each number of rows that an expert met: 0.5 GB
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    # oneDNN would keep 1024 kernels, one for each number of rows that an expert met: 0.5 GB after many windows.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     from cwsam_cli.errors import UsageError
     from cwsam_cli.geo.scenes import expand
     from cwsam_cli.pipelines.archive import estimate_many, predict_many  # torch is slow to import

@@ -30,6 +30,7 @@ from cwsam_cli.geo.scenes import gdal_settings
 from cwsam_cli.geo.stitch import Blender, Scored, cut_rows
 from cwsam_cli.geo.stream import Seen, ahead, batches
 from cwsam_cli.journal import Journal
+from cwsam_cli.pipelines.heap import Heap
 
 Score = Callable[[Tensor], NDArray[np.float32]]
 Made = Generator[tuple[int, NDArray[np.uint8]], None, None]
@@ -131,9 +132,11 @@ def _pieces(job: Job, score: Score, column: int, first: int, last: int) -> Made:
 
 
 def _scored(job: Job, score: Score, rows: range, cols: range) -> Iterator[Scored]:
+    heap = Heap()
     with closing(ahead(_read(job, rows, cols))) as read:
         for seen, images in read:
             scores = score(images)
+            heap.after_batch()
             for (row, col, wanted), own in zip(seen, scores, strict=True):
                 _refuse_nonsense(own, wanted, job, row, col)
                 yield Scored(row, col, own, wanted)
