@@ -6,6 +6,7 @@ in floats and if the value is negative, all of them otherwise. A 0 in one band o
 dark pixel.
 """
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -215,8 +216,9 @@ def open_scene(
     Args:
         path: any raster that GDAL opens.
         wanted_bands: names of the bands a model was trained on. If the scene names all of
-            them they are read in that order, else by position; as many as all the scene's
-            bands, alpha included, make alpha an image band (raw NAIP tags near infrared so).
+            them they are read in that order, else by position, see `is_named`; as many as all
+            the scene's bands, alpha included, make alpha an image band (raw NAIP tags near
+            infrared so).
         chosen_bands: names or numbers (from 1) of the scene's bands in the model's order.
         alpha: whether a band tagged alpha hides pixels (`mask`) or is a band like the others
             (`ignore`); None decides by the rule above, and by its values.
@@ -347,6 +349,11 @@ def _band_names(dataset: rasterio.DatasetReader) -> list[str]:
     ]
 
 
+def is_named(band: str) -> bool:
+    """Whether a band's name says what it shows; `band_3`, made up where a file has none, does not."""
+    return re.fullmatch(r"band[ _]?\d+", band.lower()) is None
+
+
 def _looks_like_an_image(dataset: rasterio.DatasetReader, alpha: list[int]) -> bool:
     """Whether a band tagged alpha holds grey values: more than one in twenty is neither 0 nor 255."""
     if dataset.dtypes[alpha[0]] != "uint8":
@@ -359,16 +366,16 @@ def _looks_like_an_image(dataset: rasterio.DatasetReader, alpha: list[int]) -> b
 
 def _choose(image: list[int], names: list[str], wanted: Sequence[str], path: Path | str) -> list[int]:
     own = [names[i] for i in image]
-    if len(set(wanted)) == len(wanted) and all(own.count(name) == 1 for name in wanted):
+    if len(set(wanted)) == len(wanted) and all(is_named(name) and own.count(name) == 1 for name in wanted):
         return [image[own.index(name)] for name in wanted]
-    if len(image) == len(wanted) and set(own) & set(wanted):
-        swapped = [name for at, name in enumerate(own) if name in wanted and wanted[at] != name]
-        if swapped:
-            raise DataError(
-                f"`{path}` has the bands {', '.join(own)}, the model was trained on {', '.join(wanted)}",
-                hint="name its bands as the model's, or bring them into that order: gdal_translate -b ...",
-            )
-        log.warning("`%s`: bands %s are taken for %s, by position", path, ", ".join(own), ", ".join(wanted))
+    swapped = [
+        name for name, place in zip(own, wanted, strict=False) if is_named(name) and name in wanted and name != place
+    ]
+    if len(image) == len(wanted) and swapped:
+        raise DataError(
+            f"`{path}` has the bands {', '.join(own)}, the model was trained on {', '.join(wanted)}",
+            hint="name its bands as the model's, or bring them into that order: gdal_translate -b ...",
+        )
     if len(image) != len(wanted):
         count = f"{len(image)} image bands" if len(image) > 1 else "1 image band"
         raise DataError(

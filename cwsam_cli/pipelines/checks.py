@@ -10,7 +10,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.errors import MachineError
 from cwsam_cli.geo.budget import size_text
-from cwsam_cli.geo.raster import Scene
+from cwsam_cli.geo.raster import Scene, is_named
 from cwsam_cli.pipelines.score import activation_bytes
 from cwsam_cli.train.checkpoint import Checkpoint
 
@@ -53,10 +53,23 @@ class Estimate:
         )
 
 
-def oddities(scene: Scene, trained: Checkpoint) -> list[str]:
-    """What about a scene may make its map worse than it could be; nothing that stops it."""
+def oddities(scene: Scene, trained: Checkpoint, *, bands_chosen: bool = False) -> list[str]:
+    """Say what about a scene may make its map worse than it could be; nothing that stops it.
+
+    Args:
+        scene: its bands are those that the model reads.
+        trained: the model.
+        bands_chosen: the user said which bands these are.
+    """
     path, grid = scene.path, scene.grid
     found = []
+    wanted = tuple(band.name for band in trained.bands)
+    if not bands_chosen and not (scene.band_names == wanted and all(map(is_named, wanted))):
+        numbers = ", ".join(map(str, scene.bands))
+        found.append(
+            f"`{path}`: bands {numbers} ({', '.join(scene.band_names)}) are taken for {', '.join(wanted)} by position, "
+            "because their names do not say which they are: in another order they make a wrong map"
+        )
     if grid.crs is None:
         found.append(f"`{path}` has no coordinate reference system, so the map has none either")
     if trained.gsd_m and grid.gsd_m and not 0.5 <= grid.gsd_m / trained.gsd_m <= 2:

@@ -212,7 +212,7 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         ) as opened,
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        odd = oddities(opened, trained)
+        odd = oddities(opened, trained, bands_chosen=bool(options.bands))
         north = opened.north_up
         if options.aoi:
             read_area(options.aoi, north)

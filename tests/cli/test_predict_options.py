@@ -466,3 +466,11 @@ def test_bands_may_be_named_with_spaces_between(predict: Any) -> None:
     np.testing.assert_array_equal(
         predict("--bands", "3, 2, 1", name="a.tif"), predict("--bands", "3,2,1", name="b.tif")
     )
+
+
+def test_bands_taken_by_position_are_warned_of_with_their_numbers(cwsam: Cwsam, run: Any, make_raster: Any) -> None:
+    bare = make_raster("bare.tif", picture(), photometric="MINISBLACK")
+    told = cwsam("predict", bare, "-c", run.checkpoint, "-o", "map.tif").stderr
+    assert told.count("bands 1, 2, 3 (band_1, band_2, band_3) are taken for red, green, blue by position") == 1
+    chosen = cwsam("predict", bare, "-c", run.checkpoint, "-o", "chosen.tif", "--bands", "1,2,3").stderr
+    assert "by position" not in chosen

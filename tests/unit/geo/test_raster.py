@@ -230,6 +230,14 @@ def test_wanted_bands_that_the_scene_does_not_name_are_taken_by_position(make_ra
     assert bands == (1, 2, 3)
 
 
+@pytest.mark.parametrize("wanted", [("band_1", "band_2", "band_3"), ("Band 2", "Band 1", "band3")])
+def test_names_that_a_file_without_names_gets_match_none(make_raster: MakeRaster, wanted: tuple[str, ...]) -> None:
+    bare = make_raster("bare.tif", image(8))
+    assert "8 image bands" in str(refusal(bare, wanted))
+    bands, _, _ = read(make_raster("three.tif", image(3), photometric="MINISBLACK"), wanted)
+    assert bands == (1, 2, 3)
+
+
 def test_bands_in_another_order_are_refused_when_not_all_have_names(make_raster: MakeRaster) -> None:
     error = refusal(make_raster("bare.tif", image(3)), ("green", "blue", "nir"))
     assert "red, green, blue" in str(error) and "green, blue, nir" in str(error)
