@@ -49,14 +49,28 @@ def key_values(pairs: list[str] | None) -> dict[str, str]:
     return {pair.partition("=")[0].lower(): pair.partition("=")[2] for pair in pairs or []}
 
 
-def memory_size(text: str) -> int:
-    """`4GB`, `500MB`, `2GiB` as bytes."""
+def memory_size(text: str, option: str, *, prefixes: str = "kmgt") -> int:
+    """Read `4GB`, `500MB` or `2GiB` as bytes; a bare number is refused.
+
+    Args:
+        text: the size.
+        option: whose value it is, for the message.
+        prefixes: of the byte that may be given.
+
+    Raises:
+        UsageError: it is no size, or has no unit.
+    """
     from cwsam_cli.errors import UsageError
 
-    parts = re.fullmatch(r"(\d+\.?\d*) ?([kmgt]?)(i?)b?", text.lower())
-    size = int(float(parts[1]) * (1024 if parts[3] else 1000) ** " kmgt".index(parts[2] or " ")) if parts else 0
+    read = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower())
+    number, unit = (float(read[1]), read[2]) if read else (0.0, "")
+    units: dict[str, int] = {"b": 1} | {f"{p}{end}": 1000 ** (" kmgt".index(p)) for p in prefixes for end in ("", "b")}
+    units |= {f"{p}ib": 1024 ** (" kmgt".index(p)) for p in prefixes}
+    if number and not unit:
+        raise UsageError(f"{option} `{text}` has no unit", hint=f"for example: {option} {text.strip()}GB")
+    size = round(number * units.get(unit, 0))
     if not size:
-        raise UsageError(f"`{text}` is no size of memory", hint="for example: 4GB")
+        raise UsageError(f"{option} `{text}` is no size of memory", hint=f"for example: {option} 4GB")
     return size
 
 

@@ -120,7 +120,7 @@ def predict(
         tta=tta,
         precision=precision,
         batch_size=batch_size,
-        max_memory=memory_size(max_memory) if max_memory else None,
+        max_memory=memory_size(max_memory, "--max-memory") if max_memory else None,
         device=device,
         bounds=bounds,
         aoi=aoi,

@@ -18,6 +18,8 @@ from rasterio.transform import from_origin
 from rio_cogeo.cogeo import cog_validate
 from typer.testing import Result
 
+from cwsam_cli.commands.options import memory_size
+
 Cwsam = Callable[..., Result]
 
 HEIGHT, WIDTH = 110, 140
@@ -327,6 +329,21 @@ def test_values_that_an_option_does_not_know_are_named(
 @pytest.mark.parametrize("value", ["lots", "-1GB", "GB", "0"])
 def test_a_size_of_memory_that_is_none_is_named(refused: Any, run: Any, scene: Path, value: str) -> None:
     refused(2, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--max-memory", value, names=value)
+
+
+@pytest.mark.parametrize("value", ["4", "0.5", "4000000000"])
+def test_a_size_of_memory_without_a_unit_is_refused(refused: Any, run: Any, scene: Path, value: str) -> None:
+    arguments = ("predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--max-memory", value)
+    assert f"--max-memory {value}GB" in refused(2, *arguments, names=f"--max-memory `{value}` has no unit")
+    arguments = ("plan", "--config", "tiny", "--gpus", 1, "--gpu-memory", value)
+    assert f"--gpu-memory {value}GB" in refused(2, *arguments, names=f"--gpu-memory `{value}` has no unit")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4GB", 4 * 10**9), ("1.5 GiB", 3 * 2**29), ("500mb", 5 * 10**8), ("2g", 2 * 10**9), ("7B", 7)]
+)
+def test_a_size_of_memory_is_read_with_its_unit(text: str, size: int) -> None:
+    assert memory_size(text, "--max-memory") == size
 
 
 def test_too_little_memory_is_told_with_what_is_needed(refused: Any, run: Any, scene: Path) -> None:
