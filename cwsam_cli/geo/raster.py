@@ -157,6 +157,11 @@ def reading(path: Path | str) -> Iterator[None]:
         yield
     except FAILED as error:
         detail = str(error.__cause__ or error).strip().rstrip(".")
+        if "CURL error" in detail:
+            raise MachineError(
+                f"`{path}` could not be fetched: {detail}",
+                hint="call again; GDAL_HTTP_LOW_SPEED_TIME in the environment is how many seconds GDAL waits",
+            ) from None
         raise DataError(
             f"`{path}` is not a readable raster: {detail}", hint=f"try: gdalinfo -checksum {path}"
         ) from None

@@ -17,21 +17,11 @@ import rasterio
 
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import sha256
+from cwsam_cli.geo.network import READS, REMOTE_SCENES
 from cwsam_cli.geo.raster import GDAL_CACHE, open_raster
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
 """Of files in a folder that are taken for scenes."""
-
-_REMOTE_READS = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",  # no listing of the server's folder; sidecars are asked for by name
-    "GDAL_HTTP_MAX_RETRY": "4",
-    "GDAL_HTTP_RETRY_DELAY": "1",
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
-    "VSI_CACHE": "TRUE",
-    "CPL_VSIL_CURL_CHUNK_SIZE": "262144",
-}
-
 
 _CLOUDS = {"s3://": "/vsis3/", "gs://": "/vsigs/", "az://": "/vsiaz/"}
 """GDAL's own way to them asks the environment for credentials and needs no further package."""
@@ -49,8 +39,8 @@ def is_plain_file(scene: str) -> bool:
 
 def gdal_settings(scene: str = "", *, cache: int = GDAL_CACHE) -> dict[str, Any]:
     """GDAL's settings for reading a scene; what the environment says already stands."""
-    remote = _REMOTE_READS if is_remote(scene) else {}
-    return {"GDAL_CACHEMAX": cache} | {name: value for name, value in remote.items() if name not in os.environ}
+    settings = REMOTE_SCENES if is_remote(scene) else READS
+    return {"GDAL_CACHEMAX": cache} | {name: value for name, value in settings.items() if name not in os.environ}
 
 
 def expand(arguments: Sequence[str]) -> tuple[list[str], bool]:
