@@ -25,8 +25,14 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Windows at 
 
 
 def command_line() -> str:
-    """The command as it was typed, for the record in outputs."""
-    return shlex.join(["cwsam", *sys.argv[1:]])
+    """Return the command as it was typed, for the record in outputs, without what URLs may hide: passwords, tokens."""
+    return shlex.join(["cwsam", *map(_without_secrets, sys.argv[1:])])
+
+
+def _without_secrets(argument: str) -> str:
+    if "://" not in argument and "/vsi" not in argument:
+        return argument
+    return re.sub(r"://[^/@]*@", "://", argument.partition("?")[0])
 
 
 def checkpoint_given(checkpoint: Path | None) -> Path:

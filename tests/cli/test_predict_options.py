@@ -18,7 +18,7 @@ from rasterio.transform import from_origin
 from rio_cogeo.cogeo import cog_validate
 from typer.testing import Result
 
-from cwsam_cli.commands.options import memory_size
+from cwsam_cli.commands.options import command_line, memory_size
 
 Cwsam = Callable[..., Result]
 
@@ -491,3 +491,20 @@ def test_bands_taken_by_position_are_warned_of_with_their_numbers(cwsam: Cwsam, 
     assert told.count("bands 1, 2, 3 (band_1, band_2, band_3) are taken for red, green, blue by position") == 1
     chosen = cwsam("predict", bare, "-c", run.checkpoint, "-o", "chosen.tif", "--bands", "1,2,3").stderr
     assert "by position" not in chosen
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("https://example.org/a.tif?X-Amz-Signature=abc&x=1", "https://example.org/a.tif"),
+        ("/vsicurl/https://me:word@example.org/a.tif", "/vsicurl/https://example.org/a.tif"),
+        ("/vsicurl?header.Authorization=abc&url=x", "/vsicurl"),
+        ("--aoi=https://example.org/a.gpkg?sig=abc", "--aoi=https://example.org/a.gpkg"),
+        ("scenes/what?.tif", "'scenes/what?.tif'"),
+    ],
+)
+def test_the_record_of_a_command_holds_no_secret_of_a_url(
+    monkeypatch: pytest.MonkeyPatch, typed: str, kept: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["cwsam", "predict", typed, "-o", "map.tif"])
+    assert command_line() == f"cwsam predict {kept} -o map.tif"
