@@ -32,8 +32,8 @@ class Estimate:
     columns: int
     """Parts that the scene's width is cut into."""
     precision: str
-    seconds: float
-    """Of the model; a single batch was timed."""
+    seconds: float | None
+    """Of the model; a single batch was timed. None where no process holds the model alone."""
     memory: int
     """Bytes at the peak."""
     disk: int
@@ -42,13 +42,16 @@ class Estimate:
 
     def as_text(self) -> str:
         """A few lines for people."""
-        minutes = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
+        if self.seconds is None:
+            time = "not timed, because several processes share the model"
+        else:
+            time = f"about {self.seconds:.0f} s" if self.seconds < 120 else f"about {self.seconds / 60:.0f} min"
+            time += " in the model"
         return "\n".join(
             [
                 f"{self.scene}: {self.grid}",
                 f"  {self.windows} windows, {self.batch} at a time, {self.columns} column(s), {self.precision}",
-                f"  about {minutes} in the model, {size_text(self.memory)} of memory, "
-                f"at most {size_text(self.disk)} of disk",
+                f"  {time}, {size_text(self.memory)} of memory, at most {size_text(self.disk)} of disk",
             ]
         )
 

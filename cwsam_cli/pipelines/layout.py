@@ -124,8 +124,13 @@ class Model:
     precision: Precision
 
     @classmethod
-    def load(cls, path: Path, options: MapOptions) -> "Model":
+    def load(cls, path: Path, options: MapOptions, *, digest: str = "") -> "Model":
         """Read a checkpoint; its weights stay on disk.
+
+        Args:
+            path: the file.
+            options: how maps are made.
+            digest: its SHA-256, where another process has taken it already.
 
         Raises:
             CheckpointError: it cannot be read.
@@ -135,7 +140,7 @@ class Model:
         device = choose_device(options.device)
         return cls(
             path=path,
-            digest=sha256(path),
+            digest=digest or sha256(path),
             trained=trained,
             weights=weight_bytes(trained),
             shared=must_be_shared(trained, device, options.gpus),

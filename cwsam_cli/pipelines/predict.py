@@ -177,7 +177,7 @@ def make_map(
         if score is None:
             for stale in kept.folder.glob("*.done"):
                 stale.unlink()
-            launch(_share, job, model.path, options, kept.folder, cluster=options.cluster)
+            launch(_share, job, model.path, model.digest, options, kept.folder, cluster=options.cluster)
             kept.scan()
         else:
             fill(job, score, kept, beat=partial(stay_alive, world))
@@ -214,12 +214,12 @@ def make_map(
     return result
 
 
-def _share(world: World, job: Job, checkpoint: Path, options: MapOptions, folder: Path) -> None:
+def _share(world: World, job: Job, checkpoint: Path, digest: str, options: MapOptions, folder: Path) -> None:
     """What each of several processes does for one map."""
     kept = Journal(folder, {})
     kept.scan(repair=False)
     world.barrier()  # shares are of what is missing; all must have seen the same
-    model = Model.load(checkpoint, replace(options, device=str(world.device)))
+    model = Model.load(checkpoint, replace(options, device=str(world.device)), digest=digest)
     score = own_scorer(model, world, options)
     fill(job, score, kept, rank=world.rank, world=world.size, beat=partial(stay_alive, world))
     if isinstance(score, Lockstep):
