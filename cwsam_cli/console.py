@@ -5,7 +5,9 @@ stdout is kept for results, so that `--json` can be piped.
 
 import logging
 import sys
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -51,3 +53,15 @@ def track(items: Iterable[T], what: str, *, total: int | None = None) -> Iterato
 
     hidden = not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO)
     yield from tqdm(items, desc=what, total=total, file=sys.stderr, disable=hidden, leave=False)
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Say what is being loaded, if the block takes more than a second."""
+    note = threading.Timer(1.0, log.info, ("loading %s …", what))
+    note.daemon = True
+    note.start()
+    try:
+        yield
+    finally:
+        note.cancel()

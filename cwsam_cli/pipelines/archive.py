@@ -16,10 +16,10 @@ from cwsam_cli.errors import CwsamError, UsageError, as_user_error
 from cwsam_cli.geo.mapfile import beside
 from cwsam_cli.geo.scenes import map_names
 from cwsam_cli.pipelines.checks import Estimate
-from cwsam_cli.pipelines.layout import Layout, MapOptions, Model, lay_out
+from cwsam_cli.pipelines.layout import Layout, Model, lay_out
+from cwsam_cli.pipelines.map_options import MapOptions, check_names
 from cwsam_cli.pipelines.predict import (
     MapResult,
-    check_names,
     made_before,
     make_map,
     stay_alive,

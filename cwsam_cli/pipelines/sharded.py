@@ -15,7 +15,8 @@ from torch.distributed import init_device_mesh
 from cwsam_cli.config.schema import FsdpSettings, Precision
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.weights import named_tensors
-from cwsam_cli.pipelines.layout import MapOptions, Model
+from cwsam_cli.pipelines.layout import Model
+from cwsam_cli.pipelines.map_options import MapOptions
 from cwsam_cli.pipelines.score import Scorer
 from cwsam_cli.train.checkpoint import Checkpoint
 from cwsam_cli.train.parallelize import fill, let_go, shard

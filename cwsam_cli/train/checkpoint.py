@@ -23,6 +23,7 @@ from cwsam_cli.files import staged
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.taxonomy import Taxonomy
+from cwsam_cli.train.newest import refuse_missing
 from cwsam_cli.train.world import World
 
 FORMAT = "cwsam checkpoint"
@@ -164,8 +165,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: the file is missing, damaged, or no checkpoint of this program.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint `{path}`", hint=newest_checkpoint())
+    refuse_missing(path)
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # torch raises half a dozen kinds for a damaged file
@@ -194,12 +194,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 hint=_AS_WRITTEN,
             )
     return checkpoint
-
-
-def newest_checkpoint() -> str:
-    """A hint that names the newest `save/*/model_epoch_best.pth`."""
-    found = sorted(Path("save").glob("*/model_epoch_best.pth"), key=lambda path: path.stat().st_mtime)
-    return f"the newest here: -c {found[-1]}" if found else "train one first: cwsam train --config tiny --data dataset/"
 
 
 def _raw(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import torch
 
 from cwsam_cli.pipelines import archive, layout
 from cwsam_cli.pipelines.archive import estimate_many
-from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
+from cwsam_cli.pipelines.layout import Model, lay_out
+from cwsam_cli.pipelines.map_options import MapOptions
 
 
 @pytest.fixture

@@ -3,11 +3,12 @@
 import io
 import logging
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from cwsam_cli.console import log, setup, track
+from cwsam_cli.console import loading, log, setup, track
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +101,18 @@ def test_a_line_during_progress_reaches_the_terminal_whole(monkeypatch: pytest.M
     for _ in track(range(2), "tiles"):
         log.warning("a tile is empty")
     assert terminal.getvalue().count("warning: a tile is empty\n") == 2
+
+
+def test_what_takes_more_than_a_second_to_load_is_named_and_what_is_quick_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    setup(0)
+    with loading("nothing"):
+        pass
+    with loading("torch"):
+        time.sleep(1.5)
+    assert capsys.readouterr().err == "loading torch …\n"
+    setup(-1)
+    with loading("torch"):
+        time.sleep(1.5)
+    assert capsys.readouterr().err == ""

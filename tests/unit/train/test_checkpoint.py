@@ -13,7 +13,8 @@ from cwsam_cli.data.manifest import Band
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
-from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
+from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cwsam_cli.train.newest import newest_checkpoint
 from tests.small import small
 
 ARCHITECTURE = small(num_bands=2, num_classes=3, detail_stem=True)
