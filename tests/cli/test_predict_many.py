@@ -471,7 +471,7 @@ def test_processes_look_for_what_is_missing_before_any_of_them_adds_to_it(tmp_pa
     world: Any = SimpleNamespace(barrier=barrier)
     job: Any = None
     with pytest.raises(Met):
-        _share(world, job, tmp_path / "read-later.pth", MapOptions(), tmp_path)
+        _share(world, job, tmp_path / "read-later.pth", "", MapOptions(), tmp_path)
 
 
 def test_a_process_among_others_may_hash_and_write_as_long_as_it_takes_and_shows_life_at_every_scene(
