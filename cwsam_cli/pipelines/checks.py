@@ -10,7 +10,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.errors import MachineError
 from cwsam_cli.geo.budget import size_text
-from cwsam_cli.geo.raster import Scene, is_named
+from cwsam_cli.geo.raster import Scene
 from cwsam_cli.pipelines.score import activation_bytes
 from cwsam_cli.train.checkpoint import Checkpoint
 
@@ -67,11 +67,11 @@ def oddities(scene: Scene, trained: Checkpoint, *, bands_chosen: bool = False) -
     path, grid = scene.path, scene.grid
     found = []
     wanted = tuple(band.name for band in trained.bands)
-    if not bands_chosen and not (scene.band_names == wanted and all(map(is_named, wanted))):
+    if not bands_chosen and scene.band_names != wanted:
         numbers = ", ".join(map(str, scene.bands))
         found.append(
-            f"`{path}`: bands {numbers} ({', '.join(scene.band_names)}) are taken for {', '.join(wanted)} by position, "
-            "because their names do not say which they are: in another order they make a wrong map"
+            f"`{path}`: bands {numbers} ({', '.join(scene.band_names)}) are taken for {', '.join(wanted)} by position: "
+            "if they are in another order, the map is wrong"
         )
     if grid.crs is None:
         found.append(f"`{path}` has no coordinate reference system, so the map has none either")
