@@ -5,9 +5,10 @@ stdout is kept for results, so that `--json` can be piped.
 
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from threading import RLock
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -90,9 +91,21 @@ def _tqdm() -> Any:
     from tqdm import tqdm
 
     if not hasattr(tqdm, "_lock"):
-        tqdm.set_lock(RLock())
+        tqdm.set_lock(threading.RLock())
     return tqdm
 
 
 def _as_detail(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     log.debug("%s: %s", category.__name__, message, extra=ONCE)
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Say what is being loaded, if the block takes more than a second."""
+    note = threading.Timer(1.0, log.info, ("loading %s …", what))
+    note.daemon = True
+    note.start()
+    try:
+        yield
+    finally:
+        note.cancel()

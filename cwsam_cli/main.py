@@ -4,6 +4,7 @@ Nothing heavy is imported here: `cwsam --help` answers at once.
 """
 
 import gc
+import os
 import time
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from cwsam_cli.commands.train import train
 from cwsam_cli.commands.upcycle import upcycle
 from cwsam_cli.commands.vectorize import vectorize
 from cwsam_cli.errors import CwsamError, as_user_error
+from cwsam_cli.geo.network import PATIENCE
 from cwsam_cli.train.cluster import joined
 
 _INTERRUPTED = 130
@@ -95,6 +97,8 @@ def _options(
     All five on a real scene, in a few minutes: cwsam demo
     """
     console.setup(-1 if quiet else verbose)
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
 
 
 for _name, _command in (

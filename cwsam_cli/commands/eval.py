@@ -15,6 +15,7 @@ from cwsam_cli.commands.options import (
     checkpoint_given,
     print_result,
 )
+from cwsam_cli.console import loading
 
 
 def evaluate(
@@ -38,8 +39,15 @@ def evaluate(
     Classes that the reference does not show are said to be absent and enter no mean.
     """
     checkpoint = checkpoint_given(checkpoint)
-    from cwsam_cli.assess.report import as_dict, as_table
-    from cwsam_cli.pipelines.evaluate import evaluate as measure  # torch is slow to import
+    from cwsam_cli.assess.report import METRICS, as_dict, as_table
+    from cwsam_cli.data.manifest import read_manifest
+    from cwsam_cli.files import refuse_existing
+
+    if output is not None:
+        refuse_existing(output, overwrite=overwrite, marker=METRICS)
+    read_manifest(data)
+    with loading("torch"):
+        from cwsam_cli.pipelines.evaluate import evaluate as measure
 
     result = measure(
         checkpoint, data, split=split, output=output, overwrite=overwrite, batch_size=batch_size, device=device

@@ -25,17 +25,24 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Windows at 
 
 
 def command_line() -> str:
-    """The command as it was typed, for the record in outputs."""
-    return shlex.join(["cwsam", *sys.argv[1:]])
+    """Return the command as it was typed, for the record in outputs, without what URLs may hide: passwords, tokens."""
+    return shlex.join(["cwsam", *map(_without_secrets, sys.argv[1:])])
+
+
+def _without_secrets(argument: str) -> str:
+    if "://" not in argument and "/vsi" not in argument:
+        return argument
+    return re.sub(r"://[^/@]*@", "://", argument.partition("?")[0])
 
 
 def checkpoint_given(checkpoint: Path | None) -> Path:
-    """The checkpoint, or an error that names one."""
+    """Return the checkpoint, or raise an error that names one."""
     from cwsam_cli.errors import UsageError
-    from cwsam_cli.train.checkpoint import newest_checkpoint
+    from cwsam_cli.train.newest import newest_checkpoint, refuse_missing
 
     if checkpoint is None:
         raise UsageError("no checkpoint is given", hint=newest_checkpoint())
+    refuse_missing(checkpoint)
     return checkpoint
 
 
@@ -49,14 +56,28 @@ def key_values(pairs: list[str] | None) -> dict[str, str]:
     return {pair.partition("=")[0].lower(): pair.partition("=")[2] for pair in pairs or []}
 
 
-def memory_size(text: str) -> int:
-    """`4GB`, `500MB`, `2GiB` as bytes."""
+def memory_size(text: str, option: str, *, prefixes: str = "kmgt") -> int:
+    """Read `4GB`, `500MB` or `2GiB` as bytes; a bare number is refused.
+
+    Args:
+        text: the size.
+        option: whose value it is, for the message.
+        prefixes: of the byte that may be given.
+
+    Raises:
+        UsageError: it is no size, or has no unit.
+    """
     from cwsam_cli.errors import UsageError
 
-    parts = re.fullmatch(r"(\d+\.?\d*) ?([kmgt]?)(i?)b?", text.lower())
-    size = int(float(parts[1]) * (1024 if parts[3] else 1000) ** " kmgt".index(parts[2] or " ")) if parts else 0
+    read = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower())
+    number, unit = (float(read[1]), read[2]) if read else (0.0, "")
+    units: dict[str, int] = {"b": 1} | {f"{p}{end}": 1000 ** (" kmgt".index(p)) for p in prefixes for end in ("", "b")}
+    units |= {f"{p}ib": 1024 ** (" kmgt".index(p)) for p in prefixes}
+    if number and not unit:
+        raise UsageError(f"{option} `{text}` has no unit", hint=f"for example: {option} {text.strip()}GB")
+    size = round(number * units.get(unit, 0))
     if not size:
-        raise UsageError(f"`{text}` is not a size of memory", hint="for example: 4GB")
+        raise UsageError(f"{option} `{text}` is not a size of memory", hint=f"for example: {option} 4GB")
     return size
 
 

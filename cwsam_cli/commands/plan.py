@@ -1,13 +1,10 @@
 """`cwsam plan`."""
 
-import re
 from typing import Annotated
 
 import typer
 
-from cwsam_cli.commands.options import Json, Settings, print_result
-
-_UNITS = {"": 10**9, "GB": 10**9, "GIB": 2**30}
+from cwsam_cli.commands.options import Json, Settings, memory_size, print_result
 
 
 def plan(
@@ -18,7 +15,7 @@ def plan(
         int | None, typer.Option("--gpus", min=1, max=1024, help="Say what training on so many needs of each one.")
     ] = None,
     gpu_memory: Annotated[
-        str, typer.Option("--gpu-memory", metavar="SIZE", help="Of each GPU, in GB or GiB.")
+        str, typer.Option("--gpu-memory", metavar="SIZE", help="Of each GPU, such as 80GB or 24GiB.")
     ] = "80GB",
     as_json: Json = False,
 ) -> None:
@@ -36,7 +33,7 @@ def plan(
     """
     from cwsam_cli.config.load import load_config
 
-    size, loaded = _bytes(gpu_memory), load_config(config, settings or [])
+    size, loaded = memory_size(gpu_memory, "--gpu-memory", prefixes="gt"), load_config(config, settings or [])
     from cwsam_cli.pipelines.plan import plan as run  # torch is slow to import: a wrong key is told before
 
     result = run(loaded, bands=bands, gpus=gpus, gpu_memory=size)
@@ -50,12 +47,3 @@ def plan(
     if result.memory is not None:
         lines += ["", result.memory.as_text()]
     print_result(result, "\n".join(lines), as_json=as_json)
-
-
-def _bytes(text: str) -> int:
-    from cwsam_cli.errors import UsageError
-
-    read = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|GB|GiB)", text.strip(), re.IGNORECASE)
-    if read is None or not float(read[1]):
-        raise UsageError(f"--gpu-memory `{text}` is not a size", hint="for example: --gpu-memory 80GB, or 24GiB")
-    return round(float(read[1]) * _UNITS[read[2].upper()])

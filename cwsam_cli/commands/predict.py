@@ -19,6 +19,7 @@ from cwsam_cli.commands.options import (
     memory_size,
     print_result,
 )
+from cwsam_cli.console import loading
 
 if TYPE_CHECKING:
     from cwsam_cli.pipelines.predict import MapResult
@@ -105,13 +106,11 @@ def predict(
     it was; several scenes, only what is missing is made.
     """
     checkpoint = checkpoint_given(checkpoint)
-    if max_memory:  # torch would keep 1024 kernels in bf16, one for each number of rows that an expert met: 0.5 GB
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    # oneDNN would keep 1024 kernels, one for each number of rows that an expert met: 0.5 GB after many windows.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     from cwsam_cli.errors import UsageError
     from cwsam_cli.geo.scenes import expand
-    from cwsam_cli.pipelines.archive import estimate_many, predict_many  # torch is slow to import
-    from cwsam_cli.pipelines.layout import MapOptions
-    from cwsam_cli.pipelines.predict import predict as run
+    from cwsam_cli.pipelines.map_options import MapOptions, refuse_early
 
     options = MapOptions(
         overlap=overlap,
@@ -120,7 +119,7 @@ def predict(
         tta=tta,
         precision=precision,
         batch_size=batch_size,
-        max_memory=memory_size(max_memory) if max_memory else None,
+        max_memory=memory_size(max_memory, "--max-memory") if max_memory else None,
         device=device,
         bounds=bounds,
         aoi=aoi,
@@ -138,7 +137,14 @@ def predict(
         gpus=gpus,
     )
     named, many = expand(scenes)
-    if dry_run:
+    if output is None and not dry_run:
+        raise UsageError("no output is given", hint="say: -o map.tif")
+    if output is not None and not many and not dry_run:
+        refuse_early(named[0], checkpoint, output, options, overwrite=overwrite)
+    with loading("torch"):
+        from cwsam_cli.pipelines.archive import estimate_many, predict_many
+        from cwsam_cli.pipelines.predict import predict as run
+    if output is None or dry_run:
         found, failed = estimate_many(named, checkpoint, options)
         for remark in (remark for each in found for remark in each.warnings):
             typer.echo(f"warning: {remark}", err=True)
@@ -147,8 +153,6 @@ def predict(
         if failed:
             raise typer.Exit(_DATA)
         return
-    if output is None:
-        raise UsageError("no output is given", hint="say: -o map.tif")
     if not many:
         result = run(named[0], checkpoint, output, options, overwrite=overwrite, command=command_line())
         print_result(result, _line(result), as_json=as_json)

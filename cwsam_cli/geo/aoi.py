@@ -48,7 +48,8 @@ def read_area(path: Path, grid: Grid) -> AreaOfInterest:
     """Read the polygons near a grid, no others, and bring them into its CRS.
 
     Raises:
-        DataError: none lies on the grid, or the file cannot be read.
+        DataError: none lies on the grid, one has a coordinate that is not finite, or the file
+            cannot be read.
         MissingCRS: only one of both has a CRS.
     """
     try:
@@ -60,6 +61,10 @@ def read_area(path: Path, grid: Grid) -> AreaOfInterest:
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         raise DataError(f"`{path}` holds no polygons that can be read: {error}", hint="try: ogrinfo -al -so") from None
     shapes = shapes[shapes.geom_type.isin(["Polygon", "MultiPolygon"])]
+    if not np.isfinite(shapely.get_coordinates(shapes.to_numpy())).all():
+        raise DataError(
+            f"a polygon of `{path}` has a coordinate that is NaN or infinite", hint="repair or remove it: ogrinfo -al"
+        )
     if grid.crs is not None:
         if near is not None:
             shapes = _clipped(shapes, near)

@@ -1,10 +1,12 @@
 """Open an image and read windows of it, with every way a raster can say "no data" understood.
 
-A pixel is nodata where its dataset mask says so (nodata value, mask band, alpha, `.msk`
-file) or where none of its image bands is a finite number. Where only some bands of a float
-image lack a value, those become NaN; statistics and models leave them out.
+A pixel is nodata where a mask band, an alpha band or a `.msk` file says so, where any of
+the bands that are read is NaN or infinite, and where they hold the nodata value: any of them
+in floats and if the value is negative, all of them otherwise. A 0 in one band of bytes is a
+dark pixel.
 """
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -111,7 +113,9 @@ class Scene:
 def read_image(
     dataset: rasterio.DatasetReader, bands: Sequence[int], window: Window, *, alpha: int | None = None
 ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """Bands (C, H, W) of an open raster in its own dtype, and where they are valid (H, W).
+    """Read bands (C, H, W) of an open raster in its own dtype, and where they are valid (H, W).
+
+    A pixel without a value in any of these bands is not valid; see above for nodata values.
 
     Args:
         dataset: an open raster.
@@ -124,11 +128,11 @@ def read_image(
     else:  # rasterio reads bands of one dtype only
         image = np.stack([dataset.read(band, window=window) for band in bands])
     flags = dataset.mask_flag_enums[bands[0] - 1]
-    if MaskFlags.nodata in flags:  # valid where any band is, as GDAL's dataset mask has it
+    floats = np.issubdtype(image.dtype, np.floating)
+    if MaskFlags.nodata in flags:
         masks = dataset.read_masks(bands, window=window) > 0
-        valid = masks.any(axis=0)
-        if np.issubdtype(image.dtype, np.floating):  # in floats the value is no measurement; in bytes it is often 0
-            image[~masks & valid] = np.nan
+        any_band = floats or dataset.nodatavals[bands[0] - 1] < 0  # 0 or 255 in one band may be brightness
+        valid = masks.all(axis=0) if any_band else masks.any(axis=0)
     elif MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
         valid = dataset.read_masks(bands[0], window=window) > 0
     else:
@@ -137,8 +141,8 @@ def read_image(
         alpha = next((band for band in _tagged_alpha(dataset) if band not in bands), 0)
     if alpha:  # GDAL itself takes it for a mask only beside one or three bands
         valid &= dataset.read(alpha, window=window) > 0
-    if np.issubdtype(image.dtype, np.floating):
-        valid &= np.isfinite(image).any(axis=0)
+    if floats:
+        valid &= np.isfinite(image).all(axis=0)
     return image, valid
 
 
@@ -154,6 +158,11 @@ def reading(path: Path | str) -> Iterator[None]:
         yield
     except FAILED as error:
         detail = str(error.__cause__ or error).strip().rstrip(".")
+        if "CURL error" in detail:
+            raise MachineError(
+                f"`{path}` could not be fetched: {detail}",
+                hint="call again; GDAL_HTTP_LOW_SPEED_TIME in the environment is how many seconds GDAL waits",
+            ) from None
         raise DataError(
             f"`{path}` is not a readable raster: {detail}", hint=f"try: gdalinfo -checksum {path}"
         ) from None
@@ -213,8 +222,9 @@ def open_scene(
     Args:
         path: any raster that GDAL opens.
         wanted_bands: names of the bands a model was trained on. If the scene names all of
-            them they are read in that order, else by position; as many as all the scene's
-            bands, alpha included, make alpha an image band (raw NAIP tags near infrared so).
+            them they are read in that order, else by position, see `is_named`; as many as all
+            the scene's bands, alpha included, make alpha an image band (raw NAIP tags near
+            infrared so).
         chosen_bands: names or numbers (from 1) of the scene's bands in the model's order.
         alpha: whether a band tagged alpha hides pixels (`mask`) or is a band like the others
             (`ignore`); None decides by the rule above, and by its values.
@@ -365,6 +375,11 @@ def _band_names(dataset: rasterio.DatasetReader) -> list[str]:
     ]
 
 
+def is_named(band: str) -> bool:
+    """Whether a band's name says what it shows; `band_3`, made up where a file has none, does not."""
+    return re.fullmatch(r"band[ _]?\d+", band.lower()) is None
+
+
 def _looks_like_an_image(dataset: rasterio.DatasetReader, alpha: list[int]) -> bool:
     """Whether a band tagged alpha holds grey values: more than one in twenty is neither 0 nor 255."""
     if dataset.dtypes[alpha[0]] != "uint8":
@@ -377,16 +392,16 @@ def _looks_like_an_image(dataset: rasterio.DatasetReader, alpha: list[int]) -> b
 
 def _choose(image: list[int], names: list[str], wanted: Sequence[str], path: Path | str) -> list[int]:
     own = [names[i] for i in image]
-    if len(set(wanted)) == len(wanted) and all(own.count(name) == 1 for name in wanted):
+    if len(set(wanted)) == len(wanted) and all(is_named(name) and own.count(name) == 1 for name in wanted):
         return [image[own.index(name)] for name in wanted]
-    if len(image) == len(wanted) and set(own) & set(wanted):
-        swapped = [name for at, name in enumerate(own) if name in wanted and wanted[at] != name]
-        if swapped:
-            raise DataError(
-                f"`{path}` has the bands {', '.join(own)}, the model was trained on {', '.join(wanted)}",
-                hint="name its bands as the model's, or bring them into that order: gdal_translate -b ...",
-            )
-        log.warning("`%s`: bands %s are taken for %s, by position", path, ", ".join(own), ", ".join(wanted))
+    swapped = [
+        name for name, place in zip(own, wanted, strict=False) if is_named(name) and name in wanted and name != place
+    ]
+    if len(image) == len(wanted) and swapped:
+        raise DataError(
+            f"`{path}` has the bands {', '.join(own)}, the model was trained on {', '.join(wanted)}",
+            hint="name its bands as the model's, or bring them into that order: gdal_translate -b ...",
+        )
     if len(image) != len(wanted):
         count = f"{len(image)} image bands" if len(image) > 1 else "1 image band"
         raise DataError(

@@ -1,37 +1,32 @@
 """Which scenes a command line means, and how GDAL reaches those that are not on this disk."""
 
+import ctypes
 import glob
 import hashlib
 import os
+import re
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import count
+from http.client import HTTPException
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import rasterio
+import rasterio._base
 
-from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.errors import DataError, MachineError, UsageError
 from cwsam_cli.files import sha256
+from cwsam_cli.geo.network import READS, REMOTE_SCENES
 from cwsam_cli.geo.raster import GDAL_CACHE, band_descriptions, open_raster
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
 """Of files in a folder that are taken for scenes."""
-
-_REMOTE_READS = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",  # no listing of the server's folder; sidecars are asked for by name
-    "GDAL_HTTP_MAX_RETRY": "4",
-    "GDAL_HTTP_RETRY_DELAY": "1",
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
-    "VSI_CACHE": "TRUE",
-    "CPL_VSIL_CURL_CHUNK_SIZE": "262144",
-}
-
 
 _CLOUDS = {"s3://": "/vsis3/", "gs://": "/vsigs/", "az://": "/vsiaz/"}
 """GDAL's own way to them asks the environment for credentials and needs no further package."""
@@ -49,8 +44,8 @@ def is_plain_file(scene: str) -> bool:
 
 def gdal_settings(scene: str = "", *, cache: int = GDAL_CACHE) -> dict[str, Any]:
     """GDAL's settings for reading a scene; what the environment says already stands."""
-    remote = _REMOTE_READS if is_remote(scene) else {}
-    return {"GDAL_CACHEMAX": cache} | {name: value for name, value in remote.items() if name not in os.environ}
+    settings = REMOTE_SCENES if is_remote(scene) else READS
+    return {"GDAL_CACHEMAX": cache} | {name: value for name, value in settings.items() if name not in os.environ}
 
 
 def expand(arguments: Sequence[str]) -> tuple[list[str], bool]:
@@ -116,13 +111,16 @@ class Fingerprint:
 def fingerprint(scene: str, known: Fingerprint | None = None) -> Fingerprint:
     """Hash all files of this disk that GDAL needs for a scene, to the last byte.
 
-    That takes 0.64 CPU seconds a GB, so, as git does, files that look as they did when their
-    hash was taken are not read again. Nobody fetches a URL whole for this: there it is what
-    the server says of it (length, ETag, time of change), and the header.
+    That takes 0.64 CPU seconds per GB, so, as git does, files that look as they did when their
+    hash was taken are not read again. A URL or an object of a store is not fetched whole for
+    this: there it is what the server says of it (length, ETag, time of change), and the header.
 
     Args:
         scene: any raster that GDAL opens.
         known: an earlier fingerprint, which holds if the files still look the same.
+
+    Raises:
+        MachineError: a server does not say what it has.
     """
     with rasterio.Env(**gdal_settings(scene)), open_raster(scene) as dataset:
         header = repr((dataset.profile, dataset.transform, band_descriptions(dataset)))
@@ -147,7 +145,16 @@ def _look(name: str) -> str:
     if (path := _on_disk(name)) is not None:
         status = path.stat()
         return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
-    return f"{name} {_told_by_server(name[name.index('http') :])}" if "http" in name else name
+    if "http://" in name or "https://" in name:
+        return f"{name} {_told_by_server(_address(name))}"
+    return f"{name} {_told_by_store(name)}" if name.startswith(tuple(_CLOUDS.values())) else name
+
+
+def _address(name: str) -> str:
+    """The URL in one of GDAL's virtual paths; of a file in an archive, the archive's."""
+    url = name[name.index("http") :].partition("!")[0]
+    archive = re.match(r".*?\.(?:zip|tar|tgz|gz)(?=/)", url) if "/vsi" in name else None
+    return archive[0] if archive else url
 
 
 def _contents(name: str, look: str) -> str:
@@ -172,12 +179,65 @@ def _on_disk(name: str) -> Path | None:
     return next((part for part in (path, *path.parents) if part.is_file()), None)
 
 
+_TRIES = 3
+
+
 def _told_by_server(url: str) -> str:
+    """What a server says of a file: by HEAD, or by GET of its first byte where a signed URL allows no HEAD.
+
+    Raises:
+        MachineError: it does not answer.
+    """
+    reason: Exception | None = None
+    for number in range(_TRIES):
+        if number:
+            time.sleep(number)
+        try:
+            try:
+                return _headers(Request(url, method="HEAD"))
+            except HTTPError:
+                return _headers(Request(url, headers={"Range": "bytes=0-0"}))
+        except (HTTPException, OSError, ValueError) as error:
+            reason = error
+    raise _unanswered(url, str(reason))
+
+
+def _headers(request: Request) -> str:
+    with urlopen(request, timeout=30) as answer:
+        return _length_and_version(dict(answer.headers.items()))
+
+
+def _length_and_version(told: Mapping[str, str]) -> str:
+    length = told.get("Content-Range", "").rpartition("/")[2] or told.get("Content-Length")
+    return " ".join(map(str, (length, told.get("ETag"), told.get("Last-Modified"))))
+
+
+def _told_by_store(name: str) -> str:
+    """What an object store says of an object, through GDAL, which holds the credentials.
+
+    Raises:
+        MachineError: it does not answer.
+    """
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=30) as answer:
-            return " ".join(str(answer.headers.get(name)) for name in ("Content-Length", "ETag", "Last-Modified"))
-    except (URLError, ValueError, OSError):
+        ask = ctypes.CDLL(rasterio._base.__file__).VSIGetFileMetadata  # rasterio does not show it
+    except (OSError, AttributeError):  # Windows finds no symbols of a library through one that uses it
         return ""
+    ask.restype = ctypes.POINTER(ctypes.c_char_p)
+    ask.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p]
+    with rasterio.Env(**gdal_settings(name)):
+        answer = ask(name.encode(), b"HEADERS", None)
+    lines = takewhile(bool, (answer[number] for number in count())) if answer else ()  # ends with a null pointer
+    told = dict(line.decode().split("=", 1) for line in lines)
+    if not told:
+        raise _unanswered(name, "it does not answer")
+    return _length_and_version(told)
+
+
+def _unanswered(name: str, reason: str) -> MachineError:
+    return MachineError(
+        f"the server does not say whether `{name.partition('?')[0]}` has changed: {reason}",
+        hint="call again when it answers; what is finished of a map is kept",
+    )
 
 
 def map_names(scenes: Sequence[str]) -> list[str]:

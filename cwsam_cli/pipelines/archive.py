@@ -16,10 +16,10 @@ from cwsam_cli.errors import CwsamError, UsageError, as_user_error
 from cwsam_cli.geo.mapfile import beside
 from cwsam_cli.geo.scenes import map_names
 from cwsam_cli.pipelines.checks import Estimate
-from cwsam_cli.pipelines.layout import Layout, MapOptions, Model, lay_out
+from cwsam_cli.pipelines.layout import Layout, Model, lay_out
+from cwsam_cli.pipelines.map_options import MapOptions, check_names
 from cwsam_cli.pipelines.predict import (
     MapResult,
-    check_names,
     made_before,
     make_map,
     stay_alive,
@@ -70,8 +70,9 @@ def predict_many(
     if options.gpus == 1:
         alone = World(choose_device(options.device))
         return _make(work, checkpoint, options, alone, overwrite=overwrite, command=command)
+    digest = Model.load(checkpoint, options).digest
     with tempfile.TemporaryDirectory(prefix="cwsam-") as scratch:
-        launch(_share, work, checkpoint, options, overwrite, command, Path(scratch), cluster=options.cluster)
+        launch(_share, work, checkpoint, digest, options, overwrite, command, Path(scratch), cluster=options.cluster)
         parts = [json.loads(path.read_text("utf-8")) for path in sorted(Path(scratch).glob("*.json"))]
     return Archive(
         [MapResult(**raw | {"path": Path(raw["path"])}) for part in parts for raw in part["maps"]],
@@ -103,12 +104,14 @@ def estimate_many(
                 raise
             failed[scene] = str(error)
             log.error("%s; hint: %s", error, error.hint)
-    seconds = _seconds_a_window(model, options) if layouts else 0.0
+    seconds = None
+    if layouts and not model.shared:  # else this process alone cannot hold it
+        seconds = _seconds_a_window(model, options, max(layout.job.batch for layout in layouts))
     return [_estimate(layout, model, options, seconds=seconds) for layout in layouts], failed
 
 
-def _estimate(layout: Layout, model: Model, options: MapOptions, *, seconds: float) -> Estimate:
-    """What a scene's map will cost, if a window takes so many seconds."""
+def _estimate(layout: Layout, model: Model, options: MapOptions, *, seconds: float | None) -> Estimate:
+    """What a scene's map will cost, if a window takes so many seconds; None is unknown."""
     job, grid = layout.job, layout.sheet.grid
     rows, cols = job.lattice.touching(job.shown)
     columns = list(pairwise(job.col_cuts))
@@ -121,17 +124,17 @@ def _estimate(layout: Layout, model: Model, options: MapOptions, *, seconds: flo
         batch=job.batch,
         columns=len(columns),
         precision=model.precision,
-        seconds=seconds * len(rows) * across / options.gpus,
+        seconds=None if seconds is None else seconds * len(rows) * across / options.gpus,
         memory=layout.crew.together(layout.memory),
         disk=grid.width * grid.height * job.layers.count * (3 if options.format == "COG" else 2),
         warnings=tuple(layout.oddities),
     )
 
 
-def _seconds_a_window(model: Model, options: MapOptions) -> float:
+def _seconds_a_window(model: Model, options: MapOptions, batch: int) -> float:
     """Time one batch."""
     arch = model.trained.architecture
-    images = torch.zeros(options.batch_size, arch.num_bands, arch.inp_size, arch.inp_size)
+    images = torch.zeros(batch, arch.num_bands, arch.inp_size, arch.inp_size)
     score = model.scorer(options)
     score(images[:1])  # the first pass of all is slower
     start = time.perf_counter()
@@ -147,8 +150,9 @@ def _make(
     *,
     overwrite: bool,
     command: str,
+    digest: str = "",
 ) -> Archive:
-    model = Model.load(checkpoint, options)
+    model = Model.load(checkpoint, options, digest=digest)
     score = own_scorer(model, world, options)
     archive = Archive([], [], {})
     for number, (scene, target) in enumerate(work, start=1):
@@ -177,6 +181,7 @@ def _share(
     world: World,
     work: Sequence[tuple[str, Path]],
     checkpoint: Path,
+    digest: str,
     options: MapOptions,
     overwrite: bool,
     command: str,
@@ -185,6 +190,6 @@ def _share(
     """What each of several processes does for many maps."""
     own = work[world.rank :: world.size]
     here = replace(options, device=str(world.device))
-    archive = _make(own, checkpoint, here, world, overwrite=overwrite, command=command)
+    archive = _make(own, checkpoint, here, world, overwrite=overwrite, command=command, digest=digest)
     (scratch / f"{world.rank}.json").write_text(json.dumps(asdict(archive), default=str), "utf-8")
     wait_for_others(world, scratch)

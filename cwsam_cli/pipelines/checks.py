@@ -32,8 +32,8 @@ class Estimate:
     columns: int
     """Parts that the scene's width is cut into."""
     precision: str
-    seconds: float
-    """Of the model; a single batch was timed."""
+    seconds: float | None
+    """Of the model; a single batch was timed. None where no process holds the model alone."""
     memory: int
     """Bytes at the peak."""
     disk: int
@@ -42,21 +42,37 @@ class Estimate:
 
     def as_text(self) -> str:
         """A few lines for people."""
-        minutes = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
+        if self.seconds is None:
+            time = "not timed, because several processes share the model"
+        else:
+            time = f"about {self.seconds:.0f} s" if self.seconds < 120 else f"about {self.seconds / 60:.0f} min"
+            time += " in the model"
         return "\n".join(
             [
                 f"{self.scene}: {self.grid}",
                 f"  {self.windows} windows, {self.batch} at a time, {self.columns} column(s), {self.precision}",
-                f"  about {minutes} in the model, {size_text(self.memory)} of memory, "
-                f"at most {size_text(self.disk)} of disk",
+                f"  {time}, {size_text(self.memory)} of memory, at most {size_text(self.disk)} of disk",
             ]
         )
 
 
-def oddities(scene: Scene, trained: Checkpoint) -> list[str]:
-    """What about a scene may make its map worse than it could be; nothing that stops it."""
+def oddities(scene: Scene, trained: Checkpoint, *, bands_chosen: bool = False) -> list[str]:
+    """Say what about a scene may make its map worse than it could be; nothing that stops it.
+
+    Args:
+        scene: its bands are those that the model reads.
+        trained: the model.
+        bands_chosen: the user said which bands these are.
+    """
     path, grid = scene.path, scene.grid
     found = []
+    wanted = tuple(band.name for band in trained.bands)
+    if not bands_chosen and scene.band_names != wanted:
+        numbers = ", ".join(map(str, scene.bands))
+        found.append(
+            f"`{path}`: bands {numbers} ({', '.join(scene.band_names)}) are taken for {', '.join(wanted)} by position: "
+            "if they are in another order, the map is wrong"
+        )
     if grid.crs is None:
         found.append(f"`{path}` has no coordinate reference system, so the map has none either")
     if trained.gsd_m and grid.gsd_m and not 0.5 <= grid.gsd_m / trained.gsd_m <= 2:

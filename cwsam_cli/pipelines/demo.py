@@ -19,7 +19,7 @@ from cwsam_cli.files import refuse_existing, refuse_foreign
 from cwsam_cli.geo.quicklook import draw_quicklook
 from cwsam_cli.geo.raster import open_scene
 from cwsam_cli.pipelines.evaluate import evaluate
-from cwsam_cli.pipelines.layout import MapOptions
+from cwsam_cli.pipelines.map_options import MapOptions
 from cwsam_cli.pipelines.predict import predict
 from cwsam_cli.pipelines.run import BEST
 from cwsam_cli.pipelines.tile import tile_scenes

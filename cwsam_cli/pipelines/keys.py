@@ -21,7 +21,8 @@ from cwsam_cli.geo.quicklook import read_text
 from cwsam_cli.geo.raster import FAILED
 from cwsam_cli.geo.scenes import Fingerprint, fingerprint, hash_of
 from cwsam_cli.geo.style import write_sidecar, write_style
-from cwsam_cli.pipelines.layout import MapOptions, Model
+from cwsam_cli.pipelines.layout import Model
+from cwsam_cli.pipelines.map_options import MapOptions
 
 KEY = "CWSAM_KEY"
 _SIGHT, _CONTENTS = "CWSAM_SCENE_SIGHT", "CWSAM_SCENE_HASH"

@@ -1,8 +1,7 @@
 """How a scene is to be mapped: options and checkpoint and scene → a job, its sheet and its cost."""
 
 import warnings
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,92 +17,20 @@ from cwsam_cli.files import sha256
 from cwsam_cli.geo.aoi import read_area
 from cwsam_cli.geo.budget import BLOCK, Costs, Crew, cut
 from cwsam_cli.geo.grid import Lattice
-from cwsam_cli.geo.layers import KINDS, LayerPlan
-from cwsam_cli.geo.mapfile import FORMATS, Sheet, check_creation, cuts
-from cwsam_cli.geo.raster import ALPHA_RULES, GDAL_CACHE, Scene, open_scene
+from cwsam_cli.geo.layers import LayerPlan
+from cwsam_cli.geo.mapfile import Sheet, cuts
+from cwsam_cli.geo.raster import GDAL_CACHE, Scene, open_scene
 from cwsam_cli.geo.scenes import gdal_settings
-from cwsam_cli.geo.stitch import PROFILES
 from cwsam_cli.pipelines.checks import must_be_shared, oddities, resident_memory, weight_bytes
+from cwsam_cli.pipelines.map_options import AUGMENTATIONS, MapOptions
 from cwsam_cli.pipelines.pieces import Job
-from cwsam_cli.pipelines.score import AUGMENTATIONS, PRECISIONS, Scorer, activation_bytes, choose_precision
+from cwsam_cli.pipelines.score import Scorer, activation_bytes, choose_precision
 from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint
-from cwsam_cli.train.cluster import Cluster
 from cwsam_cli.train.world import choose_device
 
 _MEMORY = 4_000_000_000  # bytes beside the program and the weights, unless --max-memory says otherwise
 _ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
 _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
-_GO_ON = "the same command goes on where it was"
-
-_KNOWN: dict[str, Collection[str | None]] = {
-    "window": PROFILES,
-    "blend": ("logits", "probabilities"),
-    "tta": AUGMENTATIONS,
-    "precision": PRECISIONS,
-    "format": FORMATS,
-    "alpha": (None, *ALPHA_RULES),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MapOptions:
-    """How maps are made; the command line's options of the same names."""
-
-    overlap: float = 0.25
-    """Share of a window that its neighbours see too, 0 to 0.9."""
-    window: str = "hann"
-    blend: str = "logits"
-    """What is averaged, `logits` or `probabilities`."""
-    tta: str = "none"
-    precision: str = "auto"
-    batch_size: int = 8
-    """Windows at a time, at most."""
-    max_memory: int | None = None
-    """Bytes of main memory; None is 4 GB beside the program and the weights."""
-    device: str = "auto"
-    bounds: tuple[float, float, float, float] | None = None
-    """West, south, east, north in the scene's CRS."""
-    aoi: Path | None = None
-    bands: tuple[str, ...] = ()
-    """Names or numbers of the scene's bands in the model's order."""
-    alpha: str | None = None
-    resample_to_model: bool = False
-    """Bring the scene to the pixel size that the model was trained on; the map has it too."""
-    confidence: bool = False
-    probabilities: bool = False
-    entropy: bool = False
-    experts: bool = False
-    min_confidence: float = 0.0
-    """Per cent."""
-    format: str = "GTiff"
-    creation: Mapping[str, str] = field(default_factory=dict)
-    preview: Path | None = None
-    gpus: int = 1
-    """Processes, each with a device of its own."""
-
-    def __post_init__(self) -> None:
-        for name, known in _KNOWN.items():
-            if getattr(self, name) not in known:
-                names = ", ".join(str(each) for each in known if each)
-                raise UsageError(f"--{name} `{getattr(self, name)}` is not known", hint=f"one of {names}")
-        if self.bounds:
-            west, south, east, north = self.bounds
-            if not (np.isfinite(self.bounds).all() and west < east and south < north):
-                raise UsageError(
-                    f"--bounds {' '.join(f'{edge:g}' for edge in self.bounds)} is no rectangle",
-                    hint="west south east north, in the scene's own CRS",
-                )
-        check_creation(self.creation, self.format)
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Layers beside the map."""
-        return tuple(kind for kind in KINDS if getattr(self, kind))
-
-    @property
-    def cluster(self) -> Cluster:
-        """The processes."""
-        return Cluster(processes=self.gpus, device=self.device, ended=_GO_ON, stuck=_GO_ON)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +51,13 @@ class Model:
     precision: Precision
 
     @classmethod
-    def load(cls, path: Path, options: MapOptions) -> "Model":
+    def load(cls, path: Path, options: MapOptions, *, digest: str = "") -> "Model":
         """Read a checkpoint; its weights stay on disk.
+
+        Args:
+            path: the file.
+            options: how maps are made.
+            digest: its SHA-256, where another process has taken it already.
 
         Raises:
             CheckpointError: it cannot be read.
@@ -135,7 +67,7 @@ class Model:
         device = choose_device(options.device)
         return cls(
             path=path,
-            digest=sha256(path),
+            digest=digest or sha256(path),
             trained=trained,
             weights=weight_bytes(trained),
             shared=must_be_shared(trained, device, options.gpus),
@@ -212,7 +144,7 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         ) as opened,
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        odd = oddities(opened, trained)
+        odd = oddities(opened, trained, bands_chosen=bool(options.bands))
         north = opened.north_up
         if options.aoi:
             read_area(options.aoi, north)

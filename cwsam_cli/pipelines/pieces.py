@@ -21,6 +21,7 @@ from torch import Tensor
 from cwsam_cli.console import track
 from cwsam_cli.data.manifest import Band
 from cwsam_cli.data.transforms import normalize
+from cwsam_cli.errors import CheckpointError
 from cwsam_cli.geo.aoi import read_area
 from cwsam_cli.geo.grid import Lattice
 from cwsam_cli.geo.layers import LayerPlan
@@ -29,6 +30,7 @@ from cwsam_cli.geo.scenes import gdal_settings
 from cwsam_cli.geo.stitch import Blender, Scored, cut_rows
 from cwsam_cli.geo.stream import Seen, ahead, batches
 from cwsam_cli.journal import Journal
+from cwsam_cli.pipelines.heap import Heap
 
 Score = Callable[[Tensor], NDArray[np.float32]]
 Made = Generator[tuple[int, NDArray[np.uint8]], None, None]
@@ -130,11 +132,26 @@ def _pieces(job: Job, score: Score, column: int, first: int, last: int) -> Made:
 
 
 def _scored(job: Job, score: Score, rows: range, cols: range) -> Iterator[Scored]:
+    heap = Heap()
     with closing(ahead(_read(job, rows, cols))) as read:
         for seen, images in read:
             scores = score(images)
+            heap.after_batch()
             for (row, col, wanted), own in zip(seen, scores, strict=True):
+                _refuse_nonsense(own, wanted, job, row, col)
                 yield Scored(row, col, own, wanted)
+
+
+def _refuse_nonsense(scores: NDArray[np.float32], wanted: NDArray[np.bool_], job: Job, row: int, col: int) -> None:
+    """Stop where no class has the best score; a hidden class's is minus infinity."""
+    best = scores[: len(job.layers.taxonomy)].max(axis=0)
+    if not np.isfinite(best[: wanted.shape[0], : wanted.shape[1]][wanted]).all():
+        window = job.lattice.window(row, col)
+        raise CheckpointError(
+            f"the model's scores are not finite in the window at column {window.col_off}, row {window.row_off} "
+            f"of `{job.scene}`",
+            hint="--precision fp32 may help; else the checkpoint is of no use: train again with a lower lr",
+        )
 
 
 _Read = tuple[list[tuple[int, int, NDArray[np.bool_]]], Tensor]

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from cwsam_cli import __version__
 from cwsam_cli.console import log
-from cwsam_cli.errors import OutputExists, UsageError
-from cwsam_cli.files import refuse_existing, refuse_input, staged, sweep
+from cwsam_cli.errors import OutputExists
+from cwsam_cli.files import staged, sweep
 from cwsam_cli.geo.layers import KINDS
 from cwsam_cli.geo.mapfile import beside, write_map
 from cwsam_cli.geo.quicklook import draw_map
 from cwsam_cli.geo.raster import GDAL_CACHE, open_raster, reading
-from cwsam_cli.geo.scenes import is_plain_file
 from cwsam_cli.journal import Journal, folder_of, journal
 from cwsam_cli.pipelines.keys import KEY, MapKey, read_tags
-from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
+from cwsam_cli.pipelines.layout import Model, lay_out
+from cwsam_cli.pipelines.map_options import MapOptions, refuse_early
 from cwsam_cli.pipelines.pieces import Job, Score, fill
 from cwsam_cli.pipelines.sharded import Lockstep, own_scorer
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
@@ -68,31 +68,13 @@ def predict(
         MachineError: memory, disk or another process stands in the way.
     """
     options = options or MapOptions()
-    check_names(str(scene), checkpoint, output, options)
-    if not folder_of(output).exists():  # else it may be whole, and its run was killed a moment later
-        refuse_existing(output, overwrite=overwrite)
+    refuse_early(str(scene), checkpoint, output, options, overwrite=overwrite)
     model = Model.load(checkpoint, options)
     if not overwrite and made_before(output, str(scene), model, options):
         return read_result(output, model.trained.taxonomy)
     score = model.scorer(options) if options.gpus == 1 else None
     alone = World(model.device)
     return make_map(str(scene), model, score, output, options, alone, overwrite=overwrite, command=command)
-
-
-def check_names(scene: str, checkpoint: Path, output: Path, options: MapOptions) -> None:
-    """Refuse outputs that cannot be meant, before any work.
-
-    Raises:
-        UsageError: a name that is no GeoTIFF's or PNG's, or an input's.
-    """
-    if output.suffix.lower() not in (".tif", ".tiff"):
-        raise UsageError(f"`{output}` is no GeoTIFF's name", hint="give it the suffix .tif")
-    if options.preview and options.preview.suffix.lower() != ".png":
-        raise UsageError(f"--preview `{options.preview}` is no PNG's name", hint="give it the suffix .png")
-    inputs = [checkpoint, *([Path(scene)] if is_plain_file(scene) else []), *([options.aoi] if options.aoi else [])]
-    outputs = [output, *([options.preview] if options.preview else [])]
-    for target in [*outputs, *(beside(output, kind) for kind in KINDS)]:  # an older map's layers go
-        refuse_input(target, *inputs)
 
 
 def made_before(output: Path, scene: str, model: Model, options: MapOptions) -> bool:
@@ -177,7 +159,7 @@ def make_map(
         if score is None:
             for stale in kept.folder.glob("*.done"):
                 stale.unlink()
-            launch(_share, job, model.path, options, kept.folder, cluster=options.cluster)
+            launch(_share, job, model.path, model.digest, options, kept.folder, cluster=options.cluster)
             kept.scan()
         else:
             fill(job, score, kept, beat=partial(stay_alive, world))
@@ -214,12 +196,12 @@ def make_map(
     return result
 
 
-def _share(world: World, job: Job, checkpoint: Path, options: MapOptions, folder: Path) -> None:
+def _share(world: World, job: Job, checkpoint: Path, digest: str, options: MapOptions, folder: Path) -> None:
     """What each of several processes does for one map."""
     kept = Journal(folder, {})
     kept.scan(repair=False)
     world.barrier()  # shares are of what is missing; all must have seen the same
-    model = Model.load(checkpoint, replace(options, device=str(world.device)))
+    model = Model.load(checkpoint, replace(options, device=str(world.device)), digest=digest)
     score = own_scorer(model, world, options)
     fill(job, score, kept, rank=world.rank, world=world.size, beat=partial(stay_alive, world))
     if isinstance(score, Lockstep):

@@ -17,18 +17,7 @@ from cwsam_cli.config.schema import Precision
 from cwsam_cli.model.encoder import MLP_RATIO
 from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
 from cwsam_cli.model.variants import Architecture
-
-Turn = tuple[int, bool]
-"""Quarter turns, then a flip from left to right."""
-
-AUGMENTATIONS: dict[str, tuple[Turn, ...]] = {
-    "none": ((0, False),),
-    "flips": ((0, False), (0, True), (2, False), (2, True)),
-    "d4": tuple((turns, flip) for turns in range(4) for flip in (False, True)),
-}
-"""Views of a window whose scores are averaged, by the name that `--tta` takes."""
-
-PRECISIONS = ("auto", "fp32", "bf16")
+from cwsam_cli.pipelines.map_options import AUGMENTATIONS, Turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from torch.distributed import init_device_mesh
 from cwsam_cli.config.schema import FsdpSettings, Precision
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.weights import named_tensors
-from cwsam_cli.pipelines.layout import MapOptions, Model
+from cwsam_cli.pipelines.layout import Model
+from cwsam_cli.pipelines.map_options import MapOptions
 from cwsam_cli.pipelines.score import Scorer
 from cwsam_cli.train.checkpoint import Checkpoint
 from cwsam_cli.train.parallelize import fill, let_go, shard
@@ -30,7 +31,7 @@ def shared_model(trained: Checkpoint, world: World, precision: Precision) -> Cla
     mesh = init_device_mesh(world.device.type, (world.size,))
     shard(model, mesh, precision=precision, settings=FsdpSettings(), accumulates=False)
     model.to_empty(device=world.device)
-    for _ in fill(model, ((name, trained.weights[name]) for name in names), world.device):
+    for _ in fill(model, ((name, trained.finite_weight(name)) for name in names), world.device):
         world.beat()
     return model.eval()
 

@@ -4,32 +4,39 @@ Plain values and tensors only, so that `torch.load(weights_only=True)` reads it.
 """
 
 import dataclasses
+import math
 import mmap
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from cwsam_cli.config.load import validate
 from cwsam_cli.data.manifest import Band
-from cwsam_cli.errors import CheckpointError, MachineError
+from cwsam_cli.errors import CheckpointError, ConfigError, MachineError
 from cwsam_cli.files import staged
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
+from cwsam_cli.taxonomy import Taxonomy
+from cwsam_cli.train.newest import refuse_missing
 from cwsam_cli.train.world import World
 
 FORMAT = "cwsam checkpoint"
 VERSION = 1
 
+_AS_WRITTEN = "use the file as training wrote it"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A trained model and what it was trained on."""
+
+    __pydantic_config__: ClassVar[Any] = {"arbitrary_types_allowed": True}
 
     weights: dict[str, torch.Tensor]
     architecture: Architecture
@@ -52,18 +59,44 @@ class Checkpoint:
         """The index that is never predicted: code 0, where it counted as unlabelled."""
         return self.taxonomy.codes.index(0) if self.ignore_background and 0 in self.taxonomy.codes else None
 
+    def finite_weight(self, name: str) -> torch.Tensor:
+        """Return a tensor, after a look at all its values.
+
+        Raises:
+            CheckpointError: one of them is NaN or infinite, or there is no such tensor.
+        """
+        if name not in self.weights:
+            raise CheckpointError(f"the checkpoint has no `weights.{name}`", hint=_AS_WRITTEN)
+        tensor = self.weights[name]
+        if tensor.is_floating_point() and tensor.numel() and not math.isfinite(_span(tensor)):
+            raise CheckpointError(
+                f"`weights.{name}` of the checkpoint holds NaN or infinite values",
+                hint="its training failed there: use an earlier checkpoint, or train with a lower lr",
+            )
+        return tensor
+
     def model(self) -> ClassWiseSam:
-        """The network with these weights, in evaluation mode."""
+        """Build the network with these weights, in evaluation mode.
+
+        Raises:
+            CheckpointError: they do not fit the architecture, or are not finite.
+        """
         with torch.device("meta"):
             model = ClassWiseSam(self.architecture)
         try:
-            model.load_state_dict(self.weights, assign=True)
+            model.load_state_dict({name: self.finite_weight(name) for name in self.weights}, assign=True)
         except RuntimeError as error:
             raise CheckpointError(
                 f"the checkpoint's weights do not fit its own architecture: {str(error).splitlines()[-1].strip()}",
-                hint="was it edited? use the file that training wrote",
+                hint=_AS_WRITTEN,
             ) from None
         return model.eval()
+
+
+def _span(tensor: torch.Tensor) -> float:
+    """The difference of the largest and the smallest value; not finite if any value is not."""
+    least, largest = torch.aminmax(tensor)
+    return largest.item() - least.item()
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path, world: World | None = None) -> None:
@@ -132,8 +165,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: the file is missing, damaged, or no checkpoint of this program.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint `{path}`", hint=newest_checkpoint())
+    refuse_missing(path)
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # torch raises half a dozen kinds for a damaged file
@@ -142,26 +174,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"`{path}` is no checkpoint of this version of cwsam", hint="one of ours is named model_epoch_*.pth"
         )
+    known = {field.name: raw[field.name] for field in dataclasses.fields(Checkpoint) if field.name in raw}
     try:
-        classes = tuple(LandCoverClass(**entry) for entry in raw["taxonomy"]["classes"])
-        return Checkpoint(
-            **{field.name: raw[field.name] for field in dataclasses.fields(Checkpoint)}
-            | {
-                "architecture": Architecture(**raw["architecture"]),
-                "taxonomy": Taxonomy(**raw["taxonomy"] | {"classes": classes}),
-                "bands": tuple(Band(**band) for band in raw["bands"]),
-            }
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"`{path}` is incomplete or of another version: {error}", hint="use the file that training wrote"
-        ) from None
-
-
-def newest_checkpoint() -> str:
-    """A hint that names the newest `save/*/model_epoch_best.pth`."""
-    found = sorted(Path("save").glob("*/model_epoch_best.pth"), key=lambda path: path.stat().st_mtime)
-    return f"the newest here: -c {found[-1]}" if found else "train one first: cwsam train --config tiny --data dataset/"
+        checkpoint = validate(Checkpoint, known, str(path))
+    except ConfigError as error:
+        raise CheckpointError(str(error), hint=_AS_WRITTEN) from None
+    for number, band in enumerate(checkpoint.bands):
+        if not (math.isfinite(band.mean) and math.isfinite(band.std) and band.std > 0):
+            raise CheckpointError(
+                f"`bands.{number}` in `{path}` has the mean {band.mean} and the standard deviation {band.std}",
+                hint="`cwsam tile` measures them: tile the scenes again, and train on that",
+            )
+    if checkpoint.gsd_m is not None and not 0 < checkpoint.gsd_m < math.inf:
+        raise CheckpointError(f"`gsd_m` in `{path}` is {checkpoint.gsd_m}", hint=_AS_WRITTEN)
+    for key, there in (("num_bands", len(checkpoint.bands)), ("num_classes", len(checkpoint.taxonomy))):
+        if getattr(checkpoint.architecture, key) != there:
+            raise CheckpointError(
+                f"`architecture.{key}` in `{path}` is {getattr(checkpoint.architecture, key)}, but it tells of {there}",
+                hint=_AS_WRITTEN,
+            )
+    return checkpoint
 
 
 def _raw(checkpoint: Checkpoint) -> dict[str, Any]:

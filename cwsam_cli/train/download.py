@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from cwsam_cli.console import track
 from cwsam_cli.errors import CheckpointError, MachineError
-from cwsam_cli.files import sha256
+from cwsam_cli.files import locked, sha256
 
 _CHUNK = 1 << 20
 _TIMEOUT_S = 30
@@ -18,7 +20,8 @@ _TIMEOUT_S = 30
 def download(url: str, target: Path, *, sha256_prefix: str = "") -> Path:
     """Download a file, unless it is there already.
 
-    What arrived stays beside the target as `.part`; the next call goes on from there.
+    What arrived stays beside the target as `.part`; the next call goes on from there. While
+    another process writes that file, this one fetches all into a file of its own.
 
     Args:
         url: http or https.
@@ -34,7 +37,30 @@ def download(url: str, target: Path, *, sha256_prefix: str = "") -> Path:
             raise CheckpointError(f"`{target}` is not the file that it is named after", hint="remove it and call again")
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        part = _own_part(target, stack)
+        try:
+            if not target.exists():  # else another process was faster
+                _fetch(url, target, part, sha256_prefix)
+        finally:
+            if part.exists() and not part.stat().st_size:
+                part.unlink()
+    return target
+
+
+def _own_part(target: Path, stack: ExitStack) -> Path:
     part = target.with_name(target.name + ".part")
+    if os.name == "nt":  # a locked file cannot be renamed there
+        return part
+    try:
+        stack.enter_context(locked(part, f"`{part}` is being written by another process"))
+    except MachineError:
+        folder = stack.enter_context(TemporaryDirectory(prefix=f".{part.name}.", dir=target.parent))
+        return Path(folder) / part.name
+    return part
+
+
+def _fetch(url: str, target: Path, part: Path, sha256_prefix: str) -> None:
     try:
         for chunk in _chunks(url, part):
             with part.open("ab") as file:
@@ -52,7 +78,6 @@ def download(url: str, target: Path, *, sha256_prefix: str = "") -> Path:
             hint="call again; if it stays so, something on the way changes the file",
         )
     os.replace(part, target)
-    return target
 
 
 def _chunks(url: str, part: Path) -> Iterator[bytes]:
@@ -67,7 +92,7 @@ def _chunks(url: str, part: Path) -> Iterator[bytes]:
         raise
     with answer:
         if have and answer.status != 206:  # the server does not go on, so begin again
-            part.unlink()
+            os.truncate(part, 0)
             have = 0
         announced = answer.headers.get("Content-Length")
         total = int(announced) if announced else None

@@ -2,7 +2,8 @@
 
 When one process stops, all the others soon wait for it in a collective operation that never
 ends, so every one of them looks equally stuck. Each therefore publishes how far it got: one
-that no longer publishes has stopped; else the one that got least far is to blame.
+that no longer publishes has stopped; else the one that got least far is to blame. While one
+says that it does something that may take long, the others wait for it.
 """
 
 import math
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from torch.distributed import PrefixStore, Store
@@ -33,6 +35,10 @@ class Sign(NamedTuple):
     """Grows as long as its watchdog runs."""
     pid: int
     host: str
+    paused: bool = False
+    """It does what may take as long as it takes."""
+    born: int = 0
+    """When the process began, in the system's own ticks; 0 where the system does not tell."""
 
 
 class Watchdog(threading.Thread):
@@ -53,20 +59,21 @@ class Watchdog(threading.Thread):
         super().__init__(name="watchdog", daemon=True)
         self._store = PrefixStore(_NAME, store)
         self._rank, self._size, self._timeout, self._tell, self._hint = rank, size, timeout_s, tell, hint
-        self._parent = os.getppid()
+        self._parent, self._born = os.getppid(), began(os.getpid())
         self._over = threading.Event()
         self._beats = self._serial = 0
         self._last = math.inf  # until the first beat nothing is measured: a download may take long
+        self._paused = False
         self._publish()
 
     def beat(self) -> None:
         """This process got on."""
         self._beats += 1
-        self._last = time.monotonic()
+        self._last, self._paused = time.monotonic(), False
 
     def pause(self) -> None:
-        """Measure nothing until the next beat."""
-        self._last = math.inf
+        """Measure nothing until the next beat, here and in the other processes."""
+        self._last, self._paused = math.inf, True
 
     def fail(self, why: str) -> None:
         """Let the watchdogs of all processes, on all machines, know that the run is over."""
@@ -92,24 +99,29 @@ class Watchdog(threading.Thread):
                 waited = time.monotonic() - self._last
                 if waited < self._timeout / 2:
                     earlier = []
-                elif not earlier:
-                    earlier = self._signs()
-                elif waited > self._timeout:
-                    self._end_standstill(blame(earlier, self._signs()))
+                    continue
+                signs = self._signs()
+                if not earlier:
+                    earlier = signs
+                if any(new.paused and new.serial != old.serial for old, new in zip(earlier, signs, strict=True)):
+                    self._last, earlier = time.monotonic(), []
+                elif waited > self._timeout and signs is not earlier:
+                    self._end_standstill(blame(earlier, signs))
             except RuntimeError:  # the store is gone, and with it the process that kept it
                 if not self._over.wait(self._timeout / 2):
                     self._end_standstill([])
 
     def _publish(self) -> None:
         self._serial += 1
-        sign = Sign(self._beats, self._serial, os.getpid(), socket.gethostname())
+        sign = (self._beats, self._serial, os.getpid(), int(self._paused), self._born, socket.gethostname())
         self._store.set(str(self._rank), " ".join(map(str, sign)))
 
     def _signs(self) -> list[Sign]:
         signs = []
         for raw in self._store.multi_get([str(rank) for rank in range(self._size)]):
-            beats, serial, pid, host = raw.decode().split(" ", 3)
-            signs.append(Sign(int(beats), int(serial), int(pid), host))
+            *numbers, host = raw.decode().split(" ", 5)
+            beats, serial, pid, paused, born = map(int, numbers)
+            signs.append(Sign(beats, serial, pid, host, bool(paused), born))
         return signs
 
     def _end_standstill(self, guilty: list[tuple[int, Sign]]) -> None:
@@ -118,17 +130,29 @@ class Watchdog(threading.Thread):
             message = f"{who} stopped answering, and the run stood still for {self._timeout:g} s"
         else:
             message = f"the run stood still for {self._timeout:g} s, and no process can be told to be the cause"
-        here = [sign.pid for rank, sign in guilty if rank != self._rank and sign.host == socket.gethostname()]
+        here = [sign for rank, sign in guilty if rank != self._rank and sign.host == socket.gethostname()]
         self._end(message, kill=here)
 
-    def _end(self, message: str, *, kill: Sequence[int] = ()) -> None:
+    def _end(self, message: str, *, kill: Sequence[Sign] = ()) -> None:
         if self._over.is_set():
             return
-        self._tell(MachineError(message, hint=self._hint))
-        for pid in kill:
-            os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-        sys.stderr.flush()
-        os._exit(MachineError.exit_code)
+        try:
+            self._tell(MachineError(message, hint=self._hint))
+            for sign in kill:
+                if sign.born and began(sign.pid) == sign.born:  # else its number may be another program's by now
+                    with suppress(OSError):
+                        os.kill(sign.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+            sys.stderr.flush()
+        finally:
+            os._exit(MachineError.exit_code)
+
+
+def began(pid: int) -> int:
+    """Tell when a process began, in ticks since the system's start; 0 where there is none, or no /proc."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def announce(store: Store, why: str) -> None:

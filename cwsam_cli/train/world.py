@@ -63,11 +63,13 @@ class World:
 
     @contextmanager
     def unwatched(self) -> Iterator[None]:
-        """What the block does, such as writing to a slow disk, may take as long as it takes."""
+        """Let the block, such as writing to a slow disk, take as long as it takes; the other processes wait."""
         if self.watchdog is not None:
             self.watchdog.pause()
-        yield
-        self.beat()
+        try:
+            yield
+        finally:
+            self.beat()
 
     def barrier(self) -> None:
         """Wait for the others."""

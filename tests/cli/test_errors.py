@@ -530,6 +530,15 @@ def test_a_checkpoint_whose_weights_do_not_fit_is_refused(
     refused(5, "predict", run.scene, "-c", "odd.pth", "-o", "map.tif", names="checkpoint")
 
 
+def test_weights_that_are_not_finite_give_neither_map_nor_report(refused: Refused, run: Any, tmp_path: Path) -> None:
+    raw = torch.load(run.checkpoint, weights_only=True)
+    name = next(iter(raw["weights"]))
+    raw["weights"][name].fill_(float("nan"))
+    torch.save(raw, tmp_path / "nan.pth")
+    refused(5, "predict", run.scene, "-c", "nan.pth", "-o", "map.tif", names=f"`weights.{name}`")
+    refused(5, "eval", "-c", "nan.pth", "--data", run.dataset, names=f"`weights.{name}`")
+
+
 class Bomb:
     """Runs code when it is unpickled."""
 

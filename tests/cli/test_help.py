@@ -110,3 +110,28 @@ def test_a_failure_ends_the_process_with_its_code_and_without_a_traceback(tmp_pa
     assert done.stderr.startswith("error: ") and "`missing.tif`" in done.stderr and "\n\nhint: " in done.stderr
     assert "\x1b" not in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "names"),
+    [
+        (2, ("predict", "scene.tif", "-c", "model.pth", "-o", "there.tif"), "`there.tif` exists"),
+        (2, ("predict", "scene.tif", "-c", "model.pth", "-o", "map.tif", "--window", "cosine"), "--window `cosine`"),
+        (2, ("predict", "scene.tif", "-c", "model.pth"), "no output is given"),
+        (4, ("predict", "gone.tif", "-c", "model.pth", "-o", "map.tif"), "`gone.tif`"),
+        (5, ("predict", "scene.tif", "-c", "gone.pth", "-o", "map.tif"), "`gone.pth`"),
+        (4, ("eval", "-c", "model.pth", "--data", "gone"), "`gone`"),
+        (2, ("eval", "-c", "model.pth", "--data", "gone", "-o", "there.tif"), "`there.tif` exists"),
+    ],
+)
+def test_what_can_be_seen_to_fail_is_told_before_torch_is_loaded(
+    tmp_path: Path, code: int, arguments: tuple[str, ...], names: str
+) -> None:
+    for name in ("scene.tif", "model.pth", "there.tif"):
+        (tmp_path / name).touch()
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    assert names in done.stderr
+    assert "torch" not in done.stderr.rsplit("loaded:", 1)[1].split()

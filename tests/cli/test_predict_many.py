@@ -471,7 +471,7 @@ def test_processes_look_for_what_is_missing_before_any_of_them_adds_to_it(tmp_pa
     world: Any = SimpleNamespace(barrier=barrier)
     job: Any = None
     with pytest.raises(Met):
-        _share(world, job, tmp_path / "read-later.pth", MapOptions(), tmp_path)
+        _share(world, job, tmp_path / "read-later.pth", "", MapOptions(), tmp_path)
 
 
 def test_a_process_among_others_may_hash_and_write_as_long_as_it_takes_and_shows_life_at_every_scene(
@@ -580,41 +580,3 @@ def test_killed_at_random_moments_and_resumed_the_output_is_the_same_to_the_byte
     assert files(folder) == expected
     assert sorted(path.name for path in folder.iterdir()) == sorted(expected)
     assert resumed >= times // 3
-
-
-PEAK = """
-import re, sys
-from pathlib import Path
-from cwsam_cli.main import main
-try:
-    main()
-except SystemExit as end:
-    if end.code:
-        raise
-print(re.search("VmHWM:\\s*([0-9]+)", Path("/proc/self/status").read_text())[1])
-"""
-"""Runs `cwsam` and tells its own peak; getrusage would tell that of the test, if it is larger."""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize(("precision", "limits"), [("fp32", ("1.2GB", "0.95GB")), ("bf16", ("1.3GB", "1.1GB"))])
-def test_a_limit_of_memory_holds_for_the_whole_process(
-    cwsam: Cwsam, make_raster: Any, tmp_path: Path, precision: str, limits: tuple[str, ...]
-) -> None:
-    """With the model that ships, whose experts meet other numbers of rows in every batch."""
-    scene = make_raster("scene.tif", picture(1200, 1500))
-    labels = make_raster("labels.tif", (np.indices((1200, 1500))[1] // 300 % 3 + 1).astype(np.uint8))
-    cwsam("tile", scene, "--labels", labels, "-o", "data", "--size", 128, "--split", 100, 1, 1)
-    for split in ("train", "val"):
-        for path in sorted((tmp_path / "data" / "images" / split).iterdir())[2:]:
-            path.unlink()
-            (tmp_path / "data" / "labels" / split / path.name).unlink()
-    cwsam("train", "--config", "tiny", "--set", "epoch_max=1", "--data", "data", "-o", "run")
-    best = ("-c", "run/model_epoch_best.pth", "--device", "cpu", "--precision", precision)
-    for limit in limits:
-        arguments = ["predict", scene, *best, "-o", "map.tif", "--max-memory", limit, "--overwrite"]
-        line = [sys.executable, "-c", PEAK, *map(str, arguments)]
-        done = subprocess.run(line, env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert 3e8 < int(done.stdout.splitlines()[-1]) * 1024 < float(limit.removesuffix("GB")) * 1e9

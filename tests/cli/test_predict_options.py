@@ -18,6 +18,8 @@ from rasterio.transform import from_origin
 from rio_cogeo.cogeo import cog_validate
 from typer.testing import Result
 
+from cwsam_cli.commands.options import command_line, memory_size
+
 Cwsam = Callable[..., Result]
 
 HEIGHT, WIDTH = 110, 140
@@ -329,6 +331,21 @@ def test_a_size_of_memory_that_is_none_is_named(refused: Any, run: Any, scene: P
     refused(2, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--max-memory", value, names=value)
 
 
+@pytest.mark.parametrize("value", ["4", "0.5", "4000000000"])
+def test_a_size_of_memory_without_a_unit_is_refused(refused: Any, run: Any, scene: Path, value: str) -> None:
+    arguments = ("predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--max-memory", value)
+    assert f"--max-memory {value}GB" in refused(2, *arguments, names=f"--max-memory `{value}` has no unit")
+    arguments = ("plan", "--config", "tiny", "--gpus", 1, "--gpu-memory", value)
+    assert f"--gpu-memory {value}GB" in refused(2, *arguments, names=f"--gpu-memory `{value}` has no unit")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4GB", 4 * 10**9), ("1.5 GiB", 3 * 2**29), ("500mb", 5 * 10**8), ("2g", 2 * 10**9), ("7B", 7)]
+)
+def test_a_size_of_memory_is_read_with_its_unit(text: str, size: int) -> None:
+    assert memory_size(text, "--max-memory") == size
+
+
 def test_too_little_memory_is_told_with_what_is_needed(refused: Any, run: Any, scene: Path) -> None:
     message = refused(6, "predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--max-memory", "50MB", names="50 MB")
     assert "need" in message
@@ -466,3 +483,29 @@ def test_bands_may_be_named_with_spaces_between(predict: Any) -> None:
     np.testing.assert_array_equal(
         predict("--bands", "3, 2, 1", name="a.tif"), predict("--bands", "3,2,1", name="b.tif")
     )
+
+
+def test_bands_taken_by_position_are_warned_of_with_their_numbers(cwsam: Cwsam, run: Any, make_raster: Any) -> None:
+    bare = make_raster("bare.tif", picture(), photometric="MINISBLACK")
+    told = cwsam("predict", bare, "-c", run.checkpoint, "-o", "map.tif").stderr
+    assert told.count("bands 1, 2, 3 (band_1, band_2, band_3) are taken for red, green, blue by position") == 1
+    chosen = cwsam("predict", bare, "-c", run.checkpoint, "-o", "chosen.tif", "--bands", "1,2,3").stderr
+    named = cwsam("predict", run.scene, "-c", run.checkpoint, "-o", "named.tif").stderr
+    assert "by position" not in chosen + named
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("https://example.org/a.tif?X-Amz-Signature=abc&x=1", "https://example.org/a.tif"),
+        ("/vsicurl/https://me:word@example.org/a.tif", "/vsicurl/https://example.org/a.tif"),
+        ("/vsicurl?header.Authorization=abc&url=x", "/vsicurl"),
+        ("--aoi=https://example.org/a.gpkg?sig=abc", "--aoi=https://example.org/a.gpkg"),
+        ("scenes/what?.tif", "'scenes/what?.tif'"),
+    ],
+)
+def test_the_record_of_a_command_holds_no_secret_of_a_url(
+    monkeypatch: pytest.MonkeyPatch, typed: str, kept: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["cwsam", "predict", typed, "-o", "map.tif"])
+    assert command_line() == f"cwsam predict {kept} -o map.tif"

@@ -3,12 +3,13 @@
 import io
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 
 import pytest
 
-from cwsam_cli.console import ONCE, ONCE_A_KIND, close_bars, log, setup, track
+from cwsam_cli.console import ONCE, ONCE_A_KIND, close_bars, loading, log, setup, track
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +144,18 @@ def test_what_ends_a_command_clears_its_bars_first(monkeypatch: pytest.MonkeyPat
     assert terminal.getvalue().endswith("\r")
     assert terminal.getvalue().rstrip("\r").endswith(" ")
     running.close()
+
+
+def test_what_takes_more_than_a_second_to_load_is_named_and_what_is_quick_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    setup(0)
+    with loading("nothing"):
+        pass
+    with loading("torch"):
+        time.sleep(1.5)
+    assert capsys.readouterr().err == "loading torch …\n"
+    setup(-1)
+    with loading("torch"):
+        time.sleep(1.5)
+    assert capsys.readouterr().err == ""

@@ -66,3 +66,14 @@ def test_a_scene_across_the_antimeridian_finds_its_polygons(tmp_path: Path) -> N
 def test_polygons_elsewhere_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="lies on the scene"):
         read_area(write(tmp_path / "far.gpkg", shapely.box(10, 45, 11, 46), "EPSG:4326"), LAMBERT)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("crs", ["EPSG:3358", "EPSG:4326"])
+def test_a_coordinate_that_is_not_finite_is_refused(tmp_path: Path, value: float, crs: str) -> None:
+    corners = [(630_600.0, 227_900), (632_400, 227_900), (632_400, 229_400), (630_600, 229_400)]
+    if crs == "EPSG:4326":
+        corners = [(-78.0, 35), (-79, 35), (-79, 36), (-78, 36)]
+    corners[2] = (value, corners[2][1])
+    with pytest.raises(DataError, match=r"odd\.gpkg` .*(NaN or infinite|NaN/Inf)"):
+        read_area(write(tmp_path / "odd.gpkg", shapely.Polygon(corners), crs), LAMBERT)

@@ -65,21 +65,32 @@ def test_the_nodata_value_is_no_data_where_all_bands_have_it(make_raster: MakeRa
 
 
 @pytest.mark.parametrize("nodata", [None, np.nan, -9999.0])
-def test_pixels_without_a_finite_value_in_any_band_are_no_data(make_raster: MakeRaster, nodata: float | None) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_pixels_without_a_finite_value_in_any_one_band_are_no_data(
+    make_raster: MakeRaster, nodata: float | None, value: float
+) -> None:
     values = image(dtype="float32")
-    values[:, ~left_half()] = np.nan
-    values[2, 0, 0] = np.inf
+    values[2, ~left_half()] = value
     _, _, valid = read(make_raster("nan.tif", values, nodata=nodata))
     np.testing.assert_array_equal(valid, left_half())
 
 
-def test_the_nodata_value_of_a_single_float_band_is_no_measurement(make_raster: MakeRaster) -> None:
+@pytest.mark.parametrize(("dtype", "nodata"), [("float32", -9999), ("float64", -9999), ("int16", -9999)])
+def test_the_nodata_value_of_a_single_band_is_no_measurement_where_it_is_no_brightness(
+    make_raster: MakeRaster, dtype: str, nodata: float
+) -> None:
+    values = image(dtype=dtype)
+    values[1, ~left_half()] = nodata
+    _, _, valid = read(make_raster("holes.tif", values, nodata=nodata))
+    np.testing.assert_array_equal(valid, left_half())
+
+
+def test_a_band_that_is_not_read_hides_no_pixel(make_raster: MakeRaster) -> None:
     values = image(dtype="float32")
-    values[1, ~left_half()] = -9999
-    _, seen, valid = read(make_raster("holes.tif", values, nodata=-9999.0))
+    values[2, ~left_half()] = np.nan
+    path = named(make_raster("nan.tif", values), "a", "b", "c")
+    _, _, valid = read(path, ("a", "b"))
     assert valid.all()
-    np.testing.assert_array_equal(np.isnan(seen[1]), ~left_half())
-    assert np.isfinite(seen[0]).all()
 
 
 def test_an_internal_mask_is_honoured(make_raster: MakeRaster) -> None:
@@ -235,6 +246,14 @@ def test_a_scene_tells_the_names_of_its_bands(make_raster: MakeRaster) -> None:
 
 def test_wanted_bands_that_the_scene_does_not_name_are_taken_by_position(make_raster: MakeRaster) -> None:
     bands, _, _ = read(make_raster("bare.tif", image(3)), ("swir", "nir", "thermal"))
+    assert bands == (1, 2, 3)
+
+
+@pytest.mark.parametrize("wanted", [("band_1", "band_2", "band_3"), ("Band 2", "Band 1", "band3")])
+def test_names_that_a_file_without_names_gets_match_none(make_raster: MakeRaster, wanted: tuple[str, ...]) -> None:
+    bare = make_raster("bare.tif", image(8))
+    assert "8 image bands" in str(refusal(bare, wanted))
+    bands, _, _ = read(make_raster("three.tif", image(3), photometric="MINISBLACK"), wanted)
     assert bands == (1, 2, 3)
 
 

@@ -14,7 +14,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.data.manifest import Band
 from cwsam_cli.data.transforms import normalize
-from cwsam_cli.errors import DataError
+from cwsam_cli.errors import CheckpointError, DataError
 from cwsam_cli.geo.grid import Lattice
 from cwsam_cli.geo.layers import LayerPlan
 from cwsam_cli.geo.mapfile import cuts
@@ -217,3 +217,29 @@ def test_every_batch_is_a_sign_of_life_and_may_end_the_work(scene: Path, tmp_pat
     with pytest.raises(KeyboardInterrupt), journal(tmp_path / "map.tif", {}, {}) as kept:
         fill(job_of(scene), stub, kept, beat=beat)
     assert len(beats) == 4
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_not_finite_end_the_work_with_the_first_windows_place(
+    scene: Path, tmp_path: Path, value: float
+) -> None:
+    def broken(images: torch.Tensor) -> NDArray[np.float32]:
+        scores = stub(images)
+        scores[0, 2] = value
+        return scores
+
+    with journal(tmp_path / "map.tif", {}, {}) as kept, pytest.raises(CheckpointError) as caught:
+        fill(job_of(scene), broken, kept)
+    assert f"not finite in the window at column 0, row 0 of `{scene}`" in str(caught.value)
+
+
+def test_scores_of_pixels_without_data_may_be_anything(scene: Path, tmp_path: Path) -> None:
+    def broken(images: torch.Tensor) -> NDArray[np.float32]:
+        hidden = (images == 0).all(dim=1, keepdim=True).numpy()
+        return np.where(hidden, np.float32(np.nan), stub(images))
+
+    between = tuple(dataclasses.replace(band, mean=120.5) for band in BANDS)  # so that no value becomes 0
+    job = job_of(scene, bands=between)
+    with journal(tmp_path / "map.tif", {}, {}) as kept:
+        fill(job, broken, kept)
+        np.testing.assert_array_equal(assembled(job, kept) == 255, HOLES)

@@ -1,6 +1,7 @@
 """A checkpoint says all that prediction must know, and a foreign file is told apart."""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from cwsam_cli.data.manifest import Band
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
-from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
+from cwsam_cli.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cwsam_cli.train.newest import newest_checkpoint
 from tests.small import small
 
 ARCHITECTURE = small(num_bands=2, num_classes=3, detail_stem=True)
@@ -150,6 +152,51 @@ def test_a_file_of_another_program_or_version_is_refused(tmp_path: Path, foreign
     with pytest.raises(CheckpointError, match=r"sam_vit_b_01ec64\.pth` is no checkpoint of this version") as caught:
         load_checkpoint(path)
     assert caught.value.exit_code == 5
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_that_are_not_finite_are_refused_when_they_are_used(
+    tmp_path: Path, value: float, dtype: torch.dtype
+) -> None:
+    checkpoint = _checkpoint()
+    name, tensor = next(item for item in checkpoint.weights.items() if item[1].ndim > 1)
+    checkpoint.weights[name] = tensor.to(dtype)
+    assert checkpoint.finite_weight(name).dtype == dtype
+    checkpoint.weights[name].view(-1)[-1] = value
+    save_checkpoint(checkpoint, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=f"weights.{name}` of the checkpoint holds NaN or infinite"):
+        load_checkpoint(tmp_path / "model.pth").model()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"weights": None}, "weights"),
+        ({"weights": {"neck": "text"}}, "weights.neck"),
+        ({"gsd_m": "thirty"}, "gsd_m"),
+        ({"gsd_m": math.nan}, "gsd_m"),
+        ({"gsd_m": -30.0}, "gsd_m"),
+        ({"epoch": "last"}, "epoch"),
+        ({"metrics": 3}, "metrics"),
+        ({"dtype": None}, "dtype"),
+        ({"ignore_background": "perhaps"}, "ignore_background"),
+        ({"taxonomy": None}, "taxonomy"),
+        ({"taxonomy": {"classes": [1]}}, "taxonomy.classes.0"),
+        ({"architecture": {"embed_dim": "wide"}}, "architecture"),
+        ({"bands": None}, "bands"),
+        ({"bands": ({"name": "red", "mean": "bright", "std": 1.0},) * 2}, "bands.0.mean"),
+        ({"bands": ({"name": "red", "mean": math.nan, "std": 1.0},) * 2}, "bands.0"),
+        ({"bands": ({"name": "red", "mean": 0.0, "std": math.inf},) * 2}, "bands.0"),
+        ({"bands": ({"name": "red", "mean": 0.0, "std": 0.0},) * 2}, "bands.0"),
+        ({"bands": ({"name": "red", "mean": 0.0, "std": 1.0},)}, "architecture.num_bands"),
+    ],
+)
+def test_an_edited_field_is_refused_by_its_name(saved: Path, changes: dict[str, Any], named: str) -> None:
+    torch.save(torch.load(saved, weights_only=True) | changes, saved)
+    with pytest.raises(CheckpointError, match=f"`{named}[^`]*` in `{saved}`") as caught:
+        load_checkpoint(saved)
     assert caught.value.hint
 
 

@@ -1,9 +1,11 @@
 """A checkpoint comes over a network that breaks, changes files, or is not there. The server is our own."""
 
 import hashlib
+import os
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cwsam_cli.errors import CheckpointError, MachineError
+from cwsam_cli.journal import locked
 from cwsam_cli.train.download import download
 
 CONTENT = bytes(range(256)) * 9_000  # 2.3 MB: more than two chunks
@@ -191,3 +194,24 @@ def test_a_file_that_the_server_has_not_is_an_error_that_names_the_url(server: S
         download(url, tmp_path / "gone.pth")
     assert url in str(caught.value)
     assert _left(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nothing is locked there")
+def test_a_file_that_another_process_is_fetching_is_fetched_apart(server: Server, tmp_path: Path) -> None:
+    target, part = tmp_path / "model.pth", tmp_path / "model.pth.part"
+    part.write_bytes(CONTENT[:1000])
+    with locked(part, ""):
+        download(server.url, target, sha256_prefix=DIGEST)
+        assert part.read_bytes() == CONTENT[:1000]
+    assert target.read_bytes() == CONTENT
+    assert server.asked == [None]
+    assert _left(tmp_path) == ["model.pth", "model.pth.part"]
+
+
+def test_many_that_fetch_one_file_at_once_all_get_it_whole(server: Server, tmp_path: Path) -> None:
+    target = tmp_path / "model.pth"
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: download(server.url, target, sha256_prefix=DIGEST), range(8)))
+    assert found == [target] * 8
+    assert target.read_bytes() == CONTENT
+    assert _left(tmp_path) == ["model.pth"]
