@@ -50,7 +50,8 @@ def train(
     from datetime import datetime
 
     from cwsam_cli.config.load import load_config
-    from cwsam_cli.errors import UsageError
+    from cwsam_cli.console import loading
+    from cwsam_cli.errors import DataError, UsageError
     from cwsam_cli.train.cluster import Cluster
 
     if resume and output is None:
@@ -58,9 +59,14 @@ def train(
     overrides = [*(settings or []), *(["resume=last"] if resume else [])]
     overrides += ["training_settings.skip_bad_tiles=true"] if skip_bad_tiles else []
     loaded = load_config(config, overrides, data=data)
-    from cwsam_cli.pipelines.train import train as run  # torch is slow to import: a wrong key is told before
-
     folder = output or Path(loaded.work_dir) / f"{Path(config).stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    if data is not None and not data.is_dir():
+        raise DataError(f"there is no dataset `{data}`", hint="make one: cwsam tile SCENE --labels LABELS -o dataset/")
+    if not resume and loaded.resume is None and (folder / "config.yaml").exists():
+        raise UsageError(f"`{folder}` holds a run already", hint="go on with it: --resume; or choose another -o")
+    with loading("torch"):  # slow: what can be seen to be wrong is told before
+        from cwsam_cli.pipelines.train import train as run
+
     cluster = Cluster(processes=gpus, nodes=nodes, node_rank=node_rank, endpoint=endpoint, device=device)
     result = run(loaded, folder, cluster=cluster)
     if result is None:  # another process tells
