@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cwsam_cli.errors import CheckpointError, MachineError
-from cwsam_cli.journal import locked
+from cwsam_cli.files import locked
 from cwsam_cli.train.download import download
 
 CONTENT = bytes(range(256)) * 9_000  # 2.3 MB: more than two chunks
