@@ -51,7 +51,7 @@ def train(
 
     from cwsam_cli.config.load import load_config
     from cwsam_cli.console import loading
-    from cwsam_cli.errors import DataError, UsageError
+    from cwsam_cli.errors import UsageError
     from cwsam_cli.train.cluster import Cluster
 
     if resume and output is None:
@@ -60,8 +60,6 @@ def train(
     overrides += ["training_settings.skip_bad_tiles=true"] if skip_bad_tiles else []
     loaded = load_config(config, overrides, data=data)
     folder = output or Path(loaded.work_dir) / f"{Path(config).stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    if data is not None and not data.is_dir():
-        raise DataError(f"there is no dataset `{data}`", hint="make one: cwsam tile SCENE --labels LABELS -o dataset/")
     if not resume and loaded.resume is None and (folder / "config.yaml").exists():
         raise UsageError(f"`{folder}` holds a run already", hint="go on with it: --resume; or choose another -o")
     with loading("torch"):  # slow: what can be seen to be wrong is told before
