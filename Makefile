@@ -22,8 +22,9 @@ $(VENV)/.demo-scene: $(READY)
 demo: $(VENV)/.demo-scene
 	$(BIN)/cwsam demo --overwrite
 
+# One thread per worker: threads that spin while another process computes slow both many times over.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.demo-scene
 	$(BIN)/python -m pytest -m slow
