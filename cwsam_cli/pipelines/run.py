@@ -232,6 +232,12 @@ def _source(config: RunConfig, output: Path, manifest: Manifest, arch: Architect
     """The weights that a run begins with, if any, and how far along they are."""
     if config.resume is None:
         source = open_source(config.sam_checkpoint) if config.sam_checkpoint is not None else None
+        if source is not None and not source.class_names and config.stages and config.stages[0].name == "integrate":
+            log.warning(
+                "`%s` knows no classes and the stage `integrate` leaves the decoder as it is, so it will learn little; "
+                "begin with the stage `adapt`",
+                config.sam_checkpoint,
+            )
         return source, Progress(grown=source is not None and source.grown)
     path = output / f"model_epoch_{config.resume}.pth"
     kept = load_checkpoint(path)
