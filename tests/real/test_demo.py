@@ -15,7 +15,7 @@ from cwsam_cli.pipelines.demo import _example
 from cwsam_cli.pipelines.evaluate import evaluate
 from cwsam_cli.pipelines.train import train
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(scope="module")
