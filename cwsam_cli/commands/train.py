@@ -40,7 +40,8 @@ def train(
     The run's folder receives model_epoch_best.pth (best mIoU on the validation
     split), model_epoch_last.pth, the configuration used, events for TensorBoard,
     the same figures in history.jsonl, and last/, from which --resume goes on, also
-    with another number of processes. Ctrl-C finishes the running step and saves.
+    with another number of processes. Ctrl-C, SIGTERM and SIGUSR1 finish the running
+    step, save and end; --set training_settings.time_limit=11h30min does so by the clock.
 
     torchrun and SLURM's srun may start the processes instead:
 

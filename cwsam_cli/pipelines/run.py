@@ -16,7 +16,7 @@ from cwsam_cli.config.schema import Resume, RunConfig
 from cwsam_cli.console import log
 from cwsam_cli.data.manifest import Manifest
 from cwsam_cli.errors import CheckpointError, ConfigError, MachineError, UsageError
-from cwsam_cli.files import write_text
+from cwsam_cli.files import staged, write_text
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import LoadReport, Source
 from cwsam_cli.pipelines.training_data import TrainingData, prepare_data
@@ -252,8 +252,8 @@ def _source(config: RunConfig, output: Path, manifest: Manifest, arch: Architect
             os.replace(output / BEST, aside)
             log.warning("the best model so far is of epoch %d, and is `%s` from now on", best.epoch, aside)
         if kept.metrics:
-            shutil.copyfile(path, output / f".{BEST}.part")
-            os.replace(output / f".{BEST}.part", output / BEST)
+            with staged(output / BEST, overwrite=True) as copy:
+                shutil.copyfile(path, copy)
         else:
             (output / BEST).unlink(missing_ok=True)
         best = kept
