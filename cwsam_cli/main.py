@@ -20,9 +20,9 @@ from cwsam_cli.commands.tile import tile
 from cwsam_cli.commands.train import train
 from cwsam_cli.commands.upcycle import upcycle
 from cwsam_cli.commands.vectorize import vectorize
+from cwsam_cli.distributed.cluster import joined
 from cwsam_cli.errors import CwsamError, as_user_error
-from cwsam_cli.geo.network import PATIENCE
-from cwsam_cli.train.cluster import joined
+from cwsam_cli.raster.network import PATIENCE
 
 _INTERRUPTED = 130
 _COURTESY_S = 2

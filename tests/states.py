@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cwsam_cli.distributed.world import World
 from cwsam_cli.train.state import OptimizerFacts, PlainState, StateWriter, read_index, read_tensors, shapes
-from cwsam_cli.train.world import World
 
 WORLD = World(torch.device("cpu"))
 

@@ -1,1 +1,1 @@
-"""How good a map is."""
+"""Measure a checkpoint's accuracy on a dataset: the command `eval`."""

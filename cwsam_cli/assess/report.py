@@ -8,8 +8,8 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from cwsam_cli.assess.confusion import Matrix, Scores
 from cwsam_cli.files import write_text
+from cwsam_cli.metrics.confusion import Matrix, Scores
 from cwsam_cli.taxonomy import Taxonomy
 
 METRICS = "metrics.json"

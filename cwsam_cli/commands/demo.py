@@ -30,8 +30,8 @@ def demo(
     A few minutes on two CPU cores. The output holds the map, the polygons, the model,
     the accuracy report and quicklook.png.
     """
+    from cwsam_cli.demo.pipeline import run_demo  # torch and rasterio are slow to import
     from cwsam_cli.errors import UsageError
-    from cwsam_cli.pipelines.demo import run_demo  # torch and rasterio are slow to import
 
     if (scene is None) != (labels is None):
         raise UsageError("--scene and --labels go together", hint="give both, or neither")

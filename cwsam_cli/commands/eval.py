@@ -40,14 +40,14 @@ def evaluate(
     """
     checkpoint = checkpoint_given(checkpoint)
     from cwsam_cli.assess.report import METRICS, as_dict, as_table
-    from cwsam_cli.data.manifest import read_manifest
+    from cwsam_cli.dataset.manifest import read_manifest
     from cwsam_cli.files import refuse_existing
 
     if output is not None:
         refuse_existing(output, overwrite=overwrite, marker=METRICS)
     read_manifest(data)
     with loading("torch"):
-        from cwsam_cli.pipelines.evaluate import evaluate as measure
+        from cwsam_cli.assess.pipeline import evaluate as measure
 
     result = measure(
         checkpoint, data, split=split, output=output, overwrite=overwrite, batch_size=batch_size, device=device

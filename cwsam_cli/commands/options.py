@@ -37,8 +37,8 @@ def _without_secrets(argument: str) -> str:
 
 def checkpoint_given(checkpoint: Path | None) -> Path:
     """Return the checkpoint, or raise an error that names one."""
+    from cwsam_cli.checkpoints.newest import newest_checkpoint, refuse_missing
     from cwsam_cli.errors import UsageError
-    from cwsam_cli.train.newest import newest_checkpoint, refuse_missing
 
     if checkpoint is None:
         raise UsageError("no checkpoint is given", hint=newest_checkpoint())

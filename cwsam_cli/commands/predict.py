@@ -22,7 +22,7 @@ from cwsam_cli.commands.options import (
 from cwsam_cli.console import loading
 
 if TYPE_CHECKING:
-    from cwsam_cli.pipelines.predict import MapResult
+    from cwsam_cli.predict.pipeline import MapResult
 
 _DATA = 4  # exit code: of many scenes some failed
 
@@ -109,8 +109,8 @@ def predict(
     # oneDNN would keep 1024 kernels, one for each number of rows that an expert met: 0.5 GB after many windows.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     from cwsam_cli.errors import UsageError
-    from cwsam_cli.geo.scenes import expand
-    from cwsam_cli.pipelines.map_options import MapOptions, refuse_early
+    from cwsam_cli.predict.request import MapOptions, refuse_early
+    from cwsam_cli.raster.sources import expand
 
     options = MapOptions(
         overlap=overlap,
@@ -142,8 +142,8 @@ def predict(
     if output is not None and not many and not dry_run:
         refuse_early(named[0], checkpoint, output, options, overwrite=overwrite)
     with loading("torch"):
-        from cwsam_cli.pipelines.archive import estimate_many, predict_many
-        from cwsam_cli.pipelines.predict import predict as run
+        from cwsam_cli.predict.many import estimate_many, predict_many
+        from cwsam_cli.predict.pipeline import predict as run
     if output is None or dry_run:
         found, failed = estimate_many(named, checkpoint, options)
         for remark in (remark for each in found for remark in each.warnings):

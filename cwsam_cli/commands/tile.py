@@ -43,7 +43,7 @@ def tile(
     Training, validation and test ground are separate blocks: no pixel is in two of them.
     tiles.gpkg in the dataset shows the split in QGIS.
     """
-    from cwsam_cli.pipelines.tile import tile_scenes  # rasterio and geopandas are slow to import
+    from cwsam_cli.tile.pipeline import tile_scenes  # rasterio and geopandas are slow to import
 
     manifest = tile_scenes(
         scenes,

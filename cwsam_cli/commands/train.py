@@ -52,8 +52,8 @@ def train(
 
     from cwsam_cli.config.load import load_config
     from cwsam_cli.console import loading
+    from cwsam_cli.distributed.cluster import Cluster
     from cwsam_cli.errors import UsageError
-    from cwsam_cli.train.cluster import Cluster
 
     if resume and output is None:
         raise UsageError("--resume needs the run's folder", hint="name it: -o save/RUN --resume")
@@ -64,7 +64,7 @@ def train(
     if not resume and loaded.resume is None and (folder / "config.yaml").exists():
         raise UsageError(f"`{folder}` holds a run already", hint="go on with it: --resume; or choose another -o")
     with loading("torch"):  # slow: what can be seen to be wrong is told before
-        from cwsam_cli.pipelines.train import train as run
+        from cwsam_cli.train.pipeline import train as run
 
     cluster = Cluster(processes=gpus, nodes=nodes, node_rank=node_rank, endpoint=endpoint, device=device)
     result = run(loaded, folder, cluster=cluster)

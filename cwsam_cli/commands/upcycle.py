@@ -28,7 +28,7 @@ def upcycle(
     sam_checkpoint names a smaller model.
     """
     from cwsam_cli.config.load import load_config
-    from cwsam_cli.pipelines.upcycle import upcycle as run  # torch is slow to import
+    from cwsam_cli.upcycle.pipeline import upcycle as run  # torch is slow to import
 
     result = run(source, load_config(config, settings or []), output, overwrite=overwrite)
     text = (

@@ -68,8 +68,8 @@ def vectorize(
     where the map's CRS is in degrees, or stretches them by more than 0.5 %. A GeoPackage
     brings the map's colours to QGIS. GeoJSON is in longitude and latitude.
     """
-    from cwsam_cli.pipelines.vectorize import VectorOptions, statistics, summary  # rasterio is slow to import
-    from cwsam_cli.pipelines.vectorize import vectorize as run
+    from cwsam_cli.vectorize.pipeline import VectorOptions, statistics, summary  # rasterio is slow to import
+    from cwsam_cli.vectorize.pipeline import vectorize as run
 
     options = VectorOptions(
         min_area=min_area,

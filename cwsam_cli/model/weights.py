@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from cwsam_cli.config.schema import UpcycleConfig
 from cwsam_cli.errors import CheckpointError
+from cwsam_cli.model.growth import ROUTER_STD, Weights, equal_bases, grow, is_mixture, shrink
 from cwsam_cli.model.network import ClassWiseSam
-from cwsam_cli.model.upcycle import ROUTER_STD, Weights, equal_bases, grow, is_mixture, shrink
 from cwsam_cli.model.variants import Architecture
 
 TOKEN_NOISE = 0.5

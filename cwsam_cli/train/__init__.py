@@ -1,1 +1,1 @@
-"""How weights learn: losses, optimizer, checkpoints."""
+"""A training run: the command `train`."""

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import Metadata
 from torch.distributed.tensor import DTensor, Shard
 
-from cwsam_cli.train.optim import Shards
-from cwsam_cli.train.parallelize import sharded_like
+from cwsam_cli.distributed.parallelize import sharded_like
+from cwsam_cli.distributed.world import World
+from cwsam_cli.learning.optim import Shards
 from cwsam_cli.train.state import OptimizerFacts, PlainState, Shapes, Tensors, read_tensors, shapes
-from cwsam_cli.train.world import World
 
 BLOCK = 256
 """Values that share a scale."""

@@ -12,18 +12,18 @@ from torch.distributed import init_device_mesh
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from cwsam_cli.config.schema import RunConfig
-from cwsam_cli.data.manifest import Band
+from cwsam_cli.dataset.manifest import Band
+from cwsam_cli.distributed.parallelize import checkpoint_activations, fill, shard, sharded_like
+from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError
+from cwsam_cli.learning.learner import Learner
+from cwsam_cli.learning.optim import build_optimizer, local_shards
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.model.weights import LoadReport, Source, make_weights, named_tensors, rgb_bands
 from cwsam_cli.taxonomy import Taxonomy
-from cwsam_cli.train.learner import Learner
-from cwsam_cli.train.optim import build_optimizer, local_shards
 from cwsam_cli.train.optimizer_state import optimizer_tensors, restore_optimizer
-from cwsam_cli.train.parallelize import checkpoint_activations, fill, shard, sharded_like
 from cwsam_cli.train.state import PlainState, StateWriter, model_tensors, read_index, read_plain, read_tensors
-from cwsam_cli.train.world import World
 
 _FILTERS = "image_encoder.patch_embed.proj.weight"
 

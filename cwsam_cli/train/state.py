@@ -30,8 +30,8 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from cwsam_cli.config.load import validate
 from cwsam_cli.console import log
+from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError, ConfigError, MachineError
-from cwsam_cli.train.world import World
 
 VERSION = 1
 _PLAIN = "state.json"

@@ -13,13 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from cwsam_cli.assess.confusion import constant_matrix, score
+from cwsam_cli.assess.pipeline import evaluate
 from cwsam_cli.config.load import load_config
-from cwsam_cli.pipelines.demo import _example
-from cwsam_cli.pipelines.evaluate import evaluate
-from cwsam_cli.pipelines.run import BEST
-from cwsam_cli.pipelines.tile import tile_scenes
-from cwsam_cli.pipelines.train import train
+from cwsam_cli.demo.pipeline import _example
+from cwsam_cli.metrics.confusion import constant_matrix, score
+from cwsam_cli.tile.pipeline import tile_scenes
+from cwsam_cli.train.pipeline import train
+from cwsam_cli.train.run import BEST
 
 MODELS = {"experts 2 × 4": (), "dense MLPs": ("model.args.encoder_mode.moe_num_expert_groups=0",)}
 

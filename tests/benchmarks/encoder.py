@@ -67,8 +67,8 @@ def measure(who: str, dtype: str) -> dict[str, float]:
 
 
 def main() -> None:
-    from cwsam_cli.model.count import forward_flops
     from cwsam_cli.model.variants import VARIANTS, Architecture
+    from cwsam_cli.plan.parameters import forward_flops
 
     arch = Architecture(**VARIANTS["sam_vit_b"], num_bands=3, num_classes=33, inp_size=512)
     flops = forward_flops(arch)  # the decoder's 1 % is counted in, which favours nobody but the peak

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from cwsam_cli.config.load import load_config
 from cwsam_cli.config.schema import RunConfig
+from cwsam_cli.distributed.world import World
+from cwsam_cli.learning.loop import take_step
+from cwsam_cli.learning.stages import learning_names
 from cwsam_cli.model.encoder import MLP, ImageEncoder
 from cwsam_cli.model.experts import HierarchicalExperts
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.train.fit import check_fit
-from cwsam_cli.train.loop import take_step
-from cwsam_cli.train.stages import learning_names
+from cwsam_cli.plan.fit import check_fit
 from cwsam_cli.train.start import start
-from cwsam_cli.train.world import World
 
 DEVICE = torch.device("cuda")
 BANDS = ("red", "green", "blue")

@@ -16,15 +16,15 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from cwsam_cli.config.load import load_config
 from cwsam_cli.config.schema import TrainingSettings
+from cwsam_cli.distributed.parallelize import checkpoint_activations
+from cwsam_cli.distributed.world import World
+from cwsam_cli.learning.loop import backward_passes
+from cwsam_cli.learning.losses import Whole
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.pipelines.plan import plan
-from cwsam_cli.train.fit import Fit
-from cwsam_cli.train.loop import backward_passes
-from cwsam_cli.train.losses import Whole
-from cwsam_cli.train.memory import plan_memory
-from cwsam_cli.train.parallelize import checkpoint_activations
-from cwsam_cli.train.world import World
+from cwsam_cli.plan.fit import Fit
+from cwsam_cli.plan.memory import plan_memory
+from cwsam_cli.plan.pipeline import plan
 
 CHECKPOINTED = "training_settings.activation_checkpointing=true"
 OFFLOADED = "fsdp_settings.cpu_offload=true"

@@ -65,14 +65,14 @@ def stub_scores():  # type: ignore[no-untyped-def]
 def stub_job(scene: Path, height: int, width: int, max_memory: int | None):  # type: ignore[no-untyped-def]
     from rasterio.windows import Window
 
-    from cwsam_cli.data.manifest import Band
-    from cwsam_cli.geo.budget import BLOCK, Costs, cut
-    from cwsam_cli.geo.grid import Lattice
-    from cwsam_cli.geo.layers import LayerPlan
-    from cwsam_cli.geo.mapfile import cuts
-    from cwsam_cli.geo.raster import GDAL_CACHE
-    from cwsam_cli.pipelines.checks import resident_memory
-    from cwsam_cli.pipelines.pieces import Job
+    from cwsam_cli.dataset.manifest import Band
+    from cwsam_cli.predict.budget import BLOCK, Costs, cut
+    from cwsam_cli.predict.checks import resident_memory
+    from cwsam_cli.predict.layers import LayerPlan
+    from cwsam_cli.predict.mapfile import cuts
+    from cwsam_cli.predict.pieces import Job
+    from cwsam_cli.raster.grid import Lattice
+    from cwsam_cli.raster.scene import GDAL_CACHE
     from cwsam_cli.taxonomy import from_names
 
     layers = LayerPlan(from_names([f"class {n}" for n in range(CLASSES)]))
@@ -98,11 +98,11 @@ def stub_job(scene: Path, height: int, width: int, max_memory: int | None):  # t
 def ours(scene: Path, height: int, width: int, output: Path, max_memory: int | None) -> None:
     import rasterio
 
-    from cwsam_cli.geo.grid import Grid
-    from cwsam_cli.geo.mapfile import Sheet, write_map
-    from cwsam_cli.geo.raster import GDAL_CACHE
     from cwsam_cli.journal import journal
-    from cwsam_cli.pipelines.pieces import fill
+    from cwsam_cli.predict.mapfile import Sheet, write_map
+    from cwsam_cli.predict.pieces import fill
+    from cwsam_cli.raster.grid import Grid
+    from cwsam_cli.raster.scene import GDAL_CACHE
 
     score = stub_scores()
     job = stub_job(scene, height, width, max_memory)
@@ -121,10 +121,10 @@ def peer(scene: Path, height: int, width: int, output: Path) -> None:
     import rasterio
     import torch
 
-    from cwsam_cli.data.manifest import Band
-    from cwsam_cli.data.transforms import normalize
-    from cwsam_cli.geo.grid import Lattice
-    from cwsam_cli.geo.raster import GDAL_CACHE, open_scene
+    from cwsam_cli.dataset.manifest import Band
+    from cwsam_cli.dataset.transforms import normalize
+    from cwsam_cli.raster.grid import Lattice
+    from cwsam_cli.raster.scene import GDAL_CACHE, open_scene
 
     score = stub_scores()
     bands = [Band(name=f"band_{n}", mean=120.0, std=40.0) for n in (1, 2, 3)]
@@ -221,17 +221,17 @@ def tiny(folder: Path) -> None:
     import rasterio
     import torch
 
+    from cwsam_cli.checkpoints.checkpoint import Checkpoint, save_checkpoint
     from cwsam_cli.config.load import load_config
-    from cwsam_cli.data.manifest import Band
-    from cwsam_cli.geo.budget import Cut
+    from cwsam_cli.dataset.manifest import Band
     from cwsam_cli.model.network import ClassWiseSam
     from cwsam_cli.model.variants import architecture
-    from cwsam_cli.pipelines import layout
-    from cwsam_cli.pipelines.layout import MapOptions
-    from cwsam_cli.pipelines.predict import predict
-    from cwsam_cli.pipelines.score import Scorer
+    from cwsam_cli.predict import plan as layout
+    from cwsam_cli.predict.budget import Cut
+    from cwsam_cli.predict.pipeline import predict
+    from cwsam_cli.predict.plan import MapOptions
+    from cwsam_cli.predict.scorer import Scorer
     from cwsam_cli.taxonomy import from_names
-    from cwsam_cli.train.checkpoint import Checkpoint, save_checkpoint
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

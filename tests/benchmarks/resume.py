@@ -27,9 +27,9 @@ from torch.distributed.checkpoint.metadata import (
 from torch.futures import Future
 
 from cwsam_cli.config.load import load_config
+from cwsam_cli.learning.optim import FROM_8BIT
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.train.optim import FROM_8BIT
 from cwsam_cli.train.optimizer_state import BLOCK
 from cwsam_cli.train.state import read_index, read_tensors, shapes
 

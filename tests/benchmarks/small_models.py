@@ -32,21 +32,21 @@ from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cwsam_cli.assess.confusion import confusion_matrix, score
 from cwsam_cli.config.load import load_config, load_taxonomy
 from cwsam_cli.config.schema import RunConfig
-from cwsam_cli.data.manifest import RunningStats
-from cwsam_cli.data.transforms import augment, normalize
-from cwsam_cli.geo.grid import lattice
-from cwsam_cli.geo.raster import open_raster, open_scene
-from cwsam_cli.geo.stitch import PROFILES
+from cwsam_cli.dataset.manifest import RunningStats
+from cwsam_cli.dataset.transforms import augment, normalize
+from cwsam_cli.learning.losses import class_weights, loss_parts
+from cwsam_cli.learning.optim import build_optimizer, learning_rate, local_shards
+from cwsam_cli.metrics.confusion import confusion_matrix, score
 from cwsam_cli.model.experts import collect_routing
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.routing import routing_loss
 from cwsam_cli.model.variants import architecture
+from cwsam_cli.predict.blend import PROFILES
+from cwsam_cli.raster.grid import lattice
+from cwsam_cli.raster.scene import open_raster, open_scene
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.train.losses import class_weights, loss_parts
-from cwsam_cli.train.optim import build_optimizer, learning_rate, local_shards
 
 SETTINGS = ("train_dataset.batch_size=4", "training_settings.precision=bf16", "training_settings.ema=0.98")
 """What the networks change of the `tiny` configuration; bf16 makes their steps 1.5 to 2 times as fast."""

@@ -18,21 +18,21 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from cwsam_cli.config.load import load_config
-from cwsam_cli.data.dataset import TileDataset, describe
+from cwsam_cli.dataset.samples import TileDataset, describe
+from cwsam_cli.demo.pipeline import _example
+from cwsam_cli.distributed.cluster import Cluster
+from cwsam_cli.distributed.world import World
+from cwsam_cli.learning.loop import Batch, take_step, training_steps
 from cwsam_cli.model.experts import collect_routing
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.routing import routing_loss
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.pipelines.demo import _example
-from cwsam_cli.pipelines.tile import tile_scenes
-from cwsam_cli.pipelines.train import train
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.train.cluster import Cluster
-from cwsam_cli.train.loop import Batch, take_step, training_steps
+from cwsam_cli.tile.pipeline import tile_scenes
+from cwsam_cli.train.pipeline import train
 from cwsam_cli.train.start import start
 from cwsam_cli.train.state import find_state, read_index, shapes
 from cwsam_cli.train.watch import HISTORY, read_history
-from cwsam_cli.train.world import World
 
 PAIRS = 12
 STEPS = 100

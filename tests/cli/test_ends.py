@@ -22,7 +22,7 @@ Cwsam = Callable[..., Result]
 def test_a_signal_finishes_the_step_saves_and_leaves(
     cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    import cwsam_cli.pipelines.train as pipeline
+    import cwsam_cli.train.pipeline as pipeline
 
     take, number = pipeline.take_step, getattr(signal, name)
     before = signal.getsignal(number)
@@ -74,7 +74,7 @@ def test_patience_ends_a_run_whose_score_no_longer_improves(
 def test_a_state_may_be_saved_every_few_steps_and_the_last_model_at_the_end_only(
     cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import cwsam_cli.pipelines.run as runs
+    import cwsam_cli.train.run as runs
 
     saved, write = [], runs.Run.write
     command = ("train", *small, *options("epoch_max=3", "epoch_val=1", "train_dataset.batch_size=4"))

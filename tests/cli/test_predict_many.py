@@ -123,7 +123,7 @@ def test_memory_and_batches_make_no_other_map_of_one_that_is_whole(
 def test_a_scene_that_was_only_touched_needs_no_other_map_and_one_that_was_not_is_not_read_for_it(
     ends_with: Invoke, run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cwsam_cli.geo import scenes
+    from cwsam_cli.raster import sources as scenes
 
     (folder / "b.tif").unlink()
     command = ("predict", folder, "-c", run.checkpoint, "-o", "maps", "--json")
@@ -241,7 +241,7 @@ def test_a_part_of_a_scene_on_a_server_is_fetched_in_part(
 
 
 def test_what_the_environment_says_of_remote_reads_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cwsam_cli.geo.scenes import gdal_settings
+    from cwsam_cli.raster.sources import gdal_settings
 
     url = "https://example.org/scene.tif"
     assert "GDAL_HTTP_MAX_RETRY" in gdal_settings(url)
@@ -324,7 +324,7 @@ class Killed(BaseException):
 @pytest.fixture
 def half_done(cwsam: Cwsam, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Run `cwsam predict` until all pieces of the map are there, and kill it."""
-    from cwsam_cli.pipelines import predict
+    from cwsam_cli.predict import pipeline as predict
 
     def die(*_: Any, **__: Any) -> None:
         raise Killed
@@ -341,7 +341,7 @@ def test_the_journal_records_hashes_of_input_and_checkpoint_the_options_batch_an
     run: Any, half_done: Any
 ) -> None:
     from cwsam_cli.files import sha256
-    from cwsam_cli.geo.scenes import fingerprint
+    from cwsam_cli.raster.sources import fingerprint
 
     half_done(run.scene, "-c", run.checkpoint, "-o", "map.tif", "--batch-size", 4, "--precision", "fp32", "--tta", "d4")
     told = json.loads(Path(".map.tif.journal/journal.json").read_text("utf-8"))
@@ -369,7 +369,7 @@ def test_a_run_that_may_take_less_or_wants_another_map_starts_over(
 
 
 def test_a_run_with_less_memory_than_was_laid_out_for_starts_over(cwsam: Cwsam, run: Any, half_done: Any) -> None:
-    from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
+    from cwsam_cli.predict.plan import MapOptions, Model, lay_out
 
     options = MapOptions(batch_size=999)
     laid_out = lay_out(str(run.scene), Model.load(run.checkpoint, options), options).memory
@@ -386,8 +386,8 @@ def test_what_is_finished_is_kept_when_a_run_fails_and_the_run_says_so(
     from typer.testing import CliRunner
 
     from cwsam_cli.errors import DataError
-    from cwsam_cli.geo.raster import Scene
     from cwsam_cli.main import app
+    from cwsam_cli.raster.scene import Scene
 
     scene = make_raster("scene.tif", picture(1000, 90), blockysize=16)
     read = Scene.read_north_up
@@ -435,7 +435,7 @@ def environment() -> dict[str, str]:
 
 
 def test_what_earlier_maps_left_in_memory_does_not_change_how_the_next_is_cut(run: Any) -> None:
-    from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
+    from cwsam_cli.predict.plan import MapOptions, Model, lay_out
 
     options = MapOptions(device="cpu")
     model = Model.load(run.checkpoint, options)
@@ -448,7 +448,7 @@ def test_what_earlier_maps_left_in_memory_does_not_change_how_the_next_is_cut(ru
 def test_a_program_that_is_large_already_does_not_eat_the_memory_of_the_work(run):
     from dataclasses import replace
 
-    from cwsam_cli.pipelines.layout import MapOptions, Model, lay_out
+    from cwsam_cli.predict.plan import MapOptions, Model, lay_out
 
     options = MapOptions(device="cpu")
     model = Model.load(run.checkpoint, options)
@@ -459,8 +459,8 @@ def test_a_program_that_is_large_already_does_not_eat_the_memory_of_the_work(run
 def test_processes_look_for_what_is_missing_before_any_of_them_adds_to_it(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from cwsam_cli.pipelines.layout import MapOptions
-    from cwsam_cli.pipelines.predict import _share
+    from cwsam_cli.predict.pipeline import _share
+    from cwsam_cli.predict.plan import MapOptions
 
     class Met(Exception):
         pass
@@ -479,9 +479,10 @@ def test_a_process_among_others_may_hash_and_write_as_long_as_it_takes_and_shows
 ) -> None:
     import torch
 
-    from cwsam_cli.pipelines import archive, predict
-    from cwsam_cli.pipelines.layout import MapOptions
-    from cwsam_cli.train.world import World
+    from cwsam_cli.distributed.world import World
+    from cwsam_cli.predict import many as archive
+    from cwsam_cli.predict import pipeline as predict
+    from cwsam_cli.predict.plan import MapOptions
 
     class Watchdog:
         def __init__(self) -> None:

@@ -12,12 +12,12 @@ import pytest
 import torch
 from typer.testing import Result
 
+from cwsam_cli.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from cwsam_cli.config.load import load_config
-from cwsam_cli.data.manifest import Band
+from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import from_names
-from cwsam_cli.train.checkpoint import Checkpoint, save_checkpoint
 
 Cwsam = Callable[..., Result]
 

@@ -22,7 +22,7 @@ Cwsam = Callable[..., Result]
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, *, crash: bool = False) -> None:
     """Let the run of the next command be asked to stop in a step, counted from 1, or crash before it."""
-    import cwsam_cli.pipelines.train as pipeline
+    import cwsam_cli.train.pipeline as pipeline
 
     taken, take = [], pipeline.take_step
 
@@ -121,7 +121,7 @@ def test_a_finished_run_may_be_prolonged(cwsam: Cwsam, run: Any, small: tuple[st
 def test_ctrl_c_finishes_the_step_saves_and_leaves(
     cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import cwsam_cli.pipelines.train as pipeline
+    import cwsam_cli.train.pipeline as pipeline
 
     take, before = pipeline.take_step, signal.getsignal(signal.SIGINT)
 
@@ -241,7 +241,7 @@ def test_an_epochs_weights_are_enough_where_nothing_was_validated_yet(
 def test_going_on_from_weights_begins_with_exactly_these(
     cwsam: Cwsam, run: Any, small: tuple[str, ...], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import cwsam_cli.pipelines.train as pipeline
+    import cwsam_cli.train.pipeline as pipeline
 
     begun: list[dict[str, torch.Tensor]] = []
     take = pipeline.take_step

@@ -15,8 +15,8 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner, Result
 
+from cwsam_cli.learning.optim import learning_rate
 from cwsam_cli.main import app
-from cwsam_cli.train.optim import learning_rate
 from tests.cli.runs import EXPERTS, history, load, options, same_weights, weights
 from tests.states import state_tensors
 
@@ -330,7 +330,7 @@ def test_a_folder_that_holds_a_run_is_refused(
 def test_out_of_memory_is_answered_with_what_needs_less_and_where_it_went(
     run: Any, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import cwsam_cli.pipelines.train as pipeline
+    import cwsam_cli.train.pipeline as pipeline
 
     def overflow(*arguments: Any, **named: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

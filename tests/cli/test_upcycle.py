@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
+from cwsam_cli.checkpoints.checkpoint import load_checkpoint
+from cwsam_cli.checkpoints.source import open_source
 from cwsam_cli.config.load import load_config
 from cwsam_cli.main import app
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.model.weights import adopt
-from cwsam_cli.train.checkpoint import load_checkpoint
-from cwsam_cli.train.source import open_source
 
 Cwsam = Callable[..., Result]
 

@@ -364,7 +364,7 @@ def test_the_check_proves_what_geometry_says_too(
 def test_a_broken_coverage_is_refused_and_leaves_nothing(
     refused: Any, make_raster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cwsam_cli.pipelines import vectorize as pipeline
+    from cwsam_cli.vectorize import pipeline as pipeline
 
     original = pipeline.to_ground
 
@@ -573,7 +573,7 @@ def test_overlap_can_be_allowed_only_where_something_is_appended(refused: Any, m
 
 
 def test_what_does_not_fit_a_layer_is_not_appended(refused: Any, make_raster: Any, tmp_path: Path) -> None:
-    from cwsam_cli.pipelines.vectorize import vectorize
+    from cwsam_cli.vectorize.pipeline import vectorize
 
     scene = make_raster("map.tif", patchwork())
     vectorize(scene, tmp_path / "p.gpkg")

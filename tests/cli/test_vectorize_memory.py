@@ -17,7 +17,7 @@ resource: Any = pytest.importorskip("resource")  # Windows has none
 PROGRAM = """
 import resource, sys
 from pathlib import Path
-from cwsam_cli.pipelines.vectorize import VectorOptions, vectorize
+from cwsam_cli.vectorize.pipeline import VectorOptions, vectorize
 result = vectorize(Path(sys.argv[1]), Path(sys.argv[2]), VectorOptions(min_area="3ha", simplify="15m"))
 print(result.polygons, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 """

@@ -3,13 +3,13 @@
 import torch
 from torch.distributed.tensor import DTensor
 
+from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.config.load import load_config
+from cwsam_cli.distributed.world import World
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.pipelines.score import Scorer
-from cwsam_cli.pipelines.sharded import Lockstep, shared_model
+from cwsam_cli.predict.scorer import Scorer
+from cwsam_cli.predict.sharded import Lockstep, shared_model
 from cwsam_cli.taxonomy import from_names
-from cwsam_cli.train.checkpoint import Checkpoint
-from cwsam_cli.train.world import World
 
 _MODE = (
     "model.args.encoder_mode={embed_dim: 24, depth: 2, num_heads: 2, global_attn_indexes: [1], patch_size: 8, "

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from cwsam_cli.train.cluster import Cluster
-from cwsam_cli.train.launch import launch
-from cwsam_cli.train.world import World
+from cwsam_cli.distributed.cluster import Cluster
+from cwsam_cli.distributed.launch import launch
+from cwsam_cli.distributed.world import World
 from tests.distributed import workers
 from tests.distributed.test_sharding import CASES
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from cwsam_cli.distributed.cluster import Cluster, _first_host
+from cwsam_cli.distributed.launch import launch
+from cwsam_cli.distributed.watchdog import Sign, blame
 from cwsam_cli.errors import DataError, MachineError
-from cwsam_cli.train.cluster import Cluster, _first_host
-from cwsam_cli.train.launch import launch
-from cwsam_cli.train.watchdog import Sign, blame
 from tests.distributed import workers
 
 
@@ -89,8 +89,8 @@ def test_a_process_that_stands_still_is_blamed_not_its_victim(worker: Any, rank:
 def test_nothing_outlives_the_launcher(end: signal.Signals, tmp_path: Path) -> None:
     script = (
         "from tests.distributed import workers\n"
-        "from cwsam_cli.train.cluster import Cluster\n"
-        "from cwsam_cli.train.launch import launch\n"
+        "from cwsam_cli.distributed.cluster import Cluster\n"
+        "from cwsam_cli.distributed.launch import launch\n"
         f"launch(workers.count_until_asked, {str(tmp_path)!r}, cluster=Cluster(processes=2, device='cpu'))\n"
     )
     path = tmp_path / "run.py"
@@ -145,8 +145,8 @@ def test_what_ends_on_one_machine_ends_on_the_others_that_do_not_hear_of_it(
         "import sys\n"
         "from tests.distributed import workers\n"
         "from cwsam_cli.errors import MachineError\n"
-        "from cwsam_cli.train.cluster import Cluster\n"
-        "from cwsam_cli.train.launch import launch\n"
+        "from cwsam_cli.distributed.cluster import Cluster\n"
+        "from cwsam_cli.distributed.launch import launch\n"
         "if __name__ == '__main__':\n"
         "    cluster = Cluster(nodes=2, node_rank=int(sys.argv[1]), endpoint=sys.argv[2], device='cpu')\n"
         "    try:\n"
@@ -184,8 +184,8 @@ def test_processes_that_others_started_are_joined(how: str, tmp_path: Path) -> N
     code = (
         "import sys\n"
         "from tests.distributed import workers\n"
-        "from cwsam_cli.train.cluster import Cluster\n"
-        "from cwsam_cli.train.launch import launch\n"
+        "from cwsam_cli.distributed.cluster import Cluster\n"
+        "from cwsam_cli.distributed.launch import launch\n"
         "if __name__ == '__main__':\n"
         "    nodes = dict(nodes=2, node_rank=int(sys.argv[2]), endpoint=sys.argv[3]) if len(sys.argv) > 3 else {}\n"
         "    result = launch(workers.add_ranks, 3, cluster=Cluster(device='cpu', **nodes))\n"

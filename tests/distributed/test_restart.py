@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from cwsam_cli.train.checkpoint import load_checkpoint
+from cwsam_cli.checkpoints.checkpoint import load_checkpoint
 from cwsam_cli.train.state import find_state
 from tests.cli.conftest import SMALL, Run, run  # noqa: F401 # a fixture
 from tests.states import state_tensors

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from cwsam_cli.distributed.cluster import Cluster
+from cwsam_cli.distributed.launch import launch
 from cwsam_cli.errors import MachineError
 from cwsam_cli.model.network import ClassWiseSam
-from cwsam_cli.pipelines import checks
-from cwsam_cli.pipelines.score import Scorer
-from cwsam_cli.train.cluster import Cluster
-from cwsam_cli.train.launch import launch
+from cwsam_cli.predict import checks
+from cwsam_cli.predict.scorer import Scorer
 from tests.distributed import scoring
 
 CPU = torch.device("cpu")

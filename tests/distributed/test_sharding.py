@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from cwsam_cli.data.manifest import Band
+from cwsam_cli.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from cwsam_cli.dataset.manifest import Band
+from cwsam_cli.distributed.cluster import Cluster
+from cwsam_cli.distributed.launch import launch
+from cwsam_cli.distributed.world import World
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import from_names
-from cwsam_cli.train.checkpoint import Checkpoint, save_checkpoint
-from cwsam_cli.train.cluster import Cluster
-from cwsam_cli.train.launch import launch
-from cwsam_cli.train.world import World
 from tests.distributed import workers
 
 OFF: dict[str, Any] = {"balance_loss": 0.0, "router_z_loss": 0.0}  # means over each accumulated batch, not the step

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cwsam_cli.checkpoints.source import open_source
 from cwsam_cli.config.schema import (
     EncoderMode,
     FsdpSettings,
@@ -20,17 +21,16 @@ from cwsam_cli.config.schema import (
     RunConfig,
     TrainingSettings,
 )
+from cwsam_cli.distributed.parallelize import sharded_like, whole
+from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import DataError
+from cwsam_cli.learning.learner import Learner
+from cwsam_cli.learning.loop import StepResult, take_step
+from cwsam_cli.learning.stages import learning_names
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.train.learner import Learner
-from cwsam_cli.train.loop import StepResult, take_step
-from cwsam_cli.train.parallelize import sharded_like, whole
-from cwsam_cli.train.source import open_source
-from cwsam_cli.train.stages import learning_names
 from cwsam_cli.train.start import go_on, remember, start
 from cwsam_cli.train.state import StateWriter
-from cwsam_cli.train.world import World
 
 
 def add_ranks(world: World, start: int) -> tuple[int, int, float]:

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from cwsam_cli.train.parallelize import sharded_like
-from cwsam_cli.train.world import World
+from cwsam_cli.distributed.parallelize import sharded_like
+from cwsam_cli.distributed.world import World
 from tests.distributed import workers
 
 pytestmark = [

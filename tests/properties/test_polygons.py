@@ -12,11 +12,11 @@ from rasterio.crs import CRS
 from rasterio.features import rasterize, shapes
 from shapely.geometry import shape
 
-from cwsam_cli.geo.codes import NODATA, Strip
-from cwsam_cli.geo.coverage import Coverage
-from cwsam_cli.geo.grid import Grid
-from cwsam_cli.geo.measure import measure_regions, to_ground
-from cwsam_cli.geo.polygonize import Regions, Simplify, polygonize
+from cwsam_cli.raster.grid import Grid
+from cwsam_cli.vectorize.codes import NODATA, Strip
+from cwsam_cli.vectorize.coverage import Coverage
+from cwsam_cli.vectorize.measure import measure_regions, to_ground
+from cwsam_cli.vectorize.polygonize import Regions, Simplify, polygonize
 
 modest = settings(max_examples=60, deadline=None, database=None)
 METRES = np.array([[1.0, 0.0, 0.0, 1.0]])

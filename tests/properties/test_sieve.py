@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from cwsam_cli.geo import sieve
-from cwsam_cli.geo.codes import NODATA, Strip
-from cwsam_cli.geo.sieve import Weights, holes, new_codes, recode, without_holes
+from cwsam_cli.vectorize import sieve
+from cwsam_cli.vectorize.codes import NODATA, Strip
+from cwsam_cli.vectorize.sieve import Weights, holes, new_codes, recode, without_holes
 
 modest = settings(
     max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-from cwsam_cli.data.manifest import SPLITS
-from cwsam_cli.data.split import Block, assign, block_size, cut_blocks
-from cwsam_cli.geo.grid import Grid
+from cwsam_cli.dataset.manifest import SPLITS
+from cwsam_cli.raster.grid import Grid
+from cwsam_cli.tile.split import Block, assign, block_size, cut_blocks
 
 modest = settings(max_examples=60, deadline=None, database=None)
 UTM = CRS.from_epsg(32617)

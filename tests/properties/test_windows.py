@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from cwsam_cli.geo.grid import Lattice, lattice
-from cwsam_cli.geo.layers import best_index
-from cwsam_cli.geo.stitch import PROFILES, Blender, Scored, cut_rows, shares
+from cwsam_cli.predict.blend import PROFILES, Blender, Scored, cut_rows, shares
+from cwsam_cli.predict.layers import best_index
+from cwsam_cli.raster.grid import Lattice, lattice
 
 modest = settings(max_examples=40, deadline=None, database=None)
 

@@ -262,14 +262,14 @@ import re, sys
 from pathlib import Path
 import numpy as np, rasterio
 from rasterio.windows import Window
-from cwsam_cli.data.manifest import Band
-from cwsam_cli.geo.budget import BLOCK
-from cwsam_cli.geo.grid import Grid, Lattice
-from cwsam_cli.geo.layers import LayerPlan
-from cwsam_cli.geo.mapfile import Sheet, cuts, write_map
-from cwsam_cli.geo.raster import GDAL_CACHE
+from cwsam_cli.dataset.manifest import Band
+from cwsam_cli.predict.budget import BLOCK
+from cwsam_cli.raster.grid import Grid, Lattice
+from cwsam_cli.predict.layers import LayerPlan
+from cwsam_cli.predict.mapfile import Sheet, cuts, write_map
+from cwsam_cli.raster.scene import GDAL_CACHE
 from cwsam_cli.journal import journal
-from cwsam_cli.pipelines.pieces import Job, fill
+from cwsam_cli.predict.pieces import Job, fill
 from cwsam_cli.taxonomy import from_names
 
 with rasterio.open(sys.argv[1]) as dataset:

@@ -9,11 +9,11 @@ import pytest
 import rasterio
 from typer.testing import CliRunner
 
+from cwsam_cli.assess.pipeline import evaluate
 from cwsam_cli.config.load import load_config
+from cwsam_cli.demo.pipeline import _example
 from cwsam_cli.main import app
-from cwsam_cli.pipelines.demo import _example
-from cwsam_cli.pipelines.evaluate import evaluate
-from cwsam_cli.pipelines.train import train
+from cwsam_cli.train.pipeline import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 

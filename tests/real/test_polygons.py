@@ -8,8 +8,8 @@ import pytest
 import rasterio
 from rasterio.features import rasterize
 
-from cwsam_cli.geo.units import AREAS, quantity
-from cwsam_cli.pipelines.vectorize import VectorOptions, vectorize
+from cwsam_cli.vectorize.pipeline import VectorOptions, vectorize
+from cwsam_cli.vectorize.units import AREAS, quantity
 
 LABELS = ["nc_landsat7_2002/label.tif", "zion_landsat8_nlcd/label.tif", "zion_landsat8_nlcd/label_native_grid.tif"]
 

@@ -15,19 +15,19 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from cwsam_cli.data.manifest import NAME, read_manifest
-from cwsam_cli.data.split import assign
+from cwsam_cli.dataset.manifest import NAME, read_manifest
 from cwsam_cli.errors import DataError
-from cwsam_cli.geo.codes import Strip
-from cwsam_cli.geo.grid import Grid
-from cwsam_cli.geo.measure import measure_regions
-from cwsam_cli.geo.polygonize import polygonize
-from cwsam_cli.geo.quicklook import draw_quicklook
-from cwsam_cli.geo.raster import open_scene
-from cwsam_cli.geo.rasterize import NO_LABEL, raster_labels, read_polygons, vector_labels
-from cwsam_cli.geo.style import CLASSES_TAG, colormap, read_taxonomy, write_sidecar
-from cwsam_cli.pipelines.vectorize import vectorize
+from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.quicklook import draw_quicklook
+from cwsam_cli.raster.scene import open_scene
+from cwsam_cli.raster.style import CLASSES_TAG, colormap, read_taxonomy, write_sidecar
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy, from_names
+from cwsam_cli.tile.labels import NO_LABEL, raster_labels, read_polygons, vector_labels
+from cwsam_cli.tile.split import assign
+from cwsam_cli.vectorize.codes import Strip
+from cwsam_cli.vectorize.measure import measure_regions
+from cwsam_cli.vectorize.pipeline import vectorize
+from cwsam_cli.vectorize.polygonize import polygonize
 
 MakeRaster = Callable[..., Path]
 UTM = CRS.from_epsg(32617)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cwsam_cli.assess.confusion import Scores, score
 from cwsam_cli.assess.report import as_dict, as_table, write_report
+from cwsam_cli.metrics.confusion import Scores, score
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 
 NAMES = ["水体", 'roads, "paved"', "林地"]

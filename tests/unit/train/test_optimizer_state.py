@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cwsam_cli.config.schema import OptimizerArgs, OptimizerConfig
-from cwsam_cli.train.optim import build_optimizer, local_shards
+from cwsam_cli.distributed.world import World
+from cwsam_cli.learning.optim import build_optimizer, local_shards
 from cwsam_cli.train.optimizer_state import (
     BLOCK,
     dequantize,
@@ -18,7 +19,6 @@ from cwsam_cli.train.optimizer_state import (
     restore_optimizer,
 )
 from cwsam_cli.train.state import PlainState, read_index
-from cwsam_cli.train.world import World
 from tests.states import fill, plain_state, save_state
 
 WORLD = World(torch.device("cpu"))

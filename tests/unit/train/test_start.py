@@ -18,16 +18,16 @@ from cwsam_cli.config.schema import (
     RunConfig,
     TrainingSettings,
 )
-from cwsam_cli.data.manifest import Band
+from cwsam_cli.dataset.manifest import Band
+from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError
+from cwsam_cli.learning.learner import Learner
+from cwsam_cli.learning.loop import take_step
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import Source
 from cwsam_cli.taxonomy import Taxonomy, from_names
-from cwsam_cli.train.learner import Learner
-from cwsam_cli.train.loop import take_step
 from cwsam_cli.train.start import go_on, identity, refuse_other, remember, start
 from cwsam_cli.train.state import PlainState, StateWriter
-from cwsam_cli.train.world import World
 
 WORLD = World(torch.device("cpu"))
 BANDS = [Band(name=name, mean=0.0, std=1.0) for name in ("red", "green", "blue", "nir")]

@@ -1,0 +1,1 @@
+"""Model files, and the weights that a run starts from."""

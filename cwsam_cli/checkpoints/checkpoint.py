@@ -1,0 +1,208 @@
+"""The file that leaves training: weights, and all that prediction must know about them.
+
+Plain values and tensors only, so that `torch.load(weights_only=True)` reads it.
+"""
+
+import dataclasses
+import math
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from cwsam_cli.checkpoints.newest import refuse_missing
+from cwsam_cli.config.load import validate
+from cwsam_cli.dataset.manifest import Band
+from cwsam_cli.distributed.world import World
+from cwsam_cli.errors import CheckpointError, ConfigError, MachineError
+from cwsam_cli.files import staged
+from cwsam_cli.model.network import ClassWiseSam
+from cwsam_cli.model.variants import Architecture
+from cwsam_cli.taxonomy import Taxonomy
+
+FORMAT = "cwsam checkpoint"
+VERSION = 1
+
+_AS_WRITTEN = "use the file as training wrote it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A trained model and what it was trained on."""
+
+    __pydantic_config__: ClassVar[Any] = {"arbitrary_types_allowed": True}
+
+    weights: dict[str, torch.Tensor]
+    architecture: Architecture
+    taxonomy: Taxonomy
+    bands: tuple[Band, ...]
+    dtype: str
+    """Of the images it was trained on."""
+    gsd_m: float | None
+    """Ground sampling distance in metres a pixel."""
+    ignore_background: bool
+    """Code 0 counted as unlabelled."""
+    grown: bool = False
+    """Group 0 of its experts came from a smaller model, and is kept where a run asks for that."""
+    epoch: int
+    metrics: dict[str, float]
+    """On the validation split."""
+
+    @property
+    def hidden_class(self) -> int | None:
+        """The index that is never predicted: code 0, where it counted as unlabelled."""
+        return self.taxonomy.codes.index(0) if self.ignore_background and 0 in self.taxonomy.codes else None
+
+    def finite_weight(self, name: str) -> torch.Tensor:
+        """Return a tensor, after a look at all its values.
+
+        Raises:
+            CheckpointError: one of them is NaN or infinite, or there is no such tensor.
+        """
+        if name not in self.weights:
+            raise CheckpointError(f"the checkpoint has no `weights.{name}`", hint=_AS_WRITTEN)
+        tensor = self.weights[name]
+        if tensor.is_floating_point() and tensor.numel() and not math.isfinite(_span(tensor)):
+            raise CheckpointError(
+                f"`weights.{name}` of the checkpoint holds NaN or infinite values",
+                hint="its training failed there: use an earlier checkpoint, or train with a lower lr",
+            )
+        return tensor
+
+    def model(self) -> ClassWiseSam:
+        """Build the network with these weights, in evaluation mode.
+
+        Raises:
+            CheckpointError: they do not fit the architecture, or are not finite.
+        """
+        with torch.device("meta"):
+            model = ClassWiseSam(self.architecture)
+        try:
+            model.load_state_dict({name: self.finite_weight(name) for name in self.weights}, assign=True)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the checkpoint's weights do not fit its own architecture: {str(error).splitlines()[-1].strip()}",
+                hint=_AS_WRITTEN,
+            ) from None
+        return model.eval()
+
+
+def _span(tensor: torch.Tensor) -> float:
+    """The difference of the largest and the smallest value; not finite if any value is not."""
+    least, largest = torch.aminmax(tensor)
+    return largest.item() - least.item()
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path, world: World | None = None) -> None:
+    """Write a checkpoint; an older file of that name is replaced whole.
+
+    Weights that several processes share out are put together one at a time and go straight
+    into the file, so that no process holds the model.
+
+    Args:
+        checkpoint: its weights may be sharded.
+        path: the file; the first process writes it.
+        world: all processes call this; None for one.
+    """
+    from cwsam_cli.distributed.parallelize import whole  # slow to import, and not needed to read one
+
+    if world is None or world.size == 1:
+        weights = {name: tensor.detach().cpu() for name, tensor in checkpoint.weights.items()}
+        with staged(path, overwrite=True) as target:
+            _save(dataclasses.replace(checkpoint, weights=weights), target)
+        return
+    with ExitStack() as stack:
+        weights = stack.enter_context(reserved_checkpoint(checkpoint, path)) if world.is_main else {}
+        for name, tensor in checkpoint.weights.items():
+            value = whole(tensor.detach(), world.device)
+            if world.is_main:
+                weights[name].copy_(value)
+            world.beat()
+
+
+@contextmanager
+def reserved_checkpoint(checkpoint: Checkpoint, path: Path) -> Iterator[dict[str, torch.Tensor]]:
+    """Write a checkpoint whose weights are filled in afterwards, straight into the file.
+
+    The file is laid out first and mapped; what is copied into the yielded tensors goes to
+    disk, so that a checkpoint larger than the memory can be made tensor by tensor.
+
+    Args:
+        checkpoint: its weights give names and shapes only; tensors on the meta device do.
+        path: the file; it appears when the block succeeds.
+    """
+    with staged(path, overwrite=True) as target:
+        with FakeTensorMode():
+            empty = {
+                name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+                for name, tensor in checkpoint.weights.items()
+            }
+        with torch.serialization.skip_data(materialize_fake_tensors=True):
+            _save(dataclasses.replace(checkpoint, weights=empty), target)
+        if hasattr(os, "posix_fallocate"):  # on a full disk, a mapped file's first touch would be a bus error
+            with target.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, target.stat().st_size)
+        with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
+            yield torch.load(target, mmap=True, weights_only=True)["weights"]
+
+
+def _save(checkpoint: Checkpoint, path: Path) -> None:
+    try:
+        torch.save(_raw(checkpoint), path)
+    except RuntimeError as error:  # whose words say nothing of a disk
+        raise MachineError(f"`{path.name}` could not be written whole: {error}", hint="is the disk full?") from None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; its weights stay on disk until they are used.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or no checkpoint of this program.
+    """
+    refuse_missing(path)
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # torch raises half a dozen kinds for a damaged file
+        raise CheckpointError(f"`{path}` is not a readable checkpoint", hint="was its copy interrupted?") from None
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("version") != VERSION:
+        raise CheckpointError(
+            f"`{path}` is no checkpoint of this version of cwsam", hint="one of ours is named model_epoch_*.pth"
+        )
+    known = {field.name: raw[field.name] for field in dataclasses.fields(Checkpoint) if field.name in raw}
+    try:
+        checkpoint = validate(Checkpoint, known, str(path))
+    except ConfigError as error:
+        raise CheckpointError(str(error), hint=_AS_WRITTEN) from None
+    for number, band in enumerate(checkpoint.bands):
+        if not (math.isfinite(band.mean) and math.isfinite(band.std) and band.std > 0):
+            raise CheckpointError(
+                f"`bands.{number}` in `{path}` has the mean {band.mean} and the standard deviation {band.std}",
+                hint="`cwsam tile` measures them: tile the scenes again, and train on that",
+            )
+    if checkpoint.gsd_m is not None and not 0 < checkpoint.gsd_m < math.inf:
+        raise CheckpointError(f"`gsd_m` in `{path}` is {checkpoint.gsd_m}", hint=_AS_WRITTEN)
+    for key, there in (("num_bands", len(checkpoint.bands)), ("num_classes", len(checkpoint.taxonomy))):
+        if getattr(checkpoint.architecture, key) != there:
+            raise CheckpointError(
+                f"`architecture.{key}` in `{path}` is {getattr(checkpoint.architecture, key)}, but it tells of {there}",
+                hint=_AS_WRITTEN,
+            )
+    return checkpoint
+
+
+def _raw(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"format": FORMAT, "version": VERSION} | {
+        field.name: _plain(getattr(checkpoint, field.name)) for field in dataclasses.fields(checkpoint)
+    }
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return tuple(_plain(item) for item in value) if isinstance(value, tuple) else value

@@ -1,0 +1,73 @@
+"""Find the weights that `sam_checkpoint` names, and tell by their keys whose they are."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from cwsam_cli.checkpoints.checkpoint import FORMAT, load_checkpoint
+from cwsam_cli.checkpoints.download import download
+from cwsam_cli.errors import CheckpointError
+from cwsam_cli.model.weights import Source
+
+_OFFICIAL = {
+    "sam_vit_h": ("sam_vit_h_4b8939.pth", "4b8939"),
+    "sam_vit_l": ("sam_vit_l_0b3195.pth", "0b3195"),
+    "sam_vit_b": ("sam_vit_b_01ec64.pth", "01ec64"),
+}
+_OFFICIAL_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
+
+
+def open_source(name: str) -> Source:
+    """Open weights to begin with; they stay on disk until they are used.
+
+    Args:
+        name: a path, a URL, or `sam_vit_b`, `sam_vit_l`, `sam_vit_h` for the official files,
+            which are downloaded once into torch's own cache.
+
+    Raises:
+        CheckpointError: there is no such file, or it holds no such weights.
+        MachineError: the download failed.
+    """
+    path = locate(name)
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no checkpoint `{path}`", hint=f"a path, a URL, or one of {', '.join(_OFFICIAL)}"
+        )
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # torch raises half a dozen kinds for a damaged file
+        raise CheckpointError(f"`{path}` is not a readable checkpoint", hint="was its copy interrupted?") from None
+    if isinstance(raw, dict) and raw.get("format") == FORMAT:
+        ours = load_checkpoint(path)
+        return Source(
+            ours.weights, [band.name for band in ours.bands], ours.taxonomy.names, ours.architecture, ours.grown
+        )
+    weights = (
+        {key: value for key, value in raw.items() if isinstance(value, torch.Tensor)} if isinstance(raw, dict) else {}
+    )
+    if "image_encoder.patch_embed.proj.weight" not in weights:
+        raise CheckpointError(
+            f"`{path}` holds neither Segment Anything's weights nor a checkpoint of cwsam",
+            hint="Segment Anything's files hold keys such as image_encoder.patch_embed.proj.weight",
+        )
+    return Source(weights)
+
+
+def locate(name: str) -> Path:
+    """The file that a path, a URL or an official name means; downloaded if need be.
+
+    Raises:
+        MachineError: the download failed.
+    """
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    if name in _OFFICIAL:
+        file, digits = _OFFICIAL[name]
+        return download(_OFFICIAL_URL + file, cache / file, sha256_prefix=digits)
+    if name.startswith(("http://", "https://")):
+        file = name.rpartition("/")[2]
+        digits = next((prefix for official, prefix in _OFFICIAL.values() if official == file), "")
+        if not digits:  # two places may hold files of one name
+            file = f"{hashlib.sha256(name.encode()).hexdigest()[:12]}-{file}"
+        return download(name, cache / file, sha256_prefix=digits)
+    return Path(name)

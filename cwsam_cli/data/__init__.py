@@ -1,1 +1,0 @@
-"""The dataset between `cwsam tile` and `cwsam train`: its description, its split, its samples."""

@@ -1,0 +1,1 @@
+"""Datasets: `dataset.yaml`, tiles as samples, augmentation."""

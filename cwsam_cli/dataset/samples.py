@@ -1,0 +1,280 @@
+"""Pairs of image and label tiles as samples: the one place where codes become indices.
+
+Training takes a random square of each tile an epoch. Evaluation takes squares that cover the
+tile, and each pixel counts once: where a square reaches over ground that another has had
+already, its label is `IGNORE`.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+from numpy.typing import NDArray
+from rasterio.windows import Window
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from cwsam_cli.config.load import dataset_taxonomy
+from cwsam_cli.config.schema import FolderArgs
+from cwsam_cli.console import log, track
+from cwsam_cli.dataset.manifest import NAME, Band, Manifest, RunningStats, read_manifest
+from cwsam_cli.dataset.transforms import augment, crop_or_pad, normalize
+from cwsam_cli.errors import ConfigError, DataError
+from cwsam_cli.raster.grid import Grid, lattice
+from cwsam_cli.raster.scene import band_descriptions, open_raster, read_image, reading
+from cwsam_cli.taxonomy import IGNORE, Taxonomy
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Which square of which tile, counted from the tile's corner; `fresh` is where its labels count."""
+
+    tile: int
+    top: int
+    left: int
+    fresh_top: int
+    fresh_left: int
+
+
+class TileDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Image tiles and label tiles of the same names in two folders.
+
+    Args:
+        args: the folders.
+        taxonomy: the class table of the labels.
+        bands: of the images, with their normalisation.
+        size: pixels a side of a sample.
+        train: random squares, one a tile; else all squares.
+        augmented: flips, quarter turns and brightness.
+        without: names of tiles to be left out, see `bad_tiles`.
+
+    Raises:
+        DataError: a folder is missing or empty, or a file has no partner.
+    """
+
+    def __init__(
+        self,
+        args: FolderArgs,
+        taxonomy: Taxonomy,
+        bands: tuple[Band, ...],
+        size: int,
+        *,
+        train: bool = False,
+        augmented: bool = False,
+        without: Collection[str] = (),
+    ) -> None:
+        self.pairs = [pair for pair in _pairs(args) if pair[0].name not in without]
+        self.bands = bands
+        self.size = size
+        self.train = train
+        self.augmented = augmented
+        table = taxonomy.code_to_index(ignore_background=args.ignore_bg)
+        self._to_index = torch.frombuffer(bytearray(table), dtype=torch.uint8)
+        self._samples = [] if train else list(_covering(self.pairs, size))
+
+    def __len__(self) -> int:
+        return len(self.pairs) if self.train else len(self._samples)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Image (C, S, S) float32 and class indices (S, S) uint8.
+
+        Args:
+            key: a sample's number; in training also the seed of its square and its changes.
+        """
+        if not self.train:
+            sample = self._samples[key if isinstance(key, int) else key[0]]
+            image, label = self._load(sample.tile)
+            image, label = crop_or_pad(image, label, sample.top, sample.left, self.size)
+            label[: sample.fresh_top] = IGNORE
+            label[:, : sample.fresh_left] = IGNORE
+            return image, label
+        number, seed = key if isinstance(key, tuple) else (key, key)
+        generator = torch.Generator().manual_seed(seed)
+        image, label = self._load(number)
+        top, left = (
+            int(torch.randint(max(0, length - self.size) + 1, (), generator=generator)) for length in label.shape
+        )
+        image, label = crop_or_pad(image, label, top, left, self.size)
+        return augment(image, label, generator) if self.augmented else (image, label)
+
+    def collate(self, samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """A batch (B, C, S, S), (B, S, S) of samples, of which there may be none."""
+        if not samples:
+            side = self.size
+            return torch.empty(0, len(self.bands), side, side), torch.empty(0, side, side, dtype=torch.uint8)
+        images, labels = zip(*samples, strict=True)
+        return torch.stack(images), torch.stack(labels)
+
+    def _load(self, number: int) -> tuple[Tensor, Tensor]:
+        image_path, label_path = self.pairs[number]
+        with open_raster(image_path) as dataset, reading(image_path):
+            if dataset.count < len(self.bands):
+                raise DataError(
+                    f"`{image_path}` has {dataset.count} bands, {len(self.bands)} are needed",
+                    hint="tile the scenes again",
+                )
+            whole = Window(0, 0, dataset.width, dataset.height)
+            image, valid = read_image(dataset, range(1, len(self.bands) + 1), whole)
+        with open_raster(label_path) as dataset, reading(label_path):
+            codes = dataset.read(1)
+        if codes.shape != valid.shape or codes.dtype != np.uint8:
+            raise DataError(f"`{label_path}` does not fit `{image_path.name}`", hint="tile the scenes again")
+        return normalize(image, valid, self.bands), self._to_index[torch.from_numpy(codes).long()]
+
+
+class BatchShare(Sampler[list[tuple[int, int]]]):
+    """One process's share of each batch of an epoch: sample numbers with a seed each.
+
+    Order and seeds follow from (seed, epoch) alone, so that any number of processes learns from
+    the same batches. A batch that does not divide is shared out as evenly as can be; a share
+    may be empty.
+
+    Args:
+        count: samples of the dataset.
+        batch_size: of each process.
+        seed: of the run.
+        epoch: which.
+        rank: of this process.
+        size: how many processes there are.
+        had: samples that were had before an interruption.
+        chances: of each sample; then as many are drawn, with replacement.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        rank: int = 0,
+        size: int = 1,
+        had: int = 0,
+        chances: NDArray[np.float64] | None = None,
+    ) -> None:
+        rng = np.random.default_rng((seed, epoch))
+        order = rng.permutation(count) if chances is None else rng.choice(count, count, p=chances)
+        samples = list(zip(order.tolist(), rng.integers(2**62, size=count).tolist(), strict=True))
+        whole = batch_size * size
+        self._batches = [
+            batch[len(batch) * rank // size : len(batch) * (rank + 1) // size]
+            for batch in (samples[start : start + whole] for start in range(had, count, whole))
+        ]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self._batches)
+
+
+def balanced_chances(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How often to draw each tile so that classes are drawn alike.
+
+    As if a class were drawn first, and then a tile by its share of that class's pixels.
+
+    Args:
+        pixels: labelled pixels by tile and class index, (N, K); see `class_pixels`.
+    """
+    sums = pixels.sum(axis=0)
+    chances: NDArray[np.float64] = (pixels[:, sums > 0] / sums[sums > 0]).mean(axis=1)
+    return chances
+
+
+def describe(args: FolderArgs) -> Manifest:
+    """What is known of a dataset: its own `dataset.yaml`, or else measured from the tiles.
+
+    Args:
+        args: folders `…/images/train` and `…/labels/train` as `cwsam tile` writes them, or any two.
+
+    Raises:
+        ConfigError: the class table of the configuration and that of the dataset differ, or there is none.
+    """
+    if not args.root_path_1:
+        raise ConfigError(
+            "`train_dataset.dataset.args.root_path_1` names no tiles", hint="--data DIR, as tile wrote it"
+        )
+    named = dataset_taxonomy(args)
+    root = Path(args.root_path_1).parent.parent
+    if (root / NAME).is_file():
+        manifest = read_manifest(root)
+        if named is not None and not named.same_classes(manifest.taxonomy):
+            raise ConfigError(
+                f"`dataset.args.classes` lists {', '.join(named.names[:3])}, ... ({len(named)} classes), but "
+                f"`{root / NAME}` lists {', '.join(manifest.taxonomy.names[:3])}, ... ({len(manifest.taxonomy)})",
+                hint="leave `classes` out to take the dataset's own",
+            )
+        return manifest
+    if named is None:
+        raise ConfigError(
+            f"`dataset.args.classes` is missing, and `{root}` has no {NAME} that tells", hint="name a class table"
+        )
+    stats, (first, *_) = RunningStats(), _pairs(args)
+    for path, _ in track(_pairs(args), "measuring bands", unit="tile"):
+        with open_raster(path) as dataset, reading(path):
+            image, valid = read_image(dataset, dataset.indexes, Window(0, 0, dataset.width, dataset.height))
+        stats.add(image, valid)
+    with open_raster(first[0]) as dataset:
+        names = tuple(text or f"band_{i}" for i, text in enumerate(band_descriptions(dataset), start=1))
+        return Manifest(taxonomy=named, bands=stats.bands(names), dtype=dataset.dtypes[0], gsd_m=Grid.of(dataset).gsd_m)
+
+
+def bad_tiles(args: FolderArgs, taxonomy: Taxonomy, bands: tuple[Band, ...]) -> list[str]:
+    """Names of the tiles that cannot be read; all are tried."""
+    tiles, bad = TileDataset(args, taxonomy, bands, 1, train=True), []
+    for number, (path, _) in enumerate(track(tiles.pairs, "reading tiles", unit="tile")):
+        try:
+            tiles._load(number)
+        except DataError as error:
+            log.warning("left out: %s", error)
+            bad.append(path.name)
+    if len(bad) == len(tiles.pairs):
+        raise DataError(f"no tile of `{args.root_path_1}` can be read", hint="tile the scenes again")
+    return bad
+
+
+def class_pixels(dataset: TileDataset, classes: int) -> NDArray[np.int64]:
+    """Labelled pixels by tile and class index, (N, K), over whole tiles."""
+    counts = np.zeros((len(dataset.pairs), classes), np.int64)
+    for row, (_, path) in zip(counts, track(dataset.pairs, "counting labels", unit="tile"), strict=True):
+        with reading(path), rasterio.open(path) as labels:
+            index = dataset._to_index.numpy()[labels.read(1)]
+        row += np.bincount(index[index != IGNORE], minlength=classes)
+    return counts
+
+
+def has_labels(dataset: TileDataset) -> bool:
+    """Whether any pixel of the tiles is labelled; reads no further than to the first."""
+    for _, path in dataset.pairs:
+        with reading(path), rasterio.open(path) as labels:
+            if (dataset._to_index.numpy()[labels.read(1)] != IGNORE).any():
+                return True
+    return False
+
+
+def _pairs(args: FolderArgs) -> list[tuple[Path, Path]]:
+    folders = Path(args.root_path_1), Path(args.root_path_2)
+    for key, folder in zip(("root_path_1", "root_path_2"), folders, strict=True):
+        if not folder.is_dir() or not folder.name:
+            raise DataError(
+                f"`dataset.args.{key}` names no folder: `{folder}`", hint="--data DIR points it at what tile wrote"
+            )
+    images, labels = ({path.name: path for path in folder.glob("*.tif")} for folder in folders)
+    if not images:
+        raise DataError(f"`{folders[0]}` holds no tiles", hint="tile more ground, or smaller tiles: cwsam tile --size")
+    alone = sorted(images.keys() ^ labels.keys())
+    if alone:
+        raise DataError(f"`{alone[0]}` lies in only one of `{folders[0]}` and `{folders[1]}`", hint="tile again")
+    return [(images[name], labels[name]) for name in sorted(images)]
+
+
+def _covering(pairs: list[tuple[Path, Path]], size: int) -> Iterator[Sample]:
+    for number, (path, _) in enumerate(pairs):
+        with open_raster(path) as dataset:
+            width, height = dataset.width, dataset.height
+        for window in lattice(width, height, size, 0):
+            top, left = int(window.row_off), int(window.col_off)
+            yield Sample(number, top, left, -top % size, -left % size)

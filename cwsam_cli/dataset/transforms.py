@@ -1,0 +1,63 @@
+"""From a tile's pixels to what the model sees, and the changes that make it see more.
+
+# C bands, S pixels a side
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cwsam_cli.dataset.manifest import Band
+from cwsam_cli.taxonomy import IGNORE
+
+_LIMIT = 10.0  # standard deviations; an outlier beyond them says no more
+_BRIGHTNESS = 0.2  # standard deviations
+_CONTRAST = 0.15
+
+
+def normalize(image: NDArray[np.generic], valid: NDArray[np.bool_], bands: Sequence[Band]) -> Tensor:
+    """Bring each band to mean 0 and standard deviation 1; nodata becomes 0.
+
+    Args:
+        image: (C, H, W) in the raster's own dtype and units.
+        valid: (H, W).
+        bands: their means and standard deviations.
+    """
+    mean = np.array([band.mean for band in bands], np.float32)[:, None, None]
+    std = np.array([band.std for band in bands], np.float32)[:, None, None]
+    scaled = (image.astype(np.float32) - mean) / std
+    scaled = np.where(valid & np.isfinite(scaled), np.clip(scaled, -_LIMIT, _LIMIT), np.float32(0))
+    return torch.from_numpy(scaled)
+
+
+def crop_or_pad(image: Tensor, label: Tensor, top: int, left: int, size: int) -> tuple[Tensor, Tensor]:
+    """A square of `size` pixels from (top, left) on; what lies beyond the tile is nodata."""
+    image = image[:, top : top + size, left : left + size]
+    label = label[top : top + size, left : left + size]
+    below, beside = size - label.shape[0], size - label.shape[1]
+    if below or beside:
+        image = torch.nn.functional.pad(image, (0, beside, 0, below))
+        label = torch.nn.functional.pad(label, (0, beside, 0, below), value=IGNORE)
+    return image, label
+
+
+def augment(image: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One of the eight flips and quarter turns, and a change of brightness and contrast.
+
+    Args:
+        image: (C, S, S), normalised.
+        label: (S, S).
+        generator: makes it repeatable.
+    """
+    turn = int(torch.randint(8, (), generator=generator))
+    image, label = torch.rot90(image, turn % 4, (1, 2)), torch.rot90(label, turn % 4, (0, 1))
+    if turn >= 4:
+        image, label = image.flip(2), label.flip(1)
+    nodata = (image == 0).all(dim=0)
+    shift = torch.randn(1, generator=generator) + torch.randn(len(image), generator=generator) / 2
+    gain = 1 + _CONTRAST * torch.randn(1, generator=generator)
+    image = image * gain + _BRIGHTNESS * shift[:, None, None]
+    return image.masked_fill(nodata, 0.0).contiguous(), label.contiguous()

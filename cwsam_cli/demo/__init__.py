@@ -1,0 +1,1 @@
+"""The five commands on a real scene."""

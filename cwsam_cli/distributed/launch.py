@@ -1,0 +1,332 @@
+"""Start a run's processes, or join those that a cluster started, and watch that none falls silent.
+
+One process runs as it is, without a process group. Several are started by torch's elastic
+launcher, unless torchrun or SLURM started them already. Whatever goes wrong in any of them
+ends all of them, and one sentence says which and why.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+
+from cwsam_cli import console, errors
+from cwsam_cli.distributed.cluster import Cluster, joined
+from cwsam_cli.distributed.watchdog import Watchdog, announce
+from cwsam_cli.distributed.world import Interruption, World, choose_device, listening
+from cwsam_cli.errors import CwsamError, MachineError, UsageError, as_user_error
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+T = TypeVar("T")
+
+_FAILURE, _LOSS = "failure.json", "loss.json"
+_ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT") if os.name == "posix" else ("SIGTERM",)
+_GRACE_S = 5  # between asking a process to end and ending it
+_PATIENCE_S = 10  # a launcher on another machine may need the former, and a watchdog some more
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Socket Timeout",
+    "remote process exited",
+    "communicator was aborted",
+)
+
+
+def launch(worker: Callable[..., T], *arguments: Any, cluster: Cluster) -> T | None:
+    """Run `worker(world, *arguments)` in every process.
+
+    Args:
+        worker: a function of a module; its result must be picklable.
+        arguments: picklable.
+        cluster: how many processes, and where.
+
+    Returns:
+        The first process's result; None where another machine or process has it.
+
+    Raises:
+        CwsamError: what the first process to fail raised.
+        MachineError: a process died or stood still.
+    """
+    place = joined()
+    if place:
+        os.environ.update(place)
+        wanted, there = cluster.processes * cluster.nodes, int(place["WORLD_SIZE"])
+        if wanted not in (1, there):
+            raise UsageError(
+                f"{there} processes were started, but --gpus and --nodes ask for {wanted}",
+                hint="leave them out where torchrun or srun starts the processes",
+            )
+        with _world(cluster, failure=None) as world:
+            result = worker(world, *arguments)
+        return result if world.is_main else None
+    if cluster.processes * cluster.nodes == 1:
+        with listening(_signals(cluster)) as interruption:
+            return worker(World(choose_device(cluster.device), interruption=interruption), *arguments)
+    return _started(worker, arguments, cluster)
+
+
+@contextmanager
+def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
+    """Meet the other processes; part from them at the end."""
+    rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if rank:
+        console.only_errors()
+    device = choose_device(cluster.device)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if 1 < count <= local:
+            raise UsageError(f"rank {rank} finds no GPU: there are {count} here", hint="one process a GPU")
+        device = torch.device("cuda", local if count > 1 else 0)  # SLURM may show each process only its own
+        torch.cuda.set_device(device)
+    else:
+        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, torch.get_num_threads() // neighbours))
+    patience = timedelta(seconds=2 * cluster.timeout_s + 60)  # the watchdog speaks first, and knows more
+    store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=patience))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore("run", store),
+        rank=rank,
+        world_size=size,
+        timeout=patience,
+    )
+    watchdog = Watchdog(
+        store.clone(),
+        rank=rank,
+        size=size,
+        timeout_s=cluster.timeout_s,
+        hint=cluster.stuck,
+        tell=lambda error: _record(failure, error, rank),
+    )
+    dist.barrier()  # all have published a first beat
+    watchdog.start()
+    interruption = Interruption()
+    try:
+        with listening(_signals(cluster)) as interruption:
+            yield World(device, rank, size, watchdog, interruption)
+        dist.barrier()
+    except Exception as error:
+        lost = any(words in str(error) for words in _LOST) and as_user_error(error) is None
+        if not lost:
+            watchdog.fail(f"rank {rank} on {socket.gethostname()} failed: {error}")
+            raise
+        if interruption.signal != "SIGTERM":  # by which the launcher ends the victims of another's failure
+            time.sleep(_PATIENCE_S)  # whoever is to blame is found first: by the launcher, or told through the watchdog
+        raise _LostContact(
+            f"rank {rank} lost contact with another process: {str(error).strip().splitlines()[0]}",
+            hint="another process's message says why; look at the other machines' logs",
+        ) from None
+    finally:
+        watchdog.stop()
+    dist.destroy_process_group()
+
+
+class _LostContact(MachineError):
+    """A victim of another process's end."""
+
+
+def _started(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Cluster) -> T | None:
+    """Start this machine's processes and wait for them."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException  # slow to import
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    if choose_device(cluster.device).type == "cuda" and cluster.processes > torch.cuda.device_count():
+        raise UsageError(f"--gpus {cluster.processes}: there are {torch.cuda.device_count()} here", hint="one a GPU")
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing.spawn")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the sentence below says it once
+    static: dict[str, Any] = {
+        "rdzv_backend": "static",
+        "rdzv_endpoint": cluster.endpoint,
+        "rdzv_configs": {"rank": cluster.node_rank, "timeout": cluster.timeout_s},
+    }
+    alone: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0"}
+    with tempfile.TemporaryDirectory(prefix="cwsam-") as folder:
+        config = LaunchConfig(
+            min_nodes=cluster.nodes,
+            max_nodes=cluster.nodes,
+            nproc_per_node=cluster.processes,
+            run_id="cwsam",
+            max_restarts=0,
+            start_method="spawn",
+            signals_to_handle=",".join(name for name in _ENDING if name not in _names(cluster)),
+            shutdown_timeout=_GRACE_S,
+            local_addr="127.0.0.1" if cluster.nodes == 1 else None,
+            **(static if cluster.nodes > 1 else alone),
+        )
+        store = _meeting(cluster) if cluster.nodes > 1 else None
+        with _passing_on(Path(folder), cluster):
+            try:
+                results = elastic_launch(config, _process)(folder, console.verbosity(), cluster, worker, arguments)
+            except ChildFailedError as error:
+                ended = _cause(Path(folder), error)
+            except SignalException as error:
+                ended = MachineError(f"the run was ended by {error.sigval.name}", hint=cluster.ended)
+            else:
+                return cast(T, results[0]) if 0 in results else None
+            if store is not None and not (Path(folder) / _FAILURE).exists():
+                with suppress(SignalException, RuntimeError):  # a second signal; the first machine is gone
+                    announce(store, f"{ended} (on {socket.gethostname()})")
+                    if cluster.node_rank == 0:  # the store lives here
+                        time.sleep(_GRACE_S)
+    raise ended from None
+
+
+def _meeting(cluster: Cluster) -> dist.TCPStore:
+    """The store in which the machines meet; torch's own handle on it ends with the processes.
+
+    Processes may wait in a collective operation that never ends for one that was killed on
+    another machine: its launcher tells their watchdogs through this.
+
+    Raises:
+        UsageError: the endpoint is none.
+        MachineError: nobody answers there.
+    """
+    from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
+
+    try:
+        host, port = parse_rendezvous_endpoint(cluster.endpoint, 0)
+    except ValueError:
+        port = 0
+    if not port:
+        raise UsageError(
+            f"--nodes needs --rdzv-endpoint HOST:PORT, not `{cluster.endpoint}`",
+            hint="the first machine's name and a free port there, the same on all",
+        )
+    patience = timedelta(seconds=cluster.timeout_s)
+    try:
+        return dist.TCPStore(host, port, is_master=cluster.node_rank == 0, timeout=patience, multi_tenant=True)
+    except dist.DistError as error:
+        raise MachineError(
+            f"the machines cannot meet at `{cluster.endpoint}`: {str(error).splitlines()[0]}",
+            hint="start --node-rank 0 there; the port must be free on it and open to the others",
+        ) from None
+
+
+def _process(
+    folder: str, verbosity: int, cluster: Cluster, worker: Callable[..., T], arguments: tuple[Any, ...]
+) -> T | None:
+    """What each started process runs; it ends with an exit code of this program, never with a traceback for users."""
+    console.setup(verbosity)
+    rank = int(os.environ["RANK"])
+    failure = Path(folder) / _FAILURE
+    (Path(folder) / f"{rank}.pid").write_text(str(os.getpid()))
+    try:
+        with _world(cluster, failure=failure) as world:
+            result = worker(world, *arguments)
+        return result if world.is_main else None
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, _LostContact):
+            _record(failure.with_name(_LOSS), error, rank)
+        else:
+            _record(failure, error, rank)
+        sys.stderr.flush()
+        os._exit(getattr(error, "exit_code", 1))
+
+
+def _record(path: Path | None, error: BaseException, rank: int) -> None:
+    """Keep the first failure of all processes; without a launcher of ours, say it."""
+    told = as_user_error(error) if isinstance(error, Exception) else None
+    record = {
+        "kind": "interrupted" if isinstance(error, KeyboardInterrupt) else type(told).__name__.lstrip("_"),
+        "message": str(told),
+        "hint": told.hint if told else "",
+        "trace": "" if told else f"rank {rank}: " + "".join(traceback.format_exception(error)),
+    }
+    if path is None:
+        print(f"error: {told}\n\nhint: {record['hint']}", file=sys.stderr, flush=True)
+        return
+    draft = path.with_name(f"{rank}.json")
+    draft.write_text(json.dumps(record), encoding="utf-8")
+    try:
+        os.link(draft, path)  # fails if another was first
+    except OSError:
+        pass
+
+
+def _cause(folder: Path, error: "ChildFailedError") -> BaseException:
+    """The exception that ended the run, as the first process to fail told it, or as its end tells."""
+    told = _told(folder / _FAILURE)
+    if told is not None:
+        return told
+    # a process that died by itself is the cause, one that was ended or lost contact is not
+    failures = sorted(
+        error.failures.items(), key=lambda item: (item[1].exitcode in (-signal.SIGTERM, MachineError.exit_code), item)
+    )
+    rank, failure = failures[0]
+    code = failure.exitcode
+    if code == MachineError.exit_code:  # all that died lost contact with one on another machine
+        lost = _told(folder / _LOSS)
+        if lost is not None:
+            return lost
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    hint = "the system kills what takes too much memory: smaller batches, fewer workers" if code == -9 else ""
+    return MachineError(f"rank {rank} (process {failure.pid}) {how}, so the run was ended", hint=hint)
+
+
+def _told(path: Path) -> BaseException | None:
+    """The exception that `_record` kept."""
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record["kind"] == "interrupted":
+        return KeyboardInterrupt()
+    if record["trace"]:
+        return RuntimeError(record["trace"])
+    kind: type[CwsamError] = getattr(errors, record["kind"], MachineError)
+    cause = kind.__new__(kind)  # some kinds make their sentence themselves
+    CwsamError.__init__(cause, record["message"], hint=record["hint"])
+    return cause
+
+
+def _names(cluster: Cluster) -> tuple[str, ...]:
+    """Signals after which the processes finish their step."""
+    names = ("SIGINT", "SIGTERM", "SIGUSR1") if cluster.saves_when_ended else ("SIGINT",)
+    return tuple(name for name in names if hasattr(signal, name))  # not all are on Windows
+
+
+def _signals(cluster: Cluster) -> list[int]:
+    return [getattr(signal, name) for name in _names(cluster)]
+
+
+@contextmanager
+def _passing_on(folder: Path, cluster: Cluster) -> Iterator[None]:
+    """Give Ctrl-C, and what else asks for an end, to the processes, which finish their step."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wish = Interruption()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        wish(number, frame)
+        for path in folder.glob("*.pid"):
+            try:
+                os.kill(int(path.read_text()), number)
+            except (OSError, ValueError):
+                continue
+
+    before = {number: signal.signal(number, handle) for number in _signals(cluster)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

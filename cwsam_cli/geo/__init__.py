@@ -1,1 +1,0 @@
-"""Rasters, vectors and the ground between them; numpy, never torch."""

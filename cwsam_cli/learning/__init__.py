@@ -1,0 +1,1 @@
+"""One step of training: losses, optimizer, stages. Training runs it; planning imagines it."""

@@ -1,0 +1,331 @@
+"""Learn from the data step by step, and measure on it: the same for one process and for many.
+
+A step is one large batch, cut into what each process holds and, with accumulation, into
+several passes. Every process takes the same number of passes, if need be with no image at
+all: sharded weights are gathered together.
+"""
+
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from cwsam_cli.config.schema import ModelArgs, TrainingSettings
+from cwsam_cli.console import track
+from cwsam_cli.dataset.samples import BatchShare, TileDataset
+from cwsam_cli.distributed.parallelize import DTYPES, let_go, sync_gradients
+from cwsam_cli.distributed.world import World
+from cwsam_cli.errors import CwsamError, MachineError
+from cwsam_cli.learning.learner import Learner
+from cwsam_cli.learning.losses import Whole, loss_parts, measure
+from cwsam_cli.learning.optim import drop_gradients, gradient_norm, take_gradients
+from cwsam_cli.metrics.confusion import Matrix, confusion_matrix
+from cwsam_cli.model.experts import collect_routing
+from cwsam_cli.model.routing import RoutingCounts, routing_loss, sum_counts
+
+Batch = tuple[Tensor, Tensor]
+"""Images (B, C, S, S) and class indices (B, S, S); B may be 0."""
+
+_MOST_SKIPPED = 30
+"""Steps in a row whose gradient overflows in fp16; the loss scale starts at 2¹⁶ and is halved each time."""
+
+
+class Requests(NamedTuple):
+    """What a process asks all of them to do after a step."""
+
+    interrupt: bool = False
+    """Save and end: a signal asked for it."""
+    end_in_time: bool = False
+    """Save and end: the time limit is near."""
+    save: bool = False
+    """Save and go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step came to, over all processes."""
+
+    losses: dict[str, float]
+    """The loss by its parts."""
+    gradient_norm: float
+    """Before clipping."""
+    images: int
+    is_skipped: bool
+    """The loss scale of fp16 was too large: no weight changed, and the scale is smaller now."""
+    routing: dict[str, RoutingCounts]
+    """Of each expert layer, on the CPU."""
+    requests: Requests
+    """What any of the processes asks for."""
+
+    @property
+    def loss(self) -> float:
+        """The sum of its parts."""
+        return sum(self.losses.values())
+
+
+def training_steps(
+    dataset: TileDataset,
+    batch_size: int,
+    settings: TrainingSettings,
+    epoch: int,
+    world: World,
+    *,
+    had: int = 0,
+    chances: NDArray[np.float64] | None = None,
+) -> Iterator[list[Batch]]:
+    """This process's batches of each step of an epoch.
+
+    Args:
+        dataset: of the whole run.
+        batch_size: of each process.
+        settings: seed, accumulation, workers.
+        epoch: order and content follow from it and the seed.
+        world: this process among all.
+        had: samples of the epoch that were had before an interruption.
+        chances: of each sample, see `balanced_chances`.
+
+    Raises:
+        DataError: a tile is damaged.
+    """
+    shares = BatchShare(
+        len(dataset),
+        batch_size,
+        seed=settings.seed,
+        epoch=epoch,
+        rank=world.rank,
+        size=world.size,
+        had=had,
+        chances=chances,
+    )
+    step: list[Batch] = []
+    for batch in _loaded(dataset, shares, settings.workers, world):
+        step.append(batch)
+        if len(step) == settings.grad_accum_steps:
+            yield step
+            step = []
+    if step:
+        yield step
+
+
+def _loaded(
+    dataset: TileDataset, batches: Sequence[object] | BatchShare, workers: int, world: World
+) -> Iterator[Batch]:
+    loader: DataLoader[Batch] = DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type] # of numbers, or of numbers and seeds
+        collate_fn=dataset.collate,
+        num_workers=workers,
+        worker_init_fn=_ignore_interrupts,
+        multiprocessing_context="fork" if workers and os.name == "posix" else None,  # spawned, each imports torch
+        pin_memory=world.device.type == "cuda",
+        generator=torch.Generator(),  # torch would else draw from the routers' noise
+    )
+    try:
+        for image, label in loader:
+            world.beat()
+            yield image, label
+    except CwsamError as error:  # a worker's error arrives with its traceback for a message
+        last = str(error).strip().splitlines()[-1].partition("Error: ")[2]
+        raise (type(error)(last, hint=error.hint or "tile the scenes again") if last else error) from None
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C is for the process that trains; the processes that read for it go on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def take_step(
+    learner: Learner,
+    batches: list[Batch],
+    world: World,
+    *,
+    args: ModelArgs,
+    settings: TrainingSettings,
+    weights: Tensor | None,
+    rate: float,
+    ask: Callable[[], Requests] = Requests,
+) -> StepResult:
+    """Learn from one large batch.
+
+    Args:
+        learner: its model on the world's device.
+        batches: this process's part of it, as many in each process.
+        world: this process among all.
+        args: the loss.
+        settings: precision, clipping, average.
+        weights: one a class, on the device, or None.
+        rate: learning rate, before each parameter group's own factor.
+        ask: what this process asks for; called at the end of the passes.
+
+    Raises:
+        MachineError: loss or gradient is no longer a finite number, with fp16 for many steps in a row.
+    """
+    model, scaler = learner.model, learner.scaler
+    model.train()
+    mine = measure([label for _, label in batches], weights)
+    counts = world.total(torch.cat([part.view(-1) for part in mine]).to(world.device))
+    whole = Whole(counts[0], counts[1], counts[2:])
+    passes = backward_passes(
+        model, batches, world, args=args, settings=settings, weights=weights, whole=whole, scaler=scaler
+    )
+    take_gradients(model, learner.shards, learner.frozen_bands)
+    if scaler is not None:
+        scaler.unscale_(learner.optimizer)
+    norm = gradient_norm(learner.shards, world)
+    asked = torch.tensor(ask(), dtype=torch.float32, device=world.device)
+    told = [
+        world.total(torch.cat([torch.stack([*passes.losses.values()]), asked])),
+        norm.view(1),
+        whole.sizes,
+        *(own.values for own in passes.routing.values()),
+    ]
+    sums, norms, sizes, *counts = torch.cat([part.double() for part in told]).cpu().split([len(part) for part in told])
+    losses = dict(zip(passes.losses, sums.tolist(), strict=False))
+    is_finite = bool(torch.isfinite(torch.cat([sums, norms])).all())
+    learner.skipped = 0 if is_finite else learner.skipped + 1
+    if learner.skipped > (0 if scaler is None else _MOST_SKIPPED):
+        raise MachineError(
+            f"the loss is {sum(losses.values()):g} and the norm of its gradient {norms.item():g}"
+            + (f", the last of {learner.skipped} such steps in a row" if scaler is not None else ""),
+            hint=f"lower optimizer.args.lr, or train with precision {'fp32' if scaler is None else 'bf16 or fp32'}",
+        )
+    if settings.clip_grad_norm and is_finite:
+        nn.utils.clip_grads_with_norm_(learner.shards.values(), settings.clip_grad_norm, norm)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = rate * group["lr_factor"]
+    frozen = [(learner.shards[name].detach(), bands) for name, bands in learner.frozen_bands.items()]
+    kept = [shard[:, bands] for shard, bands in frozen]
+    if scaler is None:
+        learner.optimizer.step()
+    else:
+        scaler.step(learner.optimizer)
+        scaler.update()
+    for (shard, bands), filters in zip(frozen, kept, strict=True):
+        shard[:, bands] = filters  # 8-bit averages of 0 are not quite 0
+    drop_gradients(model, learner.shards)
+    if settings.ema is not None:
+        learner.update_average(settings.ema)
+    return StepResult(
+        losses=losses,
+        gradient_norm=norms.item(),
+        images=int(sizes.sum()),
+        is_skipped=not is_finite,
+        routing={
+            name: RoutingCounts(values, own.groups)
+            for (name, own), values in zip(passes.routing.items(), counts, strict=True)
+        },
+        requests=Requests(*(value > 0 for value in sums[len(losses) :].tolist())),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """What the passes of a step came to."""
+
+    losses: dict[str, Tensor]
+    """This process's part of the loss, by its parts."""
+    routing: dict[str, RoutingCounts]
+    """Of each expert layer, over all processes."""
+
+
+def backward_passes(
+    model: nn.Module,
+    batches: list[Batch],
+    world: World,
+    *,
+    args: ModelArgs,
+    settings: TrainingSettings,
+    weights: Tensor | None,
+    whole: Whole,
+    scaler: torch.amp.GradScaler | None = None,
+) -> Passes:
+    """A step's forward and backward passes, which leave the weights their gradients.
+
+    Args:
+        model: in training mode, on the world's device.
+        batches: this process's, as many in each process.
+        world: this process among all.
+        args: the loss.
+        settings: precision.
+        weights: one a class, on the device, or None.
+        whole: what all processes' batches of the step make up.
+        scaler: with fp16.
+    """
+    device = world.device
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, RoutingCounts] = {}
+    for number, (image, label) in enumerate(batches, start=1):
+        sync_gradients(model, last=number == len(batches))
+        autocast = torch.autocast(device.type, DTYPES[settings.precision], enabled=settings.precision != "fp32")
+        with collect_routing(model) as routing, autocast:
+            logits = model(image.to(device, non_blocking=True))
+        world.beat()
+        target = label.to(device, non_blocking=True)
+        parts = loss_parts(logits, target, args.loss, weights, smoothing=args.label_smoothing, whole=whole)
+        if routing:
+            shared = sum_counts(routing, world.total)
+            share = whole.sizes[number - 1] / whole.sizes.sum()  # the last batch of an epoch may be smaller
+            parts["routing"] = share * routing_loss(shared, balance=args.balance_loss, z=args.router_z_loss)
+            counts = {name: own.counts + counts[name] if counts else own.counts for name, own in shared.items()}
+            routing.clear()
+        loss = torch.stack([*parts.values()]).sum() * world.size  # gradients are averaged over the processes
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        sums = {name: sums.get(name, 0) + part.detach() for name, part in parts.items()}
+        world.beat()
+    return Passes(sums, counts)
+
+
+def validate(
+    model: nn.Module,
+    dataset: TileDataset,
+    world: World,
+    *,
+    batch_size: int,
+    classes: int,
+    precision: str,
+    workers: int = 0,
+    hidden: int | None = None,
+    show: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+) -> Matrix:
+    """The confusion matrix over a dataset's pixels, each counted once; the hidden class is never predicted.
+
+    Args:
+        model: on the world's device.
+        dataset: whole; each process measures its share.
+        world: this process among all.
+        batch_size: images at a time.
+        classes: K.
+        precision: of the forward pass.
+        workers: processes that read tiles.
+        hidden: index of a class that counts as unlabelled.
+        show: is given the images, labels and predicted indices of this process's first batch.
+    """
+    model.eval()
+    matrix = np.zeros((classes, classes), np.int64)
+    mine = range(world.rank, len(dataset), world.size)
+    rounds = -(-len(dataset) // world.size)
+    batches = [list(mine[start : start + batch_size]) for start in range(0, rounds, batch_size)]
+    kind = DTYPES[precision]  # type: ignore[index]
+    with torch.no_grad():  # inference mode and sharded weights do not go together
+        for image, label in track(
+            _loaded(dataset, batches, workers, world), "validating", total=len(batches), unit="batch"
+        ):
+            with torch.autocast(world.device.type, kind, enabled=kind != torch.float32):
+                logits = model(image.to(world.device))
+            if hidden is not None:
+                logits[:, hidden] = -math.inf
+            best = logits.argmax(dim=1).to(torch.uint8).cpu()
+            matrix += confusion_matrix(label.numpy(), best.numpy(), classes)
+            if show is not None:
+                show(image, label, best)
+                show = None
+    let_go(model)
+    return world.total(torch.from_numpy(matrix).to(world.device)).cpu().numpy()

@@ -1,1 +1,0 @@
-"""The guts of each command: paths and settings in, files and a result out."""

@@ -1,0 +1,200 @@
+"""Whether a run fits its GPUs, and the smallest changes with which it does.
+
+Every change that is proposed was planned with: none is a guess.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cwsam_cli.config.schema import RunConfig
+from cwsam_cli.model.variants import Architecture
+from cwsam_cli.plan.memory import MemoryPlan, gigabytes, plan_memory, usable
+
+MOST_GPUS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that makes a run fit."""
+
+    options: tuple[str, ...]
+    """As they are typed: `--set KEY=VALUE`, `--gpus N`."""
+    gpu: int
+    """Bytes of the fullest GPU with it."""
+    host: int
+    """Bytes of the host for each GPU with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Whether a run fits its GPUs; computed, nothing is measured."""
+
+    plan: MemoryPlan
+    stage: str
+    """In which most learns; the plan is of it."""
+    gpu_memory: int
+    """Bytes of each GPU."""
+    usable: int
+    """The same without the reserve."""
+    fits: bool
+    changes: list[Change]
+    """What makes it fit, where it does not."""
+
+    def as_text(self) -> str:
+        """The plan, and what follows from it."""
+        stage = "" if self.stage == "all" else f" in the stage {self.stage}"
+        room = f"{gigabytes(self.gpu_memory)} ({gigabytes(self.usable)} without a reserve)"
+        lines = [f"memory for training{stage}, computed:", self.plan.as_text(), ""]
+        if self.fits:
+            return "\n".join([*lines, f"fits in {room}"])
+        if not self.changes:
+            return "\n".join([*lines, f"does not fit in {room}; no change of settings or GPUs is enough"])
+        lines.append(f"does not fit in {room}; it does with" + (" one of" if len(self.changes) > 1 else ""))
+        for change in self.changes:
+            host = f", {gigabytes(change.host)} of the host" if change.host else ""
+            lines.append(f"  {' '.join(change.options)}   ({gigabytes(change.gpu)}{host})")
+        return "\n".join(lines)
+
+
+def check_fit(
+    config: RunConfig, arch: Architecture, learning: Mapping[str, set[str]], *, gpus: int, gpu_memory: int
+) -> Fit:
+    """Plan a run's memory, and look for what makes it fit.
+
+    Args:
+        config: the run.
+        arch: its model.
+        learning: names of the parameters that learn, by stage; of two stages one's hold the other's.
+        gpus: how many there are.
+        gpu_memory: bytes of each.
+    """
+    stage = max(learning, key=lambda name: len(learning[name]))
+    names = frozenset(learning[stage])
+    plan = plan_memory(config, arch, names, gpus=gpus)
+    fits = plan.fits(gpu_memory)
+    changes = [] if fits else changes_that_fit(config, arch, names, gpus=gpus, gpu_memory=gpu_memory)
+    return Fit(plan, stage, gpu_memory, usable(gpu_memory), fits, changes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One change; of the same kind, a later one takes the place of an earlier."""
+
+    kind: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    gpus: int | None = None
+
+
+def changes_that_fit(
+    config: RunConfig, arch: Architecture, learning: frozenset[str], *, gpus: int, gpu_memory: int
+) -> list[Change]:
+    """What makes a run fit that does not, the cheapest first; each is tried.
+
+    Every single change that is enough; where none is, the cheapest ones that are enough
+    together, without those that are not needed; nothing where nothing helps.
+
+    Args:
+        config: the run.
+        arch: its model.
+        learning: names of the parameters that learn.
+        gpus: how many there are.
+        gpu_memory: bytes of each.
+    """
+
+    def changed(steps: list[_Step]) -> tuple[RunConfig, int]:
+        settings = {key: value for step in steps for key, value in step.settings.items()}
+        return functools.reduce(_with, settings.items(), config), max([gpus, *(step.gpus or 0 for step in steps)])
+
+    def planned(steps: list[_Step]) -> MemoryPlan:
+        new, count = changed(steps)
+        return plan_memory(new, arch, learning, gpus=count)
+
+    def change(steps: list[_Step]) -> Change:
+        options = _options(steps) + [f"--gpus {step.gpus}" for step in steps if step.gpus]
+        plan = planned(steps)
+        return Change(tuple(options), plan.gpu, plan.host)
+
+    def more_gpus(steps: list[_Step]) -> list[_Step]:
+        count = 2 * gpus
+        while count <= MOST_GPUS:
+            step = _Step("gpus", gpus=count)
+            plan = planned([*steps, step])
+            if plan.fits(gpu_memory):
+                return [step]
+            room = usable(gpu_memory) - plan.step.total
+            if plan.offloaded or room <= 0:  # more of them leave what is beside the shares as it is
+                return []
+            count *= 2
+            while (plan.gpu - plan.step.total) * plan.gpus > room * count:
+                count *= 2
+        return []
+
+    ladder = list(_ladder(config, gpus))
+    enough: dict[str, _Step] = {}
+    for step in ladder:
+        if step.kind not in enough and planned([step]).fits(gpu_memory):
+            enough[step.kind] = step
+    singles = [*enough.values(), *more_gpus([])]
+    if singles:
+        return [change([step]) for step in singles]
+    taken: list[_Step] = []
+    for step in ladder:
+        taken = [other for other in taken if other.kind != step.kind] + [step]
+        if planned(taken).fits(gpu_memory):
+            break
+    else:
+        without_offload = [step for step in taken if step.kind != "offload"]
+        more = more_gpus(without_offload)
+        if not more:
+            return []
+        taken = [*without_offload, *more]
+    for step in list(taken):
+        without = [other for other in taken if other is not step]
+        taken = without if planned(without).fits(gpu_memory) else taken
+    return [change(taken)]
+
+
+def _ladder(config: RunConfig, gpus: int) -> Iterator[_Step]:
+    """Settings by what they cost: a third of the speed or less, then more."""
+    settings, fsdp, batch = config.training_settings, config.fsdp_settings, config.train_dataset.batch_size
+    if not settings.activation_checkpointing:
+        yield _Step("checkpointing", {"training_settings.activation_checkpointing": True})
+    if config.optimizer.name != "adamw8bit":
+        yield _Step("optimizer", {"optimizer.name": "adamw8bit"})
+    for smaller in (size for size in range(batch - 1, 0, -1) if batch % size == 0):  # the same images a step
+        accumulated = settings.grad_accum_steps * batch // smaller
+        yield _Step("batch", {"train_dataset.batch_size": smaller, "training_settings.grad_accum_steps": accumulated})
+    if gpus > 1 and not fsdp.reshard_after_forward:
+        yield _Step("reshard", {"fsdp_settings.reshard_after_forward": True})
+    if gpus > 1 and not fsdp.cpu_offload:
+        yield _Step("offload", {"fsdp_settings.cpu_offload": True})
+
+
+def after_overflow(config: RunConfig, arch: Architecture, learning: frozenset[str], *, gpus: int, device: str) -> str:
+    """What to try when the memory ran out, and where it goes, as a hint.
+
+    Args:
+        config: the run.
+        arch: its model.
+        learning: names of the parameters that learn.
+        gpus: how many processes there are.
+        device: `cuda` or `cpu`.
+    """
+    steps = {step.kind: step for step in reversed(list(_ladder(config, gpus)))}  # the mildest of each kind
+    tries = [" ".join(_options([step])) for step in reversed(steps.values())] or ["more GPUs"]
+    plan = plan_memory(config, arch, learning, gpus=gpus, device=device)
+    return "\n".join(["try, one after the other:", *(f"  {words}" for words in tries), "", "computed:", plan.as_text()])
+
+
+def _options(steps: Iterable[_Step]) -> list[str]:
+    """Changes as they are typed."""
+    return [f"--set {key}={str(value).lower()}" for step in steps for key, value in step.settings.items()]
+
+
+def _with(section: Any, item: tuple[str, Any]) -> Any:
+    """A configuration with one dotted key changed."""
+    (head, _, rest), value = item[0].partition("."), item[1]
+    return dataclasses.replace(section, **{head: _with(getattr(section, head), (rest, value)) if rest else value})

@@ -1,0 +1,61 @@
+"""A configuration → what the model is made of and what it costs, before anything is trained."""
+
+from dataclasses import dataclass
+
+import torch
+
+from cwsam_cli.config.load import dataset_taxonomy
+from cwsam_cli.config.schema import RunConfig
+from cwsam_cli.learning.stages import learning_names
+from cwsam_cli.model.network import ClassWiseSam
+from cwsam_cli.model.variants import architecture
+from cwsam_cli.plan.fit import Fit, check_fit
+from cwsam_cli.plan.parameters import model_size
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a configuration asks for."""
+
+    model: str
+    total: int
+    """Parameters."""
+    active: int
+    """Parameters that one token meets."""
+    trainable: dict[str, int]
+    """Parameters that learn, by stage (one named `all` without stages)."""
+    parts: dict[str, int]
+    """Parameters by part of the model."""
+    flops: int
+    """Of one forward pass of one image."""
+    memory: Fit | None
+    """Where a number of GPUs was given."""
+
+
+def plan(config: RunConfig, *, bands: int = 3, gpus: int | None = None, gpu_memory: int = 80_000_000_000) -> Plan:
+    """Count a configuration's model on the meta device, and what training it needs.
+
+    Args:
+        config: the run.
+        bands: image bands, which the configuration does not tell.
+        gpus: to train on; None leaves the memory out.
+        gpu_memory: bytes of each.
+    """
+    taxonomy = dataset_taxonomy(config.train_dataset.dataset.args)
+    classes = config.model.args.num_classes or (len(taxonomy) if taxonomy else 33)
+    arch = architecture(config.model, num_bands=bands, num_classes=classes)
+    size = model_size(arch)
+    with torch.device("meta"):
+        counts = {name: parameter.numel() for name, parameter in ClassWiseSam(arch).named_parameters()}
+    grown = config.sam_checkpoint is not None
+    frozen_base = grown and arch.moe_num_expert_groups > 1 and config.model.args.freeze_base_group
+    stages: list[str | None] = [stage.name for stage in config.stages]
+    learning = {
+        stage or "all": learning_names(
+            counts, arch, from_checkpoint=grown, frozen_base=frozen_base, stage=stage, extra_bands=bands > 3
+        )
+        for stage in stages or [None]
+    }
+    trainable = {stage: sum(counts[name] for name in names) for stage, names in learning.items()}
+    fit = None if gpus is None else check_fit(config, arch, learning, gpus=gpus, gpu_memory=gpu_memory)
+    return Plan(config.model.name, size.total, size.active, trainable, size.parts, size.flops, fit)

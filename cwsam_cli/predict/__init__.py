@@ -1,0 +1,1 @@
+"""Scenes to maps: the command `predict`."""

@@ -1,0 +1,179 @@
+"""Put overlapping windows together again: blend their scores, finish rows, forget them.
+
+# K classes, S pixels a side of a window
+
+Each window counts most in its middle and never nothing at its edge, so that there are no
+seams and the scene's border pixels keep their score. A pixel's weights sum to 1, so blended
+scores are means, and exactly the window's own where only one covers a pixel.
+
+Windows arrive row by row. What no later window touches is finished at once; kept are only
+the overlaps: below the row (as wide as the area) and right of the window. Scores are added
+in the windows' order, so that the sums are those of an accumulator of the whole scene, bit
+for bit, however the area was cut.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from cwsam_cli.raster.grid import Lattice
+
+Scores = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Layers = NDArray[np.uint8]
+
+PROFILES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "hann": lambda x: np.sin(np.pi * x) ** 2,
+    "gaussian": lambda x: np.exp(-0.5 * ((x - 0.5) / 0.125) ** 2),
+}
+"""How much a window counts along an axis, 0 to 1 from edge to edge; sampled at pixel centres none is 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A window and what the model says of it."""
+
+    row: int
+    col: int
+    """Of the lattice."""
+    scores: Scores
+    """(K, S, S); overwritten when blended."""
+    wanted: Mask
+    """Pixels that the map shows, (h, w) of the window's size within the scene."""
+
+
+def shares(starts: Sequence[int], size: int, length: int, profile: str) -> list[Scores]:
+    """Each window's weights along one axis; a pixel's weights sum to 1."""
+    shape = PROFILES[profile]((np.arange(size) + 0.5) / size)[: min(size, length)]
+    total = np.zeros(length)
+    for start in starts:
+        total[start : start + len(shape)] += shape
+    return [(shape / total[start : start + len(shape)]).astype(np.float32) for start in starts]
+
+
+class Blender:
+    """Blend the windows of a lattice over an area of the scene.
+
+    Args:
+        lattice: all windows of the scene.
+        profile: a name of `PROFILES`.
+        finish: blended scores (K, h, w) to the layers of the map (L, h, w).
+        layers: L.
+        nodata: what stands where nothing is wanted.
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        finish: Callable[[Scores], Layers],
+        *,
+        layers: int = 1,
+        profile: str = "hann",
+        nodata: int = 255,
+    ) -> None:
+        self.lattice, self.finish, self.layers, self.nodata = lattice, finish, layers, nodata
+        self.row_shares = shares(lattice.rows, lattice.size, lattice.height, profile)
+        self.col_shares = shares(lattice.cols, lattice.size, lattice.width, profile)
+
+    def blend(self, scored: Iterable[Scored], area: Window) -> Iterator[tuple[int, Layers]]:
+        """Finished rows of the area, top to bottom.
+
+        Args:
+            scored: windows in the lattice's order; one without a wanted pixel may be missing,
+                and so may those that do not touch the area.
+            area: the part of the scene to finish.
+
+        Yields:
+            The first row's offset in the scene and layers (L, rows, area's width); together
+            all rows of the area, each once.
+        """
+        size = self.lattice.size
+        rows, cols = self.lattice.touching(area)
+        tops = _Axis(self.lattice.rows, rows, size, int(area.row_off), int(area.row_off + area.height))
+        lefts = _Axis(self.lattice.cols, cols, size, int(area.col_off), int(area.col_off + area.width))
+        waiting = (item for item in scored if item.row in rows and item.col in cols)
+        item = next(waiting, None)
+        below: Scores | None = None  # what earlier rows of windows gave to rows not finished yet, (K, overlap, width)
+        depth = max((tops.end(row - 1) - tops.begin(row) for row in rows[1:]), default=0)
+        for row in rows:
+            top, done, bottom = tops.begin(row), tops.done(row), tops.end(row)
+            carried = tops.end(row - 1) - top if row > rows[0] else 0
+            finished = np.full((self.layers, done - top, int(area.width)), self.nodata, np.uint8)
+            beside: Scores | None = None  # totals of the columns that the window before shares with this one
+            before = -1
+            while item is not None and item.row == row:
+                col, scores = item.col, item.scores
+                left, final, right = lefts.begin(col), lefts.done(col), lefts.end(col)
+                if below is None:
+                    below = np.zeros((len(scores), depth, int(area.width)), np.float32)
+                at_row, at_col = top - self.lattice.rows[row], left - self.lattice.cols[col]
+                own = np.s_[at_row : at_row + bottom - top, at_col : at_col + right - left]
+                total = scores[:, *own]
+                total *= np.outer(self.row_shares[row], self.col_shares[col])[own]
+                shared = lefts.end(before) - left if beside is not None and before == col - 1 else 0
+                if shared and beside is not None:
+                    total[..., :shared] += beside
+                origin = left - int(area.col_off)
+                if carried:
+                    total[:, :carried, shared:] += below[:, :carried, origin + shared : origin + right - left]
+                if bottom > done:
+                    below[:, : bottom - done, origin : origin + final - left] = total[:, done - top :, : final - left]
+                beside = total[..., final - left :].copy()
+                if done > top and final > left:
+                    part = finished[:, :, origin : origin + final - left]
+                    wanted = item.wanted[own][: done - top, : final - left]
+                    if wanted.any():
+                        part[:] = self.finish(total[:, : done - top, : final - left])
+                        part[:, ~wanted] = self.nodata
+                before, item = col, next(waiting, None)
+            if done > top:
+                yield top, finished
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Windows along one axis, cut to an area."""
+
+    starts: Sequence[int]
+    touching: range
+    size: int
+    first: int
+    last: int
+
+    def begin(self, index: int) -> int:
+        """The first pixel that window `index` touches and no earlier window's finish has taken."""
+        return max(self.starts[index], self.first)
+
+    def done(self, index: int) -> int:
+        """Where the next window begins: what lies before is finished."""
+        return self.begin(index + 1) if index + 1 in self.touching else self.last
+
+    def end(self, index: int) -> int:
+        """The end of window `index`."""
+        return min(self.starts[index] + self.size, self.last)
+
+
+def cut_rows(runs: Iterable[tuple[int, Layers]], cuts: Sequence[int]) -> Iterator[tuple[int, Layers]]:
+    """Regroup finished rows into pieces that lie between neighbouring cuts.
+
+    Args:
+        runs: row offset and rows (L, rows, width), top to bottom without gaps, from the first cut on.
+        cuts: row offsets, ascending; the last one ends the last piece.
+
+    Yields:
+        A piece's number, counted by the cuts, and its rows.
+    """
+    held: list[Layers] = []
+    number, have = 0, cuts[0]
+    for _, rows in runs:
+        held.append(rows)
+        have += rows.shape[1]
+        while number + 1 < len(cuts) and have >= cuts[number + 1]:
+            stack = held[0] if len(held) == 1 else np.concatenate(held, axis=1)
+            height = cuts[number + 1] - cuts[number]
+            yield number, stack[:, :height]
+            held = [stack[:, height:]]
+            number += 1

@@ -1,0 +1,209 @@
+"""Read a scene for a model: every block once, windows in batches, while the model works.
+
+A strip holds the rows that the current windows need; what the next ones share with them is
+kept, the rest is read from where the last reading ended, up to the end of a row of blocks.
+Batches never mix groups of window rows, so that what a batch holds does not depend on where
+the reading began: another start, as after a crash, repeats the same batches.
+"""
+
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from cwsam_cli.predict.blend import Mask
+from cwsam_cli.raster.grid import Lattice
+from cwsam_cli.raster.scene import Scene
+
+T = TypeVar("T")
+
+CELL_BYTES = 16 << 20  # read at a time: image and mask must meet the same blocks in GDAL's cache
+
+
+class Inside(Protocol):
+    """A part of the scene that is not a rectangle."""
+
+    def touches(self, window: Window) -> bool:
+        """Whether a window may share a pixel with it."""
+
+    def mask(self, window: Window) -> Mask:
+        """Pixels of a window that lie in it, (h, w)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A window's pixels; views that hold until the next batch is asked for."""
+
+    row: int
+    col: int
+    """Of the lattice."""
+    image: NDArray[np.generic]
+    """(C, h, w) in the scene's dtype."""
+    valid: Mask
+    wanted: Mask
+    """Valid, and to be shown in the map."""
+
+
+def batches(
+    scene: Scene,
+    lattice: Lattice,
+    rows: range,
+    cols: range,
+    *,
+    shown: Window,
+    inside: Inside | None = None,
+    batch: int = 8,
+    group: int = 1,
+) -> Iterator[list[Seen]]:
+    """Windows of an area, in the lattice's order; those without a pixel to show are left out.
+
+    Args:
+        scene: read from this thread only.
+        lattice: the scene's windows.
+        rows: rows of the lattice; the first one begins a group.
+        cols: columns of the lattice.
+        shown: the pixels that the map shows.
+        inside: only these of them.
+        batch: windows at a time, at most.
+        group: rows of windows that fill batches together.
+    """
+    strip = _Strip(scene, lattice, cols, shown, inside)
+    for first in range(rows.start, rows.stop, group):
+        own = range(first, min(first + group, rows.stop))
+        if not strip.move_to(own):
+            continue
+        seen = [item for row in own for col in cols if (item := strip.window(row, col)).wanted.any()]
+        parts = -(-len(seen) // batch)
+        ends = [part * len(seen) // parts for part in range(parts + 1)] if seen else []
+        for begin, end in pairwise(ends):
+            yield seen[begin:end]
+
+
+class _Strip:
+    """Rows of the scene, across some columns of windows."""
+
+    def __init__(self, scene: Scene, lattice: Lattice, cols: range, shown: Window, inside: Inside | None) -> None:
+        self.scene, self.lattice, self.shown, self.inside = scene, lattice, shown, inside
+        self.left = lattice.cols[cols.start]
+        self.right = min(lattice.cols[cols.stop - 1] + lattice.size, lattice.width)
+        self.top = self.end = 0
+        width = self.right - self.left
+        self.image: NDArray[Any] = np.empty((len(scene.bands), 0, width), scene.dtype)
+        self.valid: Mask = np.empty((0, width), bool)
+        self.wanted: Mask = np.empty((0, width), bool)
+
+    def move_to(self, rows: range) -> bool:
+        """Hold the rows of pixels under some rows of windows; False if nothing there is to be shown."""
+        top = self.lattice.rows[rows.start]
+        need = min(self.lattice.rows[rows.stop - 1] + self.lattice.size, self.lattice.height)
+        if self.inside is not None and not self.inside.touches(
+            Window(self.left, top, self.right - self.left, need - top)
+        ):
+            return False
+        begin = max(top, self.end)
+        end = max(begin, self.scene.end_of_blocks(need, self.lattice.size)) if need > begin else begin
+        kept, new = max(0, self.end - top), end - begin
+        width = self.right - self.left
+        image = np.empty((len(self.scene.bands), kept + new, width), self.scene.dtype)
+        valid = np.empty((kept + new, width), bool)
+        wanted = np.zeros((kept + new, width), bool)
+        if kept:
+            image[:, :kept], valid[:kept], wanted[:kept] = (
+                self.image[:, -kept:],
+                self.valid[-kept:],
+                self.wanted[-kept:],
+            )
+        self.image, self.valid, self.wanted, self.top, self.end = image, valid, wanted, top, end
+        if new:
+            self._read(begin, end)
+        return True
+
+    def _read(self, begin: int, end: int) -> None:
+        rows = slice(begin - self.top, end - self.top)
+        for left, right in pairwise(self._cells(end - begin)):
+            window = Window(left, begin, right - left, end - begin)
+            cols = slice(left - self.left, right - self.left)
+            self.image[:, rows, cols], self.valid[rows, cols] = self.scene.read_north_up(window)
+            above, below = (max(begin, int(self.shown.row_off)), min(end, int(self.shown.row_off + self.shown.height)))
+            west, east = (max(left, int(self.shown.col_off)), min(right, int(self.shown.col_off + self.shown.width)))
+            if above < below and west < east:
+                part = np.s_[above - self.top : below - self.top, west - self.left : east - self.left]
+                self.wanted[part] = self.valid[part]
+                if self.inside is not None:
+                    self.wanted[part] &= self.inside.mask(Window(west, above, east - west, below - above))
+
+    def _cells(self, height: int) -> list[int]:
+        """Where to cut the reading of a few rows: at blocks, some megabytes apart."""
+        block = self.scene.block_width
+        pixel = len(self.scene.bands) * self.image.itemsize
+        step = max(1, CELL_BYTES // (pixel * height * block)) * block
+        return [self.left, *range((self.left // step + 1) * step, self.right, step), self.right]
+
+    def window(self, row: int, col: int) -> Seen:
+        place = self.lattice.window(row, col)
+        rows = slice(place.row_off - self.top, place.row_off - self.top + place.height)
+        cols = slice(place.col_off - self.left, place.col_off - self.left + place.width)
+        return Seen(row, col, self.image[:, rows, cols], self.valid[rows, cols], self.wanted[rows, cols])
+
+
+def ahead(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
+    """The same items, made in a thread of their own while the present one is used.
+
+    Args:
+        items: consumed, and closed, in that thread.
+        depth: how many wait at most.
+    """
+    queue: Queue[Any] = Queue(depth)
+    stopped = Event()
+    end = object()
+
+    def put(item: Any) -> None:
+        while not stopped.is_set():
+            try:
+                return queue.put(item, timeout=0.1)
+            except Full:
+                continue
+
+    def fill() -> None:
+        last: Any = end
+        try:
+            for item in items:
+                put(item)
+                del item
+                if stopped.is_set():
+                    break
+        except BaseException as error:  # it is raised again where the items are used
+            last = _Raised(error)
+        finally:
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+            put(last)
+
+    thread = Thread(target=fill, daemon=True)
+    thread.start()
+    try:
+        while (item := queue.get()) is not end:
+            if isinstance(item, _Raised):
+                raise item.error
+            yield item
+            del item
+    finally:
+        stopped.set()
+        while thread.is_alive():
+            try:
+                queue.get(timeout=0.05)
+            except Empty:
+                continue
+        thread.join()
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    error: BaseException

@@ -1,0 +1,1 @@
+"""Rasters: grids, reading, sources, styles. Loads no torch."""

@@ -1,0 +1,226 @@
+"""A raster's pixel grid: where it lies, how large its pixels are, and how windows tile it.
+
+Windows lie on the scene's own pixel grid, so no pixel is ever resampled. Edge windows shift
+inwards rather than pad: every window holds only real pixels, unless the scene is smaller.
+"""
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil, floor, sqrt
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS as ProjCRS
+from pyproj import Geod
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+from rasterio.windows import Window
+
+from cwsam_cli.errors import DataError
+from cwsam_cli.raster.ground import Plane, area_of, middle, stretches
+
+_SNAP = 1e-6  # pixels; a bound this near to a pixel's edge is meant to lie on it
+_KEPT = 0.005
+"""How far the scale of a plane may leave 1; within a UTM zone the areal scale leaves it by 0.2 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A raster's size and place."""
+
+    crs: CRS | None
+    transform: Affine
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, dataset: rasterio.DatasetReader) -> "Grid":
+        """The grid of an open raster."""
+        return cls(dataset.crs, dataset.transform, dataset.width, dataset.height)
+
+    @property
+    def is_geographic(self) -> bool:
+        """Whether coordinates are angles."""
+        return self.crs is not None and self.crs.is_geographic
+
+    @property
+    def in_degrees(self) -> Affine:
+        """The transform of a geographic grid in degrees, whatever unit its angles have."""
+        assert self.crs is not None
+        degrees = math.degrees(ProjCRS.from_wkt(self.crs.to_wkt()).axis_info[0].unit_conversion_factor)
+        return self.transform if math.isclose(degrees, 1) else Affine.scale(degrees) @ self.transform
+
+    @property
+    def unit_m(self) -> float | None:
+        """Metres per unit of a projected (or engineering) grid, else None."""
+        if self.crs is None or self.is_geographic:
+            return None
+        try:
+            return float(self.crs.linear_units_factor[1])
+        except CRSError:  # an engineering CRS
+            axes = ProjCRS.from_wkt(self.crs.to_wkt()).axis_info
+            return axes[0].unit_conversion_factor if axes else 1.0
+
+    @property
+    def plane(self) -> Plane | None:
+        """The pixels of a projected grid, else None."""
+        if self.crs is None or not self.crs.is_projected or self.unit_m is None:
+            return None
+        return Plane(self.crs.to_wkt(), self.transform, self.width, self.height, self.unit_m)
+
+    @property
+    def keeps_areas(self) -> bool:
+        """Whether areas in the grid's plane are those on the ground, within 0.5 % everywhere."""
+        return not self.is_geographic and (self.plane is None or stretches(self.plane)[0] <= _KEPT)
+
+    @property
+    def keeps_lengths(self) -> bool:
+        """Whether lengths in the grid's plane are those on the ground, within 0.5 % everywhere."""
+        return not self.is_geographic and (self.plane is None or stretches(self.plane)[1] <= _KEPT)
+
+    @property
+    def pixel_area_m2(self) -> float | None:
+        """The area of every pixel in m², None where pixels differ or there is no CRS."""
+        if self.unit_m is None or not self.keeps_areas:
+            return None
+        return abs(self.transform.determinant) * self.unit_m**2
+
+    @property
+    def gsd_m(self) -> float | None:
+        """Ground sampling distance in metres per pixel, in the middle where pixels differ."""
+        if self.crs is None:
+            return None
+        if self.unit_m is not None:
+            if self.plane is None or self.keeps_areas or self.keeps_lengths:
+                return sqrt(abs(self.transform.determinant)) * self.unit_m
+            return sqrt(area_of(middle(self.plane)))
+        lon, lat = self.in_degrees * (self.width / 2, self.height / 2)
+        beside, below = self.in_degrees * (self.width / 2 + 1, self.height / 2 + 1)
+        geod = geodesic(self.crs)
+        lat, below = max(-90, min(90, lat)), max(-90, min(90, below))
+        return sqrt(geod.inv(lon, lat, beside, lat)[2] * geod.inv(lon, lat, lon, below)[2])
+
+    def corners(self, window: Window) -> list[tuple[float, float]]:
+        """The four corners of a window in the grid's CRS."""
+        left, top = window.col_off, window.row_off
+        right, bottom = left + window.width, top + window.height
+        return [self.transform * corner for corner in ((left, top), (right, top), (right, bottom), (left, bottom))]
+
+    def transects(self, count: int = 17) -> Iterator[NDArray[np.float64]]:
+        """Columns and rows (N, 2) of all pixel corners along the raster's edges and lines between them."""
+        across, down = np.arange(self.width + 1.0), np.arange(self.height + 1.0)
+        for row in np.linspace(0, self.height, count):
+            yield np.stack([across, np.full_like(across, row)], axis=1)
+        for column in np.linspace(0, self.width, count):
+            yield np.stack([np.full_like(down, column), down], axis=1)
+
+    def within(self, bounds: Sequence[float]) -> Window:
+        """The pixels that (west, south, east, north) touches: snapped outward, cut to the grid.
+
+        Raises:
+            DataError: they touch none.
+        """
+        west, south, east, north = bounds
+        corners = [~self.transform * corner for corner in ((west, south), (west, north), (east, south), (east, north))]
+        cols, rows = zip(*corners, strict=True)
+        left, top = (max(0, floor(min(ends) + _SNAP)) for ends in (cols, rows))
+        right, bottom = min(self.width, ceil(max(cols) - _SNAP)), min(self.height, ceil(max(rows) - _SNAP))
+        if left >= right or top >= bottom:
+            raise DataError(
+                f"the bounds {' '.join(f'{edge:g}' for edge in bounds)} lie outside the scene ({self})",
+                hint="west south east north, in the scene's own CRS",
+            )
+        return Window(left, top, right - left, bottom - top)
+
+    def part(self, window: Window) -> "Grid":
+        """The grid of a window."""
+        transform = self.transform * Affine.translation(window.col_off, window.row_off)
+        return Grid(self.crs, transform, int(window.width), int(window.height))
+
+    def __str__(self) -> str:
+        code = self.crs.to_epsg() if self.crs else None
+        crs = f"EPSG:{code}" if code else "unnamed CRS" if self.crs else "no CRS"
+        size = f", {self.gsd_m:.3g} m" if self.gsd_m else ""
+        return f"{self.width} × {self.height} pixels, {crs}{size}"
+
+
+def geodesic(crs: CRS) -> Geod:
+    """The CRS's own ellipsoid, for lengths and areas on the ground."""
+    geod = ProjCRS.from_wkt(crs.to_wkt()).get_geod()
+    return geod if geod is not None else Geod(ellps="WGS84")
+
+
+def offsets(length: int, size: int, stride: int) -> list[int]:
+    """Where windows start along one axis; the last one shifts inwards to end at the edge."""
+    if length <= size:
+        return [0]
+    return [*range(0, length - size, stride), length - size]
+
+
+def lattice(width: int, height: int, size: int, overlap: int) -> Iterator[Window]:
+    """Windows of `size` pixels that cover a rectangle, row by row.
+
+    Args:
+        width: pixels of the rectangle.
+        height: pixels of the rectangle.
+        size: pixels a side of a window.
+        overlap: pixels that neighbours share, at least.
+    """
+    for row in offsets(height, size, size - overlap):
+        for col in offsets(width, size, size - overlap):
+            yield Window(col, row, min(size, width), min(size, height))
+
+
+def spread(length: int, size: int, overlap: int) -> list[int]:
+    """Where windows start along one axis: evenly, and at least `overlap` shared between neighbours.
+
+    Shifting only the last one inwards would let it cover its neighbour almost whole.
+    """
+    if length <= size:
+        return [0]
+    steps = ceil((length - size) / (size - overlap))
+    return [index * (length - size) // steps for index in range(steps + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """The windows of a scene, one fixed set whatever part of it is wanted."""
+
+    width: int
+    height: int
+    size: int
+    rows: tuple[int, ...]
+    """Where rows of windows start, in pixels from the top."""
+    cols: tuple[int, ...]
+
+    @classmethod
+    def over(cls, width: int, height: int, size: int, overlap: int) -> "Lattice":
+        """Windows of `size` pixels over a scene; a scene smaller than a window is one."""
+        rows, cols = (tuple(spread(length, size, overlap)) for length in (height, width))
+        return cls(width, height, size, rows, cols)
+
+    def window(self, row: int, col: int) -> Window:
+        """The window of a row and column of the lattice."""
+        return Window(self.cols[col], self.rows[row], min(self.size, self.width), min(self.size, self.height))
+
+    def touching(self, area: Window) -> tuple[range, range]:
+        """Rows and columns of the windows that share a pixel with an area."""
+        return (
+            _touching(self.rows, self.size, area.row_off, area.row_off + area.height),
+            _touching(self.cols, self.size, area.col_off, area.col_off + area.width),
+        )
+
+    @property
+    def largest_overlap(self) -> int:
+        """Pixels that two neighbouring windows share at most, along either axis."""
+        pairs = [*pairwise(self.rows), *pairwise(self.cols)]
+        return max((self.size - (later - earlier) for earlier, later in pairs), default=0)
+
+
+def _touching(starts: Sequence[int], size: int, first: int, end: int) -> range:
+    return range(bisect_right(starts, first - size), bisect_left(starts, end))

@@ -1,0 +1,134 @@
+"""One picture that shows whether a map is any good: image, reference and map side by side."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+
+from cwsam_cli.files import staged
+from cwsam_cli.raster.scene import Scene, open_raster, reading
+from cwsam_cli.taxonomy import Taxonomy
+
+_PANEL = 640  # pixels wide, at most
+_ALONE = 1280  # pixels a side, at most
+_GAP = 16
+_TEXT = 15
+_PAPER = (255, 255, 255)
+_INK = (30, 30, 30)
+_EMPTY = (236, 236, 236)
+
+
+def draw_quicklook(scene: Scene, reference: Path, map_path: Path, taxonomy: Taxonomy, output: Path) -> None:
+    """Write a PNG: image | reference | map, with the classes' legend below.
+
+    Args:
+        scene: the image; shown in its red, green and blue, or its bands 3, 2, 1.
+        reference: label raster, on any grid.
+        map_path: the map, on the scene's grid.
+        taxonomy: names and colours.
+        output: the PNG.
+    """
+    scale = min(1.0, _PANEL / scene.grid.width)
+    shape = (max(1, round(scene.grid.height * scale)), max(1, round(scene.grid.width * scale)))
+    with open_raster(map_path) as dataset, reading(map_path):
+        mapped = dataset.read(1, out_shape=shape, resampling=Resampling.nearest)
+    with open_raster(reference) as dataset, reading(reference), _on_grid_of(scene, dataset) as view:
+        truth = view.read(1, out_shape=shape, resampling=Resampling.nearest, masked=True).astype(np.int32).filled(-1)
+    panels = {
+        "image": _stretched(scene, shape),
+        "reference": _colored(truth, taxonomy),
+        "map": _colored(mapped, taxonomy),
+    }
+    with staged(output, overwrite=True) as path:
+        _compose(panels, taxonomy).save(path, format="PNG")
+
+
+def draw_map(map_path: Path, taxonomy: Taxonomy, output: Path, text: Mapping[str, str]) -> None:
+    """Write a PNG of a map alone, with its legend; `text` goes into it too, by keyword."""
+    with open_raster(map_path) as dataset, reading(map_path):
+        scale = min(1.0, _ALONE / max(dataset.shape))
+        shape = (max(1, round(dataset.height * scale)), max(1, round(dataset.width * scale)))
+        mapped = dataset.read(1, out_shape=shape, resampling=Resampling.nearest)
+    with staged(output, overwrite=True) as path:
+        info = PngInfo()
+        for keyword, value in text.items():
+            info.add_text(keyword, value)
+        _compose({"": _colored(mapped, taxonomy)}, taxonomy).save(path, format="PNG", pnginfo=info)
+
+
+def read_text(picture: Path, keyword: str) -> str | None:
+    """A text that a PNG bears, if there is one."""
+    try:
+        with Image.open(picture) as opened:
+            return opened.info.get(keyword)
+    except (OSError, ValueError, Image.DecompressionBombError):  # no such file, or no picture of ours
+        return None
+
+
+def _on_grid_of(scene: Scene, dataset: rasterio.DatasetReader) -> WarpedVRT:
+    if scene.grid.crs is None or dataset.crs is None:
+        return dataset
+    return WarpedVRT(
+        dataset,
+        crs=scene.grid.crs,
+        transform=scene.grid.transform,
+        width=scene.grid.width,
+        height=scene.grid.height,
+        resampling=Resampling.nearest,
+    )
+
+
+def _stretched(scene: Scene, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """The image in three bands, each stretched between its 2nd and 98th percentile."""
+    names = list(scene.band_names)
+    if {"red", "green", "blue"} <= set(names):
+        bands = [scene.bands[names.index(name)] for name in ("red", "green", "blue")]
+    else:
+        bands = list(scene.bands[2::-1]) if len(scene.bands) >= 3 else [scene.bands[0]] * 3
+    with reading(scene.path):
+        image = scene.dataset.read(bands, out_shape=(3, *shape), masked=True).astype(np.float32)
+    picture = np.full((*shape, 3), _EMPTY, np.uint8)
+    for channel, band in enumerate(image):
+        known = ~np.ma.getmaskarray(band) & np.isfinite(band.data)
+        if known.any():
+            low, high = np.percentile(band.data[known], (2, 98))
+            bright = np.clip((band.data - low) / max(high - low, 1e-6), 0, 1)
+            picture[..., channel] = np.where(known, bright * 255, _EMPTY[channel])
+    return picture
+
+
+def _colored(codes: NDArray[np.generic], taxonomy: Taxonomy) -> NDArray[np.uint8]:
+    picture = np.full((*codes.shape, 3), _EMPTY, np.uint8)
+    for entry in taxonomy.classes:
+        picture[codes == entry.code] = entry.rgb
+    return picture
+
+
+def _compose(panels: dict[str, NDArray[np.uint8]], taxonomy: Taxonomy) -> Image.Image:
+    font = ImageFont.load_default(_TEXT)
+    height, width = next(iter(panels.values())).shape[:2]
+    whole = len(panels) * (width + _GAP) + _GAP
+    line = _TEXT + 8
+    places, x, y = [], _GAP, height + 2 * _GAP + line
+    for name in taxonomy.names:
+        entry_width = int(font.getlength(name)) + 2 * line
+        if x > _GAP and x + entry_width > whole:
+            x, y = _GAP, y + line
+        places.append((x, y))
+        x += entry_width
+    paper = Image.new("RGB", (whole, y + line + _GAP), _PAPER)
+    draw = ImageDraw.Draw(paper)
+    for number, (title, panel) in enumerate(panels.items()):
+        left = _GAP + number * (width + _GAP)
+        draw.text((left, _GAP // 2), title, _INK, font)
+        paper.paste(Image.fromarray(panel), (left, _GAP // 2 + line))
+    for (x, y), entry in zip(places, taxonomy.classes, strict=True):
+        draw.rectangle((x, y + 2, x + _TEXT, y + _TEXT + 2), entry.rgb, _INK)
+        draw.text((x + line, y), entry.name, _INK, font)
+    return paper

@@ -1,0 +1,427 @@
+"""Open an image and read windows of it, with every way a raster can say "no data" understood.
+
+A pixel is nodata where a mask band, an alpha band or a `.msk` file says so, where any of
+the bands that are read is NaN or infinite, and where they hold the nodata value: any of them
+in floats and if the value is negative, all of them otherwise. A 0 in one band of bytes is a
+dark pixel.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
+
+from cwsam_cli.console import ONCE, log
+from cwsam_cli.errors import DataError, MachineError
+from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.place import missing_crs, refuse_impossible
+
+GDAL_CACHE = 16 << 20  # bytes, as rasterio takes them; GDAL's default is 5 % of the memory, and 64 MB were no faster
+
+FAILED = (RasterioError, CPLE_BaseError)
+"""What GDAL's complaints come as; of copying, the bare ones."""
+
+_TOO_WIDE = {"int64", "uint64"}
+
+ALPHA_RULES = ("ignore", "mask")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """An open image.
+
+    Use it from one thread only: GDAL's handles are not shared between threads.
+    """
+
+    path: Path | str
+    dataset: rasterio.DatasetReader
+    grid: Grid
+    bands: tuple[int, ...]
+    """Image bands, counted from 1; alpha is a mask, not an image band."""
+    band_names: tuple[str, ...]
+    dtype: str
+    alpha: int = 0
+    """The band that hides pixels, counted from 1; 0 is none (raw NAIP tags near infrared alpha)."""
+
+    @property
+    def is_south_up(self) -> bool:
+        """Whether the first row is the southernmost."""
+        t = self.grid.transform
+        return t.e > 0 and t.b == t.d == 0 and self.grid.crs is not None
+
+    @property
+    def north_up(self) -> Grid:
+        """The grid whose rows are counted from the north."""
+        if not self.is_south_up:
+            return self.grid
+        flip = Affine.translation(0, self.grid.height) * Affine.scale(1, -1)
+        return Grid(self.grid.crs, self.grid.transform * flip, self.grid.width, self.grid.height)
+
+    @property
+    def block_width(self) -> int:
+        """Columns of a block of the file."""
+        return int(self.dataset.block_shapes[self.bands[0] - 1][1])
+
+    def end_of_blocks(self, row: int, limit: int) -> int:
+        """The next end of a row of blocks, counted from the north.
+
+        `row` itself where blocks are higher than `limit` and 512: GDAL had better hold them.
+        """
+        height, total = int(self.dataset.block_shapes[self.bands[0] - 1][0]), self.grid.height
+        if height > max(limit, 512):
+            return row
+        if self.is_south_up:
+            return total - (total - row) // height * height
+        return min(total, -(-row // height) * height)
+
+    def mirrored(self, window: Window) -> Window:
+        """The window that shows the same ground in the scene turned upside down."""
+        return Window(window.col_off, self.grid.height - window.row_off - window.height, window.width, window.height)
+
+    def read_north_up(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """As `read`, with the window and the pixels counted from the north."""
+        if not self.is_south_up:
+            return self.read(window)
+        image, valid = self.read(self.mirrored(window))
+        return image[:, ::-1], valid[::-1]
+
+    def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Image (C, H, W) in the scene's own dtype, and where it is valid (H, W).
+
+        Raises:
+            DataError: the file is damaged there.
+        """
+        with reading(self.path):
+            return read_image(self.dataset, self.bands, window, alpha=self.alpha)
+
+
+def read_image(
+    dataset: rasterio.DatasetReader, bands: Sequence[int], window: Window, *, alpha: int | None = None
+) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """Read bands (C, H, W) of an open raster in its own dtype, and where they are valid (H, W).
+
+    A pixel without a value in any of these bands is not valid; see above for nodata values.
+
+    Args:
+        dataset: an open raster.
+        bands: counted from 1.
+        window: what to read.
+        alpha: the band that hides pixels, 0 for none; None is one tagged so that is not among the bands.
+    """
+    if len({dataset.dtypes[band - 1] for band in bands}) == 1:
+        image = dataset.read(bands, window=window)
+    else:  # rasterio reads bands of one dtype only
+        image = np.stack([dataset.read(band, window=window) for band in bands])
+    flags = dataset.mask_flag_enums[bands[0] - 1]
+    floats = np.issubdtype(image.dtype, np.floating)
+    if MaskFlags.nodata in flags:
+        masks = dataset.read_masks(bands, window=window) > 0
+        any_band = floats or dataset.nodatavals[bands[0] - 1] < 0  # 0 or 255 in one band may be brightness
+        valid = masks.all(axis=0) if any_band else masks.any(axis=0)
+    elif MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        valid = dataset.read_masks(bands[0], window=window) > 0
+    else:
+        valid = np.ones(image.shape[1:], bool)
+    if alpha is None:
+        alpha = next((band for band in _tagged_alpha(dataset) if band not in bands), 0)
+    if alpha:  # GDAL itself takes it for a mask only beside one or three bands
+        valid &= dataset.read(alpha, window=window) > 0
+    if floats:
+        valid &= np.isfinite(image).all(axis=0)
+    return image, valid
+
+
+def _tagged_alpha(dataset: rasterio.DatasetReader) -> list[int]:
+    """Bands tagged alpha, counted from 1."""
+    return [band for band, kind in enumerate(dataset.colorinterp, start=1) if kind == ColorInterp.alpha]
+
+
+@contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Turn GDAL's complaints about a file into a sentence that names it."""
+    try:
+        yield
+    except FAILED as error:
+        detail = str(error.__cause__ or error).strip().rstrip(".")
+        if "CURL error" in detail:
+            raise MachineError(
+                f"`{path}` could not be fetched: {detail}",
+                hint="call again; GDAL_HTTP_LOW_SPEED_TIME in the environment is how many seconds GDAL waits",
+            ) from None
+        raise DataError(
+            f"`{path}` is not a readable raster: {detail}", hint=f"try: gdalinfo -checksum {path}"
+        ) from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failed write into a sentence that names the file."""
+    try:
+        yield
+    except FAILED as error:
+        raise _not_written(path, str(error.__cause__ or error)) from None
+
+
+def verify_written(path: Path) -> None:
+    """Read a raster back: GDAL says nothing when its last blocks no longer fit on the disk.
+
+    Raises:
+        MachineError: the file is not whole.
+    """
+    try:
+        with rasterio.open(path) as dataset:
+            for _, window in dataset.block_windows(1):
+                dataset.read(window=window)
+    except FAILED as error:
+        raise _not_written(path, str(error.__cause__ or error)) from None
+
+
+def _not_written(path: Path, detail: str) -> MachineError:
+    return MachineError(f"`{path.name}` could not be written whole: {detail}", hint="is the disk full?")
+
+
+def open_raster(path: Path | str) -> rasterio.DatasetReader:
+    """Open any raster.
+
+    Raises:
+        DataError: there is no such file, or GDAL cannot read it.
+    """
+    if "://" not in str(path) and not str(path).startswith("/vsi") and not Path(path).exists():
+        raise DataError(f"there is no file `{path}`", hint="check the path")
+    with reading(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # the callers say it in their own words
+        return rasterio.open(path)
+
+
+@contextmanager
+def open_scene(
+    path: Path | str,
+    *,
+    wanted_bands: Sequence[str] = (),
+    chosen_bands: Sequence[str] = (),
+    alpha: str | None = None,
+    pixel_m: float | None = None,
+) -> Iterator[Scene]:
+    """Open an image for tiling or prediction.
+
+    Args:
+        path: any raster that GDAL opens.
+        wanted_bands: names of the bands a model was trained on. If the scene names all of
+            them they are read in that order, else by position, see `is_named`; as many as all
+            the scene's bands, alpha included, make alpha an image band (raw NAIP tags near
+            infrared so).
+        chosen_bands: names or numbers (from 1) of the scene's bands in the model's order.
+        alpha: whether a band tagged alpha hides pixels (`mask`) or is a band like the others
+            (`ignore`); None decides by the rule above, and by its values.
+        pixel_m: resample the scene to pixels of so many metres.
+
+    Raises:
+        DataError: unreadable, of a dtype or georeferencing that cannot be used, or without
+            the wanted bands.
+    """
+    with ExitStack() as stack:
+        dataset = stack.enter_context(open_raster(path))
+        grid = Grid.of(dataset)
+        _check(dataset, path)
+        warn_of_pages(dataset, path)
+        names = _band_names(dataset)
+        tagged = [band - 1 for band in _tagged_alpha(dataset)]
+        image = [i for i in range(dataset.count) if i not in tagged]
+        if alpha is None:
+            alpha_is_image = bool(tagged) and (
+                len(wanted_bands) == dataset.count or _looks_like_an_image(dataset, tagged)
+            )
+        else:
+            alpha_is_image = alpha == "ignore"
+        if chosen_bands:
+            image = [_band_index(band, names, path) for band in chosen_bands]
+            alpha_is_image |= alpha is None and any(i in tagged for i in image)
+            if wanted_bands and len(image) != len(wanted_bands):
+                raise DataError(
+                    f"{len(image)} bands of `{path}` are chosen, the model was trained on {len(wanted_bands)}: "
+                    f"{', '.join(wanted_bands)}",
+                    hint="name one for each of them: --bands 3,2,1",
+                )
+        else:
+            if tagged and alpha_is_image and len(wanted_bands) in (0, dataset.count):
+                image = list(range(dataset.count))
+                log.info("`%s`: band %d is tagged alpha but read as an image band", path, tagged[0] + 1, extra=ONCE)
+            if wanted_bands:
+                image = _choose(image, names, wanted_bands, path)
+        if pixel_m is not None:
+            if alpha_is_image:
+                dataset = stack.enter_context(_untagged(dataset))
+            dataset = stack.enter_context(_resampled(dataset, grid, pixel_m, path))
+            hiding = _tagged_alpha(dataset)
+        else:
+            hiding = [] if alpha_is_image else _tagged_alpha(dataset)
+        yield Scene(
+            path=path,
+            dataset=dataset,
+            grid=Grid.of(dataset),
+            bands=tuple(i + 1 for i in image),
+            band_names=tuple(names[i] for i in image),
+            dtype=np.result_type(*(dataset.dtypes[i] for i in image)).name,
+            alpha=next(iter(hiding), 0),
+        )
+
+
+@contextmanager
+def _untagged(dataset: rasterio.DatasetReader) -> Iterator[rasterio.DatasetReader]:
+    """The raster without the word alpha, which would make GDAL weigh pixels by that band."""
+    with MemoryFile(ext=".vrt") as view:
+        rasterio.shutil.copy(dataset, view.name, driver="VRT")
+        text = view.read().replace(b"<ColorInterp>Alpha</ColorInterp>", b"")
+    with MemoryFile(text, ext=".vrt") as view, view.open() as untagged:
+        yield untagged
+
+
+def _resampled(dataset: rasterio.DatasetReader, grid: Grid, pixel_m: float, path: Path | str) -> WarpedVRT:
+    """The scene with pixels of another size: means of smaller ones, or between larger ones."""
+    if grid.gsd_m is None:
+        raise missing_crs(path, grid, "so its pixels have no size on the ground")
+    width, height = (max(1, round(pixels * grid.gsd_m / pixel_m)) for pixels in (grid.width, grid.height))
+    masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0] and not _tagged_alpha(dataset)
+    return WarpedVRT(
+        dataset,
+        crs=grid.crs,
+        transform=grid.transform * Affine.scale(grid.width / width, grid.height / height),
+        width=width,
+        height=height,
+        resampling=Resampling.average if pixel_m > grid.gsd_m else Resampling.bilinear,
+        add_alpha=masked,
+    )
+
+
+def _band_index(band: str, names: list[str], path: Path | str) -> int:
+    if names.count(band) == 1:
+        return names.index(band)
+    if band.isdecimal() and 1 <= int(band) <= len(names):
+        return int(band) - 1
+    raise DataError(
+        f"`{path}` has no band `{band}`, only {', '.join(names)}", hint="--bands takes names, or numbers from 1"
+    )
+
+
+def _check(dataset: rasterio.DatasetReader, path: Path | str) -> None:
+    dtype = next((name for name in dataset.dtypes if name in _TOO_WIDE or "complex" in name), None)
+    if dtype is not None:
+        raise DataError(
+            f"`{path}` holds {dtype} values, which cannot be used as an image",
+            hint=f"convert it: gdal_translate -ot Float32 {path} converted.tif",
+        )
+    refuse_unplaced(dataset, path)
+    if dataset.colorinterp[0] == ColorInterp.palette:
+        raise DataError(
+            f"`{path}` is a palette image: its values are codes, not brightness",
+            hint=f"if it is a picture, expand it first: gdal_translate -expand rgb {path} rgb.tif",
+        )
+
+
+def refuse_unplaced(dataset: rasterio.DatasetReader, path: Path | str) -> None:
+    """Stop at a raster whose pixels have no place of their own.
+
+    Raises:
+        DataError: it is georeferenced by control points or RPCs only, or its coordinates are impossible.
+    """
+    transform = dataset.transform
+    unplaced = (transform.a, transform.b, transform.c, transform.d, transform.f) == (1, 0, 0, 0, 0)
+    if unplaced and abs(transform.e) == 1 and (dataset.gcps[0] or dataset.rpcs):
+        how, option = ("ground control points", "-tps") if dataset.gcps[0] else ("RPCs", "-rpc")
+        raise DataError(
+            f"`{path}` is georeferenced by {how} only", hint=f"warp it first: gdalwarp {option} {path} warped.tif"
+        )
+    refuse_impossible(Grid.of(dataset), path)
+
+
+def warn_of_pages(dataset: rasterio.DatasetReader, path: Path | str) -> None:
+    """Say that of a TIFF with several pages only the first is read."""
+    pages = [name for name in dataset.subdatasets if name.startswith("GTIFF_DIR:")]
+    if len(pages) > 1:
+        log.warning("`%s` has %d pages: only the first is read", path, len(pages), extra=ONCE)
+
+
+def band_descriptions(dataset: rasterio.DatasetReader) -> tuple[str | None, ...]:
+    """What the file calls its bands; nothing where that is not UTF-8, as rasterio takes it to be."""
+    try:
+        return tuple(dataset.descriptions)
+    except UnicodeDecodeError:
+        log.warning("`%s`: the names of its bands are not UTF-8 and are ignored", dataset.name, extra=ONCE)
+        return (None,) * dataset.count
+
+
+def _band_names(dataset: rasterio.DatasetReader) -> list[str]:
+    colors = {ColorInterp.red, ColorInterp.green, ColorInterp.blue}
+    return [
+        description or (kind.name if kind in colors else f"band_{i}")
+        for i, (description, kind) in enumerate(
+            zip(band_descriptions(dataset), dataset.colorinterp, strict=True), start=1
+        )
+    ]
+
+
+def is_named(band: str) -> bool:
+    """Whether a band's name says what it shows; `band_3`, made up where a file has none, does not."""
+    return re.fullmatch(r"band[ _]?\d+", band.lower()) is None
+
+
+def _looks_like_an_image(dataset: rasterio.DatasetReader, alpha: list[int]) -> bool:
+    """Whether a band tagged alpha holds grey values: more than one in twenty is neither 0 nor 255."""
+    if dataset.dtypes[alpha[0]] != "uint8":
+        return False
+    shape = (min(dataset.height, 256), min(dataset.width, 256))
+    with reading(dataset.name):
+        values = dataset.read(alpha[0] + 1, out_shape=shape)
+    return bool(((values > 15) & (values < 240)).mean() > 0.05)
+
+
+def _choose(image: list[int], names: list[str], wanted: Sequence[str], path: Path | str) -> list[int]:
+    own = [names[i] for i in image]
+    if len(set(wanted)) == len(wanted) and all(is_named(name) and own.count(name) == 1 for name in wanted):
+        return [image[own.index(name)] for name in wanted]
+    swapped = [
+        name for name, place in zip(own, wanted, strict=False) if is_named(name) and name in wanted and name != place
+    ]
+    if len(image) == len(wanted) and swapped:
+        raise DataError(
+            f"`{path}` has the bands {', '.join(own)}, the model was trained on {', '.join(wanted)}",
+            hint="name its bands as the model's, or bring them into that order: gdal_translate -b ...",
+        )
+    if len(image) != len(wanted):
+        count = f"{len(image)} image bands" if len(image) > 1 else "1 image band"
+        raise DataError(
+            f"`{path}` has {count}, the model was trained on {len(wanted)}: {', '.join(wanted)}",
+            hint="name those, in that order: --bands 3,2,1"
+            if len(image) > len(wanted)
+            else "bands in files of their own become one scene by: gdalbuildvrt -separate scene.vrt ...",
+        )
+    return image
+
+
+def on_pixels_of(grid: Grid, dataset: rasterio.DatasetReader, **options: Any) -> WarpedVRT:
+    """A raster that reads as if it lay on a grid: of each pixel, what lies nearest to its middle."""
+    return WarpedVRT(
+        dataset,
+        crs=grid.crs,
+        transform=grid.transform,
+        width=grid.width,
+        height=grid.height,
+        resampling=Resampling.nearest,
+        tolerance=1e-6,  # of a pixel: exact (GDAL refuses 0)
+        **options,
+    )

@@ -1,0 +1,1 @@
+"""Scenes and labels to a dataset: the command `tile`."""

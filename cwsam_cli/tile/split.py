@@ -1,0 +1,113 @@
+"""Split ground, not tiles, into training, validation and test.
+
+Neighbouring pixels look alike, so a test tile that touches training ground flatters the
+model. Scenes are cut into square blocks on a ground lattice; a whole block goes to one
+split and tiles never leave their block. Scenes on the same grid that show the same ground
+share its blocks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isqrt
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from cwsam_cli.dataset.manifest import SPLITS
+from cwsam_cli.raster.grid import Grid
+
+_CANDIDATES = 500
+_ENOUGH_BLOCKS = 24
+_LARGEST_BLOCK = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A rectangle of one scene that goes to one split whole."""
+
+    key: tuple[object, ...]
+    """The ground it stands on; blocks of equal key go to the same split."""
+    window: Window
+
+
+def block_size(grids: Sequence[Grid], size: int) -> int:
+    """Pixels a side of a block: a few tiles, but no more than leaves enough blocks to choose from."""
+    tiles = sum((grid.width * grid.height) // size**2 for grid in grids)
+    return size * min(_LARGEST_BLOCK, max(1, isqrt(tiles // _ENOUGH_BLOCKS)))
+
+
+def cut_blocks(grid: Grid, block: int, size: int, scene: int) -> list[Block]:
+    """Cut a scene's grid into blocks; what is left at an edge and cannot hold a tile joins its neighbour.
+
+    Args:
+        grid: the scene's grid.
+        block: pixels a side of a block.
+        size: pixels a side of a tile.
+        scene: the scene's number, which keeps scenes without a place apart.
+    """
+    t = grid.transform
+    place: tuple[object, ...]
+    if t.b or t.d or (grid.crs is None and (t.c, t.f) == (0, 0)):
+        place, phase_x, phase_y = (scene,), 0, 0
+    else:
+        place = (grid.crs.to_wkt() if grid.crs else None, t.a, t.e)
+        phase_x, phase_y = round(t.c / t.a), round(t.f / t.e)
+    return [
+        Block((*place, x, y), Window(left, top, right - left, bottom - top))
+        for y, top, bottom in _cut(grid.height, block, size, phase_y)
+        for x, left, right in _cut(grid.width, block, size, phase_x)
+    ]
+
+
+def _cut(length: int, block: int, size: int, phase: int) -> list[tuple[int, int, int]]:
+    """(lattice number, start, stop) along one axis; pixel 0 lies at `phase` of the lattice."""
+    first = phase // block
+    pieces = [
+        (number, max(0, number * block - phase), min(length, (number + 1) * block - phase))
+        for number in range(first, (phase + length - 1) // block + 1)
+    ]
+    if len(pieces) > 1 and pieces[0][2] - pieces[0][1] < size:
+        pieces[:2] = [(pieces[1][0], pieces[0][1], pieces[1][2])]
+    if len(pieces) > 1 and pieces[-1][2] - pieces[-1][1] < size:
+        pieces[-2:] = [(pieces[-2][0], pieces[-2][1], pieces[-1][2])]
+    return pieces
+
+
+def assign(histograms: NDArray[np.int64], shares: Sequence[float], *, seed: int) -> list[str]:
+    """Choose each block's split so that every class is shared out as evenly as blocks allow.
+
+    Of many random shares the best is taken: the one in which each split's part of each class
+    is nearest to the split's own share, and no class is missing from training. Classes count
+    by the square root of their size: the large ones decide, the rare ones are not forgotten.
+
+    Args:
+        histograms: labelled pixels by block and class (N, K).
+        shares: of train, val and test; they need not sum to 1.
+        seed: makes it repeatable.
+
+    Returns:
+        `train`, `val` or `test` for each of the N blocks.
+    """
+    count = len(histograms)
+    wanted = np.asarray(shares, float) / sum(shares)
+    sizes = _sizes(count, wanted)
+    labels = np.repeat(np.arange(len(SPLITS)), sizes)
+    rng = np.random.default_rng(seed)
+    candidates = np.stack([rng.permutation(labels) for _ in range(_CANDIDATES)])
+    one_hot = candidates[:, None, :] == np.arange(len(SPLITS))[None, :, None]  # (candidates, splits, blocks)
+    known = histograms[:, histograms.sum(axis=0) > 0]
+    pixels = known.sum(axis=0)
+    share = one_hot @ (known / pixels)  # (candidates, splits, classes)
+    uneven = ((share - wanted[:, None]) ** 2).sum(axis=1) @ np.sqrt(pixels / pixels.sum())
+    cost = uneven + (share[:, 0] == 0).sum(axis=1)
+    return [SPLITS[i] for i in candidates[int(cost.argmin())]]
+
+
+def _sizes(count: int, wanted: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Blocks of each split: rounded shares, at least one of each that is wanted, the rest to training."""
+    held_out = np.where(wanted[1:] > 0, np.maximum(1, np.rint(wanted[1:] * count)), 0).astype(np.int64)
+    floor = 1 if wanted[0] > 0 else 0
+    while held_out.sum() > count - floor:  # the larger gives way first; test if equal, for training needs validation
+        held_out[1 if held_out[1] >= held_out[0] else 0] -= 1
+    return np.array([count - held_out.sum(), *held_out])

@@ -1,0 +1,328 @@
+"""A dataset and a configuration → a run's folder with checkpoints, events and the configuration used."""
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import numpy as np
+import torch
+
+from cwsam_cli.config.schema import RunConfig, StageConfig
+from cwsam_cli.console import log, track
+from cwsam_cli.distributed.cluster import Cluster
+from cwsam_cli.distributed.launch import launch
+from cwsam_cli.distributed.world import World
+from cwsam_cli.errors import MachineError, is_out_of_memory
+from cwsam_cli.learning.loop import StepResult, take_step, training_steps, validate
+from cwsam_cli.learning.optim import learning_rate
+from cwsam_cli.learning.stages import learning_names, stage_at
+from cwsam_cli.metrics.confusion import Scores, score
+from cwsam_cli.model.weights import rgb_bands
+from cwsam_cli.plan.fit import after_overflow
+from cwsam_cli.train.clock import Clock
+from cwsam_cli.train.run import BEST, LAST, Run, begin, check_folder
+from cwsam_cli.train.watch import HISTORY, Watch, memory_figures, read_history, routing_figures, summary
+
+End = Literal["finished", "patience", "time_limit"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """Where a run ended."""
+
+    folder: Path
+    best: Path | None
+    """None where the run ended before its first validation."""
+    best_epoch: int
+    mean_iou: float
+    """Of the best epoch, on the validation split."""
+    accuracy: float
+    epochs: int
+    """That are over."""
+    end: End
+    """All epochs are over, the score no longer improved, or the time limit was near."""
+
+
+class _OutOfTime(Exception):
+    """The time limit is near; the state is saved."""
+
+
+def train(config: RunConfig, output: Path, *, cluster: Cluster | None = None) -> TrainResult | None:
+    """Train a model.
+
+    Args:
+        config: the run.
+        output: the run's folder.
+        cluster: how many processes, and on what; one by default.
+
+    Returns:
+        Where the run ended; None where another process tells.
+
+    Raises:
+        ConfigError: configuration and class table disagree.
+        DataError: a dataset is missing or damaged.
+        UsageError: the folder holds a run already.
+        CheckpointError: the run in the folder is another's, or damaged.
+        KeyboardInterrupt: the run was interrupted; its state is saved.
+    """
+    timeout_s = config.training_settings.timeout_s
+    cluster = dataclasses.replace(cluster or Cluster(), timeout_s=timeout_s, saves_when_ended=True)
+    return launch(_train, config, output, cluster=cluster)
+
+
+def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
+    clock = Clock(config.training_settings)
+    output = world.agree(output)  # its name may hold the time
+    resume = world.agree(check_folder(output, config.resume) if world.is_main else None)
+    config = dataclasses.replace(config, resume=resume)
+    run = begin(config, output, world, clock)
+    run.introduce()
+    if config.resume not in (None, "last"):  # else --resume would go on from what this run has turned away from
+        run.remember()
+    watch = Watch(output, run.progress.epoch) if world.is_main else None
+    try:
+        end = _epochs(run, watch)
+    except _OutOfTime:
+        end = "time_limit"
+    except BaseException:
+        run.writer.finish_alone()
+        raise
+    run.writer.wait()
+    if watch is not None:
+        watch.close()
+        log.info("%s", summary(read_history(output / HISTORY)))
+    progress = run.progress
+    best = output / BEST if progress.best_epoch else None
+    return TrainResult(output, best, progress.best_epoch, progress.mean_iou, progress.accuracy, progress.epoch, end)
+
+
+def _epochs(run: Run, watch: Watch | None) -> End:
+    """Go through the epochs that are left; why that ended.
+
+    Raises:
+        KeyboardInterrupt: a signal asked for it; the state is saved.
+        _OutOfTime: the time limit is near; the state is saved.
+    """
+    config, progress, settings = run.config, run.progress, run.config.training_settings
+    begun: list[StageConfig | None] = []
+    scores = None
+    for epoch in track(range(progress.epoch + 1, config.epochs + 1), "training", unit="epoch"):
+        if settings.patience is not None and progress.stale_validations >= settings.patience:
+            log.info("no better mIoU in %d validations: the run ends before epoch %d", settings.patience, epoch)
+            end: End = "patience"
+            break
+        stage = stage_at(config.stages, epoch)
+        if begun[-1:] != [stage]:
+            begun.append(stage)
+            _let_learn(run, stage)
+        try:
+            figures = _epoch(run, epoch, stage)
+            scores, more = _measure(run, epoch, watch)
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise _too_large(run, epoch) from None
+            raise
+        figures |= more
+        if watch is not None:
+            watch.add(epoch, figures)
+        if scores is not None:
+            log.info("epoch %d: loss %.3f, mIoU %.3f", epoch, figures.get("train/loss", math.nan), scores.mean_iou or 0)
+            if settings.save_every is None or not run.has_state:
+                run.remember()
+    else:
+        end = "finished"
+    if settings.save_every is not None and begun:
+        run.remember()
+        with run.learner.averaged():
+            run.write(run.output / LAST, progress.epoch, scores)
+    return end
+
+
+def _let_learn(run: Run, stage: StageConfig | None) -> None:
+    """Freeze what does not learn in a stage, and say so."""
+    config, arch, learner = run.config, run.arch, run.learner
+    sizes = {name: parameter.numel() for name, parameter in learner.model.named_parameters()}
+    bands = rgb_bands([band.name for band in run.data.manifest.bands])
+    learning = learning_names(
+        sizes,
+        arch,
+        extra_bands=len(bands) < arch.num_bands,
+        from_checkpoint=config.sam_checkpoint is not None,
+        frozen_base=run.progress.grown and arch.moe_num_expert_groups > 1 and config.model.args.freeze_base_group,
+        stage=stage.name if stage else None,
+    )
+    learner.learn(learning)
+    if config.training_settings.ema is not None:
+        learner.begin_average()
+    if stage is not None and stage.name == "finetune":
+        learner.frozen_bands = {}
+    count = sum(sizes[name] for name in learning)
+    log.info(
+        "%s: %s of %s parameters learn", stage.name if stage else "all stages", f"{count:,}", f"{sum(sizes.values()):,}"
+    )
+
+
+def _epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, float]:
+    """Learn from every tile once; the epoch's figures.
+
+    Raises:
+        KeyboardInterrupt: a signal asked for it; the state is saved.
+        _OutOfTime: the time limit is near; the state is saved.
+    """
+    config, world, progress, settings = run.config, run.world, run.progress, run.config.training_settings
+    factor = stage.lr_factor if stage else 1.0
+    steps = training_steps(
+        run.data.training,
+        config.train_dataset.batch_size,
+        settings,
+        epoch,
+        world,
+        had=progress.samples,
+        chances=run.data.chances,
+    )
+    began, seen, sums = time.monotonic(), 0, progress.sums
+    for batches in steps:
+        step = (epoch - 1) * run.steps_an_epoch + progress.samples // run.samples_a_step
+        seed = np.random.SeedSequence((settings.seed, step, world.rank)).generate_state(1, np.uint64)[0]
+        torch.manual_seed(int(seed >> np.uint64(1)))  # the routers' noise, also after a resume
+        rate = factor * learning_rate(
+            step,
+            run.steps_an_epoch * config.epochs,
+            lr=config.optimizer.args.lr,
+            lr_min=config.lr_min,
+            warmup=settings.warmup_steps,
+        )
+        with run.clock.timing("step"):
+            result = take_step(
+                run.learner,
+                batches,
+                world,
+                args=config.model.args,
+                settings=settings,
+                weights=run.data.weights,
+                rate=rate,
+                ask=run.requests,
+            )
+        seen += result.images
+        progress.samples += result.images
+        _add_up(sums, result, rate)
+        run.clock.count_step()
+        if result.requests.interrupt:
+            log.info(
+                "%s in epoch %d: saving the state, --resume goes on from here",
+                world.interruption.signal or "interrupted",
+                epoch,
+            )
+            run.remember()
+            run.writer.wait()
+            raise KeyboardInterrupt
+        if result.requests.end_in_time:
+            _end_in_time(run, epoch)
+        if result.requests.save:
+            run.remember()
+    if _is_validated(run, epoch) and world.agree(run.is_time_up("validation")):
+        _end_in_time(run, epoch)
+    figures = _means(sums)
+    if seen:  # else all were seen before an interruption
+        figures["train/images_per_s"] = seen / (time.monotonic() - began)
+    progress.epoch, progress.samples, progress.sums = epoch, 0, {}
+    return figures | memory_figures(world.device)
+
+
+def _end_in_time(run: Run, epoch: int) -> NoReturn:
+    """Save the state and end.
+
+    Raises:
+        _OutOfTime: always.
+    """
+    log.info(
+        "the time limit of %s is near in epoch %d: saving the state, --resume goes on from here",
+        run.config.training_settings.time_limit,
+        epoch,
+    )
+    run.remember()
+    run.writer.wait()
+    raise _OutOfTime
+
+
+def _add_up(sums: dict[str, float], result: StepResult, rate: float) -> None:
+    """Add a step's figures to those of its epoch; of a skipped step only that it was one."""
+    figures = {"skipped": 1.0}
+    if not result.is_skipped:
+        losses = {f"train/{name}": value for name, value in {"loss": result.loss, **result.losses}.items()}
+        figures = {"steps": 1.0, **losses, **routing_figures(result.routing)}
+        sums["train/gradient_norm"] = result.gradient_norm
+    for name, value in figures.items():
+        sums[name] = sums.get(name, 0.0) + value
+    sums["train/lr"] = rate
+
+
+def _means(sums: dict[str, float]) -> dict[str, float]:
+    """An epoch's figures from those of its steps."""
+    steps, skipped = sums.get("steps", 0.0), sums.get("skipped", 0.0)
+    latest = ("train/gradient_norm", "train/lr")
+    figures = {
+        name: value if name in latest else value / steps
+        for name, value in sums.items()
+        if name not in ("steps", "skipped")
+    }
+    return figures | ({"train/skipped_steps": skipped} if skipped else {})
+
+
+def _too_large(run: Run, epoch: int) -> MachineError:
+    """What to say when the memory ran out."""
+    world = run.world
+    learning = frozenset(name for name, shard in run.learner.shards.items() if shard.requires_grad)
+    with world.unwatched():
+        hint = after_overflow(run.config, run.arch, learning, gpus=world.size, device=world.device.type)
+    return MachineError(f"the memory of rank {world.rank} ({world.device}) ran out in epoch {epoch}", hint=hint)
+
+
+def _is_validated(run: Run, epoch: int) -> bool:
+    return epoch % run.config.epoch_val == 0 or epoch == run.config.epochs
+
+
+def _measure(run: Run, epoch: int, watch: Watch | None) -> tuple[Scores | None, dict[str, float]]:
+    """Validate and write checkpoints where an epoch asks for that, with the averaged weights."""
+    config, scores, figures = run.config, None, dict[str, float]()
+    with run.learner.averaged():
+        if _is_validated(run, epoch):
+            with run.clock.timing("validation"):
+                scores = _validate(run, epoch, watch)
+            names = run.data.manifest.taxonomy.names
+            figures = {"val/mIoU": scores.mean_iou or 0.0, "val/accuracy": scores.accuracy or 0.0}
+            rows = zip(names, scores.classes, strict=True)
+            figures |= {f"val_iou/{name}": row.iou for name, row in rows if row.iou is not None}
+        if config.epoch_save and epoch % config.epoch_save == 0:
+            run.write(run.output / f"model_epoch_{epoch}.pth", epoch, scores)
+            run.forget(epoch)
+    return scores, figures
+
+
+def _validate(run: Run, epoch: int, watch: Watch | None) -> Scores:
+    """Measure, and keep the model if it is the best so far."""
+    config, progress = run.config, run.progress
+    matrix = validate(
+        run.learner.model,
+        run.data.validation,
+        run.world,
+        batch_size=config.val_dataset.batch_size,
+        classes=len(run.data.manifest.taxonomy),
+        precision=config.training_settings.precision,
+        workers=config.training_settings.workers,
+        hidden=run.data.hidden,
+        show=partial(watch.show, epoch, taxonomy=run.data.manifest.taxonomy) if watch is not None else None,
+    )
+    scores = score(matrix)
+    progress.stale_validations += 1
+    if (scores.mean_iou or 0.0) > progress.mean_iou:
+        progress.best_epoch, progress.mean_iou = epoch, scores.mean_iou or 0.0
+        progress.accuracy, progress.stale_validations = scores.accuracy or 0.0, 0
+        run.write(run.output / BEST, epoch, scores)
+    if config.training_settings.save_every is None:
+        run.write(run.output / LAST, epoch, scores)
+    return scores

@@ -1,0 +1,1 @@
+"""Grow a checkpoint into a larger model: the command `upcycle`."""

@@ -1,0 +1,1 @@
+"""Vector layers: reading and writing. Loads no torch."""

@@ -1,0 +1,302 @@
+"""Write polygons to the formats that people's GIS opens, batch by batch."""
+
+import json
+import sqlite3
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import shapely
+from numpy.typing import NDArray
+from pyproj import CRS
+
+from cwsam_cli.console import log
+from cwsam_cli.errors import DataError, MachineError, UsageError
+from cwsam_cli.raster.style import qml, read_qml
+from cwsam_cli.vector.ogr import pyogrio
+
+if TYPE_CHECKING:
+    import geopandas  # slow to import, and only data frames need it
+
+DRIVERS = {
+    ".gpkg": "GPKG",
+    ".shp": "ESRI Shapefile",
+    ".fgb": "FlatGeobuf",
+    ".geojson": "GeoJSON",
+    ".json": "GeoJSON",
+    ".geojsonl": "GeoJSONSeq",
+    ".geojsonseq": "GeoJSONSeq",
+    ".parquet": "Parquet",
+}
+GEOMETRY = "geometry"
+SHAPEFILE_LIMIT = 2**31 - 1
+"""Bytes of a shapefile's .shp and of its .dbf: many readers count in 32 bits."""
+
+_FAILED = (pyogrio.errors.FeatureError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError)
+_OWN_SUFFIX = {"ESRI Shapefile": ".shp", "FlatGeobuf": ".fgb"}
+"""Of formats that GDAL makes a folder for where a file's name ends otherwise."""
+_TOUCHING = 1e-6
+"""What part of a polygon neighbours may seem to share, by rounding."""
+_FULL = "is the disk full?"
+_OPTIONS = {
+    "ESRI Shapefile": {"ENCODING": "UTF-8"},
+    "GeoJSON": {"RFC7946": "YES"},
+    "GeoJSONSeq": {"RS": "NO"},
+}
+
+
+def vector_driver(path: Path, name: str | None = None) -> str:
+    """GDAL's driver for a file.
+
+    Args:
+        path: the file; its suffix tells the format.
+        name: a suffix without its dot, where the file's own is another.
+
+    Raises:
+        UsageError: no format here has that suffix or name.
+    """
+    suffix = f".{name.lower()}" if name else path.suffix.lower()
+    driver = DRIVERS.get(suffix)
+    if driver is None:
+        raise UsageError(f"`{path}`: no vector format is called `{suffix}` here", hint=f"use {', '.join(DRIVERS)}")
+    own = _OWN_SUFFIX.get(driver)
+    if own and path.suffix.lower() != own:
+        raise UsageError(f"`{path}`: the name of a {driver} file ends in {own}", hint=f"{path.with_suffix(own)}")
+    return driver
+
+
+def write_stream(
+    batches: Iterator[pa.RecordBatch],
+    schema: pa.Schema,
+    path: Path,
+    *,
+    driver: str,
+    crs: CRS,
+    layer: str,
+    geometry_type: str = "Polygon",
+    metadata: Mapping[str, str] | None = None,
+    append: bool = False,
+) -> None:
+    """Write batches as they come; none is kept.
+
+    Args:
+        batches: of the schema, their column `GEOMETRY` in WKB.
+        schema: of all batches.
+        path: where to.
+        driver: from `vector_driver`.
+        crs: of the geometries.
+        layer: its name, where the format has layers.
+        geometry_type: what a geometry is at most.
+        metadata: said of the layer, where the format has room for it.
+        append: to a layer that is there.
+
+    Raises:
+        MachineError: it could not be written whole.
+    """
+    if driver == "Parquet":
+        return _write_parquet(batches, schema, path, crs, geometry_type, metadata or {})
+    raised: list[BaseException] = []
+
+    def watched() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except BaseException as error:  # GDAL would only say that the stream broke
+            raised.append(error)
+            raise
+
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", RuntimeWarning)
+            pyogrio.write_arrow(
+                pa.RecordBatchReader.from_batches(schema, watched()),
+                path,
+                layer=layer,
+                driver=driver,
+                geometry_name=GEOMETRY,
+                geometry_type=geometry_type,
+                crs=crs.to_wkt(),
+                append=append,
+                layer_metadata=dict(metadata) if metadata and driver == "GPKG" else None,
+                **_OPTIONS.get(driver, {}),
+            )
+        for warning in said:
+            log.warning("`%s`: %s", path.name, warning.message)
+    except (*_FAILED, RuntimeError) as error:
+        if raised:
+            raise raised[0] from None
+        raise MachineError(f"`{path.name}` could not be written: {error}", hint=_FULL) from None
+
+
+def _write_parquet(
+    batches: Iterator[pa.RecordBatch],
+    schema: pa.Schema,
+    path: Path,
+    crs: CRS,
+    geometry_type: str,
+    metadata: Mapping[str, str],
+) -> None:
+    """GeoParquet 1.1, https://geoparquet.org/releases/v1.1.0/."""
+    from pyarrow import parquet
+
+    column = {"encoding": "WKB", "geometry_types": [geometry_type], "crs": crs.to_json_dict()}
+    geo = {"version": "1.1.0", "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
+    schema = schema.with_metadata({**metadata, "geo": json.dumps(geo)})
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+
+
+def within_shapefile(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
+    """Pass batches on as long as they fit into a shapefile.
+
+    Raises:
+        DataError: they do not.
+    """
+    shapes = table = 0
+    for batch in batches:
+        texts = [i for i, field in enumerate(batch.schema) if field.type == pa.string()]
+        numbers = batch.num_columns - 1 - len(texts)
+        shapes += batch.column(GEOMETRY).nbytes + 44 * batch.num_rows
+        table += batch.num_rows * (80 * len(texts) + 24 * numbers)
+        if max(shapes, table) > SHAPEFILE_LIMIT:
+            raise DataError(
+                f"`{name}` would be larger than the 2 GB that a shapefile can have", hint="write a .gpkg or .fgb"
+            )
+        yield batch
+
+
+def beside_layer(batches: Iterator[pa.RecordBatch], path: Path, layer: str) -> Iterator[pa.RecordBatch]:
+    """Pass batches on as long as they overlap no polygon of a layer; a layer that is not there is fine.
+
+    Raises:
+        DataError: they do.
+    """
+    if layer not in pyogrio.list_layers(path)[:, 0]:
+        yield from batches
+        return
+    for batch in batches:
+        shared = _shared(batch, path, layer) if batch.num_rows else ()
+        if len(shared):
+            west, south, east, north = shapely.total_bounds(shared)
+            raise DataError(
+                f"layer `{layer}` of `{path}` has polygons already where the map has its own,"
+                f" among others from {west:.10g}, {south:.10g} to {east:.10g}, {north:.10g}",
+                hint="name another --layer; or append all the same: --allow-overlap counts that ground twice",
+            )
+        yield batch
+
+
+def _shared(batch: pa.RecordBatch, path: Path, layer: str) -> NDArray[Any]:
+    """What polygons of a batch and of a layer have in common."""
+    new = shapely.from_wkb(batch.column(GEOMETRY).to_numpy(zero_copy_only=False))
+    near = pyogrio.raw.read(path, layer=layer, columns=[], bbox=tuple(shapely.total_bounds(new)))[2]
+    old = shapely.make_valid(shapely.from_wkb(near))  # other programs may have written some
+    one, other = shapely.STRtree(old).query(new, predicate="intersects")
+    shared = shapely.intersection(new[one], old[other])
+    smaller = np.minimum(shapely.area(new[one]), shapely.area(old[other]))
+    return np.asarray(shared[shapely.area(shared) > _TOUCHING * smaller])
+
+
+def copy_geopackage(source: Path, target: Path) -> None:
+    """Copy a GeoPackage with what another program has so far only put down in its write-ahead log.
+
+    Raises:
+        MachineError: it is locked, or no database.
+    """
+    try:
+        with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+            old.backup(new)
+    except sqlite3.Error as error:
+        raise MachineError(
+            f"`{source}` could not be copied: {error}", hint="is another program writing to it?"
+        ) from None
+
+
+def refuse_other_layer(path: Path, layer: str, crs: CRS, schema: pa.Schema, geometry_type: str) -> None:
+    """Stop before rows are appended to a layer that is of another kind.
+
+    Raises:
+        DataError: the layer has another CRS, geometry or other fields; a layer that is not there is fine.
+    """
+    if layer not in pyogrio.list_layers(path)[:, 0]:
+        return
+    info = pyogrio.read_info(path, layer=layer)
+    fields = [name for name in schema.names if name != GEOMETRY]
+    if info["crs"] is None or CRS.from_user_input(info["crs"]) != crs:
+        raise DataError(
+            f"layer `{layer}` of `{path}` has the CRS {info['crs']}, the polygons have {crs.name}",
+            hint="bring them there with --dst-crs, or name another --layer",
+        )
+    if info["geometry_type"] not in (geometry_type, "Unknown"):
+        raise DataError(
+            f"layer `{layer}` of `{path}` is of type {info['geometry_type']}, not {geometry_type}",
+            hint="name another --layer",
+        )
+    if list(info["fields"]) != fields:
+        raise DataError(
+            f"layer `{layer}` of `{path}` has the fields {', '.join(info['fields'])}, not {', '.join(fields)}",
+            hint="name another --layer",
+        )
+
+
+def write_layer_style(path: Path, layer: str, colors: Mapping[int, tuple[str, str]], field: str) -> None:
+    """Put a QGIS style into a GeoPackage, as the one that QGIS opens the layer with.
+
+    Classes of an older style of the layer are kept.
+    Source: QGIS's own table, which it makes with "Save style → in database".
+
+    Args:
+        path: the GeoPackage.
+        layer: one of its layers.
+        colors: name and `#rrggbb` by code.
+        field: the attribute that holds the code.
+
+    Raises:
+        MachineError: it could not be written.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as package, package:
+            _put_style(package, layer, colors, field)
+    except sqlite3.Error as error:
+        raise MachineError(f"`{path.name}` could not be written: {error}", hint=_FULL) from None
+
+
+def _put_style(package: sqlite3.Connection, layer: str, colors: Mapping[int, tuple[str, str]], field: str) -> None:
+    package.execute(
+        "CREATE TABLE IF NOT EXISTS layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
+        " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
+        " f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,"
+        " useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),"
+        " update_time DATETIME DEFAULT CURRENT_TIMESTAMP)"
+    )
+    package.execute(
+        "INSERT OR REPLACE INTO gpkg_contents (table_name, data_type, identifier, description)"
+        " VALUES ('layer_styles', 'attributes', 'layer_styles', '')"
+    )
+    older = package.execute("SELECT styleQML FROM layer_styles WHERE f_table_name = ?", (layer,)).fetchall()
+    for (text,) in older:
+        colors = read_qml(text) | dict(colors)
+    package.execute("DELETE FROM layer_styles WHERE f_table_name = ?", (layer,))
+    package.execute(
+        "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName,"
+        " styleQML, styleSLD, useAsDefault, description, owner)"
+        " SELECT '', '', table_name, column_name, ?, ?, '', 1, '', '' FROM gpkg_geometry_columns"
+        " WHERE table_name = ?",
+        (layer[:30], qml(colors, field), layer),
+    )
+
+
+def write_frame(frame: "geopandas.GeoDataFrame", path: Path, **options: Any) -> None:
+    """Write a frame in the format of the path's suffix.
+
+    Raises:
+        MachineError: it could not be written whole.
+    """
+    try:
+        frame.to_file(path, driver=vector_driver(path), **options)
+    except _FAILED as error:
+        raise MachineError(f"`{path.name}` could not be written: {error}", hint=_FULL) from None

@@ -1,0 +1,1 @@
+"""Maps to polygons: the command `vectorize`."""

@@ -1,0 +1,142 @@
+"""What is written of a region: its polygon, its class, its measures, and statistics of other rasters."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import shapely
+from numpy.typing import NDArray
+
+from cwsam_cli.vector.layers import GEOMETRY
+from cwsam_cli.vectorize.legend import Legend
+from cwsam_cli.vectorize.measure import to_wkb
+from cwsam_cli.vectorize.polygonize import Regions
+
+CONFIDENCE = "conf"
+"""The statistic whose maximum nobody asks for."""
+
+_ATTRIBUTES = (
+    pa.field("code", pa.int32()),
+    pa.field("name", pa.string()),
+    pa.field("area_m2", pa.float64()),
+    pa.field("area_ha", pa.float64()),
+    pa.field("perim_m", pa.float64()),
+    pa.field("pixels", pa.int64()),
+)
+_MEASURES = ("mean", "min", "max")
+_SHAPEFILE_NAME = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The attributes of a layer; their names fit a shapefile's ten bytes."""
+
+    statistics: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, names: Sequence[str], *, shapefile: bool) -> "Columns":
+        """Columns with these statistics, their names cut where a shapefile needs it."""
+        longest = _SHAPEFILE_NAME - len("_mean") if shapefile else sys.maxsize
+        chosen: list[str] = []
+        for name in names:
+            short, number = _cut(name, longest), 1
+            while short in chosen:
+                number += 1
+                short = f"{_cut(name, longest - len(str(number)))}{number}"
+            chosen.append(short)
+        return cls(tuple(chosen))
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the record batches."""
+        statistics = [pa.field(f"{name}_{measure}", pa.float64()) for name in self.statistics for measure in _of(name)]
+        return pa.schema([*_ATTRIBUTES, *statistics, pa.field(GEOMETRY, pa.large_binary())])
+
+    def batch(
+        self,
+        regions: Regions,
+        areas: NDArray[np.float64],
+        perimeters: NDArray[np.float64],
+        legend: Legend,
+        geometry: pa.Array,
+    ) -> pa.RecordBatch:
+        """One row a region."""
+        codes, index = np.unique(regions.codes, return_inverse=True)
+        names = [legend.name(int(code)).encode() for code in codes]
+        name = _bytes(pa.string(), [names[i] for i in index])
+        numbers = (areas, areas / 1e4, perimeters, regions.pixels)
+        arrays = [_numbers(regions.codes), name, *map(_numbers, numbers)]
+        for at, statistic in enumerate(self.statistics):
+            arrays += [_measure(regions.sums[:, at], measure) for measure in _of(statistic)]
+        return pa.RecordBatch.from_arrays([*arrays, geometry], schema=self.schema)
+
+
+def _cut(name: str, size: int) -> str:
+    return name.encode()[:size].decode(errors="ignore")
+
+
+def _of(statistic: str) -> tuple[str, ...]:
+    return _MEASURES[:2] if statistic == CONFIDENCE else _MEASURES
+
+
+def _measure(sums: NDArray[np.float64], measure: str) -> pa.Array:
+    count, total, low, high = sums.T
+    values = {"mean": total / np.maximum(count, 1), "min": low, "max": high}[measure]
+    return _numbers(values, np.packbits(count > 0, bitorder="little"))
+
+
+# pa.array would look whether it was given something of pandas, and load it for that.
+
+
+def _numbers(values: NDArray[Any], present: NDArray[np.uint8] | None = None) -> pa.Array:
+    """An Arrow array of numbers; `present` has a bit a value, if some are missing."""
+    buffers = [None if present is None else pa.py_buffer(present), pa.py_buffer(np.ascontiguousarray(values))]
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
+
+
+def _bytes(kind: pa.DataType, items: Sequence[bytes]) -> pa.Array:
+    """An Arrow array of texts or, with a `large_` type, of any amount of bytes."""
+    width = np.int64 if kind in (pa.large_binary(), pa.large_string()) else np.int32
+    offsets = np.cumsum([0, *map(len, items)], dtype=width)
+    return pa.Array.from_buffers(kind, len(items), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(items))])
+
+
+def wkb(xy: NDArray[np.float64], regions: Regions) -> pa.Array:
+    """The regions' polygons with these vertices, without a Python object a polygon."""
+    data, offsets = to_wkb(xy, regions)
+    return pa.Array.from_buffers(pa.large_binary(), len(regions), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+def wkb_of(geometries: NDArray[Any]) -> pa.Array:
+    """Any shapely geometries."""
+    return _bytes(pa.large_binary(), shapely.to_wkb(geometries).tolist())
+
+
+def dissolve(
+    parts: Sequence[tuple[Regions, NDArray[np.float64], NDArray[np.float64]]],
+) -> tuple[Regions, NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
+    """One row and one multipolygon a class.
+
+    Args:
+        parts: regions with their areas and perimeters.
+
+    Returns:
+        The classes (their vertices are left out), areas, perimeters, multipolygons.
+    """
+    regions = Regions.concatenate([part for part, _, _ in parts])
+    order = np.argsort(regions.codes, kind="stable")
+    regions = regions.take(order)
+    areas, perimeters = (np.concatenate([part[i] for part in parts])[order] for i in (1, 2))
+    codes, starts = np.unique(regions.codes, return_index=True)
+    offsets = (regions.ring_offsets, regions.polygon_offsets, np.append(starts, len(regions)))
+    geometry = shapely.from_ragged_array(shapely.GeometryType.MULTIPOLYGON, regions.xy, offsets)
+    if not len(codes):
+        return regions, areas, perimeters, geometry
+    sums = np.add.reduceat(regions.sums, starts)
+    sums[:, :, 2] = np.minimum.reduceat(regions.sums[:, :, 2], starts)
+    sums[:, :, 3] = np.maximum.reduceat(regions.sums[:, :, 3], starts)
+    whole = replace(regions, codes=codes, pixels=np.add.reduceat(regions.pixels, starts), sums=sums)
+    return whole, np.add.reduceat(areas, starts), np.add.reduceat(perimeters, starts), geometry

@@ -1,0 +1,174 @@
+"""Turn a class raster into polygons that follow its pixel edges exactly, strip by strip.
+
+A polygon is a 4-connected run of equal codes with its holes. A vertex stands at every bend
+and wherever three regions meet, so neighbours share their vertices and the whole is a valid
+coverage. Strips may be of any height: the polygons and their order are the same.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from cwsam_cli.vectorize import borders as b
+from cwsam_cli.vectorize import rings
+from cwsam_cli.vectorize.codes import OUTSIDE, Strip
+from cwsam_cli.vectorize.scan import census, scan
+from cwsam_cli.vectorize.simplify import Bends, simplify_arcs
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """Regions that closed together, in ragged arrays.
+
+    Region i has the rings `polygon_offsets[i]` to `polygon_offsets[i + 1]`, its outer one first;
+    ring j has the vertices `ring_offsets[j]` to `ring_offsets[j + 1]`, the last one equal to the first.
+    """
+
+    codes: NDArray[np.int32]
+    pixels: NDArray[np.int64]
+    sums: NDArray[np.float64]
+    """By statistic (n, S, 4): count, sum, minimum, maximum."""
+    xy: NDArray[np.float64]
+    """Vertices (N, 2): columns and rows, counted from the map's first pixel corner."""
+    ring_offsets: NDArray[np.int64]
+    polygon_offsets: NDArray[np.int64]
+    outline: NDArray[np.float64]
+    """Edges (M, 2, 2), from and to, between regions on the right, these or others, and none on the left."""
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def take(self, chosen: NDArray[np.int64]) -> "Regions":
+        """Some of the regions, in that order."""
+        own = _ragged(self.polygon_offsets, chosen)
+        return Regions(
+            codes=self.codes[chosen],
+            pixels=self.pixels[chosen],
+            sums=self.sums[chosen],
+            xy=self.xy[_ragged(self.ring_offsets, own)],
+            ring_offsets=_offsets(np.diff(self.ring_offsets)[own]),
+            polygon_offsets=_offsets(np.diff(self.polygon_offsets)[chosen]),
+            outline=self.outline,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Regions]") -> "Regions":
+        """All regions of several."""
+        return cls(
+            codes=np.concatenate([part.codes for part in parts]),
+            pixels=np.concatenate([part.pixels for part in parts]),
+            sums=np.concatenate([part.sums for part in parts]),
+            xy=np.concatenate([part.xy for part in parts]),
+            ring_offsets=_offsets(np.concatenate([np.diff(part.ring_offsets) for part in parts])),
+            polygon_offsets=_offsets(np.concatenate([np.diff(part.polygon_offsets) for part in parts])),
+            outline=np.concatenate([part.outline for part in parts]),
+        )
+
+    def polygons(self) -> NDArray[Any]:
+        """The regions as shapely polygons."""
+        return shapely.from_ragged_array(
+            shapely.GeometryType.POLYGON, self.xy, (self.ring_offsets, self.polygon_offsets)
+        )
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def _ragged(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indices of all items of the chosen rows."""
+    lengths = np.diff(offsets)[chosen]
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(offsets[chosen] - ends + lengths, lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class Simplify:
+    """What may be done to borders."""
+
+    tolerance_m: float
+    """How far they may move by having fewer vertices."""
+    ground: NDArray[np.float64]
+    """Metres a pixel step, see `simplify_arcs`."""
+    smooth: bool = False
+    """Whether bends are rounded then."""
+
+
+def polygonize(
+    strips: Iterable[Strip],
+    width: int,
+    height: int,
+    *,
+    statistics: int = 0,
+    simplify: Simplify | None = None,
+    outline: bool = False,
+) -> Iterator[Regions]:
+    """Yield the regions of a map as they close.
+
+    Args:
+        strips: the map from its first row to its last.
+        width: pixels of the map.
+        height: pixels of the map.
+        statistics: how many other rasters the strips bring values of.
+        simplify: straighten borders.
+        outline: also hand out the edges that lie between a region and none.
+    Source: what GDAL calls polygonize, https://gdal.org/programs/gdal_polygonize.html
+    """
+    state = b.no_borders(width, statistics)
+    codes = np.full((1, width + 2), OUTSIDE, np.int32)
+    labels = np.zeros((1, width + 2), np.int32)
+    changes = np.zeros((width // 8 + 1) * 8, np.uint8)
+    bends = Bends.none(width)
+    top = last = 0
+    for strip in strips:
+        rows = len(strip.codes)
+        if len(codes) < rows + 2:
+            more = (rows + 2 - len(codes), width + 2)
+            codes = np.concatenate([codes, np.full(more, OUTSIDE, np.int32)])
+            labels = np.concatenate([labels, np.zeros(more, np.int32)])
+        codes[0], labels[0] = codes[last], labels[last]
+        codes[1 : rows + 1, 1:-1] = strip.codes
+        codes[rows + 1] = OUTSIDE
+        last = rows
+        size = rows + 1 + (top + rows == height)  # nothing is below the last row, so everything closes
+        nodes, turns, starts = census(codes[:size])
+        room = 4 * nodes + 2 * turns + 8  # a loop closes with two vertices
+        state = b.with_room(state, room, room, starts)
+        oldest = b.oldest_line(state, top) if simplify else 0
+        scan(state, codes[:size], labels[:size], changes, top, height)
+        if strip.values is not None:
+            rings.measure(state, labels[1 : rows + 1, 1:-1], strip.values)
+        if simplify:
+            bends.take_in(codes[:size], top, height, oldest)
+            simplify_arcs(state, simplify.tolerance_m, simplify.smooth, simplify.ground, bends.bits, bends.first)
+        edges = rings.outline(state) if outline else np.empty((0, 2, 2))
+        rings.register(state)
+        regions = _closed(state, edges)
+        if len(regions) or len(edges):
+            yield regions
+        top += rows
+
+
+def _closed(state: b.Borders, edges: NDArray[np.float64]) -> Regions:
+    regions, ends = rings.count_closed(state)
+    starts, roots = np.empty(ends, np.int32), np.empty(regions, np.int32)
+    ring_offsets, polygon_offsets = np.empty(ends + 1, np.int64), np.empty(regions + 1, np.int64)
+    count = rings.walk_rings(state, starts, ring_offsets, polygon_offsets, roots)
+    ring_offsets = ring_offsets[: count + 1]
+    xy = np.empty((ring_offsets[-1], 2))
+    rings.draw_rings(state, starts, ring_offsets, polygon_offsets, roots, xy)
+    closed = Regions(
+        codes=state.regions[roots, b.CODE],
+        pixels=state.pixels[roots],
+        sums=state.sums[roots],
+        xy=xy,
+        ring_offsets=ring_offsets,
+        polygon_offsets=polygon_offsets,
+        outline=edges,
+    )
+    rings.forget_closed(state)
+    return closed

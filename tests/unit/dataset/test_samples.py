@@ -1,0 +1,423 @@
+"""Codes become indices in one place, and every pixel is judged once."""
+
+import shutil
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from numpy.typing import NDArray
+
+from cwsam_cli.config.schema import FolderArgs
+from cwsam_cli.dataset.manifest import Band, Manifest, write_manifest
+from cwsam_cli.dataset.samples import BatchShare, TileDataset, balanced_chances, class_pixels, describe
+from cwsam_cli.errors import ConfigError, DataError
+from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, from_names
+
+MakeRaster = Callable[..., Path]
+MakeTiles = Callable[..., FolderArgs]
+
+TAXONOMY = Taxonomy(
+    classes=(
+        LandCoverClass(code=7, name="forest", color="#006e28"),
+        LandCoverClass(code=0, name="background", color="#000000"),
+        LandCoverClass(code=3, name="water", color="#005adc"),
+    )
+)
+PLAIN = tuple(Band(name=name, mean=0.0, std=1.0) for name in "rgb")
+CODES = np.array([7, 0, 3, 200, IGNORE], np.uint8)  # 200 is no class
+INDEX = np.array([0, 1, 2, IGNORE, IGNORE], np.uint8)
+
+
+@pytest.fixture
+def make_tiles(make_raster: MakeRaster, tmp_path: Path) -> MakeTiles:
+    """Write image and label tiles as `cwsam tile` does; sizes are (height, width)."""
+
+    def make(*sizes: tuple[int, int], classes: str | list[str] | None = None, ignore_bg: bool = False) -> FolderArgs:
+        for number, (height, width) in enumerate(sizes):
+            image, choice = random_tile(number, height, width)
+            make_raster(f"data/images/train/tile_{number:02d}.tif", image)
+            make_raster(f"data/labels/train/tile_{number:02d}.tif", CODES[choice], nodata=255)
+        return FolderArgs(
+            root_path_1=str(tmp_path / "data/images/train"),
+            root_path_2=str(tmp_path / "data/labels/train"),
+            classes=classes,
+            ignore_bg=ignore_bg,
+        )
+
+    return make
+
+
+def random_tile(number: int, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """An image of values below 10, and which of `CODES` stands where."""
+    rng = np.random.default_rng(number)
+    return rng.integers(1, 10, (3, height, width)).astype(np.uint8), rng.integers(0, len(CODES), (height, width))
+
+
+# --- codes and indices ---
+
+
+def test_codes_become_indices_of_the_table(make_tiles: MakeTiles) -> None:
+    tiles = TileDataset(make_tiles((8, 8)), TAXONOMY, PLAIN, 8)
+    image, label = tiles[0]
+    expected_image, choice = random_tile(0, 8, 8)
+    assert (image.dtype, label.dtype) == (torch.float32, torch.uint8)
+    np.testing.assert_array_equal(image, expected_image)
+    np.testing.assert_array_equal(label, INDEX[choice])
+
+
+def test_code_0_is_a_class_unless_background_is_ignored(make_tiles: MakeTiles) -> None:
+    args = make_tiles((16, 16), ignore_bg=True)
+    _, choice = random_tile(0, 16, 16)
+    _, label = TileDataset(args, TAXONOMY, PLAIN, 16)[0]
+    expected = INDEX[choice]
+    expected[CODES[choice] == 0] = IGNORE
+    np.testing.assert_array_equal(label, expected)
+    assert (expected == 2).any() and not (expected == 1).any()
+
+
+def test_images_are_normalised_by_the_bands_they_come_with(make_tiles: MakeTiles) -> None:
+    bands = tuple(Band(name=name, mean=4.0, std=2.0) for name in "rgb")
+    image, _ = TileDataset(make_tiles((8, 8)), TAXONOMY, bands, 8)[0]
+    np.testing.assert_allclose(image, (random_tile(0, 8, 8)[0].astype(float) - 4) / 2)
+
+
+def test_nodata_of_an_image_tile_is_0(make_tiles: MakeTiles, make_raster: MakeRaster) -> None:
+    args = make_tiles((8, 8))
+    mask = np.ones((8, 8), bool)
+    mask[2:4] = False
+    make_raster("data/images/train/tile_00.tif", random_tile(0, 8, 8)[0], mask=mask)
+    image, _ = TileDataset(args, TAXONOMY, PLAIN, 8)[0]
+    assert (image[:, 2:4] == 0).all() and (image[:, 4:] > 0).all()
+
+
+def test_near_infrared_tagged_as_alpha_is_a_band_and_hides_nothing(
+    make_tiles: MakeTiles, make_raster: MakeRaster
+) -> None:
+    args = make_tiles((8, 8))
+    values = np.concatenate([random_tile(0, 8, 8)[0], np.eye(8, dtype=np.uint8)[None]])
+    make_raster("data/images/train/tile_00.tif", values, photometric="RGB", alpha="YES")
+    image, _ = TileDataset(args, TAXONOMY, (*PLAIN, Band(name="nir", mean=0.0, std=1.0)), 8)[0]
+    np.testing.assert_array_equal(image, values)
+
+
+def test_pixels_are_counted_by_tile_and_class_over_whole_tiles(make_tiles: MakeTiles) -> None:
+    args = make_tiles((9, 7), (5, 11))
+    expected = []
+    for number, size in enumerate([(9, 7), (5, 11)]):
+        index = INDEX[random_tile(number, *size)[1]]
+        expected.append(np.bincount(index[index != IGNORE], minlength=3).tolist())
+    for training in (False, True):
+        assert class_pixels(TileDataset(args, TAXONOMY, PLAIN, 4, train=training), 3).tolist() == expected
+
+
+# --- samples ---
+
+
+@pytest.mark.parametrize("size", [4, 5, 8, 12, 32])
+def test_evaluation_counts_every_pixel_exactly_once(make_tiles: MakeTiles, size: int) -> None:
+    shapes = [(12, 12), (13, 9), (8, 21), (3, 40)]
+    tiles = TileDataset(make_tiles(*shapes), TAXONOMY, PLAIN, size)
+    counted = np.zeros(3, int)
+    for image, label in (tiles[number] for number in range(len(tiles))):
+        assert image.shape == (3, size, size) and label.shape == (size, size)
+        counted += np.bincount(label[label != IGNORE], minlength=3)
+    expected = np.zeros(3, int)
+    for number, shape in enumerate(shapes):
+        index = INDEX[random_tile(number, *shape)[1]]
+        expected += np.bincount(index[index != IGNORE], minlength=3)
+    assert counted.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("size", [4, 5, 7, 16])
+def test_evaluation_squares_show_real_ground_at_their_place(
+    make_tiles: MakeTiles, make_raster: MakeRaster, size: int
+) -> None:
+    height, width = 13, 10
+    args = make_tiles((height, width))
+    number = np.arange(height * width).reshape(height, width)
+    every = from_names([f"c{i}" for i in range(height * width)])
+    make_raster("data/labels/train/tile_00.tif", number.astype(np.uint8))
+    make_raster("data/images/train/tile_00.tif", np.stack([number + 1] * 3).astype(np.float32))
+    bands = tuple(Band(name=name, mean=0.0, std=100.0) for name in "rgb")
+    tiles = TileDataset(args, every, bands, size)
+    seen = []
+    for image, label in (tiles[sample] for sample in range(len(tiles))):
+        counts = label != IGNORE
+        torch.testing.assert_close(image[0][counts] * 100 - 1, label[counts].float())
+        seen += label[counts].tolist()
+    assert sorted(seen) == list(range(height * width))
+
+
+def test_training_takes_one_square_a_tile(make_tiles: MakeTiles) -> None:
+    tiles = TileDataset(make_tiles((20, 20), (6, 30)), TAXONOMY, PLAIN, 8, train=True)
+    assert len(tiles) == 2
+    full, choice = random_tile(0, 20, 20)
+    places = set()
+    for seed in range(20):
+        image, label = tiles[0, seed]
+        found = [
+            (top, left)
+            for top in range(13)
+            for left in range(13)
+            if np.array_equal(full[:, top : top + 8, left : left + 8], image)
+        ]
+        assert len(found) == 1
+        (top, left) = found[0]
+        np.testing.assert_array_equal(label, INDEX[choice[top : top + 8, left : left + 8]])
+        places.add(found[0])
+    assert len(places) > 10
+
+
+def test_a_training_square_is_repeatable_by_its_seed(make_tiles: MakeTiles) -> None:
+    tiles = TileDataset(make_tiles((20, 20)), TAXONOMY, PLAIN, 8, train=True, augmented=True)
+    first, again, other = tiles[0, 5], tiles[0, 5], tiles[0, 6]
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_training_pads_a_tile_that_is_smaller_than_a_sample(make_tiles: MakeTiles) -> None:
+    tiles = TileDataset(make_tiles((6, 30)), TAXONOMY, PLAIN, 8, train=True)
+    image, label = tiles[0, 1]
+    assert (image[:, 6:] == 0).all() and (image[:, :6] > 0).all()
+    assert (label[6:] == IGNORE).all()
+
+
+# --- order ---
+
+Key = tuple[int, int]
+
+
+def _shares(count: int, batch_size: int, processes: int, **options: Any) -> list[list[list[Key]]]:
+    """Each process's batches of an epoch."""
+    options = {"seed": 3, "epoch": 2} | options
+    return [list(BatchShare(count, batch_size, rank=rank, size=processes, **options)) for rank in range(processes)]
+
+
+def _batches(shares: list[list[list[Key]]]) -> list[list[Key]]:
+    """The batches of all processes together, in the order of the ranks."""
+    return [list(chain(*parts)) for parts in zip(*shares, strict=True)]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+@pytest.mark.parametrize("count", [1, 7, 50])
+def test_an_epoch_visits_every_sample_once_whoever_does(count: int, batch_size: int, processes: int) -> None:
+    shares = _shares(count, batch_size, processes)
+    keys = [key for batches in shares for batch in batches for key in batch]
+    assert sorted(number for number, _ in keys) == list(range(count))
+    assert len({seed for _, seed in keys}) == count
+    assert {len(batches) for batches in shares} == {-(-count // (batch_size * processes))}
+    assert len(BatchShare(count, batch_size, seed=3, epoch=2, size=processes)) == len(shares[0])
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(30, 1), (15, 2), (10, 3), (6, 5)])
+def test_any_number_of_processes_learns_from_the_same_batches(batch_size: int, processes: int) -> None:
+    (alone,) = _shares(77, 30, 1)
+    assert _batches(_shares(77, batch_size, processes)) == alone
+    assert [len(batch) for batch in alone] == [30, 30, 17]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_a_batch_is_shared_out_as_evenly_as_can_be(processes: int) -> None:
+    for count in range(1, 4 * processes):
+        sizes = [[len(batch) for batch in batches] for batches in _shares(count, 2, processes)]
+        assert all(max(parts) - min(parts) <= 1 for parts in zip(*sizes, strict=True))
+
+
+def test_a_share_may_be_empty_but_is_there() -> None:
+    shares = _shares(9, 2, 4)  # eight samples, then one
+    assert [[len(batch) for batch in batches] for batches in shares] == [[2, 0], [2, 0], [2, 0], [2, 1]]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_what_was_had_before_an_interruption_is_left_out_and_the_rest_follows(processes: int, steps: int) -> None:
+    whole = _batches(_shares(50, 5, processes))
+    had = sum(len(batch) for batch in whole[:steps])
+    assert _batches(_shares(50, 5, processes, had=had)) == whole[steps:]
+
+
+def test_another_number_of_processes_goes_on_where_the_first_one_stopped() -> None:
+    (alone,) = _shares(50, 6, 1)
+    assert alone[:3] + _batches(_shares(50, 3, 2, had=18)) == alone
+
+
+def test_nothing_is_left_of_an_epoch_that_was_had() -> None:
+    assert _shares(50, 6, 2, had=50) == [[], []]
+
+
+def test_the_order_follows_from_seed_and_epoch_alone() -> None:
+    orders = {(seed, epoch): _shares(50, 7, 1, seed=seed, epoch=epoch)[0] for seed in (0, 1) for epoch in (0, 1)}
+    numbers = {key: tuple(number for number, _ in chain(*order)) for key, order in orders.items()}
+    assert len(set(numbers.values())) == 4
+    assert len({frozenset(seed for _, seed in chain(*order)) for order in orders.values()}) == 4
+    assert orders[1, 1] == _shares(50, 7, 1, seed=1, epoch=1)[0]
+
+
+def test_a_sampled_key_is_one_that_the_dataset_takes(make_tiles: MakeTiles) -> None:
+    tiles = TileDataset(make_tiles((9, 9), (9, 9), (9, 9)), TAXONOMY, PLAIN, 8, train=True, augmented=True)
+    (batch,) = BatchShare(len(tiles), 4, seed=0, epoch=0)
+    images, labels = tiles.collate([tiles[key] for key in batch])
+    assert (images.shape, labels.shape) == ((3, 3, 8, 8), (3, 8, 8))
+
+
+def test_a_batch_of_nothing_has_the_shape_and_type_of_any_other(make_tiles: MakeTiles) -> None:
+    tiles = TileDataset(make_tiles((9, 9)), TAXONOMY, PLAIN, 8)
+    for none, one in zip(tiles.collate([]), tiles.collate([tiles[0]]), strict=True):
+        assert (none.shape, none.dtype) == ((0, *one.shape[1:]), one.dtype)
+        assert torch.equal(torch.cat([none, one]), one)
+
+
+# --- balance ---
+
+PIXELS = np.array([[90, 10, 0], [100, 0, 0], [60, 0, 5], [0, 0, 0], [100, 0, 0]])  # the fourth is unlabelled
+
+
+def test_chances_of_tiles_sum_to_1_and_unlabelled_tiles_have_none() -> None:
+    chances = balanced_chances(PIXELS)
+    assert chances.shape == (5,)
+    assert chances.sum() == pytest.approx(1, abs=1e-12)
+    assert chances[3] == 0 and (chances[[0, 1, 2, 4]] > 0).all()
+
+
+def test_tiles_with_rare_classes_are_drawn_more_often() -> None:
+    chances = balanced_chances(PIXELS)
+    assert min(chances[0], chances[2]) > 2 * max(chances[1], chances[4])
+    assert chances[1] == chances[4]
+
+
+def test_each_class_stands_for_an_equal_part_of_the_chances() -> None:
+    # a class first, then a tile by its share of it: (90/350 + 10/10 + 0) / 3, ...
+    expected = [(90 / 350 + 1) / 3, (100 / 350) / 3, (60 / 350 + 1) / 3, 0, (100 / 350) / 3]
+    assert balanced_chances(PIXELS) == pytest.approx(expected)
+
+
+def test_a_class_without_pixels_changes_no_chance() -> None:
+    assert balanced_chances(np.insert(PIXELS, 1, 0, axis=1)) == pytest.approx(balanced_chances(PIXELS))
+
+
+def test_equal_tiles_have_equal_chances() -> None:
+    assert balanced_chances(np.full((8, 3), 7)) == pytest.approx([1 / 8] * 8)
+
+
+def test_a_balanced_epoch_draws_as_many_as_there_are_by_their_chances() -> None:
+    chances = balanced_chances(PIXELS)
+    drawn = [
+        number
+        for epoch in range(400)
+        for batch in _shares(5, 2, 1, epoch=epoch, chances=chances)[0]
+        for number, _ in batch
+    ]
+    assert len(drawn) == 400 * 5
+    counts = np.bincount(drawn, minlength=5)
+    assert counts[3] == 0
+    assert counts / len(drawn) == pytest.approx(chances, abs=0.04)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_drawn_samples_are_shared_out_as_others_are(processes: int) -> None:
+    chances = balanced_chances(np.random.default_rng(0).integers(1, 100, (40, 3)))
+    (alone,) = _shares(40, 12, 1, chances=chances)
+    assert _batches(_shares(40, 12 // processes, processes, chances=chances)) == alone
+    assert _batches(_shares(40, 12 // processes, processes, chances=chances, had=12)) == alone[1:]
+    assert len({seed for batch in alone for _, seed in batch}) == 40  # a tile drawn twice shows two squares
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize("gone", ["images", "labels"])
+def test_a_tile_without_its_partner_is_refused_by_name(make_tiles: MakeTiles, tmp_path: Path, gone: str) -> None:
+    args = make_tiles((8, 8), (8, 8))
+    (tmp_path / "data" / gone / "train" / "tile_01.tif").unlink()
+    with pytest.raises(DataError, match=r"tile_01\.tif") as caught:
+        TileDataset(args, TAXONOMY, PLAIN, 8)
+    assert caught.value.exit_code == 4 and caught.value.hint
+
+
+def test_a_missing_folder_is_refused_by_its_key(make_tiles: MakeTiles, tmp_path: Path) -> None:
+    args = make_tiles((8, 8))
+    shutil.rmtree(tmp_path / "data/labels")
+    with pytest.raises(DataError, match="root_path_2"):
+        TileDataset(args, TAXONOMY, PLAIN, 8)
+    with pytest.raises(DataError, match="root_path_1"):
+        TileDataset(FolderArgs(), TAXONOMY, PLAIN, 8)
+
+
+def test_a_folder_without_tiles_is_refused(make_tiles: MakeTiles, tmp_path: Path) -> None:
+    args = make_tiles((8, 8))
+    for path in (tmp_path / "data").rglob("*.tif"):
+        path.unlink()
+    with pytest.raises(DataError, match="holds no tiles"):
+        TileDataset(args, TAXONOMY, PLAIN, 8)
+
+
+@pytest.mark.parametrize(("name", "bands"), [("labels", 1), ("images", 2)])
+def test_tiles_that_do_not_fit_are_refused_by_name(
+    make_tiles: MakeTiles, make_raster: MakeRaster, name: str, bands: int
+) -> None:
+    args = make_tiles((8, 8))
+    make_raster(f"data/{name}/train/tile_00.tif", np.ones((bands, 8, 8), np.uint16))
+    with pytest.raises(DataError, match=r"tile_00\.tif") as caught:
+        TileDataset(args, TAXONOMY, PLAIN, 8)[0]
+    assert caught.value.hint == "tile the scenes again"
+
+
+def test_a_damaged_tile_is_refused_by_name(make_tiles: MakeTiles, tmp_path: Path) -> None:
+    args = make_tiles((64, 64))
+    path = tmp_path / "data/labels/train/tile_00.tif"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(DataError, match=r"tile_00\.tif"):
+        TileDataset(args, TAXONOMY, PLAIN, 8)[0]
+
+
+# --- describe ---
+
+MANIFEST = Manifest(taxonomy=TAXONOMY, bands=PLAIN, dtype="uint8", gsd_m=30.0)
+
+
+def test_a_dataset_that_describes_itself_is_believed(make_tiles: MakeTiles, tmp_path: Path) -> None:
+    args = make_tiles((8, 8))
+    write_manifest(tmp_path / "data", MANIFEST)
+    assert describe(args) == MANIFEST
+
+
+def test_tiles_without_a_description_are_measured(make_tiles: MakeTiles, tmp_path: Path) -> None:
+    args = make_tiles((8, 9), (12, 5), classes=["one", "two"])
+    for path in (tmp_path / "data/images/train").iterdir():
+        with rasterio.open(path, "r+") as target:
+            target.descriptions = ("red", "", "nir")
+    manifest = describe(args)
+    pixels = np.concatenate([random_tile(n, *size)[0].reshape(3, -1) for n, size in enumerate([(8, 9), (12, 5)])], 1)
+    assert [band.name for band in manifest.bands] == ["red", "band_2", "nir"]
+    np.testing.assert_allclose([band.mean for band in manifest.bands], pixels.mean(axis=1))
+    np.testing.assert_allclose([band.std for band in manifest.bands], pixels.std(axis=1))
+    assert (manifest.dtype, manifest.gsd_m) == ("uint8", pytest.approx(30))
+    assert (manifest.taxonomy.names, manifest.taxonomy.codes) == (["one", "two"], [0, 1])
+
+
+def test_a_class_table_that_contradicts_the_dataset_is_refused(make_tiles: MakeTiles, tmp_path: Path) -> None:
+    args = make_tiles((8, 8), classes=["water", "forest"])
+    write_manifest(tmp_path / "data", MANIFEST)
+    with pytest.raises(ConfigError, match="water, forest") as caught:
+        describe(args)
+    assert caught.value.exit_code == 3
+    assert "forest, background, water" in str(caught.value)
+
+
+def test_a_class_table_that_agrees_with_the_dataset_is_fine(make_tiles: MakeTiles, tmp_path: Path) -> None:
+    args = make_tiles((8, 8), classes=["water", "forest"])
+    same = Manifest(taxonomy=from_names(["water", "forest"]), bands=PLAIN, dtype="uint8", gsd_m=None)
+    write_manifest(tmp_path / "data", same)
+    assert describe(args) == same
+
+
+def test_tiles_without_description_and_class_table_are_refused(make_tiles: MakeTiles) -> None:
+    with pytest.raises(ConfigError, match="classes") as caught:
+        describe(make_tiles((8, 8)))
+    assert caught.value.exit_code == 3

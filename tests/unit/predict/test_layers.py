@@ -1,0 +1,65 @@
+"""What stands beside the class is what the scores say."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cwsam_cli.predict.layers import LayerPlan, best_index, entropy, softmax
+from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
+
+TAXONOMY = Taxonomy(
+    classes=tuple(
+        LandCoverClass(code=code, name=f"c{code}", color="#000000")
+        for code in (7, 0, 200, 3)  # neither sorted nor dense
+    )
+)
+
+
+def scores(*pixels: list[float]) -> NDArray[np.float32]:
+    """Planes (K, 1, n) of some pixels' scores."""
+    return np.array(pixels, np.float32).T[:, None]
+
+
+def test_the_best_index_is_argmaxs_also_among_equals() -> None:
+    rng = np.random.default_rng(0)
+    for classes in (1, 2, 33, 200):
+        planes = rng.integers(-2, 3, (classes, 9, 11)).astype(np.float32)
+        index = best_index(planes)
+        assert index.dtype == np.uint8
+        np.testing.assert_array_equal(index, planes.argmax(axis=0))
+
+
+def test_a_class_that_is_hidden_is_never_the_best() -> None:
+    planes = scores([-np.inf, -5, -7, -9])
+    assert best_index(planes)[0, 0] == 1
+    assert softmax(planes)[0, 0, 0] == 0
+    assert np.isfinite(entropy(softmax(planes))).all()
+
+
+def test_codes_alone_need_no_probabilities() -> None:
+    layers = LayerPlan(TAXONOMY).finisher()(scores([1, 2, 3, 4], [4, 3, 2, 1], [0, 0, 9, 0]))
+    assert layers.shape == (1, 1, 3)
+    assert layers[0, 0].tolist() == [3, 7, 200]
+
+
+def test_layers_come_in_the_plans_order_in_per_cent() -> None:
+    plan = LayerPlan(TAXONOMY, ("confidence", "probabilities", "entropy"))
+    logits = scores([np.log(0.7), np.log(0.1), np.log(0.1), np.log(0.1)], [0, 0, 0, 0], [90, 0, 0, 0])
+    layers = plan.finisher()(logits)
+    assert plan.count == len(layers) == 1 + 1 + 4 + 1
+    assert layers[0, 0].tolist() == [7, 7, 7]
+    assert layers[1, 0].tolist() == [70, 25, 100]
+    assert layers[2:6, 0].T.tolist() == [[70, 10, 10, 10], [25, 25, 25, 25], [100, 0, 0, 0]]
+    expected = -(0.7 * np.log(0.7) + 0.3 * np.log(0.1)) / np.log(4)
+    assert layers[6, 0].tolist() == [round(100 * expected), 100, 0]
+
+
+def test_probabilities_that_were_blended_are_shown_as_they_are() -> None:
+    plan = LayerPlan(TAXONOMY, ("confidence",), scores_are_probabilities=True)
+    assert plan.finisher()(scores([0.1, 0.6, 0.2, 0.1]))[:, 0, 0].tolist() == [0, 60]
+
+
+@pytest.mark.parametrize(("limit", "code"), [(0, 0), (59, 0), (61, 255)])
+def test_below_the_least_confidence_the_map_shows_nodata(limit: float, code: int) -> None:
+    plan = LayerPlan(TAXONOMY, ("confidence",), limit, scores_are_probabilities=True)
+    assert plan.finisher()(scores([0.1, 0.6, 0.2, 0.1]))[:, 0, 0].tolist() == [code, 60]

@@ -1,0 +1,208 @@
+"""Every pixel is read once, batches do not depend on where reading began, and threads end."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from cwsam_cli.predict import windows as stream
+from cwsam_cli.predict.windows import ahead, batches
+from cwsam_cli.raster.grid import Lattice
+from cwsam_cli.raster.scene import Scene, open_scene
+
+MakeRaster = Callable[..., Path]
+
+HEIGHT, WIDTH = 150, 210
+IMAGE = np.random.default_rng(0).integers(1, 255, (3, HEIGHT, WIDTH)).astype(np.uint8)
+HOLES = np.zeros((HEIGHT, WIDTH), bool)
+HOLES[20:50, 30:90] = HOLES[140:] = True
+
+
+@pytest.fixture
+def scene(make_raster: MakeRaster) -> Path:
+    return make_raster(
+        "scene.tif", np.where(HOLES, 0, IMAGE), nodata=0, tiled=True, blockxsize=64, blockysize=32, compress="deflate"
+    )
+
+
+def stream_of(path: Path, lattice: Lattice, **options: Any) -> list[list[tuple[int, int, Any, Any, Any]]]:
+    """Batches with copies of their windows: row, col, image, valid, wanted."""
+    rows, cols = range(len(lattice.rows)), range(len(lattice.cols))
+    settings = {"rows": rows, "cols": cols, "shown": Window(0, 0, lattice.width, lattice.height)} | options
+    with open_scene(path) as opened:
+        return [
+            [(item.row, item.col, item.image.copy(), item.valid.copy(), item.wanted.copy()) for item in batch]
+            for batch in batches(opened, lattice, **settings)
+        ]
+
+
+@pytest.mark.parametrize(("size", "overlap", "group"), [(32, 8, 1), (48, 40, 2), (64, 0, 3), (300, 10, 1)])
+def test_windows_show_the_scenes_own_pixels(scene: Path, size: int, overlap: int, group: int) -> None:
+    lattice = Lattice.over(WIDTH, HEIGHT, size, overlap)
+    seen = set()
+    for batch in stream_of(scene, lattice, batch=5, group=group):
+        for row, col, image, valid, wanted in batch:
+            place = lattice.window(row, col).toslices()
+            np.testing.assert_array_equal(valid, ~HOLES[place])
+            np.testing.assert_array_equal(wanted, valid)
+            np.testing.assert_array_equal(image[:, valid], IMAGE[:, *place][:, valid])
+            seen.add((row, col))
+    every = {(row, col) for row in range(len(lattice.rows)) for col in range(len(lattice.cols))}
+    assert seen == {place for place in every if (~HOLES[lattice.window(*place).toslices()]).any()}
+
+
+@pytest.mark.parametrize("cell", [1, 20_000, 1 << 24])
+@pytest.mark.parametrize("size", [32, 64])
+def test_every_pixel_is_read_once_in_whole_rows_of_blocks(
+    scene: Path, monkeypatch: pytest.MonkeyPatch, cell: int, size: int
+) -> None:
+    reads: list[Window] = []
+    read = Scene.read
+
+    def spy(self: Scene, window: Window) -> tuple[NDArray[Any], NDArray[Any]]:
+        reads.append(window)
+        return read(self, window)
+
+    monkeypatch.setattr(Scene, "read", spy)
+    monkeypatch.setattr(stream, "CELL_BYTES", cell)
+    stream_of(scene, Lattice.over(WIDTH, HEIGHT, size, 12), batch=4)
+    times = np.zeros((HEIGHT, WIDTH), int)
+    for window in reads:
+        times[window.toslices()] += 1
+        assert window.row_off % 32 == 0 and window.col_off % 64 == 0
+    assert (times == 1).all()
+    assert (len(reads) > 5) == (cell < 1 << 24)
+
+
+def test_a_south_up_scene_is_read_once_too(make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_raster(
+        "south.tif", IMAGE, transform=Affine(30, 0, 6e5, 0, 30, 3e6), tiled=True, blockxsize=64, blockysize=32
+    )
+    rows: Counter[int] = Counter()
+    read = Scene.read
+
+    def spy(self: Scene, window: Window) -> tuple[NDArray[Any], NDArray[Any]]:
+        rows.update(range(window.row_off, window.row_off + window.height))
+        assert window.row_off % 32 == 0
+        return read(self, window)
+
+    monkeypatch.setattr(Scene, "read", spy)
+    lattice = Lattice.over(WIDTH, HEIGHT, 64, 16)
+    found = {(row, col): image for batch in stream_of(path, lattice) for row, col, image, *_ in batch}
+    assert rows == Counter(range(HEIGHT))
+    np.testing.assert_array_equal(found[0, 0], IMAGE[:, ::-1][:, :64, :64])
+
+
+def test_batches_are_full_and_even_and_never_mix_groups(scene: Path) -> None:
+    lattice = Lattice.over(WIDTH, HEIGHT, 32, 0)  # 7 windows across
+    for group in (1, 2):
+        sizes = []
+        for batch in stream_of(scene, lattice, batch=5, group=group):
+            assert len({row // group for row, *_ in batch}) == 1
+            sizes.append(len(batch))
+        assert max(sizes) <= 5 and min(sizes) >= 3
+
+
+@pytest.mark.parametrize("group", [1, 2, 3])
+def test_batches_are_the_same_wherever_reading_begins(scene: Path, group: int) -> None:
+    lattice = Lattice.over(WIDTH, HEIGHT, 32, 16)
+    whole = stream_of(scene, lattice, batch=5, group=group)
+    for start in range(0, len(lattice.rows), group):
+        part = stream_of(scene, lattice, batch=5, group=group, rows=range(start, len(lattice.rows)))
+        rest = [batch for batch in whole if batch[0][0] >= start]
+        assert [[item[:2] for item in batch] for batch in part] == [[item[:2] for item in batch] for batch in rest]
+        for one, other in zip(part, rest, strict=True):
+            for a, b in zip(one, other, strict=True):
+                np.testing.assert_array_equal(a[2], b[2])
+
+
+def test_only_what_is_shown_is_wanted_but_all_is_seen(scene: Path) -> None:
+    lattice = Lattice.over(WIDTH, HEIGHT, 32, 8)
+    shown = Window(100, 60, 40, 25)
+    inside = np.zeros((HEIGHT, WIDTH), bool)
+    inside[shown.toslices()] = True
+    for batch in stream_of(scene, lattice, shown=shown):
+        for row, col, _, valid, wanted in batch:
+            place = lattice.window(row, col).toslices()
+            np.testing.assert_array_equal(wanted, inside[place] & ~HOLES[place])
+            np.testing.assert_array_equal(valid, ~HOLES[place])
+
+
+def test_what_no_polygon_touches_is_not_even_read(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class LowerEdge:
+        def touches(self, window: Window) -> bool:
+            return bool(window.row_off + window.height > 120)
+
+        def mask(self, window: Window) -> NDArray[np.bool_]:
+            rows = np.arange(window.row_off, window.row_off + window.height)
+            return (rows >= 120)[:, None].repeat(window.width, axis=1)
+
+    reads: list[Window] = []
+    read = Scene.read
+    monkeypatch.setattr(Scene, "read", lambda self, window: (reads.append(window), read(self, window))[1])
+    lattice = Lattice.over(WIDTH, HEIGHT, 32, 8)
+    found = [item for batch in stream_of(scene, lattice, inside=LowerEdge()) for item in batch]
+    assert found and all(lattice.rows[row] + 32 > 120 for row, *_ in found)
+    assert min(window.row_off for window in reads) > 60
+
+
+# A thread of its own
+
+
+def test_items_come_in_order_and_from_another_thread() -> None:
+    def items() -> Iterator[tuple[int, int]]:
+        for number in range(20):
+            yield number, threading.get_ident()
+
+    found = list(ahead(items()))
+    assert [number for number, _ in found] == list(range(20))
+    assert {ident for _, ident in found} != {threading.get_ident()}
+
+
+def test_the_next_item_is_made_while_this_one_is_used() -> None:
+    made = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        made.set()
+        yield 1
+
+    found = ahead(items())
+    assert next(found) == 0
+    assert made.wait(5)
+    found.close()
+
+
+def test_an_error_is_raised_where_the_items_are_used() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    found = ahead(items())
+    assert next(found) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(found)
+
+
+def test_closing_ends_the_thread_and_closes_the_items() -> None:
+    closed = threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            yield from range(10**9)
+        finally:
+            closed.set()
+
+    before = threading.active_count()
+    found = ahead(ahead(items()))
+    assert [next(found), next(found)] == [0, 1]
+    found.close()
+    assert closed.wait(5)
+    assert threading.active_count() == before
