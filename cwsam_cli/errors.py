@@ -80,6 +80,10 @@ class MachineError(CwsamError):
     exit_code = 6
 
 
+class OutOfMemory(MachineError):
+    """A device's or the host's memory is too small for a step of training."""
+
+
 def as_user_error(error: Exception) -> CwsamError | None:
     """What an exception of any library means to a user, or None if it is a bug."""
     if isinstance(error, CwsamError):

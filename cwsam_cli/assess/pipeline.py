@@ -11,8 +11,8 @@ from cwsam_cli.dataset.samples import TileDataset
 from cwsam_cli.distributed.world import World, choose_device
 from cwsam_cli.errors import CheckpointError, DataError
 from cwsam_cli.files import refuse_existing, refuse_foreign, staged
-from cwsam_cli.learning.loop import validate
 from cwsam_cli.metrics.confusion import Matrix, Scores, score
+from cwsam_cli.metrics.validation import validate
 from cwsam_cli.taxonomy import Taxonomy
 
 

@@ -7,8 +7,9 @@ import torch
 
 from cwsam_cli.checkpoints.checkpoint import FORMAT, load_checkpoint
 from cwsam_cli.checkpoints.download import download
+from cwsam_cli.console import log
 from cwsam_cli.errors import CheckpointError
-from cwsam_cli.model.weights import Source
+from cwsam_cli.model.weights import LoadReport, Source
 
 _OFFICIAL = {
     "sam_vit_h": ("sam_vit_h_4b8939.pth", "4b8939"),
@@ -71,3 +72,12 @@ def locate(name: str) -> Path:
             file = f"{hashlib.sha256(name.encode()).hexdigest()[:12]}-{file}"
         return download(name, cache / file, sha256_prefix=digits)
     return Path(name)
+
+
+def show_report(report: LoadReport) -> None:
+    """Log what became of a checkpoint's tensors; each of them with --verbose."""
+    log.info("%s", report.summary())
+    for remark in report.remarks:
+        log.warning("%s", remark)
+    for row in report.rows:
+        log.debug("%-11s %s  %s", row.how, row.name, row.note)

@@ -1,11 +1,14 @@
 """`cwsam train`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cwsam_cli.commands.options import Device, Gpus, Json, Settings, print_result
+
+if TYPE_CHECKING:
+    from cwsam_cli.config.schema import RunConfig
 
 
 def train(
@@ -53,7 +56,7 @@ def train(
     from cwsam_cli.config.load import load_config
     from cwsam_cli.console import loading
     from cwsam_cli.distributed.cluster import Cluster
-    from cwsam_cli.errors import UsageError
+    from cwsam_cli.errors import MachineError, OutOfMemory, UsageError
 
     if resume and output is None:
         raise UsageError("--resume needs the run's folder", hint="name it: -o save/RUN --resume")
@@ -67,7 +70,10 @@ def train(
         from cwsam_cli.train.pipeline import train as run
 
     cluster = Cluster(processes=gpus, nodes=nodes, node_rank=node_rank, endpoint=endpoint, device=device)
-    result = run(loaded, folder, cluster=cluster)
+    try:
+        result = run(loaded, folder, cluster=cluster)
+    except OutOfMemory as error:
+        raise MachineError(str(error), hint=_what_needs_less(config, loaded, gpus * nodes, device)) from None
     if result is None:  # another process tells
         return
     scored = (
@@ -77,3 +83,15 @@ def train(
     unfinished = f"the time limit ended the run after {result.epochs} of {loaded.epochs} epochs; go on with --resume"
     text = "\n".join(([scored] if result.best else []) + ([unfinished] if result.end == "time_limit" else []))
     print_result(result, text, as_json=as_json)
+
+
+def _what_needs_less(name: str, config: "RunConfig", gpus: int, device: str) -> str:
+    """Plan the run whose memory ran out; under torchrun or SLURM, name the command that does it."""
+    from cwsam_cli.distributed.cluster import joined
+
+    if joined():  # other processes still run, and wait for this one
+        return f"what needs less memory: cwsam plan --config {name} --gpus {joined()['WORLD_SIZE']}"
+    from cwsam_cli.distributed.world import choose_device
+    from cwsam_cli.plan.pipeline import after_overflow
+
+    return after_overflow(config, gpus=gpus, device=choose_device(device).type)

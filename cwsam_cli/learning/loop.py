@@ -1,14 +1,11 @@
-"""Learn from the data step by step, and measure on it: the same for one process and for many.
+"""Learn from the data step by step: the same for one process and for many.
 
 A step is one large batch, cut into what each process holds and, with accumulation, into
 several passes. Every process takes the same number of passes, if need be with no image at
 all: sharded weights are gathered together.
 """
 
-import math
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,23 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from cwsam_cli.config.schema import ModelArgs, TrainingSettings
-from cwsam_cli.console import track
+from cwsam_cli.dataset.loader import Batch, load_batches
 from cwsam_cli.dataset.samples import BatchShare, TileDataset
-from cwsam_cli.distributed.parallelize import DTYPES, let_go, sync_gradients
+from cwsam_cli.distributed.parallelize import DTYPES, sync_gradients
 from cwsam_cli.distributed.world import World
-from cwsam_cli.errors import CwsamError, MachineError
+from cwsam_cli.errors import MachineError
 from cwsam_cli.learning.learner import Learner
 from cwsam_cli.learning.losses import Whole, loss_parts, measure
 from cwsam_cli.learning.optim import drop_gradients, gradient_norm, take_gradients
-from cwsam_cli.metrics.confusion import Matrix, confusion_matrix
 from cwsam_cli.model.experts import collect_routing
 from cwsam_cli.model.routing import RoutingCounts, routing_loss, sum_counts
-
-Batch = tuple[Tensor, Tensor]
-"""Images (B, C, S, S) and class indices (B, S, S); B may be 0."""
 
 _MOST_SKIPPED = 30
 """Steps in a row whose gradient overflows in fp16; the loss scale starts at 2¹⁶ and is halved each time."""
@@ -106,40 +98,14 @@ def training_steps(
         chances=chances,
     )
     step: list[Batch] = []
-    for batch in _loaded(dataset, shares, settings.workers, world):
+    for batch in load_batches(dataset, shares, workers=settings.workers, pin_memory=world.device.type == "cuda"):
+        world.beat()
         step.append(batch)
         if len(step) == settings.grad_accum_steps:
             yield step
             step = []
     if step:
         yield step
-
-
-def _loaded(
-    dataset: TileDataset, batches: Sequence[object] | BatchShare, workers: int, world: World
-) -> Iterator[Batch]:
-    loader: DataLoader[Batch] = DataLoader(
-        dataset,
-        batch_sampler=batches,  # type: ignore[arg-type] # of numbers, or of numbers and seeds
-        collate_fn=dataset.collate,
-        num_workers=workers,
-        worker_init_fn=_ignore_interrupts,
-        multiprocessing_context="fork" if workers and os.name == "posix" else None,  # spawned, each imports torch
-        pin_memory=world.device.type == "cuda",
-        generator=torch.Generator(),  # torch would else draw from the routers' noise
-    )
-    try:
-        for image, label in loader:
-            world.beat()
-            yield image, label
-    except CwsamError as error:  # a worker's error arrives with its traceback for a message
-        last = str(error).strip().splitlines()[-1].partition("Error: ")[2]
-        raise (type(error)(last, hint=error.hint or "tile the scenes again") if last else error) from None
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C is for the process that trains; the processes that read for it go on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def take_step(
@@ -281,51 +247,3 @@ def backward_passes(
         sums = {name: sums.get(name, 0) + part.detach() for name, part in parts.items()}
         world.beat()
     return Passes(sums, counts)
-
-
-def validate(
-    model: nn.Module,
-    dataset: TileDataset,
-    world: World,
-    *,
-    batch_size: int,
-    classes: int,
-    precision: str,
-    workers: int = 0,
-    hidden: int | None = None,
-    show: Callable[[Tensor, Tensor, Tensor], None] | None = None,
-) -> Matrix:
-    """The confusion matrix over a dataset's pixels, each counted once; the hidden class is never predicted.
-
-    Args:
-        model: on the world's device.
-        dataset: whole; each process measures its share.
-        world: this process among all.
-        batch_size: images at a time.
-        classes: K.
-        precision: of the forward pass.
-        workers: processes that read tiles.
-        hidden: index of a class that counts as unlabelled.
-        show: is given the images, labels and predicted indices of this process's first batch.
-    """
-    model.eval()
-    matrix = np.zeros((classes, classes), np.int64)
-    mine = range(world.rank, len(dataset), world.size)
-    rounds = -(-len(dataset) // world.size)
-    batches = [list(mine[start : start + batch_size]) for start in range(0, rounds, batch_size)]
-    kind = DTYPES[precision]  # type: ignore[index]
-    with torch.no_grad():  # inference mode and sharded weights do not go together
-        for image, label in track(
-            _loaded(dataset, batches, workers, world), "validating", total=len(batches), unit="batch"
-        ):
-            with torch.autocast(world.device.type, kind, enabled=kind != torch.float32):
-                logits = model(image.to(world.device))
-            if hidden is not None:
-                logits[:, hidden] = -math.inf
-            best = logits.argmax(dim=1).to(torch.uint8).cpu()
-            matrix += confusion_matrix(label.numpy(), best.numpy(), classes)
-            if show is not None:
-                show(image, label, best)
-                show = None
-    let_go(model)
-    return world.total(torch.from_numpy(matrix).to(world.device)).cpu().numpy()

@@ -20,6 +20,9 @@ from cwsam_cli.learning.stages import is_adapter
 from cwsam_cli.model.experts import ExpertGroup
 from cwsam_cli.model.growth import is_mixture
 
+BLOCK = 256
+"""Values of a weight whose 8-bit averages share a scale."""
+
 FROM_8BIT = 4096
 """Values of the smallest weight whose averages 8-bit AdamW keeps in 8 bits, whatever the number of processes."""
 

@@ -173,20 +173,10 @@ def _ladder(config: RunConfig, gpus: int) -> Iterator[_Step]:
         yield _Step("offload", {"fsdp_settings.cpu_offload": True})
 
 
-def after_overflow(config: RunConfig, arch: Architecture, learning: frozenset[str], *, gpus: int, device: str) -> str:
-    """What to try when the memory ran out, and where it goes, as a hint.
-
-    Args:
-        config: the run.
-        arch: its model.
-        learning: names of the parameters that learn.
-        gpus: how many processes there are.
-        device: `cuda` or `cpu`.
-    """
-    steps = {step.kind: step for step in reversed(list(_ladder(config, gpus)))}  # the mildest of each kind
-    tries = [" ".join(_options([step])) for step in reversed(steps.values())] or ["more GPUs"]
-    plan = plan_memory(config, arch, learning, gpus=gpus, device=device)
-    return "\n".join(["try, one after the other:", *(f"  {words}" for words in tries), "", "computed:", plan.as_text()])
+def savings(config: RunConfig, gpus: int) -> list[str]:
+    """List the settings that need less memory, as they are typed, the mildest of each kind."""
+    steps = {step.kind: step for step in reversed(list(_ladder(config, gpus)))}
+    return [" ".join(_options([step])) for step in reversed(steps.values())]
 
 
 def _options(steps: Iterable[_Step]) -> list[str]:

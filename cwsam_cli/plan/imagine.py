@@ -27,9 +27,10 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._pytree import tree_map
 
 from cwsam_cli.config.schema import FsdpSettings, Loss, ModelArgs, TrainingSettings
+from cwsam_cli.dataset.loader import Batch
 from cwsam_cli.distributed.parallelize import checkpoint_activations, shard
 from cwsam_cli.distributed.world import World
-from cwsam_cli.learning.loop import Batch, backward_passes
+from cwsam_cli.learning.loop import backward_passes
 from cwsam_cli.learning.losses import Whole
 from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
 from cwsam_cli.model.network import ClassWiseSam

@@ -15,11 +15,10 @@ from multiprocessing import get_context
 import torch.distributed as dist
 
 from cwsam_cli.config.schema import RunConfig, TrainingSettings
-from cwsam_cli.learning.optim import FROM_8BIT
+from cwsam_cli.learning.optim import BLOCK, FROM_8BIT
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.plan.imagine import imagine
 from cwsam_cli.plan.live import Bytes
-from cwsam_cli.train.optimizer_state import BLOCK
 
 RESERVE = 0.06
 """Share of a GPU's memory left to the driver's context, NCCL's and cuDNN's buffers, and gaps between blocks."""

@@ -8,8 +8,9 @@ from cwsam_cli.config.load import dataset_taxonomy
 from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.learning.stages import learning_names
 from cwsam_cli.model.network import ClassWiseSam
-from cwsam_cli.model.variants import architecture
-from cwsam_cli.plan.fit import Fit, check_fit
+from cwsam_cli.model.variants import Architecture, architecture
+from cwsam_cli.plan.fit import Fit, check_fit, savings
+from cwsam_cli.plan.memory import plan_memory
 from cwsam_cli.plan.parameters import model_size
 
 
@@ -41,10 +42,35 @@ def plan(config: RunConfig, *, bands: int = 3, gpus: int | None = None, gpu_memo
         gpus: to train on; None leaves the memory out.
         gpu_memory: bytes of each.
     """
+    arch, counts, learning = _learning_by_stage(config, bands)
+    size = model_size(arch)
+    trainable = {stage: sum(counts[name] for name in names) for stage, names in learning.items()}
+    fit = None if gpus is None else check_fit(config, arch, learning, gpus=gpus, gpu_memory=gpu_memory)
+    return Plan(config.model.name, size.total, size.active, trainable, size.parts, size.flops, fit)
+
+
+def after_overflow(config: RunConfig, *, gpus: int, device: str) -> str:
+    """Say what needs less memory, and where the memory goes, as a hint.
+
+    Args:
+        config: the run whose memory ran out.
+        gpus: its processes.
+        device: `cuda` or `cpu`.
+    """
+    arch, _, learning = _learning_by_stage(config, bands=3)
+    most = max(learning.values(), key=len)
+    memory = plan_memory(config, arch, frozenset(most), gpus=gpus, device=device)
+    tries = savings(config, gpus) or ["more GPUs"]
+    return "\n".join(
+        ["try, one after the other:", *(f"  {words}" for words in tries), "", "computed:", memory.as_text()]
+    )
+
+
+def _learning_by_stage(config: RunConfig, bands: int) -> tuple[Architecture, dict[str, int], dict[str, set[str]]]:
+    """Lay out the model; count its parameters by name, and name those that learn in each stage."""
     taxonomy = dataset_taxonomy(config.train_dataset.dataset.args)
     classes = config.model.args.num_classes or (len(taxonomy) if taxonomy else 33)
     arch = architecture(config.model, num_bands=bands, num_classes=classes)
-    size = model_size(arch)
     with torch.device("meta"):
         counts = {name: parameter.numel() for name, parameter in ClassWiseSam(arch).named_parameters()}
     grown = config.sam_checkpoint is not None
@@ -56,6 +82,4 @@ def plan(config: RunConfig, *, bands: int = 3, gpus: int | None = None, gpu_memo
         )
         for stage in stages or [None]
     }
-    trainable = {stage: sum(counts[name] for name in names) for stage, names in learning.items()}
-    fit = None if gpus is None else check_fit(config, arch, learning, gpus=gpus, gpu_memory=gpu_memory)
-    return Plan(config.model.name, size.total, size.active, trainable, size.parts, size.flops, fit)
+    return arch, counts, learning

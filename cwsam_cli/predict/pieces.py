@@ -27,8 +27,9 @@ from cwsam_cli.predict.aoi import read_area
 from cwsam_cli.predict.blend import Blender, Scored, cut_rows
 from cwsam_cli.predict.heap import Heap
 from cwsam_cli.predict.layers import LayerPlan
-from cwsam_cli.predict.windows import Seen, ahead, batches
+from cwsam_cli.predict.windows import Seen, batches
 from cwsam_cli.raster.grid import Lattice
+from cwsam_cli.raster.prefetch import prefetch
 from cwsam_cli.raster.scene import open_scene
 from cwsam_cli.raster.sources import gdal_settings
 
@@ -125,7 +126,7 @@ def _pieces(job: Job, score: Score, column: int, first: int, last: int) -> Made:
     begin = every.start + (rows.start - every.start) // job.group * job.group
     end = min(every.stop, every.start - (every.start - rows.stop) // job.group * job.group)
     blender = Blender(job.lattice, job.layers.finisher(), layers=job.layers.count, profile=job.profile)
-    scored = ahead(_scored(job, score, range(begin, end), cols))
+    scored = prefetch(_scored(job, score, range(begin, end), cols))
     with closing(scored):
         for number, layers in cut_rows(blender.blend(scored, area), cuts):
             yield first + number, layers
@@ -133,7 +134,7 @@ def _pieces(job: Job, score: Score, column: int, first: int, last: int) -> Made:
 
 def _scored(job: Job, score: Score, rows: range, cols: range) -> Iterator[Scored]:
     heap = Heap()
-    with closing(ahead(_read(job, rows, cols))) as read:
+    with closing(prefetch(_read(job, rows, cols))) as read:
         for seen, images in read:
             scores = score(images)
             heap.after_batch()

@@ -6,11 +6,9 @@ Batches never mix groups of window rows, so that what a batch holds does not dep
 the reading began: another start, as after a crash, repeats the same batches.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from queue import Empty, Full, Queue
-from threading import Event, Thread
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -150,60 +148,3 @@ class _Strip:
         rows = slice(place.row_off - self.top, place.row_off - self.top + place.height)
         cols = slice(place.col_off - self.left, place.col_off - self.left + place.width)
         return Seen(row, col, self.image[:, rows, cols], self.valid[rows, cols], self.wanted[rows, cols])
-
-
-def ahead(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
-    """The same items, made in a thread of their own while the present one is used.
-
-    Args:
-        items: consumed, and closed, in that thread.
-        depth: how many wait at most.
-    """
-    queue: Queue[Any] = Queue(depth)
-    stopped = Event()
-    end = object()
-
-    def put(item: Any) -> None:
-        while not stopped.is_set():
-            try:
-                return queue.put(item, timeout=0.1)
-            except Full:
-                continue
-
-    def fill() -> None:
-        last: Any = end
-        try:
-            for item in items:
-                put(item)
-                del item
-                if stopped.is_set():
-                    break
-        except BaseException as error:  # it is raised again where the items are used
-            last = _Raised(error)
-        finally:
-            close = getattr(items, "close", None)
-            if close is not None:
-                close()
-            put(last)
-
-    thread = Thread(target=fill, daemon=True)
-    thread.start()
-    try:
-        while (item := queue.get()) is not end:
-            if isinstance(item, _Raised):
-                raise item.error
-            yield item
-            del item
-    finally:
-        stopped.set()
-        while thread.is_alive():
-            try:
-                queue.get(timeout=0.05)
-            except Empty:
-                continue
-        thread.join()
-
-
-@dataclass(frozen=True, slots=True)
-class _Raised:
-    error: BaseException

@@ -17,11 +17,8 @@ from torch.distributed.tensor import DTensor, Shard
 
 from cwsam_cli.distributed.parallelize import sharded_like
 from cwsam_cli.distributed.world import World
-from cwsam_cli.learning.optim import Shards
+from cwsam_cli.learning.optim import BLOCK, Shards
 from cwsam_cli.train.state import OptimizerFacts, PlainState, Shapes, Tensors, read_tensors, shapes
-
-BLOCK = 256
-"""Values that share a scale."""
 
 _PARTS = {"state1": "absmax1", "state2": "absmax2"}
 

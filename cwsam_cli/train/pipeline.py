@@ -16,13 +16,13 @@ from cwsam_cli.console import log, track
 from cwsam_cli.distributed.cluster import Cluster
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.world import World
-from cwsam_cli.errors import MachineError, is_out_of_memory
-from cwsam_cli.learning.loop import StepResult, take_step, training_steps, validate
+from cwsam_cli.errors import OutOfMemory, is_out_of_memory
+from cwsam_cli.learning.loop import StepResult, take_step, training_steps
 from cwsam_cli.learning.optim import learning_rate
 from cwsam_cli.learning.stages import learning_names, stage_at
 from cwsam_cli.metrics.confusion import Scores, score
+from cwsam_cli.metrics.validation import validate
 from cwsam_cli.model.weights import rgb_bands
-from cwsam_cli.plan.fit import after_overflow
 from cwsam_cli.train.clock import Clock
 from cwsam_cli.train.run import BEST, LAST, Run, begin, check_folder
 from cwsam_cli.train.watch import HISTORY, Watch, memory_figures, read_history, routing_figures, summary
@@ -124,7 +124,8 @@ def _epochs(run: Run, watch: Watch | None) -> End:
             scores, more = _measure(run, epoch, watch)
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
-                raise _too_large(run, epoch) from None
+                rank, device = run.world.rank, run.world.device
+                raise OutOfMemory(f"the memory of rank {rank} ({device}) ran out in epoch {epoch}") from None
             raise
         figures |= more
         if watch is not None:
@@ -271,15 +272,6 @@ def _means(sums: dict[str, float]) -> dict[str, float]:
         if name not in ("steps", "skipped")
     }
     return figures | ({"train/skipped_steps": skipped} if skipped else {})
-
-
-def _too_large(run: Run, epoch: int) -> MachineError:
-    """What to say when the memory ran out."""
-    world = run.world
-    learning = frozenset(name for name, shard in run.learner.shards.items() if shard.requires_grad)
-    with world.unwatched():
-        hint = after_overflow(run.config, run.arch, learning, gpus=world.size, device=world.device.type)
-    return MachineError(f"the memory of rank {world.rank} ({world.device}) ran out in epoch {epoch}", hint=hint)
 
 
 def _is_validated(run: Run, epoch: int) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from cwsam_cli.checkpoints.source import open_source
+from cwsam_cli.checkpoints.source import open_source, show_report
 from cwsam_cli.config.load import dump_config, validate
 from cwsam_cli.config.schema import Resume, RunConfig
 from cwsam_cli.console import log
@@ -23,7 +23,7 @@ from cwsam_cli.learning.learner import Learner
 from cwsam_cli.learning.loop import Requests
 from cwsam_cli.metrics.confusion import Scores
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.model.weights import LoadReport, Source
+from cwsam_cli.model.weights import Source
 from cwsam_cli.train.clock import Clock
 from cwsam_cli.train.start import go_on, identity, refuse_other, remember, start
 from cwsam_cli.train.state import PlainState, StateWriter, find_state
@@ -261,12 +261,3 @@ def _source(config: RunConfig, output: Path, manifest: Manifest, arch: Architect
         progress.best_epoch, progress.mean_iou = best.epoch, best.metrics["mean_iou"]
         progress.accuracy = best.metrics["accuracy"]
     return open_source(str(path)), progress
-
-
-def show_report(report: LoadReport) -> None:
-    """Log what became of a checkpoint's tensors; each of them with --verbose."""
-    log.info("%s", report.summary())
-    for remark in report.remarks:
-        log.warning("%s", remark)
-    for row in report.rows:
-        log.debug("%-11s %s  %s", row.how, row.name, row.note)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint, reserved_checkpoint
-from cwsam_cli.checkpoints.source import locate, open_source
+from cwsam_cli.checkpoints.source import locate, open_source, show_report
 from cwsam_cli.config.load import dataset_taxonomy
 from cwsam_cli.config.schema import RunConfig, UpcycleConfig
 from cwsam_cli.console import track
@@ -17,7 +17,6 @@ from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import LoadReport, Source, adopt, make_weights
-from cwsam_cli.train.run import show_report
 
 # What Segment Anything was trained with: 8-bit red, green, blue.
 _SAM_BANDS = (

@@ -1,11 +1,10 @@
 """Read a class raster strip by strip, one strip ahead of whoever works on it."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -19,10 +18,9 @@ from cwsam_cli.console import track
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import missing_crs
+from cwsam_cli.raster.prefetch import prefetch
 from cwsam_cli.raster.scene import on_pixels_of, open_raster, reading, refuse_unplaced
 from cwsam_cli.vectorize.codes import HOLE, NODATA, Strip
-
-T = TypeVar("T")
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "int32")
 _PIXELS = 2**19
@@ -50,7 +48,7 @@ class ClassRaster:
         """
         rows = self._rows()
         tops = track(range(0, self.grid.height, rows), what, total=-(-self.grid.height // rows), unit="strip")
-        return ahead(self._read(top, min(rows, self.grid.height - top), values) for top in tops)
+        return prefetch(self._read(top, min(rows, self.grid.height - top), values) for top in tops)
 
     @property
     def cache_bytes(self) -> int:
@@ -145,13 +143,3 @@ def on_grid(paths: list[Path], map_: ClassRaster) -> Iterator[tuple[WarpedVRT, .
             # Without nodata of its own, what lies beside a raster would read as 0.
             warped.append(stack.enter_context(on_pixels_of(map_.grid, dataset, dtype="float32", nodata=np.nan)))
         yield tuple(warped)
-
-
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """Take the next item in a thread of its own while the last one is being worked on."""
-    end = object()
-    with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(next, items, end)
-        while (item := waiting.result()) is not end:
-            waiting = thread.submit(next, items, end)
-            yield item  # type: ignore[misc]

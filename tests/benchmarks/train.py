@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from cwsam_cli.config.load import load_config
+from cwsam_cli.dataset.loader import Batch
 from cwsam_cli.dataset.samples import TileDataset, describe
 from cwsam_cli.demo.pipeline import _example
 from cwsam_cli.distributed.cluster import Cluster
 from cwsam_cli.distributed.world import World
-from cwsam_cli.learning.loop import Batch, take_step, training_steps
+from cwsam_cli.learning.loop import take_step, training_steps
 from cwsam_cli.model.experts import collect_routing
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.routing import routing_loss

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from cwsam_cli.config.schema import Loss, ModelArgs, OptimizerArgs, OptimizerConfig, TrainingSettings
+from cwsam_cli.dataset.loader import Batch
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import MachineError
 from cwsam_cli.learning.learner import Learner
-from cwsam_cli.learning.loop import Batch, Requests, StepResult, take_step
+from cwsam_cli.learning.loop import Requests, StepResult, take_step
 from cwsam_cli.learning.optim import build_optimizer, local_shards
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cwsam_cli.config.schema import FolderArgs, TrainingSettings
+from cwsam_cli.dataset.loader import Batch
 from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.dataset.samples import TileDataset
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import DataError
-from cwsam_cli.learning.loop import Batch, training_steps, validate
+from cwsam_cli.learning.loop import training_steps
+from cwsam_cli.metrics.validation import validate
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.taxonomy import Taxonomy, from_names
 from tests.small import small

@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from cwsam_cli.config.load import load_config
 from cwsam_cli.config.schema import EncoderMode, FsdpSettings, ModelArgs, ModelConfig, Precision, TrainingSettings
+from cwsam_cli.dataset.loader import Batch
 from cwsam_cli.distributed.parallelize import checkpoint_activations, shard
-from cwsam_cli.learning.loop import Batch
 from cwsam_cli.model.experts import expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture

@@ -1,8 +1,7 @@
 """Every pixel is read once, batches do not depend on where reading began, and threads end."""
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from cwsam_cli.predict import windows as stream
-from cwsam_cli.predict.windows import ahead, batches
+from cwsam_cli.predict.windows import batches
 from cwsam_cli.raster.grid import Lattice
 from cwsam_cli.raster.scene import Scene, open_scene
 
@@ -151,58 +150,3 @@ def test_what_no_polygon_touches_is_not_even_read(scene: Path, monkeypatch: pyte
     found = [item for batch in stream_of(scene, lattice, inside=LowerEdge()) for item in batch]
     assert found and all(lattice.rows[row] + 32 > 120 for row, *_ in found)
     assert min(window.row_off for window in reads) > 60
-
-
-# A thread of its own
-
-
-def test_items_come_in_order_and_from_another_thread() -> None:
-    def items() -> Iterator[tuple[int, int]]:
-        for number in range(20):
-            yield number, threading.get_ident()
-
-    found = list(ahead(items()))
-    assert [number for number, _ in found] == list(range(20))
-    assert {ident for _, ident in found} != {threading.get_ident()}
-
-
-def test_the_next_item_is_made_while_this_one_is_used() -> None:
-    made = threading.Event()
-
-    def items() -> Iterator[int]:
-        yield 0
-        made.set()
-        yield 1
-
-    found = ahead(items())
-    assert next(found) == 0
-    assert made.wait(5)
-    found.close()
-
-
-def test_an_error_is_raised_where_the_items_are_used() -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        raise ValueError("broken")
-
-    found = ahead(items())
-    assert next(found) == 1
-    with pytest.raises(ValueError, match="broken"):
-        next(found)
-
-
-def test_closing_ends_the_thread_and_closes_the_items() -> None:
-    closed = threading.Event()
-
-    def items() -> Iterator[int]:
-        try:
-            yield from range(10**9)
-        finally:
-            closed.set()
-
-    before = threading.active_count()
-    found = ahead(ahead(items()))
-    assert [next(found), next(found)] == [0, 1]
-    found.close()
-    assert closed.wait(5)
-    assert threading.active_count() == before

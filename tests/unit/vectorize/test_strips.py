@@ -2,8 +2,7 @@
 
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from rasterio.transform import from_origin
 from cwsam_cli.errors import DataError
 from cwsam_cli.vectorize import strips
 from cwsam_cli.vectorize.codes import NODATA
-from cwsam_cli.vectorize.strips import ahead, on_grid, open_classes
+from cwsam_cli.vectorize.strips import on_grid, open_classes
 
 MakeRaster = Callable[..., Path]
 
@@ -103,31 +102,6 @@ def test_control_points_alone_are_refused(tmp_path: Path) -> None:
         target.write(np.ones((1, 10, 10), np.uint8))
     with pytest.raises(DataError, match="control points"), open_classes(tmp_path / "map.tif"):
         pass
-
-
-def test_the_next_item_is_made_while_the_last_one_is_worked_on() -> None:
-    second = threading.Event()
-
-    def items() -> Iterator[int]:
-        yield 1
-        second.set()
-        yield 2
-
-    taken = ahead(items())
-    assert next(taken) == 1
-    assert second.wait(5)
-    assert list(taken) == [2]
-
-
-def test_what_fails_ahead_is_raised_in_its_place() -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        raise DataError("damaged")
-
-    taken = ahead(items())
-    assert next(taken) == 1
-    with pytest.raises(DataError, match="damaged"):
-        next(taken)
 
 
 def test_reading_a_class_raster_does_not_load_the_compiler() -> None:

@@ -1,0 +1,51 @@
+"""Load batches of tiles, in this process or in worker processes."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cwsam_cli.dataset.samples import BatchShare, TileDataset
+from cwsam_cli.errors import CwsamError
+
+Batch = tuple[Tensor, Tensor]
+"""Images (B, C, S, S) and class indices (B, S, S); B may be 0."""
+
+
+def load_batches(
+    dataset: TileDataset, batches: Sequence[Sequence[int]] | BatchShare, *, workers: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """Yield batches in the given order.
+
+    Args:
+        dataset: the tiles.
+        batches: the sample numbers of each batch; `BatchShare` adds a seed to each number.
+        workers: processes that read tiles; 0 reads them in this process.
+        pin_memory: whether batches lie in page-locked memory, from which GPUs copy faster.
+
+    Raises:
+        DataError: a tile is damaged.
+    """
+    loader: DataLoader[Batch] = DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type] # torch's own type allows numbers only
+        collate_fn=dataset.collate,
+        num_workers=workers,
+        worker_init_fn=_ignore_interrupts,
+        multiprocessing_context="fork" if workers and os.name == "posix" else None,  # a spawned worker imports torch
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # otherwise torch takes a number from the generator of the routers' noise
+    )
+    try:
+        yield from loader
+    except CwsamError as error:  # the message of a worker's error is its whole traceback
+        last = str(error).strip().splitlines()[-1].partition("Error: ")[2]
+        raise (type(error)(last, hint=error.hint or "tile the scenes again") if last else error) from None
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C to the process that trains, which ends its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

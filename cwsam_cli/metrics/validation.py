@@ -1,0 +1,63 @@
+"""One pass over a dataset: which class does the model predict for each labelled pixel?"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cwsam_cli.console import track
+from cwsam_cli.dataset.loader import load_batches
+from cwsam_cli.dataset.samples import TileDataset
+from cwsam_cli.distributed.parallelize import DTYPES, let_go
+from cwsam_cli.distributed.world import World
+from cwsam_cli.metrics.confusion import Matrix, confusion_matrix
+
+
+def validate(
+    model: nn.Module,
+    dataset: TileDataset,
+    world: World,
+    *,
+    batch_size: int,
+    classes: int,
+    precision: str,
+    workers: int = 0,
+    hidden: int | None = None,
+    show: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+) -> Matrix:
+    """Count a dataset's pixels by labelled and predicted class, each pixel once; never predict the hidden class.
+
+    Args:
+        model: on the world's device.
+        dataset: whole; each process measures its share.
+        world: this process among all.
+        batch_size: images at a time.
+        classes: K.
+        precision: of the forward pass.
+        workers: processes that read tiles.
+        hidden: index of a class that counts as unlabelled.
+        show: is given the images, labels and predicted indices of this process's first batch.
+    """
+    model.eval()
+    matrix = np.zeros((classes, classes), np.int64)
+    mine = range(world.rank, len(dataset), world.size)
+    rounds = -(-len(dataset) // world.size)
+    batches = [list(mine[start : start + batch_size]) for start in range(0, rounds, batch_size)]
+    kind = DTYPES[precision]  # type: ignore[index]
+    with torch.no_grad():  # inference mode and sharded weights do not go together
+        loaded = load_batches(dataset, batches, workers=workers, pin_memory=world.device.type == "cuda")
+        for image, label in track(loaded, "validating", total=len(batches), unit="batch"):
+            world.beat()
+            with torch.autocast(world.device.type, kind, enabled=kind != torch.float32):
+                logits = model(image.to(world.device))
+            if hidden is not None:
+                logits[:, hidden] = -math.inf
+            best = logits.argmax(dim=1).to(torch.uint8).cpu()
+            matrix += confusion_matrix(label.numpy(), best.numpy(), classes)
+            if show is not None:
+                show(image, label, best)
+                show = None
+    let_go(model)
+    return world.total(torch.from_numpy(matrix).to(world.device)).cpu().numpy()
