@@ -42,16 +42,17 @@ class Scored:
     scores: Scores
     """(K, S, S); overwritten when blended."""
     wanted: Mask
-    """Pixels that the map shows, (h, w) of the window's size within the scene."""
+    """Pixels that the map shows, (h, w) of the window's size."""
 
 
 def shares(starts: Sequence[int], size: int, length: int, profile: str) -> list[Scores]:
     """Each window's weights along one axis; a pixel's weights sum to 1."""
     shape = PROFILES[profile]((np.arange(size) + 0.5) / size)[: min(size, length)]
-    total = np.zeros(length)
-    for start in starts:
-        total[start : start + len(shape)] += shape
-    return [(shape / total[start : start + len(shape)]).astype(np.float32) for start in starts]
+    places = [slice(start - starts[0], start - starts[0] + len(shape)) for start in starts]
+    total = np.zeros(places[-1].stop)
+    for place in places:
+        total[place] += shape
+    return [(shape / total[place]).astype(np.float32) for place in places]
 
 
 class Blender:

@@ -147,10 +147,9 @@ def _refuse_nonsense(scores: NDArray[np.float32], wanted: NDArray[np.bool_], job
     """Stop where no class has the best score; a hidden class's is minus infinity."""
     best = scores[: len(job.layers.taxonomy)].max(axis=0)
     if not np.isfinite(best[: wanted.shape[0], : wanted.shape[1]][wanted]).all():
-        window = job.lattice.window(row, col)
+        left, top = max(0, job.lattice.cols[col]), max(0, job.lattice.rows[row])
         raise CheckpointError(
-            f"the model's scores are not finite in the window at column {window.col_off}, row {window.row_off} "
-            f"of `{job.scene}`",
+            f"the model's scores are not finite in the window at column {left}, row {top} of `{job.scene}`",
             hint="--precision fp32 may help; else the checkpoint is of no use: train again with a lower lr",
         )
 

@@ -24,6 +24,7 @@ from cwsam_cli.predict.mapfile import Sheet, cuts
 from cwsam_cli.predict.pieces import Job
 from cwsam_cli.predict.request import AUGMENTATIONS, MapOptions
 from cwsam_cli.predict.scorer import Scorer, activation_bytes, choose_precision
+from cwsam_cli.predict.windows import MARGIN
 from cwsam_cli.raster.grid import Lattice
 from cwsam_cli.raster.scene import GDAL_CACHE, Scene, open_scene
 from cwsam_cli.raster.sources import gdal_settings
@@ -151,7 +152,7 @@ def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
         shown = north.within(options.bounds) if options.bounds else Window(0, 0, north.width, north.height)
         part = opened.mirrored(shown) if opened.is_south_up else shown
         size = trained.architecture.inp_size
-        lattice = Lattice.over(north.width, north.height, size, int(size * options.overlap))
+        lattice = Lattice.over(north.width, north.height, size, int(size * options.overlap), MARGIN)
         cache, costs = _costs(opened, model, options, layers)
         crew = Crew(options.gpus, model.program if options.gpus > 1 else 0)
         limit = options.max_memory or crew.together(_MEMORY + model.program + model.weights)

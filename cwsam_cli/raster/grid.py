@@ -195,13 +195,24 @@ class Lattice:
     height: int
     size: int
     rows: tuple[int, ...]
-    """Where rows of windows start, in pixels from the top."""
+    """Where rows of windows start, in pixels from the top; negative where they reach beyond the scene."""
     cols: tuple[int, ...]
 
     @classmethod
-    def over(cls, width: int, height: int, size: int, overlap: int) -> "Lattice":
-        """Windows of `size` pixels over a scene; a scene smaller than a window is one."""
-        rows, cols = (tuple(spread(length, size, overlap)) for length in (height, width))
+    def over(cls, width: int, height: int, size: int, overlap: int, margin: int = 0) -> "Lattice":
+        """Place windows of `size` pixels over a scene.
+
+        Args:
+            width: pixels of the scene.
+            height: pixels of the scene.
+            size: pixels of a window's side; a side of the scene that is no longer has one window.
+            overlap: pixels that neighbouring windows share, at least.
+            margin: pixels by which the outermost windows reach beyond the scene.
+        """
+        rows, cols = (
+            tuple(start - margin for start in spread(length + 2 * margin, size, overlap)) if length > size else (0,)
+            for length in (height, width)
+        )
         return cls(width, height, size, rows, cols)
 
     def window(self, row: int, col: int) -> Window:

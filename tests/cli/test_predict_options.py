@@ -397,7 +397,7 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(cwsam: Cwsam, run: Any, sce
     for word in ("windows", "in the model", "of memory", "of disk"):
         assert word in text
     told = json.loads(cwsam("predict", scene, "-c", run.checkpoint, "--dry-run", "--json").stdout)["scenes"][0]
-    assert told["windows"] == 5 * 6 and told["disk"] == 2 * HEIGHT * WIDTH
+    assert told["windows"] == 6 * 7 and told["disk"] == 2 * HEIGHT * WIDTH
     assert told["seconds"] > 0 and told["memory"] > 10**8
     assert set(tmp_path.rglob("*")) == before
 

@@ -1,6 +1,6 @@
 """Windows cover a scene, and blending them equals an accumulator of the whole, whatever the sizes and parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -26,6 +26,7 @@ class Cut:
     height: int
     size: int
     overlap: int
+    margin: int = 0
 
     @property
     def windows(self) -> list[Window]:
@@ -35,7 +36,17 @@ class Cut:
     @property
     def lattice(self) -> Lattice:
         """Of a map, spread evenly."""
-        return Lattice.over(self.width, self.height, self.size, self.overlap)
+        return Lattice.over(self.width, self.height, self.size, self.overlap, self.margin)
+
+    def around(self, pixels: Bits) -> Bits:
+        """Pixels of the scene, with none in the margin."""
+        return np.pad(pixels, [(-starts[0], -starts[0]) for starts in (self.lattice.rows, self.lattice.cols)])
+
+    def within(self, place: tuple[int, int]) -> tuple[slice, slice]:
+        """A window in the scene with its margin."""
+        window = self.lattice.window(*place)
+        top, left = window.row_off - self.lattice.rows[0], window.col_off - self.lattice.cols[0]
+        return slice(top, top + window.height), slice(left, left + window.width)
 
     @property
     def places(self) -> list[tuple[int, int]]:
@@ -70,7 +81,7 @@ def blend(
     scored = (
         Scored(row, col, own.copy(), seen)
         for (row, col), own in scores.items()
-        if (seen := wanted[cut.lattice.window(row, col).toslices()]).any()
+        if (seen := cut.around(wanted)[cut.within((row, col))]).any()
     )
     runs = Blender(cut.lattice, lambda blended: best_index(blended)[None], profile=profile).blend(scored, area)
     return np.concatenate([rows for _, rows in runs], axis=1)[0]
@@ -149,6 +160,7 @@ def test_stitching_overlapping_windows_restores_the_scene(cut: Cut, classes: int
 def test_any_part_equals_an_accumulator_of_the_whole_scene_exactly(
     cut: Cut, classes: int, seed: int, profile: str, data: st.DataObject
 ) -> None:
+    cut = replace(cut, margin=data.draw(st.sampled_from([0, 1, cut.size // 2])))
     rng = np.random.default_rng(seed)
     scores = {place: rng.normal(size=(classes, cut.size, cut.size)).astype(np.float32) for place in cut.places}
     wanted = rng.random((cut.height, cut.width)) < data.draw(st.sampled_from([0.02, 0.5, 1]))
@@ -156,11 +168,14 @@ def test_any_part_equals_an_accumulator_of_the_whole_scene_exactly(
     # The oracle keeps all of the scene at once and adds in the windows' order.
     rows = shares(cut.lattice.rows, cut.size, cut.height, profile)
     cols = shares(cut.lattice.cols, cut.size, cut.width, profile)
-    total = np.zeros((classes, cut.height, cut.width), np.float32)
+    around = cut.around(np.ones(wanted.shape, bool))
+    total = np.zeros((classes, *around.shape), np.float32)
     for (row, col), own in scores.items():
         window = cut.lattice.window(row, col)
-        total[:, *window.toslices()] += own[:, : window.height, : window.width] * np.outer(rows[row], cols[col])
-    expected = np.where(wanted, total.argmax(axis=0), 255)
+        seen = own[:, : window.height, : window.width]
+        total[:, *cut.within((row, col))] += seen * np.outer(rows[row], cols[col])
+    best = total.argmax(axis=0)[around].reshape(wanted.shape)
+    expected = np.where(wanted, best, 255)
 
     area = data.draw(parts(cut))
     np.testing.assert_array_equal(blend(cut, scores, wanted, area, profile), expected[area.toslices()])

@@ -25,7 +25,7 @@ from cwsam_cli.taxonomy import from_names
 
 MakeRaster = Callable[..., Path]
 
-HEIGHT, WIDTH, SIZE, OVERLAP, CLASSES, BLOCK = 170, 230, 32, 12, 5, 32
+HEIGHT, WIDTH, SIZE, OVERLAP, MARGIN, CLASSES, BLOCK = 170, 230, 32, 12, 8, 5, 32
 BANDS = tuple(Band(name=f"band_{n}", mean=120.0, std=40.0) for n in (1, 2))
 IMAGE = np.random.default_rng(0).integers(1, 255, (2, HEIGHT, WIDTH)).astype(np.uint8)
 HOLES = np.zeros((HEIGHT, WIDTH), bool)
@@ -43,17 +43,21 @@ def stub(images: torch.Tensor) -> NDArray[np.float32]:
 
 
 def accumulated(lattice: Lattice, profile: str = "hann", inside: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-    """The oracle: one float32 sum of all windows over the whole scene."""
-    total = np.zeros((CLASSES, HEIGHT, WIDTH), np.float32)
+    """The oracle: one float32 sum of all windows over the whole scene and the margin around it."""
+    around = ((MARGIN, MARGIN), (MARGIN, MARGIN))
+    image, valid = np.pad(IMAGE, ((0, 0), *around), "edge"), np.pad(~HOLES, around, "edge")
+    total = np.zeros((CLASSES, *valid.shape), np.float32)
     rows = shares(lattice.rows, SIZE, HEIGHT, profile)
     cols = shares(lattice.cols, SIZE, WIDTH, profile)
     for row in range(len(lattice.rows)):
         for col in range(len(lattice.cols)):
-            place = lattice.window(row, col).toslices()
-            scores = stub(normalize(IMAGE[:, *place], ~HOLES[place], BANDS)[None])[0]
+            top, left = lattice.rows[row] + MARGIN, lattice.cols[col] + MARGIN
+            place = np.s_[top : top + SIZE, left : left + SIZE]
+            scores = stub(normalize(image[:, *place], valid[place], BANDS)[None])[0]
             total[:, *place] += scores * np.outer(rows[row], cols[col])
     wanted = ~HOLES if inside is None else ~HOLES & inside
-    return np.where(wanted, total.argmax(axis=0), 255).astype(np.uint8)
+    best = total.argmax(axis=0)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    return np.where(wanted, best, 255).astype(np.uint8)
 
 
 @pytest.fixture
@@ -67,7 +71,7 @@ def job_of(scene: Path, *, columns: int = 1000, shown: Window | None = None, **c
     job = Job(
         scene=str(scene),
         bands=BANDS,
-        lattice=Lattice.over(WIDTH, HEIGHT, SIZE, OVERLAP),
+        lattice=Lattice.over(WIDTH, HEIGHT, SIZE, OVERLAP, MARGIN),
         shown=area,
         row_cuts=cuts(area.row_off, area.height, BLOCK),
         col_cuts=cuts(area.col_off, area.width, columns),
@@ -231,6 +235,23 @@ def test_scores_that_are_not_finite_end_the_work_with_the_first_windows_place(
     with journal(tmp_path / "map.tif", {}, {}) as kept, pytest.raises(CheckpointError) as caught:
         fill(job_of(scene), broken, kept)
     assert f"not finite in the window at column 0, row 0 of `{scene}`" in str(caught.value)
+
+
+def test_a_models_own_padding_does_not_change_the_class_at_the_scenes_border(
+    make_raster: MakeRaster, tmp_path: Path
+) -> None:
+    def padded(images: torch.Tensor) -> NDArray[np.float32]:
+        """Class 0 where the mean of 3 × 3 pixels is large, class 1 where the zeros around a window lower it."""
+        scores = torch.full((len(images), CLASSES, SIZE, SIZE), -10.0)
+        scores[:, 0] = torch.nn.functional.avg_pool2d(images[:, :1], 3, stride=1, padding=1)[:, 0]
+        scores[:, 1] = 0.9 * images[:, 0]
+        return scores.numpy()
+
+    scene = make_raster("even.tif", np.full((2, HEIGHT, WIDTH), 200, np.uint8))
+    job = job_of(scene)
+    with journal(tmp_path / "map.tif", {}, {}) as kept:
+        fill(job, padded, kept)
+        assert set(np.unique(assembled(job, kept))) == {0}
 
 
 def test_scores_of_pixels_without_data_may_be_anything(scene: Path, tmp_path: Path) -> None:

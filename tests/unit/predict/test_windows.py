@@ -57,10 +57,35 @@ def test_windows_show_the_scenes_own_pixels(scene: Path, size: int, overlap: int
     assert seen == {place for place in every if (~HOLES[lattice.window(*place).toslices()]).any()}
 
 
+@pytest.mark.parametrize(("size", "overlap", "group"), [(32, 0, 1), (48, 40, 2), (64, 16, 3)])
+def test_beyond_the_border_windows_see_its_pixels_again(scene: Path, size: int, overlap: int, group: int) -> None:
+    lattice = Lattice.over(WIDTH, HEIGHT, size, overlap, 9)
+    assert lattice.rows[0] == lattice.cols[0] == -9
+    assert lattice.rows[-1] + size == HEIGHT + 9 and lattice.cols[-1] + size == WIDTH + 9
+    around = ((9, 9), (9, 9))
+    image, valid = np.pad(IMAGE, ((0, 0), *around), "edge"), np.pad(~HOLES, around, "edge")
+    shown = np.pad(~HOLES, around)
+    for batch in stream_of(scene, lattice, batch=5, group=group):
+        for row, col, own, seen, wanted in batch:
+            top, left = lattice.rows[row] + 9, lattice.cols[col] + 9
+            place = np.s_[top : top + size, left : left + size]
+            np.testing.assert_array_equal(seen, valid[place])
+            np.testing.assert_array_equal(wanted, shown[place])
+            np.testing.assert_array_equal(own[:, seen], image[:, *place][:, seen])
+
+
+def test_a_side_that_is_no_longer_than_a_window_has_no_margin(scene: Path) -> None:
+    lattice = Lattice.over(WIDTH, HEIGHT, HEIGHT, 0, 9)
+    assert lattice.rows == (0,) and lattice.cols[0] == -9
+    for batch in stream_of(scene, lattice):
+        assert {image.shape for _, _, image, *_ in batch} == {(3, HEIGHT, HEIGHT)}
+
+
+@pytest.mark.parametrize("margin", [0, 16])
 @pytest.mark.parametrize("cell", [1, 20_000, 1 << 24])
 @pytest.mark.parametrize("size", [32, 64])
 def test_every_pixel_is_read_once_in_whole_rows_of_blocks(
-    scene: Path, monkeypatch: pytest.MonkeyPatch, cell: int, size: int
+    scene: Path, monkeypatch: pytest.MonkeyPatch, cell: int, size: int, margin: int
 ) -> None:
     reads: list[Window] = []
     read = Scene.read
@@ -71,7 +96,7 @@ def test_every_pixel_is_read_once_in_whole_rows_of_blocks(
 
     monkeypatch.setattr(Scene, "read", spy)
     monkeypatch.setattr(stream, "CELL_BYTES", cell)
-    stream_of(scene, Lattice.over(WIDTH, HEIGHT, size, 12), batch=4)
+    stream_of(scene, Lattice.over(WIDTH, HEIGHT, size, 12, margin), batch=4)
     times = np.zeros((HEIGHT, WIDTH), int)
     for window in reads:
         times[window.toslices()] += 1
