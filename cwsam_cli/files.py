@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from cwsam_cli.errors import MachineError, OutputExists, UsageError
 
@@ -114,9 +115,18 @@ def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]
 
 def sweep(target: Path) -> None:
     """Remove what killed processes left staged for a target; only where no other can be writing it."""
-    own = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.part")  # as mkdtemp names them
-    for entry in target.parent.iterdir() if target.parent.is_dir() else ():
-        if own.fullmatch(entry.name):
+    _remove_staged(target.parent, re.escape(target.name))
+
+
+def sweep_inside(folder: Path) -> None:
+    """Remove what killed processes left staged for the files of a folder; only where no other can be writing them."""
+    _remove_staged(folder, ".+")
+
+
+def _remove_staged(folder: Path, name: str) -> None:
+    staged_name = re.compile(rf"\.{name}\.[a-z0-9_]{{8}}\.part")  # as mkdtemp names them
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if staged_name.fullmatch(entry.name):
             shutil.rmtree(entry, ignore_errors=True)
 
 
@@ -141,6 +151,18 @@ def reserved(target: Path) -> Iterator[None]:
                 path.unlink()
 
 
+_HELD: set[IO[bytes]] = set()
+
+
+def _let_go() -> None:
+    for file in _HELD:
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):  # else workers that outlive a killed parent would hold its locks
+    os.register_at_fork(after_in_child=_let_go)
+
+
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
     """Hold a lock that ends with this process, however it ends.
@@ -159,7 +181,11 @@ def locked(path: Path, busy: str) -> Iterator[None]:
             except OSError:
                 raise MachineError(busy, hint="wait for it, or choose another output") from None
             if _is_at(file.fileno(), path):  # else its last holder has removed it meanwhile
-                yield
+                _HELD.add(file)
+                try:
+                    yield
+                finally:
+                    _HELD.discard(file)
                 return
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from cwsam_cli.distributed.cluster import Cluster
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import OutOfMemory, is_out_of_memory
+from cwsam_cli.files import reserved, sweep_inside
 from cwsam_cli.learning.loop import StepResult, take_step, training_steps
 from cwsam_cli.learning.optim import learning_rate
 from cwsam_cli.learning.stages import learning_names, stage_at
@@ -77,6 +79,13 @@ def train(config: RunConfig, output: Path, *, cluster: Cluster | None = None) ->
 def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
     clock = Clock(config.training_settings)
     output = world.agree(output)  # its name may hold the time
+    with reserved(output) if world.is_main else nullcontext():
+        if world.is_main:
+            sweep_inside(output)
+        return _train_in(output, world, config, clock)
+
+
+def _train_in(output: Path, world: World, config: RunConfig, clock: Clock) -> TrainResult:
     resume = world.agree(check_folder(output, config.resume) if world.is_main else None)
     config = dataclasses.replace(config, resume=resume)
     run = begin(config, output, world, clock)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from cwsam_cli.files import reserved
 from cwsam_cli.main import app
 from tests.cli.runs import EXPERTS, history, load, options, progress, same_weights
 from tests.states import state_shapes
@@ -274,3 +275,25 @@ def test_a_run_that_went_back_and_was_killed_goes_on_from_where_it_went_back_to(
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert rows[:2] == old[:2]
     assert progress(finished)["epoch"] == 4
+
+
+def test_what_a_killed_run_left_half_written_goes_with_the_next_one(
+    cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    command = ("train", *small, *options("epoch_max=2", "epoch_val=1"), "--data", run.dataset, "-o", "run")
+    shutil.copytree(run.folder, tmp_path / "run")
+    half = tmp_path / "run" / ".model_epoch_best.pth.abcd_fg9.part"
+    half.mkdir()
+    (half / "model_epoch_best.pth").write_bytes(b"half")
+    own = tmp_path / "run" / ".notes.part"
+    own.mkdir()
+    cwsam(*command, "--resume")
+    assert not half.exists() and own.exists()
+
+
+def test_one_folder_has_one_run_at_a_time(
+    refused: Callable[..., str], run: Any, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    with reserved(tmp_path / "run"):
+        refused(6, "train", *small, "--data", run.dataset, "-o", "run", "--resume", names="`run` is being written")

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -221,6 +222,23 @@ def test_an_output_is_reserved_for_one_process_until_that_ends(tmp_path: Path) -
     with reserved(target):
         assert _names(target.parent) == [".dataset.lock"]  # what the killed process left is swept
     assert _names(target.parent) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_worker_that_outlives_its_killed_parent_holds_no_lock(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys, time; from pathlib import Path; from cwsam_cli.files import reserved\n"
+        "with reserved(Path(sys.argv[1])):\n"
+        "    worker = os.fork() or (os.close(1), time.sleep(60))\n"
+        "    print(worker, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    try:
+        with reserved(tmp_path / "run"):
+            assert _names(tmp_path) == [".run.lock"]
+    finally:
+        os.kill(int(done.stdout), signal.SIGKILL)
 
 
 def test_a_lock_that_its_holder_has_removed_holds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
