@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from cwsam_cli import __version__, console
 from cwsam_cli.commands.demo import demo
 from cwsam_cli.commands.eval import evaluate
+from cwsam_cli.commands.info import info
 from cwsam_cli.commands.plan import plan
 from cwsam_cli.commands.predict import predict
 from cwsam_cli.commands.tile import tile
@@ -107,6 +108,7 @@ for _name, _command in (
     ("eval", evaluate),
     ("predict", predict),
     ("vectorize", vectorize),
+    ("info", info),
     ("plan", plan),
     ("upcycle", upcycle),
     ("demo", demo),

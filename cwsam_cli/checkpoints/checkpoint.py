@@ -33,6 +33,24 @@ _AS_WRITTEN = "use the file as training wrote it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a model's training came from."""
+
+    date: str
+    """When the run began or went on, ISO 8601, UTC."""
+    versions: dict[str, str]
+    """Of this program and its libraries, by name."""
+    config: str
+    """The run's configuration, as YAML."""
+    data: str
+    """The folder of the training images."""
+    data_sha256: str
+    """Of the names and sizes of all training and validation tiles, in the order of their names."""
+    tiles: dict[str, int]
+    """Training and validation tiles, by split."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A trained model and what it was trained on."""
 
@@ -53,6 +71,8 @@ class Checkpoint:
     epoch: int
     metrics: dict[str, float]
     """On the validation split."""
+    provenance: Provenance | None = None
+    """None in a file that an older version of this program wrote."""
 
     @property
     def hidden_class(self) -> int | None:

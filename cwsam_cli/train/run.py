@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cwsam_cli.checkpoints.checkpoint import Checkpoint, Provenance, load_checkpoint, save_checkpoint
 from cwsam_cli.checkpoints.source import open_source, show_report
 from cwsam_cli.config.load import dump_config, validate
 from cwsam_cli.config.schema import Resume, RunConfig
@@ -25,6 +25,7 @@ from cwsam_cli.metrics.confusion import Scores
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import Source
 from cwsam_cli.train.clock import Clock
+from cwsam_cli.train.provenance import find_provenance
 from cwsam_cli.train.start import go_on, identity, refuse_other, remember, start
 from cwsam_cli.train.state import PlainState, StateWriter, find_state
 from cwsam_cli.train.training_data import TrainingData, prepare_data
@@ -67,6 +68,8 @@ class Run:
     progress: Progress
     writer: StateWriter
     clock: Clock
+    provenance: Provenance | None
+    """On the first process, which writes checkpoints."""
     has_state: bool
     """A state was written, by this run or the one that it goes on with."""
 
@@ -139,6 +142,7 @@ class Run:
             ignore_background=self.config.train_dataset.dataset.args.ignore_bg,
             grown=self.progress.grown,
             epoch=epoch,
+            provenance=self.provenance,
             metrics={} if scores is None else {"mean_iou": scores.mean_iou or 0.0, "accuracy": scores.accuracy or 0.0},
         )
         save_checkpoint(about, path, self.world)
@@ -215,7 +219,9 @@ def begin(config: RunConfig, output: Path, world: World, clock: Clock) -> Run:
             show_report(report)
         progress.grown = world.agree(progress.grown or report.grown)
     writer = StateWriter(output / _STATE, world)
-    return Run(config, output, world, data, arch, learner, progress, writer, clock, has_state=state is not None)
+    origin = find_provenance(config, data) if world.is_main else None
+    has_state = state is not None
+    return Run(config, output, world, data, arch, learner, progress, writer, clock, origin, has_state)
 
 
 def _progress(kept: PlainState, state: Path) -> Progress:

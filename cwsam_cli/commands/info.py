@@ -1,0 +1,45 @@
+"""`cwsam info`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cwsam_cli.commands.options import Json, print_result
+
+
+def info(
+    path: Annotated[Path, typer.Argument(metavar="MODEL|MAP|DATASET", show_default=False)],
+    config: Annotated[
+        bool, typer.Option("--config", help="Print the configuration that a model was trained with, as YAML.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a model, a map or a dataset is and where it comes from.
+
+    \b
+    $ cwsam info save/first/model_epoch_best.pth
+    $ cwsam info map.tif
+    $ cwsam info dataset/
+    $ cwsam info save/first/model_epoch_best.pth --config > again.yaml
+
+    A model names its size, bands and classes, its scores, the data it was trained
+    on, and the versions and the date. A map names its grid, its classes, the model
+    by SHA-256, and the command. A dataset names its tiles, its bands, and the
+    labelled pixels of each class by split.
+    """
+    from cwsam_cli.info.pipeline import inform
+
+    found = inform(path)
+    if config:
+        typer.echo(found.configuration.rstrip() or f"`{path}` records no configuration")
+        return
+    wide = max(map(len, found.facts), default=0) + 2
+    lines = [f"{path}: {found.kind}", "", *(f"{name:<{wide}}{value}" for name, value in found.facts.items())]
+    if found.bands:
+        lines += ["", *(f"band {band.name}: mean {band.mean:.4g}, std {band.std:.4g}" for band in found.bands)]
+    lines += [""]
+    for entry in found.classes:
+        pixels = ", ".join(f"{count:,} {split}" for split, count in entry.get("pixels", {}).items())
+        lines.append(f"class {entry['code']} {entry['name']}" + (f": {pixels} pixels" if pixels else ""))
+    print_result(found, "\n".join(lines), as_json=as_json)

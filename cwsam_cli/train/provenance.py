@@ -1,0 +1,28 @@
+"""Record where a run's model comes from: data, configuration, versions, date."""
+
+import hashlib
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from cwsam_cli import __version__
+from cwsam_cli.checkpoints.checkpoint import Provenance
+from cwsam_cli.config.load import dump_config
+from cwsam_cli.config.schema import RunConfig
+from cwsam_cli.train.training_data import TrainingData
+
+_LIBRARIES = ("torch", "numpy", "rasterio")
+
+
+def find_provenance(config: RunConfig, data: TrainingData) -> Provenance:
+    """Describe a run's data by the names and sizes of its tiles; contents are not read for this."""
+    splits = {"train": data.training, "val": data.validation}
+    files = [path for split in splits.values() for pair in split.pairs for path in pair]
+    listing = "\n".join(f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in files)
+    return Provenance(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={"cwsam": __version__} | {name: version(name) for name in _LIBRARIES},
+        config=dump_config(config),
+        data=config.train_dataset.dataset.args.root_path_1,
+        data_sha256=hashlib.sha256(listing.encode()).hexdigest(),
+        tiles={name: len(split.pairs) for name, split in splits.items()},
+    )
