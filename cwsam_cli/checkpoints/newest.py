@@ -1,21 +1,33 @@
-"""Which checkpoints are there; torch is not needed to tell."""
+"""Find the checkpoint that the user means, without torch."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from cwsam_cli.errors import CheckpointError
 
+_BEST = "model_epoch_best.pth"
+
 
 def refuse_missing(path: Path) -> None:
-    """Stop where there is no such file.
+    """Stop if the path is not a file.
 
     Raises:
-        CheckpointError: so it is.
+        CheckpointError: the path is a folder, or nothing is there. The hint names a checkpoint to use.
     """
+    if path.is_dir():
+        inside = _newest([*path.glob(_BEST), *path.glob(f"*/{_BEST}")])
+        raise CheckpointError(
+            f"`{path}` is a folder, not a checkpoint", hint=f"use -c {inside}" if inside else newest_checkpoint()
+        )
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint `{path}`", hint=newest_checkpoint())
 
 
 def newest_checkpoint() -> str:
     """Return a hint that names the newest `save/*/model_epoch_best.pth`."""
-    found = sorted(Path("save").glob("*/model_epoch_best.pth"), key=lambda path: path.stat().st_mtime)
-    return f"the newest here: -c {found[-1]}" if found else "train one first: cwsam train --config tiny --data dataset/"
+    found = _newest(Path("save").glob(f"*/{_BEST}"))
+    return f"the newest here: -c {found}" if found else "train one first: cwsam train --config tiny --data dataset/"
+
+
+def _newest(paths: Iterable[Path]) -> Path | None:
+    return max(paths, key=lambda path: path.stat().st_mtime, default=None)

@@ -299,7 +299,7 @@ def _first_problem(kind: type, raw: object, error: ValidationError, source: str)
         close = difflib.get_close_matches(loc[-1], names, n=1, cutoff=0.5)
         nearest = _MEANT.get(loc[-1]) or _below(parent, loc[-1]) or next(iter(close), None)
         where = "".join(f"{part}." for part in loc[:-1]) if nearest and "." in nearest else ""
-        hint = f"did you mean `{where}{nearest}`?" if nearest else f"known here: {', '.join(names)}"
+        hint = f"did you mean `{where}{nearest}`?" if nearest else f"known keys: {', '.join(names)}"
         return ConfigError(f"`{key}` in `{source}` is not a known key", hint=hint)
     if problem["type"] == "invalid_key":
         return ConfigError(f"`{key}` in `{source}` is no key", hint="keys are words")

@@ -124,8 +124,10 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / NAME
     if not path.is_file():
+        inside = next(iter(sorted(folder.glob(f"*/{NAME}"))), None)
         raise DataError(
-            f"`{folder}` is not a dataset: it has no {NAME}", hint="make one: cwsam tile SCENE --labels ..."
+            f"`{folder}` is not a dataset: it has no {NAME}",
+            hint=f"did you mean `{inside.parent}`?" if inside else "make one: cwsam tile SCENE --labels ... -o DATASET",
         )
     try:
         return validate(Manifest, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))

@@ -299,12 +299,6 @@ def test_old_research_keys_are_named_in_one_warning(run: Any, tmp_path: Path, mo
     assert [key for key in [*old, "repeat"] if key not in warnings[0]] == []
 
 
-def test_training_without_a_dataset_says_what_is_missing(refused: Refused, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    refused(3, "train", "--config", "tiny", "--data", "nowhere", "-o", "run", names="`nowhere`")
-    refused(3, "train", "--config", "tiny", "--data", "empty", "-o", "run", names="`empty`")
-
-
 @pytest.mark.parametrize(
     ("text", "names"),
     [
@@ -344,6 +338,17 @@ def test_missing_inputs_are_named(refused: Refused, run: Any) -> None:
     refused(4, "predict", "gone.tif", "-c", run.checkpoint, "-o", "map.tif", names="`gone.tif`")
     refused(4, "vectorize", "gone.tif", "polygons.gpkg", names="`gone.tif`")
     refused(4, "eval", "-c", run.checkpoint, "--data", "gone", names="`gone`")
+    refused(4, "train", "--config", "tiny", "--data", "gone", "-o", "run", names="`gone`")
+
+
+def test_a_folder_around_a_dataset_is_answered_with_the_dataset(refused: Refused, run: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(run.dataset, tmp_path / "md" / "dataset")
+    commands = [("train", "--config", "tiny", "-o", "run"), ("eval", "-c", run.checkpoint)]
+    for command in commands:
+        assert "cwsam tile" in refused(4, *command, "--data", "empty", names="`empty` is not a dataset")
+        told = refused(4, *command, "--data", "md", names="`md` is not a dataset")
+        assert f"did you mean `{Path('md/dataset')}`?" in told
 
 
 def test_files_that_are_no_rasters_are_named(refused: Refused, run: Any, tmp_path: Path) -> None:
@@ -508,6 +513,16 @@ def test_files_that_are_no_checkpoints_are_named(refused: Refused, run: Any, tmp
         file = f"{name}.pth"
         refused(5, "predict", run.scene, "-c", file, "-o", "map.tif", names=f"`{file}`")
         refused(5, "eval", "-c", file, "--data", run.dataset, "-o", "report", names=f"`{file}`")
+
+
+def test_a_runs_folder_is_answered_with_the_checkpoint_inside(refused: Refused, run: Any, tmp_path: Path) -> None:
+    (tmp_path / "zion" / "run").mkdir(parents=True)
+    shutil.copy(run.checkpoint, tmp_path / "zion" / "run")
+    best = Path("zion/run/model_epoch_best.pth")
+    for folder in ("zion/run", "zion"):
+        for command in (("predict", run.scene, "-o", "map.tif"), ("eval", "--data", run.dataset)):
+            told = refused(5, *command, "-c", folder, names=f"`{Path(folder)}` is a folder")
+            assert f"-c {best}" in told.split("hint:")[1]
 
 
 @pytest.mark.parametrize("part", ["weights", "taxonomy", "architecture", "bands"])

@@ -172,7 +172,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_one(load: Load, text: str, 
 def test_an_unknown_key_like_no_other_is_answered_with_all(load: Load) -> None:
     with pytest.raises(ConfigError) as caught:
         load("model: {zzz: 1}")
-    assert caught.value.hint == "known here: name, args"
+    assert caught.value.hint == "known keys: name, args"
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(load: Load) -> None:
