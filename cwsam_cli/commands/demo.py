@@ -12,25 +12,30 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything the demo makes.")] = Path(
         "demo"
     ),
-    scene: Annotated[Path | None, typer.Option("--scene", help="A scene of your own.")] = None,
-    labels: Annotated[Path | None, typer.Option("--labels", help="Its labels.")] = None,
-    classes: Annotated[str | None, typer.Option("--classes", help="Class table of those labels.")] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps, about.")] = 200,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights, order and augmentation.")] = 0,
+    scene: Annotated[Path | None, typer.Option("--scene", help="A scene of your own, instead of Landsat.")] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", help="A label raster for --scene.")] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Class table of --labels, a file or a shipped name.")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps, rounded up to whole epochs.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, order and augmentation.")] = 0,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older demo.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Empty the folder first, if an older demo made it.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run all five stages on a real Landsat scene: Raleigh, North Carolina.
+    """Run tile, train, eval, predict and vectorize on a real scene.
 
     \b
     $ cwsam demo
     $ cwsam demo --scene my.tif --labels my_labels.tif -o my_demo/
 
-    A few minutes on two CPU cores. The output holds the map, the polygons, the model,
-    the accuracy report and quicklook.png.
+    The scene is Landsat 7 over Raleigh, North Carolina. Two CPU cores need a few minutes.
+    The folder receives map.tif, polygons.gpkg, quicklook.png (scene, reference and map side
+    by side), the model in run/ and the accuracy report in report/.
     """
-    from cwsam_cli.demo.pipeline import run_demo  # torch and rasterio are slow to import
+    from cwsam_cli.demo.pipeline import run_demo  # torch and rasterio take seconds to import
     from cwsam_cli.errors import UsageError
 
     if (scene is None) != (labels is None):

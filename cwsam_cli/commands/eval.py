@@ -21,7 +21,9 @@ from cwsam_cli.console import loading
 def evaluate(
     data: Data,
     checkpoint: Checkpoint = None,
-    split: Annotated[Literal["train", "val", "test"], typer.Option("--split", help="Which ground.")] = "test",
+    split: Annotated[
+        Literal["train", "val", "test"], typer.Option("--split", help="Which part of the dataset to measure on.")
+    ] = "test",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for metrics.json and confusion_matrix.csv.")
     ] = None,
@@ -30,13 +32,16 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure a model on held-out ground, class by class.
+    """Measure a model's accuracy on held-out ground, class by class.
 
     \b
     $ cwsam eval -c save/first/model_epoch_best.pth --data dataset/
     $ cwsam eval -c save/first/model_epoch_best.pth --data dataset/ -o report/ --json
 
-    Classes that the reference does not show are said to be absent and enter no mean.
+    The table lists IoU, precision, recall, F1 and labelled pixels per class, then means over
+    the classes. A class without a labelled pixel in the split is marked as absent and is left
+    out of the means. With -o, a folder receives metrics.json and confusion_matrix.csv (rows:
+    reference, columns: map).
     """
     checkpoint = checkpoint_given(checkpoint)
     from cwsam_cli.assess.report import METRICS, as_dict, as_table

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how results are printed."""
+"""Options that several commands share, how their values are read, and how results are printed."""
 
 import dataclasses
 import json
@@ -11,21 +11,37 @@ from typing import Annotated, Any
 import typer
 
 Checkpoint = Annotated[
-    Path | None, typer.Option("-c", "--checkpoint", help="A trained model, save/RUN/model_epoch_best.pth.")
+    Path | None, typer.Option("-c", "--checkpoint", help="A trained model, e.g. save/RUN/model_epoch_best.pth.")
+]
+Config = Annotated[
+    str,
+    typer.Option(
+        "--config",
+        help="A YAML file, or a shipped configuration: tiny, vit_b, XinTong/1dot5B, XinTong/3b, XinTong/10b_fsdp, "
+        "XinTong/10b_new.",
+    ),
 ]
 Data = Annotated[Path, typer.Option("--data", help="A folder that `cwsam tile` wrote.")]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto for the best that is here.")]
-Gpus = Annotated[int, typer.Option("--gpus", min=1, help="Processes on this machine, one a GPU (or on the CPU).")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="auto|cpu|cuda", help="auto takes a GPU if there is one; cuda:1 is the second GPU."
+    ),
+]
+Gpus = Annotated[
+    int, typer.Option("--gpus", min=1, help="Processes on this machine: one per GPU, or with --device cpu on the CPU.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the configuration; repeatable."),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Windows at a time.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Windows computed at a time.")]
 
 
 def command_line() -> str:
-    """Return the command as it was typed, for the record in outputs, without what URLs may hide: passwords, tokens."""
+    """Return the command as it was typed, without passwords and tokens in URLs; outputs keep it as their origin."""
     return shlex.join(["cwsam", *map(_without_secrets, sys.argv[1:])])
 
 
@@ -36,7 +52,12 @@ def _without_secrets(argument: str) -> str:
 
 
 def checkpoint_given(checkpoint: Path | None) -> Path:
-    """Return the checkpoint, or raise an error that names one."""
+    """Return the checkpoint's path.
+
+    Raises:
+        UsageError: no checkpoint is given. The hint names the newest one.
+        CheckpointError: the file does not exist.
+    """
     from cwsam_cli.checkpoints.newest import newest_checkpoint, refuse_missing
     from cwsam_cli.errors import UsageError
 
@@ -47,7 +68,11 @@ def checkpoint_given(checkpoint: Path | None) -> Path:
 
 
 def key_values(pairs: list[str] | None) -> dict[str, str]:
-    """`--co KEY=VALUE` as a mapping."""
+    """Read `--co KEY=VALUE` as a mapping; keys become lower case.
+
+    Raises:
+        UsageError: a pair has no `=`.
+    """
     from cwsam_cli.errors import UsageError
 
     for pair in pairs or []:
@@ -61,11 +86,14 @@ def memory_size(text: str, option: str, *, prefixes: str = "kmgt") -> int:
 
     Args:
         text: the size.
-        option: whose value it is, for the message.
-        prefixes: of the byte that may be given.
+        option: the option's name, for the message.
+        prefixes: first letters of the units that are allowed (k, m, g, t).
+
+    Returns:
+        Bytes, at least 1.
 
     Raises:
-        UsageError: it is no size, or has no unit.
+        UsageError: the text is not a size, or has no unit.
     """
     from cwsam_cli.errors import UsageError
 
@@ -82,7 +110,7 @@ def memory_size(text: str, option: str, *, prefixes: str = "kmgt") -> int:
 
 
 def print_result(result: Any, text: str, *, as_json: bool) -> None:
-    """Print a result for people, or the dataclass behind it for programs."""
+    """Print a result on stdout: `text` for people, or the dataclass or mapping as JSON for programs."""
     if as_json:
         raw = result if isinstance(result, dict) else dataclasses.asdict(result)
         text = json.dumps(raw, default=str, ensure_ascii=False)

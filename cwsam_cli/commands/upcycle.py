@@ -5,15 +5,18 @@ from typing import Annotated
 
 import typer
 
-from cwsam_cli.commands.options import Json, Overwrite, Settings, print_result
+from cwsam_cli.commands.options import Config, Json, Overwrite, Settings, print_result
 
 
 def upcycle(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A smaller checkpoint: path, URL, or sam_vit_b, _l, _h.")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="The smaller checkpoint: a path, a URL, or sam_vit_b, sam_vit_l, sam_vit_h."
+        ),
     ],
-    config: Annotated[str, typer.Option("--config", help="Of the larger model: a YAML file, or a shipped name.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The grown checkpoint.")],
+    config: Config,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The larger checkpoint.")],
     settings: Settings = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -22,13 +25,18 @@ def upcycle(
 
     \b
     $ cwsam upcycle save/base/model_epoch_best.pth --config XinTong/10b_fsdp -o grown.pth
+    $ cwsam upcycle sam_vit_h --config XinTong/10b_new -o grown.pth
 
-    Group 0 keeps the source's experts exactly; further groups start from them by
-    interpolation and noise (model.args.upcycle). `cwsam train` does the same when
-    sam_checkpoint names a smaller model.
+    --config names the larger model. Its expert group 0 keeps the source's experts exactly.
+    Further groups start from them by interpolation and noise (model.args.upcycle). Position
+    tables are resized. Class tokens are kept for classes of the same name, and input filters
+    for bands of the same name.
+
+    `cwsam train` does the same when sam_checkpoint names a smaller model. Use this command to
+    look at the grown model before training.
     """
     from cwsam_cli.config.load import load_config
-    from cwsam_cli.upcycle.pipeline import upcycle as run  # torch is slow to import
+    from cwsam_cli.upcycle.pipeline import upcycle as run  # torch takes seconds to import
 
     result = run(source, load_config(config, settings or []), output, overwrite=overwrite)
     text = (

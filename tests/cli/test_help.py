@@ -11,7 +11,8 @@ from typer.testing import Result
 
 import cwsam_cli
 
-COMMANDS = ["tile", "train", "eval", "predict", "vectorize", "info", "demo"]
+FIVE = ["tile", "train", "eval", "predict", "vectorize"]
+COMMANDS = [*FIVE, "info", "plan", "upcycle", "demo"]
 
 REPORT = """
 import sys
@@ -45,10 +46,11 @@ def loaded_by(*arguments: object, cwd: Path) -> set[str]:
 
 def test_the_programs_help_shows_the_whole_way(cwsam: Callable[..., Result]) -> None:
     help = cwsam("--help").stdout
-    for command in COMMANDS[:5]:
+    for command in FIVE:
         assert f"$ cwsam {command}" in help
     for command in COMMANDS:
         assert f"\n  {command}" in help
+    assert "..." not in help.split("Commands:")[1], "a command's summary is cut off"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -56,6 +58,21 @@ def test_every_help_shows_an_example_to_type(cwsam: Callable[..., Result], comma
     help = cwsam(command, "--help").stdout
     assert f"$ cwsam {command}" in help
     assert help == cwsam(command, "-h").stdout
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "demo"])
+def test_help_lists_the_devices(cwsam: Callable[..., Result], command: str) -> None:
+    assert "--device auto|cpu|cuda" in cwsam(command, "--help").stdout
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "upcycle"])
+def test_help_lists_every_shipped_configuration(cwsam: Callable[..., Result], command: str) -> None:
+    configs = Path(__file__).parents[2] / "configs"
+    shipped = [path.relative_to(configs).with_suffix("").as_posix() for path in configs.rglob("*.yaml")]
+    named = [name for name in shipped if not name.startswith("classes/")]
+    help = cwsam(command, "--help").stdout
+    assert len(named) >= 6
+    assert [name for name in named if name not in help] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -121,6 +138,7 @@ def test_a_failure_ends_the_process_with_its_code_and_without_a_traceback(tmp_pa
         (4, ("predict", "gone.tif", "-c", "model.pth", "-o", "map.tif"), "`gone.tif`"),
         (5, ("predict", "scene.tif", "-c", "gone.pth", "-o", "map.tif"), "`gone.pth`"),
         (4, ("eval", "-c", "model.pth", "--data", "gone"), "`gone`"),
+        (4, ("train", "--config", "tiny", "--data", "gone", "-o", "run"), "`gone`"),
         (2, ("eval", "-c", "model.pth", "--data", "gone", "-o", "there.tif"), "`there.tif` exists"),
     ],
 )
