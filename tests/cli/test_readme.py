@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from cwsam_cli.main import app
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -36,7 +37,7 @@ def own_data(tmp_path, make_raster, monkeypatch):
 
 
 def test_the_five_commands_run_as_the_readme_has_them(own_data):
-    script, *_ = blocks("sh")  # the others start several processes
+    script, *_ = blocks("sh")  # the other one starts several processes
     for line in script.strip().splitlines():
         words = shlex.split(line)
         assert words.pop(0) == "cwsam"
@@ -63,6 +64,35 @@ def test_the_class_table_in_the_readme_is_one():
 
 
 def test_every_file_that_the_readme_links_to_exists():
-    links = re.findall(r"\]\(([^):#]+)\)", README)
+    links = re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", README)
     assert links
-    assert [link for link in links if not (Path(__file__).parents[2] / link).exists()] == []
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_anchor_that_the_readme_links_to_exists():
+    for path, anchor in re.findall(r"\]\(([^):#]+)#([^)]+)\)", README):
+        headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_every_command_and_option_in_the_readme_exists():
+    foreign = {"--index-url"}
+    program = CliRunner().invoke(app, ["--help"]).stdout
+    commands = re.findall(r"^  ([a-z]+)  ", program.split("Commands:")[1], flags=re.MULTILINE)
+    help = {command: CliRunner().invoke(app, [command, "--help"]).stdout for command in commands}
+    named = [line.split() for line in re.findall(r"^ *(?:\$ )?cwsam (.*)$", README, flags=re.MULTILINE)]
+    for command, *words in named:
+        assert [word for word in words if word.startswith("-") and word not in help[command]] == [], command
+    options = set(re.findall(r"--[a-z][a-z-]+", README)) - foreign
+    assert [option for option in options if not any(option in text for text in help.values())] == []
+
+
+def test_the_readme_lists_every_shipped_configuration_and_class_table():
+    configs = ROOT / "configs"
+    shipped = [path.relative_to(configs).with_suffix("").as_posix() for path in configs.rglob("*.yaml")]
+    assert len(shipped) >= 10
+    assert [name for name in shipped if f"`{name.removeprefix('classes/')}`" not in README] == []
+
+
+def test_the_readme_is_one_page():
+    assert len(README.split()) <= 1200
