@@ -1,6 +1,6 @@
-"""What the program says while it works: log lines and progress bars, all on stderr.
+"""Log lines and progress bars, all on stderr.
 
-stdout is kept for results, so that `--json` can be piped.
+stdout is only for results, so the output of `--json` can be piped.
 """
 
 import logging
@@ -17,13 +17,13 @@ log = logging.getLogger("cwsam")
 
 
 ONCE = {"once": "text"}
-"""Given as `extra`, shows a remark the first time only that a command makes it."""
+"""Pass it as `extra=` to show a message only once per command."""
 ONCE_A_KIND = {"once": "kind"}
-"""The same for remarks that differ in what they are about only, as by the file."""
+"""Pass it as `extra=` to show only the first of several messages that differ in their arguments, e.g. the file."""
 
 
 class _BesideTheBar(logging.Handler):
-    """Prints a line without tearing a progress bar apart."""
+    """Print log lines above the progress bars."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,9 +46,12 @@ class _BesideTheBar(logging.Handler):
 
 
 def setup(verbosity: int) -> None:
-    """Send the log to stderr: warnings only at -1, notes at 0, details at 1 and above.
+    """Send the log to stderr.
 
-    Libraries' warnings are details: what matters of them is said in our own words.
+    Libraries' warnings are shown as details only; the package has its own messages for those that matter.
+
+    Args:
+        verbosity: -1 shows warnings and errors, 0 also messages, 1 and above also details.
     """
     warnings.showwarning = _as_detail
     log.handlers[:] = [_BesideTheBar()]
@@ -57,37 +60,37 @@ def setup(verbosity: int) -> None:
 
 
 def verbosity() -> int:
-    """What `setup` was told."""
+    """Return the verbosity that `setup` received; worker processes are started with it."""
     return {logging.WARNING: -1, logging.INFO: 0}.get(log.level, 1)
 
 
 def only_errors() -> None:
-    """Be quiet in all processes of a run but the first."""
+    """Show errors only; all processes of a run except the first call this."""
     log.setLevel(logging.ERROR)
 
 
 def track(items: Iterable[T], what: str, *, total: int | None = None, unit: str = "step") -> Iterator[T]:
-    """Yield the items and show how far along they are, on a terminal only.
+    """Yield the items and show a progress bar, on a terminal only.
 
     Args:
-        items: whatever is gone through.
-        what: what is done with them.
-        total: how many they are, where they do not know themselves.
-        unit: what one of them is called.
+        items: the items.
+        what: the label of the bar, e.g. "reading tiles".
+        total: the number of items, if they have no length.
+        unit: the name of one item.
     """
     hidden = not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO)
     yield from _tqdm()(items, desc=what, total=total, unit=f" {unit}", file=sys.stderr, disable=hidden, leave=False)
 
 
 def close_bars() -> None:
-    """Clear progress bars that an error or Ctrl-C has left on the terminal."""
+    """Remove progress bars that are still on the terminal after an error or Ctrl-C."""
     if "tqdm" in sys.modules:
         for bar in list(getattr(_tqdm(), "_instances", ())):
             bar.close()
 
 
 def _tqdm() -> Any:
-    """The class `tqdm` with a lock for threads; its own for processes leaves a semaphore behind when killed."""
+    """Return the class `tqdm` with a lock for threads; its default lock leaks a semaphore if the process is killed."""
     from tqdm import tqdm
 
     if not hasattr(tqdm, "_lock"):
@@ -101,7 +104,7 @@ def _as_detail(message: Warning | str, category: type[Warning], *_: Any, **__: A
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Say what is being loaded, if the block takes more than a second."""
+    """Print "loading …" if the block takes more than a second."""
     note = threading.Timer(1.0, log.info, ("loading %s …", what))
     note.daemon = True
     note.start()

@@ -1,6 +1,6 @@
-"""What can go wrong through no fault of the program, one class an exit code.
+"""Errors that a user can correct: one class per exit code.
 
-A message is one sentence that names the file or key; the hint is the next step.
+A message is one sentence that names the file or key. The hint is the next thing to type or check.
 """
 
 import errno
@@ -9,21 +9,21 @@ _DISK = {
     errno.ENOTDIR: "a part of that path is a file",
     errno.EEXIST: "a part of that path is a file",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EACCES: "look at the permissions of that place",
-    errno.EPERM: "look at the permissions of that place",
-    errno.EROFS: "choose a place that can be written",
+    errno.EACCES: "check the permissions of that path",
+    errno.EPERM: "check the permissions of that path",
+    errno.EROFS: "choose a path that you can write to",
     errno.ENOSPC: "free some space there, or choose another disk",
-    errno.EFBIG: "that place holds no file as large as this one; choose another",
+    errno.EFBIG: "the file is too large for that file system; choose another disk",
     errno.EDQUOT: "free some space there, or choose another disk",
 }
 
 
 class CwsamError(Exception):
-    """A failure that the user can mend.
+    """An error that the user can correct.
 
     Args:
-        message: what was wrong and where, in one sentence.
-        hint: what to do next.
+        message: one sentence that says what is wrong and where.
+        hint: the next thing to type or check.
     """
 
     exit_code = 1
@@ -34,32 +34,38 @@ class CwsamError(Exception):
 
 
 class UsageError(CwsamError):
-    """The command line asks for something that cannot be meant."""
+    """The command line is wrong, or the output exists."""
 
     exit_code = 2
 
 
 class OutputExists(UsageError):
-    """The output is there already and nobody said it may go."""
+    """The output exists, and --overwrite is not given."""
 
     def __init__(self, path: object) -> None:
         super().__init__(f"`{path}` exists already", hint="choose another output, or add --overwrite")
 
 
 class ConfigError(CwsamError):
-    """A configuration or class table that is missing, mistyped or contradicts itself."""
+    """A configuration or class table is missing, has a wrong key or value, or contradicts itself."""
 
     exit_code = 3
 
 
 class DataError(CwsamError):
-    """A raster, vector or dataset that cannot be used as it is."""
+    """A raster, vector file or dataset cannot be used as it is."""
 
     exit_code = 4
 
 
 class MissingCRS(DataError):
-    """A grid without a coordinate reference system where one is needed."""
+    """A raster has no coordinate reference system where one is needed.
+
+    Args:
+        path: the file.
+        why: a phrase that says why it needs one, e.g. "so areas have no unit".
+        hint: the next step; by default the command that sets a CRS.
+    """
 
     def __init__(self, path: object, why: str, *, hint: str = "") -> None:
         super().__init__(
@@ -69,13 +75,13 @@ class MissingCRS(DataError):
 
 
 class CheckpointError(CwsamError):
-    """A checkpoint that is missing, broken or of another model."""
+    """A checkpoint is missing, damaged or belongs to another model."""
 
     exit_code = 5
 
 
 class MachineError(CwsamError):
-    """Disk, memory, permission or another process stands in the way."""
+    """The machine prevents the work: disk, memory, permissions, network, a lock or a process that died."""
 
     exit_code = 6
 
@@ -85,20 +91,22 @@ class OutOfMemory(MachineError):
 
 
 def as_user_error(error: Exception) -> CwsamError | None:
-    """What an exception of any library means to a user, or None if it is a bug."""
+    """Translate an exception of any library into a `CwsamError`; return None if it is a bug."""
     if isinstance(error, CwsamError):
         return error
     if isinstance(error, OSError):
         hint = _DISK.get(error.errno or 0)
         return MachineError(f"`{error.filename or 'output'}`: {error.strerror}", hint=hint) if hint else None
     if is_out_of_memory(error):
-        return MachineError("the memory is not enough", hint="smaller batches need less: batch_size, or --batch-size")
+        return MachineError("the memory is not sufficient", hint="use smaller batches: batch_size, or --batch-size")
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        return MachineError("a process that reads tiles died", hint="--set training_settings.workers=0 does without")
+        return MachineError(
+            "a process that reads tiles died", hint="try without such processes: --set training_settings.workers=0"
+        )
     return None
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether Python's or torch's memory ran out."""
+    """Return whether Python or torch had no memory left."""
     text = str(error) if isinstance(error, RuntimeError) else ""
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text

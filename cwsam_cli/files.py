@@ -1,4 +1,4 @@
-"""Write beside the target and rename at the end, so that nobody ever sees half a file."""
+"""Write outputs beside their target and rename them at the end, so a file at its final name is complete."""
 
 import hashlib
 import os
@@ -17,13 +17,13 @@ _SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
 
 
 def refuse_existing(target: Path, *, overwrite: bool, marker: str = "") -> None:
-    """Stop early if the target is there and may not be replaced.
+    """Raise an error if the target exists and must not be replaced.
 
     Args:
-        target: the file or folder to be written.
-        overwrite: whether an existing one may go.
-        marker: a file that tells a folder of ours from anybody else's; only a folder that
-            holds it, or an empty one, is ever replaced.
+        target: the output file or folder.
+        overwrite: whether an existing output may be replaced.
+        marker: name of a file that only folders of this program contain. A folder is replaced only
+            if it contains this file or is empty.
 
     Raises:
         UsageError: the target exists, or is a folder that this program did not write.
@@ -35,53 +35,53 @@ def refuse_existing(target: Path, *, overwrite: bool, marker: str = "") -> None:
             return
         if not marker or not (target / marker).exists():
             raise UsageError(
-                f"`{target}` is a folder with other things in it",
-                hint="name an output that does not exist yet",
+                f"`{target}` is a folder with other files in it",
+                hint="choose an output that does not exist yet",
             )
     if not overwrite:
         raise OutputExists(target)
 
 
 def refuse_foreign(target: Path, made: Collection[str]) -> None:
-    """Stop before a folder is replaced that holds more than this program writes there.
+    """Raise an error if a folder contains files that this program does not write there.
 
     Args:
-        target: the folder; one that does not exist is fine.
-        made: names of what is written there, without suffixes and leading dots.
+        target: the folder; it need not exist.
+        made: names of the files and folders that the program writes, without suffixes and leading dots.
 
     Raises:
-        UsageError: something else lies there.
+        UsageError: the folder contains another file or folder.
     """
     for entry in sorted(target.iterdir()) if target.is_dir() else ():
         if entry.name.lstrip(".").split(".")[0] not in made:
             raise UsageError(
-                f"`{target}` holds `{entry.name}`, which this command has not written",
-                hint="move it away, or name another output",
+                f"`{target}` contains `{entry.name}`, which this command did not write",
+                hint="move it to another folder, or choose another output",
             )
 
 
 def refuse_input(target: Path, *inputs: Path) -> None:
-    """Stop before an input is replaced by its own output.
+    """Raise an error if the output would replace an input.
 
     Raises:
         UsageError: the target is one of the inputs.
     """
     for path in inputs:
         if target.resolve() == path.resolve():
-            raise UsageError(f"`{target}` is an input", hint="name another output")
+            raise UsageError(f"`{target}` is an input", hint="choose another output")
 
 
 @contextmanager
 def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]:
-    """Yield a path to write to; what was written there moves to `target` when the block succeeds.
+    """Yield a path to write to, and move the written file or folder to `target` if the block succeeds.
 
-    Everything that stands beside the yielded path (a GeoTIFF's `.aux.xml`, a shapefile's
-    parts) moves too, before the main file: the main file's presence means complete. If the
-    block fails, nothing is left behind and an older output is untouched.
+    Files beside the yielded path (a GeoTIFF's `.aux.xml`, parts of a shapefile) move first and the
+    main file last, so the main file's presence means that all are complete. If the block fails, its
+    files are removed and an older output is untouched.
 
     Args:
         target: the final file or folder.
-        overwrite: whether an existing one may be replaced.
+        overwrite: whether an existing output may be replaced.
         marker: see `refuse_existing`.
 
     Raises:
@@ -114,17 +114,17 @@ def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]
 
 
 def sweep(target: Path) -> None:
-    """Remove what killed processes left staged for a target; only where no other can be writing it."""
+    """Remove staging folders of killed processes; call it only while no other process can write the target."""
     _remove_staged(target.parent, re.escape(target.name))
 
 
 def sweep_inside(folder: Path) -> None:
-    """Remove what killed processes left staged for the files of a folder; only where no other can be writing them."""
+    """Remove staging folders for any file of a folder; call it only while no other process can write there."""
     _remove_staged(folder, ".+")
 
 
 def _remove_staged(folder: Path, name: str) -> None:
-    staged_name = re.compile(rf"\.{name}\.[a-z0-9_]{{8}}\.part")  # as mkdtemp names them
+    staged_name = re.compile(rf"\.{name}\.[a-z0-9_]{{8}}\.part")  # the names that mkdtemp gives
     for entry in folder.iterdir() if folder.is_dir() else ():
         if staged_name.fullmatch(entry.name):
             shutil.rmtree(entry, ignore_errors=True)
@@ -132,7 +132,7 @@ def _remove_staged(folder: Path, name: str) -> None:
 
 @contextmanager
 def reserved(target: Path) -> Iterator[None]:
-    """Let no other process write a target, and remove what killed ones left staged for it.
+    """Lock a target against other processes, and remove staging folders of killed ones.
 
     Args:
         target: the output, a file or folder.
@@ -147,7 +147,7 @@ def reserved(target: Path) -> Iterator[None]:
             sweep(target)
             yield
         finally:
-            with suppress(OSError):  # Windows keeps files that are open: there the empty file stays
+            with suppress(OSError):  # Windows cannot remove an open file, so the empty lock file stays there
                 path.unlink()
 
 
@@ -159,28 +159,28 @@ def _let_go() -> None:
         file.close()
 
 
-if hasattr(os, "register_at_fork"):  # else workers that outlive a killed parent would hold its locks
+if hasattr(os, "register_at_fork"):  # else workers that live longer than a killed parent would keep its locks
     os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock that ends with this process, however it ends.
+    """Hold a lock that the system releases when this process ends, also if it is killed.
 
     Args:
-        path: the lock's file, which its holder may remove.
-        busy: what to say if another process holds it.
+        path: the lock file; the process that holds the lock may remove it.
+        busy: the message if another process holds the lock.
 
     Raises:
-        MachineError: another process holds it.
+        MachineError: another process holds the lock.
     """
     while True:
         with path.open("a+b") as file:
             try:
                 _lock(file.fileno())
             except OSError:
-                raise MachineError(busy, hint="wait for it, or choose another output") from None
-            if _is_at(file.fileno(), path):  # else its last holder has removed it meanwhile
+                raise MachineError(busy, hint="wait until it ends, or choose another output") from None
+            if _is_at(file.fileno(), path):  # else the last holder has removed the file, and this lock protects nothing
                 _HELD.add(file)
                 try:
                     yield
@@ -208,12 +208,12 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Replace a small text file whole (UTF-8)."""
+    """Write a small text file (UTF-8); an existing one is replaced in one step."""
     with staged(target, overwrite=True) as path:
         path.write_text(text, encoding="utf-8")
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256, as hexadecimal digits."""
+    """Return the file's SHA-256 as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""The classes of a map: what they are called, what stands in the rasters, how they are drawn.
+"""The classes of a map: names, codes and colours.
 
-Two words that must never be confused. A class's *code* is what stands in rasters and
-polygons (0-254; 255 is "no label"). Its *index* is its row in the class table and its plane
-of the logits. `code_to_index` and `index_to_code` lead from one to the other.
+A class's *code* is its value in rasters and polygons (0-254; 255 is "no label"). Its *index* is
+its row in the class table and its plane of the logits. `code_to_index` and `index_to_code`
+convert between the two.
 """
 
 import colorsys
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 LONGEST_NAME = 100
-"""Characters of a class's name."""
+"""Largest number of characters in a class name."""
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode's control characters, lone surrogates, line and paragraph separators."""
+"""Unicode categories: control characters, lone surrogates, line and paragraph separators."""
 IGNORE = 255
-"""No label, no data: in label rasters, in maps and in index arrays alike."""
+"""The value for "no label" and nodata, in label rasters, maps and index arrays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,15 +24,15 @@ class LandCoverClass:
     """One class of a land-cover map."""
 
     code: int
-    """What stands in rasters, 0-254."""
+    """Value in rasters, 0-254."""
     name: str
-    """In any language and script, on one line, at most `LONGEST_NAME` characters."""
+    """Name in any language and script, on one line, at most `LONGEST_NAME` characters."""
     color: str
-    """`#rrggbb`."""
+    """Colour as `#rrggbb`."""
 
     @property
     def rgb(self) -> tuple[int, int, int]:
-        """Red, green, blue, 0-255 each."""
+        """The colour as red, green, blue, 0-255 each."""
         return int(self.color[1:3], 16), int(self.color[3:5], 16), int(self.color[5:7], 16)
 
 
@@ -44,11 +44,11 @@ class Taxonomy:
 
     classes: tuple[LandCoverClass, ...]
     name: str = ""
-    """What the table is called."""
+    """Name of the table."""
     source: str = ""
-    """Who drew the classes up, and under which licence."""
+    """Origin of the classes, and their licence."""
     unlabelled: tuple[int, ...] = ()
-    """Codes that label rasters use for "no label", besides 255 and their nodata value."""
+    """Codes that mean "no label" in label rasters, besides 255 and nodata."""
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -79,23 +79,23 @@ class Taxonomy:
             )
         both = sorted(set(codes) & set(self.unlabelled))
         if both:
-            raise ValueError(f"code {both[0]} is a class and unlabelled at once")
+            raise ValueError(f"code {both[0]} is both a class and unlabelled")
 
     def __len__(self) -> int:
         return len(self.classes)
 
     @property
     def names(self) -> list[str]:
-        """The classes' names, by index."""
+        """Names of the classes, by index."""
         return [entry.name for entry in self.classes]
 
     @property
     def codes(self) -> list[int]:
-        """The classes' codes, by index."""
+        """Codes of the classes, by index."""
         return [entry.code for entry in self.classes]
 
     def code_to_index(self, *, ignore_background: bool = False) -> bytes:
-        """A look-up table of 256 entries; codes that are no class lead to `IGNORE`.
+        """Return a table of 256 bytes: the index of each code, or `IGNORE` if no class has it.
 
         Args:
             ignore_background: code 0 counts as unlabelled (`ignore_bg` of a configuration).
@@ -108,16 +108,16 @@ class Taxonomy:
         return bytes(table)
 
     def index_to_code(self) -> bytes:
-        """A look-up table of 256 entries; `IGNORE` leads to itself."""
+        """Return a table of 256 bytes: the code of each index, or `IGNORE` beyond the last class."""
         return bytes(self.codes).ljust(256, bytes([IGNORE]))
 
     def same_classes(self, other: "Taxonomy") -> bool:
-        """Whether both tables hold the same codes and names in the same order."""
+        """Return whether both tables have the same codes and names in the same order."""
         return [(c.code, c.name) for c in self.classes] == [(c.code, c.name) for c in other.classes]
 
 
 def name_key(name: str) -> str:
-    """A name without what people overlook: capitals and spaces."""
+    """Return a name in lower case with single spaces; two names with the same key count as equal."""
     return " ".join(name.split()).casefold()
 
 
@@ -132,20 +132,23 @@ def _check_name(entry: LandCoverClass) -> None:
 
 
 def default_color(index: int) -> str:
-    """A colour for a class that came without one; neighbours in the table differ clearly."""
-    hue = (index * 0.618034) % 1.0  # the golden angle never comes back to the same hue
+    """Return a colour for a class that has none; neighbours in the table differ clearly."""
+    hue = (index * 0.618034) % 1.0  # multiples of the golden ratio never give the same hue twice
     lightness = (0.45, 0.65, 0.3)[index % 3]
     red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, 0.65))
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def from_names(names: Sequence[str], palette: Sequence[Sequence[int]] = (), *, first: int = 0) -> Taxonomy:
-    """A table from bare names: codes count up from `first`.
+    """Make a class table from names alone; codes count up from `first`.
 
     Args:
-        names: one name a class.
-        palette: one (red, green, blue) a class, or empty for default colours.
-        first: the first class's code.
+        names: one name per class.
+        palette: (red, green, blue) per class, 0-255 each; empty takes default colours.
+        first: code of the first class.
+
+    Raises:
+        ValueError: the palette has another length, or the table is not valid.
     """
     colors = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in palette] or [default_color(i) for i in range(len(names))]
     if len(colors) != len(names):

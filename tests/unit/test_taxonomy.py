@@ -82,7 +82,7 @@ def test_a_color_of_another_form_is_refused(color: str) -> None:
 
 
 def test_a_code_that_is_a_class_and_unlabelled_is_refused() -> None:
-    with pytest.raises(ValueError, match="code 7 is a class and unlabelled at once"):
+    with pytest.raises(ValueError, match="code 7 is both a class and unlabelled"):
         Taxonomy(classes=(_class(7, "林地"),), unlabelled=(0, 7))
 
 
