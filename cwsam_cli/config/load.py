@@ -1,4 +1,4 @@
-"""From YAML to the schema: find the file, apply `--set`, validate, and say clearly what is wrong."""
+"""Read YAML as dataclasses: find the file, apply `--set`, validate, and name the wrong key in errors."""
 
 import dataclasses
 import difflib
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 _DATASETS = ("train_dataset", "val_dataset", "test_dataset")
 
-# Keys of older research configurations that change nothing here.
+# Keys of older research configurations that have no effect here.
 _RETIRED = {
     "": ("data_norm", "eval_type", "multi_step_lr", "start_epoch"),
     **{f"{name}.wrapper": ("name",) for name in _DATASETS},
@@ -29,7 +29,7 @@ _RETIRED = {
 
 
 def _built_in(raw: Mapping[str, Any]) -> dict[str, object]:
-    """Encoder keys of older configurations whose value is fixed here."""
+    """Return the keys of older configurations whose value cannot be changed here, with that value."""
     args = _at(raw, "model.args") or {}
     return {
         "img_size": args.get("inp_size", 512),
@@ -65,7 +65,7 @@ def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None =
     Args:
         name: a YAML file's path, or a shipped configuration's name such as `tiny`.
         overrides: `dotted.key=value`, each value read as YAML.
-        data: a folder that `cwsam tile` wrote; all three datasets then lie there.
+        data: a folder that `cwsam tile` wrote; it replaces the paths of all three datasets.
 
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown, a value has the wrong type.
@@ -82,7 +82,7 @@ def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None =
                 args.pop(key, None)
     retired = _drop_retired(raw, str(path))
     if retired:
-        log.warning("`%s`: %s change nothing here and are ignored", path, ", ".join(retired))
+        log.warning("`%s`: %s have no effect here and are ignored", path, ", ".join(retired))
     args = _at(raw, "model.args") or {}
     if args.get("loss") == "iou":
         args["loss"] = "ce+iou"
@@ -95,12 +95,12 @@ def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None =
 
 
 def dump_config(config: RunConfig) -> str:
-    """A configuration as YAML that `load_config` reads."""
+    """Return a configuration as YAML that `load_config` reads."""
     return yaml.safe_dump(_plain(config), allow_unicode=True, sort_keys=False)
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses and tuples as YAML's mappings and lists."""
+    """Convert dataclasses to dicts and tuples to lists, for YAML."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
@@ -113,14 +113,18 @@ def load_taxonomy(name: str) -> Taxonomy:
         name: a YAML file's path, or a shipped table's name such as `land_cover_33`.
 
     Raises:
-        ConfigError: the file is missing, or no valid class table.
+        ConfigError: the file is missing, or is not a valid class table.
     """
     path = _find(name, _shipped() / "classes", "class table")
     return validate(Taxonomy, _read_yaml(path, "a class table; write one as in `zion_nlcd`"), str(path))
 
 
 def dataset_taxonomy(args: FolderArgs) -> Taxonomy | None:
-    """The class table that a dataset's `classes` key names, if it names one."""
+    """Return the class table of a dataset's `classes` key, or None if the key is null.
+
+    Raises:
+        ConfigError: the table is missing or not valid.
+    """
     if args.classes is None:
         return None
     if isinstance(args.classes, str):
@@ -128,21 +132,21 @@ def dataset_taxonomy(args: FolderArgs) -> Taxonomy | None:
     try:
         return from_names(args.classes, args.palette)
     except ValueError as error:
-        raise ConfigError(f"dataset.args.classes: {error}", hint="give one name, and one colour, a class") from None
+        raise ConfigError(f"dataset.args.classes: {error}", hint="give one name and one colour per class") from None
 
 
 def validate(kind: type[T], raw: object, source: str) -> T:
-    """Make one of our dataclasses out of plain YAML values.
+    """Convert plain YAML values to a dataclass.
 
-    Numbers may be strings (PyYAML reads `2e-4` as one); a boolean is never a number.
+    A number can be a string, because PyYAML reads `2e-4` as one. A boolean is never a number.
 
     Args:
         kind: the dataclass.
-        raw: what YAML gave.
+        raw: the values that YAML gave.
         source: the file's name, for messages.
 
     Raises:
-        ConfigError: names the first wrong key.
+        ConfigError: a key is unknown, missing or has a wrong value; the message names the first one.
     """
     _refuse_booleans(kind, raw, "", source)
     try:
@@ -152,7 +156,7 @@ def validate(kind: type[T], raw: object, source: str) -> T:
 
 
 _MEANT = {"epoch": "epoch_max", "epochs": "epoch_max"}
-"""Keys that people try, and what they mean."""
+"""Keys that users try, and the keys that they mean."""
 
 
 def _shipped() -> Path:
@@ -177,11 +181,14 @@ def _find(name: str, shipped: Path, what: str) -> Path:
 
 
 def _read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """Read keys from a file.
+    """Read a YAML file that contains a mapping.
 
     Args:
         path: the file.
-        what: it should be, and what to do where it is not.
+        what: the kind of file and, after a semicolon, the hint if it is not of this kind.
+
+    Raises:
+        ConfigError: the file is not valid YAML, or holds no keys.
     """
     kind, _, advice = what.partition("; ")
     try:
@@ -207,7 +214,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
 
 
 def _descend(raw: dict[str, Any], dotted: str, source: str) -> dict[str, Any]:
-    """The mapping at a dotted key, made where it is missing."""
+    """Return the mapping at a dotted key; create it if it is missing."""
     for part in filter(None, dotted.split(".")):
         if raw.get(part) is None:
             raw[part] = {}
@@ -224,7 +231,7 @@ def _at(raw: object, dotted: str) -> Any:
 
 
 def _drop_retired(raw: dict[str, Any], source: str) -> list[str]:
-    """Remove keys that change nothing; returns their dotted names."""
+    """Remove keys that have no effect; return their dotted names."""
     dropped = []
     for parent, keys in _RETIRED.items():
         mapping = _at(raw, parent) or {}
@@ -244,7 +251,7 @@ def _drop_retired(raw: dict[str, Any], source: str) -> list[str]:
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the annotation alone."""
+    """Return the members of a union, or the annotation alone."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
@@ -265,7 +272,7 @@ def _refuse_booleans(annotation: Any, raw: object, key: str, source: str) -> Non
 
 
 def _below(kind: type, name: str) -> str | None:
-    """Where a key of that name stands deeper in a section, as a dotted name."""
+    """Return the dotted name of a key that is deeper in a section, or None."""
     for key, annotation in get_type_hints(kind).items():
         for option in filter(dataclasses.is_dataclass, _options(annotation)):
             if name in (field.name for field in dataclasses.fields(option)):
@@ -277,7 +284,7 @@ def _below(kind: type, name: str) -> str | None:
 
 
 def _first_problem(kind: type, raw: object, error: ValidationError, source: str) -> ConfigError:
-    """The first wrong key, in words of the configuration rather than of the validator."""
+    """Return an error for the first wrong key, in terms of the configuration, not of pydantic."""
     problems = error.errors(include_url=False)
     problem = next((one for one in problems if one["type"] == "unexpected_keyword_argument"), problems[0])
     loc = [str(part) for part in problem["loc"]]
@@ -302,7 +309,7 @@ def _first_problem(kind: type, raw: object, error: ValidationError, source: str)
         hint = f"did you mean `{where}{nearest}`?" if nearest else f"known keys: {', '.join(names)}"
         return ConfigError(f"`{key}` in `{source}` is not a known key", hint=hint)
     if problem["type"] == "invalid_key":
-        return ConfigError(f"`{key}` in `{source}` is no key", hint="keys are words")
+        return ConfigError(f"`{key}` in `{source}` is not a key", hint="keys are words")
     if problem["type"] == "missing":
         return ConfigError(f"`{key}` is missing in `{source}`", hint="add the key")
     if problem["type"] == "value_error":

@@ -1,4 +1,4 @@
-"""What `dataset.yaml` says: all that training needs to know and pixels do not tell."""
+"""The description of a dataset, `dataset.yaml`: class table, bands and their statistics, counts."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ NAME = "dataset.yaml"
 SPLITS = ("train", "val", "test")
 VERSION = 1
 _WRITTEN = ("images", "labels", "tiles", "dataset")
-"""What a dataset's files and folders are called, without suffixes."""
+"""Names of a dataset's files and folders, without suffixes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
-    """One image band and what brings it to mean 0 and standard deviation 1."""
+    """One image band; `(value - mean) / std` normalises its pixels."""
 
     name: str
     mean: float
@@ -32,34 +32,34 @@ class Band:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A dataset's description."""
+    """The content of `dataset.yaml`."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     taxonomy: Taxonomy
-    """The class table; label tiles hold its codes."""
+    """The class table; label tiles contain its codes."""
     bands: tuple[Band, ...]
-    """Measured on the valid pixels of the training split, each counted once."""
+    """Statistics of the valid pixels of the training split; each pixel counts once."""
     dtype: str
-    """Of the image tiles."""
+    """Data type of the image tiles, e.g. `uint16`."""
     gsd_m: float | None
-    """Ground sampling distance in metres a pixel, if the scenes have a CRS."""
+    """Ground sampling distance in metres per pixel; None if the scenes have no CRS."""
     tiles: dict[str, int] = field(default_factory=dict)
-    """Tiles by split."""
+    """Number of tiles by split."""
     pixels: dict[str, list[int]] = field(default_factory=dict)
-    """Labelled pixels by split and class index; a pixel that two tiles show counts once."""
+    """Labelled pixels by split and class index; a pixel in two tiles counts once."""
     command: str = ""
-    """The command line that made it."""
+    """The command line that made the dataset."""
     version: int = VERSION
-    """Of this schema."""
+    """Version of this schema."""
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
-            raise ValueError(f"version is {self.version}, this program knows {VERSION}")
+            raise ValueError(f"version is {self.version}, this program reads {VERSION}")
 
 
 class RunningStats:
-    """Mean and spread of bands, tile after tile, without keeping pixels (Chan et al. 1979)."""
+    """Mean and standard deviation of bands, updated tile by tile (Chan et al. 1979)."""
 
     def __init__(self) -> None:
         self.count: NDArray[np.float64] | float = 0.0
@@ -67,7 +67,12 @@ class RunningStats:
         self.moment: NDArray[np.float64] | float = 0.0
 
     def add(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
-        """Take in the valid pixels of an image (C, H, W)."""
+        """Add the valid pixels of an image.
+
+        Args:
+            image: pixels (C, H, W).
+            valid: which pixels count, (H, W); NaN and infinity never count.
+        """
         pixels = image[:, valid].astype(np.float64)
         known = np.isfinite(pixels)
         count = known.sum(axis=1)
@@ -80,7 +85,7 @@ class RunningStats:
         self.count = total
 
     def bands(self, names: tuple[str, ...]) -> tuple[Band, ...]:
-        """One `Band` a name; a constant band gets the spread 1."""
+        """Return one `Band` per name; a constant band has the standard deviation 1."""
         if not np.any(self.count):
             return tuple(Band(name=name, mean=0.0, std=1.0) for name in names)
         std = np.sqrt(np.asarray(self.moment) / np.maximum(self.count, 1))
@@ -99,10 +104,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def refuse_other_dataset(folder: Path) -> None:
-    """Stop before a folder is replaced that `cwsam tile` has not written.
+    """Raise an error if `cwsam tile` did not write everything in a folder.
 
     Raises:
-        UsageError: its `dataset.yaml` is of another program, or something else lies beside it.
+        UsageError: `dataset.yaml` is from another program, or the folder contains other files.
     """
     path = folder / NAME
     if not path.is_file():
@@ -112,15 +117,15 @@ def refuse_other_dataset(folder: Path) -> None:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError):
         raw = None
     if not isinstance(raw, dict) or not {"taxonomy", "bands", "tiles", "command"} <= raw.keys():
-        raise UsageError(f"`{path}` is not one that `cwsam tile` has written", hint="name another output")
+        raise UsageError(f"`cwsam tile` did not write `{path}`", hint="choose another output")
     refuse_foreign(folder, _WRITTEN)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read a dataset's description.
+    """Read `dataset.yaml` from a dataset's folder.
 
     Raises:
-        DataError: the folder holds no dataset, or one of another version.
+        DataError: the file is missing, damaged or of another version.
     """
     path = folder / NAME
     if not path.is_file():

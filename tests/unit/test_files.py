@@ -129,7 +129,7 @@ def test_a_link_to_nowhere_counts_as_existing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("marker", ["", MARKER])
 def test_a_folder_without_the_marker_is_never_replaced(tmp_path: Path, marker: str) -> None:
     target = _folder(tmp_path / "photos", "holiday.jpg")
-    with pytest.raises(UsageError, match="other things in it") as caught:
+    with pytest.raises(UsageError, match="other files in it") as caught:
         refuse_existing(target, overwrite=True, marker=marker)
     assert not isinstance(caught.value, OutputExists)
     assert caught.value.exit_code == 2

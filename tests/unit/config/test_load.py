@@ -494,7 +494,7 @@ def test_a_missing_class_table_is_answered_with_the_nearest_one() -> None:
         ("classes: [{code: 1, color: '#0000ff'}]", r"`classes\.0\.name`"),
         ("classes: []", "at least one class"),
         ("name: 表", "`classes`"),
-        ("classes: [{code: 1, name: 水体, color: '#0000ff'}]\nunlabelled: [1]", "unlabelled at once"),
+        ("classes: [{code: 1, name: 水体, color: '#0000ff'}]\nunlabelled: [1]", "both a class and unlabelled"),
     ],
 )
 def test_a_broken_class_table_is_named_by_key_and_file(tmp_path: Path, text: str, told: str) -> None:
