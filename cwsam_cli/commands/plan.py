@@ -33,8 +33,8 @@ def plan(
     and the peak of one training step. If this does not fit, the command prints the smallest
     settings that make it fit; it has computed each of them. The figures are those of the stage
     in which most parameters learn. 6 % of the memory is kept in reserve for the driver and
-    libraries. The plan assumes that experts share the tokens evenly, and it counts all
-    gradients as live at the peak, so it is an upper bound.
+    libraries. The plan assumes that experts share the tokens evenly. It counts all gradients
+    as live at the peak, which overestimates a run without accumulation.
 
     Everything is computed. No GPU is needed, and the model is not held in memory. A large
     model takes about 15 seconds. One H200 needed 0.97 × the planned memory for the 10B model,

@@ -56,7 +56,8 @@ def train(
 
     --resume continues bit for bit; with another number of processes, up to rounding. Ctrl-C,
     SIGTERM and SIGUSR1 finish the running step, save the state and end with exit code 130.
-    SLURM sends a signal before a job's end with `sbatch --signal=USR1@300`.
+    SLURM sends a signal before a job's end with `sbatch --signal=USR1@300`. Each process needs
+    host memory for a copy of its part of the state, which is written while training continues.
 
     Keys for --set that are often useful:
 
