@@ -1,6 +1,6 @@
-"""The configuration of a run, key for key as it stands in YAML.
+"""The configuration of a training run: one field per YAML key.
 
-The keys are those that users of the research code already have in their files.
+The keys are those of the research code, so existing files keep working.
 """
 
 from dataclasses import dataclass, field
@@ -23,19 +23,19 @@ def _positive(where: object, *names: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderArgs:
-    """Where a dataset lies: two folders with files of the same names."""
+    """Two folders with files of the same names: image tiles and label tiles."""
 
     root_path_1: str = ""
     """Folder of image tiles."""
     root_path_2: str = ""
     """Folder of label tiles (class codes, 255 = no label)."""
     classes: str | list[str] | None = None
-    """A class table's path or shipped name, or a list of names (then code = index);
-    null takes the table of the dataset's own `dataset.yaml`."""
+    """Path or shipped name of a class table, or a list of names (then code = index).
+    null: the class table in `dataset.yaml`."""
     palette: list[list[int]] = field(default_factory=list)
-    """One [red, green, blue] a class, for an inline list of names."""
+    """One [red, green, blue] per class, 0-255, if `classes` is a list of names."""
     ignore_bg: bool = False
-    """Code 0 counts as unlabelled."""
+    """If true, code 0 counts as unlabelled."""
 
     def __post_init__(self) -> None:
         for color in self.palette:
@@ -47,7 +47,7 @@ class FolderArgs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderDataset:
-    """The kind of dataset; there is one."""
+    """The kind of dataset; only `paired-image-folders` exists."""
 
     name: Literal["paired-image-folders"] = "paired-image-folders"
     args: FolderArgs = field(default_factory=FolderArgs)
@@ -55,17 +55,17 @@ class FolderDataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrapperArgs:
-    """What happens to a tile on its way to the model."""
+    """How a tile is changed before the model sees it."""
 
     inp_size: int | None = None
-    """Pixels a side; if given, it must equal `model.args.inp_size`."""
+    """Side of the input in pixels; if given, it must equal `model.args.inp_size`."""
     augment: bool = False
-    """Flips, quarter turns and brightness; training crops are random in any case."""
+    """If true, training tiles are flipped, turned by 90° and changed in brightness. Crops are always random."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wrapper:
-    """See `WrapperArgs`."""
+    """A level of the YAML; see `WrapperArgs`."""
 
     args: WrapperArgs = field(default_factory=WrapperArgs)
 
@@ -77,10 +77,10 @@ class DatasetConfig:
     dataset: FolderDataset = field(default_factory=FolderDataset)
     wrapper: Wrapper = field(default_factory=Wrapper)
     batch_size: int = 1
-    """Images at a time, in each process."""
+    """Images per batch in each process."""
     sampler: Literal["balanced"] | None = None
-    """How training tiles are drawn: null takes each once an epoch; `balanced` draws as many, with
-    replacement, those with rare classes more often."""
+    """How training tiles are drawn. null: each tile once per epoch. `balanced`: the same number of tiles, with
+    replacement, and tiles with rare classes more often."""
 
     def __post_init__(self) -> None:
         _positive(self, "batch_size")
@@ -88,62 +88,65 @@ class DatasetConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderMode:
-    """Changes to the variant that `model.name` names; what is null stays the variant's."""
+    """Changes to the variant in `model.name`; null keeps the variant's value."""
 
     embed_dim: int | None = None
     """Width of a patch token."""
     depth: int | None = None
     """Transformer blocks."""
     num_heads: int | None = None
-    """Attention heads; divides embed_dim."""
+    """Attention heads; embed_dim must be a multiple of it."""
     global_attn_indexes: list[int] | None = None
-    """Blocks that attend to the whole image; the others attend within windows."""
+    """Numbers of the blocks that attend to the whole image; the others attend within windows."""
     window_size: int | None = None
-    """Patches a side of an attention window."""
+    """Side of an attention window in patches."""
     patch_size: int | None = None
-    """Pixels a side of a patch; a multiple of 4."""
+    """Side of a patch in pixels; a multiple of 4."""
     prompt_embed_dim: int | None = None
     """Width of the neck and the decoder; a multiple of 16."""
     decoder_mlp_dim: int | None = None
     """Hidden width of the decoder's MLPs."""
     detail_stem: bool | None = None
-    """A light convolution stem on the image joins the decoder's upscaled features."""
+    """If true, a small convolution stem on the image is added to the decoder's upscaled features."""
     moe_start_layer_index: int | None = None
-    """First block with experts in place of its MLP."""
+    """Number of the first block with experts instead of an MLP."""
     moe_num_expert_groups: int | None = None
     """Groups of experts; 0 leaves the encoder dense."""
     moe_experts_per_group: int | None = None
+    """Experts in each group."""
     moe_k_groups: int | None = None
-    """Groups kept for a token."""
+    """Groups that serve a token."""
     moe_k_experts: int | None = None
-    """Experts kept in each of them."""
+    """Experts per group that serve a token."""
     moe_noisy_gating: bool | None = None
-    """Gaussian noise on the routers' logits while training."""
+    """If true, the routers' logits get Gaussian noise during training."""
     moe_decoder_experts: int | None = None
-    """Experts in place of the decoder's MLPs; 0 leaves it dense."""
+    """Experts instead of the decoder's MLPs; 0 leaves the decoder dense."""
     moe_decoder_k_experts: int | None = None
+    """Experts of the decoder that serve a token."""
     adaptor: Literal["none", "adaptor"] | None = None
-    """`adaptor`: adapters in every block, Segment Anything's own weights frozen."""
+    """`adaptor`: every block has adapters, and Segment Anything's own weights are frozen."""
     input_type: Literal["none", "fft"] | None = None
-    """`fft`: with adapters, a frequency prompt as well."""
+    """`fft`: adapters also receive a frequency prompt."""
     freq_nums: float | None = None
-    """Share of the spectrum's area that the frequency prompt keeps."""
+    """Share of the spectrum's area that the frequency prompt keeps, 0-1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpcycleConfig:
-    """How new experts are made of a smaller checkpoint's weights."""
+    """How new experts are made from the weights of a smaller checkpoint."""
 
     method: Literal["noise", "interpolate", "interpolate+noise", "drop"] = "interpolate+noise"
-    """`interpolate` mixes two base experts of the block, `drop` draws a share of the hidden units anew."""
+    """`noise` adds noise, `interpolate` mixes two base experts of the block, `drop` draws a share of the hidden
+    units again."""
     noise: float = 0.02
-    """Standard deviation of the noise, relative to each tensor's own."""
+    """Standard deviation of the noise, relative to that of each tensor."""
     drop: float = 0.5
-    """Share of the hidden units that `drop` draws anew."""
+    """Share of the hidden units that `drop` draws again, 0-1."""
 
     def __post_init__(self) -> None:
         if self.noise < 0 or not 0 <= self.drop <= 1:
-            raise ValueError("noise must not be negative, and drop lies within 0 and 1")
+            raise ValueError("noise must not be negative, and drop must be within 0 and 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,48 +154,49 @@ class ModelArgs:
     """The model's settings."""
 
     num_classes: int | None = None
-    """Planes of the logits; null takes the class table's length, a number must agree with it."""
+    """Number of classes. null: that of the class table. A number must agree with it."""
     inp_size: int = 512
-    """Pixels a side of the model's input."""
+    """Side of the model's input in pixels."""
     loss: Loss = "ce"
-    """Cross-entropy, alone, with a soft Dice, IoU or Lovász loss (`iou` of old files is `ce+iou`), or focal."""
+    """Cross-entropy (`ce`), cross-entropy plus a soft Dice, IoU or Lovász loss, or focal loss. `iou` in old files
+    means `ce+iou`."""
     label_smoothing: float = 0.0
-    """Share of a label that is spread over all classes, in the cross-entropy."""
+    """Share of each label that the cross-entropy spreads over all classes, 0-1."""
     loss_weight: list[float] | Literal["auto"] | None = None
-    """One weight a class, or `auto`: one over the square root of its share of the training labels."""
+    """One weight per class, or `auto`: 1 / √(the class's share of the training labels)."""
     balance_loss: float = 1e-2
-    """Weight of the experts' load-balancing loss."""
+    """Weight of the loss that balances the load of the experts."""
     router_z_loss: float = 1e-3
     """Weight of the routers' z-loss."""
     freeze_base_group: bool = True
-    """Where a mixture of two or more groups was grown from a checkpoint, its group 0 does not learn."""
+    """If true, group 0 does not learn in a model of two or more groups that was grown from a checkpoint."""
     upcycle: UpcycleConfig = field(default_factory=UpcycleConfig)
     encoder_mode: EncoderMode = field(default_factory=EncoderMode)
 
     def __post_init__(self) -> None:
         _positive(self, "num_classes", "inp_size")
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}, and lies within 0 and 1")
+            raise ValueError(f"label_smoothing must be at least 0 and below 1, not {self.label_smoothing}")
         if min(self.balance_loss, self.router_z_loss) < 0:
             raise ValueError("balance_loss and router_z_loss must not be negative")
         if isinstance(self.loss_weight, list) and not all(0 <= weight < inf for weight in self.loss_weight):
             raise ValueError("loss_weight must be finite and not negative")
         if isinstance(self.loss_weight, list) and not sum(self.loss_weight):
-            raise ValueError("loss_weight leaves no class to learn")
+            raise ValueError("loss_weight needs at least one weight above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Which model."""
+    """The model: a variant and its settings."""
 
     name: str = "sam_vit_b"
-    """A variant: sam_tiny, sam_vit_b, sam_vit_l, sam_vit_h, sam_moe_1dot5b, sam_moe_3b, sam_hierarchical_moe_10b."""
+    """Variant: sam_tiny, sam_vit_b, sam_vit_l, sam_vit_h, sam_moe_1dot5b, sam_moe_3b, sam_hierarchical_moe_10b."""
     args: ModelArgs = field(default_factory=ModelArgs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LrFactors:
-    """Times the learning rate, by part of the model."""
+    """Factors of the learning rate for parts of the model."""
 
     encoder: float = 1.0
     """Segment Anything's own encoder."""
@@ -201,7 +205,7 @@ class LrFactors:
     experts: float = 1.0
     routers: float = 1.0
     decoder: float = 1.0
-    """But its experts and routers."""
+    """The decoder without its experts and routers."""
 
     def __post_init__(self) -> None:
         _positive(self, "encoder", "adapters", "experts", "routers", "decoder")
@@ -214,61 +218,63 @@ class OptimizerArgs:
     lr: float = 1e-4
     """Learning rate after warm-up."""
     weight_decay: float = 0.05
-    """Decay of weight matrices; norms, biases, tokens and position tables have none."""
+    """Weight decay of matrices; norms, biases, tokens and position tables have none."""
     betas: tuple[float, float] = (0.9, 0.999)
     lr_factors: LrFactors = field(default_factory=LrFactors)
 
     def __post_init__(self) -> None:
         _positive(self, "lr")
         if not 0 <= self.weight_decay < inf or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError("weight_decay must not be negative, and betas lie within 0 and 1")
+            raise ValueError("weight_decay must not be negative, and betas must be at least 0 and below 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    """How the weights learn."""
+    """The optimizer."""
 
     name: Literal["adamw", "adamw8bit"] = "adamw"
-    """`adamw8bit` keeps its two averages in 8 bits: a quarter of the memory."""
+    """`adamw8bit` keeps its two averages in 8 bits, with a quarter of the memory."""
     args: OptimizerArgs = field(default_factory=OptimizerArgs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings:
-    """How the steps are made."""
+    """Settings of the training steps and of the run."""
 
     precision: Precision = "fp32"
-    """Number format of the forward pass; weights and optimizer stay in float32. `fp16` scales its loss."""
+    """Number format of the forward pass. Weights and optimizer stay in float32. `fp16` scales the loss."""
     use_bf16: bool | None = None
-    """The older name of `precision`: true is bf16, false fp32; it wins where both are given."""
+    """Older form of `precision`: true is bf16, false is fp32. If both are given, this one is used."""
     grad_accum_steps: int = 1
-    """Batches a step."""
+    """Batches per step; their gradients are added up."""
     clip_grad_norm: float | None = 1.0
-    """Largest norm of the whole gradient; null does not clip."""
+    """Largest norm of the whole gradient; null: no clipping."""
     warmup_steps: int = 0
-    """Steps over which the learning rate rises to `lr`; a tenth of the run at most."""
+    """Steps in which the learning rate rises to `lr`; at most a tenth of the run."""
     seed: int = 0
-    """Of weights, order and augmentation."""
+    """Seed of weights, order of the tiles and augmentation."""
     workers: int = 2
-    """Processes that read tiles, for each process that trains."""
+    """Processes that read tiles, per training process."""
     activation_checkpointing: bool = False
-    """Compute each encoder block's activations again in the backward pass instead of keeping them."""
+    """If true, each encoder block's activations are computed again in the backward pass instead of kept:
+    less memory, more time."""
     ema: float | None = None
-    """Decay per step of a moving average of the weights that is validated and saved in their place. 0.999 has
-    a half-life of 693 steps; early in a run the half-life is a tenth of the steps taken."""
+    """Decay per step of a moving average of the weights. The average is validated and saved instead of the
+    weights. 0.999 has a half-life of 693 steps. Early in a run the half-life is a tenth of the steps so far."""
     keep: int | None = None
-    """How many of `epoch_save`'s checkpoints stay; null keeps all."""
+    """Number of `epoch_save`'s checkpoints that are kept, the newest ones; null keeps all."""
     skip_bad_tiles: bool = False
-    """Read all tiles first, and leave out those that cannot be read; else the first one ends the run."""
+    """If true, all tiles are read before training, and unreadable ones are left out. If false, an unreadable tile
+    ends the run."""
     timeout_s: float = 600.0
-    """How long a process of several may stand still before the run is ended."""
+    """Seconds that one of several processes may stand still before the run ends."""
     time_limit: str | None = None
-    """How long the run may take, e.g. `11h30min`; it saves its state and ends before that."""
+    """Longest time of the run, e.g. `11h30min`. The run saves its state and ends before this time is over."""
     save_every: str | None = None
-    """How often the state in `last/` is written, e.g. `30min` or `500 steps`, and `model_epoch_last.pth` only
-    at the end; null writes both after every validation."""
+    """How often `last/` is written, e.g. `30min` or `500 steps`; `model_epoch_last.pth` is then written only at
+    the end. null: both are written after every validation."""
     patience: int | None = None
-    """End the run after so many validations in a row without a better mIoU."""
+    """Number of validations in a row without a better mIoU after which the run ends; null: no limit."""
 
     def __post_init__(self) -> None:
         _positive(self, "grad_accum_steps", "clip_grad_norm", "keep", "timeout_s", "patience")
@@ -277,7 +283,7 @@ class TrainingSettings:
         if self.save_every is not None:
             parse_interval(self.save_every)
         if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema is {self.ema}, and lies within 0 and 1")
+            raise ValueError(f"ema must be above 0 and below 1, not {self.ema}")
         if min(self.warmup_steps, self.workers, self.seed) < 0:
             raise ValueError("warmup_steps, workers and seed must not be negative")
         if self.use_bf16 is not None:
@@ -286,28 +292,31 @@ class TrainingSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FsdpSettings:
-    """How several processes share a model out (torch's fully sharded data parallel)."""
+    """How several processes share a model (torch's fully sharded data parallel, FSDP2)."""
 
     cpu_offload: bool = False
-    """Weights, gradients and optimizer stay in the host's memory."""
+    """If true, weights, gradients and optimizer stay in the host's memory."""
     reshard_after_forward: bool = True
-    """Let a block's gathered weights go after its forward pass, and gather them again for the backward pass."""
+    """If true, a block's gathered weights are freed after its forward pass and gathered again for the backward
+    pass: less memory, more communication."""
     reduce_dtype: Literal["fp32", "bf16"] = "fp32"
-    """Number format in which gradients are summed."""
+    """Number format in which gradients are summed over the processes."""
     shard_experts_evenly: bool = True
-    """Cut experts' weights along their hidden width where processes do not divide their number."""
+    """If true, experts' weights are divided along their hidden width where the number of experts is not a
+    multiple of the number of processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageConfig:
-    """A part of a run in which only some weights learn."""
+    """One stage of a run, in which only some weights learn."""
 
     name: Literal["integrate", "adapt", "finetune"]
-    """`integrate`: new expert groups and routers; `adapt`: also adapters, prompts and decoder;
-    `finetune`: everything but a frozen group 0."""
+    """The weights that learn. `integrate`: new expert groups and routers. `adapt`: also adapters, prompts and
+    decoder. `finetune`: everything except a frozen group 0."""
     epochs: int
+    """Number of epochs of the stage."""
     lr_factor: float = 1.0
-    """Times the learning rate of the schedule."""
+    """Factor of the schedule's learning rate."""
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "lr_factor")
@@ -315,7 +324,7 @@ class StageConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """A whole run."""
+    """The whole configuration of a run."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -323,31 +332,31 @@ class RunConfig:
     val_dataset: DatasetConfig = field(default_factory=DatasetConfig)
     test_dataset: DatasetConfig = field(default_factory=DatasetConfig)
     sam_checkpoint: str | None = None
-    """Weights to begin with: a path or URL of a Segment Anything or cwsam checkpoint, or the name
-    of an official one: sam_vit_b, sam_vit_l, sam_vit_h. A smaller model is grown into this one."""
+    """Weights to begin with: path or URL of a checkpoint of Segment Anything or cwsam, or the name of an
+    official file: sam_vit_b, sam_vit_l, sam_vit_h. A smaller model is grown into this one."""
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lr_min: float = 1e-6
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of the cosine schedule."""
     epoch_max: int | None = None
-    """Epochs; null: those of the stages together, or 100 without stages."""
+    """Number of epochs. null: the sum of the stages, or 100 without stages."""
     stages: list[StageConfig] = field(default_factory=list)
-    """Parts of the run, one after the other; without any, all that may learn learns."""
+    """Stages of the run, in order; without stages, all weights that are not frozen learn."""
     epoch_val: int = 1
-    """Validate every so many epochs."""
+    """Number of epochs between validations."""
     epoch_save: int | None = None
-    """Also keep a checkpoint every so many epochs; null keeps only `best` and `last`."""
+    """Number of epochs between checkpoints that are kept; null: only `best` and `last` are kept."""
     resume: Resume = None
-    """Go on with the run in the output folder: `last` as if it had not been interrupted; `best`, or an
-    epoch's number, from that checkpoint's weights, with a new optimizer."""
+    """Continue the run in the output folder. `last`: as if it had not been interrupted. `best` or an epoch's
+    number: from that checkpoint's weights, with a new optimizer."""
     work_dir: str = "save"
-    """Where runs go that are not given a folder of their own."""
+    """Folder of runs without -o."""
     training_settings: TrainingSettings = field(default_factory=TrainingSettings)
     fsdp_settings: FsdpSettings = field(default_factory=FsdpSettings)
 
     @property
     def epochs(self) -> int:
-        """Epochs of the whole run."""
+        """Number of epochs of the whole run."""
         return self.epoch_max or 0
 
     def __post_init__(self) -> None:
@@ -358,9 +367,9 @@ class RunConfig:
         if self.epoch_max is None:
             object.__setattr__(self, "epoch_max", staged or 100)
         if staged and staged != self.epoch_max:
-            raise ValueError(f"epoch_max is {self.epoch_max}, but the stages have {staged} epochs together")
+            raise ValueError(f"epoch_max is {self.epoch_max}, but the stages have {staged} epochs in total")
         if not 0 <= self.lr_min < inf:
-            raise ValueError(f"lr_min is {self.lr_min}")
+            raise ValueError(f"lr_min must be at least 0 and finite, not {self.lr_min}")
         if self.lr_min > self.optimizer.args.lr:
             raise ValueError(f"lr_min ({self.lr_min:g}) is above optimizer.args.lr ({self.optimizer.args.lr:g})")
         for name in ("train_dataset", "val_dataset", "test_dataset"):
