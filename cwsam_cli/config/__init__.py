@@ -1,1 +1,1 @@
-"""What a run is told to do: the schema, and how YAML becomes it."""
+"""The configuration of a run: its schema, and how YAML is read."""

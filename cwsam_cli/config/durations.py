@@ -1,4 +1,4 @@
-"""How long, and how often: lengths of time as people write them."""
+"""Read lengths of time and intervals from text such as `11h30min` or `500 steps`."""
 
 import re
 from typing import NamedTuple
@@ -9,7 +9,7 @@ _STEPS = re.compile(r"(\d+)\s*steps?")
 
 
 class Interval(NamedTuple):
-    """How often something happens; one of the two is None."""
+    """The time between two events, in seconds or in steps; the other one is None."""
 
     seconds: float | None
     steps: int | None
@@ -44,7 +44,7 @@ def parse_interval(text: str) -> Interval:
         try:
             return Interval(parse_duration(text), None)
         except ValueError:
-            raise ValueError(f"`{text}` is not how often: write it as 30min or `500 steps`") from None
+            raise ValueError(f"`{text}` is not an interval: write it as 30min or `500 steps`") from None
     if not int(match[1]):
         raise ValueError(f"`{text}` must be above 0")
     return Interval(None, int(match[1]))

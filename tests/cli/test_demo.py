@@ -1,4 +1,4 @@
-"""`cwsam demo` on a scene of one's own, and what it refuses."""
+"""`cwsam demo` on a user's scene, and the inputs that it refuses."""
 
 import json
 from pathlib import Path

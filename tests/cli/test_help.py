@@ -1,4 +1,4 @@
-"""Help is quick and shows how a command is typed; commands load only what they need."""
+"""Help is quick, shows examples and lists choices; commands load only the modules that they need."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The README's own commands, run as they stand on made-up scenes."""
+"""The README's commands run as written on synthetic scenes; its links, names and length hold."""
 
 import re
 import shlex
