@@ -24,5 +24,5 @@ def test_how_often_is_a_time_or_a_number_of_steps() -> None:
     assert parse_interval("500 steps") == Interval(None, 500)
     assert parse_interval("1 step") == Interval(None, 1)
     for text in ("500", "steps", "-1 steps", "0 steps"):
-        with pytest.raises(ValueError, match=r"not how often|above 0"):
+        with pytest.raises(ValueError, match=r"not an interval|above 0"):
             parse_interval(text)
