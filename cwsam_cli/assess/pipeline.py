@@ -11,7 +11,7 @@ from cwsam_cli.dataset.samples import TileDataset
 from cwsam_cli.distributed.world import World, choose_device
 from cwsam_cli.errors import CheckpointError, DataError
 from cwsam_cli.files import refuse_existing, refuse_foreign, staged
-from cwsam_cli.metrics.confusion import Matrix, Scores, score
+from cwsam_cli.metrics.confusion import Matrix, Metrics, compute_metrics
 from cwsam_cli.metrics.validation import validate
 from cwsam_cli.taxonomy import Taxonomy
 
@@ -22,7 +22,7 @@ class Evaluation:
 
     taxonomy: Taxonomy
     matrix: Matrix
-    scores: Scores
+    scores: Metrics
 
 
 def evaluate(
@@ -84,9 +84,9 @@ def evaluate(
         batch_size=batch_size,
         classes=len(trained.taxonomy),
         precision="fp32",
-        hidden=trained.hidden_class,
+        hidden_class=trained.hidden_class,
     )
-    scores = score(matrix)
+    scores = compute_metrics(matrix)
     if not scores.pixels:
         raise DataError(f"the {split} split of `{data}` holds no labelled pixel", hint="choose another --split")
     if output is not None:

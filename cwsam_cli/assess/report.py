@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cwsam_cli.files import write_text
-from cwsam_cli.metrics.confusion import Matrix, Scores
+from cwsam_cli.metrics.confusion import Matrix, Metrics
 from cwsam_cli.taxonomy import Taxonomy
 
 METRICS = "metrics.json"
 
 
-def as_dict(scores: Scores, taxonomy: Taxonomy) -> dict[str, Any]:
+def as_dict(scores: Metrics, taxonomy: Taxonomy) -> dict[str, Any]:
     """Everything in plain values; absent classes are marked so."""
     overall = dataclasses.asdict(scores)
     overall.pop("classes")
@@ -27,7 +27,7 @@ def as_dict(scores: Scores, taxonomy: Taxonomy) -> dict[str, Any]:
     }
 
 
-def as_table(scores: Scores, taxonomy: Taxonomy) -> str:
+def as_table(scores: Metrics, taxonomy: Taxonomy) -> str:
     """A table for the terminal."""
     wide = max(12, *map(_columns, taxonomy.names))
     lines = [f"{'class':<{wide}}  {'IoU':>6} {'prec.':>6} {'recall':>6} {'F1':>6} {'support':>11}"]
@@ -46,7 +46,7 @@ def as_table(scores: Scores, taxonomy: Taxonomy) -> str:
     return "\n".join(lines)
 
 
-def write_report(matrix: Matrix, scores: Scores, taxonomy: Taxonomy, folder: Path, about: dict[str, Any]) -> None:
+def write_report(matrix: Matrix, scores: Metrics, taxonomy: Taxonomy, folder: Path, about: dict[str, Any]) -> None:
     """Write `metrics.json` and `confusion_matrix.csv` (rows reference, columns map)."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(about | as_dict(scores, taxonomy), indent=2, ensure_ascii=False)

@@ -130,7 +130,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, world: World | None = No
         path: the file; the first process writes it.
         world: all processes call this; None for one.
     """
-    from cwsam_cli.distributed.parallelize import whole  # slow to import, and not needed to read one
+    from cwsam_cli.distributed.parallelize import gather_tensor  # slow to import, and not needed to read one
 
     if world is None or world.size == 1:
         weights = {name: tensor.detach().cpu() for name, tensor in checkpoint.weights.items()}
@@ -140,7 +140,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, world: World | None = No
     with ExitStack() as stack:
         weights = stack.enter_context(reserved_checkpoint(checkpoint, path)) if world.is_main else {}
         for name, tensor in checkpoint.weights.items():
-            value = whole(tensor.detach(), world.device)
+            value = gather_tensor(tensor.detach(), world.device)
             if world.is_main:
                 weights[name].copy_(value)
             world.beat()

@@ -34,7 +34,7 @@ def plan(
     from cwsam_cli.config.load import load_config
 
     size, loaded = memory_size(gpu_memory, "--gpu-memory", prefixes="gt"), load_config(config, settings or [])
-    from cwsam_cli.plan.pipeline import plan as run  # torch is slow to import: a wrong key is told before
+    from cwsam_cli.plan.pipeline import estimate_run as run  # torch is slow to import: a wrong key is told before
 
     result = run(loaded, bands=bands, gpus=gpus, gpu_memory=size)
     wide = max(len(name) for name in result.parts) + 2

@@ -87,11 +87,11 @@ def train(
 
 def _what_needs_less(name: str, config: "RunConfig", gpus: int, device: str) -> str:
     """Plan the run whose memory ran out; under torchrun or SLURM, name the command that does it."""
-    from cwsam_cli.distributed.cluster import joined
+    from cwsam_cli.distributed.cluster import launcher_environment
 
-    if joined():  # other processes still run, and wait for this one
-        return f"what needs less memory: cwsam plan --config {name} --gpus {joined()['WORLD_SIZE']}"
+    if launcher_environment():  # other processes still run, and wait for this one
+        return f"what needs less memory: cwsam plan --config {name} --gpus {launcher_environment()['WORLD_SIZE']}"
     from cwsam_cli.distributed.world import choose_device
-    from cwsam_cli.plan.pipeline import after_overflow
+    from cwsam_cli.plan.pipeline import explain_overflow
 
-    return after_overflow(config, gpus=gpus, device=choose_device(device).type)
+    return explain_overflow(config, gpus=gpus, device=choose_device(device).type)

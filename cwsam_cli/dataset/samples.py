@@ -139,8 +139,8 @@ class BatchShare(Sampler[list[tuple[int, int]]]):
         epoch: which.
         rank: of this process.
         size: how many processes there are.
-        had: samples that were had before an interruption.
-        chances: of each sample; then as many are drawn, with replacement.
+        samples_done: samples that were had before an interruption.
+        probabilities: of each sample; then as many are drawn, with replacement.
     """
 
     def __init__(
@@ -152,16 +152,16 @@ class BatchShare(Sampler[list[tuple[int, int]]]):
         epoch: int,
         rank: int = 0,
         size: int = 1,
-        had: int = 0,
-        chances: NDArray[np.float64] | None = None,
+        samples_done: int = 0,
+        probabilities: NDArray[np.float64] | None = None,
     ) -> None:
         rng = np.random.default_rng((seed, epoch))
-        order = rng.permutation(count) if chances is None else rng.choice(count, count, p=chances)
+        order = rng.permutation(count) if probabilities is None else rng.choice(count, count, p=probabilities)
         samples = list(zip(order.tolist(), rng.integers(2**62, size=count).tolist(), strict=True))
         whole = batch_size * size
         self._batches = [
             batch[len(batch) * rank // size : len(batch) * (rank + 1) // size]
-            for batch in (samples[start : start + whole] for start in range(had, count, whole))
+            for batch in (samples[start : start + whole] for start in range(samples_done, count, whole))
         ]
 
     def __len__(self) -> int:
@@ -171,7 +171,7 @@ class BatchShare(Sampler[list[tuple[int, int]]]):
         return iter(self._batches)
 
 
-def balanced_chances(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+def balanced_probabilities(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
     """How often to draw each tile so that classes are drawn alike.
 
     As if a class were drawn first, and then a tile by its share of that class's pixels.
@@ -180,8 +180,8 @@ def balanced_chances(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
         pixels: labelled pixels by tile and class index, (N, K); see `class_pixels`.
     """
     sums = pixels.sum(axis=0)
-    chances: NDArray[np.float64] = (pixels[:, sums > 0] / sums[sums > 0]).mean(axis=1)
-    return chances
+    probabilities: NDArray[np.float64] = (pixels[:, sums > 0] / sums[sums > 0]).mean(axis=1)
+    return probabilities
 
 
 def describe(args: FolderArgs) -> Manifest:

@@ -24,13 +24,15 @@ class Cluster:
     """How long a process may stand still."""
     saves_when_ended: bool = False
     """SIGTERM and SIGUSR1 ask for an end as Ctrl-C does; else they end the processes at once."""
-    ended: str = "--resume goes on from its latest state"
+    hint_after_signal: str = "--resume goes on from its latest state"
     """The hint where a signal ended the run."""
-    stuck: str = "go on with --resume; a slow disk or machine may need more patience: training_settings.timeout_s"
+    hint_after_stall: str = (
+        "go on with --resume; a slow disk or machine may need more patience: training_settings.timeout_s"
+    )
     """The hint where it stood still."""
 
 
-def joined() -> dict[str, str]:
+def launcher_environment() -> dict[str, str]:
     """What a process must know that torchrun or SLURM started; empty where neither did."""
     here = os.environ
     wanted = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

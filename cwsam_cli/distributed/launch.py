@@ -26,9 +26,9 @@ import torch
 import torch.distributed as dist
 
 from cwsam_cli import console, errors
-from cwsam_cli.distributed.cluster import Cluster, joined
-from cwsam_cli.distributed.watchdog import Watchdog, announce
-from cwsam_cli.distributed.world import Interruption, World, choose_device, listening
+from cwsam_cli.distributed.cluster import Cluster, launcher_environment
+from cwsam_cli.distributed.watchdog import Watchdog, announce_failure
+from cwsam_cli.distributed.world import Interruption, World, catch_signals, choose_device
 from cwsam_cli.errors import CwsamError, MachineError, UsageError, as_user_error
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def launch(worker: Callable[..., T], *arguments: Any, cluster: Cluster) -> T | N
         CwsamError: what the first process to fail raised.
         MachineError: a process died or stood still.
     """
-    place = joined()
+    place = launcher_environment()
     if place:
         os.environ.update(place)
         wanted, there = cluster.processes * cluster.nodes, int(place["WORLD_SIZE"])
@@ -74,17 +74,17 @@ def launch(worker: Callable[..., T], *arguments: Any, cluster: Cluster) -> T | N
                 f"{there} processes were started, but --gpus and --nodes ask for {wanted}",
                 hint="leave them out where torchrun or srun starts the processes",
             )
-        with _world(cluster, failure=None) as world:
+        with _join_group(cluster, failure=None) as world:
             result = worker(world, *arguments)
         return result if world.is_main else None
     if cluster.processes * cluster.nodes == 1:
-        with listening(_signals(cluster)) as interruption:
+        with catch_signals(_signals(cluster)) as interruption:
             return worker(World(choose_device(cluster.device), interruption=interruption), *arguments)
-    return _started(worker, arguments, cluster)
+    return _launch_processes(worker, arguments, cluster)
 
 
 @contextmanager
-def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
+def _join_group(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
     """Meet the other processes; part from them at the end."""
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if rank:
@@ -113,14 +113,14 @@ def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
         rank=rank,
         size=size,
         timeout_s=cluster.timeout_s,
-        hint=cluster.stuck,
-        tell=lambda error: _record(failure, error, rank),
+        hint=cluster.hint_after_stall,
+        on_error=lambda error: _record_failure(failure, error, rank),
     )
     dist.barrier()  # all have published a first beat
     watchdog.start()
     interruption = Interruption()
     try:
-        with listening(_signals(cluster)) as interruption:
+        with catch_signals(_signals(cluster)) as interruption:
             yield World(device, rank, size, watchdog, interruption)
         dist.barrier()
     except Exception as error:
@@ -143,7 +143,7 @@ class _LostContact(MachineError):
     """A victim of another process's end."""
 
 
-def _started(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Cluster) -> T | None:
+def _launch_processes(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Cluster) -> T | None:
     """Start this machine's processes and wait for them."""
     from torch.distributed.elastic.multiprocessing.api import SignalException  # slow to import
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -168,30 +168,30 @@ def _started(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Clus
             run_id="cwsam",
             max_restarts=0,
             start_method="spawn",
-            signals_to_handle=",".join(name for name in _ENDING if name not in _names(cluster)),
+            signals_to_handle=",".join(name for name in _ENDING if name not in _signal_names(cluster)),
             shutdown_timeout=_GRACE_S,
             local_addr="127.0.0.1" if cluster.nodes == 1 else None,
             **(static if cluster.nodes > 1 else alone),
         )
-        store = _meeting(cluster) if cluster.nodes > 1 else None
-        with _passing_on(Path(folder), cluster):
+        store = _open_store(cluster) if cluster.nodes > 1 else None
+        with _forward_signals(Path(folder), cluster):
             try:
-                results = elastic_launch(config, _process)(folder, console.verbosity(), cluster, worker, arguments)
+                results = elastic_launch(config, _run_process)(folder, console.verbosity(), cluster, worker, arguments)
             except ChildFailedError as error:
-                ended = _cause(Path(folder), error)
+                ended = _find_cause(Path(folder), error)
             except SignalException as error:
-                ended = MachineError(f"the run was ended by {error.sigval.name}", hint=cluster.ended)
+                ended = MachineError(f"the run was ended by {error.sigval.name}", hint=cluster.hint_after_signal)
             else:
                 return cast(T, results[0]) if 0 in results else None
             if store is not None and not (Path(folder) / _FAILURE).exists():
                 with suppress(SignalException, RuntimeError):  # a second signal; the first machine is gone
-                    announce(store, f"{ended} (on {socket.gethostname()})")
+                    announce_failure(store, f"{ended} (on {socket.gethostname()})")
                     if cluster.node_rank == 0:  # the store lives here
                         time.sleep(_GRACE_S)
     raise ended from None
 
 
-def _meeting(cluster: Cluster) -> dist.TCPStore:
+def _open_store(cluster: Cluster) -> dist.TCPStore:
     """The store in which the machines meet; torch's own handle on it ends with the processes.
 
     Processes may wait in a collective operation that never ends for one that was killed on
@@ -222,7 +222,7 @@ def _meeting(cluster: Cluster) -> dist.TCPStore:
         ) from None
 
 
-def _process(
+def _run_process(
     folder: str, verbosity: int, cluster: Cluster, worker: Callable[..., T], arguments: tuple[Any, ...]
 ) -> T | None:
     """What each started process runs; it ends with an exit code of this program, never with a traceback for users."""
@@ -231,19 +231,19 @@ def _process(
     failure = Path(folder) / _FAILURE
     (Path(folder) / f"{rank}.pid").write_text(str(os.getpid()))
     try:
-        with _world(cluster, failure=failure) as world:
+        with _join_group(cluster, failure=failure) as world:
             result = worker(world, *arguments)
         return result if world.is_main else None
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, _LostContact):
-            _record(failure.with_name(_LOSS), error, rank)
+            _record_failure(failure.with_name(_LOSS), error, rank)
         else:
-            _record(failure, error, rank)
+            _record_failure(failure, error, rank)
         sys.stderr.flush()
         os._exit(getattr(error, "exit_code", 1))
 
 
-def _record(path: Path | None, error: BaseException, rank: int) -> None:
+def _record_failure(path: Path | None, error: BaseException, rank: int) -> None:
     """Keep the first failure of all processes; without a launcher of ours, say it."""
     told = as_user_error(error) if isinstance(error, Exception) else None
     record = {
@@ -263,9 +263,9 @@ def _record(path: Path | None, error: BaseException, rank: int) -> None:
         pass
 
 
-def _cause(folder: Path, error: "ChildFailedError") -> BaseException:
+def _find_cause(folder: Path, error: "ChildFailedError") -> BaseException:
     """The exception that ended the run, as the first process to fail told it, or as its end tells."""
-    told = _told(folder / _FAILURE)
+    told = _read_failure(folder / _FAILURE)
     if told is not None:
         return told
     # a process that died by itself is the cause, one that was ended or lost contact is not
@@ -275,7 +275,7 @@ def _cause(folder: Path, error: "ChildFailedError") -> BaseException:
     rank, failure = failures[0]
     code = failure.exitcode
     if code == MachineError.exit_code:  # all that died lost contact with one on another machine
-        lost = _told(folder / _LOSS)
+        lost = _read_failure(folder / _LOSS)
         if lost is not None:
             return lost
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -283,8 +283,8 @@ def _cause(folder: Path, error: "ChildFailedError") -> BaseException:
     return MachineError(f"rank {rank} (process {failure.pid}) {how}, so the run was ended", hint=hint)
 
 
-def _told(path: Path) -> BaseException | None:
-    """The exception that `_record` kept."""
+def _read_failure(path: Path) -> BaseException | None:
+    """The exception that `_record_failure` kept."""
     if not path.exists():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -298,26 +298,26 @@ def _told(path: Path) -> BaseException | None:
     return cause
 
 
-def _names(cluster: Cluster) -> tuple[str, ...]:
+def _signal_names(cluster: Cluster) -> tuple[str, ...]:
     """Signals after which the processes finish their step."""
     names = ("SIGINT", "SIGTERM", "SIGUSR1") if cluster.saves_when_ended else ("SIGINT",)
     return tuple(name for name in names if hasattr(signal, name))  # not all are on Windows
 
 
 def _signals(cluster: Cluster) -> list[int]:
-    return [getattr(signal, name) for name in _names(cluster)]
+    return [getattr(signal, name) for name in _signal_names(cluster)]
 
 
 @contextmanager
-def _passing_on(folder: Path, cluster: Cluster) -> Iterator[None]:
+def _forward_signals(folder: Path, cluster: Cluster) -> Iterator[None]:
     """Give Ctrl-C, and what else asks for an end, to the processes, which finish their step."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    wish = Interruption()
+    interruption = Interruption()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        wish(number, frame)
+        interruption(number, frame)
         for path in folder.glob("*.pid"):
             try:
                 os.kill(int(path.read_text()), number)

@@ -46,7 +46,7 @@ def shard(
     """Share a model out; on the meta device too.
 
     Args:
-        model: becomes sharded in place; `fill` gives it its weights.
+        model: becomes sharded in place; `assign_weights` gives it its weights.
         mesh: one dimension, all processes.
         precision: in which experts' weights are gathered.
         settings: of the configuration.
@@ -92,7 +92,7 @@ def _placement(parameter: nn.Parameter, *, size: int, even: bool) -> Shard | Non
     return None
 
 
-def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], device: torch.device) -> Iterator[str]:
+def assign_weights(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], device: torch.device) -> Iterator[str]:
     """Give a model its weights, one tensor at a time; a sharded one gets them from the first process.
 
     Args:
@@ -119,7 +119,7 @@ def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], device: torch.
         yield name
 
 
-def whole(tensor: Tensor, device: torch.device) -> Tensor:
+def gather_tensor(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor put together from its shards, in every process, on `device`; a plain one as it is."""
     if not isinstance(tensor, DTensor):
         return tensor
@@ -155,7 +155,7 @@ def sync_gradients(model: nn.Module, *, last: bool) -> None:
             module.set_requires_gradient_sync(last, recurse=False)
 
 
-def settle(model: nn.Module) -> None:
+def refresh_units(model: nn.Module) -> None:
     """Let each unit see what learns now.
 
     A unit decides on its gradients' number format when it is first gathered, by the weights that learn
@@ -167,7 +167,7 @@ def settle(model: nn.Module) -> None:
             module.reshard()
 
 
-def let_go(model: nn.Module) -> None:
+def release_gathered(model: nn.Module) -> None:
     """Drop gathered weights after a forward pass without a backward one: they would outlive a change of the shards."""
     for module in model.modules():
         if isinstance(module, FSDPModule):

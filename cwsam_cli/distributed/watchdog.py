@@ -2,7 +2,7 @@
 
 When one process stops, all the others soon wait for it in a collective operation that never
 ends, so every one of them looks equally stuck. Each therefore publishes how far it got: one
-that no longer publishes has stopped; else the one that got least far is to blame. While one
+that no longer publishes has stopped; else the one that got least far is to find_culprits. While one
 says that it does something that may take long, the others wait for it.
 """
 
@@ -26,7 +26,7 @@ _NAME, _FAILED = "watch", "failed"
 _GRACE_S = 4.0
 
 
-class Sign(NamedTuple):
+class Heartbeat(NamedTuple):
     """What a process publishes of itself."""
 
     beats: int
@@ -37,12 +37,12 @@ class Sign(NamedTuple):
     host: str
     paused: bool = False
     """It does what may take as long as it takes."""
-    born: int = 0
+    started: int = 0
     """When the process began, in the system's own ticks; 0 where the system does not tell."""
 
 
 class Watchdog(threading.Thread):
-    """Publishes this process's signs of life; ends it when the run stands still.
+    """Publishes this process's heartbeats of life; ends it when the run stands still.
 
     Args:
         store: shared by the processes.
@@ -50,16 +50,16 @@ class Watchdog(threading.Thread):
         size: how many there are.
         timeout_s: how long this process may wait.
         hint: what to do after a standstill.
-        tell: is given the error before the process ends.
+        on_error: is given the error before the process ends.
     """
 
     def __init__(
-        self, store: Store, *, rank: int, size: int, timeout_s: float, hint: str, tell: Callable[[Exception], None]
+        self, store: Store, *, rank: int, size: int, timeout_s: float, hint: str, on_error: Callable[[Exception], None]
     ) -> None:
         super().__init__(name="watchdog", daemon=True)
         self._store = PrefixStore(_NAME, store)
-        self._rank, self._size, self._timeout, self._tell, self._hint = rank, size, timeout_s, tell, hint
-        self._parent, self._born = os.getppid(), began(os.getpid())
+        self._rank, self._size, self._timeout, self._on_error, self._hint = rank, size, timeout_s, on_error, hint
+        self._parent, self._started = os.getppid(), start_ticks(os.getpid())
         self._over = threading.Event()
         self._beats = self._serial = 0
         self._last = math.inf  # until the first beat nothing is measured: a download may take long
@@ -78,7 +78,7 @@ class Watchdog(threading.Thread):
     def fail(self, why: str) -> None:
         """Let the watchdogs of all processes, on all machines, know that the run is over."""
         with suppress(RuntimeError):
-            announce(self._store.underlying_store, why)
+            announce_failure(self._store.underlying_store, why)
 
     def stop(self) -> None:
         """The run is over."""
@@ -86,7 +86,7 @@ class Watchdog(threading.Thread):
 
     def run(self) -> None:
         """Publish, and look at the others once nothing moves here."""
-        earlier: list[Sign] = []
+        earlier: list[Heartbeat] = []
         while not self._over.wait(min(1.0, self._timeout / 10)):
             if os.getppid() != self._parent:
                 os._exit(MachineError.exit_code)  # the launcher is gone; nobody would end this process
@@ -100,54 +100,60 @@ class Watchdog(threading.Thread):
                 if waited < self._timeout / 2:
                     earlier = []
                     continue
-                signs = self._signs()
+                heartbeats = self._heartbeats()
                 if not earlier:
-                    earlier = signs
-                if any(new.paused and new.serial != old.serial for old, new in zip(earlier, signs, strict=True)):
+                    earlier = heartbeats
+                if any(new.paused and new.serial != old.serial for old, new in zip(earlier, heartbeats, strict=True)):
                     self._last, earlier = time.monotonic(), []
-                elif waited > self._timeout and signs is not earlier:
-                    self._end_standstill(blame(earlier, signs))
+                elif waited > self._timeout and heartbeats is not earlier:
+                    self._end_standstill(find_culprits(earlier, heartbeats))
             except RuntimeError:  # the store is gone, and with it the process that kept it
                 if not self._over.wait(self._timeout / 2):
                     self._end_standstill([])
 
     def _publish(self) -> None:
         self._serial += 1
-        sign = (self._beats, self._serial, os.getpid(), int(self._paused), self._born, socket.gethostname())
-        self._store.set(str(self._rank), " ".join(map(str, sign)))
+        heartbeat = (self._beats, self._serial, os.getpid(), int(self._paused), self._started, socket.gethostname())
+        self._store.set(str(self._rank), " ".join(map(str, heartbeat)))
 
-    def _signs(self) -> list[Sign]:
-        signs = []
+    def _heartbeats(self) -> list[Heartbeat]:
+        heartbeats = []
         for raw in self._store.multi_get([str(rank) for rank in range(self._size)]):
             *numbers, host = raw.decode().split(" ", 5)
-            beats, serial, pid, paused, born = map(int, numbers)
-            signs.append(Sign(beats, serial, pid, host, bool(paused), born))
-        return signs
+            beats, serial, pid, paused, started = map(int, numbers)
+            heartbeats.append(Heartbeat(beats, serial, pid, host, bool(paused), started))
+        return heartbeats
 
-    def _end_standstill(self, guilty: list[tuple[int, Sign]]) -> None:
-        if guilty:
-            who = ", ".join(f"rank {rank} (process {sign.pid} on {sign.host})" for rank, sign in guilty)
+    def _end_standstill(self, culprits: list[tuple[int, Heartbeat]]) -> None:
+        if culprits:
+            who = ", ".join(
+                f"rank {rank} (process {heartbeat.pid} on {heartbeat.host})" for rank, heartbeat in culprits
+            )
             message = f"{who} stopped answering, and the run stood still for {self._timeout:g} s"
         else:
             message = f"the run stood still for {self._timeout:g} s, and no process can be told to be the cause"
-        here = [sign for rank, sign in guilty if rank != self._rank and sign.host == socket.gethostname()]
+        here = [
+            heartbeat for rank, heartbeat in culprits if rank != self._rank and heartbeat.host == socket.gethostname()
+        ]
         self._end(message, kill=here)
 
-    def _end(self, message: str, *, kill: Sequence[Sign] = ()) -> None:
+    def _end(self, message: str, *, kill: Sequence[Heartbeat] = ()) -> None:
         if self._over.is_set():
             return
         try:
-            self._tell(MachineError(message, hint=self._hint))
-            for sign in kill:
-                if sign.born and began(sign.pid) == sign.born:  # else its number may be another program's by now
+            self._on_error(MachineError(message, hint=self._hint))
+            for heartbeat in kill:
+                if (
+                    heartbeat.started and start_ticks(heartbeat.pid) == heartbeat.started
+                ):  # else its number may be another program's by now
                     with suppress(OSError):
-                        os.kill(sign.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+                        os.kill(heartbeat.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
             sys.stderr.flush()
         finally:
             os._exit(MachineError.exit_code)
 
 
-def began(pid: int) -> int:
+def start_ticks(pid: int) -> int:
     """Tell when a process began, in ticks since the system's start; 0 where there is none, or no /proc."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
@@ -155,15 +161,15 @@ def began(pid: int) -> int:
         return 0
 
 
-def announce(store: Store, why: str) -> None:
+def announce_failure(store: Store, why: str) -> None:
     """Let the watchdogs of all processes know that the run is over; the first to say so is heard."""
     PrefixStore(_NAME, store).compare_set(_FAILED, "", why)
 
 
-def blame(earlier: list[Sign], later: list[Sign]) -> list[tuple[int, Sign]]:
-    """Which ranks are to blame, by their signs at two times; none where that cannot be told."""
+def find_culprits(earlier: list[Heartbeat], later: list[Heartbeat]) -> list[tuple[int, Heartbeat]]:
+    """Which ranks are to find_culprits, by their heartbeats at two times; none where that cannot be told."""
     stopped = [rank for rank, (old, new) in enumerate(zip(earlier, later, strict=True)) if old.serial == new.serial]
-    least = min(sign.beats for sign in later)
-    behind = [rank for rank, sign in enumerate(later) if sign.beats == least]
-    guilty = stopped or (behind if len(behind) < len(later) else [])
-    return [(rank, later[rank]) for rank in guilty]
+    least = min(heartbeat.beats for heartbeat in later)
+    behind = [rank for rank, heartbeat in enumerate(later) if heartbeat.beats == least]
+    culprits = stopped or (behind if len(behind) < len(later) else [])
+    return [(rank, later[rank]) for rank in culprits]

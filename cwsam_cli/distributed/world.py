@@ -62,7 +62,7 @@ class World:
         return values[0]
 
     @contextmanager
-    def unwatched(self) -> Iterator[None]:
+    def pause_watchdog(self) -> Iterator[None]:
         """Let the block, such as writing to a slow disk, take as long as it takes; the other processes wait."""
         if self.watchdog is not None:
             self.watchdog.pause()
@@ -79,18 +79,18 @@ class World:
 
 @dataclass(slots=True)
 class Interruption:
-    """A signal that asks to end, as a wish: the running step is finished first. A second one, later, ends at once."""
+    """A signal that asks to end, as a interruption: the running step is finished first. A second one, later, ends at once."""
 
-    asked: bool = False
+    is_requested: bool = False
     signal: str = ""
     """Name of the signal."""
     when: float = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The signal's handler."""
-        if self.asked and time.monotonic() - self.when > 1:  # terminal and launcher may both pass on the first
+        if self.is_requested and time.monotonic() - self.when > 1:  # terminal and launcher may both pass on the first
             raise KeyboardInterrupt
-        self.asked, self.signal, self.when = True, signal.Signals(number).name, time.monotonic()
+        self.is_requested, self.signal, self.when = True, signal.Signals(number).name, time.monotonic()
 
 
 def choose_device(name: str) -> torch.device:
@@ -113,15 +113,15 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def listening(signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[Interruption]:
-    """Turn signals into a wish while the block runs."""
-    wish = Interruption()
+def catch_signals(signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[Interruption]:
+    """Turn signals into a interruption while the block runs."""
+    interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield wish
+        yield interruption
         return
-    before = {number: signal.signal(number, wish) for number in signals}
+    before = {number: signal.signal(number, interruption) for number in signals}
     try:
-        yield wish
+        yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

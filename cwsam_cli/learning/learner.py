@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from cwsam_cli.distributed.parallelize import settle
+from cwsam_cli.distributed.parallelize import refresh_units
 from cwsam_cli.learning.optim import Shards
 
 
@@ -36,7 +36,7 @@ class Learner:
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in names)
             self.shards[name].requires_grad_(name in names)
-        settle(self.model)
+        refresh_units(self.model)
 
     def begin_average(self) -> None:
         """Average what learns now and did not before."""

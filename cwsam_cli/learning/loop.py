@@ -21,7 +21,7 @@ from cwsam_cli.distributed.parallelize import DTYPES, sync_gradients
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import MachineError
 from cwsam_cli.learning.learner import Learner
-from cwsam_cli.learning.losses import Whole, loss_parts, measure
+from cwsam_cli.learning.losses import BatchTotals, count_totals, loss_parts
 from cwsam_cli.learning.optim import drop_gradients, gradient_norm, take_gradients
 from cwsam_cli.model.experts import collect_routing
 from cwsam_cli.model.routing import RoutingCounts, routing_loss, sum_counts
@@ -30,14 +30,14 @@ _MOST_SKIPPED = 30
 """Steps in a row whose gradient overflows in fp16; the loss scale starts at 2¹⁶ and is halved each time."""
 
 
-class Requests(NamedTuple):
+class RunStatus(NamedTuple):
     """What a process asks all of them to do after a step."""
 
-    interrupt: bool = False
+    is_interrupted: bool = False
     """Save and end: a signal asked for it."""
-    end_in_time: bool = False
+    is_out_of_time: bool = False
     """Save and end: the time limit is near."""
-    save: bool = False
+    is_save_due: bool = False
     """Save and go on."""
 
 
@@ -54,7 +54,7 @@ class StepResult:
     """The loss scale of fp16 was too large: no weight changed, and the scale is smaller now."""
     routing: dict[str, RoutingCounts]
     """Of each expert layer, on the CPU."""
-    requests: Requests
+    status: RunStatus
     """What any of the processes asks for."""
 
     @property
@@ -70,8 +70,8 @@ def training_steps(
     epoch: int,
     world: World,
     *,
-    had: int = 0,
-    chances: NDArray[np.float64] | None = None,
+    samples_done: int = 0,
+    probabilities: NDArray[np.float64] | None = None,
 ) -> Iterator[list[Batch]]:
     """This process's batches of each step of an epoch.
 
@@ -81,8 +81,8 @@ def training_steps(
         settings: seed, accumulation, workers.
         epoch: order and content follow from it and the seed.
         world: this process among all.
-        had: samples of the epoch that were had before an interruption.
-        chances: of each sample, see `balanced_chances`.
+        samples_done: samples of the epoch that were had before an interruption.
+        probabilities: of each sample, see `balanced_probabilities`.
 
     Raises:
         DataError: a tile is damaged.
@@ -94,8 +94,8 @@ def training_steps(
         epoch=epoch,
         rank=world.rank,
         size=world.size,
-        had=had,
-        chances=chances,
+        samples_done=samples_done,
+        probabilities=probabilities,
     )
     step: list[Batch] = []
     for batch in load_batches(dataset, shares, workers=settings.workers, pin_memory=world.device.type == "cuda"):
@@ -117,7 +117,7 @@ def take_step(
     settings: TrainingSettings,
     weights: Tensor | None,
     rate: float,
-    ask: Callable[[], Requests] = Requests,
+    get_status: Callable[[], RunStatus] = RunStatus,
 ) -> StepResult:
     """Learn from one large batch.
 
@@ -129,28 +129,28 @@ def take_step(
         settings: precision, clipping, average.
         weights: one a class, on the device, or None.
         rate: learning rate, before each parameter group's own factor.
-        ask: what this process asks for; called at the end of the passes.
+        get_status: what this process asks for; called at the end of the passes.
 
     Raises:
         MachineError: loss or gradient is no longer a finite number, with fp16 for many steps in a row.
     """
     model, scaler = learner.model, learner.scaler
     model.train()
-    mine = measure([label for _, label in batches], weights)
+    mine = count_totals([label for _, label in batches], weights)
     counts = world.total(torch.cat([part.view(-1) for part in mine]).to(world.device))
-    whole = Whole(counts[0], counts[1], counts[2:])
+    totals = BatchTotals(counts[0], counts[1], counts[2:])
     passes = backward_passes(
-        model, batches, world, args=args, settings=settings, weights=weights, whole=whole, scaler=scaler
+        model, batches, world, args=args, settings=settings, weights=weights, totals=totals, scaler=scaler
     )
     take_gradients(model, learner.shards, learner.frozen_bands)
     if scaler is not None:
         scaler.unscale_(learner.optimizer)
     norm = gradient_norm(learner.shards, world)
-    asked = torch.tensor(ask(), dtype=torch.float32, device=world.device)
+    asked = torch.tensor(get_status(), dtype=torch.float32, device=world.device)
     told = [
         world.total(torch.cat([torch.stack([*passes.losses.values()]), asked])),
         norm.view(1),
-        whole.sizes,
+        totals.sizes,
         *(own.values for own in passes.routing.values()),
     ]
     sums, norms, sizes, *counts = torch.cat([part.double() for part in told]).cpu().split([len(part) for part in told])
@@ -188,7 +188,7 @@ def take_step(
             name: RoutingCounts(values, own.groups)
             for (name, own), values in zip(passes.routing.items(), counts, strict=True)
         },
-        requests=Requests(*(value > 0 for value in sums[len(losses) :].tolist())),
+        status=RunStatus(*(value > 0 for value in sums[len(losses) :].tolist())),
     )
 
 
@@ -210,7 +210,7 @@ def backward_passes(
     args: ModelArgs,
     settings: TrainingSettings,
     weights: Tensor | None,
-    whole: Whole,
+    totals: BatchTotals,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Passes:
     """A step's forward and backward passes, which leave the weights their gradients.
@@ -222,7 +222,7 @@ def backward_passes(
         args: the loss.
         settings: precision.
         weights: one a class, on the device, or None.
-        whole: what all processes' batches of the step make up.
+        totals: what all processes' batches of the step make up.
         scaler: with fp16.
     """
     device = world.device
@@ -235,10 +235,10 @@ def backward_passes(
             logits = model(image.to(device, non_blocking=True))
         world.beat()
         target = label.to(device, non_blocking=True)
-        parts = loss_parts(logits, target, args.loss, weights, smoothing=args.label_smoothing, whole=whole)
+        parts = loss_parts(logits, target, args.loss, weights, smoothing=args.label_smoothing, totals=totals)
         if routing:
             shared = sum_counts(routing, world.total)
-            share = whole.sizes[number - 1] / whole.sizes.sum()  # the last batch of an epoch may be smaller
+            share = totals.sizes[number - 1] / totals.sizes.sum()  # the last batch of an epoch may be smaller
             parts["routing"] = share * routing_loss(shared, balance=args.balance_loss, z=args.router_z_loss)
             counts = {name: own.counts + counts[name] if counts else own.counts for name, own in shared.items()}
             routing.clear()

@@ -5,7 +5,7 @@
 A step's losses are those of one large batch, however many processes and accumulated batches
 it is cut into: cross-entropy divides by the weight of all its labelled pixels, overlap
 losses are means over all its labelled images. Each part of the batch therefore divides by
-the `Whole`, not by itself, and the parts' losses and gradients add up.
+the `BatchTotals`, not by itself, and the parts' losses and gradients add up.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ FOCUS = 2.0
 """Exponent of the focal loss (Lin et al. 2017)."""
 
 
-class Whole(NamedTuple):
+class BatchTotals(NamedTuple):
     """What a step's losses are divided by."""
 
     weight: Tensor
@@ -44,7 +44,7 @@ def class_weights(pixels: Sequence[int]) -> list[float]:
     return (weights * counts.sum() / (weights * counts).sum()).tolist()
 
 
-def measure(targets: Iterable[Tensor], weights: Tensor | None = None) -> Whole:
+def count_totals(targets: Iterable[Tensor], weights: Tensor | None = None) -> BatchTotals:
     """The whole that some batches of class indices (B, H, W) make up."""
     weight, images = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     sizes = []
@@ -54,7 +54,7 @@ def measure(targets: Iterable[Tensor], weights: Tensor | None = None) -> Whole:
         weight += counted.sum(dtype=torch.float64).cpu()
         images += known.flatten(1).any(dim=1).sum().cpu()
         sizes.append(len(target))
-    return Whole(weight, images, torch.tensor(sizes, dtype=torch.float64))
+    return BatchTotals(weight, images, torch.tensor(sizes, dtype=torch.float64))
 
 
 def loss_parts(
@@ -64,7 +64,7 @@ def loss_parts(
     weights: Tensor | None = None,
     *,
     smoothing: float = 0.0,
-    whole: Whole | None = None,
+    totals: BatchTotals | None = None,
 ) -> dict[str, Tensor]:
     """A loss by its parts, which add up to it; 0 with gradient 0 where nothing is labelled.
 
@@ -74,9 +74,9 @@ def loss_parts(
         kind: as in `model.args.loss`: cross-entropy alone, or plus a soft overlap loss, or focal.
         weights: one a class (K,), for the cross-entropy.
         smoothing: share of each label that is spread over all classes.
-        whole: of the step that this batch is a part of; None where it is all there is.
+        totals: of the step that this batch is a part of; None where it is all there is.
     """
-    whole = whole or measure([target.cpu()], weights)
+    totals = totals or count_totals([target.cpu()], weights)
     target = target.long()
     known = target != IGNORE
     per_pixel = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)
@@ -86,9 +86,9 @@ def loss_parts(
         right = logits.softmax(dim=1).gather(1, target.masked_fill(~known, 0)[:, None])[:, 0]
         per_pixel = per_pixel * (1 - right) ** FOCUS
     first, _, second = kind.partition("+")
-    parts = {first: per_pixel.sum() / whole.weight.to(logits).clamp(min=1e-9)}
+    parts = {first: per_pixel.sum() / totals.weight.to(logits).clamp(min=1e-9)}
     if second:
-        images = whole.images.to(logits).clamp(min=1)
+        images = totals.images.to(logits).clamp(min=1)
         parts[second] = (
             _lovasz(logits, target, known) / images
             if second == "lovasz"

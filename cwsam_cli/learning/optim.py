@@ -20,10 +20,10 @@ from cwsam_cli.learning.stages import is_adapter
 from cwsam_cli.model.experts import ExpertGroup
 from cwsam_cli.model.growth import is_mixture
 
-BLOCK = 256
+VALUES_PER_SCALE = 256
 """Values of a weight whose 8-bit averages share a scale."""
 
-FROM_8BIT = 4096
+MIN_8BIT_VALUES = 4096
 """Values of the smallest weight whose averages 8-bit AdamW keeps in 8 bits, whatever the number of processes."""
 
 Shards = dict[str, nn.Parameter]
@@ -65,7 +65,7 @@ def build_optimizer(
     groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if shards[name].numel():  # of a weight with fewer rows than processes, some have no part
-            key = name in matrices, lr_factor(name, config.args.lr_factors), parameter.numel() >= FROM_8BIT
+            key = name in matrices, lr_factor(name, config.args.lr_factors), parameter.numel() >= MIN_8BIT_VALUES
             groups.setdefault(key, []).append(shards[name])
     rows = [
         {

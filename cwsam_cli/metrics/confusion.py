@@ -33,7 +33,7 @@ def confusion_matrix(reference: NDArray[np.uint8], predicted: NDArray[np.uint8],
 
 
 @dataclass(frozen=True, slots=True)
-class ClassScore:
+class ClassMetrics:
     """One class's figures; a figure without a denominator is None, never 0 or NaN."""
 
     iou: float | None
@@ -47,10 +47,10 @@ class ClassScore:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class Metrics:
     """A matrix in figures. Means are taken over the classes that occur in the reference."""
 
-    classes: tuple[ClassScore, ...]
+    classes: tuple[ClassMetrics, ...]
     accuracy: float | None
     """Share of pixels that are right."""
     mean_iou: float | None
@@ -59,14 +59,14 @@ class Scores:
     pixels: int
 
 
-def score(matrix: Matrix) -> Scores:
+def compute_metrics(matrix: Matrix) -> Metrics:
     """Per-class and overall figures of a confusion matrix.
 
     A class without reference pixels is absent: it has no recall, and does not enter a mean.
     """
     right, support, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     classes = tuple(
-        ClassScore(
+        ClassMetrics(
             iou=_ratio(hit, truth + guess - hit) if truth else None,
             precision=_ratio(hit, guess),
             recall=_ratio(hit, truth),
@@ -78,7 +78,7 @@ def score(matrix: Matrix) -> Scores:
     )
     present = [entry for entry in classes if entry.support]
     total = int(matrix.sum())
-    return Scores(
+    return Metrics(
         classes=classes,
         accuracy=_ratio(int(right.sum()), total),
         mean_iou=_ratio(sum(entry.iou or 0.0 for entry in present), len(present)),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cwsam_cli.console import track
 from cwsam_cli.dataset.loader import load_batches
 from cwsam_cli.dataset.samples import TileDataset
-from cwsam_cli.distributed.parallelize import DTYPES, let_go
+from cwsam_cli.distributed.parallelize import DTYPES, release_gathered
 from cwsam_cli.distributed.world import World
 from cwsam_cli.metrics.confusion import Matrix, confusion_matrix
 
@@ -24,7 +24,7 @@ def validate(
     classes: int,
     precision: str,
     workers: int = 0,
-    hidden: int | None = None,
+    hidden_class: int | None = None,
     show: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> Matrix:
     """Count a dataset's pixels by labelled and predicted class, each pixel once; never predict the hidden class.
@@ -52,12 +52,12 @@ def validate(
             world.beat()
             with torch.autocast(world.device.type, kind, enabled=kind != torch.float32):
                 logits = model(image.to(world.device))
-            if hidden is not None:
-                logits[:, hidden] = -math.inf
+            if hidden_class is not None:
+                logits[:, hidden_class] = -math.inf
             best = logits.argmax(dim=1).to(torch.uint8).cpu()
             matrix += confusion_matrix(label.numpy(), best.numpy(), classes)
             if show is not None:
                 show(image, label, best)
                 show = None
-    let_go(model)
+    release_gathered(model)
     return world.total(torch.from_numpy(matrix).to(world.device)).cpu().numpy()

@@ -66,7 +66,7 @@ class LoadReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PretrainedWeights:
     """Weights to begin with, and what is known of them."""
 
     weights: Weights
@@ -97,9 +97,9 @@ def rgb_bands(band_names: Sequence[str]) -> dict[int, int]:
     return found
 
 
-def adopt(
+def load_pretrained(
     arch: Architecture,
-    source: Source,
+    source: PretrainedWeights,
     *,
     band_names: Sequence[str],
     class_names: Sequence[str],
@@ -123,7 +123,7 @@ def adopt(
 
 def make_weights(
     arch: Architecture,
-    source: Source,
+    source: PretrainedWeights,
     report: LoadReport,
     *,
     band_names: Sequence[str],
@@ -220,7 +220,7 @@ def _make(
     name: str,
     target: Tensor,
     arch: Architecture,
-    source: Source,
+    source: PretrainedWeights,
     band_names: Sequence[str],
     class_names: Sequence[str],
     upcycle: UpcycleConfig,
@@ -284,7 +284,7 @@ def _misfit(origin: str, value: Tensor, target: Tensor) -> CheckpointError:
 
 
 def _bands(
-    value: Tensor, target: Tensor, origin: str, source: Source, band_names: Sequence[str], report: LoadReport
+    value: Tensor, target: Tensor, origin: str, source: PretrainedWeights, band_names: Sequence[str], report: LoadReport
 ) -> tuple[Tensor, str, str, str]:
     """Filters (out, bands, h, w) for the images' own bands; a band without filters gets the mean of those there are."""
     if (len(value), value.shape[2:]) != (len(target), target.shape[2:]):
@@ -306,7 +306,7 @@ def _bands(
 
 
 def _tokens(
-    value: Tensor, origin: str, source: Source, class_names: Sequence[str], seed: int, report: LoadReport
+    value: Tensor, origin: str, source: PretrainedWeights, class_names: Sequence[str], seed: int, report: LoadReport
 ) -> tuple[Tensor, str, str, str]:
     """Class tokens by class name; a mask token of Segment Anything's, with noise, for every class.
 

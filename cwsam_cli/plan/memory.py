@@ -15,10 +15,10 @@ from multiprocessing import get_context
 import torch.distributed as dist
 
 from cwsam_cli.config.schema import RunConfig, TrainingSettings
-from cwsam_cli.learning.optim import BLOCK, FROM_8BIT
+from cwsam_cli.learning.optim import MIN_8BIT_VALUES, VALUES_PER_SCALE
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.plan.imagine import imagine
 from cwsam_cli.plan.live import Bytes
+from cwsam_cli.plan.simulate import simulate_step
 
 RESERVE = 0.06
 """Share of a GPU's memory left to the driver's context, NCCL's and cuDNN's buffers, and gaps between blocks."""
@@ -27,7 +27,7 @@ MACHINE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryPlan:
+class MemoryEstimate:
     """Bytes of the fullest GPU."""
 
     gpus: int
@@ -110,9 +110,9 @@ def gigabytes(size: int) -> str:
     return f"{size / 1e9:,.2f} GB"
 
 
-def plan_memory(
+def estimate_memory(
     config: RunConfig, arch: Architecture, learning: frozenset[str], *, gpus: int, device: str = "cuda"
-) -> MemoryPlan:
+) -> MemoryEstimate:
     """Compute what each GPU needs.
 
     Args:
@@ -124,10 +124,10 @@ def plan_memory(
     """
     if dist.is_initialized():  # within a run: a process can be of one group only, so imagine in another process
         with ProcessPoolExecutor(1, get_context("spawn")) as apart:
-            return apart.submit(plan_memory, config, arch, learning, gpus=gpus, device=device).result()
+            return apart.submit(estimate_memory, config, arch, learning, gpus=gpus, device=device).result()
     settings, fsdp = config.training_settings, config.fsdp_settings
     kept, recomputed = (
-        imagine(
+        simulate_step(
             arch,
             learning,
             gpus=gpus,
@@ -156,7 +156,7 @@ def plan_memory(
     together = sum(shares.values())
     # torch's AdamW on CUDA takes the square root of all second averages at once; the others go one by one.
     updating = 4 * learns if config.optimizer.name == "adamw" and device == "cuda" and not offloaded else 0
-    return MemoryPlan(
+    return MemoryEstimate(
         gpus=gpus,
         device=device,
         optimizer_name=config.optimizer.name,
@@ -179,7 +179,7 @@ def _adamw(share: int, whole: int) -> int:
 
 
 def _adamw_8bit(share: int, whole: int) -> int:
-    return 8 * share if whole < FROM_8BIT else 2 * share + 8 * math.ceil(share / BLOCK)
+    return 8 * share if whole < MIN_8BIT_VALUES else 2 * share + 8 * math.ceil(share / VALUES_PER_SCALE)
 
 
 _STATE = {"adamw": _adamw, "adamw8bit": _adamw_8bit}

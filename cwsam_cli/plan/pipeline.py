@@ -9,13 +9,13 @@ from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.learning.stages import learning_names
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.plan.fit import Fit, check_fit, savings
-from cwsam_cli.plan.memory import plan_memory
+from cwsam_cli.plan.check import MemoryCheck, check_memory, list_savings
+from cwsam_cli.plan.memory import estimate_memory
 from cwsam_cli.plan.parameters import model_size
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RunEstimate:
     """What a configuration asks for."""
 
     model: str
@@ -29,11 +29,13 @@ class Plan:
     """Parameters by part of the model."""
     flops: int
     """Of one forward pass of one image."""
-    memory: Fit | None
+    memory: MemoryCheck | None
     """Where a number of GPUs was given."""
 
 
-def plan(config: RunConfig, *, bands: int = 3, gpus: int | None = None, gpu_memory: int = 80_000_000_000) -> Plan:
+def estimate_run(
+    config: RunConfig, *, bands: int = 3, gpus: int | None = None, gpu_memory: int = 80_000_000_000
+) -> RunEstimate:
     """Count a configuration's model on the meta device, and what training it needs.
 
     Args:
@@ -45,11 +47,11 @@ def plan(config: RunConfig, *, bands: int = 3, gpus: int | None = None, gpu_memo
     arch, counts, learning = _learning_by_stage(config, bands)
     size = model_size(arch)
     trainable = {stage: sum(counts[name] for name in names) for stage, names in learning.items()}
-    fit = None if gpus is None else check_fit(config, arch, learning, gpus=gpus, gpu_memory=gpu_memory)
-    return Plan(config.model.name, size.total, size.active, trainable, size.parts, size.flops, fit)
+    fit = None if gpus is None else check_memory(config, arch, learning, gpus=gpus, gpu_memory=gpu_memory)
+    return RunEstimate(config.model.name, size.total, size.active, trainable, size.parts, size.flops, fit)
 
 
-def after_overflow(config: RunConfig, *, gpus: int, device: str) -> str:
+def explain_overflow(config: RunConfig, *, gpus: int, device: str) -> str:
     """Say what needs less memory, and where the memory goes, as a hint.
 
     Args:
@@ -59,8 +61,8 @@ def after_overflow(config: RunConfig, *, gpus: int, device: str) -> str:
     """
     arch, _, learning = _learning_by_stage(config, bands=3)
     most = max(learning.values(), key=len)
-    memory = plan_memory(config, arch, frozenset(most), gpus=gpus, device=device)
-    tries = savings(config, gpus) or ["more GPUs"]
+    memory = estimate_memory(config, arch, frozenset(most), gpus=gpus, device=device)
+    tries = list_savings(config, gpus) or ["more GPUs"]
     return "\n".join(
         ["try, one after the other:", *(f"  {words}" for words in tries), "", "computed:", memory.as_text()]
     )

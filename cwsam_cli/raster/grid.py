@@ -22,7 +22,7 @@ from rasterio.errors import CRSError
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.raster.ground import Plane, area_of, middle, stretches
+from cwsam_cli.raster.ground import Plane, area_of, central_form, scale_errors
 
 _SNAP = 1e-6  # pixels; a bound this near to a pixel's edge is meant to lie on it
 _KEPT = 0.005
@@ -76,12 +76,12 @@ class Grid:
     @property
     def keeps_areas(self) -> bool:
         """Whether areas in the grid's plane are those on the ground, within 0.5 % everywhere."""
-        return not self.is_geographic and (self.plane is None or stretches(self.plane)[0] <= _KEPT)
+        return not self.is_geographic and (self.plane is None or scale_errors(self.plane)[0] <= _KEPT)
 
     @property
     def keeps_lengths(self) -> bool:
         """Whether lengths in the grid's plane are those on the ground, within 0.5 % everywhere."""
-        return not self.is_geographic and (self.plane is None or stretches(self.plane)[1] <= _KEPT)
+        return not self.is_geographic and (self.plane is None or scale_errors(self.plane)[1] <= _KEPT)
 
     @property
     def pixel_area_m2(self) -> float | None:
@@ -98,7 +98,7 @@ class Grid:
         if self.unit_m is not None:
             if self.plane is None or self.keeps_areas or self.keeps_lengths:
                 return sqrt(abs(self.transform.determinant)) * self.unit_m
-            return sqrt(area_of(middle(self.plane)))
+            return sqrt(area_of(central_form(self.plane)))
         lon, lat = self.in_degrees * (self.width / 2, self.height / 2)
         beside, below = self.in_degrees * (self.width / 2 + 1, self.height / 2 + 1)
         geod = geodesic(self.crs)

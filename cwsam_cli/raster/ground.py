@@ -48,7 +48,7 @@ class Plane:
 
 
 @dataclass(frozen=True, slots=True)
-class Lattice:
+class MetricField:
     """E, F and G (rows, columns, 3) at points over a map."""
 
     rows: Floats
@@ -87,9 +87,9 @@ def area_of(form: Floats) -> Floats:
 
 
 @lru_cache(maxsize=32)
-def stretches(plane: Plane) -> tuple[float, float]:
+def scale_errors(plane: Plane) -> tuple[float, float]:
     """How far the areal and the linear scale leave 1, at most, at points over the whole map."""
-    forms = _lattice(plane, _COARSE).forms
+    forms = _sample_field(plane, _COARSE).forms
     flat, determinant = plane.form, forms[..., 0] * forms[..., 2] - forms[..., 1] ** 2
     ratio = (flat[0] * flat[2] - flat[1] ** 2) / determinant
     half_trace = (forms[..., 2] * flat[0] - 2 * forms[..., 1] * flat[1] + forms[..., 0] * flat[2]) / determinant / 2
@@ -102,26 +102,26 @@ def stretches(plane: Plane) -> tuple[float, float]:
 
 def covered_m2(plane: Plane) -> float:
     """About how many m² of ground a map covers; NaN if no point of it lies on the Earth."""
-    return float(area_of(_lattice(plane, _COARSE).forms).mean()) * plane.width * plane.height
+    return float(area_of(_sample_field(plane, _COARSE).forms).mean()) * plane.width * plane.height
 
 
 @lru_cache(maxsize=32)
-def lattice(plane: Plane) -> Lattice:
+def metric_field(plane: Plane) -> MetricField:
     """E, F and G over a map, fine enough to measure regions."""
-    return _lattice(plane, _FINE)
+    return _sample_field(plane, _FINE)
 
 
 @lru_cache(maxsize=32)
-def middle(plane: Plane) -> Floats:
+def central_form(plane: Plane) -> Floats:
     """E, F and G (3,) in the middle of a map."""
     return _forms(plane, np.array([plane.width / 2]), np.array([plane.height / 2]))[0]
 
 
-def _lattice(plane: Plane, intervals: int) -> Lattice:
+def _sample_field(plane: Plane, intervals: int) -> MetricField:
     columns, rows = (np.linspace(0, size, min(intervals, 2 * size) + 1) for size in (plane.width, plane.height))
     x, y = np.meshgrid(columns, rows)
     forms = _forms(plane, x.ravel(), y.ravel()).reshape(len(rows), len(columns), 3)
-    return Lattice(rows, columns, _filled(forms))
+    return MetricField(rows, columns, _filled(forms))
 
 
 def _forms(plane: Plane, columns: Floats, rows: Floats) -> Floats:

@@ -49,7 +49,7 @@ class Clock:
             return self._steps >= self._interval.steps
         return time.monotonic() - self._saved >= (self._interval.seconds or 0.0)
 
-    def is_up(self, part: str, *, reserve_s: float) -> bool:
+    def is_too_late_for(self, part: str, *, reserve_s: float) -> bool:
         """Whether there is no time left for one more part and the reserve."""
         if self._limit is None:
             return False

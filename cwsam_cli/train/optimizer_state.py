@@ -17,15 +17,15 @@ from torch.distributed.tensor import DTensor, Shard
 
 from cwsam_cli.distributed.parallelize import sharded_like
 from cwsam_cli.distributed.world import World
-from cwsam_cli.learning.optim import BLOCK, Shards
-from cwsam_cli.train.state import OptimizerFacts, PlainState, Shapes, Tensors, read_tensors, shapes
+from cwsam_cli.learning.optim import VALUES_PER_SCALE, Shards
+from cwsam_cli.train.state import OptimizerRecord, Shapes, StateRecord, Tensors, read_tensors, shapes
 
 _PARTS = {"state1": "absmax1", "state2": "absmax2"}
 
 
 def optimizer_tensors(
     model: nn.Module, shards: Shards, optimizer: torch.optim.Optimizer, world: World
-) -> tuple[Tensors, OptimizerFacts]:
+) -> tuple[Tensors, OptimizerRecord]:
     """What an optimizer knows of each weight: tensors, and facts that are none."""
     parameters = dict(model.named_parameters())
     tensors: Tensors = {}
@@ -40,13 +40,13 @@ def optimizer_tensors(
         for key in (*_PARTS, *_PARTS.values()):
             if key in known:
                 tensors[_own(name, key, world.rank)] = known[key]
-    return tensors, OptimizerFacts(steps=steps, cut={name: _dim(parameters[name]) for name in steps})
+    return tensors, OptimizerRecord(steps=steps, cut={name: _dim(parameters[name]) for name in steps})
 
 
 def restore_optimizer(
     folder: Path,
     index: Metadata,
-    plain: PlainState,
+    record: StateRecord,
     model: nn.Module,
     shards: Shards,
     optimizer: torch.optim.Optimizer,
@@ -57,13 +57,13 @@ def restore_optimizer(
     Args:
         folder: of the state.
         index: of the state.
-        plain: what `state.json` says.
+        record: what `state.json` says.
         model: as it is now, perhaps shared out otherwise.
         shards: of the model.
         optimizer: new.
         world: as it is now.
     """
-    kept = plain.optimizer
+    kept = record.optimizer
     groups = {shard: group for group in optimizer.param_groups for shard in group["params"]}
     for name, step in kept.steps.items():
         shard = shards[name]
@@ -78,13 +78,13 @@ def restore_optimizer(
             bnb.state[shard]["step"] = step
     tensors, now = optimizer_tensors(model, shards, optimizer, world)
     written = shapes(index)
-    alike = plain.processes == world.size and all(now.cut[name] == kept.cut.get(name) for name in now.cut)
+    alike = record.processes == world.size and all(now.cut[name] == kept.cut.get(name) for name in now.cut)
     same = alike and all(written.get(name) == (tensor.shape, tensor.dtype) for name, tensor in tensors.items())
     if same or isinstance(optimizer, torch.optim.AdamW):
         read_tensors(folder, tensors, index)
         return
     parameters = dict(model.named_parameters())
-    state = _Parts(folder, index, written, plain)
+    state = _Parts(folder, index, written, record)
     for name in kept.steps:
         known = optimizer.state.get(shards[name]) or {}
         for key, scale in _PARTS.items():
@@ -124,19 +124,19 @@ class _Parts:
     folder: Path
     index: Metadata
     written: Shapes
-    plain: PlainState
+    record: StateRecord
 
 
 def _recut(state: _Parts, name: str, key: str, parameter: nn.Parameter, code: Tensor, world: World) -> Tensor:
     """This process's part of an average, in float32, from the written parts that it overlaps."""
-    written, cut, dim = state.written, state.plain.optimizer.cut[name], _dim(parameter)
+    written, cut, dim = state.written, state.record.optimizer.cut[name], _dim(parameter)
     start, stop = 0, parameter.shape[dim]
     if isinstance(parameter, DTensor):
         rows = -(-stop // world.size)
         start, stop = min(world.rank * rows, stop), min((world.rank + 1) * rows, stop)
     parts: list[Tensor] = []
     base = offset = 0
-    for rank in range(state.plain.processes):
+    for rank in range(state.record.processes):
         place, scale = _own(name, key, rank), _own(name, _PARTS[key], rank)
         if place not in written:  # that process had no part of this weight
             continue
@@ -151,8 +151,8 @@ def _recut(state: _Parts, name: str, key: str, parameter: nn.Parameter, code: Te
 
 
 def dequantize(codes: Tensor, scale: Tensor, code: Tensor) -> Tensor:
-    """Values of 8-bit codes: uint8 of any shape, one scale for every `BLOCK` of them in order."""
-    spread = scale.repeat_interleave(BLOCK)[: codes.numel()].view(codes.shape)
+    """Values of 8-bit codes: uint8 of any shape, one scale for every `VALUES_PER_SCALE` of them in order."""
+    spread = scale.repeat_interleave(VALUES_PER_SCALE)[: codes.numel()].view(codes.shape)
     return code.cpu()[codes.int()] * spread
 
 
@@ -167,10 +167,10 @@ def quantize(values: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         code: what the 256 codes stand for, ascending.
 
     Returns:
-        Codes, uint8 of the same shape, and one scale for every `BLOCK` of them in order.
+        Codes, uint8 of the same shape, and one scale for every `VALUES_PER_SCALE` of them in order.
     """
     flat = values.flatten()
-    blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
+    blocks = torch.nn.functional.pad(flat, (0, -len(flat) % VALUES_PER_SCALE)).view(-1, VALUES_PER_SCALE)
     scale = blocks.abs().amax(dim=1)
     relative = (blocks / scale.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).flatten()[: len(flat)]
     code = code.cpu()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cwsam_cli.checkpoints.checkpoint import Checkpoint, Provenance, load_checkpoint, save_checkpoint
-from cwsam_cli.checkpoints.source import open_source, show_report
+from cwsam_cli.checkpoints.pretrained import log_report, open_pretrained
 from cwsam_cli.config.load import dump_config, validate
 from cwsam_cli.config.schema import Resume, RunConfig
 from cwsam_cli.console import log
@@ -20,16 +20,16 @@ from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError, ConfigError, MachineError, UsageError
 from cwsam_cli.files import staged, write_text
 from cwsam_cli.learning.learner import Learner
-from cwsam_cli.learning.loop import Requests
-from cwsam_cli.metrics.confusion import Scores
+from cwsam_cli.learning.loop import RunStatus
+from cwsam_cli.metrics.confusion import Metrics
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.model.weights import Source
+from cwsam_cli.model.weights import PretrainedWeights
 from cwsam_cli.train.clock import Clock
+from cwsam_cli.train.history import HISTORY, read_history
 from cwsam_cli.train.provenance import find_provenance
-from cwsam_cli.train.start import go_on, identity, refuse_other, remember, start
-from cwsam_cli.train.state import PlainState, StateWriter, find_state
+from cwsam_cli.train.start import build_learner, identity, refuse_mismatch, restore_learner, save_state
+from cwsam_cli.train.state import StateRecord, StateWriter, find_state
 from cwsam_cli.train.training_data import TrainingData, prepare_data
-from cwsam_cli.train.watch import HISTORY, read_history
 
 BEST, LAST = "model_epoch_best.pth", "model_epoch_last.pth"
 _STATE = "last"
@@ -38,7 +38,7 @@ _CONFIG = "config.yaml"
 
 @dataclass(slots=True)
 class Progress:
-    """What a run must remember to go on."""
+    """What a run must save_state to go on."""
 
     epoch: int = 0
     """Epochs that are over."""
@@ -74,34 +74,34 @@ class Run:
     """A state was written, by this run or the one that it goes on with."""
 
     @property
-    def samples_a_step(self) -> int:
+    def samples_per_step(self) -> int:
         """Images of a whole step, over all processes."""
         config = self.config
         return config.train_dataset.batch_size * self.world.size * config.training_settings.grad_accum_steps
 
     @property
-    def steps_an_epoch(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Optimizer steps of a whole epoch."""
-        return math.ceil(len(self.data.training) / self.samples_a_step)
+        return math.ceil(len(self.data.training) / self.samples_per_step)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What must not change when the run goes on."""
         return identity(self.arch, self.data.manifest.taxonomy, self.data.manifest.bands)
 
-    def requests(self) -> Requests:
+    def get_status(self) -> RunStatus:
         """What this process asks all of them to do after the next step."""
-        return Requests(
-            interrupt=self.world.interruption.asked,
-            end_in_time=self.is_time_up("step"),
-            save=self.clock.is_save_due,
+        return RunStatus(
+            is_interrupted=self.world.interruption.is_requested,
+            is_out_of_time=self.is_time_up("step"),
+            is_save_due=self.clock.is_save_due,
         )
 
     def is_time_up(self, part: str) -> bool:
         """Whether the time limit leaves no room for one more part and a save."""
-        return self.clock.is_up(part, reserve_s=2 * self.writer.longest_s)
+        return self.clock.is_too_late_for(part, reserve_s=2 * self.writer.longest_s)
 
-    def introduce(self) -> None:
+    def announce(self) -> None:
         """Say what is about to be trained, here and in the run's folder.
 
         Raises:
@@ -113,7 +113,7 @@ class Run:
             config.model.name,
             sum(parameter.numel() for parameter in self.learner.model.parameters()) / 1e6,
             len(self.data.training),
-            self.steps_an_epoch,
+            self.steps_per_epoch,
             f"{world.size} × {world.device.type}" if world.size > 1 else world.device,
         )
         if world.is_main:
@@ -129,7 +129,7 @@ class Run:
                 )
             time.sleep(0.2)
 
-    def write(self, path: Path, epoch: int, scores: Scores | None) -> None:
+    def write_checkpoint(self, path: Path, epoch: int, scores: Metrics | None) -> None:
         """Write a checkpoint for use."""
         tensors = dict(self.learner.model.named_parameters()) | dict(self.learner.model.named_buffers())
         about = Checkpoint(
@@ -147,7 +147,7 @@ class Run:
         )
         save_checkpoint(about, path, self.world)
 
-    def forget(self, epoch: int) -> None:
+    def remove_old_checkpoints(self, epoch: int) -> None:
         """Remove numbered checkpoints beyond those that are to be kept."""
         keep = self.config.training_settings.keep
         if self.world.is_main and keep:
@@ -156,13 +156,13 @@ class Run:
             for old in had[:-keep]:
                 (self.output / f"model_epoch_{old}.pth").unlink()
 
-    def remember(self) -> None:
+    def save_state(self) -> None:
         """Begin to write the whole state, to go on from it.
 
         Raises:
             MachineError: the state before could not be written whole.
         """
-        remember(
+        save_state(
             self.writer,
             self.config,
             self.learner,
@@ -174,7 +174,7 @@ class Run:
         self.has_state = True
 
 
-def check_folder(output: Path, resume: Resume) -> Resume:
+def resolve_resume(output: Path, resume: Resume) -> Resume:
     """What to go on from; nothing where a run ended before it kept anything, and begins anew."""
     taken = [name for name in (_STATE, _CONFIG, BEST) if (output / name).exists()]
     if taken and resume is None:
@@ -193,7 +193,7 @@ def check_folder(output: Path, resume: Resume) -> Resume:
     return resume
 
 
-def begin(config: RunConfig, output: Path, world: World, clock: Clock) -> Run:
+def prepare_run(config: RunConfig, output: Path, world: World, clock: Clock) -> Run:
     """Prepare all that a run needs: data, model, and how far it is.
 
     Raises:
@@ -207,16 +207,18 @@ def begin(config: RunConfig, output: Path, world: World, clock: Clock) -> Run:
     state = world.agree(find_state(output / _STATE) if config.resume == "last" and world.is_main else None)
     if state is not None:
         here = identity(arch, manifest.taxonomy, manifest.bands)
-        learner, kept = go_on(state, config, arch, world, band_names=band_names, here=here)
+        learner, kept = restore_learner(state, config, arch, world, band_names=band_names, here=here)
         progress = _progress(kept, state)
     else:
         source, progress = None, Progress()
         if world.is_main:  # which downloads it if need be, and gives the others their parts
             source, progress = _source(config, output, manifest, arch)
         progress = world.agree(progress)
-        learner, report = start(config, arch, world, source, band_names=band_names, class_names=manifest.taxonomy.names)
+        learner, report = build_learner(
+            config, arch, world, source, band_names=band_names, class_names=manifest.taxonomy.names
+        )
         if source is not None and world.is_main:
-            show_report(report)
+            log_report(report)
         progress.grown = world.agree(progress.grown or report.grown)
     writer = StateWriter(output / _STATE, world)
     origin = find_provenance(config, data) if world.is_main else None
@@ -224,7 +226,7 @@ def begin(config: RunConfig, output: Path, world: World, clock: Clock) -> Run:
     return Run(config, output, world, data, arch, learner, progress, writer, clock, origin, has_state)
 
 
-def _progress(kept: PlainState, state: Path) -> Progress:
+def _progress(kept: StateRecord, state: Path) -> Progress:
     try:
         progress = validate(Progress, kept.progress, str(state))
     except ConfigError as error:
@@ -234,10 +236,12 @@ def _progress(kept: PlainState, state: Path) -> Progress:
     return progress
 
 
-def _source(config: RunConfig, output: Path, manifest: Manifest, arch: Architecture) -> tuple[Source | None, Progress]:
+def _source(
+    config: RunConfig, output: Path, manifest: Manifest, arch: Architecture
+) -> tuple[PretrainedWeights | None, Progress]:
     """The weights that a run begins with, if any, and how far along they are."""
     if config.resume is None:
-        source = open_source(config.sam_checkpoint) if config.sam_checkpoint is not None else None
+        source = open_pretrained(config.sam_checkpoint) if config.sam_checkpoint is not None else None
         if source is not None and not source.class_names and config.stages and config.stages[0].name == "integrate":
             log.warning(
                 "`%s` knows no classes and the stage `integrate` leaves the decoder as it is, so it will learn little; "
@@ -248,7 +252,7 @@ def _source(config: RunConfig, output: Path, manifest: Manifest, arch: Architect
     path = output / f"model_epoch_{config.resume}.pth"
     kept = load_checkpoint(path)
     there = identity(kept.architecture, kept.taxonomy, kept.bands)
-    refuse_other(path, there, identity(arch, manifest.taxonomy, manifest.bands))
+    refuse_mismatch(path, there, identity(arch, manifest.taxonomy, manifest.bands))
     log.info("going on from `%s`, epoch %d, with a new optimizer", path, kept.epoch)
     progress = Progress(epoch=kept.epoch, grown=kept.grown)
     best = load_checkpoint(output / BEST) if (output / BEST).exists() else None
@@ -266,4 +270,4 @@ def _source(config: RunConfig, output: Path, manifest: Manifest, arch: Architect
     if best is not None and best.metrics:
         progress.best_epoch, progress.mean_iou = best.epoch, best.metrics["mean_iou"]
         progress.accuracy = best.metrics["accuracy"]
-    return open_source(str(path)), progress
+    return open_pretrained(str(path)), progress

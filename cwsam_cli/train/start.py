@@ -13,26 +13,26 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.dataset.manifest import Band
-from cwsam_cli.distributed.parallelize import checkpoint_activations, fill, shard, sharded_like
+from cwsam_cli.distributed.parallelize import assign_weights, checkpoint_activations, shard, sharded_like
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.learning.learner import Learner
 from cwsam_cli.learning.optim import build_optimizer, local_shards
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.model.weights import LoadReport, Source, make_weights, named_tensors, rgb_bands
+from cwsam_cli.model.weights import LoadReport, PretrainedWeights, make_weights, named_tensors, rgb_bands
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.train.optimizer_state import optimizer_tensors, restore_optimizer
-from cwsam_cli.train.state import PlainState, StateWriter, model_tensors, read_index, read_plain, read_tensors
+from cwsam_cli.train.state import StateRecord, StateWriter, model_tensors, read_index, read_record, read_tensors
 
 _FILTERS = "image_encoder.patch_embed.proj.weight"
 
 
-def start(
+def build_learner(
     config: RunConfig,
     arch: Architecture,
     world: World,
-    source: Source | None,
+    source: PretrainedWeights | None,
     *,
     band_names: Sequence[str],
     class_names: Sequence[str],
@@ -53,26 +53,26 @@ def start(
     Returns:
         The learner, and what became of the source's tensors (in the first process).
     """
-    learner = _empty(config, arch, world, band_names)
+    learner = _allocate_learner(config, arch, world, band_names)
     report = LoadReport()
     with torch.device("meta"):
         names: Iterator[tuple[str, Tensor]] = named_tensors(ClassWiseSam(arch))
     if world.is_main:
         names = make_weights(
             arch,
-            source or Source({}),
+            source or PretrainedWeights({}),
             report,
             band_names=band_names,
             class_names=class_names,
             upcycle=config.model.args.upcycle,
             seed=config.training_settings.seed,
         )
-    for _ in fill(learner.model, names, world.device):
+    for _ in assign_weights(learner.model, names, world.device):
         world.beat()
     return learner, report
 
 
-def _empty(config: RunConfig, arch: Architecture, world: World, band_names: Sequence[str]) -> Learner:
+def _allocate_learner(config: RunConfig, arch: Architecture, world: World, band_names: Sequence[str]) -> Learner:
     """A learner whose weights are laid out, but not yet given."""
     settings = config.training_settings
     with torch.device("meta"):
@@ -106,7 +106,7 @@ def _empty(config: RunConfig, arch: Architecture, world: World, band_names: Sequ
     return Learner(model, shards, optimizer, scaler, frozen_bands=frozen)
 
 
-def remember(
+def save_state(
     writer: StateWriter,
     config: RunConfig,
     learner: Learner,
@@ -131,7 +131,7 @@ def remember(
     parameters = dict(learner.model.named_parameters())
     averages = {f"average/{name}": sharded_like(parameters[name], value) for name, value in learner.average.items()}
     tensors, optimizer = optimizer_tensors(learner.model, learner.shards, learner.optimizer, world)
-    plain = PlainState(
+    record = StateRecord(
         processes=world.size,
         identity=here | {"optimizer": config.optimizer.name},
         progress=dict(progress),
@@ -140,10 +140,10 @@ def remember(
         averaged_steps=learner.averaged_steps,
         scaler=learner.scaler.state_dict() if learner.scaler else None,
     )
-    writer.write(model_tensors(learner.model) | tensors | averages, plain)
+    writer.write(model_tensors(learner.model) | tensors | averages, record)
 
 
-def go_on(
+def restore_learner(
     folder: Path,
     config: RunConfig,
     arch: Architecture,
@@ -151,8 +151,8 @@ def go_on(
     *,
     band_names: Sequence[str],
     here: dict[str, Any],
-) -> tuple[Learner, PlainState]:
-    """A learner from a run's complete state, and what else `remember` kept.
+) -> tuple[Learner, StateRecord]:
+    """A learner from a run's complete state, and what else `save_state` kept.
 
     Args:
         folder: of the state.
@@ -165,31 +165,31 @@ def go_on(
     Raises:
         CheckpointError: the state is damaged, or of another run.
     """
-    plain = read_plain(folder)
-    refuse_other(folder, plain.identity, here | {"optimizer": config.optimizer.name})
+    record = read_record(folder)
+    refuse_mismatch(folder, record.identity, here | {"optimizer": config.optimizer.name})
     index = read_index(folder)
-    learner = _empty(config, arch, world, band_names)
-    names = [place.removeprefix("average/") for place in plain.average]
-    unknown = {*names, *plain.optimizer.steps} - learner.shards.keys()
+    learner = _allocate_learner(config, arch, world, band_names)
+    names = [place.removeprefix("average/") for place in record.average]
+    unknown = {*names, *record.optimizer.steps} - learner.shards.keys()
     if unknown:
         raise CheckpointError(
             f"`{folder}` is damaged: it speaks of `{min(unknown)}`, which the model does not have",
             hint="go on from a checkpoint: --set resume=best",
         )
     read_tensors(folder, model_tensors(learner.model), index)
-    restore_optimizer(folder, index, plain, learner.model, learner.shards, learner.optimizer, world)
+    restore_optimizer(folder, index, record, learner.model, learner.shards, learner.optimizer, world)
     if config.training_settings.ema is not None:
         learner.average = {name: torch.zeros_like(learner.shards[name], requires_grad=False) for name in names}
-        learner.averaged_steps = plain.averaged_steps
+        learner.averaged_steps = record.averaged_steps
     parameters = dict(learner.model.named_parameters())
     averages = {f"average/{name}": sharded_like(parameters[name], value) for name, value in learner.average.items()}
     read_tensors(folder, averages, index)
-    if learner.scaler is not None and plain.scaler:
-        learner.scaler.load_state_dict(plain.scaler)
-    return learner, plain
+    if learner.scaler is not None and record.scaler:
+        learner.scaler.load_state_dict(record.scaler)
+    return learner, record
 
 
-def refuse_other(where: Path, kept: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def refuse_mismatch(where: Path, kept: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Compare what a checkpoint was made for with what is asked for.
 
     Args:

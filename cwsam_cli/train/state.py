@@ -34,7 +34,7 @@ from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError, ConfigError, MachineError
 
 VERSION = 1
-_PLAIN = "state.json"
+_RECORD = "state.json"
 _NOTABLE_S = 5.0
 """A save that takes longer is told."""
 
@@ -44,7 +44,7 @@ Shapes = dict[str, tuple[torch.Size, torch.dtype]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerFacts:
+class OptimizerRecord:
     """What an optimizer knows beside tensors, by weight."""
 
     steps: dict[str, int]
@@ -54,7 +54,7 @@ class OptimizerFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlainState:
+class StateRecord:
     """What `state.json` says: all of a state but the tensors."""
 
     version: int = VERSION
@@ -64,7 +64,7 @@ class PlainState:
     """What must not change when the run goes on."""
     progress: dict[str, Any]
     """How far the run is."""
-    optimizer: OptimizerFacts
+    optimizer: OptimizerRecord
     average: list[str]
     """Names of the tensors that are averages of weights."""
     averaged_steps: int
@@ -95,12 +95,12 @@ class StateWriter:
         self.longest_s = 0.0
         """Seconds that the slowest of the states took."""
 
-    def write(self, tensors: Tensors, plain: PlainState) -> None:
+    def write(self, tensors: Tensors, record: StateRecord) -> None:
         """Begin to write a state, once the one before is whole.
 
         Args:
             tensors: by name; sharded ones are written by all processes.
-            plain: all else.
+            record: all else.
 
         Raises:
             MachineError: the state before could not be written whole.
@@ -111,8 +111,8 @@ class StateWriter:
             shutil.rmtree(self._part, ignore_errors=True)
             self._part.mkdir(parents=True)
         world.barrier()
-        text = json.dumps(dataclasses.asdict(plain))
-        with world.unwatched():
+        text = json.dumps(dataclasses.asdict(record))
+        with world.pause_watchdog():
             staged: Any = DefaultStager(StagingOptions(False, False, False, False)).stage(tensors)
         self._latest = self._thread.submit(self._save, staged, text, began, waited=time.monotonic() - began)
 
@@ -126,11 +126,11 @@ class StateWriter:
             return
         latest, self._latest = self._latest, None
         try:
-            with self._world.unwatched():
+            with self._world.pause_watchdog():
                 latest.result()
         except (Exception, CheckpointException) as error:
             raise MachineError(
-                f"`{self._folder}` could not be written whole: {_told(error)}", hint="is the disk full?"
+                f"`{self._folder}` could not be written whole: {_first_line(error)}", hint="is the disk full?"
             ) from None
         self._world.barrier()
 
@@ -160,7 +160,7 @@ class StateWriter:
         )
 
     def _put_in_place(self, text: str) -> None:
-        with (self._part / _PLAIN).open("w", encoding="utf-8") as file:
+        with (self._part / _RECORD).open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())  # before the older state goes
@@ -175,20 +175,20 @@ class StateWriter:
 def find_state(folder: Path) -> Path | None:
     """Where a state is, if there is one: an older one too, if the run ended while it was replaced."""
     for place in (folder, folder.with_name(f"{folder.name}.old")):
-        if (place / _PLAIN).is_file():
+        if (place / _RECORD).is_file():
             return place
     return None
 
 
-def read_plain(folder: Path) -> PlainState:
+def read_record(folder: Path) -> StateRecord:
     """Read `state.json`.
 
     Raises:
         CheckpointError: it is damaged, or of another version.
     """
-    path = folder / _PLAIN
+    path = folder / _RECORD
     try:
-        return validate(PlainState, json.loads(path.read_text(encoding="utf-8")), str(path))
+        return validate(StateRecord, json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(
             f"`{path}` cannot be read: {error}", hint="go on from a checkpoint: --set resume=best"
@@ -229,12 +229,12 @@ def read_tensors(folder: Path, tensors: Tensors, index: Metadata) -> None:
 
 def _damaged(folder: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(
-        f"`{folder}` is damaged or of another model: {_told(error)}",
+        f"`{folder}` is damaged or of another model: {_first_line(error)}",
         hint="go on from a checkpoint: --set resume=best",
     )
 
 
-def _told(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """What went wrong, in a line; torch wraps what did in each process.
 
     Raises:

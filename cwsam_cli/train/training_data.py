@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import NAME, Manifest, read_manifest
-from cwsam_cli.dataset.samples import TileDataset, bad_tiles, balanced_chances, class_pixels, describe, has_labels
+from cwsam_cli.dataset.samples import TileDataset, bad_tiles, balanced_probabilities, class_pixels, describe, has_labels
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.learning.losses import class_weights
@@ -25,9 +25,9 @@ class TrainingData:
     validation: TileDataset
     weights: torch.Tensor | None
     """Of the classes, in the loss."""
-    chances: NDArray[np.float64] | None
+    probabilities: NDArray[np.float64] | None
     """Of the training tiles to be drawn."""
-    hidden: int | None
+    hidden_class: int | None
     """Index of the class that counts as unlabelled."""
 
 
@@ -70,7 +70,7 @@ def prepare_data(config: RunConfig, world: World) -> TrainingData:
         training,
         validation,
         None if weights is None else weights.to(world.device),
-        balanced_chances(counts) if balanced and counts is not None else None,
+        balanced_probabilities(counts) if balanced and counts is not None else None,
         codes.index(0) if config.train_dataset.dataset.args.ignore_bg and 0 in codes else None,
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint, reserved_checkpoint
-from cwsam_cli.checkpoints.source import locate, open_source, show_report
+from cwsam_cli.checkpoints.pretrained import locate, log_report, open_pretrained
 from cwsam_cli.config.load import dataset_taxonomy
 from cwsam_cli.config.schema import RunConfig, UpcycleConfig
 from cwsam_cli.console import track
@@ -16,7 +16,7 @@ from cwsam_cli.errors import ConfigError
 from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.model.weights import LoadReport, Source, adopt, make_weights
+from cwsam_cli.model.weights import LoadReport, PretrainedWeights, load_pretrained, make_weights
 
 # What Segment Anything was trained with: 8-bit red, green, blue.
 _SAM_BANDS = (
@@ -55,7 +55,7 @@ def upcycle(source: str, config: RunConfig, output: Path, *, overwrite: bool = F
     path = locate(source)
     refuse_input(output, path)
     refuse_existing(output, overwrite=overwrite)
-    opened = open_source(source)
+    opened = open_pretrained(source)
     about = _about(opened, path, config)
     arch = architecture(config.model, num_bands=len(about.bands), num_classes=len(about.taxonomy))
     with torch.device("meta"):
@@ -74,20 +74,20 @@ def upcycle(source: str, config: RunConfig, output: Path, *, overwrite: bool = F
     with reserved_checkpoint(empty, output) as weights:
         for name, tensor in track(made, "growing", total=len(shapes), unit="tensor"):
             weights[name].copy_(tensor)
-    show_report(report)
+    log_report(report)
     grown = load_checkpoint(output)
     change = _relative_change(_source_model(opened, arch, about), grown.model())
     count = sum(tensor.numel() for tensor in shapes.values())
     return UpcycleResult(output, count, report.loaded_share, change)
 
 
-def _grows(opened: Source, arch: Architecture) -> bool:
+def _grows(opened: PretrainedWeights, arch: Architecture) -> bool:
     """Whether the encoder's group 0 comes from a smaller model, now or in the source's own past."""
     had = opened.architecture.moe_num_expert_groups if opened.architecture else 0
     return opened.grown or had < arch.moe_num_expert_groups
 
 
-def _about(opened: Source, path: Path, config: RunConfig) -> Checkpoint:
+def _about(opened: PretrainedWeights, path: Path, config: RunConfig) -> Checkpoint:
     """What the grown checkpoint says of its data: the source's words, or Segment Anything's."""
     named = dataset_taxonomy(config.train_dataset.dataset.args)
     if opened.architecture is not None:
@@ -111,14 +111,14 @@ def _about(opened: Source, path: Path, config: RunConfig) -> Checkpoint:
     )
 
 
-def _source_model(opened: Source, arch: Architecture, about: Checkpoint) -> ClassWiseSam:
+def _source_model(opened: PretrainedWeights, arch: Architecture, about: Checkpoint) -> ClassWiseSam:
     own = opened.architecture or dataclasses.replace(
         arch, moe_num_expert_groups=0, moe_decoder_experts=0, adaptor="none", input_type="none"
     )
     bands = opened.band_names or [band.name for band in about.bands]
     classes = opened.class_names or about.taxonomy.names
     own = dataclasses.replace(own, inp_size=arch.inp_size)
-    return adopt(own, opened, band_names=bands, class_names=classes, upcycle=UpcycleConfig())[0]
+    return load_pretrained(own, opened, band_names=bands, class_names=classes, upcycle=UpcycleConfig())[0]
 
 
 def _relative_change(source: ClassWiseSam, grown: ClassWiseSam) -> float:

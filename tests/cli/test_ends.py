@@ -85,7 +85,7 @@ def test_a_state_may_be_saved_every_few_steps_and_the_last_model_at_the_end_only
         saved.append(path.name)
         write(self, path, *more)
 
-    monkeypatch.setattr(runs.Run, "write", note)
+    monkeypatch.setattr(runs.Run, "write_checkpoint", note)
     cwsam(*command, *options("training_settings.save_every=5 steps"), "-o", "run")
     assert saved.count("model_epoch_last.pth") == 1
     assert saved[-1] == "model_epoch_last.pth"

@@ -32,8 +32,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, *, crash: bool = False
         if crash and len(taken) == step:
             raise KeyboardInterrupt  # as if killed: nothing is saved
         result = take(*arguments, **named)
-        requests = result.requests._replace(interrupt=result.requests.interrupt or len(taken) == step)
-        return dataclasses.replace(result, requests=requests)
+        status = result.status._replace(is_interrupted=result.status.is_interrupted or len(taken) == step)
+        return dataclasses.replace(result, status=status)
 
     monkeypatch.setattr(pipeline, "take_step", ask)
 

@@ -13,7 +13,7 @@ from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.growth import equal_bases, grow, is_mixture
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.model.weights import LoadReport, Source, adopt
+from cwsam_cli.model.weights import LoadReport, PretrainedWeights, load_pretrained
 from tests.small import ARCH
 
 DENSE: dict[str, Any] = ARCH | {"embed_dim": 32, "depth": 4, "global_attn_indexes": (1, 3), "decoder_mlp_dim": 48}
@@ -44,8 +44,8 @@ def _source(shape: dict[str, Any], **changes: Any) -> ClassWiseSam:
 def _adopt(
     source: ClassWiseSam, shape: dict[str, Any], seed: int = 0, **upcycle: Any
 ) -> tuple[ClassWiseSam, LoadReport]:
-    known = Source(source.state_dict(), RGB, NAMES, source.arch)
-    model, report = adopt(
+    known = PretrainedWeights(source.state_dict(), RGB, NAMES, source.arch)
+    model, report = load_pretrained(
         Architecture(**shape), known, band_names=RGB, class_names=NAMES, upcycle=UpcycleConfig(**upcycle), seed=seed
     )
     return model.eval(), report

@@ -24,10 +24,10 @@ from cwsam_cli.errors import CheckpointError
 from cwsam_cli.learning.learner import Learner
 from cwsam_cli.learning.loop import take_step
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.model.weights import Source
+from cwsam_cli.model.weights import PretrainedWeights
 from cwsam_cli.taxonomy import Taxonomy, from_names
-from cwsam_cli.train.start import go_on, identity, refuse_other, remember, start
-from cwsam_cli.train.state import PlainState, StateWriter
+from cwsam_cli.train.start import build_learner, identity, refuse_mismatch, restore_learner, save_state
+from cwsam_cli.train.state import StateRecord, StateWriter
 
 WORLD = World(torch.device("cpu"))
 BANDS = [Band(name=name, mean=0.0, std=1.0) for name in ("red", "green", "blue", "nir")]
@@ -66,8 +66,8 @@ def _arch(config: RunConfig) -> Architecture:
     return architecture(config.model, num_bands=4, num_classes=3)
 
 
-def _begin(config: RunConfig, source: Source | None = None) -> Learner:
-    learner, _ = start(config, _arch(config), WORLD, source, band_names=NAMES, class_names=CLASSES.names)
+def _begin(config: RunConfig, source: PretrainedWeights | None = None) -> Learner:
+    learner, _ = build_learner(config, _arch(config), WORLD, source, band_names=NAMES, class_names=CLASSES.names)
     if config.training_settings.ema is not None:
         learner.begin_average()
     return learner
@@ -107,12 +107,12 @@ def _identity(config: RunConfig) -> dict[str, Any]:
 
 def _remember(folder: Path, config: RunConfig, learner: Learner, **progress: Any) -> None:
     writer = StateWriter(folder, WORLD)
-    remember(writer, config, learner, WORLD, here=_identity(config), progress=progress)
+    save_state(writer, config, learner, WORLD, here=_identity(config), progress=progress)
     writer.wait()
 
 
-def _go_on(folder: Path, config: RunConfig) -> tuple[Learner, PlainState]:
-    return go_on(folder, config, _arch(config), WORLD, band_names=NAMES, here=_identity(config))
+def _go_on(folder: Path, config: RunConfig) -> tuple[Learner, StateRecord]:
+    return restore_learner(folder, config, _arch(config), WORLD, band_names=NAMES, here=_identity(config))
 
 
 # --- a new run ---
@@ -137,7 +137,7 @@ def test_weights_of_the_same_model_are_taken_as_they_are() -> None:
     trained = _begin(config)
     _learn(config, trained, range(3))
     weights = _tensors(trained)
-    source = Source(weights, NAMES, CLASSES.names, _arch(config))
+    source = PretrainedWeights(weights, NAMES, CLASSES.names, _arch(config))
     assert _same(_tensors(_begin(_config(seed=5), source)), weights)
 
 
@@ -248,7 +248,7 @@ def test_averages_are_given_up_with_the_setting(tmp_path: Path) -> None:
 
 def test_a_finished_stage_leaves_what_it_froze_without_averages(tmp_path: Path) -> None:
     config = _config(ema=0.9)
-    learner, _ = start(config, _arch(config), WORLD, None, band_names=NAMES, class_names=CLASSES.names)
+    learner, _ = build_learner(config, _arch(config), WORLD, None, band_names=NAMES, class_names=CLASSES.names)
     learner.learn({name for name in learner.shards if name.startswith("mask_decoder.")})
     learner.begin_average()
     _learn(config, learner, range(2))
@@ -301,14 +301,14 @@ def test_other_classes_or_bands_are_refused_and_named(
     table: Taxonomy = from_names(classes)
     here = identity(_arch(config), table, [Band(name=name, mean=0.0, std=1.0) for name in bands])
     with pytest.raises(CheckpointError, match=key):
-        go_on(folder, config, _arch(config), WORLD, band_names=bands, here=here)
+        restore_learner(folder, config, _arch(config), WORLD, band_names=bands, here=here)
 
 
 def test_codes_count_as_much_as_names() -> None:
     arch = _arch(_config())
     one, other = identity(arch, CLASSES, BANDS), identity(arch, from_names(CLASSES.names, first=5), BANDS)
     with pytest.raises(CheckpointError, match=r"classes .*0 水体.* there, .*5 水体.* here"):
-        refuse_other(Path("last"), one, other)
+        refuse_mismatch(Path("last"), one, other)
 
 
 @pytest.mark.parametrize(
@@ -321,13 +321,13 @@ def test_codes_count_as_much_as_names() -> None:
 )
 def test_of_a_long_table_the_first_difference_is_named(kept: list[str], here: list[str], told: str) -> None:
     with pytest.raises(CheckpointError, match=f"run: {told}$"):
-        refuse_other(Path("last"), {"classes": kept}, {"classes": here})
+        refuse_mismatch(Path("last"), {"classes": kept}, {"classes": here})
 
 
 def test_what_agrees_is_not_refused_also_after_json() -> None:
     here = _identity(_config())
-    refuse_other(Path("last"), here, here)
-    refuse_other(Path("last"), json.loads(json.dumps(here)), here)
+    refuse_mismatch(Path("last"), here, here)
+    refuse_mismatch(Path("last"), json.loads(json.dumps(here)), here)
 
 
 @pytest.mark.parametrize("changes", [{"mean": 5.0}, {"std": 2.0}])
@@ -336,12 +336,12 @@ def test_bands_that_were_measured_anew_are_another_run(changes: dict[str, float]
     arch = _arch(_config())
     measured = [BANDS[0], dataclasses.replace(BANDS[1], **changes), *BANDS[2:]]
     with pytest.raises(CheckpointError, match=r"bands green \(0 ± 1\) there, green \("):
-        refuse_other(Path("last"), identity(arch, CLASSES, BANDS), identity(arch, CLASSES, measured))
+        refuse_mismatch(Path("last"), identity(arch, CLASSES, BANDS), identity(arch, CLASSES, measured))
 
 
 def test_only_the_first_differences_are_named() -> None:
     here = {f"key{i}": i for i in range(9)}
     with pytest.raises(CheckpointError) as caught:
-        refuse_other(Path("last"), {name: -value - 1 for name, value in here.items()}, here)
+        refuse_mismatch(Path("last"), {name: -value - 1 for name, value in here.items()}, here)
     assert str(caught.value).count(" there, ") == 3
     assert "key0 -1 there, 0 here" in str(caught.value)

@@ -18,7 +18,7 @@ HISTORY = "history.jsonl"
 _SHOWN = 4  # tiles
 
 
-class Watch:
+class HistoryWriter:
     """Writes an epoch's figures.
 
     Args:
@@ -32,7 +32,7 @@ class Watch:
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._events = SummaryWriter(str(folder), purge_step=epoch + 1 if epoch else None)
 
-    def add(self, epoch: int, values: Mapping[str, float | None]) -> None:
+    def write(self, epoch: int, values: Mapping[str, float | None]) -> None:
         """Write an epoch's figures; those that have no finite value are left out."""
         known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         for name, value in known.items():
@@ -41,7 +41,7 @@ class Watch:
             file.write(json.dumps({"epoch": epoch, **known}) + "\n")
         self._events.flush()
 
-    def show(self, epoch: int, image: Tensor, label: Tensor, best: Tensor, taxonomy: Taxonomy) -> None:
+    def write_images(self, epoch: int, image: Tensor, label: Tensor, best: Tensor, taxonomy: Taxonomy) -> None:
         """Draw some tiles, one a row: image, labels, prediction.
 
         Args:
@@ -107,7 +107,7 @@ def memory_figures(device: torch.device) -> dict[str, float]:
     return {"memory/peak_resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 
-def summary(rows: list[dict[str, float]]) -> str:
+def format_history(rows: list[dict[str, float]]) -> str:
     """A table of some epochs: the validated ones, at most a dozen of them."""
     rows = [row for row in rows if "val/mIoU" in row]
     every = -(-len(rows) // 12) or 1

@@ -31,7 +31,7 @@ from cwsam_cli.dataset.loader import Batch
 from cwsam_cli.distributed.parallelize import checkpoint_activations, shard
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.loop import backward_passes
-from cwsam_cli.learning.losses import Whole
+from cwsam_cli.learning.losses import BatchTotals
 from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
@@ -39,7 +39,7 @@ from cwsam_cli.plan.live import Bytes, LiveStorages
 
 
 @dataclass(frozen=True, slots=True)
-class Imagined:
+class SimulatedStep:
     """What rank 0 holds, and its worst moment; where a tensor does not divide evenly, its share is the largest."""
 
     shards: tuple[int, ...]
@@ -55,7 +55,7 @@ class Imagined:
 
 
 @functools.cache
-def imagine(
+def simulate_step(
     arch: Architecture,
     learning: frozenset[str],
     *,
@@ -66,7 +66,7 @@ def imagine(
     settings: TrainingSettings,
     fsdp: FsdpSettings,
     device: str,
-) -> Imagined:
+) -> SimulatedStep:
     """Lay a model out and run one step of it.
 
     Args:
@@ -89,13 +89,13 @@ def imagine(
         layer._rows = functools.partial(_even_rows, layer)  # type: ignore[method-assign]
     if device == "cuda":
         for module in (model, *model.image_encoder.blocks):  # blocks of their own: they may be computed again
-            module.forward = functools.partial(_as_on_cuda, module.forward)
+            module.forward = functools.partial(_with_cuda_autocast, module.forward)
     if settings.activation_checkpointing:
         checkpoint_activations(model)
-    with _imagined_ranks(gpus) as mesh:
+    with _fake_ranks(gpus) as mesh:
         if mesh is not None:
             shard(model, mesh, precision=settings.precision, settings=fsdp, accumulates=settings.grad_accum_steps > 1)
-        held = [(_held(own), own.numel(), own.requires_grad) for own in model.parameters()]
+        held = [(_local_size(own), own.numel(), own.requires_grad) for own in model.parameters()]
         order = _leave_out_repetitions(model)
         with FakeTensorMode(allow_non_fake_inputs=True):
             model.to_empty(device="cpu")
@@ -103,8 +103,8 @@ def imagine(
             label = torch.empty(batch, arch.inp_size, arch.inp_size, dtype=torch.uint8)
             args = ModelArgs(loss=loss, label_smoothing=smoothing)
             batches = [(image, label)] * settings.grad_accum_steps
-            live = watched_passes(model, batches, gpus=gpus, args=args, settings=settings, order=order)
-    return Imagined(
+            live = run_tracked_passes(model, batches, gpus=gpus, args=args, settings=settings, order=order)
+    return SimulatedStep(
         shards=tuple(size for size, _, _ in held),
         learning=tuple((size, whole) for size, whole, learns in held if learns),
         unevenness=sum(size for size, _, _ in held) / mean,
@@ -113,7 +113,7 @@ def imagine(
     )
 
 
-def watched_passes(
+def run_tracked_passes(
     model: ClassWiseSam,
     batches: list[Batch],
     *,
@@ -133,11 +133,14 @@ def watched_passes(
         order: numbers of the encoder's blocks and its neck, as a deeper model would run them.
     """
     world = World(torch.device("cpu"), size=gpus)
-    weights, whole = torch.ones(model.arch.num_classes), Whole(torch.ones(()), torch.ones(()), torch.ones(len(batches)))
+    weights, totals = (
+        torch.ones(model.arch.num_classes),
+        BatchTotals(torch.ones(()), torch.ones(()), torch.ones(len(batches))),
+    )
     encoder = model.image_encoder
     with LiveStorages(model, [*encoder.blocks, encoder.neck], order) as live:
         here = [(image.clone(), label.clone()) for image, label in batches]  # as they come to a device
-        backward_passes(model, here, world, args=args, settings=settings, weights=weights, whole=whole)
+        backward_passes(model, here, world, args=args, settings=settings, weights=weights, totals=totals)
     return live
 
 
@@ -174,7 +177,7 @@ def _with_neighbours(kinds: list[int]) -> list[tuple[int | None, ...]]:
 
 
 @contextmanager
-def _imagined_ranks(count: int) -> Iterator[DeviceMesh | None]:
+def _fake_ranks(count: int) -> Iterator[DeviceMesh | None]:
     """A mesh of which only the first rank exists; none for one rank."""
     if count == 1:
         yield None
@@ -186,7 +189,7 @@ def _imagined_ranks(count: int) -> Iterator[DeviceMesh | None]:
         dist.destroy_process_group()
 
 
-def _held(parameter: Tensor) -> int:
+def _local_size(parameter: Tensor) -> int:
     return (parameter.to_local() if isinstance(parameter, DTensor) else parameter).numel()
 
 
@@ -198,7 +201,7 @@ def _even_rows(layer: HierarchicalExperts, chosen: Tensor) -> list[list[int]]:
     return [rows[start : start + layer.experts] for start in range(0, experts, layer.experts)]
 
 
-def _as_on_cuda(forward: Callable[..., Tensor], *args: Tensor) -> Tensor:
+def _with_cuda_autocast(forward: Callable[..., Tensor], *args: Tensor) -> Tensor:
     with _CudaAutocast():
         return forward(*args)
 

@@ -9,7 +9,7 @@ from cwsam_cli.checkpoints.checkpoint import FORMAT, load_checkpoint
 from cwsam_cli.checkpoints.download import download
 from cwsam_cli.console import log
 from cwsam_cli.errors import CheckpointError
-from cwsam_cli.model.weights import LoadReport, Source
+from cwsam_cli.model.weights import LoadReport, PretrainedWeights
 
 _OFFICIAL = {
     "sam_vit_h": ("sam_vit_h_4b8939.pth", "4b8939"),
@@ -19,7 +19,7 @@ _OFFICIAL = {
 _OFFICIAL_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 
-def open_source(name: str) -> Source:
+def open_pretrained(name: str) -> PretrainedWeights:
     """Open weights to begin with; they stay on disk until they are used.
 
     Args:
@@ -41,7 +41,7 @@ def open_source(name: str) -> Source:
         raise CheckpointError(f"`{path}` is not a readable checkpoint", hint="was its copy interrupted?") from None
     if isinstance(raw, dict) and raw.get("format") == FORMAT:
         ours = load_checkpoint(path)
-        return Source(
+        return PretrainedWeights(
             ours.weights, [band.name for band in ours.bands], ours.taxonomy.names, ours.architecture, ours.grown
         )
     weights = (
@@ -52,7 +52,7 @@ def open_source(name: str) -> Source:
             f"`{path}` holds neither Segment Anything's weights nor a checkpoint of cwsam",
             hint="Segment Anything's files hold keys such as image_encoder.patch_embed.proj.weight",
         )
-    return Source(weights)
+    return PretrainedWeights(weights)
 
 
 def locate(name: str) -> Path:
@@ -74,7 +74,7 @@ def locate(name: str) -> Path:
     return Path(name)
 
 
-def show_report(report: LoadReport) -> None:
+def log_report(report: LoadReport) -> None:
     """Log what became of a checkpoint's tensors; each of them with --verbose."""
     log.info("%s", report.summary())
     for remark in report.remarks:

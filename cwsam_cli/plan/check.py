@@ -11,7 +11,7 @@ from typing import Any
 
 from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.plan.memory import MemoryPlan, gigabytes, plan_memory, usable
+from cwsam_cli.plan.memory import MemoryEstimate, estimate_memory, gigabytes, usable
 
 MOST_GPUS = 1024
 
@@ -29,10 +29,10 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class MemoryCheck:
     """Whether a run fits its GPUs; computed, nothing is measured."""
 
-    plan: MemoryPlan
+    plan: MemoryEstimate
     stage: str
     """In which most learns; the plan is of it."""
     gpu_memory: int
@@ -59,9 +59,9 @@ class Fit:
         return "\n".join(lines)
 
 
-def check_fit(
+def check_memory(
     config: RunConfig, arch: Architecture, learning: Mapping[str, set[str]], *, gpus: int, gpu_memory: int
-) -> Fit:
+) -> MemoryCheck:
     """Plan a run's memory, and look for what makes it fit.
 
     Args:
@@ -73,10 +73,10 @@ def check_fit(
     """
     stage = max(learning, key=lambda name: len(learning[name]))
     names = frozenset(learning[stage])
-    plan = plan_memory(config, arch, names, gpus=gpus)
+    plan = estimate_memory(config, arch, names, gpus=gpus)
     fits = plan.fits(gpu_memory)
-    changes = [] if fits else changes_that_fit(config, arch, names, gpus=gpus, gpu_memory=gpu_memory)
-    return Fit(plan, stage, gpu_memory, usable(gpu_memory), fits, changes)
+    changes = [] if fits else find_changes(config, arch, names, gpus=gpus, gpu_memory=gpu_memory)
+    return MemoryCheck(plan, stage, gpu_memory, usable(gpu_memory), fits, changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class _Step:
     gpus: int | None = None
 
 
-def changes_that_fit(
+def find_changes(
     config: RunConfig, arch: Architecture, learning: frozenset[str], *, gpus: int, gpu_memory: int
 ) -> list[Change]:
     """What makes a run fit that does not, the cheapest first; each is tried.
@@ -108,9 +108,9 @@ def changes_that_fit(
         settings = {key: value for step in steps for key, value in step.settings.items()}
         return functools.reduce(_with, settings.items(), config), max([gpus, *(step.gpus or 0 for step in steps)])
 
-    def planned(steps: list[_Step]) -> MemoryPlan:
+    def planned(steps: list[_Step]) -> MemoryEstimate:
         new, count = changed(steps)
-        return plan_memory(new, arch, learning, gpus=count)
+        return estimate_memory(new, arch, learning, gpus=count)
 
     def change(steps: list[_Step]) -> Change:
         options = _options(steps) + [f"--gpus {step.gpus}" for step in steps if step.gpus]
@@ -173,7 +173,7 @@ def _ladder(config: RunConfig, gpus: int) -> Iterator[_Step]:
         yield _Step("offload", {"fsdp_settings.cpu_offload": True})
 
 
-def savings(config: RunConfig, gpus: int) -> list[str]:
+def list_savings(config: RunConfig, gpus: int) -> list[str]:
     """List the settings that need less memory, as they are typed, the mildest of each kind."""
     steps = {step.kind: step for step in reversed(list(_ladder(config, gpus)))}
     return [" ".join(_options([step])) for step in reversed(steps.values())]
