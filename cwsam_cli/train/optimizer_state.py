@@ -1,8 +1,9 @@
-"""What an optimizer knows of each weight, as tensors that a state can hold, and back.
+"""Convert an optimizer's state to tensors that a saved run can hold, and restore it.
 
-AdamW's averages are sharded as their weights are, and reshard with them. 8-bit averages are
-codes with one scale for every 256 values of a process's own shard, so each process writes
-its own: as many processes read them bit for bit, another number decodes, cuts and encodes.
+AdamW's averages are sharded like their weights, so torch reshards them. 8-bit averages are
+codes with one scale per 256 values of a process's own shard, so each process writes its own.
+The same number of processes reads them back bit for bit. A different number decodes them,
+cuts them anew and encodes them again.
 Source: Dettmers et al., 8-bit Optimizers via Block-wise Quantization, 2022.
 """
 
@@ -26,7 +27,7 @@ _PARTS = {"state1": "absmax1", "state2": "absmax2"}
 def optimizer_tensors(
     model: nn.Module, shards: Shards, optimizer: torch.optim.Optimizer, world: World
 ) -> tuple[Tensors, OptimizerRecord]:
-    """What an optimizer knows of each weight: tensors, and facts that are none."""
+    """Collect an optimizer's state: its tensors by name, and the values that are not tensors."""
     parameters = dict(model.named_parameters())
     tensors: Tensors = {}
     steps: dict[str, int] = {}
@@ -52,16 +53,16 @@ def restore_optimizer(
     optimizer: torch.optim.Optimizer,
     world: World,
 ) -> None:
-    """Give an optimizer what `optimizer_tensors` kept.
+    """Restore an optimizer from what `optimizer_tensors` collected.
 
     Args:
-        folder: of the state.
-        index: of the state.
-        record: what `state.json` says.
-        model: as it is now, perhaps shared out otherwise.
-        shards: of the model.
-        optimizer: new.
-        world: as it is now.
+        folder: folder of the saved state.
+        index: index of the saved tensors.
+        record: content of `state.json`.
+        model: the model, possibly sharded over another number of processes than when it was saved.
+        shards: this process's shards of the model.
+        optimizer: a new optimizer; its state is overwritten.
+        world: the processes of the current run.
     """
     kept = record.optimizer
     groups = {shard: group for group in optimizer.param_groups for shard in group["params"]}
@@ -110,7 +111,7 @@ def _dim(parameter: nn.Parameter) -> int:
 
 
 def _code(optimizer: Any, key: str) -> Tensor:
-    """The values that the 256 codes of an average stand for, ascending; the second average has no sign."""
+    """Return the values of the 256 codes, ascending. The second average is never negative."""
     if not optimizer.name2qmap:
         optimizer.fill_qmap()
     code: Tensor = optimizer.name2qmap["dynamic" if key == "state1" else "udynamic"]
@@ -119,7 +120,7 @@ def _code(optimizer: Any, key: str) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """A state whose averages lie in parts, one for each process that wrote it."""
+    """A saved state whose averages are in parts, one per process that wrote it."""
 
     folder: Path
     index: Metadata
@@ -128,7 +129,7 @@ class _Parts:
 
 
 def _recut(state: _Parts, name: str, key: str, parameter: nn.Parameter, code: Tensor, world: World) -> Tensor:
-    """This process's part of an average, in float32, from the written parts that it overlaps."""
+    """Assemble this process's shard of an average, in float32, from the saved parts it overlaps."""
     written, cut, dim = state.written, state.record.optimizer.cut[name], _dim(parameter)
     start, stop = 0, parameter.shape[dim]
     if isinstance(parameter, DTensor):
@@ -138,7 +139,7 @@ def _recut(state: _Parts, name: str, key: str, parameter: nn.Parameter, code: Te
     base = offset = 0
     for rank in range(state.record.processes):
         place, scale = _own(name, key, rank), _own(name, _PARTS[key], rank)
-        if place not in written:  # that process had no part of this weight
+        if place not in written:  # that process had no shard of this weight
             continue
         begins, offset = offset, offset + written[place][0][cut]
         if cut == dim and (offset <= start or begins >= stop):
@@ -151,23 +152,32 @@ def _recut(state: _Parts, name: str, key: str, parameter: nn.Parameter, code: Te
 
 
 def dequantize(codes: Tensor, scale: Tensor, code: Tensor) -> Tensor:
-    """Values of 8-bit codes: uint8 of any shape, one scale for every `VALUES_PER_SCALE` of them in order."""
+    """Decode 8-bit codes.
+
+    Args:
+        codes: uint8, any shape.
+        scale: float32, one per `VALUES_PER_SCALE` codes in order.
+        code: values of the 256 codes, ascending.
+
+    Returns:
+        Values, float32, of the shape of `codes`.
+    """
     spread = scale.repeat_interleave(VALUES_PER_SCALE)[: codes.numel()].view(codes.shape)
     return code.cpu()[codes.int()] * spread
 
 
 def quantize(values: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the nearest codes of values, and the scales of their blocks.
+    """Encode values as 8-bit codes.
 
-    A positive value of an average without a sign never becomes 0: it is what a step is divided by, so the
+    A positive value of the second average never becomes 0. The optimizer divides by it, so the
     next step would be many times too large.
 
     Args:
         values: float32, any shape.
-        code: what the 256 codes stand for, ascending.
+        code: values of the 256 codes, ascending.
 
     Returns:
-        Codes, uint8 of the same shape, and one scale for every `VALUES_PER_SCALE` of them in order.
+        Codes, uint8 of the same shape, and scales, one per `VALUES_PER_SCALE` codes in order.
     """
     flat = values.flatten()
     blocks = torch.nn.functional.pad(flat, (0, -len(flat) % VALUES_PER_SCALE)).view(-1, VALUES_PER_SCALE)

@@ -1,4 +1,7 @@
-"""A dataset and a configuration → a run's folder with checkpoints, events and the configuration used."""
+"""Train a model on a dataset and write the run's folder.
+
+The folder holds checkpoints, TensorBoard events, `history.jsonl` and the configuration used.
+"""
 
 import dataclasses
 import math
@@ -41,42 +44,43 @@ EndReason = Literal["finished", "patience", "time_limit"]
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Where a run ended."""
+    """Result of a run."""
 
     folder: Path
     best: Path | None
-    """None where the run ended before its first validation."""
+    """Checkpoint of the best epoch. None if the run ended before its first validation."""
     best_epoch: int
     mean_iou: float
-    """Of the best epoch, on the validation split."""
+    """mIoU of the best epoch on the validation split, 0 to 1."""
     accuracy: float
+    """Accuracy of the best epoch on the validation split, 0 to 1."""
     epochs: int
-    """That are over."""
+    """Number of finished epochs."""
     end: EndReason
-    """All epochs are over, the score no longer improved, or the time limit was near."""
+    """Why the run ended: all epochs done, no better mIoU (`patience`), or the time limit."""
 
 
 class _OutOfTime(Exception):
-    """The time limit is near; the state is saved."""
+    """The time limit is near and the state is saved."""
 
 
 def train(config: RunConfig, output: Path, *, cluster: Cluster | None = None) -> TrainResult | None:
     """Train a model.
 
     Args:
-        config: the run.
-        output: the run's folder.
-        cluster: how many processes, and on what; one by default.
+        config: configuration of the run.
+        output: folder of the run.
+        cluster: number of processes and their devices; one process by default.
 
     Returns:
-        Where the run ended; None where another process tells.
+        The result, in the first process. None in all others.
 
     Raises:
-        ConfigError: configuration and class table disagree.
+        ConfigError: the configuration and the class table disagree.
         DataError: a dataset is missing or damaged.
-        UsageError: the folder holds a run already.
-        CheckpointError: the run in the folder is another's, or damaged.
-        KeyboardInterrupt: the run was interrupted; its state is saved.
+        UsageError: the folder already holds a run.
+        CheckpointError: the run in the folder has another model or data, or is damaged.
+        KeyboardInterrupt: a signal interrupted the run. Its state is saved.
     """
     timeout_s = config.training_settings.timeout_s
     cluster = dataclasses.replace(cluster or Cluster(), timeout_s=timeout_s, saves_when_ended=True)
@@ -85,7 +89,7 @@ def train(config: RunConfig, output: Path, *, cluster: Cluster | None = None) ->
 
 def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
     clock = Clock(config.training_settings)
-    output = world.agree(output)  # its name may hold the time
+    output = world.agree(output)  # the name may hold the time, which differs between processes
     with reserved(output) if world.is_main else nullcontext():
         if world.is_main:
             sweep_inside(output)
@@ -97,7 +101,7 @@ def _train_in(output: Path, world: World, config: RunConfig, clock: Clock) -> Tr
     config = dataclasses.replace(config, resume=resume)
     run = prepare_run(config, output, world, clock)
     run.announce()
-    if config.resume not in (None, "last"):  # else --resume would go on from what this run has turned away from
+    if config.resume not in (None, "last"):  # otherwise a later --resume would continue the old state
         run.save_state()
     history = HistoryWriter(output, run.progress.epoch) if world.is_main else None
     try:
@@ -117,18 +121,23 @@ def _train_in(output: Path, world: World, config: RunConfig, clock: Clock) -> Tr
 
 
 def _run_epochs(run: Run, history: HistoryWriter | None) -> EndReason:
-    """Go through the epochs that are left; why that ended.
+    """Run the remaining epochs.
+
+    Returns:
+        Why they ended.
 
     Raises:
-        KeyboardInterrupt: a signal asked for it; the state is saved.
-        _OutOfTime: the time limit is near; the state is saved.
+        KeyboardInterrupt: a signal interrupted the run. Its state is saved.
+        _OutOfTime: the time limit is near. The state is saved.
     """
     config, progress, settings = run.config, run.progress, run.config.training_settings
     begun: list[StageConfig | None] = []
     scores = None
     for epoch in track(range(progress.epoch + 1, config.epochs + 1), "training", unit="epoch"):
         if settings.patience is not None and progress.stale_validations >= settings.patience:
-            log.info("no better mIoU in %d validations: the run ends before epoch %d", settings.patience, epoch)
+            log.info(
+                "mIoU did not improve in %d validations, so the run ends before epoch %d", settings.patience, epoch
+            )
             end: EndReason = "patience"
             break
         stage = stage_at(config.stages, epoch)
@@ -141,7 +150,7 @@ def _run_epochs(run: Run, history: HistoryWriter | None) -> EndReason:
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 rank, device = run.world.rank, run.world.device
-                raise OutOfMemory(f"the memory of rank {rank} ({device}) ran out in epoch {epoch}") from None
+                raise OutOfMemory(f"rank {rank} ({device}) ran out of memory in epoch {epoch}") from None
             raise
         figures |= more
         if history is not None:
@@ -160,7 +169,7 @@ def _run_epochs(run: Run, history: HistoryWriter | None) -> EndReason:
 
 
 def _apply_stage(run: Run, stage: StageConfig | None) -> None:
-    """Freeze what does not learn in a stage, and say so."""
+    """Freeze the weights that do not learn in a stage, and log how many learn."""
     config, arch, learner = run.config, run.arch, run.learner
     sizes = {name: parameter.numel() for name, parameter in learner.model.named_parameters()}
     bands = rgb_bands([band.name for band in run.data.manifest.bands])
@@ -184,11 +193,14 @@ def _apply_stage(run: Run, stage: StageConfig | None) -> None:
 
 
 def _run_epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, float]:
-    """Learn from every tile once; the epoch's figures.
+    """Train one epoch: every tile once.
+
+    Returns:
+        The figures of the epoch by name.
 
     Raises:
-        KeyboardInterrupt: a signal asked for it; the state is saved.
-        _OutOfTime: the time limit is near; the state is saved.
+        KeyboardInterrupt: a signal interrupted the run. Its state is saved.
+        _OutOfTime: the time limit is near. The state is saved.
     """
     config, world, progress, settings = run.config, run.world, run.progress, run.config.training_settings
     factor = stage.lr_factor if stage else 1.0
@@ -205,7 +217,7 @@ def _run_epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, flo
     for batches in steps:
         step = (epoch - 1) * run.steps_per_epoch + progress.samples // run.samples_per_step
         seed = np.random.SeedSequence((settings.seed, step, world.rank)).generate_state(1, np.uint64)[0]
-        torch.manual_seed(int(seed >> np.uint64(1)))  # the routers' noise, also after a resume
+        torch.manual_seed(int(seed >> np.uint64(1)))  # seeds the routers' noise, so that a resumed run repeats it
         rate = factor * learning_rate(
             step,
             run.steps_per_epoch * config.epochs,
@@ -230,7 +242,7 @@ def _run_epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, flo
         run.clock.count_step()
         if result.status.is_interrupted:
             log.info(
-                "%s in epoch %d: saving the state, --resume goes on from here",
+                "%s in epoch %d: saving the state; continue with --resume",
                 world.interruption.signal or "interrupted",
                 epoch,
             )
@@ -244,20 +256,20 @@ def _run_epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, flo
     if _is_validation_due(run, epoch) and world.agree(run.is_time_up("validation")):
         _stop_for_time_limit(run, epoch)
     figures = _average(sums)
-    if seen:  # else all were seen before an interruption
+    if seen:  # 0 if the run was interrupted after the last step of the epoch
         figures["train/images_per_s"] = seen / (time.monotonic() - began)
     progress.epoch, progress.samples, progress.sums = epoch, 0, {}
     return figures | memory_figures(world.device)
 
 
 def _stop_for_time_limit(run: Run, epoch: int) -> NoReturn:
-    """Save the state and end.
+    """Save the state and stop.
 
     Raises:
         _OutOfTime: always.
     """
     log.info(
-        "the time limit of %s is near in epoch %d: saving the state, --resume goes on from here",
+        "the time limit of %s is near in epoch %d: saving the state; continue with --resume",
         run.config.training_settings.time_limit,
         epoch,
     )
@@ -267,7 +279,7 @@ def _stop_for_time_limit(run: Run, epoch: int) -> NoReturn:
 
 
 def _add_step(sums: dict[str, float], result: StepResult, rate: float) -> None:
-    """Add a step's figures to those of its epoch; of a skipped step only that it was one."""
+    """Add a step's figures to the sums of its epoch. A skipped step only counts as skipped."""
     figures = {"skipped": 1.0}
     if not result.is_skipped:
         losses = {f"train/{name}": value for name, value in {"loss": result.loss, **result.losses}.items()}
@@ -279,7 +291,7 @@ def _add_step(sums: dict[str, float], result: StepResult, rate: float) -> None:
 
 
 def _average(sums: dict[str, float]) -> dict[str, float]:
-    """An epoch's figures from those of its steps."""
+    """Compute an epoch's figures from the sums over its steps."""
     steps, skipped = sums.get("steps", 0.0), sums.get("skipped", 0.0)
     latest = ("train/gradient_norm", "train/lr")
     figures = {
@@ -295,7 +307,7 @@ def _is_validation_due(run: Run, epoch: int) -> bool:
 
 
 def _validate_and_save(run: Run, epoch: int, history: HistoryWriter | None) -> tuple[Metrics | None, dict[str, float]]:
-    """Validate and write checkpoints where an epoch asks for that, with the averaged weights."""
+    """Validate and write checkpoints if they are due after this epoch. Uses the averaged weights."""
     config, scores, figures = run.config, None, dict[str, float]()
     with run.learner.averaged():
         if _is_validation_due(run, epoch):
@@ -312,7 +324,7 @@ def _validate_and_save(run: Run, epoch: int, history: HistoryWriter | None) -> t
 
 
 def _validate(run: Run, epoch: int, history: HistoryWriter | None) -> Metrics:
-    """Measure, and keep the model if it is the best so far."""
+    """Validate, and write the model if it is the best so far."""
     config, progress = run.config, run.progress
     matrix = validate(
         run.learner.model,

@@ -1,4 +1,4 @@
-"""A run of training: what it is made of, how it begins or goes on, and what it leaves in its folder."""
+"""A training run: its parts, how it starts or resumes, and the files in its folder."""
 
 import dataclasses
 import math
@@ -38,26 +38,26 @@ _CONFIG = "config.yaml"
 
 @dataclass(slots=True)
 class Progress:
-    """What a run must save_state to go on."""
+    """How far a run is; saved in `state.json`."""
 
     epoch: int = 0
-    """Epochs that are over."""
+    """Number of finished epochs."""
     samples: int = 0
-    """Of the running epoch, had by all processes together."""
+    """Samples of the current epoch that all processes together have learned from."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Of the running epoch's steps: each figure's sum, and the numbers of `steps` and `skipped` ones."""
+    """Sum of each figure over the steps of the current epoch, and the counts `steps` and `skipped`."""
     best_epoch: int = 0
     mean_iou: float = -1.0
     accuracy: float = 0.0
     stale_validations: int = 0
-    """In a row, without a better mIoU."""
+    """Latest validations in a row without a better mIoU."""
     grown: bool = False
-    """Group 0 of the experts came from a smaller model."""
+    """Group 0 of the experts comes from a smaller model."""
 
 
 @dataclass(slots=True)
 class Run:
-    """A run under way, in one of its processes."""
+    """A running training run, as one of its processes sees it."""
 
     config: RunConfig
     output: Path
@@ -71,26 +71,26 @@ class Run:
     provenance: Provenance | None
     """On the first process, which writes checkpoints."""
     has_state: bool
-    """A state was written, by this run or the one that it goes on with."""
+    """The folder holds a saved state."""
 
     @property
     def samples_per_step(self) -> int:
-        """Images of a whole step, over all processes."""
+        """Images per full step, over all processes."""
         config = self.config
         return config.train_dataset.batch_size * self.world.size * config.training_settings.grad_accum_steps
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of a whole epoch."""
+        """Optimizer steps per full epoch."""
         return math.ceil(len(self.data.training) / self.samples_per_step)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must not change when the run goes on."""
+        """Settings that must not change when the run resumes."""
         return identity(self.arch, self.data.manifest.taxonomy, self.data.manifest.bands)
 
     def get_status(self) -> RunStatus:
-        """What this process asks all of them to do after the next step."""
+        """Return whether this process must stop or save after the current step."""
         return RunStatus(
             is_interrupted=self.world.interruption.is_requested,
             is_out_of_time=self.is_time_up("step"),
@@ -98,18 +98,18 @@ class Run:
         )
 
     def is_time_up(self, part: str) -> bool:
-        """Whether the time limit leaves no room for one more part and a save."""
+        """Check whether the time limit leaves too little time for one more part and a save."""
         return self.clock.is_too_late_for(part, reserve_s=2 * self.writer.longest_s)
 
     def announce(self) -> None:
-        """Say what is about to be trained, here and in the run's folder.
+        """Log the model and data of the run, and write its configuration into the folder.
 
         Raises:
-            MachineError: a machine does not see the folder that the first process writes to.
+            MachineError: another machine cannot see the folder that the first process writes to.
         """
         config, world, output = self.config, self.world, self.output
         log.info(
-            "%s, %.1f M parameters, %d training tiles, %d steps an epoch, on %s",
+            "%s, %.1f M parameters, %d training tiles, %d steps per epoch, on %s",
             config.model.name,
             sum(parameter.numel() for parameter in self.learner.model.parameters()) / 1e6,
             len(self.data.training),
@@ -120,17 +120,17 @@ class Run:
             output.mkdir(parents=True, exist_ok=True)
             write_text(output / _CONFIG, dump_config(dataclasses.replace(config, resume=None)))
         world.barrier()
-        patience = time.monotonic() + 30  # a network's file system shows new files late
+        patience = time.monotonic() + 30  # network file systems show new files late
         while not (output / _CONFIG).exists():
             if time.monotonic() > patience:
                 raise MachineError(
-                    f"rank {world.rank} on {platform.node()} does not see `{output / _CONFIG}`",
-                    hint="several machines need a folder that all of them share: -o /shared/…",
+                    f"rank {world.rank} on {platform.node()} cannot see `{output / _CONFIG}`",
+                    hint="use a folder that all machines share: -o /shared/…",
                 )
             time.sleep(0.2)
 
     def write_checkpoint(self, path: Path, epoch: int, scores: Metrics | None) -> None:
-        """Write a checkpoint for use."""
+        """Write a checkpoint that `predict` and `eval` can read; all processes call this."""
         tensors = dict(self.learner.model.named_parameters()) | dict(self.learner.model.named_buffers())
         about = Checkpoint(
             weights=tensors,
@@ -148,7 +148,7 @@ class Run:
         save_checkpoint(about, path, self.world)
 
     def remove_old_checkpoints(self, epoch: int) -> None:
-        """Remove numbered checkpoints beyond those that are to be kept."""
+        """Remove the oldest numbered checkpoints if there are more than `keep`."""
         keep = self.config.training_settings.keep
         if self.world.is_main and keep:
             numbers = [path.stem.rpartition("_")[2] for path in self.output.glob("model_epoch_*.pth")]
@@ -157,10 +157,10 @@ class Run:
                 (self.output / f"model_epoch_{old}.pth").unlink()
 
     def save_state(self) -> None:
-        """Begin to write the whole state, to go on from it.
+        """Start to write the complete state, from which `--resume` continues.
 
         Raises:
-            MachineError: the state before could not be written whole.
+            MachineError: the previous state could not be written completely.
         """
         save_state(
             self.writer,
@@ -175,30 +175,38 @@ class Run:
 
 
 def resolve_resume(output: Path, resume: Resume) -> Resume:
-    """What to go on from; nothing where a run ended before it kept anything, and begins anew."""
+    """Decide what a run resumes from.
+
+    Returns:
+        `resume`, or None for a new start because an earlier run ended before it saved a state.
+
+    Raises:
+        UsageError: the folder already holds a run, and `resume` is None.
+        CheckpointError: the folder holds no state to resume from.
+    """
     taken = [name for name in (_STATE, _CONFIG, BEST) if (output / name).exists()]
     if taken and resume is None:
         raise UsageError(
-            f"`{output}` holds a run already ({taken[0]})", hint="go on with it: --resume; or choose another -o"
+            f"`{output}` already holds a run ({taken[0]})", hint="continue it with --resume, or choose another -o"
         )
     if resume == "last" and find_state(output / _STATE) is None:
         validated = sum("val/mIoU" in row for row in read_history(output / HISTORY))
-        if _CONFIG in taken and validated <= 1:  # the first validation is followed by the first state
-            log.info("`%s` ended before there was anything to go on from: it begins anew", output)
+        if _CONFIG in taken and validated <= 1:  # the first state is saved after the first validation
+            log.info("the run in `%s` ended before its first saved state; starting again from the beginning", output)
             return None
         raise CheckpointError(
-            f"`{output}` holds no run to go on with",
-            hint="without --resume it starts a new one; from its best weights: --set resume=best",
+            f"`{output}` holds no run to resume",
+            hint="start a new run without --resume, or start from its best weights: --set resume=best",
         )
     return resume
 
 
 def prepare_run(config: RunConfig, output: Path, world: World, clock: Clock) -> Run:
-    """Prepare all that a run needs: data, model, and how far it is.
+    """Prepare the data, the model and the progress of a run.
 
     Raises:
         DataError: a dataset is missing or damaged.
-        CheckpointError: the weights or the state to begin with are damaged, or another model's.
+        CheckpointError: the initial weights or the saved state are damaged, or belong to another model.
     """
     data = prepare_data(config, world)
     manifest = data.manifest
@@ -211,7 +219,7 @@ def prepare_run(config: RunConfig, output: Path, world: World, clock: Clock) -> 
         progress = _progress(kept, state)
     else:
         source, progress = None, Progress()
-        if world.is_main:  # which downloads it if need be, and gives the others their parts
+        if world.is_main:  # downloads the weights if needed; the other processes receive theirs from it
             source, progress = _source(config, output, manifest, arch)
         progress = world.agree(progress)
         learner, report = build_learner(
@@ -230,7 +238,7 @@ def _progress(kept: StateRecord, state: Path) -> Progress:
     try:
         progress = validate(Progress, kept.progress, str(state))
     except ConfigError as error:
-        raise CheckpointError(str(error), hint="go on from a checkpoint: --set resume=best") from None
+        raise CheckpointError(str(error), hint="continue from the best checkpoint: --set resume=best") from None
     where = f"epoch {progress.epoch + 1}, after {progress.samples} of its tiles" if progress.samples else ""
     log.info("resuming from `%s`: %s", state, where or f"{progress.epoch} epochs are done")
     return progress
@@ -239,13 +247,13 @@ def _progress(kept: StateRecord, state: Path) -> Progress:
 def _source(
     config: RunConfig, output: Path, manifest: Manifest, arch: Architecture
 ) -> tuple[PretrainedWeights | None, Progress]:
-    """The weights that a run begins with, if any, and how far along they are."""
+    """Open the weights that a run starts from, if any, and return how far they are trained."""
     if config.resume is None:
         source = open_pretrained(config.sam_checkpoint) if config.sam_checkpoint is not None else None
         if source is not None and not source.class_names and config.stages and config.stages[0].name == "integrate":
             log.warning(
-                "`%s` knows no classes and the stage `integrate` leaves the decoder as it is, so it will learn little; "
-                "begin with the stage `adapt`",
+                "`%s` has no trained classes and the stage `integrate` does not train the decoder, so the stage will "
+                "learn little. Start with the stage `adapt` instead.",
                 config.sam_checkpoint,
             )
         return source, Progress(grown=source is not None and source.grown)
@@ -253,14 +261,14 @@ def _source(
     kept = load_checkpoint(path)
     there = identity(kept.architecture, kept.taxonomy, kept.bands)
     refuse_mismatch(path, there, identity(arch, manifest.taxonomy, manifest.bands))
-    log.info("going on from `%s`, epoch %d, with a new optimizer", path, kept.epoch)
+    log.info("continuing from `%s`, epoch %d, with a new optimizer", path, kept.epoch)
     progress = Progress(epoch=kept.epoch, grown=kept.grown)
     best = load_checkpoint(output / BEST) if (output / BEST).exists() else None
-    if best is not None and best.epoch > kept.epoch:  # of the epochs that this run turns away from
+    if best is not None and best.epoch > kept.epoch:  # from an epoch that this run discards
         aside = output / f"model_epoch_{best.epoch}.pth"
         if not aside.exists():
             os.replace(output / BEST, aside)
-            log.warning("the best model so far is of epoch %d, and is `%s` from now on", best.epoch, aside)
+            log.warning("the best model so far is from epoch %d; it is now `%s`", best.epoch, aside)
         if kept.metrics:
             with staged(output / BEST, overwrite=True) as copy:
                 shutil.copyfile(path, copy)

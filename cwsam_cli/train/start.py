@@ -1,4 +1,7 @@
-"""Where a run's weights come from: nowhere, somebody's checkpoint, or the run itself; for any number of processes."""
+"""Build the model and optimizer of a run: new, from a checkpoint, or from the run's own saved state.
+
+Works for any number of processes.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,21 +40,21 @@ def build_learner(
     band_names: Sequence[str],
     class_names: Sequence[str],
 ) -> tuple[Learner, LoadReport]:
-    """A model with its optimizer, shared out where there are several processes.
+    """Build a model and its optimizer, sharded if there are several processes.
 
-    The model is built on the meta device; its tensors come one at a time, from the first
-    process.
+    The model is built on the meta device. The first process makes the tensors one at a time and
+    sends the other processes theirs.
 
     Args:
-        config: the run.
-        arch: the model's shape.
-        world: this process among all.
-        source: weights to begin with, None for none; only the first process's counts.
-        band_names: of the images.
-        class_names: of the class table.
+        config: configuration of the run.
+        arch: architecture of the model.
+        world: the processes of the run.
+        source: pretrained weights, or None to start from random weights. Only the first process uses it.
+        band_names: bands of the images.
+        class_names: classes of the class table.
 
     Returns:
-        The learner, and what became of the source's tensors (in the first process).
+        The learner, and a report of every tensor (filled in the first process only).
     """
     learner = _allocate_learner(config, arch, world, band_names)
     report = LoadReport()
@@ -73,7 +76,7 @@ def build_learner(
 
 
 def _allocate_learner(config: RunConfig, arch: Architecture, world: World, band_names: Sequence[str]) -> Learner:
-    """A learner whose weights are laid out, but not yet given."""
+    """Build a learner whose weights are allocated but undefined."""
     settings = config.training_settings
     with torch.device("meta"):
         model = ClassWiseSam(arch)
@@ -90,7 +93,7 @@ def _allocate_learner(config: RunConfig, arch: Architecture, world: World, band_
             accumulates=settings.grad_accum_steps > 1,
         )
     model.to_empty(device="cpu" if offload else world.device)
-    for buffer in model.buffers():  # are not offloaded
+    for buffer in model.buffers():  # FSDP does not offload buffers
         buffer.data = buffer.data.to(world.device)
     for block in model.image_encoder.blocks:
         block.register_forward_pre_hook(lambda *_: world.beat())
@@ -115,18 +118,18 @@ def save_state(
     here: dict[str, Any],
     progress: Mapping[str, Any],
 ) -> None:
-    """Begin to write a run's complete state.
+    """Start to write the complete state of a run. All processes call this.
 
     Args:
-        writer: of the run's states.
-        config: the run.
-        learner: all that learns.
-        world: all processes call this.
-        here: the run's `identity`.
-        progress: how far it is; JSON.
+        writer: writes the states of the run.
+        config: configuration of the run.
+        learner: model, optimizer and averages.
+        world: the processes of the run.
+        here: `identity` of the run.
+        progress: progress of the run, as JSON values.
 
     Raises:
-        MachineError: the state before could not be written whole.
+        MachineError: the previous state could not be written completely.
     """
     parameters = dict(learner.model.named_parameters())
     averages = {f"average/{name}": sharded_like(parameters[name], value) for name, value in learner.average.items()}
@@ -152,18 +155,21 @@ def restore_learner(
     band_names: Sequence[str],
     here: dict[str, Any],
 ) -> tuple[Learner, StateRecord]:
-    """A learner from a run's complete state, and what else `save_state` kept.
+    """Restore a learner from the complete state of a run.
 
     Args:
-        folder: of the state.
-        config: the run.
-        arch: the model's shape.
-        world: this process among all; their number may have changed.
-        band_names: of the images.
-        here: the run's `identity`.
+        folder: folder of the state.
+        config: configuration of the run.
+        arch: architecture of the model.
+        world: the processes of the run. Their number may differ from when the state was saved.
+        band_names: bands of the images.
+        here: `identity` of the run.
+
+    Returns:
+        The learner, and the content of `state.json`.
 
     Raises:
-        CheckpointError: the state is damaged, or of another run.
+        CheckpointError: the state is damaged, or belongs to another run.
     """
     record = read_record(folder)
     refuse_mismatch(folder, record.identity, here | {"optimizer": config.optimizer.name})
@@ -173,8 +179,8 @@ def restore_learner(
     unknown = {*names, *record.optimizer.steps} - learner.shards.keys()
     if unknown:
         raise CheckpointError(
-            f"`{folder}` is damaged: it speaks of `{min(unknown)}`, which the model does not have",
-            hint="go on from a checkpoint: --set resume=best",
+            f"`{folder}` is damaged: it names the weight `{min(unknown)}`, which the model does not have",
+            hint="continue from the best checkpoint: --set resume=best",
         )
     read_tensors(folder, model_tensors(learner.model), index)
     restore_optimizer(folder, index, record, learner.model, learner.shards, learner.optimizer, world)
@@ -190,34 +196,34 @@ def restore_learner(
 
 
 def refuse_mismatch(where: Path, kept: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Compare what a checkpoint was made for with what is asked for.
+    """Stop if a checkpoint was made for another architecture, class table or bands than this run.
 
     Args:
-        where: the checkpoint.
-        kept: its architecture, classes, bands …, by name.
-        here: the same of this run.
+        where: path of the checkpoint.
+        kept: `identity` of the checkpoint.
+        here: `identity` of this run.
 
     Raises:
-        CheckpointError: names the first differences.
+        CheckpointError: they differ. The message names the first three differences.
     """
     apart = [(key, _first_difference(kept[key], here[key])) for key in here if key in kept and kept[key] != here[key]]
     if apart:
         told = [f"{key} {there} there, {asked} here" for key, (there, asked) in apart[:3]]
         raise CheckpointError(
-            f"`{where}` is of another run: {'; '.join(told)}",
-            hint="go on with the configuration and the dataset that it began with",
+            f"`{where}` belongs to another run: {'; '.join(told)}",
+            hint="resume with the configuration and the dataset that the run started with",
         )
 
 
 def _first_difference(there: Any, here: Any) -> tuple[Any, Any]:
-    """Two values that differ; of lists, the first two items that do."""
+    """Return the two values, or for lists the first two items that differ."""
     if isinstance(there, list) and isinstance(here, list):
         return next(pair for pair in zip_longest(there, here, fillvalue="nothing") if pair[0] != pair[1])
     return there, here
 
 
 def identity(arch: Architecture, taxonomy: Taxonomy, bands: Sequence[Band]) -> dict[str, Any]:
-    """What must not change when a run goes on; plain values."""
+    """List the settings that must not change when a run resumes, as JSON values."""
     shape = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(arch).items()}
     classes = [f"{entry.code} {entry.name}" for entry in taxonomy.classes]
     return shape | {"classes": classes, "bands": [f"{band.name} ({band.mean:.9g} ± {band.std:.9g})" for band in bands]}

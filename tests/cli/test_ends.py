@@ -120,6 +120,6 @@ def test_going_back_to_an_epoch_sets_the_best_of_later_ones_aside(
     assert told["best_epoch"] in (1, 2)
     first = next(row for row in history(folder) if row["epoch"] == 1)["val/mIoU"]
     assert told["mean_iou"] == pytest.approx(first, abs=0.02)
-    assert f"the best model so far is of epoch {best['epoch']}" in result.stderr
+    assert f"the best model so far is from epoch {best['epoch']}" in result.stderr
     assert load(folder / f"model_epoch_{best['epoch']}.pth")["metrics"] == best["metrics"]
     assert load(folder / "model_epoch_best.pth")["epoch"] == told["best_epoch"]

@@ -154,7 +154,7 @@ def test_a_run_that_was_killed_before_it_kept_anything_begins_anew(
         assert CliRunner().invoke(app, [str(word) for word in (*command, "-o", "broken")]).exit_code == 130
     assert not (tmp_path / "broken" / "last").exists()
     result = cwsam(*command, "-o", "broken", "--resume")
-    assert "begins anew" in result.stderr
+    assert "starting again from the beginning" in result.stderr
     assert same_weights(*(tmp_path / name / "model_epoch_last.pth" for name in ("whole", "broken")))
     assert [row["epoch"] for row in history(tmp_path / "broken")] == [1, 2]
 

@@ -242,7 +242,7 @@ def test_an_index_that_names_another_class_runs_nothing(tmp_path: Path, kind: in
     target = tmp_path / "exploded"
     (tmp_path / "last" / ".metadata").write_bytes(pickle.dumps(_calls(target)[kind]))
     for read in (lambda: state_shapes(tmp_path / "last"), lambda: fill(tmp_path / "last", _hollow(_tensors()))):
-        with pytest.raises(CheckpointError, match="which no state needs"):
+        with pytest.raises(CheckpointError, match="which a state never contains"):
             read()
     assert not target.exists()
 
@@ -253,7 +253,7 @@ def test_a_bomb_among_the_indexs_own_parts_runs_nothing_either(tmp_path: Path) -
     metadata = pickle.loads(path.read_bytes())
     metadata.planner_data = _calls(target)[0]
     path.write_bytes(pickle.dumps(metadata))
-    with pytest.raises(CheckpointError, match=r"system, which no state needs") as caught:
+    with pytest.raises(CheckpointError, match=r"system, which a state never contains") as caught:
         fill(tmp_path / "last", _hollow(_tensors()))
     assert caught.value.exit_code == 5
     assert not target.exists()
@@ -277,7 +277,7 @@ def test_a_bomb_among_the_indexs_own_parts_runs_nothing_either(tmp_path: Path) -
 def test_only_the_plain_classes_of_an_index_are_known(name: tuple[str, str], tmp_path: Path) -> None:
     words = b"".join(b"\x8c" + bytes([len(word)]) + word.encode() for word in name)
     (tmp_path / ".metadata").write_bytes(b"\x80\x04" + words + b"\x93.")
-    with pytest.raises(CheckpointError, match="which no state needs"):
+    with pytest.raises(CheckpointError, match="which a state never contains"):
         state_shapes(tmp_path)
 
 
