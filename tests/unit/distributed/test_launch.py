@@ -145,5 +145,5 @@ def test_machines_need_a_place_to_meet(environment: pytest.MonkeyPatch, endpoint
 
 
 def test_a_place_where_nobody_answers_is_named(environment: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MachineError, match=r"cannot meet at `127\.0\.0\.1:1`"):
+    with pytest.raises(MachineError, match=r"cannot connect at `127\.0\.0\.1:1`"):
         launch(print, cluster=Cluster(nodes=2, node_rank=1, endpoint="127.0.0.1:1", device="cpu", timeout_s=1))

@@ -13,7 +13,7 @@ import torch
 from torch.distributed import HashStore
 
 from cwsam_cli.distributed import watchdog as module
-from cwsam_cli.distributed.watchdog import Heartbeat, Watchdog, start_ticks
+from cwsam_cli.distributed.watchdog import Heartbeat, Watchdog, read_start_ticks
 from cwsam_cli.distributed.world import World
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # its SystemExit
@@ -101,16 +101,16 @@ def _ending(blamed: Heartbeat, ended: list[int]) -> Watchdog:
 def test_a_blamed_process_that_is_gone_does_not_keep_this_one_from_ending(ended: list[int]) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
-    _ending(Heartbeat(1, 1, gone.pid, module.socket.gethostname(), started=1), ended)
+    _ending(Heartbeat(1, 1, gone.pid, module.socket.gethostname(), start_ticks=1), ended)
 
 
-@pytest.mark.skipif(not start_ticks(os.getpid()), reason="reads /proc")
+@pytest.mark.skipif(not read_start_ticks(os.getpid()), reason="reads /proc")
 @pytest.mark.parametrize("same", [True, False])
 def test_only_the_blamed_process_itself_is_killed_and_none_that_has_its_number_now(
     ended: list[int], same: bool
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        started = start_ticks(process.pid) - (not same)
-        _ending(Heartbeat(1, 1, process.pid, module.socket.gethostname(), started=started), ended)
+        started = read_start_ticks(process.pid) - (not same)
+        _ending(Heartbeat(1, 1, process.pid, module.socket.gethostname(), start_ticks=started), ended)
         process.communicate(b"\n", timeout=30)
     assert (process.returncode < 0) == same

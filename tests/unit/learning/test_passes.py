@@ -131,7 +131,7 @@ def test_the_batch_size_does_not_change_the_matrix(tiles: Callable[..., Any]) ->
 
 def test_a_hidden_class_is_never_predicted(tiles: Callable[..., Any]) -> None:
     dataset, _ = tiles((40, 50))
-    matrix = validate(Oracle(), dataset, WORLD, batch_size=2, classes=3, precision="fp32", hidden=1)
+    matrix = validate(Oracle(), dataset, WORLD, batch_size=2, classes=3, precision="fp32", hidden_class=1)
     assert matrix[:, 1].sum() == 0
     assert matrix.sum() == _validate(Oracle(), dataset).sum()
 
