@@ -1,8 +1,8 @@
-"""Learn from the data step by step: the same for one process and for many.
+"""Run training steps, with the same result for one process and for many.
 
-A step is one large batch, cut into what each process holds and, with accumulation, into
-several passes. Every process takes the same number of passes, if need be with no image at
-all: sharded weights are gathered together.
+A step learns from one large batch. The batch is divided over the processes and, with gradient
+accumulation, over several passes. Every process runs the same number of passes, some perhaps
+with no image, because all processes gather sharded weights together.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,39 +27,40 @@ from cwsam_cli.model.experts import collect_routing
 from cwsam_cli.model.routing import RoutingCounts, routing_loss, sum_counts
 
 _MOST_SKIPPED = 30
-"""Steps in a row whose gradient overflows in fp16; the loss scale starts at 2¹⁶ and is halved each time."""
+"""Largest number of skipped steps in a row with fp16. The loss scale starts at 2¹⁶ and is halved each time."""
 
 
 class RunStatus(NamedTuple):
-    """What a process asks all of them to do after a step."""
+    """Whether a process must stop or save after a step."""
 
     is_interrupted: bool = False
-    """Save and end: a signal asked for it."""
+    """A signal asked to stop: save the state and end."""
     is_out_of_time: bool = False
-    """Save and end: the time limit is near."""
+    """The time limit is near: save the state and end."""
     is_save_due: bool = False
-    """Save and go on."""
+    """Save the state and continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step came to, over all processes."""
+    """Result of a step, over all processes."""
 
     losses: dict[str, float]
-    """The loss by its parts."""
+    """Parts of the loss by name; they sum to the loss."""
     gradient_norm: float
-    """Before clipping."""
+    """Norm of the gradient before clipping."""
     images: int
+    """Number of images in the step."""
     is_skipped: bool
-    """The loss scale of fp16 was too large: no weight changed, and the scale is smaller now."""
+    """With fp16, the gradient overflowed: no weight changed, and the loss scale was reduced."""
     routing: dict[str, RoutingCounts]
-    """Of each expert layer, on the CPU."""
+    """Routing counts by expert layer, on the CPU."""
     status: RunStatus
-    """What any of the processes asks for."""
+    """Combined status: a field is true if it is true in any process."""
 
     @property
     def loss(self) -> float:
-        """The sum of its parts."""
+        """Sum of the loss parts."""
         return sum(self.losses.values())
 
 
@@ -73,16 +74,19 @@ def training_steps(
     samples_done: int = 0,
     probabilities: NDArray[np.float64] | None = None,
 ) -> Iterator[list[Batch]]:
-    """This process's batches of each step of an epoch.
+    """Yield this process's batches of each step of an epoch.
 
     Args:
-        dataset: of the whole run.
-        batch_size: of each process.
-        settings: seed, accumulation, workers.
-        epoch: order and content follow from it and the seed.
-        world: this process among all.
-        samples_done: samples of the epoch that were had before an interruption.
-        probabilities: of each sample, see `balanced_probabilities`.
+        dataset: training tiles of the run.
+        batch_size: images per batch and process.
+        settings: seed, gradient accumulation and workers.
+        epoch: number of the epoch. It decides the order and the augmentation, together with the seed.
+        world: the processes of the run.
+        samples_done: samples of the epoch that a run learned from before an interruption; these are skipped.
+        probabilities: probability of drawing each sample, (samples,); see `balanced_probabilities`.
+
+    Yields:
+        The batches of one step, `grad_accum_steps` of them or fewer in the last step.
 
     Raises:
         DataError: a tile is damaged.
@@ -119,20 +123,23 @@ def take_step(
     rate: float,
     get_status: Callable[[], RunStatus] = RunStatus,
 ) -> StepResult:
-    """Learn from one large batch.
+    """Run one optimizer step on one large batch.
 
     Args:
-        learner: its model on the world's device.
-        batches: this process's part of it, as many in each process.
-        world: this process among all.
-        args: the loss.
-        settings: precision, clipping, average.
-        weights: one a class, on the device, or None.
-        rate: learning rate, before each parameter group's own factor.
-        get_status: what this process asks for; called at the end of the passes.
+        learner: the learner, with its model on the world's device.
+        batches: this process's batches of the step; all processes have the same number of them.
+        world: the processes of the run.
+        args: settings of the loss.
+        settings: precision, gradient clipping and moving average.
+        weights: weight of each class (K,) on the device, or None.
+        rate: learning rate, before the factor of each parameter group.
+        get_status: function that returns the status of this process. It is called after the passes.
+
+    Returns:
+        The result over all processes.
 
     Raises:
-        MachineError: loss or gradient is no longer a finite number, with fp16 for many steps in a row.
+        MachineError: the loss or gradient is not finite; with fp16, in more than 30 steps in a row.
     """
     model, scaler = learner.model, learner.scaler
     model.train()
@@ -175,7 +182,9 @@ def take_step(
         scaler.step(learner.optimizer)
         scaler.update()
     for (shard, bands), filters in zip(frozen, kept, strict=True):
-        shard[:, bands] = filters  # 8-bit averages of 0 are not quite 0
+        shard[:, bands] = (
+            filters  # 8-bit averages change even frozen filters slightly, because they cannot store 0 exactly
+        )
     drop_gradients(model, learner.shards)
     if settings.ema is not None:
         learner.update_average(settings.ema)
@@ -194,12 +203,12 @@ def take_step(
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """What the passes of a step came to."""
+    """Result of the passes of a step."""
 
     losses: dict[str, Tensor]
-    """This process's part of the loss, by its parts."""
+    """This process's share of each part of the loss, by name."""
     routing: dict[str, RoutingCounts]
-    """Of each expert layer, over all processes."""
+    """Routing counts by expert layer, summed over all processes."""
 
 
 def backward_passes(
@@ -213,17 +222,20 @@ def backward_passes(
     totals: BatchTotals,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Passes:
-    """A step's forward and backward passes, which leave the weights their gradients.
+    """Run the forward and backward passes of a step. The gradients are left in the weights.
 
     Args:
-        model: in training mode, on the world's device.
-        batches: this process's, as many in each process.
-        world: this process among all.
-        args: the loss.
+        model: model in training mode, on the world's device.
+        batches: this process's batches of the step; all processes have the same number of them.
+        world: the processes of the run.
+        args: settings of the loss.
         settings: precision.
-        weights: one a class, on the device, or None.
-        totals: what all processes' batches of the step make up.
-        scaler: with fp16.
+        weights: weight of each class (K,) on the device, or None.
+        totals: totals over the batches of all processes in this step.
+        scaler: loss scaler, with fp16.
+
+    Returns:
+        The loss parts and routing counts.
     """
     device = world.device
     sums: dict[str, Tensor] = {}
@@ -242,7 +254,7 @@ def backward_passes(
             parts["routing"] = share * routing_loss(shared, balance=args.balance_loss, z=args.router_z_loss)
             counts = {name: own.counts + counts[name] if counts else own.counts for name, own in shared.items()}
             routing.clear()
-        loss = torch.stack([*parts.values()]).sum() * world.size  # gradients are averaged over the processes
+        loss = torch.stack([*parts.values()]).sum() * world.size  # because FSDP averages gradients over the processes
         (loss if scaler is None else scaler.scale(loss)).backward()
         sums = {name: sums.get(name, 0) + part.detach() for name, part in parts.items()}
         world.beat()
