@@ -182,9 +182,7 @@ def take_step(
         scaler.step(learner.optimizer)
         scaler.update()
     for (shard, bands), filters in zip(frozen, kept, strict=True):
-        shard[:, bands] = (
-            filters  # 8-bit averages change even frozen filters slightly, because they cannot store 0 exactly
-        )
+        shard[:, bands] = filters  # 8-bit codes of 0 are not exactly 0, which would change frozen filters
     drop_gradients(model, learner.shards)
     if settings.ema is not None:
         learner.update_average(settings.ema)

@@ -136,7 +136,7 @@ def _lovasz(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
 
 
 def _truth(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """Return 1 where a pixel is labelled with a class, otherwise 0, (B, K, P). torch's int64 one-hot takes more memory."""
+    """Return 1 where a pixel is labelled with a class, else 0, (B, K, P). torch's own one-hot takes more memory."""
     classes = torch.arange(logits.shape[1], device=target.device)[:, None, None]
     return ((target[:, None] == classes) & known[:, None]).flatten(2).to(logits.dtype)
 

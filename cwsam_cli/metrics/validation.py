@@ -1,4 +1,4 @@
-"""One pass over a dataset: which class does the model predict for each labelled pixel?"""
+"""Run a model over a dataset and count labelled and predicted classes."""
 
 import math
 from collections.abc import Callable
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cwsam_cli.config.schema import Precision
 from cwsam_cli.console import track
 from cwsam_cli.dataset.loader import load_batches
 from cwsam_cli.dataset.samples import TileDataset
@@ -22,31 +23,34 @@ def validate(
     *,
     batch_size: int,
     classes: int,
-    precision: str,
+    precision: Precision,
     workers: int = 0,
     hidden_class: int | None = None,
     show: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> Matrix:
-    """Count a dataset's pixels by labelled and predicted class, each pixel once; never predict the hidden class.
+    """Count the pixels of a dataset by labelled and predicted class, each pixel once.
 
     Args:
-        model: on the world's device.
-        dataset: whole; each process measures its share.
-        world: this process among all.
-        batch_size: images at a time.
-        classes: K.
-        precision: of the forward pass.
-        workers: processes that read tiles.
-        hidden: index of a class that counts as unlabelled.
-        show: is given the images, labels and predicted indices of this process's first batch.
+        model: model on the world's device.
+        dataset: the whole dataset. Each process takes its share.
+        world: the processes of the run.
+        batch_size: images per batch.
+        classes: number of classes K.
+        precision: number format of the forward pass.
+        workers: number of processes that read tiles.
+        hidden_class: index of a class that is never predicted, or None.
+        show: function that receives the images, labels and predicted indices of this process's first batch.
+
+    Returns:
+        Confusion matrix (K, K) over all processes.
     """
     model.eval()
     matrix = np.zeros((classes, classes), np.int64)
     mine = range(world.rank, len(dataset), world.size)
     rounds = -(-len(dataset) // world.size)
     batches = [list(mine[start : start + batch_size]) for start in range(0, rounds, batch_size)]
-    kind = DTYPES[precision]  # type: ignore[index]
-    with torch.no_grad():  # inference mode and sharded weights do not go together
+    kind = DTYPES[precision]
+    with torch.no_grad():  # inference mode does not work with sharded weights
         loaded = load_batches(dataset, batches, workers=workers, pin_memory=world.device.type == "cuda")
         for image, label in track(loaded, "validating", total=len(batches), unit="batch"):
             world.beat()

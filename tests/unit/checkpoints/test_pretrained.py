@@ -161,7 +161,7 @@ def test_garbage_is_not_readable(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(CheckpointError, match=r"model\.pth` is not a readable checkpoint") as caught:
         open_pretrained(str(tmp_path / "model.pth"))
     assert caught.value.exit_code == 5
-    assert "interrupted" in caught.value.hint
+    assert "incomplete" in caught.value.hint
 
 
 def test_half_a_file_is_not_readable(tmp_path: Path) -> None:
