@@ -219,7 +219,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     for key, there in (("num_bands", len(checkpoint.bands)), ("num_classes", len(checkpoint.taxonomy))):
         if getattr(checkpoint.architecture, key) != there:
             raise CheckpointError(
-                f"`architecture.{key}` in `{path}` is {getattr(checkpoint.architecture, key)}, but the file lists {there}",
+                f"`architecture.{key}` in `{path}` is {getattr(checkpoint.architecture, key)}, but there are {there}",
                 hint=_AS_WRITTEN,
             )
     return checkpoint

@@ -149,7 +149,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_another_program_or_version_is_refused(tmp_path: Path, foreign: object) -> None:
     path = tmp_path / "sam_vit_b_01ec64.pth"
     torch.save(foreign, path)
-    with pytest.raises(CheckpointError, match=r"sam_vit_b_01ec64\.pth` is no checkpoint of this version") as caught:
+    with pytest.raises(CheckpointError, match=r"sam_vit_b_01ec64\.pth` is not a checkpoint of this version") as caught:
         load_checkpoint(path)
     assert caught.value.exit_code == 5
     assert caught.value.hint

@@ -284,7 +284,7 @@ def test_where_all_base_experts_are_equal_interpolation_changes_nothing_and_the_
             _experts(model, 2, group)["lin1_weight"], _experts(model, 2, 0)["lin1_weight"], atol=0.01
         )
     (remark,) = report.remarks
-    assert remark.startswith("image_encoder.blocks.1.mlp") and "the new ones are too" in remark
+    assert remark.startswith("image_encoder.blocks.1.mlp") and "the new ones are equal too" in remark
     assert equal_bases(source.state_dict(), "image_encoder.blocks.1.mlp")
     assert not equal_bases(source.state_dict(), "image_encoder.blocks.2.mlp")
 
@@ -456,7 +456,7 @@ def test_another_width_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"`b\.mlp\.groups\.0\.lin1_weight` is \(4, 128, 64\)") as caught:
         grow("b.mlp.groups.1.lin1_weight", torch.Size([4, 128, 32]), _bank(), 3, UpcycleConfig(), 0)
     assert caught.value.exit_code == 5
-    assert "not in width" in caught.value.hint
+    assert "not the width" in caught.value.hint
 
 
 def test_another_number_of_experts_in_a_group_is_refused() -> None:

@@ -460,7 +460,7 @@ def test_our_own_checkpoint_of_the_same_shape_is_loaded_whole() -> None:
 
 
 def test_less_than_half_of_a_checkpoint_is_an_error() -> None:
-    with pytest.raises(CheckpointError, match=r"only \d+ % of the checkpoint fits the model") as caught:
+    with pytest.raises(CheckpointError, match=r"use only \d+ % of the checkpoint") as caught:
         _adopt(_official(depth=12), depth=4)
     assert caught.value.exit_code == 5
     assert "model.name" in caught.value.hint
@@ -485,7 +485,9 @@ def test_foreign_tensors_that_outweigh_the_model_are_an_error() -> None:
 def test_another_width_is_an_error_that_names_the_tensor_and_both_shapes(
     file: dict[str, Any], changes: dict[str, Any]
 ) -> None:
-    with pytest.raises(CheckpointError, match=r"`\S+` is \([\d, ]+\) in the checkpoint, the model needs \(") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"`\S+` is \([\d, ]+\) in the checkpoint, but the model needs \("
+    ) as caught:
         _adopt(_official(**file), **changes)
     assert caught.value.exit_code == 5
     assert "model.name" in caught.value.hint

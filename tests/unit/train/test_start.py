@@ -272,7 +272,7 @@ def test_another_architecture_is_refused_by_its_differences(tmp_path: Path) -> N
     mode = dataclasses.replace(config.model.args.encoder_mode, depth=2, prompt_embed_dim=32)
     args = dataclasses.replace(config.model.args, encoder_mode=mode)
     other = dataclasses.replace(config, model=ModelConfig(name="sam_tiny", args=args))
-    with pytest.raises(CheckpointError, match=r"last` is of another run") as caught:
+    with pytest.raises(CheckpointError, match=r"last` belongs to another run") as caught:
         _go_on(folder, other)
     assert caught.value.exit_code == 5 and caught.value.hint
     assert "depth 1 there, 2 here" in str(caught.value)

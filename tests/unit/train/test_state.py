@@ -195,7 +195,7 @@ def test_a_state_json_that_is_none_is_named(tmp_path: Path, text: str) -> None:
 )
 def test_a_tensor_that_is_missing_or_of_another_shape_is_refused(tmp_path: Path, wanted: dict[str, Tensor]) -> None:
     save_state(tmp_path / "last", _tensors())
-    with pytest.raises(CheckpointError, match="last` is damaged or of another model") as caught:
+    with pytest.raises(CheckpointError, match="last` is damaged or belongs to another model") as caught:
         fill(tmp_path / "last", wanted)
     assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
 
