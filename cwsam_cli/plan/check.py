@@ -1,6 +1,6 @@
-"""Whether a run fits its GPUs, and the smallest changes with which it does.
+"""Check whether a run fits its GPUs, and find the smallest changes with which it does.
 
-Every change that is proposed was planned with: none is a guess.
+Each proposed change is tried: its memory is estimated before it is proposed.
 """
 
 import dataclasses
@@ -14,47 +14,48 @@ from cwsam_cli.model.variants import Architecture
 from cwsam_cli.plan.memory import MemoryEstimate, estimate_memory, gigabytes, usable
 
 MOST_GPUS = 1024
+"""Largest number of GPUs that is proposed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that makes a run fit."""
+    """Change of settings or GPUs that makes a run fit."""
 
     options: tuple[str, ...]
-    """As they are typed: `--set KEY=VALUE`, `--gpus N`."""
+    """Command-line options: `--set KEY=VALUE`, `--gpus N`."""
     gpu: int
-    """Bytes of the fullest GPU with it."""
+    """Bytes needed on the fullest GPU."""
     host: int
-    """Bytes of the host for each GPU with it."""
+    """Bytes of host memory needed per GPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryCheck:
-    """Whether a run fits its GPUs; computed, nothing is measured."""
+    """Result of checking whether a run fits its GPUs. All numbers are computed, none is measured."""
 
     plan: MemoryEstimate
     stage: str
-    """In which most learns; the plan is of it."""
+    """Stage in which most parameters learn; `plan` is the estimate of this stage."""
     gpu_memory: int
-    """Bytes of each GPU."""
+    """Memory of one GPU in bytes."""
     usable: int
-    """The same without the reserve."""
+    """Memory of one GPU without the reserve, in bytes."""
     fits: bool
     changes: list[Change]
-    """What makes it fit, where it does not."""
+    """Changes that make the run fit; empty if it fits, or if no change helps."""
 
     def as_text(self) -> str:
-        """The plan, and what follows from it."""
+        """Format the estimate, the verdict and the changes."""
         stage = "" if self.stage == "all" else f" in the stage {self.stage}"
-        room = f"{gigabytes(self.gpu_memory)} ({gigabytes(self.usable)} without a reserve)"
-        lines = [f"memory for training{stage}, computed:", self.plan.as_text(), ""]
+        room = f"{gigabytes(self.gpu_memory)} ({gigabytes(self.usable)} without the reserve)"
+        lines = [f"computed memory for training{stage}:", self.plan.as_text(), ""]
         if self.fits:
             return "\n".join([*lines, f"fits in {room}"])
         if not self.changes:
-            return "\n".join([*lines, f"does not fit in {room}; no change of settings or GPUs is enough"])
-        lines.append(f"does not fit in {room}; it does with" + (" one of" if len(self.changes) > 1 else ""))
+            return "\n".join([*lines, f"does not fit in {room}, and no change of settings or GPUs helps"])
+        lines.append(f"does not fit in {room}, but fits with" + (" one of" if len(self.changes) > 1 else ""))
         for change in self.changes:
-            host = f", {gigabytes(change.host)} of the host" if change.host else ""
+            host = f", {gigabytes(change.host)} of host memory" if change.host else ""
             lines.append(f"  {' '.join(change.options)}   ({gigabytes(change.gpu)}{host})")
         return "\n".join(lines)
 
@@ -62,14 +63,14 @@ class MemoryCheck:
 def check_memory(
     config: RunConfig, arch: Architecture, learning: Mapping[str, set[str]], *, gpus: int, gpu_memory: int
 ) -> MemoryCheck:
-    """Plan a run's memory, and look for what makes it fit.
+    """Estimate the memory of a run, and find changes if it does not fit.
 
     Args:
-        config: the run.
-        arch: its model.
-        learning: names of the parameters that learn, by stage; of two stages one's hold the other's.
-        gpus: how many there are.
-        gpu_memory: bytes of each.
+        config: configuration of the run.
+        arch: architecture of its model.
+        learning: names of the parameters that learn, by stage. Of two stages, one must include the other.
+        gpus: number of GPUs.
+        gpu_memory: memory of one GPU in bytes.
     """
     stage = max(learning, key=lambda name: len(learning[name]))
     names = frozenset(learning[stage])
@@ -81,7 +82,7 @@ def check_memory(
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One change; of the same kind, a later one takes the place of an earlier."""
+    """Single change. A later one of the same kind replaces an earlier one."""
 
     kind: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -91,17 +92,18 @@ class _Step:
 def find_changes(
     config: RunConfig, arch: Architecture, learning: frozenset[str], *, gpus: int, gpu_memory: int
 ) -> list[Change]:
-    """What makes a run fit that does not, the cheapest first; each is tried.
-
-    Every single change that is enough; where none is, the cheapest ones that are enough
-    together, without those that are not needed; nothing where nothing helps.
+    """Find changes with which a run fits its GPUs, by trying them.
 
     Args:
-        config: the run.
-        arch: its model.
+        config: configuration of the run.
+        arch: architecture of its model.
         learning: names of the parameters that learn.
-        gpus: how many there are.
-        gpu_memory: bytes of each.
+        gpus: number of GPUs.
+        gpu_memory: memory of one GPU in bytes.
+
+    Returns:
+        All single changes that are enough, the cheapest first. If there are none: one combination of
+        the cheapest changes, without unnecessary ones. Empty if nothing helps.
     """
 
     def changed(steps: list[_Step]) -> tuple[RunConfig, int]:
@@ -125,7 +127,7 @@ def find_changes(
             if plan.fits(gpu_memory):
                 return [step]
             room = usable(gpu_memory) - plan.step.total
-            if plan.offloaded or room <= 0:  # more of them leave what is beside the shares as it is
+            if plan.offloaded or room <= 0:  # more GPUs do not reduce the memory of the step itself
                 return []
             count *= 2
             while (plan.gpu - plan.step.total) * plan.gpus > room * count:
@@ -158,13 +160,15 @@ def find_changes(
 
 
 def _ladder(config: RunConfig, gpus: int) -> Iterator[_Step]:
-    """Settings by what they cost: a third of the speed or less, then more."""
+    """Yield the settings that save memory, those that cost the least speed first."""
     settings, fsdp, batch = config.training_settings, config.fsdp_settings, config.train_dataset.batch_size
     if not settings.activation_checkpointing:
         yield _Step("checkpointing", {"training_settings.activation_checkpointing": True})
     if config.optimizer.name != "adamw8bit":
         yield _Step("optimizer", {"optimizer.name": "adamw8bit"})
-    for smaller in (size for size in range(batch - 1, 0, -1) if batch % size == 0):  # the same images a step
+    for smaller in (
+        size for size in range(batch - 1, 0, -1) if batch % size == 0
+    ):  # keeps the number of images per step
         accumulated = settings.grad_accum_steps * batch // smaller
         yield _Step("batch", {"train_dataset.batch_size": smaller, "training_settings.grad_accum_steps": accumulated})
     if gpus > 1 and not fsdp.reshard_after_forward:
@@ -174,17 +178,17 @@ def _ladder(config: RunConfig, gpus: int) -> Iterator[_Step]:
 
 
 def list_savings(config: RunConfig, gpus: int) -> list[str]:
-    """List the settings that need less memory, as they are typed, the mildest of each kind."""
+    """List the settings that save memory, as command-line options: the mildest of each kind."""
     steps = {step.kind: step for step in reversed(list(_ladder(config, gpus)))}
     return [" ".join(_options([step])) for step in reversed(steps.values())]
 
 
 def _options(steps: Iterable[_Step]) -> list[str]:
-    """Changes as they are typed."""
+    """Format changes as command-line options."""
     return [f"--set {key}={str(value).lower()}" for step in steps for key, value in step.settings.items()]
 
 
 def _with(section: Any, item: tuple[str, Any]) -> Any:
-    """A configuration with one dotted key changed."""
+    """Return a configuration with one dotted key changed."""
     (head, _, rest), value = item[0].partition("."), item[1]
     return dataclasses.replace(section, **{head: _with(getattr(section, head), (rest, value)) if rest else value})

@@ -90,7 +90,7 @@ def test_offloading_moves_shares_to_the_host_where_there_are_several_gpus() -> N
     assert there.host == here.parameters + here.gradients + here.optimizer
     assert there.gpu == here.step.total
     assert _plan(OFFLOAD).host == 0
-    assert f"{there.host * 2 / 1e9:.2f} GB a machine of 2" in there.as_text()
+    assert f"{there.host * 2 / 1e9:.2f} GB per machine of 2" in there.as_text()
     assert MACHINE == 8
 
 

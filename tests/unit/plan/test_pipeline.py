@@ -148,7 +148,7 @@ def test_people_read_the_memory_and_what_makes_it_fit() -> None:
     assert text.startswith("sam_tiny\n")  # what it says without GPUs comes first
     for part in ("parameters", "gradients", "optimizer state, adamw", "activations, batch 4", "the GPU"):
         assert any(line.startswith(part) and " GB" in line for line in text.splitlines()), part
-    assert "does not fit in 0.20 GB (0.19 GB without a reserve); it does with one of" in text
+    assert "does not fit in 0.20 GB (0.19 GB without the reserve), but fits with one of" in text
     assert "\n  --set training_settings.activation_checkpointing=true   (" in text
 
 
