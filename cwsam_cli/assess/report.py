@@ -1,4 +1,4 @@
-"""Accuracy as people read it (a table), as programs read it (JSON), as spreadsheets do (CSV)."""
+"""Format accuracy as a table for people, as JSON for programs and as CSV for spreadsheets."""
 
 import csv
 import dataclasses
@@ -16,7 +16,7 @@ METRICS = "metrics.json"
 
 
 def as_dict(scores: Metrics, taxonomy: Taxonomy) -> dict[str, Any]:
-    """Everything in plain values; absent classes are marked so."""
+    """Convert the metrics to plain values. Classes without reference pixels are marked as absent."""
     overall = dataclasses.asdict(scores)
     overall.pop("classes")
     return overall | {
@@ -28,7 +28,7 @@ def as_dict(scores: Metrics, taxonomy: Taxonomy) -> dict[str, Any]:
 
 
 def as_table(scores: Metrics, taxonomy: Taxonomy) -> str:
-    """A table for the terminal."""
+    """Format a table for the terminal."""
     wide = max(12, *map(_columns, taxonomy.names))
     lines = [f"{'class':<{wide}}  {'IoU':>6} {'prec.':>6} {'recall':>6} {'F1':>6} {'support':>11}"]
     for name, row in zip(taxonomy.names, scores.classes, strict=True):
@@ -61,12 +61,12 @@ def write_report(matrix: Matrix, scores: Metrics, taxonomy: Taxonomy, folder: Pa
 
 
 def _cell(text: str) -> str:
-    """A name that spreadsheets take for text; they run what begins as a formula does."""
+    """Quote a name that a spreadsheet would run as a formula."""
     return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
 
 
 def _columns(text: str) -> int:
-    """Columns on a terminal; Chinese, Japanese and Korean characters take two."""
+    """Count the columns of a text on a terminal. Chinese, Japanese and Korean characters take two."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 

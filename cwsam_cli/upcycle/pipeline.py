@@ -1,4 +1,4 @@
-"""A smaller checkpoint and a configuration → the grown checkpoint, tensor by tensor."""
+"""Grow a smaller checkpoint into a configuration's model, tensor by tensor."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import LoadReport, PretrainedWeights, load_pretrained, make_weights
 
-# What Segment Anything was trained with: 8-bit red, green, blue.
+# Bands that Segment Anything was trained on: 8-bit red, green and blue.
 _SAM_BANDS = (
     Band(name="red", mean=123.675, std=58.395),
     Band(name="green", mean=116.28, std=57.12),
@@ -28,29 +28,32 @@ _SAM_BANDS = (
 
 @dataclass(frozen=True, slots=True)
 class UpcycleResult:
-    """What was grown."""
+    """Result of growing a checkpoint."""
 
     path: Path
+    """The grown checkpoint."""
     parameters: int
+    """Number of its parameters."""
     loaded_share: float
+    """Share of its values that come from the smaller checkpoint, 0 to 1."""
     relative_change: float
-    """Of the encoder's output on one random image, against the source at its own number of experts."""
+    """‖grown - source‖ / ‖source‖ of the encoder's output on one random image."""
 
 
 def upcycle(source: str, config: RunConfig, output: Path, *, overwrite: bool = False) -> UpcycleResult:
     """Grow a checkpoint into a configuration's model.
 
-    The output is laid out on disk first and filled tensor by tensor: beyond what the system
-    caches of both files, the memory needed is a few times the largest tensor.
+    The output file is allocated first and written tensor by tensor. Besides the system's cache of
+    both files, this needs a few times the memory of the largest tensor.
 
     Args:
-        source: as `sam_checkpoint` of a configuration.
-        config: of the larger model.
-        output: the grown checkpoint.
-        overwrite: replace an older one.
+        source: path, URL or official name, as in `sam_checkpoint` of a configuration.
+        config: configuration of the larger model.
+        output: path of the grown checkpoint.
+        overwrite: whether to replace an existing file.
 
     Raises:
-        CheckpointError: the source does not fit the configuration's model.
+        CheckpointError: the checkpoint does not fit the configuration's model.
     """
     path = locate(source)
     refuse_input(output, path)
@@ -82,20 +85,20 @@ def upcycle(source: str, config: RunConfig, output: Path, *, overwrite: bool = F
 
 
 def _grows(opened: PretrainedWeights, arch: Architecture) -> bool:
-    """Whether the encoder's group 0 comes from a smaller model, now or in the source's own past."""
+    """Check whether group 0 of the encoder comes from a smaller model: this one, or one before it."""
     had = opened.architecture.moe_num_expert_groups if opened.architecture else 0
     return opened.grown or had < arch.moe_num_expert_groups
 
 
 def _about(opened: PretrainedWeights, path: Path, config: RunConfig) -> Checkpoint:
-    """What the grown checkpoint says of its data: the source's words, or Segment Anything's."""
+    """Describe the data of the grown checkpoint, as the smaller checkpoint or Segment Anything has it."""
     named = dataset_taxonomy(config.train_dataset.dataset.args)
     if opened.architecture is not None:
         ours = load_checkpoint(path)
         return dataclasses.replace(ours, taxonomy=named or ours.taxonomy, metrics={}, epoch=0)
     if named is None:
         raise ConfigError(
-            "`train_dataset.dataset.args.classes` is missing, and the source knows no classes",
+            "`train_dataset.dataset.args.classes` is missing, and the checkpoint has no classes",
             hint="--set train_dataset.dataset.args.classes=land_cover_33",
         )
     return Checkpoint(
@@ -122,7 +125,7 @@ def _source_model(opened: PretrainedWeights, arch: Architecture, about: Checkpoi
 
 
 def _relative_change(source: ClassWiseSam, grown: ClassWiseSam) -> float:
-    """‖grown - source‖ / ‖source‖ of the encoder's features of one image of noise."""
+    """Compute ‖grown - source‖ / ‖source‖ of the encoder's features on one image of noise."""
     generator = torch.Generator().manual_seed(0)
     size = grown.arch.inp_size
     with torch.inference_mode():
