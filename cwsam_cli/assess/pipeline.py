@@ -22,7 +22,7 @@ class Evaluation:
 
     taxonomy: Taxonomy
     matrix: Matrix
-    scores: Metrics
+    metrics: Metrics
 
 
 def evaluate(
@@ -86,11 +86,11 @@ def evaluate(
         precision="fp32",
         hidden_class=trained.hidden_class,
     )
-    scores = compute_metrics(matrix)
-    if not scores.pixels:
+    metrics = compute_metrics(matrix)
+    if not metrics.pixels:
         raise DataError(f"the {split} split of `{data}` has no labelled pixels", hint="choose another --split")
     if output is not None:
         about = {"checkpoint": str(checkpoint), "data": str(data), "split": split}
         with staged(output, overwrite=overwrite, marker=METRICS) as folder:
-            write_report(matrix, scores, trained.taxonomy, folder, about)
-    return Evaluation(trained.taxonomy, matrix, scores)
+            write_report(matrix, metrics, trained.taxonomy, folder, about)
+    return Evaluation(trained.taxonomy, matrix, metrics)

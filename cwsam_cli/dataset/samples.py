@@ -168,10 +168,10 @@ class BatchShare(Sampler[list[tuple[int, int]]]):
         rng = np.random.default_rng((seed, epoch))
         order = rng.permutation(count) if probabilities is None else rng.choice(count, count, p=probabilities)
         samples = list(zip(order.tolist(), rng.integers(2**62, size=count).tolist(), strict=True))
-        whole = batch_size * size
+        full_batch = batch_size * size
         self._batches = [
             batch[len(batch) * rank // size : len(batch) * (rank + 1) // size]
-            for batch in (samples[start : start + whole] for start in range(samples_done, count, whole))
+            for batch in (samples[start : start + full_batch] for start in range(samples_done, count, full_batch))
         ]
 
     def __len__(self) -> int:
@@ -287,10 +287,10 @@ def _pairs(args: FolderArgs) -> list[tuple[Path, Path]]:
         raise DataError(
             f"`{folders[0]}` holds no tiles", hint="tile more scenes, or make smaller tiles: cwsam tile --size"
         )
-    alone = sorted(images.keys() ^ labels.keys())
-    if alone:
+    unpaired = sorted(images.keys() ^ labels.keys())
+    if unpaired:
         raise DataError(
-            f"`{alone[0]}` is in only one of `{folders[0]}` and `{folders[1]}`", hint="tile the scenes again"
+            f"`{unpaired[0]}` is in only one of `{folders[0]}` and `{folders[1]}`", hint="tile the scenes again"
         )
     return [(images[name], labels[name]) for name in sorted(images)]
 

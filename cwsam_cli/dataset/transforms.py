@@ -40,10 +40,10 @@ def crop_or_pad(image: Tensor, label: Tensor, top: int, left: int, size: int) ->
     """Cut a square of `size` pixels that starts at (top, left). Pixels beyond the tile become nodata."""
     image = image[:, top : top + size, left : left + size]
     label = label[top : top + size, left : left + size]
-    below, beside = size - label.shape[0], size - label.shape[1]
-    if below or beside:
-        image = torch.nn.functional.pad(image, (0, beside, 0, below))
-        label = torch.nn.functional.pad(label, (0, beside, 0, below), value=IGNORE)
+    pad_rows, pad_columns = size - label.shape[0], size - label.shape[1]
+    if pad_rows or pad_columns:
+        image = torch.nn.functional.pad(image, (0, pad_columns, 0, pad_rows))
+        label = torch.nn.functional.pad(label, (0, pad_columns, 0, pad_rows), value=IGNORE)
     return image, label
 
 

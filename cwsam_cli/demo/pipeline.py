@@ -130,8 +130,8 @@ def run_demo(
     constant = compute_metrics(constant_matrix(held_out.matrix, largest))
     return DemoResult(
         folder=output,
-        accuracy=held_out.scores.accuracy or 0.0,
-        mean_iou=held_out.scores.mean_iou or 0.0,
+        accuracy=held_out.metrics.accuracy or 0.0,
+        mean_iou=held_out.metrics.mean_iou or 0.0,
         largest_class=manifest.taxonomy.names[largest],
         largest_class_accuracy=constant.accuracy or 0.0,
         largest_class_mean_iou=constant.mean_iou or 0.0,

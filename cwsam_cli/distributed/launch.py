@@ -65,13 +65,13 @@ def launch(worker: Callable[..., T], *arguments: Any, cluster: Cluster) -> T | N
         CwsamError: the error of the process that failed first.
         MachineError: a process died or made no progress.
     """
-    place = launcher_environment()
-    if place:
-        os.environ.update(place)
-        wanted, there = cluster.processes * cluster.nodes, int(place["WORLD_SIZE"])
-        if wanted not in (1, there):
+    environment = launcher_environment()
+    if environment:
+        os.environ.update(environment)
+        wanted, started = cluster.processes * cluster.nodes, int(environment["WORLD_SIZE"])
+        if wanted not in (1, started):
             raise UsageError(
-                f"the launcher started {there} processes, but --gpus and --nodes ask for {wanted}",
+                f"the launcher started {started} processes, but --gpus and --nodes ask for {wanted}",
                 hint="remove --gpus and --nodes when torchrun or srun starts the processes",
             )
         with _join_group(cluster, failure=None) as world:
@@ -101,16 +101,16 @@ def _join_group(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
     else:
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, torch.get_num_threads() // neighbours))
-    patience = timedelta(
+    timeout = timedelta(
         seconds=2 * cluster.timeout_s + 60
     )  # longer than the watchdog's limit, because the watchdog gives the better message
-    store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=patience))
+    store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=timeout))
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         store=dist.PrefixStore("run", store),
         rank=rank,
         world_size=size,
-        timeout=patience,
+        timeout=timeout,
     )
     watchdog = Watchdog(
         store.clone(),
@@ -184,17 +184,17 @@ def _launch_processes(worker: Callable[..., T], arguments: tuple[Any, ...], clus
             try:
                 results = elastic_launch(config, _run_process)(folder, console.verbosity(), cluster, worker, arguments)
             except ChildFailedError as error:
-                ended = _find_cause(Path(folder), error)
+                cause = _find_cause(Path(folder), error)
             except SignalException as error:
-                ended = MachineError(f"the run was ended by {error.sigval.name}", hint=cluster.hint_after_signal)
+                cause = MachineError(f"the run was ended by {error.sigval.name}", hint=cluster.hint_after_signal)
             else:
                 return cast(T, results[0]) if 0 in results else None
             if store is not None and not (Path(folder) / _FAILURE).exists():
                 with suppress(SignalException, RuntimeError):  # a second signal, or the first machine is gone
-                    announce_failure(store, f"{ended} (on {socket.gethostname()})")
+                    announce_failure(store, f"{cause} (on {socket.gethostname()})")
                     if cluster.node_rank == 0:  # this process hosts the store
                         time.sleep(_GRACE_S)
-    raise ended from None
+    raise cause from None
 
 
 def _open_store(cluster: Cluster) -> dist.TCPStore:
@@ -218,9 +218,9 @@ def _open_store(cluster: Cluster) -> dist.TCPStore:
             f"--nodes needs --rdzv-endpoint HOST:PORT, not `{cluster.endpoint}`",
             hint="give the first machine's name and a free port on it; use the same on all machines",
         )
-    patience = timedelta(seconds=cluster.timeout_s)
+    timeout = timedelta(seconds=cluster.timeout_s)
     try:
-        return dist.TCPStore(host, port, is_master=cluster.node_rank == 0, timeout=patience, multi_tenant=True)
+        return dist.TCPStore(host, port, is_master=cluster.node_rank == 0, timeout=timeout, multi_tenant=True)
     except dist.DistError as error:
         raise MachineError(
             f"the machines cannot connect at `{cluster.endpoint}`: {str(error).splitlines()[0]}",
@@ -251,15 +251,15 @@ def _run_process(
 
 def _record_failure(path: Path | None, error: BaseException, rank: int) -> None:
     """Record the first failure of all processes in a file. Without our launcher, print it."""
-    told = as_user_error(error) if isinstance(error, Exception) else None
+    user_error = as_user_error(error) if isinstance(error, Exception) else None
     record = {
-        "kind": "interrupted" if isinstance(error, KeyboardInterrupt) else type(told).__name__.lstrip("_"),
-        "message": str(told),
-        "hint": told.hint if told else "",
-        "trace": "" if told else f"rank {rank}: " + "".join(traceback.format_exception(error)),
+        "kind": "interrupted" if isinstance(error, KeyboardInterrupt) else type(user_error).__name__.lstrip("_"),
+        "message": str(user_error),
+        "hint": user_error.hint if user_error else "",
+        "trace": "" if user_error else f"rank {rank}: " + "".join(traceback.format_exception(error)),
     }
     if path is None:
-        print(f"error: {told}\n\nhint: {record['hint']}", file=sys.stderr, flush=True)
+        print(f"error: {user_error}\n\nhint: {record['hint']}", file=sys.stderr, flush=True)
         return
     draft = path.with_name(f"{rank}.json")
     draft.write_text(json.dumps(record), encoding="utf-8")
@@ -271,9 +271,9 @@ def _record_failure(path: Path | None, error: BaseException, rank: int) -> None:
 
 def _find_cause(folder: Path, error: "ChildFailedError") -> BaseException:
     """Return the exception that ended the run: as the process recorded it, or derived from its exit code."""
-    told = _read_failure(folder / _FAILURE)
-    if told is not None:
-        return told
+    recorded = _read_failure(folder / _FAILURE)
+    if recorded is not None:
+        return recorded
     # Processes that the launcher ended, or that lost contact, are not the cause: they sort last.
     failures = sorted(
         error.failures.items(), key=lambda item: (item[1].exitcode in (-signal.SIGTERM, MachineError.exit_code), item)
@@ -284,9 +284,9 @@ def _find_cause(folder: Path, error: "ChildFailedError") -> BaseException:
         lost = _read_failure(folder / _LOSS)
         if lost is not None:
             return lost
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    outcome = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     hint = "if memory ran out, use smaller batches or fewer workers" if code == -9 else ""
-    return MachineError(f"rank {rank} (process {failure.pid}) {how}, so the run was ended", hint=hint)
+    return MachineError(f"rank {rank} (process {failure.pid}) {outcome}, so the run was ended", hint=hint)
 
 
 def _read_failure(path: Path) -> BaseException | None:
@@ -330,9 +330,9 @@ def _forward_signals(folder: Path, cluster: Cluster) -> Iterator[None]:
             except (OSError, ValueError):
                 continue
 
-    before = {number: signal.signal(number, handle) for number in _signals(cluster)}
+    previous = {number: signal.signal(number, handle) for number in _signals(cluster)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

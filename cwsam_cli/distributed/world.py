@@ -122,9 +122,9 @@ def catch_signals(signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[Interru
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
-    before = {number: signal.signal(number, interruption) for number in signals}
+    previous = {number: signal.signal(number, interruption) for number in signals}
     try:
         yield interruption
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -143,8 +143,8 @@ def take_step(
     """
     model, scaler = learner.model, learner.scaler
     model.train()
-    mine = count_totals([label for _, label in batches], weights)
-    counts = world.total(torch.cat([part.view(-1) for part in mine]).to(world.device))
+    own_totals = count_totals([label for _, label in batches], weights)
+    counts = world.total(torch.cat([part.view(-1) for part in own_totals]).to(world.device))
     totals = BatchTotals(counts[0], counts[1], counts[2:])
     passes = backward_passes(
         model, batches, world, args=args, settings=settings, weights=weights, totals=totals, scaler=scaler
@@ -153,14 +153,16 @@ def take_step(
     if scaler is not None:
         scaler.unscale_(learner.optimizer)
     norm = gradient_norm(learner.shards, world)
-    asked = torch.tensor(get_status(), dtype=torch.float32, device=world.device)
-    told = [
-        world.total(torch.cat([torch.stack([*passes.losses.values()]), asked])),
+    status = torch.tensor(get_status(), dtype=torch.float32, device=world.device)
+    to_reduce = [
+        world.total(torch.cat([torch.stack([*passes.losses.values()]), status])),
         norm.view(1),
         totals.sizes,
         *(own.values for own in passes.routing.values()),
     ]
-    sums, norms, sizes, *counts = torch.cat([part.double() for part in told]).cpu().split([len(part) for part in told])
+    sums, norms, sizes, *counts = (
+        torch.cat([part.double() for part in to_reduce]).cpu().split([len(part) for part in to_reduce])
+    )
     losses = dict(zip(passes.losses, sums.tolist(), strict=False))
     is_finite = bool(torch.isfinite(torch.cat([sums, norms])).all())
     learner.skipped = 0 if is_finite else learner.skipped + 1

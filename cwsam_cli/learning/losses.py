@@ -108,9 +108,9 @@ def loss_parts(
 
 def _overlap_loss(logits: Tensor, target: Tensor, known: Tensor, *, jaccard: bool) -> Tensor:
     """Sum over the images of 1 - soft Dice (or IoU), each a mean over the classes in the image's labels."""
-    scores = (logits.softmax(dim=1) * known[:, None]).flatten(2)  # (B, K, P)
+    probabilities = (logits.softmax(dim=1) * known[:, None]).flatten(2)  # (B, K, P)
     truth = _truth(logits, target, known)
-    common, sizes = (scores * truth).sum(dim=2), scores.sum(dim=2) + truth.sum(dim=2)
+    common, sizes = (probabilities * truth).sum(dim=2), probabilities.sum(dim=2) + truth.sum(dim=2)
     overlap = common / (sizes - common).clamp(min=1e-9) if jaccard else 2 * common / sizes.clamp(min=1e-9)
     return _mean_over_present(1 - overlap, truth.sum(dim=2) > 0)
 
@@ -122,9 +122,9 @@ def _lovasz(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
     them counts as a mistake.
     Source: Berman et al., The Lovász-Softmax loss, 2018.
     """
-    scores = logits.softmax(dim=1).flatten(2)  # (B, K, P)
+    probabilities = logits.softmax(dim=1).flatten(2)  # (B, K, P)
     truth = _truth(logits, target, known)
-    errors = (truth - scores).abs() * known.flatten(1)[:, None]
+    errors = (truth - probabilities).abs() * known.flatten(1)[:, None]
     errors, order = errors.sort(dim=2, descending=True)
     hits = truth.gather(2, order)
     size = truth.sum(dim=2, keepdim=True)

@@ -46,22 +46,22 @@ def validate(
     """
     model.eval()
     matrix = np.zeros((classes, classes), np.int64)
-    mine = range(world.rank, len(dataset), world.size)
+    own_samples = range(world.rank, len(dataset), world.size)
     rounds = -(-len(dataset) // world.size)
-    batches = [list(mine[start : start + batch_size]) for start in range(0, rounds, batch_size)]
-    kind = DTYPES[precision]
+    batches = [list(own_samples[start : start + batch_size]) for start in range(0, rounds, batch_size)]
+    dtype = DTYPES[precision]
     with torch.no_grad():  # inference mode does not work with sharded weights
         loaded = load_batches(dataset, batches, workers=workers, pin_memory=world.device.type == "cuda")
         for image, label in track(loaded, "validating", total=len(batches), unit="batch"):
             world.beat()
-            with torch.autocast(world.device.type, kind, enabled=kind != torch.float32):
+            with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):
                 logits = model(image.to(world.device))
             if hidden_class is not None:
                 logits[:, hidden_class] = -math.inf
-            best = logits.argmax(dim=1).to(torch.uint8).cpu()
-            matrix += confusion_matrix(label.numpy(), best.numpy(), classes)
+            predicted = logits.argmax(dim=1).to(torch.uint8).cpu()
+            matrix += confusion_matrix(label.numpy(), predicted.numpy(), classes)
             if show is not None:
-                show(image, label, best)
+                show(image, label, predicted)
                 show = None
     release_gathered(model)
     return world.total(torch.from_numpy(matrix).to(world.device)).cpu().numpy()

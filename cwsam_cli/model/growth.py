@@ -156,17 +156,19 @@ def _grow_expert(
         first, second = torch.randperm(max(2, experts), generator=choices)[:2].clamp(max=experts - 1).tolist()
         alpha = float(torch.empty(()).uniform_(0.2, 0.8, generator=choices))
         hidden = shape[1] if lin == "lin1" else shape[-1] if kind == "weight" else 0
-        mine = base[expert].float()
+        value = base[expert].float()
         if groups == 1 and expert == 0:
-            grown[expert] = mine
+            grown[expert] = value
             continue
         if config.method.startswith("interpolate"):
-            mine = alpha * base[first].float() + (1 - alpha) * base[second].float()
+            value = alpha * base[first].float() + (1 - alpha) * base[second].float()
         if config.method == "drop":
-            mine = _redraw(mine, lin, kind, hidden, config.drop, _generator(seed, f"{layer}.{group}.{expert}"), values)
+            value = _redraw(
+                value, lin, kind, hidden, config.drop, _generator(seed, f"{layer}.{group}.{expert}"), values
+            )
         if config.method in ("noise", "interpolate+noise"):
-            mine = mine + config.noise * base[expert].float().std() * torch.randn(mine.shape, generator=values)
-        grown[expert] = mine
+            value = value + config.noise * base[expert].float().std() * torch.randn(value.shape, generator=values)
+        grown[expert] = value
     return Grown(grown, origin, f"{config.method} into {experts} experts")
 
 

@@ -32,16 +32,16 @@ def optimizer_tensors(
     tensors: Tensors = {}
     steps: dict[str, int] = {}
     for name, shard in shards.items():
-        known = optimizer.state.get(shard) or {}
-        if known:
-            steps[name] = int(known["step"])
+        own_state = optimizer.state.get(shard) or {}
+        if own_state:
+            steps[name] = int(own_state["step"])
         for key in ("exp_avg", "exp_avg_sq"):
-            if key in known:
-                tensors[f"optimizer/{name}/{key}"] = sharded_like(parameters[name], known[key])
+            if key in own_state:
+                tensors[f"optimizer/{name}/{key}"] = sharded_like(parameters[name], own_state[key])
         for key in (*_PARTS, *_PARTS.values()):
-            if key in known:
-                tensors[_own(name, key, world.rank)] = known[key]
-    return tensors, OptimizerRecord(steps=steps, cut={name: _dim(parameters[name]) for name in steps})
+            if key in own_state:
+                tensors[_key(name, key, world.rank)] = own_state[key]
+    return tensors, OptimizerRecord(steps=steps, cut={name: _shard_dim(parameters[name]) for name in steps})
 
 
 def restore_optimizer(
@@ -64,9 +64,9 @@ def restore_optimizer(
         optimizer: a new optimizer; its state is overwritten.
         world: the processes of the current run.
     """
-    kept = record.optimizer
+    saved = record.optimizer
     groups = {shard: group for group in optimizer.param_groups for shard in group["params"]}
-    for name, step in kept.steps.items():
+    for name, step in saved.steps.items():
         shard = shards[name]
         if shard not in groups:
             continue
@@ -77,35 +77,39 @@ def restore_optimizer(
             bnb: Any = optimizer
             bnb.init_state(groups[shard], shard, 0, 0)
             bnb.state[shard]["step"] = step
-    tensors, now = optimizer_tensors(model, shards, optimizer, world)
+    tensors, current = optimizer_tensors(model, shards, optimizer, world)
     written = shapes(index)
-    alike = record.processes == world.size and all(now.cut[name] == kept.cut.get(name) for name in now.cut)
-    same = alike and all(written.get(name) == (tensor.shape, tensor.dtype) for name, tensor in tensors.items())
-    if same or isinstance(optimizer, torch.optim.AdamW):
+    is_same_sharding = record.processes == world.size and all(
+        current.cut[name] == saved.cut.get(name) for name in current.cut
+    )
+    is_same_layout = is_same_sharding and all(
+        written.get(name) == (tensor.shape, tensor.dtype) for name, tensor in tensors.items()
+    )
+    if is_same_layout or isinstance(optimizer, torch.optim.AdamW):
         read_tensors(folder, tensors, index)
         return
     parameters = dict(model.named_parameters())
     state = _Parts(folder, index, written, record)
-    for name in kept.steps:
-        known = optimizer.state.get(shards[name]) or {}
+    for name in saved.steps:
+        own_state = optimizer.state.get(shards[name]) or {}
         for key, scale in _PARTS.items():
-            if key not in known:
+            if key not in own_state:
                 continue
             code = _code(optimizer, key)
-            own = _recut(state, name, key, parameters[name], code, world)
-            if scale in known:
-                codes, scales = quantize(own, code)
-                known[key].copy_(codes)
-                known[scale].copy_(scales)
+            shard_values = _recut(state, name, key, parameters[name], code, world)
+            if scale in own_state:
+                codes, scales = quantize(shard_values, code)
+                own_state[key].copy_(codes)
+                own_state[scale].copy_(scales)
             else:
-                known[key].copy_(own)
+                own_state[key].copy_(shard_values)
 
 
-def _own(name: str, key: str, rank: int) -> str:
+def _key(name: str, key: str, rank: int) -> str:
     return f"optimizer/{name}/{key}/{rank}"
 
 
-def _dim(parameter: nn.Parameter) -> int:
+def _shard_dim(parameter: nn.Parameter) -> int:
     placement = parameter.placements[0] if isinstance(parameter, DTensor) else None
     return placement.dim if isinstance(placement, Shard) else 0
 
@@ -130,7 +134,7 @@ class _Parts:
 
 def _recut(state: _Parts, name: str, key: str, parameter: nn.Parameter, code: Tensor, world: World) -> Tensor:
     """Assemble this process's shard of an average, in float32, from the saved parts it overlaps."""
-    written, cut, dim = state.written, state.record.optimizer.cut[name], _dim(parameter)
+    written, cut, dim = state.written, state.record.optimizer.cut[name], _shard_dim(parameter)
     start, stop = 0, parameter.shape[dim]
     if isinstance(parameter, DTensor):
         rows = -(-stop // world.size)
@@ -138,16 +142,18 @@ def _recut(state: _Parts, name: str, key: str, parameter: nn.Parameter, code: Te
     parts: list[Tensor] = []
     base = offset = 0
     for rank in range(state.record.processes):
-        place, scale = _own(name, key, rank), _own(name, _PARTS[key], rank)
-        if place not in written:  # that process had no shard of this weight
+        codes, scale = _key(name, key, rank), _key(name, _PARTS[key], rank)
+        if codes not in written:  # that process had no shard of this weight
             continue
-        begins, offset = offset, offset + written[place][0][cut]
+        begins, offset = offset, offset + written[codes][0][cut]
         if cut == dim and (offset <= start or begins >= stop):
             continue
         base = begins if not parts and cut == dim else base
-        held = {own: torch.empty(written[own][0], dtype=written[own][1]) for own in (place, scale) if own in written}
-        read_tensors(state.folder, held, state.index)
-        parts.append(dequantize(held[place], held[scale], code) if scale in held else held[place])
+        read = {
+            part: torch.empty(written[part][0], dtype=written[part][1]) for part in (codes, scale) if part in written
+        }
+        read_tensors(state.folder, read, state.index)
+        parts.append(dequantize(read[codes], read[scale], code) if scale in read else read[codes])
     return torch.cat(parts, dim=cut).narrow(dim, start - base, stop - start)
 
 

@@ -132,7 +132,7 @@ def _run_epochs(run: Run, history: HistoryWriter | None) -> EndReason:
     """
     config, progress, settings = run.config, run.progress, run.config.training_settings
     begun: list[StageConfig | None] = []
-    scores = None
+    metrics = None
     for epoch in track(range(progress.epoch + 1, config.epochs + 1), "training", unit="epoch"):
         if settings.patience is not None and progress.stale_validations >= settings.patience:
             log.info(
@@ -146,7 +146,7 @@ def _run_epochs(run: Run, history: HistoryWriter | None) -> EndReason:
             _apply_stage(run, stage)
         try:
             figures = _run_epoch(run, epoch, stage)
-            scores, more = _validate_and_save(run, epoch, history)
+            metrics, more = _validate_and_save(run, epoch, history)
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 rank, device = run.world.rank, run.world.device
@@ -155,8 +155,10 @@ def _run_epochs(run: Run, history: HistoryWriter | None) -> EndReason:
         figures |= more
         if history is not None:
             history.write(epoch, figures)
-        if scores is not None:
-            log.info("epoch %d: loss %.3f, mIoU %.3f", epoch, figures.get("train/loss", math.nan), scores.mean_iou or 0)
+        if metrics is not None:
+            log.info(
+                "epoch %d: loss %.3f, mIoU %.3f", epoch, figures.get("train/loss", math.nan), metrics.mean_iou or 0
+            )
             if settings.save_every is None or not run.has_state:
                 run.save_state()
     else:
@@ -164,7 +166,7 @@ def _run_epochs(run: Run, history: HistoryWriter | None) -> EndReason:
     if settings.save_every is not None and begun:
         run.save_state()
         with run.learner.averaged():
-            run.write_checkpoint(run.output / LAST, progress.epoch, scores)
+            run.write_checkpoint(run.output / LAST, progress.epoch, metrics)
     return end
 
 
@@ -308,19 +310,19 @@ def _is_validation_due(run: Run, epoch: int) -> bool:
 
 def _validate_and_save(run: Run, epoch: int, history: HistoryWriter | None) -> tuple[Metrics | None, dict[str, float]]:
     """Validate and write checkpoints if they are due after this epoch. Uses the averaged weights."""
-    config, scores, figures = run.config, None, dict[str, float]()
+    config, metrics, figures = run.config, None, dict[str, float]()
     with run.learner.averaged():
         if _is_validation_due(run, epoch):
             with run.clock.timing("validation"):
-                scores = _validate(run, epoch, history)
+                metrics = _validate(run, epoch, history)
             names = run.data.manifest.taxonomy.names
-            figures = {"val/mIoU": scores.mean_iou or 0.0, "val/accuracy": scores.accuracy or 0.0}
-            rows = zip(names, scores.classes, strict=True)
+            figures = {"val/mIoU": metrics.mean_iou or 0.0, "val/accuracy": metrics.accuracy or 0.0}
+            rows = zip(names, metrics.classes, strict=True)
             figures |= {f"val_iou/{name}": row.iou for name, row in rows if row.iou is not None}
         if config.epoch_save and epoch % config.epoch_save == 0:
-            run.write_checkpoint(run.output / f"model_epoch_{epoch}.pth", epoch, scores)
+            run.write_checkpoint(run.output / f"model_epoch_{epoch}.pth", epoch, metrics)
             run.remove_old_checkpoints(epoch)
-    return scores, figures
+    return metrics, figures
 
 
 def _validate(run: Run, epoch: int, history: HistoryWriter | None) -> Metrics:
@@ -337,12 +339,12 @@ def _validate(run: Run, epoch: int, history: HistoryWriter | None) -> Metrics:
         hidden_class=run.data.hidden_class,
         show=partial(history.write_images, epoch, taxonomy=run.data.manifest.taxonomy) if history is not None else None,
     )
-    scores = compute_metrics(matrix)
+    metrics = compute_metrics(matrix)
     progress.stale_validations += 1
-    if (scores.mean_iou or 0.0) > progress.mean_iou:
-        progress.best_epoch, progress.mean_iou = epoch, scores.mean_iou or 0.0
-        progress.accuracy, progress.stale_validations = scores.accuracy or 0.0, 0
-        run.write_checkpoint(run.output / BEST, epoch, scores)
+    if (metrics.mean_iou or 0.0) > progress.mean_iou:
+        progress.best_epoch, progress.mean_iou = epoch, metrics.mean_iou or 0.0
+        progress.accuracy, progress.stale_validations = metrics.accuracy or 0.0, 0
+        run.write_checkpoint(run.output / BEST, epoch, metrics)
     if config.training_settings.save_every is None:
-        run.write_checkpoint(run.output / LAST, epoch, scores)
-    return scores
+        run.write_checkpoint(run.output / LAST, epoch, metrics)
+    return metrics

@@ -27,7 +27,7 @@ from cwsam_cli.model.weights import PretrainedWeights
 from cwsam_cli.train.clock import Clock
 from cwsam_cli.train.history import HISTORY, read_history
 from cwsam_cli.train.provenance import find_provenance
-from cwsam_cli.train.start import build_learner, identity, refuse_mismatch, restore_learner, save_state
+from cwsam_cli.train.start import build_learner, refuse_mismatch, restore_learner, run_identity, save_state
 from cwsam_cli.train.state import StateRecord, StateWriter, find_state
 from cwsam_cli.train.training_data import TrainingData, prepare_data
 
@@ -87,7 +87,7 @@ class Run:
     @property
     def identity(self) -> dict[str, Any]:
         """Settings that must not change when the run resumes."""
-        return identity(self.arch, self.data.manifest.taxonomy, self.data.manifest.bands)
+        return run_identity(self.arch, self.data.manifest.taxonomy, self.data.manifest.bands)
 
     def get_status(self) -> RunStatus:
         """Return whether this process must stop or save after the current step."""
@@ -129,7 +129,7 @@ class Run:
                 )
             time.sleep(0.2)
 
-    def write_checkpoint(self, path: Path, epoch: int, scores: Metrics | None) -> None:
+    def write_checkpoint(self, path: Path, epoch: int, metrics: Metrics | None) -> None:
         """Write a checkpoint that `predict` and `eval` can read; all processes call this."""
         tensors = dict(self.learner.model.named_parameters()) | dict(self.learner.model.named_buffers())
         about = Checkpoint(
@@ -143,7 +143,9 @@ class Run:
             grown=self.progress.grown,
             epoch=epoch,
             provenance=self.provenance,
-            metrics={} if scores is None else {"mean_iou": scores.mean_iou or 0.0, "accuracy": scores.accuracy or 0.0},
+            metrics={}
+            if metrics is None
+            else {"mean_iou": metrics.mean_iou or 0.0, "accuracy": metrics.accuracy or 0.0},
         )
         save_checkpoint(about, path, self.world)
 
@@ -152,8 +154,8 @@ class Run:
         keep = self.config.training_settings.keep
         if self.world.is_main and keep:
             numbers = [path.stem.rpartition("_")[2] for path in self.output.glob("model_epoch_*.pth")]
-            had = sorted(int(number) for number in numbers if number.isdecimal() and int(number) <= epoch)
-            for old in had[:-keep]:
+            epochs = sorted(int(number) for number in numbers if number.isdecimal() and int(number) <= epoch)
+            for old in epochs[:-keep]:
                 (self.output / f"model_epoch_{old}.pth").unlink()
 
     def save_state(self) -> None:
@@ -167,7 +169,7 @@ class Run:
             self.config,
             self.learner,
             self.world,
-            here=self.identity,
+            identity=self.identity,
             progress=dataclasses.asdict(self.progress),
         )
         self.clock.restart_interval()
@@ -184,14 +186,14 @@ def resolve_resume(output: Path, resume: Resume) -> Resume:
         UsageError: the folder already holds a run, and `resume` is None.
         CheckpointError: the folder holds no state to resume from.
     """
-    taken = [name for name in (_STATE, _CONFIG, BEST) if (output / name).exists()]
-    if taken and resume is None:
+    existing = [name for name in (_STATE, _CONFIG, BEST) if (output / name).exists()]
+    if existing and resume is None:
         raise UsageError(
-            f"`{output}` already holds a run ({taken[0]})", hint="continue it with --resume, or choose another -o"
+            f"`{output}` already holds a run ({existing[0]})", hint="continue it with --resume, or choose another -o"
         )
     if resume == "last" and find_state(output / _STATE) is None:
         validated = sum("val/mIoU" in row for row in read_history(output / HISTORY))
-        if _CONFIG in taken and validated <= 1:  # the first state is saved after the first validation
+        if _CONFIG in existing and validated <= 1:  # the first state is saved after the first validation
             log.info("the run in `%s` ended before its first saved state; starting again from the beginning", output)
             return None
         raise CheckpointError(
@@ -214,13 +216,13 @@ def prepare_run(config: RunConfig, output: Path, world: World, clock: Clock) -> 
     band_names = [band.name for band in manifest.bands]
     state = world.agree(find_state(output / _STATE) if config.resume == "last" and world.is_main else None)
     if state is not None:
-        here = identity(arch, manifest.taxonomy, manifest.bands)
-        learner, kept = restore_learner(state, config, arch, world, band_names=band_names, here=here)
-        progress = _progress(kept, state)
+        identity = run_identity(arch, manifest.taxonomy, manifest.bands)
+        learner, record = restore_learner(state, config, arch, world, band_names=band_names, identity=identity)
+        progress = _progress(record, state)
     else:
         source, progress = None, Progress()
         if world.is_main:  # downloads the weights if needed; the other processes receive theirs from it
-            source, progress = _source(config, output, manifest, arch)
+            source, progress = _initial_weights(config, output, manifest, arch)
         progress = world.agree(progress)
         learner, report = build_learner(
             config, arch, world, source, band_names=band_names, class_names=manifest.taxonomy.names
@@ -234,9 +236,9 @@ def prepare_run(config: RunConfig, output: Path, world: World, clock: Clock) -> 
     return Run(config, output, world, data, arch, learner, progress, writer, clock, origin, has_state)
 
 
-def _progress(kept: StateRecord, state: Path) -> Progress:
+def _progress(record: StateRecord, state: Path) -> Progress:
     try:
-        progress = validate(Progress, kept.progress, str(state))
+        progress = validate(Progress, record.progress, str(state))
     except ConfigError as error:
         raise CheckpointError(str(error), hint="continue from the best checkpoint: --set resume=best") from None
     where = f"epoch {progress.epoch + 1}, after {progress.samples} of its tiles" if progress.samples else ""
@@ -244,7 +246,7 @@ def _progress(kept: StateRecord, state: Path) -> Progress:
     return progress
 
 
-def _source(
+def _initial_weights(
     config: RunConfig, output: Path, manifest: Manifest, arch: Architecture
 ) -> tuple[PretrainedWeights | None, Progress]:
     """Open the weights that a run starts from, if any, and return how far they are trained."""
@@ -258,23 +260,23 @@ def _source(
             )
         return source, Progress(grown=source is not None and source.grown)
     path = output / f"model_epoch_{config.resume}.pth"
-    kept = load_checkpoint(path)
-    there = identity(kept.architecture, kept.taxonomy, kept.bands)
-    refuse_mismatch(path, there, identity(arch, manifest.taxonomy, manifest.bands))
-    log.info("continuing from `%s`, epoch %d, with a new optimizer", path, kept.epoch)
-    progress = Progress(epoch=kept.epoch, grown=kept.grown)
+    checkpoint = load_checkpoint(path)
+    saved = run_identity(checkpoint.architecture, checkpoint.taxonomy, checkpoint.bands)
+    refuse_mismatch(path, saved, run_identity(arch, manifest.taxonomy, manifest.bands))
+    log.info("continuing from `%s`, epoch %d, with a new optimizer", path, checkpoint.epoch)
+    progress = Progress(epoch=checkpoint.epoch, grown=checkpoint.grown)
     best = load_checkpoint(output / BEST) if (output / BEST).exists() else None
-    if best is not None and best.epoch > kept.epoch:  # from an epoch that this run discards
-        aside = output / f"model_epoch_{best.epoch}.pth"
-        if not aside.exists():
-            os.replace(output / BEST, aside)
-            log.warning("the best model so far is from epoch %d; it is now `%s`", best.epoch, aside)
-        if kept.metrics:
+    if best is not None and best.epoch > checkpoint.epoch:  # from an epoch that this run discards
+        numbered = output / f"model_epoch_{best.epoch}.pth"
+        if not numbered.exists():
+            os.replace(output / BEST, numbered)
+            log.warning("the best model so far is from epoch %d; it is now `%s`", best.epoch, numbered)
+        if checkpoint.metrics:
             with staged(output / BEST, overwrite=True) as copy:
                 shutil.copyfile(path, copy)
         else:
             (output / BEST).unlink(missing_ok=True)
-        best = kept
+        best = checkpoint
     if best is not None and best.metrics:
         progress.best_epoch, progress.mean_iou = best.epoch, best.metrics["mean_iou"]
         progress.accuracy = best.metrics["accuracy"]

@@ -115,7 +115,7 @@ def save_state(
     learner: Learner,
     world: World,
     *,
-    here: dict[str, Any],
+    identity: dict[str, Any],
     progress: Mapping[str, Any],
 ) -> None:
     """Start to write the complete state of a run. All processes call this.
@@ -125,7 +125,7 @@ def save_state(
         config: configuration of the run.
         learner: model, optimizer and averages.
         world: the processes of the run.
-        here: `identity` of the run.
+        identity: `run_identity` of the run.
         progress: progress of the run, as JSON values.
 
     Raises:
@@ -136,7 +136,7 @@ def save_state(
     tensors, optimizer = optimizer_tensors(learner.model, learner.shards, learner.optimizer, world)
     record = StateRecord(
         processes=world.size,
-        identity=here | {"optimizer": config.optimizer.name},
+        identity=identity | {"optimizer": config.optimizer.name},
         progress=dict(progress),
         optimizer=optimizer,
         average=list(averages),
@@ -153,7 +153,7 @@ def restore_learner(
     world: World,
     *,
     band_names: Sequence[str],
-    here: dict[str, Any],
+    identity: dict[str, Any],
 ) -> tuple[Learner, StateRecord]:
     """Restore a learner from the complete state of a run.
 
@@ -163,7 +163,7 @@ def restore_learner(
         arch: architecture of the model.
         world: the processes of the run. Their number may differ from when the state was saved.
         band_names: bands of the images.
-        here: `identity` of the run.
+        identity: `run_identity` of the run.
 
     Returns:
         The learner, and the content of `state.json`.
@@ -172,7 +172,7 @@ def restore_learner(
         CheckpointError: the state is damaged, or belongs to another run.
     """
     record = read_record(folder)
-    refuse_mismatch(folder, record.identity, here | {"optimizer": config.optimizer.name})
+    refuse_mismatch(folder, record.identity, identity | {"optimizer": config.optimizer.name})
     index = read_index(folder)
     learner = _allocate_learner(config, arch, world, band_names)
     names = [place.removeprefix("average/") for place in record.average]
@@ -195,34 +195,38 @@ def restore_learner(
     return learner, record
 
 
-def refuse_mismatch(where: Path, kept: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def refuse_mismatch(path: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Stop if a checkpoint was made for another architecture, class table or bands than this run.
 
     Args:
-        where: path of the checkpoint.
-        kept: `identity` of the checkpoint.
-        here: `identity` of this run.
+        path: path of the checkpoint.
+        saved: `run_identity` of the checkpoint.
+        current: `run_identity` of this run.
 
     Raises:
         CheckpointError: they differ. The message names the first three differences.
     """
-    apart = [(key, _first_difference(kept[key], here[key])) for key in here if key in kept and kept[key] != here[key]]
-    if apart:
-        told = [f"{key} {there} there, {asked} here" for key, (there, asked) in apart[:3]]
+    different = [
+        (key, _first_difference(saved[key], current[key]))
+        for key in current
+        if key in saved and saved[key] != current[key]
+    ]
+    if different:
+        differences = [f"{key} was {before}, is now {now}" for key, (before, now) in different[:3]]
         raise CheckpointError(
-            f"`{where}` belongs to another run: {'; '.join(told)}",
+            f"`{path}` belongs to another run: {'; '.join(differences)}",
             hint="resume with the configuration and the dataset that the run started with",
         )
 
 
-def _first_difference(there: Any, here: Any) -> tuple[Any, Any]:
+def _first_difference(saved: Any, current: Any) -> tuple[Any, Any]:
     """Return the two values, or for lists the first two items that differ."""
-    if isinstance(there, list) and isinstance(here, list):
-        return next(pair for pair in zip_longest(there, here, fillvalue="nothing") if pair[0] != pair[1])
-    return there, here
+    if isinstance(saved, list) and isinstance(current, list):
+        return next(pair for pair in zip_longest(saved, current, fillvalue="nothing") if pair[0] != pair[1])
+    return saved, current
 
 
-def identity(arch: Architecture, taxonomy: Taxonomy, bands: Sequence[Band]) -> dict[str, Any]:
+def run_identity(arch: Architecture, taxonomy: Taxonomy, bands: Sequence[Band]) -> dict[str, Any]:
     """List the settings that must not change when a run resumes, as JSON values."""
     shape = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(arch).items()}
     classes = [f"{entry.code} {entry.name}" for entry in taxonomy.classes]

@@ -86,8 +86,8 @@ def upcycle(source: str, config: RunConfig, output: Path, *, overwrite: bool = F
 
 def _grows(opened: PretrainedWeights, arch: Architecture) -> bool:
     """Check whether group 0 of the encoder comes from a smaller model: this one, or one before it."""
-    had = opened.architecture.moe_num_expert_groups if opened.architecture else 0
-    return opened.grown or had < arch.moe_num_expert_groups
+    groups_before = opened.architecture.moe_num_expert_groups if opened.architecture else 0
+    return opened.grown or groups_before < arch.moe_num_expert_groups
 
 
 def _about(opened: PretrainedWeights, path: Path, config: RunConfig) -> Checkpoint:

@@ -35,7 +35,7 @@ def run(
     train(load_config("tiny", settings, data=dataset), folder)
     seconds = time.process_time() - start
     found = evaluate(folder / BEST, dataset)
-    return found.scores.accuracy or 0, found.scores.mean_iou or 0, int((found.matrix.sum(axis=0) > 0).sum()), seconds
+    return found.metrics.accuracy or 0, found.metrics.mean_iou or 0, int((found.matrix.sum(axis=0) > 0).sum()), seconds
 
 
 def main() -> None:

@@ -285,7 +285,7 @@ def first_half(world: World, case: dict[str, Any], processes: int, folder: str) 
     for number in range(6):
         step(world, config, learner, number, processes, rate=1e-3)
     writer = StateWriter(Path(folder) / "last", world)
-    save_state(writer, config, learner, world, here=_IDENTITY, progress={})
+    save_state(writer, config, learner, world, identity=_IDENTITY, progress={})
     writer.wait()
     return [step(world, config, learner, number, processes, rate=1e-4).loss for number in range(6, 12)]
 
@@ -295,7 +295,7 @@ def second_half(world: World, case: dict[str, Any], processes: int, folder: str)
     config = configuration(case)
     arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
     names = [f"band_{i}" for i in range(BANDS)]
-    learner, _ = restore_learner(Path(folder) / "last", config, arch, world, band_names=names, here=_IDENTITY)
+    learner, _ = restore_learner(Path(folder) / "last", config, arch, world, band_names=names, identity=_IDENTITY)
     return [step(world, config, learner, number, processes, rate=1e-4).loss for number in range(6, 12)]
 
 
@@ -315,7 +315,7 @@ def move_after_a_save(world: World, case: dict[str, Any], folder: str) -> float:
     for number in range(12):
         step(world, config, learner, number, world.size, rate=1e-3)
     writer = StateWriter(Path(folder) / "last", world)
-    save_state(writer, config, learner, world, here=_IDENTITY, progress={})
+    save_state(writer, config, learner, world, identity=_IDENTITY, progress={})
     writer.wait()
     return _largest_move(world, config, learner, 12)
 
@@ -325,7 +325,7 @@ def move_after_a_resume(world: World, case: dict[str, Any], folder: str) -> floa
     config = configuration(case)
     arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
     names = [f"band_{i}" for i in range(BANDS)]
-    learner, _ = restore_learner(Path(folder) / "last", config, arch, world, band_names=names, here=_IDENTITY)
+    learner, _ = restore_learner(Path(folder) / "last", config, arch, world, band_names=names, identity=_IDENTITY)
     return _largest_move(world, config, learner, 12)
 
 
@@ -368,7 +368,7 @@ def run_through(world: World, cases: dict[str, dict[str, Any]], folder: str) -> 
             learner.scaler.load_state_dict(learner.scaler.state_dict() | {"scale": 2.0**12})
         losses = _take_steps(world, case, learner, range(SAVED_AFTER))
         writer = StateWriter(Path(folder) / name / "last", world)
-        save_state(writer, config, learner, world, here=_IDENTITY, progress={})
+        save_state(writer, config, learner, world, identity=_IDENTITY, progress={})
         writer.wait()
         losses += _take_steps(world, case, learner, range(SAVED_AFTER, STAGED_STEPS))
         results[name] = losses, _digest(world, learner)
@@ -383,7 +383,7 @@ def resume(world: World, cases: dict[str, dict[str, Any]], folder: str) -> dict[
         arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
         names = [f"band_{i}" for i in range(BANDS)]
         state = Path(folder) / name / "last"
-        learner, _ = restore_learner(state, config, arch, world, band_names=names, here=_IDENTITY)
+        learner, _ = restore_learner(state, config, arch, world, band_names=names, identity=_IDENTITY)
         losses = _take_steps(world, case, learner, range(SAVED_AFTER, STAGED_STEPS))
         results[name] = losses, _digest(world, learner)
     return results

@@ -26,7 +26,7 @@ from cwsam_cli.learning.loop import take_step
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import PretrainedWeights
 from cwsam_cli.taxonomy import Taxonomy, from_names
-from cwsam_cli.train.start import build_learner, identity, refuse_mismatch, restore_learner, save_state
+from cwsam_cli.train.start import build_learner, refuse_mismatch, restore_learner, run_identity, save_state
 from cwsam_cli.train.state import StateRecord, StateWriter
 
 WORLD = World(torch.device("cpu"))
@@ -102,17 +102,17 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:
-    return identity(_arch(config), CLASSES, BANDS)
+    return run_identity(_arch(config), CLASSES, BANDS)
 
 
 def _remember(folder: Path, config: RunConfig, learner: Learner, **progress: Any) -> None:
     writer = StateWriter(folder, WORLD)
-    save_state(writer, config, learner, WORLD, here=_identity(config), progress=progress)
+    save_state(writer, config, learner, WORLD, identity=_identity(config), progress=progress)
     writer.wait()
 
 
 def _go_on(folder: Path, config: RunConfig) -> tuple[Learner, StateRecord]:
-    return restore_learner(folder, config, _arch(config), WORLD, band_names=NAMES, here=_identity(config))
+    return restore_learner(folder, config, _arch(config), WORLD, band_names=NAMES, identity=_identity(config))
 
 
 # --- a new run ---
@@ -275,13 +275,13 @@ def test_another_architecture_is_refused_by_its_differences(tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match=r"last` belongs to another run") as caught:
         _go_on(folder, other)
     assert caught.value.exit_code == 5 and caught.value.hint
-    assert "depth 1 there, 2 here" in str(caught.value)
-    assert "prompt_embed_dim 16 there, 32 here" in str(caught.value)
+    assert "depth was 1, is now 2" in str(caught.value)
+    assert "prompt_embed_dim was 16, is now 32" in str(caught.value)
 
 
 def test_another_optimizer_is_refused(tmp_path: Path) -> None:
     folder = _kept(tmp_path, _config())
-    with pytest.raises(CheckpointError, match="optimizer adamw there, adamw8bit here"):
+    with pytest.raises(CheckpointError, match="optimizer was adamw, is now adamw8bit"):
         _go_on(folder, _config(optimizer="adamw8bit"))
 
 
@@ -299,24 +299,24 @@ def test_other_classes_or_bands_are_refused_and_named(
     config = _config()
     folder = _kept(tmp_path, config)
     table: Taxonomy = from_names(classes)
-    here = identity(_arch(config), table, [Band(name=name, mean=0.0, std=1.0) for name in bands])
+    here = run_identity(_arch(config), table, [Band(name=name, mean=0.0, std=1.0) for name in bands])
     with pytest.raises(CheckpointError, match=key):
-        restore_learner(folder, config, _arch(config), WORLD, band_names=bands, here=here)
+        restore_learner(folder, config, _arch(config), WORLD, band_names=bands, identity=here)
 
 
 def test_codes_count_as_much_as_names() -> None:
     arch = _arch(_config())
-    one, other = identity(arch, CLASSES, BANDS), identity(arch, from_names(CLASSES.names, first=5), BANDS)
-    with pytest.raises(CheckpointError, match=r"classes .*0 水体.* there, .*5 水体.* here"):
+    one, other = run_identity(arch, CLASSES, BANDS), run_identity(arch, from_names(CLASSES.names, first=5), BANDS)
+    with pytest.raises(CheckpointError, match=r"classes .*0 水体.*, is now .*5 水体"):
         refuse_mismatch(Path("last"), one, other)
 
 
 @pytest.mark.parametrize(
     ("kept", "here", "told"),
     [
-        ([*"abcdefghij"], [*"abcXefghij"], "classes d there, X here"),
-        ([*"abc"], [*"ab"], "classes c there, nothing here"),
-        ([*"ab"], [*"abc"], "classes nothing there, c here"),
+        ([*"abcdefghij"], [*"abcXefghij"], "classes was d, is now X"),
+        ([*"abc"], [*"ab"], "classes was c, is now nothing"),
+        ([*"ab"], [*"abc"], "classes was nothing, is now c"),
     ],
 )
 def test_of_a_long_table_the_first_difference_is_named(kept: list[str], here: list[str], told: str) -> None:
@@ -335,13 +335,13 @@ def test_bands_that_were_measured_anew_are_another_run(changes: dict[str, float]
     """The same pixel would be another number to the model."""
     arch = _arch(_config())
     measured = [BANDS[0], dataclasses.replace(BANDS[1], **changes), *BANDS[2:]]
-    with pytest.raises(CheckpointError, match=r"bands green \(0 ± 1\) there, green \("):
-        refuse_mismatch(Path("last"), identity(arch, CLASSES, BANDS), identity(arch, CLASSES, measured))
+    with pytest.raises(CheckpointError, match=r"bands was green \(0 ± 1\), is now green \("):
+        refuse_mismatch(Path("last"), run_identity(arch, CLASSES, BANDS), run_identity(arch, CLASSES, measured))
 
 
 def test_only_the_first_differences_are_named() -> None:
     here = {f"key{i}": i for i in range(9)}
     with pytest.raises(CheckpointError) as caught:
         refuse_mismatch(Path("last"), {name: -value - 1 for name, value in here.items()}, here)
-    assert str(caught.value).count(" there, ") == 3
-    assert "key0 -1 there, 0 here" in str(caught.value)
+    assert str(caught.value).count(", is now ") == 3
+    assert "key0 was -1, is now 0" in str(caught.value)
