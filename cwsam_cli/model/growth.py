@@ -33,7 +33,7 @@ Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Grown:
+class GrownTensor:
     """A tensor of the larger model's experts or routers."""
 
     value: Tensor
@@ -48,7 +48,7 @@ def is_mixture(name: str) -> bool:
     return any(pattern.fullmatch(name) for pattern in (_EXPERT, _ROUTER, _GROUP_ROUTER))
 
 
-def shrink(name: str, source: Weights) -> Grown | None:
+def shrink(name: str, source: Weights) -> GrownTensor | None:
     """Make a tensor of a dense MLP from the first expert of the checkpoint's expert layer.
 
     Args:
@@ -60,10 +60,12 @@ def shrink(name: str, source: Weights) -> Grown | None:
     """
     match = _DENSE.fullmatch(name)
     origin = f"{match['layer']}.groups.0.{match['lin']}_{match['kind']}" if match else ""
-    return Grown(source[origin][0], origin, "expert 0 alone") if origin in source else None
+    return GrownTensor(source[origin][0], origin, "expert 0 alone") if origin in source else None
 
 
-def grow(name: str, shape: torch.Size, source: Weights, groups: int, config: UpcycleConfig, seed: int) -> Grown | None:
+def grow(
+    name: str, shape: torch.Size, source: Weights, groups: int, config: UpcycleConfig, seed: int
+) -> GrownTensor | None:
     """Make one tensor of experts or routers from the weights of a smaller model.
 
     Args:
@@ -88,25 +90,27 @@ def grow(name: str, shape: torch.Size, source: Weights, groups: int, config: Upc
     return _grow_group_router(name, match, shape, source, seed) if match else None
 
 
-def _grow_group_router(name: str, match: re.Match[str], shape: torch.Size, source: Weights, seed: int) -> Grown | None:
+def _grow_group_router(
+    name: str, match: re.Match[str], shape: torch.Size, source: Weights, seed: int
+) -> GrownTensor | None:
     """Keep the rows of existing groups. New rows are random, with the smallest bias of the existing groups."""
     layer, kind = match["layer"], match["kind"]
     if not _has_layer(source, layer):
         return None
     learned = source.get(name)
     if learned is not None and learned.shape == shape:
-        return Grown(learned, name, "loaded")
+        return GrownTensor(learned, name, "loaded")
     if kind == "weight":
         value = torch.randn(shape, generator=_generator(seed, name)) * ROUTER_STD
     else:
         value = torch.zeros(shape)
         value[0] = BASE_BIAS
     if learned is None:
-        return Grown(value, "", "drawn" if kind == "weight" else "favours group 0")
+        return GrownTensor(value, "", "drawn" if kind == "weight" else "favours group 0")
     if kind == "bias":
         value = torch.full(shape, float(learned.min()))
     value[: len(learned)] = learned.float()
-    return Grown(value, name, f"keeps {len(learned)} groups' rows, {len(value) - len(learned)} are new")
+    return GrownTensor(value, name, f"keeps {len(learned)} groups' rows, {len(value) - len(learned)} are new")
 
 
 def equal_bases(source: Weights, layer: str) -> bool:
@@ -122,10 +126,10 @@ def _grow_expert(
     groups: int,
     config: UpcycleConfig,
     seed: int,
-) -> Grown | None:
+) -> GrownTensor | None:
     layer, group, lin, kind = match["layer"], int(match["group"]), match["lin"], match["kind"]
     if name in source and source[name].shape == shape:
-        return Grown(source[name], name, "loaded")
+        return GrownTensor(source[name], name, "loaded")
     base_name = f"{layer}.groups.0.{lin}_{kind}"
     dense_name = f"{layer}.{lin}.{kind}"
     origin = base_name if base_name in source else dense_name
@@ -147,7 +151,7 @@ def _grow_expert(
         )
     base = base.expand(shape)
     if group == 0 and groups > 1:
-        return Grown(base.clone(), origin, f"copied to {experts} experts" if origin == dense_name else "loaded")
+        return GrownTensor(base.clone(), origin, f"copied to {experts} experts" if origin == dense_name else "loaded")
     grown = torch.empty(shape, dtype=base.dtype)
     values = _generator(seed, name)
     # All tensors of one expert must mix the same experts and redraw the same units.
@@ -169,7 +173,7 @@ def _grow_expert(
         if config.method in ("noise", "interpolate+noise"):
             value = value + config.noise * base[expert].float().std() * torch.randn(value.shape, generator=values)
         grown[expert] = value
-    return Grown(grown, origin, f"{config.method} into {experts} experts")
+    return GrownTensor(grown, origin, f"{config.method} into {experts} experts")
 
 
 def _redraw(
@@ -190,21 +194,21 @@ def _redraw(
 
 def _grow_router(
     name: str, match: re.Match[str], shape: torch.Size, source: Weights, config: UpcycleConfig, seed: int
-) -> Grown | None:
+) -> GrownTensor | None:
     layer, group = match["layer"], int(match["group"])
     if not _has_layer(source, layer):
         return None
     if name in source and source[name].shape == shape:
-        return Grown(source[name], name, "loaded")
+        return GrownTensor(source[name], name, "loaded")
     base_name = f"{layer}.routers.0.weight"
     if base_name in source and source[base_name].shape == shape:
         base, origin = source[base_name].float(), base_name
     else:  # a dense layer has no router, so all groups start with the same random one
         base, origin = torch.randn(shape, generator=_generator(seed, base_name)) * ROUTER_STD, ""
     if group == 0:
-        return Grown(base, origin, "drawn")
+        return GrownTensor(base, origin, "drawn")
     noise = torch.randn(shape, generator=_generator(seed, name))
-    return Grown(base + config.noise * base.std() * noise, origin, "group 0's, with noise")
+    return GrownTensor(base + config.noise * base.std() * noise, origin, "group 0's, with noise")
 
 
 def _has_layer(source: Weights, layer: str) -> bool:

@@ -43,7 +43,7 @@ How = Literal["loaded", "resized", "remapped", "replicated", "drawn", "missing",
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ReportRow:
     """Report on one tensor."""
 
     name: str
@@ -56,7 +56,7 @@ class Row:
 class LoadReport:
     """Report on every tensor of the model and of the checkpoint."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ReportRow] = field(default_factory=list)
     loaded_share: float = 0.0
     """Share of the model's values that come from the checkpoint, 0 to 1."""
     grown: bool = False
@@ -166,7 +166,7 @@ def make_weights(
             all_values += target.numel()
             made = _make(name, target, arch, source, band_names, class_names, upcycle, seed, report)
             if made is None:
-                report.rows.append(Row(name, "missing", "initialised as in a new model"))
+                report.rows.append(ReportRow(name, "missing", "initialised as in a new model"))
                 fresh = fresh or _fresh(module, prefix)
                 yield name, fresh[name.rpartition(".")[2]]
                 continue
@@ -174,9 +174,9 @@ def make_weights(
             if origin:
                 used.add(origin)
                 made_values += target.numel()
-            report.rows.append(Row(name, how, note))
+            report.rows.append(ReportRow(name, how, note))
             yield name, value.to(target.dtype)
-    report.rows += [Row(name, "unused") for name in source.weights if name not in used]
+    report.rows += [ReportRow(name, "unused") for name in source.weights if name not in used]
     report.loaded_share = made_values / all_values
     if not source.weights:
         return

@@ -81,7 +81,7 @@ def check_memory(
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _Candidate:
     """Single change. A later one of the same kind replaces an earlier one."""
 
     kind: str
@@ -106,89 +106,94 @@ def find_changes(
         the cheapest changes, without unnecessary ones. Empty if nothing helps.
     """
 
-    def changed(steps: list[_Step]) -> tuple[RunConfig, int]:
-        settings = {key: value for step in steps for key, value in step.settings.items()}
-        return functools.reduce(_with, settings.items(), config), max([gpus, *(step.gpus or 0 for step in steps)])
+    def apply(candidates: list[_Candidate]) -> tuple[RunConfig, int]:
+        settings = {key: value for candidate in candidates for key, value in candidate.settings.items()}
+        return functools.reduce(_with, settings.items(), config), max(
+            [gpus, *(candidate.gpus or 0 for candidate in candidates)]
+        )
 
-    def planned(steps: list[_Step]) -> MemoryEstimate:
-        new, count = changed(steps)
+    def estimate(candidates: list[_Candidate]) -> MemoryEstimate:
+        new, count = apply(candidates)
         return estimate_memory(new, arch, learning, gpus=count)
 
-    def change(steps: list[_Step]) -> Change:
-        options = _options(steps) + [f"--gpus {step.gpus}" for step in steps if step.gpus]
-        plan = planned(steps)
-        return Change(tuple(options), plan.gpu, plan.host)
+    def change(candidates: list[_Candidate]) -> Change:
+        options = _options(candidates) + [f"--gpus {candidate.gpus}" for candidate in candidates if candidate.gpus]
+        needed = estimate(candidates)
+        return Change(tuple(options), needed.gpu, needed.host)
 
-    def more_gpus(steps: list[_Step]) -> list[_Step]:
+    def more_gpus(candidates: list[_Candidate]) -> list[_Candidate]:
         count = 2 * gpus
         while count <= MOST_GPUS:
-            step = _Step("gpus", gpus=count)
-            plan = planned([*steps, step])
-            if plan.fits(gpu_memory):
-                return [step]
-            room = usable(gpu_memory) - plan.step.total
-            if plan.offloaded or room <= 0:  # more GPUs do not reduce the memory of the step itself
+            candidate = _Candidate("gpus", gpus=count)
+            needed = estimate([*candidates, candidate])
+            if needed.fits(gpu_memory):
+                return [candidate]
+            room = usable(gpu_memory) - needed.step.total
+            if needed.offloaded or room <= 0:  # more GPUs do not reduce the memory of the step itself
                 return []
             count *= 2
-            while (plan.gpu - plan.step.total) * plan.gpus > room * count:
+            while (needed.gpu - needed.step.total) * needed.gpus > room * count:
                 count *= 2
         return []
 
-    ladder = list(_ladder(config, gpus))
-    enough: dict[str, _Step] = {}
-    for step in ladder:
-        if step.kind not in enough and planned([step]).fits(gpu_memory):
-            enough[step.kind] = step
+    candidates = list(_candidates(config, gpus))
+    enough: dict[str, _Candidate] = {}
+    for candidate in candidates:
+        if candidate.kind not in enough and estimate([candidate]).fits(gpu_memory):
+            enough[candidate.kind] = candidate
     singles = [*enough.values(), *more_gpus([])]
     if singles:
-        return [change([step]) for step in singles]
-    taken: list[_Step] = []
-    for step in ladder:
-        taken = [other for other in taken if other.kind != step.kind] + [step]
-        if planned(taken).fits(gpu_memory):
+        return [change([candidate]) for candidate in singles]
+    chosen: list[_Candidate] = []
+    for candidate in candidates:
+        chosen = [other for other in chosen if other.kind != candidate.kind] + [candidate]
+        if estimate(chosen).fits(gpu_memory):
             break
     else:
-        without_offload = [step for step in taken if step.kind != "offload"]
+        without_offload = [candidate for candidate in chosen if candidate.kind != "offload"]
         more = more_gpus(without_offload)
         if not more:
             return []
-        taken = [*without_offload, *more]
-    for step in list(taken):
-        without = [other for other in taken if other is not step]
-        taken = without if planned(without).fits(gpu_memory) else taken
-    return [change(taken)]
+        chosen = [*without_offload, *more]
+    for candidate in list(chosen):
+        without = [other for other in chosen if other is not candidate]
+        chosen = without if estimate(without).fits(gpu_memory) else chosen
+    return [change(chosen)]
 
 
-def _ladder(config: RunConfig, gpus: int) -> Iterator[_Step]:
+def _candidates(config: RunConfig, gpus: int) -> Iterator[_Candidate]:
     """Yield the settings that save memory, those that cost the least speed first."""
     settings, fsdp, batch = config.training_settings, config.fsdp_settings, config.train_dataset.batch_size
     if not settings.activation_checkpointing:
-        yield _Step("checkpointing", {"training_settings.activation_checkpointing": True})
+        yield _Candidate("checkpointing", {"training_settings.activation_checkpointing": True})
     if config.optimizer.name != "adamw8bit":
-        yield _Step("optimizer", {"optimizer.name": "adamw8bit"})
-    for smaller in (
-        size for size in range(batch - 1, 0, -1) if batch % size == 0
-    ):  # keeps the number of images per step
+        yield _Candidate("optimizer", {"optimizer.name": "adamw8bit"})
+    # Divisors of the batch, so that the number of images per step stays the same.
+    for smaller in (size for size in range(batch - 1, 0, -1) if batch % size == 0):
         accumulated = settings.grad_accum_steps * batch // smaller
-        yield _Step("batch", {"train_dataset.batch_size": smaller, "training_settings.grad_accum_steps": accumulated})
+        yield _Candidate(
+            "batch", {"train_dataset.batch_size": smaller, "training_settings.grad_accum_steps": accumulated}
+        )
     if gpus > 1 and not fsdp.reshard_after_forward:
-        yield _Step("reshard", {"fsdp_settings.reshard_after_forward": True})
+        yield _Candidate("reshard", {"fsdp_settings.reshard_after_forward": True})
     if gpus > 1 and not fsdp.cpu_offload:
-        yield _Step("offload", {"fsdp_settings.cpu_offload": True})
+        yield _Candidate("offload", {"fsdp_settings.cpu_offload": True})
 
 
 def list_savings(config: RunConfig, gpus: int) -> list[str]:
     """List the settings that save memory, as command-line options: the mildest of each kind."""
-    steps = {step.kind: step for step in reversed(list(_ladder(config, gpus)))}
-    return [" ".join(_options([step])) for step in reversed(steps.values())]
+    candidates = {candidate.kind: candidate for candidate in reversed(list(_candidates(config, gpus)))}
+    return [" ".join(_options([candidate])) for candidate in reversed(candidates.values())]
 
 
-def _options(steps: Iterable[_Step]) -> list[str]:
+def _options(candidates: Iterable[_Candidate]) -> list[str]:
     """Format changes as command-line options."""
-    return [f"--set {key}={str(value).lower()}" for step in steps for key, value in step.settings.items()]
+    return [
+        f"--set {key}={str(value).lower()}" for candidate in candidates for key, value in candidate.settings.items()
+    ]
 
 
 def _with(section: Any, item: tuple[str, Any]) -> Any:
-    """Return a configuration with one dotted key changed."""
+    """Return a configuration with one dotted key apply."""
     (head, _, rest), value = item[0].partition("."), item[1]
     return dataclasses.replace(section, **{head: _with(getattr(section, head), (rest, value)) if rest else value})

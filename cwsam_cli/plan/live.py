@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 
 @dataclass(frozen=True, slots=True)
-class Bytes:
+class LiveBytes:
     """Live bytes of a rank, besides its own weights, gradients and optimizer state."""
 
     activations: int = 0
@@ -72,10 +72,10 @@ class LiveStorages(TorchDispatchMode):
         self._patches = ExitStack()
 
     @property
-    def worst(self) -> Bytes:
+    def worst(self) -> LiveBytes:
         """Live bytes at the peak of their sum."""
         alive = self._alive()
-        return Bytes(*alive[alive.sum(axis=1).argmax()].tolist())
+        return LiveBytes(*alive[alive.sum(axis=1).argmax()].tolist())
 
     @property
     def most_activations(self) -> int:

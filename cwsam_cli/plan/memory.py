@@ -16,7 +16,7 @@ import torch.distributed as dist
 from cwsam_cli.config.schema import RunConfig, TrainingSettings
 from cwsam_cli.learning.optim import MIN_8BIT_VALUES, VALUES_PER_SCALE
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.plan.live import Bytes
+from cwsam_cli.plan.live import LiveBytes
 from cwsam_cli.plan.simulate import simulate_step
 
 RESERVE = 0.06
@@ -45,7 +45,7 @@ class MemoryEstimate:
     """Shards of the moving average of the weights, with `ema`."""
     offloaded: bool
     """Whether these four are in host memory."""
-    step: Bytes
+    step: LiveBytes
     """Further memory at the peak of a step."""
     updating: int
     """Temporary memory of the optimizer, after the step's activations are freed."""

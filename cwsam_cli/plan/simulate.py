@@ -36,7 +36,7 @@ from cwsam_cli.learning.losses import BatchTotals
 from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.plan.live import Bytes, LiveStorages
+from cwsam_cli.plan.live import LiveBytes, LiveStorages
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class SimulatedStep:
     """For each parameter that learns: its values on rank 0, and its values in total."""
     unevenness: float
     """Rank 0's share of all values, divided by the mean share."""
-    worst: Bytes
+    worst: LiveBytes
     """Bytes at the peak, besides weights, gradients and optimizer state."""
     activations: int
     """Largest bytes of activations at any moment."""

@@ -206,17 +206,18 @@ class Lattice:
     height: int
     size: int
     rows: tuple[int, ...]
-    """Where rows of windows start, in pixels from the top; negative where they reach beyond the scene."""
+    """First pixel row of each row of windows; negative if the windows reach beyond the scene."""
     cols: tuple[int, ...]
+    """First pixel column of each column of windows, likewise."""
 
     @classmethod
     def over(cls, width: int, height: int, size: int, overlap: int, margin: int = 0) -> "Lattice":
         """Place windows of `size` pixels over a scene.
 
         Args:
-            width: pixels of the scene.
-            height: pixels of the scene.
-            size: pixels of a window's side; a side of the scene that is no longer has one window.
+            width: width of the scene in pixels.
+            height: height of the scene in pixels.
+            size: side of a window in pixels. A shorter or equal side of the scene gets one window.
             overlap: pixels that neighbouring windows share, at least.
             margin: pixels by which the outermost windows reach beyond the scene.
         """

@@ -69,7 +69,7 @@ class Run:
     writer: StateWriter
     clock: Clock
     provenance: Provenance | None
-    """On the first process, which writes checkpoints."""
+    """Origin of the model; None except in the first process, which writes checkpoints."""
     has_state: bool
     """The folder holds a saved state."""
 

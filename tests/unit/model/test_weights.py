@@ -13,7 +13,7 @@ from cwsam_cli.config.schema import UpcycleConfig
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.model.weights import LoadReport, PretrainedWeights, Row, load_pretrained, make_weights, rgb_bands
+from cwsam_cli.model.weights import LoadReport, PretrainedWeights, ReportRow, load_pretrained, make_weights, rgb_bands
 from tests.small import ARCH
 
 SMALL: dict[str, Any] = ARCH | {"embed_dim": 32, "depth": 4, "global_attn_indexes": (1, 3), "decoder_mlp_dim": 48}
@@ -120,7 +120,7 @@ def _ours(bands: Sequence[str] = RGB, classes: Sequence[str] = NAMES, **changes:
     return PretrainedWeights(model.state_dict(), list(bands), list(classes), arch)
 
 
-def _rows(report: LoadReport) -> dict[str, Row]:
+def _rows(report: LoadReport) -> dict[str, ReportRow]:
     assert len({row.name for row in report.rows}) == len(report.rows), "a tensor has two rows"
     return {row.name: row for row in report.rows}
 

@@ -11,7 +11,7 @@ from cwsam_cli.learning.loop import backward_passes
 from cwsam_cli.learning.losses import BatchTotals
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.plan.live import Bytes, LiveStorages
+from cwsam_cli.plan.live import LiveBytes, LiveStorages
 from cwsam_cli.plan.simulate import run_tracked_passes
 
 
@@ -20,9 +20,9 @@ def test_what_is_freed_is_no_longer_counted() -> None:
         first = torch.zeros(1000)
         del first
         second, third = torch.zeros(500), torch.zeros(250)
-        assert live.worst == Bytes(activations=4000)
+        assert live.worst == LiveBytes(activations=4000)
         fourth = torch.zeros(300)
-    assert live.worst == Bytes(activations=4200)
+    assert live.worst == LiveBytes(activations=4200)
     assert len(second) + len(third) + len(fourth) == 1050
 
 
@@ -30,7 +30,7 @@ def test_views_share_what_they_look_at() -> None:
     with LiveStorages(nn.Identity()) as live:
         whole = torch.zeros(10, 100)
         kept = [whole.t(), whole[3], whole.flatten()]
-    assert live.worst == Bytes(activations=4000)
+    assert live.worst == LiveBytes(activations=4000)
     assert len(kept) == 3
 
 
@@ -39,9 +39,9 @@ def test_a_storage_that_is_made_empty_counts_for_nothing() -> None:
         first = torch.zeros(1000)
         first.untyped_storage().resize_(0)
         second = torch.zeros(1000)
-        assert live.worst == Bytes(activations=4000)
+        assert live.worst == LiveBytes(activations=4000)
         first.untyped_storage().resize_(2000)
-    assert live.worst == Bytes(activations=6000)
+    assert live.worst == LiveBytes(activations=6000)
     assert len(second) == 1000
 
 
