@@ -37,7 +37,18 @@ def normalize(image: NDArray[np.generic], valid: NDArray[np.bool_], bands: Seque
 
 
 def crop_or_pad(image: Tensor, label: Tensor, top: int, left: int, size: int) -> tuple[Tensor, Tensor]:
-    """Cut a square of `size` pixels that starts at (top, left). Pixels beyond the tile become nodata."""
+    """Cut a square that starts at (top, left). Pixels beyond the tile become nodata.
+
+    Args:
+        image: normalised image (C, H, W).
+        label: class indices (H, W).
+        top: first row, in pixels.
+        left: first column, in pixels.
+        size: side of the square in pixels.
+
+    Returns:
+        Image (C, size, size) and label (size, size).
+    """
     image = image[:, top : top + size, left : left + size]
     label = label[top : top + size, left : left + size]
     pad_rows, pad_columns = size - label.shape[0], size - label.shape[1]

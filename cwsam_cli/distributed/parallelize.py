@@ -135,7 +135,7 @@ def gather_tensor(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def sharded_like(parameter: nn.Parameter, local: Tensor) -> Tensor:
-    """Wrap this process's shard as a tensor that is sharded like a weight; no copy if the weight is plain.
+    """Wrap this process's shard as a tensor that is sharded like a weight. If the weight is plain, return it as is.
 
     The shard stays on its device. `DTensor.from_local` would copy an offloaded one to the GPU.
     """

@@ -194,6 +194,6 @@ def _options(candidates: Iterable[_Candidate]) -> list[str]:
 
 
 def _with(section: Any, item: tuple[str, Any]) -> Any:
-    """Return a configuration with one dotted key apply."""
+    """Return a configuration with one dotted key changed."""
     (head, _, rest), value = item[0].partition("."), item[1]
     return dataclasses.replace(section, **{head: _with(getattr(section, head), (rest, value)) if rest else value})
