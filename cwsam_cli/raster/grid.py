@@ -26,7 +26,7 @@ from cwsam_cli.raster.ground import Plane, area_of, central_form, scale_errors
 
 _SNAP = 1e-6  # pixels; a bound this close to a pixel's edge counts as on it
 _KEPT = 0.005
-"""Largest scale error of a plane that counts as none. Within a UTM zone the areal scale is wrong by 0.2 %."""
+"""Largest scale error of a plane that counts as none. Within a UTM zone the areal scale is wrong by up to 0.2 %."""
 
 
 @dataclass(frozen=True, slots=True)
