@@ -66,7 +66,7 @@ def test_patience_ends_a_run_whose_score_no_longer_improves(
     result = cwsam(*command, "--json")
     told = json.loads(result.stdout)
     assert (told["end"], told["best_epoch"], told["epochs"]) == ("patience", 1, 3)
-    assert "no better mIoU in 2 validations" in result.stderr
+    assert "mIoU did not improve in 2 validations" in result.stderr
     again = json.loads(cwsam(*command, "--resume", "--json").stdout)
     assert (again["end"], again["epochs"]) == ("patience", 3)
 

@@ -460,7 +460,7 @@ def test_another_width_is_refused() -> None:
 
 
 def test_another_number_of_experts_in_a_group_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"has 4 experts, `.+` needs 6") as caught:
+    with pytest.raises(CheckpointError, match=r"has 4 experts, but `.+` needs 6") as caught:
         _grown(_source(TWIN), LARGE | {"moe_experts_per_group": 6})
     assert caught.value.exit_code == 5
     assert "moe_experts_per_group" in caught.value.hint
