@@ -21,7 +21,7 @@ from cwsam_cli.commands.tile import tile
 from cwsam_cli.commands.train import train
 from cwsam_cli.commands.upcycle import upcycle
 from cwsam_cli.commands.vectorize import vectorize
-from cwsam_cli.distributed.cluster import joined
+from cwsam_cli.distributed.cluster import launcher_environment
 from cwsam_cli.errors import CwsamError, as_user_error
 from cwsam_cli.raster.network import PATIENCE
 
@@ -53,7 +53,7 @@ class _Commands(TyperGroup):
 
 def _first() -> bool:
     """Whether this process is the first that torchrun started on this machine; only it prints messages."""
-    return joined().get("LOCAL_RANK", "0") == "0"
+    return launcher_environment().get("LOCAL_RANK", "0") == "0"
 
 
 def _tell(error: CwsamError) -> int:

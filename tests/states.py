@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 from cwsam_cli.distributed.world import World
-from cwsam_cli.train.state import OptimizerFacts, PlainState, StateWriter, read_index, read_tensors, shapes
+from cwsam_cli.train.state import OptimizerRecord, StateRecord, StateWriter, read_index, read_tensors, shapes
 
 WORLD = World(torch.device("cpu"))
 
 
-def plain_state(**changes: Any) -> PlainState:
+def plain_state(**changes: Any) -> StateRecord:
     """What `state.json` says of a run of one process that has not begun."""
-    return PlainState(
+    return StateRecord(
         **{
             "processes": 1,
             "identity": {},
             "progress": {},
-            "optimizer": OptimizerFacts(steps={}, cut={}),
+            "optimizer": OptimizerRecord(steps={}, cut={}),
             "average": [],
             "averaged_steps": 0,
             "scaler": None,

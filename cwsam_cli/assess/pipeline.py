@@ -1,4 +1,4 @@
-"""A checkpoint and a dataset → accuracy, on the terminal and in a report folder."""
+"""Measure a checkpoint's accuracy on a dataset, and write the report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +11,18 @@ from cwsam_cli.dataset.samples import TileDataset
 from cwsam_cli.distributed.world import World, choose_device
 from cwsam_cli.errors import CheckpointError, DataError
 from cwsam_cli.files import refuse_existing, refuse_foreign, staged
-from cwsam_cli.metrics.confusion import Matrix, Scores, score
+from cwsam_cli.metrics.confusion import Matrix, Metrics, compute_metrics
 from cwsam_cli.metrics.validation import validate
 from cwsam_cli.taxonomy import Taxonomy
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How a model did on a split."""
+    """Accuracy of a model on a split."""
 
     taxonomy: Taxonomy
     matrix: Matrix
-    scores: Scores
+    metrics: Metrics
 
 
 def evaluate(
@@ -38,17 +38,17 @@ def evaluate(
     """Measure a checkpoint on one split of a dataset.
 
     Args:
-        checkpoint: a `model_epoch_*.pth`.
-        data: a folder that `cwsam tile` wrote.
+        checkpoint: path of a `model_epoch_*.pth`.
+        data: folder that `cwsam tile` wrote.
         split: `train`, `val` or `test`.
-        output: where `metrics.json` and `confusion_matrix.csv` go, if anywhere.
-        overwrite: replace an older report.
-        batch_size: images at a time.
+        output: folder for `metrics.json` and `confusion_matrix.csv`; None writes no report.
+        overwrite: whether to replace an existing report.
+        batch_size: images per batch.
         device: `cpu`, `cuda` or `auto`.
 
     Raises:
-        CheckpointError: the checkpoint is missing, or of other classes or bands than the dataset.
-        DataError: the dataset or the split is missing, or the split holds no label.
+        CheckpointError: the checkpoint is missing, or its classes or bands differ from the dataset's.
+        DataError: the dataset or the split is missing, or the split has no labels.
     """
     if output is not None:
         refuse_existing(output, overwrite=overwrite, marker=METRICS)
@@ -60,15 +60,15 @@ def evaluate(
         raise DataError(f"`{data / 'images' / split}` holds no tiles", hint=f"use {' or '.join(others)}")
     if not trained.taxonomy.same_classes(manifest.taxonomy):
         raise CheckpointError(
-            f"`{checkpoint}` knows the classes {', '.join(trained.taxonomy.names)}, "
-            f"`{data}` is labelled with {', '.join(manifest.taxonomy.names)}",
+            f"`{checkpoint}` has the classes {', '.join(trained.taxonomy.names)}, "
+            f"but `{data}` is labelled with {', '.join(manifest.taxonomy.names)}",
             hint="tile the scenes with the class table that the model was trained with",
         )
     if [band.name for band in trained.bands] != [band.name for band in manifest.bands]:
         raise CheckpointError(
             f"`{checkpoint}` was trained on the bands {', '.join(band.name for band in trained.bands)}, "
-            f"`{data}` has {', '.join(band.name for band in manifest.bands)}",
-            hint="tile scenes of the same bands",
+            f"but `{data}` has {', '.join(band.name for band in manifest.bands)}",
+            hint="tile scenes with the same bands",
         )
     args = FolderArgs(
         root_path_1=str(data / "images" / split),
@@ -84,13 +84,13 @@ def evaluate(
         batch_size=batch_size,
         classes=len(trained.taxonomy),
         precision="fp32",
-        hidden=trained.hidden_class,
+        hidden_class=trained.hidden_class,
     )
-    scores = score(matrix)
-    if not scores.pixels:
-        raise DataError(f"the {split} split of `{data}` holds no labelled pixel", hint="choose another --split")
+    metrics = compute_metrics(matrix)
+    if not metrics.pixels:
+        raise DataError(f"the {split} split of `{data}` has no labelled pixels", hint="choose another --split")
     if output is not None:
         about = {"checkpoint": str(checkpoint), "data": str(data), "split": split}
         with staged(output, overwrite=overwrite, marker=METRICS) as folder:
-            write_report(matrix, scores, trained.taxonomy, folder, about)
-    return Evaluation(trained.taxonomy, matrix, scores)
+            write_report(matrix, metrics, trained.taxonomy, folder, about)
+    return Evaluation(trained.taxonomy, matrix, metrics)

@@ -1,1 +1,1 @@
-"""Model files, and the weights that a run starts from."""
+"""Read and write model files, and find the weights that a run starts from."""

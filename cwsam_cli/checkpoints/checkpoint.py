@@ -1,6 +1,6 @@
-"""The file that leaves training: weights, and all that prediction must know about them.
+"""Read and write checkpoints: weights, and everything that `predict` must know about them.
 
-Plain values and tensors only, so that `torch.load(weights_only=True)` reads it.
+A checkpoint contains only plain values and tensors, so `torch.load(weights_only=True)` reads it.
 """
 
 import dataclasses
@@ -29,30 +29,30 @@ from cwsam_cli.taxonomy import Taxonomy
 FORMAT = "cwsam checkpoint"
 VERSION = 1
 
-_AS_WRITTEN = "use the file as training wrote it"
+_AS_WRITTEN = "use the file as training wrote it, without changes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a model's training came from."""
+    """Origin of a trained model."""
 
     date: str
-    """When the run began or went on, ISO 8601, UTC."""
+    """Time at which the run started or resumed, ISO 8601, UTC."""
     versions: dict[str, str]
-    """Of this program and its libraries, by name."""
+    """Versions of this program and its libraries, by name."""
     config: str
-    """The run's configuration, as YAML."""
+    """Configuration of the run, as YAML."""
     data: str
-    """The folder of the training images."""
+    """Folder of the training images."""
     data_sha256: str
-    """Of the names and sizes of all training and validation tiles, in the order of their names."""
+    """SHA-256 of the names and sizes of all training and validation tiles, in the order of their names."""
     tiles: dict[str, int]
-    """Training and validation tiles, by split."""
+    """Number of training and validation tiles, by split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A trained model and what it was trained on."""
+    """A trained model with its class table and bands."""
 
     __pydantic_config__: ClassVar[Any] = {"arbitrary_types_allowed": True}
 
@@ -61,37 +61,38 @@ class Checkpoint:
     taxonomy: Taxonomy
     bands: tuple[Band, ...]
     dtype: str
-    """Of the images it was trained on."""
+    """Data type of the images it was trained on, as numpy names it."""
     gsd_m: float | None
-    """Ground sampling distance in metres a pixel."""
+    """Ground sampling distance in metres per pixel; None if the scenes have no CRS."""
     ignore_background: bool
-    """Code 0 counted as unlabelled."""
+    """Code 0 counted as unlabelled in training."""
     grown: bool = False
-    """Group 0 of its experts came from a smaller model, and is kept where a run asks for that."""
+    """Group 0 of the experts comes from a smaller model. `freeze_base_group` then freezes it."""
     epoch: int
+    """Number of training epochs."""
     metrics: dict[str, float]
-    """On the validation split."""
+    """`mean_iou` and `accuracy` on the validation split, 0 to 1; may be empty."""
     provenance: Provenance | None = None
     """None in a file that an older version of this program wrote."""
 
     @property
     def hidden_class(self) -> int | None:
-        """The index that is never predicted: code 0, where it counted as unlabelled."""
+        """Index of code 0 if it counted as unlabelled, otherwise None. This class is never predicted."""
         return self.taxonomy.codes.index(0) if self.ignore_background and 0 in self.taxonomy.codes else None
 
     def finite_weight(self, name: str) -> torch.Tensor:
-        """Return a tensor, after a look at all its values.
+        """Return a tensor after checking all its values.
 
         Raises:
-            CheckpointError: one of them is NaN or infinite, or there is no such tensor.
+            CheckpointError: a value is NaN or infinite, or the tensor does not exist.
         """
         if name not in self.weights:
             raise CheckpointError(f"the checkpoint has no `weights.{name}`", hint=_AS_WRITTEN)
         tensor = self.weights[name]
         if tensor.is_floating_point() and tensor.numel() and not math.isfinite(_span(tensor)):
             raise CheckpointError(
-                f"`weights.{name}` of the checkpoint holds NaN or infinite values",
-                hint="its training failed there: use an earlier checkpoint, or train with a lower lr",
+                f"`weights.{name}` of the checkpoint has NaN or infinite values",
+                hint="the training diverged: use an earlier checkpoint, or train with a lower lr",
             )
         return tensor
 
@@ -99,7 +100,7 @@ class Checkpoint:
         """Build the network with these weights, in evaluation mode.
 
         Raises:
-            CheckpointError: they do not fit the architecture, or are not finite.
+            CheckpointError: the weights do not fit the architecture, or are not finite.
         """
         with torch.device("meta"):
             model = ClassWiseSam(self.architecture)
@@ -114,23 +115,23 @@ class Checkpoint:
 
 
 def _span(tensor: torch.Tensor) -> float:
-    """The difference of the largest and the smallest value; not finite if any value is not."""
+    """Return the largest value minus the smallest. The result is not finite if any value is not."""
     least, largest = torch.aminmax(tensor)
     return largest.item() - least.item()
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path, world: World | None = None) -> None:
-    """Write a checkpoint; an older file of that name is replaced whole.
+    """Write a checkpoint. An existing file is replaced only when the new one is complete.
 
-    Weights that several processes share out are put together one at a time and go straight
-    into the file, so that no process holds the model.
+    Sharded weights are gathered one at a time and written straight into the file, so no process
+    holds the whole model.
 
     Args:
-        checkpoint: its weights may be sharded.
-        path: the file; the first process writes it.
-        world: all processes call this; None for one.
+        checkpoint: the checkpoint; its weights may be sharded.
+        path: the file. The first process writes it.
+        world: the processes of the run, which all call this; None for a single process.
     """
-    from cwsam_cli.distributed.parallelize import whole  # slow to import, and not needed to read one
+    from cwsam_cli.distributed.parallelize import gather_tensor  # slow to import, and not needed to read a checkpoint
 
     if world is None or world.size == 1:
         weights = {name: tensor.detach().cpu() for name, tensor in checkpoint.weights.items()}
@@ -140,7 +141,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, world: World | None = No
     with ExitStack() as stack:
         weights = stack.enter_context(reserved_checkpoint(checkpoint, path)) if world.is_main else {}
         for name, tensor in checkpoint.weights.items():
-            value = whole(tensor.detach(), world.device)
+            value = gather_tensor(tensor.detach(), world.device)
             if world.is_main:
                 weights[name].copy_(value)
             world.beat()
@@ -148,14 +149,18 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, world: World | None = No
 
 @contextmanager
 def reserved_checkpoint(checkpoint: Checkpoint, path: Path) -> Iterator[dict[str, torch.Tensor]]:
-    """Write a checkpoint whose weights are filled in afterwards, straight into the file.
+    """Create a checkpoint file and map its weights into memory, so that the caller can write them.
 
-    The file is laid out first and mapped; what is copied into the yielded tensors goes to
-    disk, so that a checkpoint larger than the memory can be made tensor by tensor.
+    Values copied into the yielded tensors go to disk. A checkpoint larger than memory can thus
+    be written tensor by tensor.
 
     Args:
-        checkpoint: its weights give names and shapes only; tensors on the meta device do.
-        path: the file; it appears when the block succeeds.
+        checkpoint: the checkpoint. Only names and shapes of its weights are used, so they may be on
+            the meta device.
+        path: the file. It appears when the `with` statement ends without an error.
+
+    Yields:
+        The weights of the file by name.
     """
     with staged(path, overwrite=True) as target:
         with FakeTensorMode():
@@ -165,7 +170,7 @@ def reserved_checkpoint(checkpoint: Checkpoint, path: Path) -> Iterator[dict[str
             }
         with torch.serialization.skip_data(materialize_fake_tensors=True):
             _save(dataclasses.replace(checkpoint, weights=empty), target)
-        if hasattr(os, "posix_fallocate"):  # on a full disk, a mapped file's first touch would be a bus error
+        if hasattr(os, "posix_fallocate"):  # otherwise a full disk would cause a bus error later
             with target.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, target.stat().st_size)
         with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
@@ -175,24 +180,28 @@ def reserved_checkpoint(checkpoint: Checkpoint, path: Path) -> Iterator[dict[str
 def _save(checkpoint: Checkpoint, path: Path) -> None:
     try:
         torch.save(_raw(checkpoint), path)
-    except RuntimeError as error:  # whose words say nothing of a disk
-        raise MachineError(f"`{path.name}` could not be written whole: {error}", hint="is the disk full?") from None
+    except RuntimeError as error:  # torch does not mention the disk
+        raise MachineError(
+            f"`{path.name}` could not be written completely: {error}", hint="is the disk full?"
+        ) from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint; its weights stay on disk until they are used.
+    """Read a checkpoint. Its weights stay on disk until they are used.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or no checkpoint of this program.
+        CheckpointError: the file is missing, damaged, or not a checkpoint of this program.
     """
     refuse_missing(path)
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # torch raises half a dozen kinds for a damaged file
-        raise CheckpointError(f"`{path}` is not a readable checkpoint", hint="was its copy interrupted?") from None
+    except Exception:  # torch raises many kinds of errors for a damaged file
+        raise CheckpointError(
+            f"`{path}` is not a readable checkpoint", hint="copy it again; the copy may be incomplete"
+        ) from None
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("version") != VERSION:
         raise CheckpointError(
-            f"`{path}` is no checkpoint of this version of cwsam", hint="one of ours is named model_epoch_*.pth"
+            f"`{path}` is not a checkpoint of this version of cwsam", hint="use a file named model_epoch_*.pth"
         )
     known = {field.name: raw[field.name] for field in dataclasses.fields(Checkpoint) if field.name in raw}
     try:
@@ -202,15 +211,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     for number, band in enumerate(checkpoint.bands):
         if not (math.isfinite(band.mean) and math.isfinite(band.std) and band.std > 0):
             raise CheckpointError(
-                f"`bands.{number}` in `{path}` has the mean {band.mean} and the standard deviation {band.std}",
-                hint="`cwsam tile` measures them: tile the scenes again, and train on that",
+                f"`bands.{number}` in `{path}` has mean {band.mean} and standard deviation {band.std}",
+                hint="tile the scenes again, because `cwsam tile` measures the bands, and train again",
             )
     if checkpoint.gsd_m is not None and not 0 < checkpoint.gsd_m < math.inf:
         raise CheckpointError(f"`gsd_m` in `{path}` is {checkpoint.gsd_m}", hint=_AS_WRITTEN)
     for key, there in (("num_bands", len(checkpoint.bands)), ("num_classes", len(checkpoint.taxonomy))):
         if getattr(checkpoint.architecture, key) != there:
             raise CheckpointError(
-                f"`architecture.{key}` in `{path}` is {getattr(checkpoint.architecture, key)}, but it tells of {there}",
+                f"`architecture.{key}` in `{path}` is {getattr(checkpoint.architecture, key)}, but there are {there}",
                 hint=_AS_WRITTEN,
             )
     return checkpoint

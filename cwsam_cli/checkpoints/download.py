@@ -1,4 +1,4 @@
-"""Fetch a checkpoint once: resumable, verified before use, with a way out when there is no network."""
+"""Download a file once. Downloads resume, and the file is verified before use."""
 
 import os
 from collections.abc import Iterator
@@ -18,29 +18,34 @@ _TIMEOUT_S = 30
 
 
 def download(url: str, target: Path, *, sha256_prefix: str = "") -> Path:
-    """Download a file, unless it is there already.
+    """Download a file if it does not exist yet.
 
-    What arrived stays beside the target as `.part`; the next call goes on from there. While
-    another process writes that file, this one fetches all into a file of its own.
+    The file is downloaded to `<target>.part`. After an interruption, the next call continues that
+    file. If another process is writing it, this one downloads to a file of its own.
 
     Args:
-        url: http or https.
-        target: where the file goes.
-        sha256_prefix: the first digits of its SHA-256, checked before the file gets its name.
+        url: http or https URL.
+        target: path of the file.
+        sha256_prefix: first digits of its SHA-256. They are checked before the file gets its name.
+
+    Returns:
+        `target`.
 
     Raises:
         MachineError: the network failed.
-        CheckpointError: the file is not what it should be.
+        CheckpointError: the SHA-256 of the file does not match.
     """
     if target.exists():
         if sha256_prefix and not sha256(target).startswith(sha256_prefix):
-            raise CheckpointError(f"`{target}` is not the file that it is named after", hint="remove it and call again")
+            raise CheckpointError(
+                f"the SHA-256 of `{target}` does not match its name", hint="remove the file and run the command again"
+            )
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         part = _own_part(target, stack)
         try:
-            if not target.exists():  # else another process was faster
+            if not target.exists():  # another process may have finished the download meanwhile
                 _fetch(url, target, part, sha256_prefix)
         finally:
             if part.exists() and not part.stat().st_size:
@@ -50,7 +55,7 @@ def download(url: str, target: Path, *, sha256_prefix: str = "") -> Path:
 
 def _own_part(target: Path, stack: ExitStack) -> Path:
     part = target.with_name(target.name + ".part")
-    if os.name == "nt":  # a locked file cannot be renamed there
+    if os.name == "nt":  # Windows cannot rename a locked file
         return part
     try:
         stack.enter_context(locked(part, f"`{part}` is being written by another process"))
@@ -69,29 +74,29 @@ def _fetch(url: str, target: Path, part: Path, sha256_prefix: str) -> None:
         reason = getattr(error, "reason", None) or error
         raise MachineError(
             f"`{url}` could not be downloaded: {reason}",
-            hint=f"call again to go on where it stopped; or bring the file by other means to {target}",
+            hint=f"run the command again to continue the download, or copy the file to {target} yourself",
         ) from None
     if sha256_prefix and not sha256(part).startswith(sha256_prefix):
         part.unlink()
         raise CheckpointError(
-            f"what came from `{url}` is not the file it should be (SHA-256 does not begin with {sha256_prefix})",
-            hint="call again; if it stays so, something on the way changes the file",
+            f"the file from `{url}` is wrong (its SHA-256 does not begin with {sha256_prefix})",
+            hint="run the command again; if that fails, a proxy or the server may have changed the file",
         )
     os.replace(part, target)
 
 
 def _chunks(url: str, part: Path) -> Iterator[bytes]:
-    """The bytes that are still missing from `part`."""
+    """Yield the bytes that `part` does not have yet."""
     have = part.stat().st_size if part.exists() else 0
     request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urlopen(request, timeout=_TIMEOUT_S)
     except HTTPError as error:
-        if error.code == 416:  # nothing is missing
+        if error.code == 416:  # the file is already complete
             return
         raise
     with answer:
-        if have and answer.status != 206:  # the server does not go on, so begin again
+        if have and answer.status != 206:  # the server sends the whole file, so start again
             os.truncate(part, 0)
             have = 0
         announced = answer.headers.get("Content-Length")

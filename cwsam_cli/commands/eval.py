@@ -57,4 +57,4 @@ def evaluate(
     result = measure(
         checkpoint, data, split=split, output=output, overwrite=overwrite, batch_size=batch_size, device=device
     )
-    print_result(as_dict(result.scores, result.taxonomy), as_table(result.scores, result.taxonomy), as_json=as_json)
+    print_result(as_dict(result.metrics, result.taxonomy), as_table(result.metrics, result.taxonomy), as_json=as_json)

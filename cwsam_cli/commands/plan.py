@@ -43,7 +43,9 @@ def plan(
     from cwsam_cli.config.load import load_config
 
     size, loaded = memory_size(gpu_memory, "--gpu-memory", prefixes="gt"), load_config(config, settings or [])
-    from cwsam_cli.plan.pipeline import plan as run  # torch takes seconds to import; a wrong key is reported before
+    from cwsam_cli.plan.pipeline import (
+        estimate_run as run,
+    )  # torch takes seconds to import; a wrong key is reported before
 
     result = run(loaded, bands=bands, gpus=gpus, gpu_memory=size)
     wide = max(len(name) for name in result.parts) + 2

@@ -137,11 +137,11 @@ def train(
 
 def _what_needs_less(name: str, config: "RunConfig", gpus: int, device: str) -> str:
     """Return a hint: the settings that need less memory, or under torchrun and SLURM the command that computes them."""
-    from cwsam_cli.distributed.cluster import joined
+    from cwsam_cli.distributed.cluster import launcher_environment
 
-    if joined():  # other processes still run, and wait for this one
-        return f"to see which settings need less memory: cwsam plan --config {name} --gpus {joined()['WORLD_SIZE']}"
+    if launcher_environment():  # other processes still run, and wait for this one
+        return f"to see which settings need less memory: cwsam plan --config {name} --gpus {launcher_environment()['WORLD_SIZE']}"
     from cwsam_cli.distributed.world import choose_device
-    from cwsam_cli.plan.pipeline import after_overflow
+    from cwsam_cli.plan.pipeline import explain_overflow
 
-    return after_overflow(config, gpus=gpus, device=choose_device(device).type)
+    return explain_overflow(config, gpus=gpus, device=choose_device(device).type)

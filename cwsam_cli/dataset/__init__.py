@@ -1,1 +1,1 @@
-"""Datasets: `dataset.yaml`, tiles as samples, augmentation."""
+"""Read datasets: `dataset.yaml`, tiles as samples, augmentation."""

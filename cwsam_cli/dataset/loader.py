@@ -12,7 +12,7 @@ from cwsam_cli.dataset.samples import BatchShare, TileDataset
 from cwsam_cli.errors import CwsamError
 
 Batch = tuple[Tensor, Tensor]
-"""Images (B, C, S, S) and class indices (B, S, S); B may be 0."""
+"""Images (B, C, S, S) float32 and class indices (B, S, S) uint8; B may be 0."""
 
 
 def load_batches(
@@ -21,31 +21,33 @@ def load_batches(
     """Yield batches in the given order.
 
     Args:
-        dataset: the tiles.
-        batches: the sample numbers of each batch; `BatchShare` adds a seed to each number.
-        workers: processes that read tiles; 0 reads them in this process.
-        pin_memory: whether batches lie in page-locked memory, from which GPUs copy faster.
+        dataset: dataset of tiles.
+        batches: sample numbers of each batch. `BatchShare` adds a seed to each number.
+        workers: number of processes that read tiles; 0 reads them in this process.
+        pin_memory: whether to put batches in page-locked memory, from which GPUs copy faster.
 
     Raises:
         DataError: a tile is damaged.
     """
     loader: DataLoader[Batch] = DataLoader(
         dataset,
-        batch_sampler=batches,  # type: ignore[arg-type] # torch's own type allows numbers only
+        batch_sampler=batches,  # type: ignore[arg-type] # torch's annotation allows numbers only
         collate_fn=dataset.collate,
         num_workers=workers,
         worker_init_fn=_ignore_interrupts,
-        multiprocessing_context="fork" if workers and os.name == "posix" else None,  # a spawned worker imports torch
+        multiprocessing_context="fork"
+        if workers and os.name == "posix"
+        else None,  # a spawned worker would import torch again
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # otherwise torch takes a number from the generator of the routers' noise
+        generator=torch.Generator(),  # otherwise torch draws from the generator of the routers' noise
     )
     try:
         yield from loader
-    except CwsamError as error:  # the message of a worker's error is its whole traceback
+    except CwsamError as error:  # a worker's error message is a whole traceback
         last = str(error).strip().splitlines()[-1].partition("Error: ")[2]
         raise (type(error)(last, hint=error.hint or "tile the scenes again") if last else error) from None
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C to the process that trains, which ends its workers itself."""
+    """Ignore Ctrl-C in a worker, because the training process ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,8 +1,7 @@
-"""Pairs of image and label tiles as samples: the one place where codes become indices.
+"""Turn pairs of image and label tiles into samples. Only this module converts codes to indices.
 
-Training takes a random square of each tile an epoch. Evaluation takes squares that cover the
-tile, and each pixel counts once: where a square reaches over ground that another has had
-already, its label is `IGNORE`.
+Training takes one random square of each tile per epoch. Evaluation takes squares that cover the
+tile. Each pixel counts once: where a square overlaps an earlier one, its label is `IGNORE`.
 """
 
 from collections.abc import Collection, Iterator
@@ -30,29 +29,34 @@ from cwsam_cli.taxonomy import IGNORE, Taxonomy
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Which square of which tile, counted from the tile's corner; `fresh` is where its labels count."""
+    """A square of a tile."""
 
     tile: int
+    """Number of the tile."""
     top: int
+    """First row of the square in the tile, in pixels."""
     left: int
+    """First column of the square in the tile, in pixels."""
     fresh_top: int
+    """First row inside the square whose labels count; earlier rows belong to another square."""
     fresh_left: int
+    """First column inside the square whose labels count."""
 
 
 class TileDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Image tiles and label tiles of the same names in two folders.
+    """Dataset of image tiles and label tiles with the same names in two folders.
 
     Args:
-        args: the folders.
-        taxonomy: the class table of the labels.
-        bands: of the images, with their normalisation.
-        size: pixels a side of a sample.
-        train: random squares, one a tile; else all squares.
-        augmented: flips, quarter turns and brightness.
-        without: names of tiles to be left out, see `bad_tiles`.
+        args: the two folders.
+        taxonomy: class table of the labels.
+        bands: bands of the images with their mean and standard deviation.
+        size: side of a sample in pixels.
+        train: whether to take one random square per tile. Otherwise squares cover each tile.
+        augmented: whether to apply flips, quarter turns and changes of brightness in training.
+        without: names of tiles to leave out; see `bad_tiles`.
 
     Raises:
-        DataError: a folder is missing or empty, or a file has no partner.
+        DataError: a folder is missing or empty, or a file has no file of the same name in the other folder.
     """
 
     def __init__(
@@ -79,10 +83,13 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.pairs) if self.train else len(self._samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Image (C, S, S) float32 and class indices (S, S) uint8.
+        """Read a sample.
 
         Args:
-            key: a sample's number; in training also the seed of its square and its changes.
+            key: number of the sample. In training also a seed for its square and its augmentation.
+
+        Returns:
+            Image (C, S, S) float32 and class indices (S, S) uint8.
         """
         if not self.train:
             sample = self._samples[key if isinstance(key, int) else key[0]]
@@ -101,7 +108,7 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         return augment(image, label, generator) if self.augmented else (image, label)
 
     def collate(self, samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """A batch (B, C, S, S), (B, S, S) of samples, of which there may be none."""
+        """Stack samples to a batch (B, C, S, S), (B, S, S). There may be none."""
         if not samples:
             side = self.size
             return torch.empty(0, len(self.bands), side, side), torch.empty(0, side, side, dtype=torch.uint8)
@@ -113,7 +120,7 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         with open_raster(image_path) as dataset, reading(image_path):
             if dataset.count < len(self.bands):
                 raise DataError(
-                    f"`{image_path}` has {dataset.count} bands, {len(self.bands)} are needed",
+                    f"`{image_path}` has {dataset.count} bands, but {len(self.bands)} are needed",
                     hint="tile the scenes again",
                 )
             whole = Window(0, 0, dataset.width, dataset.height)
@@ -121,26 +128,29 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         with open_raster(label_path) as dataset, reading(label_path):
             codes = dataset.read(1)
         if codes.shape != valid.shape or codes.dtype != np.uint8:
-            raise DataError(f"`{label_path}` does not fit `{image_path.name}`", hint="tile the scenes again")
+            raise DataError(
+                f"`{label_path}` does not have the size of `{image_path.name}`, or is not uint8",
+                hint="tile the scenes again",
+            )
         return normalize(image, valid, self.bands), self._to_index[torch.from_numpy(codes).long()]
 
 
 class BatchShare(Sampler[list[tuple[int, int]]]):
-    """One process's share of each batch of an epoch: sample numbers with a seed each.
+    """Sampler of one process's share of each batch in an epoch: sample numbers, each with a seed.
 
-    Order and seeds follow from (seed, epoch) alone, so that any number of processes learns from
-    the same batches. A batch that does not divide is shared out as evenly as can be; a share
-    may be empty.
+    Order and seeds depend only on the run's seed and the epoch, so any number of processes learns
+    from the same batches. Batches are divided as evenly as possible. A share may be empty.
 
     Args:
-        count: samples of the dataset.
-        batch_size: of each process.
-        seed: of the run.
-        epoch: which.
-        rank: of this process.
-        size: how many processes there are.
-        had: samples that were had before an interruption.
-        chances: of each sample; then as many are drawn, with replacement.
+        count: number of samples in the dataset.
+        batch_size: samples per batch and process.
+        seed: seed of the run.
+        epoch: number of the epoch.
+        rank: rank of this process.
+        size: number of processes.
+        samples_done: samples of the epoch to skip, because a run learned from them before an interruption.
+        probabilities: probability of each sample, (count,). If given, `count` samples are drawn with
+            replacement.
     """
 
     def __init__(
@@ -152,16 +162,16 @@ class BatchShare(Sampler[list[tuple[int, int]]]):
         epoch: int,
         rank: int = 0,
         size: int = 1,
-        had: int = 0,
-        chances: NDArray[np.float64] | None = None,
+        samples_done: int = 0,
+        probabilities: NDArray[np.float64] | None = None,
     ) -> None:
         rng = np.random.default_rng((seed, epoch))
-        order = rng.permutation(count) if chances is None else rng.choice(count, count, p=chances)
+        order = rng.permutation(count) if probabilities is None else rng.choice(count, count, p=probabilities)
         samples = list(zip(order.tolist(), rng.integers(2**62, size=count).tolist(), strict=True))
-        whole = batch_size * size
+        full_batch = batch_size * size
         self._batches = [
             batch[len(batch) * rank // size : len(batch) * (rank + 1) // size]
-            for batch in (samples[start : start + whole] for start in range(had, count, whole))
+            for batch in (samples[start : start + full_batch] for start in range(samples_done, count, full_batch))
         ]
 
     def __len__(self) -> int:
@@ -171,31 +181,35 @@ class BatchShare(Sampler[list[tuple[int, int]]]):
         return iter(self._batches)
 
 
-def balanced_chances(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How often to draw each tile so that classes are drawn alike.
+def balanced_probabilities(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Compute the probability of drawing each tile, so that all classes are drawn equally often.
 
-    As if a class were drawn first, and then a tile by its share of that class's pixels.
+    This corresponds to drawing a class first, and then a tile by its share of that class's pixels.
 
     Args:
         pixels: labelled pixels by tile and class index, (N, K); see `class_pixels`.
+
+    Returns:
+        Probabilities (N,).
     """
     sums = pixels.sum(axis=0)
-    chances: NDArray[np.float64] = (pixels[:, sums > 0] / sums[sums > 0]).mean(axis=1)
-    return chances
+    probabilities: NDArray[np.float64] = (pixels[:, sums > 0] / sums[sums > 0]).mean(axis=1)
+    return probabilities
 
 
 def describe(args: FolderArgs) -> Manifest:
-    """What is known of a dataset: its own `dataset.yaml`, or else measured from the tiles.
+    """Read the description of a dataset from its `dataset.yaml`, or else measure it from the tiles.
 
     Args:
-        args: folders `…/images/train` and `…/labels/train` as `cwsam tile` writes them, or any two.
+        args: folders `…/images/train` and `…/labels/train` as `cwsam tile` writes them, or any two folders.
 
     Raises:
-        ConfigError: the class table of the configuration and that of the dataset differ, or there is none.
+        ConfigError: there is no class table, or those of the configuration and the dataset differ.
     """
     if not args.root_path_1:
         raise ConfigError(
-            "`train_dataset.dataset.args.root_path_1` names no tiles", hint="--data DIR, as tile wrote it"
+            "`train_dataset.dataset.args.root_path_1` is not set",
+            hint="give the folder that `cwsam tile` wrote: --data DIR",
         )
     named = dataset_taxonomy(args)
     root = Path(args.root_path_1).parent.parent
@@ -205,12 +219,13 @@ def describe(args: FolderArgs) -> Manifest:
             raise ConfigError(
                 f"`dataset.args.classes` lists {', '.join(named.names[:3])}, ... ({len(named)} classes), but "
                 f"`{root / NAME}` lists {', '.join(manifest.taxonomy.names[:3])}, ... ({len(manifest.taxonomy)})",
-                hint="leave `classes` out to take the dataset's own",
+                hint="remove `classes` to use the class table of the dataset",
             )
         return manifest
     if named is None:
         raise ConfigError(
-            f"`dataset.args.classes` is missing, and `{root}` has no {NAME} that tells", hint="name a class table"
+            f"`dataset.args.classes` is missing, and `{root}` has no {NAME} with a class table",
+            hint="set dataset.args.classes to a class table",
         )
     stats, (first, *_) = RunningStats(), _pairs(args)
     for path, _ in track(_pairs(args), "measuring bands", unit="tile"):
@@ -223,13 +238,17 @@ def describe(args: FolderArgs) -> Manifest:
 
 
 def bad_tiles(args: FolderArgs, taxonomy: Taxonomy, bands: tuple[Band, ...]) -> list[str]:
-    """Names of the tiles that cannot be read; all are tried."""
+    """Try to read all tiles, and return the names of those that cannot be read.
+
+    Raises:
+        DataError: no tile can be read.
+    """
     tiles, bad = TileDataset(args, taxonomy, bands, 1, train=True), []
     for number, (path, _) in enumerate(track(tiles.pairs, "reading tiles", unit="tile")):
         try:
             tiles._load(number)
         except DataError as error:
-            log.warning("left out: %s", error)
+            log.warning("this tile is skipped: %s", error)
             bad.append(path.name)
     if len(bad) == len(tiles.pairs):
         raise DataError(f"no tile of `{args.root_path_1}` can be read", hint="tile the scenes again")
@@ -237,7 +256,7 @@ def bad_tiles(args: FolderArgs, taxonomy: Taxonomy, bands: tuple[Band, ...]) -> 
 
 
 def class_pixels(dataset: TileDataset, classes: int) -> NDArray[np.int64]:
-    """Labelled pixels by tile and class index, (N, K), over whole tiles."""
+    """Count labelled pixels by tile and class index, (N, K), over whole tiles."""
     counts = np.zeros((len(dataset.pairs), classes), np.int64)
     for row, (_, path) in zip(counts, track(dataset.pairs, "counting labels", unit="tile"), strict=True):
         with reading(path), rasterio.open(path) as labels:
@@ -247,7 +266,7 @@ def class_pixels(dataset: TileDataset, classes: int) -> NDArray[np.int64]:
 
 
 def has_labels(dataset: TileDataset) -> bool:
-    """Whether any pixel of the tiles is labelled; reads no further than to the first."""
+    """Check whether any pixel is labelled. Stops at the first tile with a label."""
     for _, path in dataset.pairs:
         with reading(path), rasterio.open(path) as labels:
             if (dataset._to_index.numpy()[labels.read(1)] != IGNORE).any():
@@ -260,14 +279,19 @@ def _pairs(args: FolderArgs) -> list[tuple[Path, Path]]:
     for key, folder in zip(("root_path_1", "root_path_2"), folders, strict=True):
         if not folder.is_dir() or not folder.name:
             raise DataError(
-                f"`dataset.args.{key}` names no folder: `{folder}`", hint="--data DIR points it at what tile wrote"
+                f"`dataset.args.{key}` is not a folder: `{folder}`",
+                hint="give the folder that `cwsam tile` wrote: --data DIR",
             )
     images, labels = ({path.name: path for path in folder.glob("*.tif")} for folder in folders)
     if not images:
-        raise DataError(f"`{folders[0]}` holds no tiles", hint="tile more ground, or smaller tiles: cwsam tile --size")
-    alone = sorted(images.keys() ^ labels.keys())
-    if alone:
-        raise DataError(f"`{alone[0]}` lies in only one of `{folders[0]}` and `{folders[1]}`", hint="tile again")
+        raise DataError(
+            f"`{folders[0]}` holds no tiles", hint="tile more scenes, or make smaller tiles: cwsam tile --size"
+        )
+    unpaired = sorted(images.keys() ^ labels.keys())
+    if unpaired:
+        raise DataError(
+            f"`{unpaired[0]}` is in only one of `{folders[0]}` and `{folders[1]}`", hint="tile the scenes again"
+        )
     return [(images[name], labels[name]) for name in sorted(images)]
 
 

@@ -1,6 +1,6 @@
-"""From a tile's pixels to what the model sees, and the changes that make it see more.
+"""Normalise, crop and augment tiles.
 
-# C bands, S pixels a side
+# C bands, S side in pixels
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.taxonomy import IGNORE
 
-_LIMIT = 10.0  # standard deviations; an outlier beyond them says no more
+_LIMIT = 10.0  # standard deviations; outliers are clipped
 _BRIGHTNESS = 0.2  # standard deviations
 _CONTRAST = 0.15
 
@@ -22,9 +22,12 @@ def normalize(image: NDArray[np.generic], valid: NDArray[np.bool_], bands: Seque
     """Bring each band to mean 0 and standard deviation 1; nodata becomes 0.
 
     Args:
-        image: (C, H, W) in the raster's own dtype and units.
-        valid: (H, W).
-        bands: their means and standard deviations.
+        image: pixels (C, H, W) in the raster's dtype and units.
+        valid: mask of valid pixels, (H, W).
+        bands: mean and standard deviation of each band.
+
+    Returns:
+        Image (C, H, W) float32, clipped to ±10 standard deviations.
     """
     mean = np.array([band.mean for band in bands], np.float32)[:, None, None]
     std = np.array([band.std for band in bands], np.float32)[:, None, None]
@@ -34,23 +37,37 @@ def normalize(image: NDArray[np.generic], valid: NDArray[np.bool_], bands: Seque
 
 
 def crop_or_pad(image: Tensor, label: Tensor, top: int, left: int, size: int) -> tuple[Tensor, Tensor]:
-    """A square of `size` pixels from (top, left) on; what lies beyond the tile is nodata."""
+    """Cut a square that starts at (top, left). Pixels beyond the tile become nodata.
+
+    Args:
+        image: normalised image (C, H, W).
+        label: class indices (H, W).
+        top: first row, in pixels.
+        left: first column, in pixels.
+        size: side of the square in pixels.
+
+    Returns:
+        Image (C, size, size) and label (size, size).
+    """
     image = image[:, top : top + size, left : left + size]
     label = label[top : top + size, left : left + size]
-    below, beside = size - label.shape[0], size - label.shape[1]
-    if below or beside:
-        image = torch.nn.functional.pad(image, (0, beside, 0, below))
-        label = torch.nn.functional.pad(label, (0, beside, 0, below), value=IGNORE)
+    pad_rows, pad_columns = size - label.shape[0], size - label.shape[1]
+    if pad_rows or pad_columns:
+        image = torch.nn.functional.pad(image, (0, pad_columns, 0, pad_rows))
+        label = torch.nn.functional.pad(label, (0, pad_columns, 0, pad_rows), value=IGNORE)
     return image, label
 
 
 def augment(image: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One of the eight flips and quarter turns, and a change of brightness and contrast.
+    """Apply one of the eight flips and quarter turns, and change brightness and contrast.
 
     Args:
-        image: (C, S, S), normalised.
-        label: (S, S).
-        generator: makes it repeatable.
+        image: normalised image (C, S, S).
+        label: class indices (S, S).
+        generator: source of random numbers.
+
+    Returns:
+        Image and label of the same shapes. Nodata stays 0.
     """
     turn = int(torch.randint(8, (), generator=generator))
     image, label = torch.rot90(image, turn % 4, (1, 2)), torch.rot90(label, turn % 4, (0, 1))

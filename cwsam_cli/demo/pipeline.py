@@ -17,7 +17,7 @@ from cwsam_cli.console import log
 from cwsam_cli.distributed.cluster import Cluster
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_foreign
-from cwsam_cli.metrics.confusion import constant_matrix, score
+from cwsam_cli.metrics.confusion import compute_metrics, constant_matrix
 from cwsam_cli.predict.pipeline import predict
 from cwsam_cli.predict.request import MapOptions
 from cwsam_cli.raster.quicklook import draw_quicklook
@@ -128,11 +128,11 @@ def run_demo(
     with rasterio.Env(), open_scene(scene) as image:
         draw_quicklook(image, labels, mapped.path, manifest.taxonomy, output / "quicklook.png")
     largest = int(held_out.matrix.sum(axis=1).argmax())
-    constant = score(constant_matrix(held_out.matrix, largest))
+    constant = compute_metrics(constant_matrix(held_out.matrix, largest))
     return DemoResult(
         folder=output,
-        accuracy=held_out.scores.accuracy or 0.0,
-        mean_iou=held_out.scores.mean_iou or 0.0,
+        accuracy=held_out.metrics.accuracy or 0.0,
+        mean_iou=held_out.metrics.mean_iou or 0.0,
         largest_class=manifest.taxonomy.names[largest],
         largest_class_accuracy=constant.accuracy or 0.0,
         largest_class_mean_iou=constant.mean_iou or 0.0,

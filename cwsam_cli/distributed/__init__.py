@@ -1,1 +1,1 @@
-"""Several processes as one run: launching, watching, sharing out."""
+"""Run one job in several processes: launch, watchdog, sharding."""

@@ -1,6 +1,6 @@
-"""Which processes make up a run, and whether somebody else started them.
+"""Describe the processes of a run, and detect whether torchrun or SLURM started them.
 
-torch is not loaded here: the command line asks who this process is before it says anything.
+This module does not load torch, because the command line needs the rank before its first message.
 """
 
 import os
@@ -9,34 +9,39 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """How many processes, and where."""
+    """Number and place of a run's processes."""
 
     processes: int = 1
-    """On this machine."""
+    """Processes per machine."""
     nodes: int = 1
-    """Machines."""
+    """Number of machines."""
     node_rank: int = 0
-    """Which of them this is, from 0."""
+    """Number of this machine, from 0."""
     endpoint: str = ""
-    """host:port on the first machine, where they meet."""
+    """`host:port` on the first machine, where all machines connect."""
     device: str = "auto"
+    """`cpu`, `cuda` or `auto`."""
     timeout_s: float = 600.0
-    """How long a process may stand still."""
+    """Seconds that a process may make no progress before the run is ended."""
     saves_when_ended: bool = False
-    """SIGTERM and SIGUSR1 ask for an end as Ctrl-C does; else they end the processes at once."""
-    ended: str = "--resume goes on from its latest state"
-    """The hint where a signal ended the run."""
-    stuck: str = "go on with --resume; a slow disk or machine may need more patience: training_settings.timeout_s"
-    """The hint where it stood still."""
+    """SIGTERM and SIGUSR1 let the current step finish, like Ctrl-C. Otherwise they end the processes at once."""
+    hint_after_signal: str = "continue from its latest state with --resume"
+    """Hint after a signal ended the run."""
+    hint_after_stall: str = "continue with --resume; if a disk or machine is slow, raise training_settings.timeout_s"
+    """Hint after the run stopped making progress."""
 
 
-def joined() -> dict[str, str]:
-    """What a process must know that torchrun or SLURM started; empty where neither did."""
+def launcher_environment() -> dict[str, str]:
+    """Read the rank and addresses that torchrun or SLURM gave this process.
+
+    Returns:
+        RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; empty if neither started the process.
+    """
     here = os.environ
     wanted = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     if set(wanted) <= here.keys():
         return {name: here[name] for name in wanted} | {"LOCAL_RANK": here.get("LOCAL_RANK", "0")}
-    if int(here.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # set by srun, for the steps it starts
+    if int(here.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # srun sets this for the steps it starts
         job = int(here.get("SLURM_JOB_ID", "0"))
         return {
             "RANK": here["SLURM_PROCID"],
@@ -49,7 +54,7 @@ def joined() -> dict[str, str]:
 
 
 def _first_host(nodes: str) -> str:
-    """The first host of SLURM's short form: `gpu[03-05,9],x` is gpu03."""
+    """Return the first host of SLURM's short form: `gpu[03-05,9],x` gives gpu03."""
     name, bracket, rest = nodes.partition("[")
     if not bracket or "," in name:
         return name.partition(",")[0]

@@ -1,8 +1,8 @@
-"""Start a run's processes, or join those that a cluster started, and watch that none falls silent.
+"""Start the processes of a run, or join those that torchrun or SLURM started.
 
-One process runs as it is, without a process group. Several are started by torch's elastic
-launcher, unless torchrun or SLURM started them already. Whatever goes wrong in any of them
-ends all of them, and one sentence says which and why.
+A single process needs no process group. torch's elastic launcher starts several, unless
+torchrun or SLURM has started them already. If one process fails, all end, and one message says
+which one failed and why.
 """
 
 import json
@@ -26,9 +26,9 @@ import torch
 import torch.distributed as dist
 
 from cwsam_cli import console, errors
-from cwsam_cli.distributed.cluster import Cluster, joined
-from cwsam_cli.distributed.watchdog import Watchdog, announce
-from cwsam_cli.distributed.world import Interruption, World, choose_device, listening
+from cwsam_cli.distributed.cluster import Cluster, launcher_environment
+from cwsam_cli.distributed.watchdog import Watchdog, announce_failure
+from cwsam_cli.distributed.world import Interruption, World, catch_signals, choose_device
 from cwsam_cli.errors import CwsamError, MachineError, UsageError, as_user_error
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ T = TypeVar("T")
 
 _FAILURE, _LOSS = "failure.json", "loss.json"
 _ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT") if os.name == "posix" else ("SIGTERM",)
-_GRACE_S = 5  # between asking a process to end and ending it
-_PATIENCE_S = 10  # a launcher on another machine may need the former, and a watchdog some more
+_GRACE_S = 5  # between SIGTERM and SIGKILL
+_PATIENCE_S = 10  # longer than _GRACE_S, so that another machine's launcher or watchdog can report the cause first
 _LOST = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -54,38 +54,38 @@ def launch(worker: Callable[..., T], *arguments: Any, cluster: Cluster) -> T | N
     """Run `worker(world, *arguments)` in every process.
 
     Args:
-        worker: a function of a module; its result must be picklable.
-        arguments: picklable.
-        cluster: how many processes, and where.
+        worker: function defined at the top level of a module. Its result must be picklable.
+        arguments: picklable arguments.
+        cluster: number and place of the processes.
 
     Returns:
-        The first process's result; None where another machine or process has it.
+        The first process's result. None on machines and in processes that do not have it.
 
     Raises:
-        CwsamError: what the first process to fail raised.
-        MachineError: a process died or stood still.
+        CwsamError: the error of the process that failed first.
+        MachineError: a process died or made no progress.
     """
-    place = joined()
-    if place:
-        os.environ.update(place)
-        wanted, there = cluster.processes * cluster.nodes, int(place["WORLD_SIZE"])
-        if wanted not in (1, there):
+    environment = launcher_environment()
+    if environment:
+        os.environ.update(environment)
+        wanted, started = cluster.processes * cluster.nodes, int(environment["WORLD_SIZE"])
+        if wanted not in (1, started):
             raise UsageError(
-                f"{there} processes were started, but --gpus and --nodes ask for {wanted}",
-                hint="leave them out where torchrun or srun starts the processes",
+                f"the launcher started {started} processes, but --gpus and --nodes ask for {wanted}",
+                hint="remove --gpus and --nodes when torchrun or srun starts the processes",
             )
-        with _world(cluster, failure=None) as world:
+        with _join_group(cluster, failure=None) as world:
             result = worker(world, *arguments)
         return result if world.is_main else None
     if cluster.processes * cluster.nodes == 1:
-        with listening(_signals(cluster)) as interruption:
+        with catch_signals(_signals(cluster)) as interruption:
             return worker(World(choose_device(cluster.device), interruption=interruption), *arguments)
-    return _started(worker, arguments, cluster)
+    return _launch_processes(worker, arguments, cluster)
 
 
 @contextmanager
-def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
-    """Meet the other processes; part from them at the end."""
+def _join_group(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
+    """Join the process group; leave it at the end."""
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if rank:
         console.only_errors()
@@ -93,34 +93,38 @@ def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if 1 < count <= local:
-            raise UsageError(f"rank {rank} finds no GPU: there are {count} here", hint="one process a GPU")
+            raise UsageError(
+                f"there is no GPU for rank {rank}: this machine has {count}", hint="start one process per GPU"
+            )
         device = torch.device("cuda", local if count > 1 else 0)  # SLURM may show each process only its own
         torch.cuda.set_device(device)
     else:
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, torch.get_num_threads() // neighbours))
-    patience = timedelta(seconds=2 * cluster.timeout_s + 60)  # the watchdog speaks first, and knows more
-    store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=patience))
+    timeout = timedelta(
+        seconds=2 * cluster.timeout_s + 60
+    )  # longer than the watchdog's limit, because the watchdog gives the better message
+    store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=timeout))
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         store=dist.PrefixStore("run", store),
         rank=rank,
         world_size=size,
-        timeout=patience,
+        timeout=timeout,
     )
     watchdog = Watchdog(
         store.clone(),
         rank=rank,
         size=size,
         timeout_s=cluster.timeout_s,
-        hint=cluster.stuck,
-        tell=lambda error: _record(failure, error, rank),
+        hint=cluster.hint_after_stall,
+        on_error=lambda error: _record_failure(failure, error, rank),
     )
-    dist.barrier()  # all have published a first beat
+    dist.barrier()  # all processes have published a first heartbeat
     watchdog.start()
     interruption = Interruption()
     try:
-        with listening(_signals(cluster)) as interruption:
+        with catch_signals(_signals(cluster)) as interruption:
             yield World(device, rank, size, watchdog, interruption)
         dist.barrier()
     except Exception as error:
@@ -128,11 +132,11 @@ def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
         if not lost:
             watchdog.fail(f"rank {rank} on {socket.gethostname()} failed: {error}")
             raise
-        if interruption.signal != "SIGTERM":  # by which the launcher ends the victims of another's failure
-            time.sleep(_PATIENCE_S)  # whoever is to blame is found first: by the launcher, or told through the watchdog
+        if interruption.signal != "SIGTERM":  # the launcher sends SIGTERM to the others after a failure
+            time.sleep(_PATIENCE_S)  # let the launcher or the watchdog report the cause first
         raise _LostContact(
             f"rank {rank} lost contact with another process: {str(error).strip().splitlines()[0]}",
-            hint="another process's message says why; look at the other machines' logs",
+            hint="the message of that process says why; read the logs of the other machines",
         ) from None
     finally:
         watchdog.stop()
@@ -140,20 +144,22 @@ def _world(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
 
 
 class _LostContact(MachineError):
-    """A victim of another process's end."""
+    """Error of a process whose partner has ended; not the cause itself."""
 
 
-def _started(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Cluster) -> T | None:
+def _launch_processes(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Cluster) -> T | None:
     """Start this machine's processes and wait for them."""
     from torch.distributed.elastic.multiprocessing.api import SignalException  # slow to import
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     if choose_device(cluster.device).type == "cuda" and cluster.processes > torch.cuda.device_count():
-        raise UsageError(f"--gpus {cluster.processes}: there are {torch.cuda.device_count()} here", hint="one a GPU")
+        raise UsageError(
+            f"--gpus is {cluster.processes}, but this machine has {torch.cuda.device_count()}", hint="use fewer --gpus"
+        )
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(("torch.distributed.elastic", "torch.multiprocessing.spawn")):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # the sentence below says it once
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # the message below reports the failure once
     static: dict[str, Any] = {
         "rdzv_backend": "static",
         "rdzv_endpoint": cluster.endpoint,
@@ -168,38 +174,38 @@ def _started(worker: Callable[..., T], arguments: tuple[Any, ...], cluster: Clus
             run_id="cwsam",
             max_restarts=0,
             start_method="spawn",
-            signals_to_handle=",".join(name for name in _ENDING if name not in _names(cluster)),
+            signals_to_handle=",".join(name for name in _ENDING if name not in _signal_names(cluster)),
             shutdown_timeout=_GRACE_S,
             local_addr="127.0.0.1" if cluster.nodes == 1 else None,
             **(static if cluster.nodes > 1 else alone),
         )
-        store = _meeting(cluster) if cluster.nodes > 1 else None
-        with _passing_on(Path(folder), cluster):
+        store = _open_store(cluster) if cluster.nodes > 1 else None
+        with _forward_signals(Path(folder), cluster):
             try:
-                results = elastic_launch(config, _process)(folder, console.verbosity(), cluster, worker, arguments)
+                results = elastic_launch(config, _run_process)(folder, console.verbosity(), cluster, worker, arguments)
             except ChildFailedError as error:
-                ended = _cause(Path(folder), error)
+                cause = _find_cause(Path(folder), error)
             except SignalException as error:
-                ended = MachineError(f"the run was ended by {error.sigval.name}", hint=cluster.ended)
+                cause = MachineError(f"the run was ended by {error.sigval.name}", hint=cluster.hint_after_signal)
             else:
                 return cast(T, results[0]) if 0 in results else None
             if store is not None and not (Path(folder) / _FAILURE).exists():
-                with suppress(SignalException, RuntimeError):  # a second signal; the first machine is gone
-                    announce(store, f"{ended} (on {socket.gethostname()})")
-                    if cluster.node_rank == 0:  # the store lives here
+                with suppress(SignalException, RuntimeError):  # a second signal, or the first machine is gone
+                    announce_failure(store, f"{cause} (on {socket.gethostname()})")
+                    if cluster.node_rank == 0:  # this process hosts the store
                         time.sleep(_GRACE_S)
-    raise ended from None
+    raise cause from None
 
 
-def _meeting(cluster: Cluster) -> dist.TCPStore:
-    """The store in which the machines meet; torch's own handle on it ends with the processes.
+def _open_store(cluster: Cluster) -> dist.TCPStore:
+    """Open the store through which the machines connect. torch's own handle ends with the processes.
 
-    Processes may wait in a collective operation that never ends for one that was killed on
-    another machine: its launcher tells their watchdogs through this.
+    If a process is killed, processes on other machines wait for it in a collective operation that
+    never ends. Its launcher reports the failure to their watchdogs through this store.
 
     Raises:
-        UsageError: the endpoint is none.
-        MachineError: nobody answers there.
+        UsageError: the endpoint is not `HOST:PORT`.
+        MachineError: the first machine does not answer there.
     """
     from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
@@ -210,81 +216,81 @@ def _meeting(cluster: Cluster) -> dist.TCPStore:
     if not port:
         raise UsageError(
             f"--nodes needs --rdzv-endpoint HOST:PORT, not `{cluster.endpoint}`",
-            hint="the first machine's name and a free port there, the same on all",
+            hint="give the first machine's name and a free port on it; use the same on all machines",
         )
-    patience = timedelta(seconds=cluster.timeout_s)
+    timeout = timedelta(seconds=cluster.timeout_s)
     try:
-        return dist.TCPStore(host, port, is_master=cluster.node_rank == 0, timeout=patience, multi_tenant=True)
+        return dist.TCPStore(host, port, is_master=cluster.node_rank == 0, timeout=timeout, multi_tenant=True)
     except dist.DistError as error:
         raise MachineError(
-            f"the machines cannot meet at `{cluster.endpoint}`: {str(error).splitlines()[0]}",
-            hint="start --node-rank 0 there; the port must be free on it and open to the others",
+            f"the machines cannot connect at `{cluster.endpoint}`: {str(error).splitlines()[0]}",
+            hint="start --node-rank 0 on that machine; its port must be free, and open to the other machines",
         ) from None
 
 
-def _process(
+def _run_process(
     folder: str, verbosity: int, cluster: Cluster, worker: Callable[..., T], arguments: tuple[Any, ...]
 ) -> T | None:
-    """What each started process runs; it ends with an exit code of this program, never with a traceback for users."""
+    """Run the worker in a started process. A failure is recorded and ends the process with our exit code."""
     console.setup(verbosity)
     rank = int(os.environ["RANK"])
     failure = Path(folder) / _FAILURE
     (Path(folder) / f"{rank}.pid").write_text(str(os.getpid()))
     try:
-        with _world(cluster, failure=failure) as world:
+        with _join_group(cluster, failure=failure) as world:
             result = worker(world, *arguments)
         return result if world.is_main else None
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, _LostContact):
-            _record(failure.with_name(_LOSS), error, rank)
+            _record_failure(failure.with_name(_LOSS), error, rank)
         else:
-            _record(failure, error, rank)
+            _record_failure(failure, error, rank)
         sys.stderr.flush()
         os._exit(getattr(error, "exit_code", 1))
 
 
-def _record(path: Path | None, error: BaseException, rank: int) -> None:
-    """Keep the first failure of all processes; without a launcher of ours, say it."""
-    told = as_user_error(error) if isinstance(error, Exception) else None
+def _record_failure(path: Path | None, error: BaseException, rank: int) -> None:
+    """Record the first failure of all processes in a file. Without our launcher, print it."""
+    user_error = as_user_error(error) if isinstance(error, Exception) else None
     record = {
-        "kind": "interrupted" if isinstance(error, KeyboardInterrupt) else type(told).__name__.lstrip("_"),
-        "message": str(told),
-        "hint": told.hint if told else "",
-        "trace": "" if told else f"rank {rank}: " + "".join(traceback.format_exception(error)),
+        "kind": "interrupted" if isinstance(error, KeyboardInterrupt) else type(user_error).__name__.lstrip("_"),
+        "message": str(user_error),
+        "hint": user_error.hint if user_error else "",
+        "trace": "" if user_error else f"rank {rank}: " + "".join(traceback.format_exception(error)),
     }
     if path is None:
-        print(f"error: {told}\n\nhint: {record['hint']}", file=sys.stderr, flush=True)
+        print(f"error: {user_error}\n\nhint: {record['hint']}", file=sys.stderr, flush=True)
         return
     draft = path.with_name(f"{rank}.json")
     draft.write_text(json.dumps(record), encoding="utf-8")
     try:
-        os.link(draft, path)  # fails if another was first
+        os.link(draft, path)  # fails if another process was first
     except OSError:
         pass
 
 
-def _cause(folder: Path, error: "ChildFailedError") -> BaseException:
-    """The exception that ended the run, as the first process to fail told it, or as its end tells."""
-    told = _told(folder / _FAILURE)
-    if told is not None:
-        return told
-    # a process that died by itself is the cause, one that was ended or lost contact is not
+def _find_cause(folder: Path, error: "ChildFailedError") -> BaseException:
+    """Return the exception that ended the run: as the process recorded it, or derived from its exit code."""
+    recorded = _read_failure(folder / _FAILURE)
+    if recorded is not None:
+        return recorded
+    # Processes that the launcher ended, or that lost contact, are not the cause: they sort last.
     failures = sorted(
         error.failures.items(), key=lambda item: (item[1].exitcode in (-signal.SIGTERM, MachineError.exit_code), item)
     )
     rank, failure = failures[0]
     code = failure.exitcode
-    if code == MachineError.exit_code:  # all that died lost contact with one on another machine
-        lost = _told(folder / _LOSS)
+    if code == MachineError.exit_code:  # all failed processes lost contact with another machine
+        lost = _read_failure(folder / _LOSS)
         if lost is not None:
             return lost
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    hint = "the system kills what takes too much memory: smaller batches, fewer workers" if code == -9 else ""
-    return MachineError(f"rank {rank} (process {failure.pid}) {how}, so the run was ended", hint=hint)
+    outcome = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    hint = "if memory ran out, use smaller batches or fewer workers" if code == -9 else ""
+    return MachineError(f"rank {rank} (process {failure.pid}) {outcome}, so the run was ended", hint=hint)
 
 
-def _told(path: Path) -> BaseException | None:
-    """The exception that `_record` kept."""
+def _read_failure(path: Path) -> BaseException | None:
+    """Read the exception that `_record_failure` wrote."""
     if not path.exists():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -293,40 +299,40 @@ def _told(path: Path) -> BaseException | None:
     if record["trace"]:
         return RuntimeError(record["trace"])
     kind: type[CwsamError] = getattr(errors, record["kind"], MachineError)
-    cause = kind.__new__(kind)  # some kinds make their sentence themselves
+    cause = kind.__new__(kind)  # some error classes build their own message
     CwsamError.__init__(cause, record["message"], hint=record["hint"])
     return cause
 
 
-def _names(cluster: Cluster) -> tuple[str, ...]:
-    """Signals after which the processes finish their step."""
+def _signal_names(cluster: Cluster) -> tuple[str, ...]:
+    """List the signals after which the processes finish their step."""
     names = ("SIGINT", "SIGTERM", "SIGUSR1") if cluster.saves_when_ended else ("SIGINT",)
-    return tuple(name for name in names if hasattr(signal, name))  # not all are on Windows
+    return tuple(name for name in names if hasattr(signal, name))  # Windows lacks some
 
 
 def _signals(cluster: Cluster) -> list[int]:
-    return [getattr(signal, name) for name in _names(cluster)]
+    return [getattr(signal, name) for name in _signal_names(cluster)]
 
 
 @contextmanager
-def _passing_on(folder: Path, cluster: Cluster) -> Iterator[None]:
-    """Give Ctrl-C, and what else asks for an end, to the processes, which finish their step."""
+def _forward_signals(folder: Path, cluster: Cluster) -> Iterator[None]:
+    """Forward Ctrl-C and similar signals to the processes, which then finish their step."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    wish = Interruption()
+    interruption = Interruption()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        wish(number, frame)
+        interruption(number, frame)
         for path in folder.glob("*.pid"):
             try:
                 os.kill(int(path.read_text()), number)
             except (OSError, ValueError):
                 continue
 
-    before = {number: signal.signal(number, handle) for number in _signals(cluster)}
+    previous = {number: signal.signal(number, handle) for number in _signals(cluster)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,14 +1,13 @@
-"""Share a model out over processes: the only place that shards.
+"""Shard a model over processes. No other module shards.
 
-Each encoder block, each expert group and each decoder layer is a unit of torch's fully
-sharded data parallel: its weights are gathered for its own passes and let go again. A whole
-expert block of the 10B model gathered at once would be 2.4 GiB in bf16, so groups are units
-of their own. Routers are one unit a
-layer.
+Each encoder block, expert group and decoder layer is one unit of torch's fully sharded data
+parallel (FSDP): its weights are gathered for its own passes and released afterwards. The
+routers of a layer form one unit. Expert groups are separate units, because one expert block of
+the 10B model, gathered at once, would take 2.4 GiB in bf16.
 
-Autocast decides the number formats, as it does in one process, so that many compute what one
-does. Only experts, which are nearly all of a large model and cast their weights themselves,
-are gathered in half precision; norms, tokens and position tables keep their float32.
+Autocast decides the number formats, as in one process, so several processes compute the same
+result. Only experts are gathered in half precision: they are nearly all of a large model and
+cast their weights themselves. Norms, tokens and position tables stay in float32.
 Source: Zhao et al., PyTorch FSDP, 2023; torch.distributed.fsdp.fully_shard.
 """
 
@@ -31,10 +30,11 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfl
 
 
 def checkpoint_activations(model: ClassWiseSam) -> None:
-    """Let encoder blocks forget their activations and compute them again in the backward pass.
+    """Make encoder blocks drop their activations and recompute them in the backward pass.
 
-    Before `shard`, so that the second forward pass gathers nothing anew that the backward
-    pass has gathered. It runs to its end: units inside a block would else miss theirs.
+    Call this before `shard`, so that the recomputation reuses the weights that the backward pass
+    has gathered. The recomputation runs to its end (`early_stop=False`); otherwise the hooks of
+    units inside a block would not run.
     """
     for block in model.image_encoder.blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, early_stop=False)
@@ -43,15 +43,15 @@ def checkpoint_activations(model: ClassWiseSam) -> None:
 def shard(
     model: ClassWiseSam, mesh: DeviceMesh, *, precision: Precision, settings: FsdpSettings, accumulates: bool
 ) -> None:
-    """Share a model out; on the meta device too.
+    """Shard a model in place, also on the meta device; `assign_weights` then gives it its weights.
 
     Args:
-        model: becomes sharded in place; `fill` gives it its weights.
-        mesh: one dimension, all processes.
-        precision: in which experts' weights are gathered.
-        settings: of the configuration.
-        accumulates: a step has several batches. Weights other than experts sum their gradients over the
-            batches in the format in which they are then summed over the processes, so that is float32.
+        model: the model.
+        mesh: mesh of one dimension with all processes.
+        precision: number format in which experts' weights are gathered.
+        settings: `fsdp_settings` of the configuration.
+        accumulates: whether a step has several batches. The gradients of all weights except experts are
+            summed over batches and processes in one format, which is then float32.
     """
     reduced = DTYPES[settings.reduce_dtype]
     reduced_once = torch.float32 if accumulates else reduced
@@ -86,23 +86,23 @@ def shard(
 
 
 def _placement(parameter: nn.Parameter, *, size: int, even: bool) -> Shard | None:
-    """Experts' weights (E, out, in) are cut along `out` or `in` where that is even and cutting along E is not."""
+    """Cut experts' weights (E, out, in) along `out` or `in` if E does not divide evenly but one of them does."""
     if even and parameter.ndim == 3 and parameter.shape[0] % size:
         return next((Shard(dim) for dim in (1, 2) if parameter.shape[dim] % size == 0), None)
     return None
 
 
-def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], device: torch.device) -> Iterator[str]:
-    """Give a model its weights, one tensor at a time; a sharded one gets them from the first process.
+def assign_weights(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], device: torch.device) -> Iterator[str]:
+    """Copy weights into a model, one tensor at a time. All processes get the first process's values.
 
     Args:
-        model: laid out in memory, its values undefined.
-        tensors: all the model's tensors by name, the same names in the same order in every
-            process; elsewhere than in the first one they may be on the meta device.
-        device: of this process.
+        model: model with allocated, undefined weights.
+        tensors: all tensors of the model by name, in the same order in every process. In all but
+            the first process they may be on the meta device.
+        device: device of this process.
 
     Yields:
-        Each name, once its tensor is where it belongs.
+        Each name, after its tensor was copied.
     """
     targets = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, tensor in tensors:
@@ -119,8 +119,8 @@ def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], device: torch.
         yield name
 
 
-def whole(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor put together from its shards, in every process, on `device`; a plain one as it is."""
+def gather_tensor(tensor: Tensor, device: torch.device) -> Tensor:
+    """Gather a sharded tensor in every process, on `device`. A plain tensor is returned as it is."""
     if not isinstance(tensor, DTensor):
         return tensor
     part = DTensor.from_local(
@@ -135,9 +135,9 @@ def whole(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def sharded_like(parameter: nn.Parameter, local: Tensor) -> Tensor:
-    """A tensor of a weight's shape from this process's part of it; a plain one where the weight is plain.
+    """Wrap this process's shard as a tensor that is sharded like a weight. If the weight is plain, return it as is.
 
-    The part stays where it is: `DTensor.from_local` would copy one that is offloaded to the GPU.
+    The shard stays on its device. `DTensor.from_local` would copy an offloaded one to the GPU.
     """
     if not isinstance(parameter, DTensor):
         return local
@@ -145,21 +145,25 @@ def sharded_like(parameter: nn.Parameter, local: Tensor) -> Tensor:
 
 
 def sync_gradients(model: nn.Module, *, last: bool) -> None:
-    """Sum gradients over the processes only in the last of the batches that a step accumulates.
+    """Sum gradients over the processes only in the last batch of a step.
 
-    Expert groups sum theirs every time: kept whole until the last, the 10B model's would fill
-    40 GB in every process. One process has nothing to sum.
+    Expert groups sum theirs after every batch: unsharded until the last batch, the gradients of
+    the 10B model's experts would take 40 GB in every process.
+
+    Args:
+        model: the model. Without shards, nothing changes.
+        last: whether the next batch is the last one of the step.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule) and not isinstance(module, ExpertGroup):
             module.set_requires_gradient_sync(last, recurse=False)
 
 
-def settle(model: nn.Module) -> None:
-    """Let each unit see what learns now.
+def refresh_units(model: nn.Module) -> None:
+    """Make each unit notice which weights learn now.
 
-    A unit decides on its gradients' number format when it is first gathered, by the weights that learn
-    then. One whose weights were all frozen keeps none, and fails when they begin to learn.
+    When a unit is first gathered, it sets the number format of its gradients from the weights that
+    learn then. If all were frozen, it sets none, and fails when they start to learn.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -167,8 +171,8 @@ def settle(model: nn.Module) -> None:
             module.reshard()
 
 
-def let_go(model: nn.Module) -> None:
-    """Drop gathered weights after a forward pass without a backward one: they would outlive a change of the shards."""
+def release_gathered(model: nn.Module) -> None:
+    """Release weights still gathered after a forward pass without a backward pass; they go stale if shards change."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

@@ -1,6 +1,6 @@
-"""This process among the processes of a run: what they agree on, sum up, and are asked to stop by.
+"""Let the processes of a run communicate, and catch the signals that ask them to stop.
 
-Alone it is the only one, and everything here costs nothing.
+With one process, every method returns at once.
 """
 
 import signal
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among the processes of a run."""
+    """This process and its place among the processes of a run."""
 
     device: torch.device
     rank: int = 0
@@ -34,27 +34,27 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
     @property
     def shares_model(self) -> bool:
-        """Whether each process holds a part of the model only."""
+        """Whether the model is sharded over several processes."""
         return self.size > 1
 
     def beat(self) -> None:
-        """Say that this process gets on."""
+        """Report progress to the watchdog."""
         if self.watchdog is not None:
             self.watchdog.beat()
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Sum a tensor over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def agree(self, value: T) -> T:
-        """The first process's value, in all of them."""
+        """Return the first process's value in all processes."""
         if self.size == 1:
             return value
         values = [value]
@@ -62,8 +62,8 @@ class World:
         return values[0]
 
     @contextmanager
-    def unwatched(self) -> Iterator[None]:
-        """Let the block, such as writing to a slow disk, take as long as it takes; the other processes wait."""
+    def pause_watchdog(self) -> Iterator[None]:
+        """Suspend the watchdog's time limit inside the `with` statement, e.g. to write to a slow disk."""
         if self.watchdog is not None:
             self.watchdog.pause()
         try:
@@ -72,32 +72,33 @@ class World:
             self.beat()
 
     def barrier(self) -> None:
-        """Wait for the others."""
+        """Wait until all processes get here."""
         if self.size > 1:
             dist.barrier()
 
 
 @dataclass(slots=True)
 class Interruption:
-    """A signal that asks to end, as a wish: the running step is finished first. A second one, later, ends at once."""
+    """Signal handler that lets the current step finish. A second signal, over 1 s later, interrupts at once."""
 
-    asked: bool = False
+    is_requested: bool = False
     signal: str = ""
     """Name of the signal."""
     when: float = 0.0
+    """Time of the signal, on the monotonic clock."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The signal's handler."""
-        if self.asked and time.monotonic() - self.when > 1:  # terminal and launcher may both pass on the first
+        """Handle a signal."""
+        if self.is_requested and time.monotonic() - self.when > 1:  # terminal and launcher may both send the first one
             raise KeyboardInterrupt
-        self.asked, self.signal, self.when = True, signal.Signals(number).name, time.monotonic()
+        self.is_requested, self.signal, self.when = True, signal.Signals(number).name, time.monotonic()
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `--device` means.
+    """Return the device that `--device` names.
 
     Raises:
-        UsageError: it is not here.
+        UsageError: this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -105,23 +106,25 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         if device.type != "cuda":
             torch.empty(0, device=device)
-        elif not 0 <= (device.index or 0) < torch.cuda.device_count():  # asked without taking memory on a GPU
+        elif not 0 <= (device.index or 0) < torch.cuda.device_count():  # this check takes no GPU memory
             raise RuntimeError(f"CUDA shows {torch.cuda.device_count()} devices")
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"there is no device `{name}` here: {str(error).splitlines()[0]}", hint="cpu works") from None
+        raise UsageError(
+            f"there is no device `{name}` here: {str(error).splitlines()[0]}", hint="use --device cpu"
+        ) from None
     return device
 
 
 @contextmanager
-def listening(signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[Interruption]:
-    """Turn signals into a wish while the block runs."""
-    wish = Interruption()
+def catch_signals(signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[Interruption]:
+    """Record signals in an `Interruption` inside the `with` statement, instead of stopping at once."""
+    interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield wish
+        yield interruption
         return
-    before = {number: signal.signal(number, wish) for number in signals}
+    previous = {number: signal.signal(number, interruption) for number in signals}
     try:
-        yield wish
+        yield interruption
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

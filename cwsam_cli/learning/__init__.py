@@ -1,1 +1,1 @@
-"""One step of training: losses, optimizer, stages. Training runs it; planning imagines it."""
+"""One training step: losses, optimizer, stages. `train` runs it and `plan` simulates it."""

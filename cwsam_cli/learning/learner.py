@@ -1,4 +1,4 @@
-"""A model, and all that changes with it while it learns."""
+"""Hold a model together with its optimizer and moving averages."""
 
 import math
 from collections.abc import Iterator
@@ -8,48 +8,52 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from cwsam_cli.distributed.parallelize import settle
+from cwsam_cli.distributed.parallelize import refresh_units
 from cwsam_cli.learning.optim import Shards
 
 
 @dataclass(slots=True)
 class Learner:
-    """A model and all that changes with it."""
+    """Model, optimizer and moving averages of a run."""
 
     model: nn.Module
     shards: Shards
-    """Of the model; what the optimizer changes."""
+    """This process's shards of the weights; the optimizer updates them."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler | None = None
-    """With fp16."""
+    """Loss scaler, only with fp16."""
     average: dict[str, Tensor] = field(default_factory=dict)
-    """Moving averages of the shards that learn, with `ema`."""
+    """Moving averages of the shards that learn, by name, only with `ema`."""
     averaged_steps: int = 0
-    """Since a weight last joined the averages."""
+    """Steps since a weight last joined the averages."""
     skipped: int = 0
-    """Steps in a row whose loss or gradient was not finite."""
+    """Latest steps in a row with a loss or gradient that is not finite."""
     frozen_bands: dict[str, list[int]] = field(default_factory=dict)
-    """Input bands, by weight, whose filters stay as they are."""
+    """Input bands whose filters do not learn, by name of the weight."""
 
     def learn(self, names: set[str]) -> None:
-        """Let exactly these weights learn."""
+        """Make exactly these weights learn, and freeze all others."""
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in names)
             self.shards[name].requires_grad_(name in names)
-        settle(self.model)
+        refresh_units(self.model)
 
     def begin_average(self) -> None:
-        """Average what learns now and did not before."""
+        """Start to average the weights that learn now and did not before."""
         joining = [name for name, shard in self.shards.items() if shard.requires_grad and name not in self.average]
         self.average |= {name: self.shards[name].detach().clone() for name in joining}
         if joining:
             self.averaged_steps = 0
 
     def update_average(self, decay: float) -> None:
-        """Move the averages towards the weights.
+        """Move the averages towards the current weights.
 
-        The half-life is that of `decay`, in steps, but at first a tenth of the steps that were averaged:
-        else the weights that a run starts with would be most of the average for as long as its half-life.
+        Early in a run the half-life is a tenth of the averaged steps. Otherwise the initial weights
+        would dominate the average for a full half-life.
+
+        Args:
+            decay: decay per step, between 0 and 1. Its half-life in steps is ln 0.5 / ln decay.
+
         Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, 2022.
         """
         self.averaged_steps += 1
@@ -59,7 +63,7 @@ class Learner:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The averages in place of the weights, while the block runs."""
+        """Use the averages in place of the weights inside the `with` statement."""
         self._exchange()
         try:
             yield

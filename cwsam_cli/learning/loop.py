@@ -1,8 +1,8 @@
-"""Learn from the data step by step: the same for one process and for many.
+"""Run training steps, with the same result for one process and for many.
 
-A step is one large batch, cut into what each process holds and, with accumulation, into
-several passes. Every process takes the same number of passes, if need be with no image at
-all: sharded weights are gathered together.
+A step learns from one large batch. The batch is divided over the processes and, with gradient
+accumulation, over several passes. Every process runs the same number of passes, some perhaps
+with no image, because all processes gather sharded weights together.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,45 +21,46 @@ from cwsam_cli.distributed.parallelize import DTYPES, sync_gradients
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import MachineError
 from cwsam_cli.learning.learner import Learner
-from cwsam_cli.learning.losses import Whole, loss_parts, measure
+from cwsam_cli.learning.losses import BatchTotals, count_totals, loss_parts
 from cwsam_cli.learning.optim import drop_gradients, gradient_norm, take_gradients
 from cwsam_cli.model.experts import collect_routing
 from cwsam_cli.model.routing import RoutingCounts, routing_loss, sum_counts
 
 _MOST_SKIPPED = 30
-"""Steps in a row whose gradient overflows in fp16; the loss scale starts at 2¹⁶ and is halved each time."""
+"""Largest number of skipped steps in a row with fp16. The loss scale starts at 2¹⁶ and is halved each time."""
 
 
-class Requests(NamedTuple):
-    """What a process asks all of them to do after a step."""
+class RunStatus(NamedTuple):
+    """Whether a process must stop or save after a step."""
 
-    interrupt: bool = False
-    """Save and end: a signal asked for it."""
-    end_in_time: bool = False
-    """Save and end: the time limit is near."""
-    save: bool = False
-    """Save and go on."""
+    is_interrupted: bool = False
+    """A signal asked to stop: save the state and end."""
+    is_out_of_time: bool = False
+    """The time limit is near: save the state and end."""
+    is_save_due: bool = False
+    """Save the state and continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step came to, over all processes."""
+    """Result of a step, over all processes."""
 
     losses: dict[str, float]
-    """The loss by its parts."""
+    """Parts of the loss by name; they sum to the loss."""
     gradient_norm: float
-    """Before clipping."""
+    """Norm of the gradient before clipping."""
     images: int
+    """Number of images in the step."""
     is_skipped: bool
-    """The loss scale of fp16 was too large: no weight changed, and the scale is smaller now."""
+    """With fp16, the gradient overflowed: no weight changed, and the loss scale was reduced."""
     routing: dict[str, RoutingCounts]
-    """Of each expert layer, on the CPU."""
-    requests: Requests
-    """What any of the processes asks for."""
+    """Routing counts by expert layer, on the CPU."""
+    status: RunStatus
+    """Combined status: a field is true if it is true in any process."""
 
     @property
     def loss(self) -> float:
-        """The sum of its parts."""
+        """Sum of the loss parts."""
         return sum(self.losses.values())
 
 
@@ -70,19 +71,22 @@ def training_steps(
     epoch: int,
     world: World,
     *,
-    had: int = 0,
-    chances: NDArray[np.float64] | None = None,
+    samples_done: int = 0,
+    probabilities: NDArray[np.float64] | None = None,
 ) -> Iterator[list[Batch]]:
-    """This process's batches of each step of an epoch.
+    """Yield this process's batches of each step of an epoch.
 
     Args:
-        dataset: of the whole run.
-        batch_size: of each process.
-        settings: seed, accumulation, workers.
-        epoch: order and content follow from it and the seed.
-        world: this process among all.
-        had: samples of the epoch that were had before an interruption.
-        chances: of each sample, see `balanced_chances`.
+        dataset: training tiles of the run.
+        batch_size: images per batch and process.
+        settings: seed, gradient accumulation and workers.
+        epoch: number of the epoch. It decides the order and the augmentation, together with the seed.
+        world: the processes of the run.
+        samples_done: samples of the epoch that a run learned from before an interruption; these are skipped.
+        probabilities: probability of drawing each sample, (samples,); see `balanced_probabilities`.
+
+    Yields:
+        The batches of one step, `grad_accum_steps` of them or fewer in the last step.
 
     Raises:
         DataError: a tile is damaged.
@@ -94,8 +98,8 @@ def training_steps(
         epoch=epoch,
         rank=world.rank,
         size=world.size,
-        had=had,
-        chances=chances,
+        samples_done=samples_done,
+        probabilities=probabilities,
     )
     step: list[Batch] = []
     for batch in load_batches(dataset, shares, workers=settings.workers, pin_memory=world.device.type == "cuda"):
@@ -117,43 +121,48 @@ def take_step(
     settings: TrainingSettings,
     weights: Tensor | None,
     rate: float,
-    ask: Callable[[], Requests] = Requests,
+    get_status: Callable[[], RunStatus] = RunStatus,
 ) -> StepResult:
-    """Learn from one large batch.
+    """Run one optimizer step on one large batch.
 
     Args:
-        learner: its model on the world's device.
-        batches: this process's part of it, as many in each process.
-        world: this process among all.
-        args: the loss.
-        settings: precision, clipping, average.
-        weights: one a class, on the device, or None.
-        rate: learning rate, before each parameter group's own factor.
-        ask: what this process asks for; called at the end of the passes.
+        learner: the learner, with its model on the world's device.
+        batches: this process's batches of the step; all processes have the same number of them.
+        world: the processes of the run.
+        args: settings of the loss.
+        settings: precision, gradient clipping and moving average.
+        weights: weight of each class (K,) on the device, or None.
+        rate: learning rate, before the factor of each parameter group.
+        get_status: function that returns the status of this process. It is called after the passes.
+
+    Returns:
+        The result over all processes.
 
     Raises:
-        MachineError: loss or gradient is no longer a finite number, with fp16 for many steps in a row.
+        MachineError: the loss or gradient is not finite; with fp16, in more than 30 steps in a row.
     """
     model, scaler = learner.model, learner.scaler
     model.train()
-    mine = measure([label for _, label in batches], weights)
-    counts = world.total(torch.cat([part.view(-1) for part in mine]).to(world.device))
-    whole = Whole(counts[0], counts[1], counts[2:])
+    own_totals = count_totals([label for _, label in batches], weights)
+    counts = world.total(torch.cat([part.view(-1) for part in own_totals]).to(world.device))
+    totals = BatchTotals(counts[0], counts[1], counts[2:])
     passes = backward_passes(
-        model, batches, world, args=args, settings=settings, weights=weights, whole=whole, scaler=scaler
+        model, batches, world, args=args, settings=settings, weights=weights, totals=totals, scaler=scaler
     )
     take_gradients(model, learner.shards, learner.frozen_bands)
     if scaler is not None:
         scaler.unscale_(learner.optimizer)
     norm = gradient_norm(learner.shards, world)
-    asked = torch.tensor(ask(), dtype=torch.float32, device=world.device)
-    told = [
-        world.total(torch.cat([torch.stack([*passes.losses.values()]), asked])),
+    status = torch.tensor(get_status(), dtype=torch.float32, device=world.device)
+    to_reduce = [
+        world.total(torch.cat([torch.stack([*passes.losses.values()]), status])),
         norm.view(1),
-        whole.sizes,
+        totals.sizes,
         *(own.values for own in passes.routing.values()),
     ]
-    sums, norms, sizes, *counts = torch.cat([part.double() for part in told]).cpu().split([len(part) for part in told])
+    sums, norms, sizes, *counts = (
+        torch.cat([part.double() for part in to_reduce]).cpu().split([len(part) for part in to_reduce])
+    )
     losses = dict(zip(passes.losses, sums.tolist(), strict=False))
     is_finite = bool(torch.isfinite(torch.cat([sums, norms])).all())
     learner.skipped = 0 if is_finite else learner.skipped + 1
@@ -175,7 +184,7 @@ def take_step(
         scaler.step(learner.optimizer)
         scaler.update()
     for (shard, bands), filters in zip(frozen, kept, strict=True):
-        shard[:, bands] = filters  # 8-bit averages of 0 are not quite 0
+        shard[:, bands] = filters  # 8-bit codes of 0 are not exactly 0, which would change frozen filters
     drop_gradients(model, learner.shards)
     if settings.ema is not None:
         learner.update_average(settings.ema)
@@ -188,18 +197,18 @@ def take_step(
             name: RoutingCounts(values, own.groups)
             for (name, own), values in zip(passes.routing.items(), counts, strict=True)
         },
-        requests=Requests(*(value > 0 for value in sums[len(losses) :].tolist())),
+        status=RunStatus(*(value > 0 for value in sums[len(losses) :].tolist())),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """What the passes of a step came to."""
+    """Result of the passes of a step."""
 
     losses: dict[str, Tensor]
-    """This process's part of the loss, by its parts."""
+    """This process's share of each part of the loss, by name."""
     routing: dict[str, RoutingCounts]
-    """Of each expert layer, over all processes."""
+    """Routing counts by expert layer, summed over all processes."""
 
 
 def backward_passes(
@@ -210,20 +219,23 @@ def backward_passes(
     args: ModelArgs,
     settings: TrainingSettings,
     weights: Tensor | None,
-    whole: Whole,
+    totals: BatchTotals,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Passes:
-    """A step's forward and backward passes, which leave the weights their gradients.
+    """Run the forward and backward passes of a step. The gradients are left in the weights.
 
     Args:
-        model: in training mode, on the world's device.
-        batches: this process's, as many in each process.
-        world: this process among all.
-        args: the loss.
+        model: model in training mode, on the world's device.
+        batches: this process's batches of the step; all processes have the same number of them.
+        world: the processes of the run.
+        args: settings of the loss.
         settings: precision.
-        weights: one a class, on the device, or None.
-        whole: what all processes' batches of the step make up.
-        scaler: with fp16.
+        weights: weight of each class (K,) on the device, or None.
+        totals: totals over the batches of all processes in this step.
+        scaler: loss scaler, with fp16.
+
+    Returns:
+        The loss parts and routing counts.
     """
     device = world.device
     sums: dict[str, Tensor] = {}
@@ -235,14 +247,14 @@ def backward_passes(
             logits = model(image.to(device, non_blocking=True))
         world.beat()
         target = label.to(device, non_blocking=True)
-        parts = loss_parts(logits, target, args.loss, weights, smoothing=args.label_smoothing, whole=whole)
+        parts = loss_parts(logits, target, args.loss, weights, smoothing=args.label_smoothing, totals=totals)
         if routing:
             shared = sum_counts(routing, world.total)
-            share = whole.sizes[number - 1] / whole.sizes.sum()  # the last batch of an epoch may be smaller
+            share = totals.sizes[number - 1] / totals.sizes.sum()  # the last batch of an epoch may be smaller
             parts["routing"] = share * routing_loss(shared, balance=args.balance_loss, z=args.router_z_loss)
             counts = {name: own.counts + counts[name] if counts else own.counts for name, own in shared.items()}
             routing.clear()
-        loss = torch.stack([*parts.values()]).sum() * world.size  # gradients are averaged over the processes
+        loss = torch.stack([*parts.values()]).sum() * world.size  # because FSDP averages gradients over the processes
         (loss if scaler is None else scaler.scale(loss)).backward()
         sums = {name: sums.get(name, 0) + part.detach() for name, part in parts.items()}
         world.beat()

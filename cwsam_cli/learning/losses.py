@@ -1,11 +1,11 @@
-"""What the model is told it got wrong.
+"""Compute the training losses.
 
-# B batch, K classes, P pixels an image
+# B batch, K classes, P pixels per image
 
-A step's losses are those of one large batch, however many processes and accumulated batches
-it is cut into: cross-entropy divides by the weight of all its labelled pixels, overlap
-losses are means over all its labelled images. Each part of the batch therefore divides by
-the `Whole`, not by itself, and the parts' losses and gradients add up.
+The loss of a step is the loss of one large batch, no matter how many processes and accumulated
+batches divide it. Cross-entropy divides by the weight of all labelled pixels of the large
+batch; overlap losses are means over all its labelled images. Each part of the batch therefore
+divides by the `BatchTotals` of the step, so the losses and gradients of the parts add up.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,33 +19,39 @@ from cwsam_cli.config.schema import Loss
 from cwsam_cli.taxonomy import IGNORE
 
 FOCUS = 2.0
-"""Exponent of the focal loss (Lin et al. 2017)."""
+"""Exponent of the focal loss. Source: Lin et al., Focal Loss, 2017."""
 
 
-class Whole(NamedTuple):
-    """What a step's losses are divided by."""
+class BatchTotals(NamedTuple):
+    """Totals over all batches of a step, by which its losses are divided."""
 
     weight: Tensor
-    """Of all labelled pixels."""
+    """Sum of the class weights of all labelled pixels."""
     images: Tensor
-    """How many have a labelled pixel."""
+    """Number of images with at least one labelled pixel."""
     sizes: Tensor
-    """Images of each accumulated batch, labelled or not: (batches,)."""
+    """Images per accumulated batch, labelled or not: (batches,)."""
 
 
 def class_weights(pixels: Sequence[int]) -> list[float]:
-    """`loss_weight: auto`: one over the square root of a class's share, mean 1 over the pixels.
+    """Compute the class weights of `loss_weight: auto`.
 
-    The square root lifts rare classes without letting a few hundred pixels rule. A class
-    without a labelled pixel weighs 0.
+    A weight is proportional to one over the square root of the class's share of the pixels. The
+    square root raises rare classes, but a class of a few hundred pixels does not dominate.
+
+    Args:
+        pixels: labelled pixels per class.
+
+    Returns:
+        Weights whose mean over all labelled pixels is 1. A class without labelled pixels gets 0.
     """
     counts = torch.tensor(pixels, dtype=torch.float64)
     weights = torch.where(counts > 0, counts.clamp(min=1).rsqrt(), 0.0)
     return (weights * counts.sum() / (weights * counts).sum()).tolist()
 
 
-def measure(targets: Iterable[Tensor], weights: Tensor | None = None) -> Whole:
-    """The whole that some batches of class indices (B, H, W) make up."""
+def count_totals(targets: Iterable[Tensor], weights: Tensor | None = None) -> BatchTotals:
+    """Count the totals of batches of class indices (B, H, W)."""
     weight, images = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     sizes = []
     for target in targets:
@@ -54,7 +60,7 @@ def measure(targets: Iterable[Tensor], weights: Tensor | None = None) -> Whole:
         weight += counted.sum(dtype=torch.float64).cpu()
         images += known.flatten(1).any(dim=1).sum().cpu()
         sizes.append(len(target))
-    return Whole(weight, images, torch.tensor(sizes, dtype=torch.float64))
+    return BatchTotals(weight, images, torch.tensor(sizes, dtype=torch.float64))
 
 
 def loss_parts(
@@ -64,31 +70,34 @@ def loss_parts(
     weights: Tensor | None = None,
     *,
     smoothing: float = 0.0,
-    whole: Whole | None = None,
+    totals: BatchTotals | None = None,
 ) -> dict[str, Tensor]:
-    """A loss by its parts, which add up to it; 0 with gradient 0 where nothing is labelled.
+    """Compute the parts of a loss. The loss is their sum.
 
     Args:
         logits: (B, K, H, W); B may be 0.
-        target: class indices (B, H, W), any integer dtype; `IGNORE` counts for nothing.
-        kind: as in `model.args.loss`: cross-entropy alone, or plus a soft overlap loss, or focal.
-        weights: one a class (K,), for the cross-entropy.
-        smoothing: share of each label that is spread over all classes.
-        whole: of the step that this batch is a part of; None where it is all there is.
+        target: class indices (B, H, W) of any integer dtype; pixels of `IGNORE` are left out.
+        kind: loss as in `model.args.loss`.
+        weights: weight of each class (K,), for the cross-entropy.
+        smoothing: share of each label that is spread over all classes, 0 to 1.
+        totals: totals of the step that this batch belongs to; None if the batch is the whole step.
+
+    Returns:
+        Parts by name. Without labelled pixels they are 0 with gradient 0.
     """
-    whole = whole or measure([target.cpu()], weights)
+    totals = totals or count_totals([target.cpu()], weights)
     target = target.long()
     known = target != IGNORE
     per_pixel = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)
-    if weights is not None:  # torch's own weights would weigh a smoothed label's share of every class by that class
+    if weights is not None:  # torch's own `weight` would weight each class's share of a smoothed label separately
         per_pixel = per_pixel * weights[target.masked_fill(~known, 0)]
     if kind == "focal":
         right = logits.softmax(dim=1).gather(1, target.masked_fill(~known, 0)[:, None])[:, 0]
         per_pixel = per_pixel * (1 - right) ** FOCUS
     first, _, second = kind.partition("+")
-    parts = {first: per_pixel.sum() / whole.weight.to(logits).clamp(min=1e-9)}
+    parts = {first: per_pixel.sum() / totals.weight.to(logits).clamp(min=1e-9)}
     if second:
-        images = whole.images.to(logits).clamp(min=1)
+        images = totals.images.to(logits).clamp(min=1)
         parts[second] = (
             _lovasz(logits, target, known) / images
             if second == "lovasz"
@@ -98,23 +107,24 @@ def loss_parts(
 
 
 def _overlap_loss(logits: Tensor, target: Tensor, known: Tensor, *, jaccard: bool) -> Tensor:
-    """1 - soft Dice (or IoU), the mean over the classes that an image's labels hold; the sum over the images."""
-    scores = (logits.softmax(dim=1) * known[:, None]).flatten(2)  # (B, K, P)
+    """Sum over the images of 1 - soft Dice (or IoU), each a mean over the classes in the image's labels."""
+    probabilities = (logits.softmax(dim=1) * known[:, None]).flatten(2)  # (B, K, P)
     truth = _truth(logits, target, known)
-    common, sizes = (scores * truth).sum(dim=2), scores.sum(dim=2) + truth.sum(dim=2)
+    common, sizes = (probabilities * truth).sum(dim=2), probabilities.sum(dim=2) + truth.sum(dim=2)
     overlap = common / (sizes - common).clamp(min=1e-9) if jaccard else 2 * common / sizes.clamp(min=1e-9)
     return _mean_over_present(1 - overlap, truth.sum(dim=2) > 0)
 
 
 def _lovasz(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """Lovász-softmax (Berman et al. 2018), the mean over the classes that an image holds; the sum over the images.
+    """Sum over the images of the Lovász-softmax loss, each a mean over the classes in the image's labels.
 
-    The IoU that is lost if the worst n errors were mistakes is a function of n; its steps
-    weigh the errors, sorted from the worst.
+    The errors are sorted, worst first. Each is weighted by the IoU that is lost when one more of
+    them counts as a mistake.
+    Source: Berman et al., The Lovász-Softmax loss, 2018.
     """
-    scores = logits.softmax(dim=1).flatten(2)  # (B, K, P)
+    probabilities = logits.softmax(dim=1).flatten(2)  # (B, K, P)
     truth = _truth(logits, target, known)
-    errors = (truth - scores).abs() * known.flatten(1)[:, None]
+    errors = (truth - probabilities).abs() * known.flatten(1)[:, None]
     errors, order = errors.sort(dim=2, descending=True)
     hits = truth.gather(2, order)
     size = truth.sum(dim=2, keepdim=True)
@@ -126,12 +136,12 @@ def _lovasz(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
 
 
 def _truth(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """1 where a pixel is labelled as a class, else 0, (B, K, P); torch's one-hot would be twice as large."""
+    """Return 1 where a pixel is labelled with a class, else 0, (B, K, P). torch's own one-hot takes more memory."""
     classes = torch.arange(logits.shape[1], device=target.device)[:, None, None]
     return ((target[:, None] == classes) & known[:, None]).flatten(2).to(logits.dtype)
 
 
 def _mean_over_present(losses: Tensor, present: Tensor) -> Tensor:
-    """Losses (B, K) over the classes present in each image, summed over the images."""
+    """Average losses (B, K) over the classes present in each image, and sum over the images."""
     shares = present.to(losses.dtype) / present.sum(dim=1, keepdim=True).clamp(min=1)
     return (losses * shares).sum()

@@ -1,7 +1,7 @@
-"""Optimizer and learning rate.
+"""Build the optimizer and compute the learning rate.
 
-The optimizer works on each process's own shards as plain tensors: what it knows of a weight
-is then laid out as the weight is, and 8-bit AdamW, which knows nothing of sharding, works too.
+The optimizer works on each process's own shards as plain tensors. Its state is then laid out
+like the weights, and 8-bit AdamW, which does not support sharding, works too.
 """
 
 import logging
@@ -20,18 +20,18 @@ from cwsam_cli.learning.stages import is_adapter
 from cwsam_cli.model.experts import ExpertGroup
 from cwsam_cli.model.growth import is_mixture
 
-BLOCK = 256
-"""Values of a weight whose 8-bit averages share a scale."""
+VALUES_PER_SCALE = 256
+"""Values that share one scale in 8-bit AdamW."""
 
-FROM_8BIT = 4096
-"""Values of the smallest weight whose averages 8-bit AdamW keeps in 8 bits, whatever the number of processes."""
+MIN_8BIT_VALUES = 4096
+"""Smallest weight, in values before sharding, whose averages 8-bit AdamW keeps in 8 bits."""
 
 Shards = dict[str, nn.Parameter]
-"""This process's part of each weight, by name; it shares the weight's memory."""
+"""This process's shard of each weight by name. A shard shares the memory of its weight."""
 
 
 def local_shards(model: nn.Module) -> Shards:
-    """A model's weights as plain tensors: of a sharded one this process's parts, else all of them."""
+    """Return this process's shard of each weight as a plain tensor; whole weights if the model is not sharded."""
     with torch.no_grad():
         return {
             name: nn.Parameter(parameter.to_local(), parameter.requires_grad)
@@ -44,13 +44,16 @@ def local_shards(model: nn.Module) -> Shards:
 def build_optimizer(
     model: nn.Module, shards: Shards, config: OptimizerConfig, *, stay: Sequence[str] = ()
 ) -> torch.optim.Optimizer:
-    """AdamW; weight matrices decay; norms, biases, tokens and position tables do not.
+    """Build AdamW. Only weight matrices decay, not norms, biases, tokens and position tables.
 
     Args:
-        model: whose modules tell what is a weight matrix.
-        shards: of the model.
-        config: its `lr_factors` become each parameter group's `lr_factor`.
-        stay: further weights without decay; it would shrink what does not wholly learn.
+        model: the model. Its modules decide which weights are matrices.
+        shards: this process's shards of the model.
+        config: settings of the optimizer. Each parameter group gets its `lr_factor`.
+        stay: further weights without decay. Decay would shrink their frozen parts.
+
+    Returns:
+        The optimizer over the shards.
 
     Raises:
         MachineError: 8-bit AdamW is not installed.
@@ -64,8 +67,8 @@ def build_optimizer(
     } - set(stay)
     groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if shards[name].numel():  # of a weight with fewer rows than processes, some have no part
-            key = name in matrices, lr_factor(name, config.args.lr_factors), parameter.numel() >= FROM_8BIT
+        if shards[name].numel():  # if a weight has fewer rows than processes, some shards are empty
+            key = name in matrices, lr_factor(name, config.args.lr_factors), parameter.numel() >= MIN_8BIT_VALUES
             groups.setdefault(key, []).append(shards[name])
     rows = [
         {
@@ -82,7 +85,7 @@ def build_optimizer(
 
 
 def _adamw8bit() -> Any:
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that are not used here
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about kernels that are not used here
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
@@ -91,10 +94,10 @@ def _adamw8bit() -> Any:
         ) from None
 
     class ByWholeWeight(AdamW8bit):
-        """Decides between 8 and 32 bits by each parameter group, where the library goes by the size of a shard."""
+        """8-bit AdamW that chooses 8 or 32 bits per parameter group; the library chooses by the size of a shard."""
 
         def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
-            """The settings of one parameter."""
+            """Return the settings of one parameter."""
             config: dict[str, Any] = super().get_config(gindex, pindex, group)  # type: ignore[no-untyped-call]
             return config | {"min_8bit_size": group["min_8bit_size"]}
 
@@ -102,7 +105,7 @@ def _adamw8bit() -> Any:
 
 
 def lr_factor(name: str, factors: LrFactors) -> float:
-    """What a weight's learning rate is multiplied by, after the part of the model that it belongs to."""
+    """Return the factor of a weight's learning rate, by the part of the model it belongs to."""
     if is_mixture(name):
         return factors.experts if ".groups." in name else factors.routers
     if name.startswith("mask_decoder."):
@@ -111,12 +114,12 @@ def lr_factor(name: str, factors: LrFactors) -> float:
 
 
 def take_gradients(model: nn.Module, shards: Shards, frozen: Mapping[str, Sequence[int]]) -> None:
-    """Give the shards their weights' gradients.
+    """Copy the gradients of the weights to the shards.
 
     Args:
-        model: after its backward passes.
-        shards: of the model.
-        frozen: input bands, by weight, whose filters stay as they are.
+        model: the model after its backward passes.
+        shards: this process's shards of the model.
+        frozen: input bands whose filters do not learn, by name of the weight. Their gradients become 0.
     """
     for name, parameter in model.named_parameters():
         shard = shards[name]
@@ -127,26 +130,26 @@ def take_gradients(model: nn.Module, shards: Shards, frozen: Mapping[str, Sequen
 
 
 def drop_gradients(model: nn.Module, shards: Shards) -> None:
-    """Forget all gradients."""
+    """Free all gradients."""
     for holder in (*model.parameters(), *shards.values()):
         holder.grad = None
 
 
 def gradient_norm(shards: Shards, world: World) -> Tensor:
-    """The norm of the whole gradient, over all processes' shards."""
+    """Compute the norm of the full gradient over the shards of all processes."""
     squares = [shard.grad.square().sum().to(world.device) for shard in shards.values() if shard.grad is not None]
     return world.total(torch.stack([torch.zeros((), device=world.device), *squares]).sum()).sqrt()
 
 
 def learning_rate(step: int, steps: int, *, lr: float, lr_min: float, warmup: int) -> float:
-    """Linear warm-up to `lr`, then half a cosine to `lr_min` at the last step.
+    """Compute the learning rate of a step: linear warm-up to `lr`, then half a cosine down to `lr_min`.
 
     Args:
-        step: from 0.
-        steps: of the whole run.
-        lr: the highest rate.
-        lr_min: the last rate.
-        warmup: steps of warm-up; never more than a tenth of a short run.
+        step: number of the step, from 0.
+        steps: steps of the whole run.
+        lr: highest learning rate.
+        lr_min: learning rate at the last step.
+        warmup: steps of warm-up, limited to a tenth of `steps`.
     """
     warmup = min(warmup, steps // 10)
     if step < warmup:

@@ -1,4 +1,4 @@
-"""What learns, and when."""
+"""Decide which weights learn in which stage of a run."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,15 +18,18 @@ def learning_names(
     stage: str | None = None,
     extra_bands: bool = False,
 ) -> set[str]:
-    """The parameters that learn.
+    """Select the parameters that learn.
 
     Args:
-        names: of all parameters.
-        arch: the model's shape; with adapters, Segment Anything's own weights are frozen.
-        from_checkpoint: the run began with a checkpoint; a model from scratch freezes nothing.
-        frozen_base: group 0 of the encoder's experts is kept as it was grown.
-        extra_bands: some bands are not red, green or blue, so their filters learn.
-        stage: `integrate`, `adapt` or `finetune`; without stages, everything, or what adapters leave free.
+        names: names of all parameters.
+        arch: architecture of the model. With adapters, Segment Anything's own weights are frozen.
+        from_checkpoint: whether the run starts from a checkpoint. A new model freezes nothing.
+        frozen_base: whether group 0 of the encoder's experts is frozen.
+        extra_bands: whether there are bands other than red, green and blue. Their filters learn.
+        stage: `integrate`, `adapt` or `finetune`. Without a stage, everything learns that adapters do not freeze.
+
+    Returns:
+        Names of the parameters that learn.
     """
     learning = set()
     for name in names:
@@ -49,7 +52,7 @@ def learning_names(
 
 
 def stage_at(stages: Sequence[StageConfig], epoch: int) -> StageConfig | None:
-    """The stage that an epoch, counted from 1, belongs to."""
+    """Return the stage of an epoch, counted from 1; None without stages."""
     for stage in stages:
         if epoch <= stage.epochs:
             return stage
@@ -58,7 +61,7 @@ def stage_at(stages: Sequence[StageConfig], epoch: int) -> StageConfig | None:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a weight belongs to an adapter or the frequency prompt."""
+    """Check whether a weight belongs to an adapter or the frequency prompt."""
     return any(part in name for part in _ADAPTERS)
 
 

@@ -1,1 +1,1 @@
-"""The confusion matrix, the scores that follow from it, and the pass over a dataset that fills it."""
+"""Compute the confusion matrix of a model on a dataset, and the metrics that follow from it."""

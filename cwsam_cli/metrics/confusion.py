@@ -1,4 +1,4 @@
-"""One confusion matrix, and every figure that follows from it.
+"""Count a confusion matrix and compute metrics from it.
 
 # K classes; rows are the reference, columns the map
 """
@@ -12,16 +12,16 @@ from cwsam_cli.taxonomy import IGNORE
 
 Matrix = NDArray[np.int64]
 
-_CHUNK = 1_000_000  # pixels; larger chunks leave the cache and are slower
+_CHUNK = 1_000_000  # pixels; larger chunks do not fit the cache and are slower
 
 
 def confusion_matrix(reference: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int) -> Matrix:
     """Count pixels by reference and predicted class index, (K, K).
 
     Args:
-        reference: class indices; `IGNORE` is left out.
-        predicted: class indices of the same shape.
-        classes: K.
+        reference: reference class indices, any shape; pixels of `IGNORE` are left out.
+        predicted: predicted class indices of the same shape.
+        classes: number of classes K.
     """
     reference, predicted = reference.ravel(), predicted.ravel()
     counts = np.zeros(classes * classes, np.int64)
@@ -33,40 +33,41 @@ def confusion_matrix(reference: NDArray[np.uint8], predicted: NDArray[np.uint8],
 
 
 @dataclass(frozen=True, slots=True)
-class ClassScore:
-    """One class's figures; a figure without a denominator is None, never 0 or NaN."""
+class ClassMetrics:
+    """Metrics of one class, 0 to 1. A metric whose denominator is 0 is None."""
 
     iou: float | None
     precision: float | None
     recall: float | None
     f1: float | None
     support: int
-    """Reference pixels."""
+    """Number of reference pixels of the class."""
     predicted: int
-    """Mapped pixels."""
+    """Number of pixels predicted as the class."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """A matrix in figures. Means are taken over the classes that occur in the reference."""
+class Metrics:
+    """Metrics of a confusion matrix, 0 to 1. Means are over the classes that occur in the reference."""
 
-    classes: tuple[ClassScore, ...]
+    classes: tuple[ClassMetrics, ...]
     accuracy: float | None
-    """Share of pixels that are right."""
+    """Share of correct pixels."""
     mean_iou: float | None
     mean_f1: float | None
     frequency_weighted_iou: float | None
     pixels: int
+    """Number of labelled pixels."""
 
 
-def score(matrix: Matrix) -> Scores:
-    """Per-class and overall figures of a confusion matrix.
+def compute_metrics(matrix: Matrix) -> Metrics:
+    """Compute the metrics of a confusion matrix (K, K), per class and overall.
 
-    A class without reference pixels is absent: it has no recall, and does not enter a mean.
+    A class without reference pixels counts as absent. It has no recall and is left out of the means.
     """
     right, support, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     classes = tuple(
-        ClassScore(
+        ClassMetrics(
             iou=_ratio(hit, truth + guess - hit) if truth else None,
             precision=_ratio(hit, guess),
             recall=_ratio(hit, truth),
@@ -78,7 +79,7 @@ def score(matrix: Matrix) -> Scores:
     )
     present = [entry for entry in classes if entry.support]
     total = int(matrix.sum())
-    return Scores(
+    return Metrics(
         classes=classes,
         accuracy=_ratio(int(right.sum()), total),
         mean_iou=_ratio(sum(entry.iou or 0.0 for entry in present), len(present)),
@@ -89,7 +90,7 @@ def score(matrix: Matrix) -> Scores:
 
 
 def constant_matrix(matrix: Matrix, index: int) -> Matrix:
-    """The matrix of a map that is `index` everywhere: the least that a model must beat."""
+    """Return the matrix of a map that is `index` everywhere: a baseline that every model should beat."""
     constant = np.zeros_like(matrix)
     constant[:, index] = matrix.sum(axis=1)
     return constant

@@ -1,1 +1,1 @@
-"""The network; it knows pixels and classes, no geography and no distribution."""
+"""The network. It handles pixels and classes, but neither geography nor several processes."""

@@ -1,10 +1,10 @@
 """Parameter-efficient tuning: bottleneck adapters and a frequency prompt.
 
-# B batch, C bands, S pixels a side, H W patches, D width, r = D/32
+# B batch, C bands, S side in pixels, H W patches, D width, r = D/32
 
-Their last layers start at zero, so that at the start the encoder is exactly Segment
-Anything's. Source: Houlsby et al. 2019 (adapters); Liu et al., Explicit Visual Prompting,
-2023 (prompts).
+Their last layers start at zero, so the initial encoder equals Segment Anything's.
+Source: Houlsby et al., Parameter-Efficient Transfer Learning, 2019 (adapters); Liu et al.,
+Explicit Visual Prompting, 2023 (prompts).
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from torch.nn import functional as F
 BOTTLENECK = 4
 PROMPT_REDUCTION = 32
 MLP_SCALE = 0.5
-"""How much the adapter beside the MLP counts."""
+"""Factor on the output of the adapter that is parallel to the MLP."""
 
 
 class Adapter(nn.Module):
-    """D → D/4 → D."""
+    """Bottleneck adapter D → D/4 → D."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -30,19 +30,19 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, D) → (…, D), 0 at the start."""
+        """Map tokens (…, D) to (…, D). The initial output is 0."""
         return self.up(F.gelu(self.down(x)))
 
 
 class FrequencyPrompt(nn.Module):
-    """What is added before each block: the image's low frequencies and its patch tokens, seen through a narrow layer.
+    """Prompt added before each block, made from the image's low frequencies and its patch tokens.
 
     Args:
-        bands: C.
-        dim: D.
-        depth: blocks.
-        patch: pixels a side of a patch.
-        share: of the spectrum's area that is kept around its centre.
+        bands: number of bands C.
+        dim: width D of a token.
+        depth: number of blocks.
+        patch: side of a patch in pixels.
+        share: share of the spectrum's area that is kept around its centre, 0 to 1.
     """
 
     def __init__(self, bands: int, dim: int, depth: int, patch: int, share: float) -> None:
@@ -57,22 +57,31 @@ class FrequencyPrompt(nn.Module):
         nn.init.zeros_(self.shared.bias)
 
     def forward(self, image: Tensor, tokens: Tensor) -> Callable[[int], Tensor]:
-        """Image (B, C, S, S) and patch tokens (B, H, W, D) → each block's prompt (B, H, W, D), 0 at the start."""
+        """Return a function from the number of a block to its prompt (B, H, W, D). The initial prompts are 0.
+
+        Args:
+            image: (B, C, S, S).
+            tokens: patch tokens (B, H, W, D).
+        """
         low = self.spectrum(low_frequencies(image, self.share))
         start = low.permute(0, 2, 3, 1) + self.embedding(tokens)  # (B, H, W, r)
         return lambda block: self.shared(F.gelu(self.layers[block](start)))
 
 
 def low_frequencies(image: Tensor, share: float) -> Tensor:
-    """The centred square of the shifted spectrum, √share of the side, back in pixels.
+    """Keep the low frequencies of an image: the centred square of its spectrum, √share of the side.
 
-    In float32 even under autocast: half precision has no Fourier transform on every device.
+    This runs in float32 even under autocast, because not every device has a Fourier transform in
+    half precision.
 
     Args:
         image: (B, C, S, S).
-        share: 0 to 1, of the spectrum's area.
+        share: share of the spectrum's area, 0 to 1.
+
+    Returns:
+        Image (B, C, S, S) float32.
     """
-    if not len(image):  # MKL refuses an empty batch, which a process without samples has
+    if not len(image):  # a process without samples has an empty batch, which MKL refuses
         return image
     with torch.autocast(image.device.type, enabled=False):
         spectrum = torch.fft.fftshift(torch.fft.fft2(image.float()), dim=(-2, -1))

@@ -2,10 +2,10 @@
 
 # B batch, H W patches, T = H·W tokens, D width, N heads, d = D/N
 
-Names and shapes are Segment Anything's own, so that its checkpoints load one to one. With
-gradients the scores are written out, which trains fastest on a CPU; without, the positions'
-bias goes to torch's fused attention as a mask. Folding the bias into extra head dimensions
-needs no T×T mask, but was slower here (1.3× the written-out form, ViT-B at 512 px, fp32).
+Names and shapes are Segment Anything's, so its checkpoints load unchanged. With gradients, the
+attention is written out, which trains fastest on a CPU. Without gradients, the position bias is
+the mask of torch's fused attention. Extra head dimensions in place of the T×T mask took 1.3 ×
+the time of the written-out form (ViT-B at 512 pixels, fp32).
 Source: Kirillov et al., Segment Anything, 2023; Li et al., Exploring Plain Vision
 Transformer Backbones for Object Detection, 2022.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_HEADS_AT_ONCE = 4  # without gradients: the T×T bias of few heads at a time is a third of the peak memory
+_HEADS_AT_ONCE = 4  # without gradients: limits the T×T bias, which cuts the peak memory to a third
 
 
 class Attention(nn.Module):
@@ -22,8 +22,8 @@ class Attention(nn.Module):
 
     Args:
         dim: width D of a token.
-        num_heads: heads N.
-        grid: patches (H, W) that the relative position tables are made for.
+        num_heads: number of heads N.
+        grid: size (H, W) in patches for which the relative position tables are made.
     """
 
     def __init__(self, dim: int, num_heads: int, grid: tuple[int, int]) -> None:
@@ -36,13 +36,13 @@ class Attention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid[1] - 1, dim // num_heads))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, D) → (B, H, W, D)."""
+        """Map tokens (B, H, W, D) to (B, H, W, D)."""
         batch, height, width, dim = x.shape
         qkv = (
             self.qkv(x).reshape(batch, height * width, 3, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
         )
         q, k, v = qkv.unbind(0)  # each (B, N, T, d)
-        if torch.is_grad_enabled() or not batch:  # some of the fused kernels refuse an empty batch
+        if torch.is_grad_enabled() or not batch:  # some fused kernels refuse an empty batch
             bias = self._position_bias(q, height, width)
             mixed = (q * self.scale @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
         else:
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         return self.proj(mixed.transpose(1, 2).reshape(batch, height, width, dim))
 
     def _position_bias(self, q: Tensor, height: int, width: int) -> Tensor:
-        """What each query adds for the row and the column distance to each key, (B, N, T, T)."""
+        """Compute the attention bias of the row and column distances between queries and keys, (B, N, T, T)."""
         grid = q.unflatten(2, (height, width))
         rows = torch.einsum("bnhwd,hkd->bnhwk", grid, _by_distance(self.rel_pos_h, height))
         cols = torch.einsum("bnhwd,wkd->bnhwk", grid, _by_distance(self.rel_pos_w, width))
@@ -67,7 +67,7 @@ class Attention(nn.Module):
 
 
 def _by_distance(table: Tensor, size: int) -> Tensor:
-    """Rows of a (2·size-1, d) table laid out by query and key position: (size, size, d)."""
+    """Arrange the rows of a (2·size-1, d) table by query and key position: (size, size, d)."""
     position = torch.arange(size, device=table.device)
     return table[position[:, None] - position[None, :] + size - 1]
 

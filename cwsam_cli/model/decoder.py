@@ -1,11 +1,11 @@
-"""The class-wise mask decoder: one token a class asks the image where the class is.
+"""The class-wise mask decoder: one token per class attends to the image.
 
 # B batch, K classes, T image tokens, E = prompt_embed_dim, H W patches
 
-Segment Anything's mask decoder, with class tokens in place of its mask tokens: they go
-through the two-way transformer together with the image tokens; one hypernetwork shared by
-all classes turns each into E/8 weights, and the logits are the products of those with the
-upscaled image features. No prompts: the classes are the prompts.
+This is Segment Anything's mask decoder with class tokens in place of its mask tokens, and
+without prompts. Class and image tokens pass the two-way transformer together. One hypernetwork,
+shared by all classes, turns each class token into E/8 weights. The logits are the products of
+these weights with the upscaled image features.
 """
 
 import math
@@ -19,11 +19,11 @@ from cwsam_cli.model.variants import Architecture
 
 DEPTH = 2
 HEADS = 8
-DOWNSAMPLE = 2  # cross-attention works at half the width
+DOWNSAMPLE = 2  # cross-attention uses half the width
 
 
 class DecoderAttention(nn.Module):
-    """Multi-head attention whose inner width may be smaller than its outer one."""
+    """Multi-head attention with an optional smaller inner width."""
 
     def __init__(self, dim: int, downsample: int = 1) -> None:
         super().__init__()
@@ -34,24 +34,24 @@ class DecoderAttention(nn.Module):
         self.out_proj = nn.Linear(inner, dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(B, Tq, E), (B, Tk, E), (B, Tk, E) → (B, Tq, E)."""
+        """Attend from queries (B, Tq, E) to keys and values (B, Tk, E): (B, Tq, E)."""
         heads = [
             projected.unflatten(-1, (HEADS, -1)).transpose(1, 2)
             for projected in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
         ]
         if len(q):
             mixed = nn.functional.scaled_dot_product_attention(*heads)
-        else:  # of no images; some of torch's kernels refuse that
+        else:  # some of torch's kernels refuse an empty batch
             mixed = heads[0] @ heads[1].transpose(-2, -1) @ heads[2]
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
 class TwoWayBlock(nn.Module):
-    """Tokens attend to themselves, then to the image; then the image attends to the tokens.
+    """Layer in which tokens attend to themselves and to the image, and the image attends to the tokens.
 
     Args:
-        arch: the model's shape.
-        first: in the first layer the tokens themselves are their position code.
+        arch: architecture of the model.
+        first: whether this is the first layer, in which self-attention adds no position code.
     """
 
     def __init__(self, arch: Architecture, *, first: bool) -> None:
@@ -81,7 +81,7 @@ class TwoWayBlock(nn.Module):
         self.cross_attn_image_to_token = DecoderAttention(dim, DOWNSAMPLE)
 
     def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, K, E) and image (B, T, E), and both again, changed."""
+        """Update the class tokens (B, K, E) and the image tokens (B, T, E). The others are their position codes."""
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
@@ -105,7 +105,7 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image and its position code (B, T, E), tokens (B, K, E) → tokens, image."""
+        """Return the updated class tokens (B, K, E) and image tokens (B, T, E)."""
         token_pe = tokens
         for layer in self.layers:
             tokens, image = layer(tokens, image, token_pe, image_pe)
@@ -114,7 +114,7 @@ class TwoWayTransformer(nn.Module):
 
 
 class PositionCode(nn.Module):
-    """Random Fourier features of where a patch lies."""
+    """Position code of a patch: random Fourier features of its coordinates."""
 
     positional_encoding_gaussian_matrix: Tensor
 
@@ -123,7 +123,7 @@ class PositionCode(nn.Module):
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, dim // 2))
 
     def forward(self, height: int, width: int) -> Tensor:
-        """The code of a grid of patches, (T, E)."""
+        """Return the codes of a grid of patches, (T, E)."""
         matrix = self.positional_encoding_gaussian_matrix
         rows = (torch.arange(height, device=matrix.device) + 0.5) / height
         cols = (torch.arange(width, device=matrix.device) + 0.5) / width
@@ -133,21 +133,21 @@ class PositionCode(nn.Module):
 
 
 class HyperMLP(nn.Module):
-    """Three linear layers: from a class token to the weights of its plane."""
+    """Hypernetwork of three linear layers, from a class token to the weights of its logits."""
 
     def __init__(self, dim: int, out: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, out)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, K, E) → (B, K, E/8)."""
+        """Map tokens (B, K, E) to weights (B, K, E/8)."""
         for layer in list(self.layers)[:-1]:
             x = layer(x).relu()
         return self.layers[-1](x)
 
 
 class ResidualConv(nn.Module):
-    """A convolution behind a norm and beside a skip."""
+    """Residual convolution with a norm before it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -155,15 +155,15 @@ class ResidualConv(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape out."""
+        """Map features to features of the same shape."""
         return x + self.conv(nn.functional.gelu(self.norm(x)))
 
 
 class DetailStem(nn.Module):
-    """Three convolutions on the image itself, at the resolution of the logits, and one on what they are added to.
+    """Convolutions on the image that add detail to the upscaled features.
 
-    A patch token cannot say where in its patch a road runs; these features can. The last
-    convolution sees both: what is there, and around what it lies.
+    A patch token cannot say where inside its patch a road runs. Three convolutions on the image,
+    at the resolution of the logits, can. A fourth one sees the sum of both.
     """
 
     def __init__(self, bands: int, channels: int, stride: int) -> None:
@@ -174,12 +174,12 @@ class DetailStem(nn.Module):
         self.join = ResidualConv(channels)
 
     def forward(self, image: Tensor, upscaled: Tensor) -> Tensor:
-        """Image (B, C, S, S) and features (B, E/8, 4H, 4W) → the features with its detail, same shape."""
+        """Add the detail of the image (B, C, S, S) to features (B, E/8, 4H, 4W)."""
         return self.join(upscaled + self.refine(self.reduce(image)))
 
 
 class ClassWiseMaskDecoder(nn.Module):
-    """Image features to one plane of logits a class, four times as fine as the patches."""
+    """Decoder from image features to logits per class, at four times the resolution of the patches."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class ClassWiseMaskDecoder(nn.Module):
         self.detail_stem = DetailStem(arch.num_bands, dim // 8, arch.patch_size // 4) if arch.detail_stem else None
 
     def forward(self, features: Tensor, image: Tensor) -> Tensor:
-        """Features (B, E, H, W) and the image (B, C, S, S) they come from → logits (B, K, 4H, 4W)."""
+        """Map features (B, E, H, W) of an image (B, C, S, S) to logits (B, K, 4H, 4W)."""
         batch, _, height, width = features.shape
         tokens = self.class_tokens.weight.expand(batch, -1, -1)
         image_pe = self.pe_layer(height, width).to(features.dtype)

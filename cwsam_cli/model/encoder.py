@@ -1,8 +1,8 @@
 """Segment Anything's image encoder: a plain vision transformer with windows, and its neck.
 
-# B batch, C bands, S pixels a side, H W patches, D width
+# B batch, C bands, S side in pixels, H W patches, D width
 
-Names and shapes are Segment Anything's own; so is the mathematics.
+Names, shapes and mathematics are Segment Anything's.
 """
 
 import torch
@@ -26,12 +26,12 @@ class MLP(nn.Module):
         self.lin2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, D) → (…, D)."""
+        """Map tokens (…, D) to (…, D)."""
         return self.lin2(self.activation(self.lin1(x)))
 
 
 class LayerNorm2d(nn.Module):
-    """Layer norm over the channels of (B, C, H, W)."""
+    """Layer norm over the channels of features (B, C, H, W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -39,29 +39,29 @@ class LayerNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape out."""
+        """Normalise features; same shape."""
         normed = nn.functional.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, 1e-6)
         return normed.movedim(-1, 1)
 
 
 class PatchEmbed(nn.Module):
-    """Pixels to patch tokens by one strided convolution."""
+    """Patch embedding by one strided convolution."""
 
     def __init__(self, bands: int, dim: int, patch: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(bands, dim, patch, stride=patch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, S, S) → (B, H, W, D)."""
+        """Map an image (B, C, S, S) to patch tokens (B, H, W, D)."""
         return self.proj(x).permute(0, 2, 3, 1)
 
 
 class Block(nn.Module):
-    """Attention and MLP (or experts), each behind a norm and beside a skip.
+    """Transformer block: attention and an MLP or experts, each with a norm before it and a skip connection.
 
     Args:
-        arch: the model's shape.
-        index: which block; it decides between windows and the whole image, MLP and experts.
+        arch: architecture of the model.
+        index: number of the block. It decides between windows and global attention, and between MLP and experts.
     """
 
     def __init__(self, arch: Architecture, index: int) -> None:
@@ -90,7 +90,7 @@ class Block(nn.Module):
         self.adapter_mlp = Adapter(dim) if adapted else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, D) → (B, H, W, D)."""
+        """Map tokens (B, H, W, D) to (B, H, W, D)."""
         height, width = x.shape[1:3]
         attended = self.norm1(x)
         if self.window_size:
@@ -109,7 +109,7 @@ class Block(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Image to a map of features, one a patch."""
+    """Encoder from an image to one feature vector per patch."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class ImageEncoder(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, C, S, S) → (B, prompt_embed_dim, H, W)."""
+        """Map an image (B, C, S, S) to features (B, prompt_embed_dim, H, W)."""
         tokens = self.patch_embed(image)
         prompts = None if self.prompt is None else self.prompt(image, tokens)
         x = tokens + self.pos_embed

@@ -1,14 +1,14 @@
 """A hierarchical mixture of experts in place of an MLP.
 
-# N tokens, D width, G groups, E experts a group, K = kg·ke chosen experts a token, S = N·K slots
+# N tokens, D width, G groups, E experts per group, K = kg·ke chosen experts per token, S = N·K slots
 
-Two routers choose: one the group, one the expert within it. A chosen expert's weight is the
-product of both probabilities, renormalised over what was chosen, so that the weights of a
-token sum to 1: identical experts give exactly the dense MLP's output, whatever the router
-says. No capacity limit: every token is served.
+One router chooses groups, and one router per group chooses experts in it. The weight of a chosen
+expert is the product of both probabilities, renormalised so that the weights of a token sum to 1.
+Identical experts therefore give exactly the output of the dense MLP. There is no capacity limit:
+every token reaches its experts.
 
-Slots are sorted by expert and each group is one grouped matrix product over its stacked
-weights. A loop over experts with index masks costs 1.3× as much at 96 experts; indexing the
+Slots are sorted by expert, and each group is one grouped matrix product over its stacked
+weights. A loop over experts with index masks takes 1.3 × the time at 96 experts. Indexing the
 stack (`weight[e]`) makes the backward pass 60 times slower.
 Source: Shazeer et al. 2017; Fedus et al., Switch Transformers, 2022 (balance); Zoph et al.,
 ST-MoE, 2022 (z-loss); Riquelme et al., V-MoE, 2021 (noise).
@@ -29,7 +29,7 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class ExpertGroup(nn.Module):
-    """E two-layer MLPs whose weights are stacked, so that they multiply, freeze and shard as one."""
+    """Group of E two-layer MLPs with stacked weights, which are multiplied, frozen and sharded together."""
 
     def __init__(self, dim: int, hidden: int, experts: int, activation: Activation) -> None:
         super().__init__()
@@ -41,21 +41,29 @@ class ExpertGroup(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start every expert as torch starts a linear layer."""
+        """Initialise every expert like a linear layer of torch."""
         for weight, bias in ((self.lin1_weight, self.lin1_bias), (self.lin2_weight, self.lin2_bias)):
             bound = weight.shape[-1] ** -0.5
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
 
     def forward(self, x: Tensor, rows: list[int]) -> Tensor:
-        """Rows sorted by expert (S, D) and how many each expert has → (S, D); S may be 0."""
+        """Apply each expert to its rows.
+
+        Args:
+            x: rows (S, D), sorted by expert; S may be 0.
+            rows: number of rows of each expert.
+
+        Returns:
+            Rows (S, D).
+        """
         hidden = self.activation(_linear(x, self.lin1_weight, self.lin1_bias, rows))
         return _linear(hidden, self.lin2_weight, self.lin2_bias, rows)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor, rows: list[int]) -> Tensor:
     weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-    if not x.shape[0]:  # the grouped product has no backward pass for no rows
+    if not x.shape[0]:  # the grouped product has no backward pass without rows
         return torch.einsum("nd,ehd->nh", x, weight) + bias.sum(dim=0)
     ends = torch.tensor(list(accumulate(rows)), dtype=torch.int32, device=x.device)
     out: Tensor = _AddBias.apply(F.grouped_mm(x, weight.transpose(1, 2), offs=ends), bias, rows)
@@ -63,7 +71,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor, rows: list[int]) -> Tensor:
 
 
 class _AddBias(torch.autograd.Function):
-    """Add each expert's bias to its rows in place; gathering a bias a row costs a quarter of the layer at D = 256."""
+    """Add each expert's bias to its rows in place. One bias per row takes 1/4 of the layer's time at D = 256."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor, rows: list[int]) -> Tensor:
@@ -84,14 +92,15 @@ class HierarchicalExperts(nn.Module):
     """Routers and groups of experts, in place of an MLP D → hidden → D.
 
     Args:
-        dim: D.
-        hidden: width between an expert's two layers.
-        groups: G.
-        experts: E, in each group.
-        top_groups: groups kept for a token.
-        top_experts: experts kept in each of them.
-        noisy: add Gaussian noise of 1/E to the logits while training.
-        activation: between an expert's layers.
+        dim: width D of a token.
+        hidden: width between the two layers of an expert.
+        groups: number of groups G.
+        experts: number of experts E per group.
+        top_groups: number of groups chosen per token.
+        top_experts: number of experts chosen per chosen group.
+        noisy: whether to add Gaussian noise to the routers' logits in training. Its standard deviation
+            is 1 / number of logits.
+        activation: activation between the two layers of an expert.
     """
 
     def __init__(
@@ -119,10 +128,10 @@ class HierarchicalExperts(nn.Module):
             nn.init.normal_(self.group_router.weight, std=0.02)
             nn.init.zeros_(self.group_router.bias)
         self.collect: Callable[[Routing], None] | None = None
-        """Takes the routing of each forward pass in training mode, see `collect_routing`."""
+        """Function that receives the routing of each forward pass in training mode; see `collect_routing`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, D) → (…, D) in the dtype that a linear layer would give."""
+        """Map tokens (…, D) to (…, D), in the dtype that a linear layer would return."""
         tokens = x.flatten(end_dim=-2)
         if torch.is_autocast_enabled(x.device.type):
             tokens = tokens.to(torch.get_autocast_dtype(x.device.type))
@@ -131,7 +140,14 @@ class HierarchicalExperts(nn.Module):
             return self._serve(tokens, weights, chosen).reshape(x.shape)
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (N, K) and chosen experts (N, K), counted through all groups; float32 throughout."""
+        """Choose the experts of each token.
+
+        Args:
+            x: tokens (N, D) float32.
+
+        Returns:
+            Weights (N, K) float32, and numbers of the chosen experts (N, K), counted over all groups.
+        """
         expert_logits = self._noise(torch.stack([router(x) for router in self.routers], dim=1))  # (N, G, E)
         within = expert_logits.softmax(dim=-1)
         if self.group_router is None:
@@ -145,12 +161,14 @@ class HierarchicalExperts(nn.Module):
         best, expert_index = of_group.topk(self.top_experts, dim=-1)  # (N, kg, ke)
         joint = best * best_groups[..., None]
         weights = joint / joint.sum(dim=(1, 2), keepdim=True)
-        if self.top_groups == 1:  # renormalising cancels the one group's probability; keep its gradient
+        if self.top_groups == 1:  # renormalising cancels a single group's probability; this keeps its gradient
             weights = weights * _straight_through(best_groups)[..., None]
             if self.top_experts == 1:
                 weights = weights * _straight_through(best)
         chosen = group_index[..., None] * experts + expert_index
-        if self.training:  # also where nothing collects: checkpointing expects the same tensors from a recomputation
+        if (
+            self.training
+        ):  # even if nothing collects it: activation checkpointing expects the same tensors on recomputation
             routing = sum_routing(group_logits, groups, expert_logits, within, group_index, expert_index)
             if self.collect is not None:
                 self.collect(routing)
@@ -160,7 +178,7 @@ class HierarchicalExperts(nn.Module):
         return logits + torch.randn_like(logits) / logits.shape[-1] if self.noisy and self.training else logits
 
     def _serve(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """Every group is called, with no rows if it must be: sharded groups wait for each other."""
+        """Run the chosen experts. Every group is called, even without rows: sharded groups wait for each other."""
         flat = chosen.flatten()
         order = flat.argsort(stable=True)
         inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
@@ -172,13 +190,13 @@ class HierarchicalExperts(nn.Module):
         return torch.einsum("nkd,nk->nd", back, weights.to(back.dtype))
 
     def _rows(self, chosen: Tensor) -> list[list[int]]:
-        """How many slots each expert of each group serves: the only shape that the data decides."""
+        """Count the slots of each expert of each group. Only these shapes depend on the data."""
         counts = torch.bincount(chosen, minlength=len(self.groups) * self.experts)
         return counts.view(len(self.groups), -1).tolist()
 
 
 class _Dispatch(torch.autograd.Function):
-    """Copy each token to its slots, sorted by expert; a gather both ways, where torch would scatter back."""
+    """Copy each token to its slots, sorted by expert. Both passes gather; torch's own backward pass would scatter."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor, slots: int) -> Tensor:
@@ -198,7 +216,7 @@ class _Dispatch(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """Undo the sorting; a gather both ways."""
+    """Undo the sorting by expert. Both passes gather."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
@@ -212,12 +230,12 @@ class _Collect(torch.autograd.Function):
 
 
 def _straight_through(probability: Tensor) -> Tensor:
-    """Exactly 1, with the gradient of log p."""
+    """Return exactly 1, with the gradient of log p."""
     return probability / probability.detach()
 
 
 def expert_layers(model: nn.Module) -> Iterator[tuple[str, HierarchicalExperts]]:
-    """A model's expert layers by name."""
+    """Yield the expert layers of a model by name."""
     for name, module in model.named_modules():
         if isinstance(module, HierarchicalExperts):
             yield name, module
@@ -225,10 +243,13 @@ def expert_layers(model: nn.Module) -> Iterator[tuple[str, HierarchicalExperts]]
 
 @contextmanager
 def collect_routing(model: nn.Module) -> Iterator[dict[str, Routing]]:
-    """Collect the routing of every expert layer's latest forward pass in training mode, by the layer's name.
+    """Collect the routing of each expert layer's latest forward pass in training mode.
 
-    Nothing is collected outside the block. A layer that kept the routing itself would keep the graph of
-    a whole block alive that activation checkpointing computes again in the backward pass.
+    Layers do not keep their routing themselves. It would keep the graph of a whole block alive,
+    which activation checkpointing recomputes in the backward pass.
+
+    Yields:
+        Routing by name of the layer. It is filled inside the `with` statement only.
     """
     collected: dict[str, Routing] = {}
 

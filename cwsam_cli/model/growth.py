@@ -1,12 +1,12 @@
 """Grow a dense model, or a small mixture, into a larger mixture of experts.
 
-# E experts a group, D width
+# E experts per group, D width
 
-Every expert of the target starts from the same block of the source: group 0 is the source's
-experts exactly, or exact copies of its MLP; the experts of further groups are interpolations
-of two base experts, noise relative to each tensor's own spread, or both. Each tensor is drawn
-from a generator of its own name and the seed: the result is the same in any order and for
-any number of processes.
+Every expert of the larger model starts from the same block of the smaller one. Group 0 equals
+the smaller model's experts, or copies of its MLP. The experts of further groups are
+interpolations of two base experts, base experts with noise, or both. Each tensor has a random
+generator seeded by its name and the seed, so the result does not depend on the order of the
+tensors or the number of processes.
 Source: Komatsuzaki et al., Sparse Upcycling, 2023; Nakamura et al., Drop-Upcycling, 2025.
 """
 
@@ -22,7 +22,7 @@ from cwsam_cli.errors import CheckpointError
 
 ROUTER_STD = 0.02
 BASE_BIAS = 4.0
-"""Of the group router, for group 0: with two groups kept it weighs about 0.98."""
+"""Bias of the group router for group 0. With two chosen groups, group 0 gets a weight of about 0.98."""
 
 _EXPERT = re.compile(r"(?P<layer>.+\.mlp)\.groups\.(?P<group>\d+)\.(?P<lin>lin[12])_(?P<kind>weight|bias)")
 _ROUTER = re.compile(r"(?P<layer>.+\.mlp)\.routers\.(?P<group>\d+)\.weight")
@@ -33,44 +33,54 @@ Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Grown:
-    """A tensor of the target's mixture and where it came from."""
+class GrownTensor:
+    """A tensor of the larger model's experts or routers."""
 
     value: Tensor
     source: str
-    """Name of the source tensor; empty where there is none."""
+    """Name of the tensor it was made from; empty if there is none."""
     note: str
+    """How it was made, for the report."""
 
 
 def is_mixture(name: str) -> bool:
-    """Whether a tensor belongs to experts or their routers."""
+    """Check whether a tensor belongs to experts or routers."""
     return any(pattern.fullmatch(name) for pattern in (_EXPERT, _ROUTER, _GROUP_ROUTER))
 
 
-def shrink(name: str, source: Weights) -> Grown | None:
-    """Make a tensor of a dense MLP from the first expert of the source's mixture in its place.
+def shrink(name: str, source: Weights) -> GrownTensor | None:
+    """Make a tensor of a dense MLP from the first expert of the checkpoint's expert layer.
+
+    Args:
+        name: name of the dense tensor.
+        source: weights of the checkpoint.
 
     Returns:
-        The tensor, or None where the source has no mixture there.
+        The tensor, or None if the checkpoint has no experts there.
     """
     match = _DENSE.fullmatch(name)
     origin = f"{match['layer']}.groups.0.{match['lin']}_{match['kind']}" if match else ""
-    return Grown(source[origin][0], origin, "expert 0 alone") if origin in source else None
+    return GrownTensor(source[origin][0], origin, "expert 0 alone") if origin in source else None
 
 
-def grow(name: str, shape: torch.Size, source: Weights, groups: int, config: UpcycleConfig, seed: int) -> Grown | None:
-    """Make one tensor of a mixture from a smaller model's weights.
+def grow(
+    name: str, shape: torch.Size, source: Weights, groups: int, config: UpcycleConfig, seed: int
+) -> GrownTensor | None:
+    """Make one tensor of experts or routers from the weights of a smaller model.
 
     Args:
-        name: of the target's tensor.
-        shape: of the target's tensor.
-        source: the smaller model's weights, by our names.
-        groups: G of the target's layer.
+        name: name of the tensor in the larger model.
+        shape: shape of the tensor in the larger model.
+        source: weights of the smaller model, under the names of our model.
+        groups: number of groups in the layer of the larger model.
         config: how new experts are made.
-        seed: of the noise.
+        seed: seed of the random numbers.
 
     Returns:
-        The tensor, or None where the source has no such layer.
+        The tensor, or None if the smaller model has no such layer.
+
+    Raises:
+        CheckpointError: width or number of experts per group differ.
     """
     if match := _EXPERT.fullmatch(name):
         return _grow_expert(name, match, shape, source, groups, config, seed)
@@ -80,29 +90,31 @@ def grow(name: str, shape: torch.Size, source: Weights, groups: int, config: Upc
     return _grow_group_router(name, match, shape, source, seed) if match else None
 
 
-def _grow_group_router(name: str, match: re.Match[str], shape: torch.Size, source: Weights, seed: int) -> Grown | None:
-    """Keep the rows of the source's groups. New ones start random, and no more likely than the least likely group."""
+def _grow_group_router(
+    name: str, match: re.Match[str], shape: torch.Size, source: Weights, seed: int
+) -> GrownTensor | None:
+    """Keep the rows of existing groups. New rows are random, with the smallest bias of the existing groups."""
     layer, kind = match["layer"], match["kind"]
     if not _has_layer(source, layer):
         return None
     learned = source.get(name)
     if learned is not None and learned.shape == shape:
-        return Grown(learned, name, "loaded")
+        return GrownTensor(learned, name, "loaded")
     if kind == "weight":
         value = torch.randn(shape, generator=_generator(seed, name)) * ROUTER_STD
     else:
         value = torch.zeros(shape)
         value[0] = BASE_BIAS
     if learned is None:
-        return Grown(value, "", "drawn" if kind == "weight" else "favours group 0")
+        return GrownTensor(value, "", "drawn" if kind == "weight" else "favours group 0")
     if kind == "bias":
         value = torch.full(shape, float(learned.min()))
     value[: len(learned)] = learned.float()
-    return Grown(value, name, f"keeps {len(learned)} groups' rows, {len(value) - len(learned)} are new")
+    return GrownTensor(value, name, f"keeps {len(learned)} groups' rows, {len(value) - len(learned)} are new")
 
 
 def equal_bases(source: Weights, layer: str) -> bool:
-    """Whether all base experts of a layer are equal, so that only noise tells new ones apart."""
+    """Check whether all base experts of a layer are equal, so that only noise makes new ones differ."""
     return f"{layer}.groups.0.lin1_weight" not in source
 
 
@@ -114,10 +126,10 @@ def _grow_expert(
     groups: int,
     config: UpcycleConfig,
     seed: int,
-) -> Grown | None:
+) -> GrownTensor | None:
     layer, group, lin, kind = match["layer"], int(match["group"]), match["lin"], match["kind"]
     if name in source and source[name].shape == shape:
-        return Grown(source[name], name, "loaded")
+        return GrownTensor(source[name], name, "loaded")
     base_name = f"{layer}.groups.0.{lin}_{kind}"
     dense_name = f"{layer}.{lin}.{kind}"
     origin = base_name if base_name in source else dense_name
@@ -129,44 +141,46 @@ def _grow_expert(
         base = base[None]
     if base.shape[1:] != shape[1:]:
         raise CheckpointError(
-            f"`{origin}` is {tuple(source[origin].shape)}, `{name}` must be {tuple(shape)}",
-            hint="a model grows in experts and groups only, not in width",
+            f"`{origin}` is {tuple(source[origin].shape)}, but `{name}` must be {tuple(shape)}",
+            hint="only the numbers of experts and groups can grow, not the width",
         )
     if len(base) not in (1, experts):
         raise CheckpointError(
-            f"`{origin}` has {len(base)} experts, `{name}` needs {experts}",
-            hint="keep moe_experts_per_group as it is in the source, and grow moe_num_expert_groups",
+            f"`{origin}` has {len(base)} experts, but `{name}` needs {experts}",
+            hint="keep moe_experts_per_group of the smaller model, and raise moe_num_expert_groups instead",
         )
     base = base.expand(shape)
     if group == 0 and groups > 1:
-        return Grown(base.clone(), origin, f"copied to {experts} experts" if origin == dense_name else "loaded")
+        return GrownTensor(base.clone(), origin, f"copied to {experts} experts" if origin == dense_name else "loaded")
     grown = torch.empty(shape, dtype=base.dtype)
     values = _generator(seed, name)
-    # Which experts mix and which units are redrawn must agree between the tensors of one expert.
+    # All tensors of one expert must mix the same experts and redraw the same units.
     choices = _generator(seed, f"{layer}.groups.{group}")
     for expert in range(experts):
         first, second = torch.randperm(max(2, experts), generator=choices)[:2].clamp(max=experts - 1).tolist()
         alpha = float(torch.empty(()).uniform_(0.2, 0.8, generator=choices))
         hidden = shape[1] if lin == "lin1" else shape[-1] if kind == "weight" else 0
-        mine = base[expert].float()
+        value = base[expert].float()
         if groups == 1 and expert == 0:
-            grown[expert] = mine
+            grown[expert] = value
             continue
         if config.method.startswith("interpolate"):
-            mine = alpha * base[first].float() + (1 - alpha) * base[second].float()
+            value = alpha * base[first].float() + (1 - alpha) * base[second].float()
         if config.method == "drop":
-            mine = _redraw(mine, lin, kind, hidden, config.drop, _generator(seed, f"{layer}.{group}.{expert}"), values)
+            value = _redraw(
+                value, lin, kind, hidden, config.drop, _generator(seed, f"{layer}.{group}.{expert}"), values
+            )
         if config.method in ("noise", "interpolate+noise"):
-            mine = mine + config.noise * base[expert].float().std() * torch.randn(mine.shape, generator=values)
-        grown[expert] = mine
-    return Grown(grown, origin, f"{config.method} into {experts} experts")
+            value = value + config.noise * base[expert].float().std() * torch.randn(value.shape, generator=values)
+        grown[expert] = value
+    return GrownTensor(grown, origin, f"{config.method} into {experts} experts")
 
 
 def _redraw(
     weight: Tensor, lin: str, kind: str, hidden: int, share: float, units: torch.Generator, values: torch.Generator
 ) -> Tensor:
-    """Draw a share of the hidden units anew, from the tensor's own mean and spread."""
-    if not hidden:  # the second layer's bias belongs to no hidden unit
+    """Replace a share of the hidden units by random ones with the tensor's mean and standard deviation."""
+    if not hidden:  # the second layer's bias has no hidden units
         return weight
     chosen = torch.randperm(hidden, generator=units)[: round(share * hidden)]
     fresh = weight.mean() + weight.std() * torch.randn(weight.shape, generator=values)
@@ -180,21 +194,21 @@ def _redraw(
 
 def _grow_router(
     name: str, match: re.Match[str], shape: torch.Size, source: Weights, config: UpcycleConfig, seed: int
-) -> Grown | None:
+) -> GrownTensor | None:
     layer, group = match["layer"], int(match["group"])
     if not _has_layer(source, layer):
         return None
     if name in source and source[name].shape == shape:
-        return Grown(source[name], name, "loaded")
+        return GrownTensor(source[name], name, "loaded")
     base_name = f"{layer}.routers.0.weight"
     if base_name in source and source[base_name].shape == shape:
         base, origin = source[base_name].float(), base_name
-    else:  # a dense layer has no router: all groups begin with the same fresh one
+    else:  # a dense layer has no router, so all groups start with the same random one
         base, origin = torch.randn(shape, generator=_generator(seed, base_name)) * ROUTER_STD, ""
     if group == 0:
-        return Grown(base, origin, "drawn")
+        return GrownTensor(base, origin, "drawn")
     noise = torch.randn(shape, generator=_generator(seed, name))
-    return Grown(base + config.noise * base.std() * noise, origin, "group 0's, with noise")
+    return GrownTensor(base + config.noise * base.std() * noise, origin, "group 0's, with noise")
 
 
 def _has_layer(source: Weights, layer: str) -> bool:

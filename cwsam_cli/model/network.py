@@ -1,4 +1,4 @@
-"""ClassWise-SAM: Segment Anything's encoder and a decoder that knows the classes."""
+"""ClassWise-SAM: Segment Anything's encoder with a class-wise decoder."""
 
 from torch import Tensor, nn
 
@@ -8,10 +8,10 @@ from cwsam_cli.model.variants import Architecture
 
 
 class ClassWiseSam(nn.Module):
-    """Image to one plane of logits a class.
+    """Network from an image to logits per class.
 
-    Layers start as torch starts them, which learns better here than a truncated normal.
-    Built under `torch.device("meta")` it takes no memory at all.
+    Layers use torch's default initialisation, which learned better here than a truncated normal.
+    Under `torch.device("meta")` the model takes no memory.
     """
 
     def __init__(self, arch: Architecture) -> None:
@@ -21,6 +21,6 @@ class ClassWiseSam(nn.Module):
         self.mask_decoder = ClassWiseMaskDecoder(arch)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalised image (B, C, S, S), S = inp_size → logits (B, K, S, S) float32."""
+        """Map a normalised image (B, C, S, S), S = inp_size, to logits (B, K, S, S) float32."""
         logits = self.mask_decoder(self.image_encoder(image), image)
         return nn.functional.interpolate(logits.float(), size=image.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,6 +1,6 @@
-"""Where a mixture's tokens went, and the losses that keep its load even and its logits small.
+"""Count how tokens are routed to experts, and compute the losses on the routers.
 
-# N tokens, G groups, E experts per group, kg groups kept, ke experts kept in each of them
+# N tokens, G groups, E experts per group, kg chosen groups per token, ke chosen experts per chosen group
 
 Source: Fedus et al., Switch Transformers, 2022 (balance); Zoph et al., ST-MoE, 2022 (z-loss).
 """
@@ -16,69 +16,69 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, slots=True)
 class RoutingCounts:
-    """Where tokens went in one or more forward passes of one layer; without gradient."""
+    """Routing counts of one layer over one or more forward passes, without gradient."""
 
     values: Tensor
-    """Tokens, sum of the tokens' entropies, tokens by group (G), slots by expert (G·E): (2 + G + G·E,)."""
+    """Number of tokens, sum of their entropies, tokens per group (G) and slots per expert (G·E): (2 + G + G·E,)."""
     groups: int
-    """G."""
+    """Number of groups G."""
 
     def __add__(self, other: "RoutingCounts") -> "RoutingCounts":
         return RoutingCounts(self.values + other.values, self.groups)
 
     @property
     def tokens(self) -> Tensor:
-        """Number of tokens, at least 1."""
+        """Number of tokens, or 1 if there are none."""
         return self.values[0].clamp(min=1)
 
     @property
     def chosen(self) -> Tensor:
-        """Tokens by group, (G,)."""
+        """Tokens per group, (G,)."""
         return self.values[2 : 2 + self.groups]
 
     @property
     def slots(self) -> Tensor:
-        """Slots by expert, (G, E)."""
+        """Slots per expert, (G, E)."""
         return self.values[2 + self.groups :].view(self.groups, -1)
 
     @property
     def group_load(self) -> Tensor:
-        """Share of the slots by group, (G,)."""
+        """Share of the slots per group, (G,)."""
         return self.chosen / self.chosen.sum().clamp(min=1)
 
     @property
     def expert_load(self) -> Tensor:
-        """Share of the slots by expert, (G, E)."""
+        """Share of the slots per expert, (G, E)."""
         return self.slots / self.slots.sum().clamp(min=1)
 
     @property
     def entropy(self) -> Tensor:
-        """Mean entropy of a token's expert distribution, in nats; log(G·E) at most."""
+        """Mean entropy of a token's expert distribution in nats, at most log(G·E)."""
         return self.values[1] / self.tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """The routers' sums over the tokens of one forward pass of one layer.
+    """Sums over the tokens of one forward pass of one layer.
 
-    The losses are those of this pass. Once `counts` holds the sums over several processes, they
-    are this process's share: the shares of all processes add up to the loss of one large batch.
+    The losses are those of this pass. If `counts` holds the sums over several processes, they are
+    this process's share, and the shares of all processes sum to the loss of one large batch.
     """
 
     counts: RoutingCounts
     group_mass: Tensor
-    """Probability of each group, (G,)."""
+    """Sum of the probabilities of each group, (G,)."""
     expert_mass: Tensor
-    """Probability of each expert in its group over the tokens that chose the group, (G, E)."""
+    """Sum of the probabilities of each expert, over the tokens that chose its group, (G, E)."""
     z_mass: Tensor
-    """Squared logsumexp of the routers' logits, the mean over a level's routers."""
+    """Sum of squared logsumexp of the logits: mean over the experts' routers, plus the group router."""
 
     @property
     def balance(self) -> Tensor:
-        """Load-balancing loss of both levels; 1 per level where the load is even.
+        """Load-balancing loss of both levels. An even load gives 1 per level.
 
-        Switch's, number · Σ share of slots · mean probability, for the groups, and for the experts
-        of each group over the tokens that chose it, weighted by the group's load.
+        This is Switch's loss, number · Σ share of slots · mean probability. It is taken over the
+        groups, and over the experts of each group, weighted by the group's load.
         """
         groups, experts = self.expert_mass.shape
         slots, load = self.counts.slots, self.counts.group_load
@@ -91,7 +91,7 @@ class Routing:
 
     @property
     def z(self) -> Tensor:
-        """Mean squared logsumexp of the routers' logits."""
+        """Z-loss: mean squared logsumexp of the routers' logits."""
         return self.z_mass / self.counts.tokens
 
 
@@ -103,15 +103,15 @@ def sum_routing(
     group_index: Tensor,
     expert_index: Tensor,
 ) -> Routing:
-    """Sum up where the tokens of one pass went.
+    """Sum the routing over the tokens of one pass.
 
     Args:
-        group_logits: (N, G); None with one group.
-        groups: probability of each group, (N, G).
-        expert_logits: (N, G, E).
-        within: probability of each expert in its group, (N, G, E).
-        group_index: groups kept, (N, kg).
-        expert_index: experts kept in each of them, (N, kg, ke).
+        group_logits: logits of the groups (N, G); None with one group.
+        groups: probability of each group (N, G).
+        expert_logits: logits of the experts (N, G, E).
+        within: probability of each expert in its group (N, G, E).
+        group_index: chosen groups (N, kg).
+        expert_index: chosen experts in each chosen group (N, kg, ke).
     """
     count, experts = within.shape[1:]
     of_group = F.one_hot(group_index, count).to(within.dtype)  # (N, kg, G)
@@ -137,8 +137,8 @@ def sum_counts(routing: Mapping[str, Routing], total: Callable[[Tensor], Tensor]
     """Replace the counts by their sums over all processes, in one reduction.
 
     Args:
-        routing: at least one layer's.
-        total: sums a tensor over the processes.
+        routing: routing by name of the layer, at least one.
+        total: function that sums a tensor over all processes.
     """
     sizes = [len(own.counts.values) for own in routing.values()]
     sums = total(torch.cat([own.counts.values for own in routing.values()])).split(sizes)
@@ -149,10 +149,10 @@ def sum_counts(routing: Mapping[str, Routing], total: Callable[[Tensor], Tensor]
 
 
 def routing_loss(routing: Mapping[str, Routing], *, balance: float, z: float) -> Tensor:
-    """Mean over the expert layers of the weighted balance and z losses.
+    """Compute the mean over the expert layers of the weighted balance and z-losses.
 
     Args:
-        routing: at least one layer's.
+        routing: routing by name of the layer, at least one.
         balance: weight of the load-balancing loss.
         z: weight of the z-loss.
     """

@@ -1,11 +1,11 @@
-"""The models that a configuration can name, and the shape that comes of it.
+"""List the model variants, and compute the architecture that a configuration asks for.
 
-A variant is a row of numbers; whatever `encoder_mode` gives overrides it.
+`encoder_mode` overrides the numbers of a variant.
 """
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cwsam_cli.config.schema import ModelConfig
 from cwsam_cli.errors import ConfigError
@@ -13,44 +13,44 @@ from cwsam_cli.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """All that decides a model's tensors; it stands in every checkpoint."""
+    """All settings that decide a model's tensors; stored in every checkpoint."""
 
     embed_dim: int
     """Width of a patch token."""
     depth: int
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     num_heads: int
     global_attn_indexes: tuple[int, ...]
-    """Blocks that attend to the whole image."""
+    """Numbers of the blocks that attend to the whole image; the others attend within windows."""
     num_bands: int
     num_classes: int
     inp_size: int
-    """Pixels a side of the input."""
+    """Side of the input in pixels."""
     window_size: int = 14
-    """Patches a side of an attention window."""
+    """Side of an attention window in patches."""
     patch_size: int = 16
-    """Pixels a side of a patch."""
+    """Side of a patch in pixels."""
     prompt_embed_dim: int = 256
     """Width of the neck and the decoder."""
     decoder_mlp_dim: int = 2048
     detail_stem: bool = False
     moe_start_layer_index: int = 0
-    """First block with experts in place of its MLP."""
+    """Number of the first block with experts instead of an MLP."""
     moe_num_expert_groups: int = 0
-    """Groups of experts; 0 leaves the encoder dense."""
+    """Number of expert groups; 0 leaves the encoder dense."""
     moe_experts_per_group: int = 16
     moe_k_groups: int = 1
-    """Groups kept for a token."""
+    """Groups chosen per token."""
     moe_k_experts: int = 4
-    """Experts kept in each of them."""
+    """Experts chosen per chosen group."""
     moe_noisy_gating: bool = False
     moe_decoder_experts: int = 0
-    """Experts in place of the decoder's MLPs; 0 leaves it dense."""
+    """Number of experts instead of the decoder's MLPs; 0 leaves the decoder dense."""
     moe_decoder_k_experts: int = 4
-    adaptor: str = "none"
-    """`adaptor`: adapters in every block, Segment Anything's weights frozen; `none`: neither."""
-    input_type: str = "none"
-    """`fft`: with adapters, a frequency prompt as well."""
+    adaptor: Literal["none", "adaptor"] = "none"
+    """`adaptor`: every block has adapters, and Segment Anything's weights are frozen."""
+    input_type: Literal["none", "fft"] = "none"
+    """`fft`: a model with adapters also has a frequency prompt."""
     freq_nums: float = 0.25
     """Share of the spectrum's area that the frequency prompt keeps."""
 
@@ -68,21 +68,23 @@ class Architecture:
             by = getattr(self, part) if part else unit
             if getattr(self, whole) % by:
                 raise ValueError(
-                    f"{whole} {getattr(self, whole)} is no multiple of {part or ''} {by}".replace("  ", " ")
+                    f"{whole} {getattr(self, whole)} is not a multiple of {part or ''} {by}".replace("  ", " ")
                 )
         if any(not 0 <= index < self.depth for index in self.global_attn_indexes):
-            raise ValueError(f"global_attn_indexes {list(self.global_attn_indexes)} leave the {self.depth} blocks")
+            raise ValueError(
+                f"global_attn_indexes {list(self.global_attn_indexes)} name a block outside 0-{self.depth - 1}"
+            )
 
         if not 0 < self.freq_nums <= 1:
-            raise ValueError(f"freq_nums {self.freq_nums} does not lie within 0 and 1")
+            raise ValueError(f"freq_nums {self.freq_nums} is not within 0 and 1")
         widths = (["embed_dim"] if self.moe_num_expert_groups else []) + (
             ["decoder_mlp_dim"] if self.moe_decoder_experts else []
         )
-        for width in widths:  # the grouped product reads rows of 16 bytes
+        for width in widths:  # the grouped matrix product needs rows of a multiple of 16 bytes
             if getattr(self, width) % 8:
-                raise ValueError(f"{width} {getattr(self, width)} is no multiple of 8, which experts need")
+                raise ValueError(f"{width} {getattr(self, width)} is not a multiple of 8, which experts need")
         if self.moe_num_expert_groups and not 0 <= self.moe_start_layer_index < self.depth:
-            raise ValueError(f"moe_start_layer_index {self.moe_start_layer_index} leaves the {self.depth} blocks")
+            raise ValueError(f"moe_start_layer_index {self.moe_start_layer_index} is not a block: 0-{self.depth - 1}")
         for kept, there in (
             ("moe_k_groups", "moe_num_expert_groups"),
             ("moe_k_experts", "moe_experts_per_group"),
@@ -90,15 +92,15 @@ class Architecture:
         ):
             count = getattr(self, there)
             if count and (count < 0 or not 1 <= getattr(self, kept) <= count):
-                raise ValueError(f"{kept} {getattr(self, kept)} does not lie within 1 and {there} {count}")
+                raise ValueError(f"{kept} {getattr(self, kept)} is not within 1 and {there} {count}")
 
     def has_experts(self, block: int) -> bool:
-        """Whether an encoder block has experts in place of its MLP."""
+        """Check whether an encoder block has experts instead of an MLP."""
         return self.moe_num_expert_groups > 0 and block >= self.moe_start_layer_index
 
     @property
     def patches(self) -> int:
-        """Patches a side of the input."""
+        """Side of the input in patches."""
         return self.inp_size // self.patch_size
 
 
@@ -145,18 +147,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def architecture(model: ModelConfig, *, num_bands: int, num_classes: int) -> Architecture:
-    """The shape of the model that a configuration asks for.
+    """Compute the architecture of the model that a configuration asks for.
 
     Args:
-        model: the `model` section.
-        num_bands: image bands of the dataset.
-        num_classes: classes of the class table.
+        model: section `model` of the configuration.
+        num_bands: number of image bands.
+        num_classes: number of classes.
 
     Raises:
-        ConfigError: there is no such variant, or its numbers do not fit together.
+        ConfigError: the variant does not exist, or the numbers contradict each other.
     """
     if model.name not in VARIANTS:
-        raise ConfigError(f"`model.name` is `{model.name}`", hint=f"known: {', '.join(VARIANTS)}")
+        raise ConfigError(f"there is no model `{model.name}` (`model.name`)", hint=f"known: {', '.join(VARIANTS)}")
     given = {key: value for key, value in dataclasses.asdict(model.args.encoder_mode).items() if value is not None}
     shape = VARIANTS[model.name] | given
     shape["global_attn_indexes"] = tuple(shape["global_attn_indexes"])
@@ -164,5 +166,6 @@ def architecture(model: ModelConfig, *, num_bands: int, num_classes: int) -> Arc
         return Architecture(**shape, num_bands=num_bands, num_classes=num_classes, inp_size=model.args.inp_size)
     except ValueError as error:
         raise ConfigError(
-            f"`model.args` of {model.name}: {error}", hint="change it; what encoder_mode does not set is the variant's"
+            f"`model.args` of {model.name}: {error}",
+            hint="change it in model.args; encoder_mode overrides the variant's values",
         ) from None

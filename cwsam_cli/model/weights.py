@@ -1,12 +1,13 @@
-"""Begin with somebody's weights: Segment Anything's own, or a checkpoint of ours.
+"""Initialise a model from Segment Anything's weights or from a checkpoint of cwsam.
 
-Nothing is dropped silently. Every tensor of the model and of the file has a row in the
-report: loaded, resized, remapped, replicated into experts, drawn at random, missing, unused.
+No tensor is dropped silently. Every tensor of the model and of the file has a row in the report:
+loaded, resized, remapped, replicated into experts, drawn at random, missing or unused.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,9 +20,9 @@ from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 
 TOKEN_NOISE = 0.5
-"""Standard deviation of the noise on class tokens that start as one mask token, relative to the mask tokens' own."""
+"""Noise on class tokens that start from a mask token, as a share of the mask tokens' standard deviation."""
 
-# Where Segment Anything keeps what the decoder here has under another name.
+# Segment Anything's names of tensors that have another name here.
 _SAM_NAMES = {
     "mask_decoder.pe_layer.positional_encoding_gaussian_matrix": (
         "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
@@ -37,54 +38,58 @@ _SAM_NAMES = {
 }
 
 
+How = Literal["loaded", "resized", "remapped", "replicated", "drawn", "missing", "unused"]
+"""How a tensor of a model was made, or that a tensor of the checkpoint was not used."""
+
+
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What became of one tensor."""
+class ReportRow:
+    """Report on one tensor."""
 
     name: str
-    how: str
-    """loaded, resized, remapped, replicated, drawn, missing or unused."""
+    how: How
     note: str = ""
+    """Details, e.g. the tensor it was made from."""
 
 
 @dataclass(slots=True)
 class LoadReport:
-    """What became of every tensor, of the model and of the file."""
+    """Report on every tensor of the model and of the checkpoint."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ReportRow] = field(default_factory=list)
     loaded_share: float = 0.0
-    """Of the model's parameters, by number of values."""
+    """Share of the model's values that come from the checkpoint, 0 to 1."""
     grown: bool = False
-    """The encoder's mixture was made of a smaller model."""
+    """The encoder's experts were made from a smaller model."""
     remarks: list[str] = field(default_factory=list)
+    """Warnings for the user."""
 
     def summary(self) -> str:
-        """One line for the log."""
+        """Summarise the report in one line for the log."""
         counts = Counter(row.how for row in self.rows)
         parts = ", ".join(f"{count} {how}" for how, count in counts.items())
         return f"weights: {parts}; {100 * self.loaded_share:.1f} % of the model's values come from the checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Weights to begin with, and what is known of them."""
+class PretrainedWeights:
+    """Weights that a model starts from. Segment Anything's files have weights only."""
 
     weights: Weights
     band_names: Sequence[str] = ()
-    """Of our own checkpoints; Segment Anything's bands are red, green, blue."""
+    """Bands of the images; empty for Segment Anything, whose bands are red, green and blue."""
     class_names: Sequence[str] = ()
-    """Of our own checkpoints."""
     architecture: Architecture | None = None
-    """Of our own checkpoints."""
     grown: bool = False
-    """Its group 0 came from a smaller model."""
+    """Group 0 of the experts comes from a smaller model."""
 
 
 def rgb_bands(band_names: Sequence[str]) -> dict[int, int]:
-    """Which bands are red (0), green (1) or blue (2): by name, or the first three where no name tells.
+    """Find the red, green and blue bands by name; without such names, the first three bands.
 
     Returns:
-        Band index → colour index; a single unnamed band, or two, have no colour.
+        Colour index (0 red, 1 green, 2 blue) by band index. Fewer than three bands without such
+        names give an empty result.
     """
     words = [name.lower().replace("_", " ").split() for name in band_names]
     found = {}
@@ -97,19 +102,21 @@ def rgb_bands(band_names: Sequence[str]) -> dict[int, int]:
     return found
 
 
-def adopt(
+def load_pretrained(
     arch: Architecture,
-    source: Source,
+    source: PretrainedWeights,
     *,
     band_names: Sequence[str],
     class_names: Sequence[str],
     upcycle: UpcycleConfig,
     seed: int = 0,
 ) -> tuple[ClassWiseSam, LoadReport]:
-    """Build a model that begins with a checkpoint's weights; see `make_weights`.
+    """Build a model from pretrained weights; see `make_weights` for the arguments.
 
-    The model is built on the meta device and takes the tensors over, so that no weight is
-    held twice.
+    The model is built on the meta device and takes over the tensors, so no weight is in memory twice.
+
+    Returns:
+        The model, and the report on every tensor.
     """
     report = LoadReport()
     with torch.device("meta"):
@@ -123,7 +130,7 @@ def adopt(
 
 def make_weights(
     arch: Architecture,
-    source: Source,
+    source: PretrainedWeights,
     report: LoadReport,
     *,
     band_names: Sequence[str],
@@ -131,19 +138,22 @@ def make_weights(
     upcycle: UpcycleConfig,
     seed: int = 0,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield a model's tensors one by one; what the checkpoint does not have starts as in a new model.
+    """Yield the tensors of a model one by one, from pretrained weights where possible.
 
     Args:
-        arch: the model's shape.
-        source: the checkpoint; without weights, all starts as in a new model.
-        report: is filled on the way.
-        band_names: of the images to come.
-        class_names: of the class table to come.
+        arch: architecture of the model.
+        source: pretrained weights. Tensors that are missing there are initialised as in a new model.
+        report: report that is filled meanwhile.
+        band_names: bands of the images.
+        class_names: classes of the class table.
         upcycle: how new experts are made.
-        seed: of noise and fresh weights.
+        seed: seed of noise and new weights.
+
+    Yields:
+        Name and tensor, in the order of `named_tensors`.
 
     Raises:
-        CheckpointError: a tensor does not fit, or less than half of the checkpoint would load.
+        CheckpointError: a tensor has the wrong shape, or the model uses less than half of the checkpoint.
     """
     with torch.device("meta"):
         model = ClassWiseSam(arch)
@@ -156,7 +166,7 @@ def make_weights(
             all_values += target.numel()
             made = _make(name, target, arch, source, band_names, class_names, upcycle, seed, report)
             if made is None:
-                report.rows.append(Row(name, "missing", "starts as in a new model"))
+                report.rows.append(ReportRow(name, "missing", "initialised as in a new model"))
                 fresh = fresh or _fresh(module, prefix)
                 yield name, fresh[name.rpartition(".")[2]]
                 continue
@@ -164,9 +174,9 @@ def make_weights(
             if origin:
                 used.add(origin)
                 made_values += target.numel()
-            report.rows.append(Row(name, how, note))
+            report.rows.append(ReportRow(name, how, note))
             yield name, value.to(target.dtype)
-    report.rows += [Row(name, "unused") for name in source.weights if name not in used]
+    report.rows += [ReportRow(name, "unused") for name in source.weights if name not in used]
     report.loaded_share = made_values / all_values
     if not source.weights:
         return
@@ -175,13 +185,13 @@ def make_weights(
     )
     if share < 0.5:
         raise CheckpointError(
-            f"only {100 * share:.0f} % of the checkpoint fits the model",
-            hint="is it of another model? `model.name` must match its encoder (ViT-B, L or H)",
+            f"the model can use only {100 * share:.0f} % of the checkpoint",
+            hint="set model.name to the model of the checkpoint: its encoder (ViT-B, L or H) must match",
         )
 
 
 def named_tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Weights and buffers by name, in the order of `make_weights`."""
+    """Yield weights and buffers by name, in the order of `make_weights`."""
     for prefix, module in model.named_modules():
         yield from _own(prefix, module)
 
@@ -192,7 +202,7 @@ def _own(prefix: str, module: torch.nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _fresh(module: torch.nn.Module, prefix: str) -> Weights:
-    """A module's own tensors as a new model starts them."""
+    """Initialise a module's own tensors as in a new model."""
     real = {
         name: torch.zeros(tensor.shape, dtype=tensor.dtype)
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
@@ -202,7 +212,7 @@ def _fresh(module: torch.nn.Module, prefix: str) -> Weights:
         module.to_empty(device="cpu", recurse=False)
         reset()
         real = {name: tensor.detach() for name, tensor in module.named_parameters(recurse=False)}
-        if prefix.endswith((".up", ".shared")):  # adapters and prompts begin as nothing
+        if prefix.endswith((".up", ".shared")):  # adapters and prompts start at 0
             real = {name: torch.zeros_like(tensor) for name, tensor in real.items()}
     for name, tensor in real.items():
         if ".mlp.routers." in prefix or prefix.endswith(".mlp.group_router"):
@@ -220,14 +230,14 @@ def _make(
     name: str,
     target: Tensor,
     arch: Architecture,
-    source: Source,
+    source: PretrainedWeights,
     band_names: Sequence[str],
     class_names: Sequence[str],
     upcycle: UpcycleConfig,
     seed: int,
     report: LoadReport,
-) -> tuple[Tensor, str, str, str] | None:
-    """A tensor of the model: its value, the source's name, how it was made, and a note."""
+) -> tuple[Tensor, str, How, str] | None:
+    """Make a tensor of the model. Returns its value, the checkpoint's name of it, how it was made, and a note."""
     if not source.weights:
         return None
     if is_mixture(name):
@@ -242,7 +252,11 @@ def _make(
             apart = (upcycle.noise > 0 and "noise" in upcycle.method) or upcycle.method == "drop"
             report.remarks.append(
                 f"{name.split('.groups.')[0]}: all base experts are equal, so "
-                + (f"{upcycle.method.split('+')[-1]} alone tells new ones apart" if apart else "the new ones are too")
+                + (
+                    f"new ones differ only by {upcycle.method.split('+')[-1]}"
+                    if apart
+                    else "the new ones are equal too"
+                )
             )
         note = f"from {grown.source}: {grown.note}" if grown.source else grown.note
         return grown.value, grown.source, "replicated" if grown.source else "drawn", note
@@ -250,8 +264,8 @@ def _make(
     if shrunk is not None:
         if name.endswith(".lin1.weight"):
             report.remarks.append(
-                f"{name.removesuffix('.lin1.weight')}: the checkpoint has experts here and the model has not; "
-                "the MLP starts as expert 0 alone, so the output changes"
+                f"{name.removesuffix('.lin1.weight')}: the checkpoint has experts here, but the model has none. "
+                "The MLP starts as a copy of expert 0, so the output changes."
             )
         return shrunk.value, shrunk.source, "remapped", f"from {shrunk.source}: {shrunk.note}"
     origin = name if name in source.weights else _SAM_NAMES.get(name, name)
@@ -278,15 +292,15 @@ def _make(
 
 def _misfit(origin: str, value: Tensor, target: Tensor) -> CheckpointError:
     return CheckpointError(
-        f"`{origin}` is {tuple(value.shape)} in the checkpoint, the model needs {tuple(target.shape)}",
-        hint="is it of another model? `model.name` must match its encoder (ViT-B, L or H)",
+        f"`{origin}` is {tuple(value.shape)} in the checkpoint, but the model needs {tuple(target.shape)}",
+        hint="set model.name to the model of the checkpoint: its encoder (ViT-B, L or H) must match",
     )
 
 
 def _bands(
-    value: Tensor, target: Tensor, origin: str, source: Source, band_names: Sequence[str], report: LoadReport
-) -> tuple[Tensor, str, str, str]:
-    """Filters (out, bands, h, w) for the images' own bands; a band without filters gets the mean of those there are."""
+    value: Tensor, target: Tensor, origin: str, source: PretrainedWeights, band_names: Sequence[str], report: LoadReport
+) -> tuple[Tensor, str, How, str]:
+    """Assign filters (out, bands, h, w) to the images' bands. A band without filters gets the mean of all filters."""
     if (len(value), value.shape[2:]) != (len(target), target.shape[2:]):
         raise _misfit(origin, value, target)
     theirs = list(source.band_names) or ["red", "green", "blue"]
@@ -295,7 +309,7 @@ def _bands(
     if source.band_names and set(band_names) & set(theirs):
         taken = {i: theirs.index(name) for i, name in enumerate(band_names) if name in theirs}
     elif source.band_names:
-        report.remarks.append("no band has a name that the checkpoint knows: bands are taken by their position")
+        report.remarks.append("no band name matches the checkpoint, so bands are matched by their position")
         taken = {i: i for i in range(min(len(band_names), len(theirs)))}
     else:
         taken = rgb_bands(band_names)
@@ -306,11 +320,11 @@ def _bands(
 
 
 def _tokens(
-    value: Tensor, origin: str, source: Source, class_names: Sequence[str], seed: int, report: LoadReport
-) -> tuple[Tensor, str, str, str]:
-    """Class tokens by class name; a mask token of Segment Anything's, with noise, for every class.
+    value: Tensor, origin: str, source: PretrainedWeights, class_names: Sequence[str], seed: int, report: LoadReport
+) -> tuple[Tensor, str, How, str]:
+    """Match class tokens by class name. From Segment Anything, every class gets a mask token with noise.
 
-    Equal tokens would give equal logits, and with a frozen decoder no weight a gradient.
+    Without noise all logits would be equal, and with a frozen decoder no weight would get a gradient.
     """
     if not source.class_names:
         generator = torch.Generator().manual_seed(seed)

@@ -1,1 +1,1 @@
-"""What a run needs before it starts: parameters and memory of each GPU."""
+"""Estimate a run before it starts: parameters, operations and memory of each GPU."""

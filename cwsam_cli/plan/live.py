@@ -1,7 +1,7 @@
-"""Count the bytes of the tensors that are alive, on any device and on none.
+"""Count the bytes of live tensors, real or fake.
 
-A dispatch mode sees every storage that torch makes; the storage says itself when it goes.
-Real CPU tensors and imagined ones (`imagine`) give the same count.
+A dispatch mode sees every storage that torch makes, and a finalizer reports when it is freed.
+Real CPU tensors and the fake ones of `simulate` give the same count.
 """
 
 import weakref
@@ -26,37 +26,37 @@ from torch.utils._pytree import tree_leaves
 
 
 @dataclass(frozen=True, slots=True)
-class Bytes:
-    """What is alive beside a rank's own weights, gradients and optimizer state."""
+class LiveBytes:
+    """Live bytes of a rank, besides its own weights, gradients and optimizer state."""
 
     activations: int = 0
-    """What the backward pass needs, and the gradients of weights until they are summed."""
+    """Tensors that the backward pass needs, and gradients of weights until they are summed."""
     gathered: int = 0
-    """Weights of other ranks, and copies of float32 weights in the format of the forward pass."""
+    """Gathered weights of other ranks, and copies of weights in the format of the forward pass."""
     reducing: int = 0
     """Buffers in which gradients are summed over the ranks."""
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of the three kinds."""
         return self.activations + self.gathered + self.reducing
 
 
 _KINDS = ("activations", "gathered", "reducing")
-# What sharding allocates in these is not the model's own.
+# Kinds of the storages that these methods of FSDP allocate.
 _WITHIN = {"unshard": "gathered", "wait_for_unshard": "gathered", "post_backward": "reducing"}
 
 
 class LiveStorages(TorchDispatchMode):
-    """While it is on, counts the storages that torch makes and has not freed.
+    """Dispatch mode that counts the live storages that torch makes while it is active.
 
     Args:
-        model: its weights are there already and count for nothing; nor does a gradient once
-            it is complete, on the rank that keeps it. It is then let go.
-        blocks: parts of the model that run one after the other, the last one once; it holds all
-            that follows.
-        order: their numbers as a larger model would run them: what one of them makes and frees
-            on its way forwards, and backwards, counts each time it stands there.
+        model: the model. Its weights are not counted. A complete gradient is not counted either, and
+            is freed at once.
+        blocks: parts of the model that run one after the other. The last one runs once and includes
+            everything after it.
+        order: numbers of the blocks in the order in which a deeper model runs them. The changes of a
+            block's forward pass, and of its backward pass, are repeated for each place it has there.
     """
 
     def __init__(self, model: nn.Module, blocks: Sequence[nn.Module] = (), order: Sequence[int] | None = None) -> None:
@@ -66,31 +66,31 @@ class LiveStorages(TorchDispatchMode):
         self._kind = "activations"
         self._block = 0
         self._passes = 0
-        self._changes: list[tuple[str, int, int]] = []  # kind, bytes, block in which they were made
-        self._begun: list[tuple[int, tuple[int, bool], int]] = []  # changes before, pass and whether backwards, block
+        self._changes: list[tuple[str, int, int]] = []  # kind, bytes, block that made the storage
+        self._begun: list[tuple[int, tuple[int, bool], int]] = []  # changes so far, (pass, is backward), block
         self._sizes: dict[int, tuple[str, int, int]] = {}
         self._patches = ExitStack()
 
     @property
-    def worst(self) -> Bytes:
-        """At the worst moment."""
+    def worst(self) -> LiveBytes:
+        """Live bytes at the peak of their sum."""
         alive = self._alive()
-        return Bytes(*alive[alive.sum(axis=1).argmax()].tolist())
+        return LiveBytes(*alive[alive.sum(axis=1).argmax()].tolist())
 
     @property
     def most_activations(self) -> int:
-        """At the moment that was worst for them."""
+        """Largest live bytes of activations at any moment."""
         return int(self._alive()[:, 0].max())
 
     def _alive(self) -> NDArray[np.int64]:
-        """Bytes of each kind after every change, (N, 3)."""
+        """Compute the live bytes of each kind after every change, (N, 3)."""
         changes = np.zeros((len(self._changes), len(_KINDS)), np.int64)
         for row, (kind, size, _) in enumerate(self._changes):
             changes[row, _KINDS.index(kind)] = size
         begun = [*self._begun, (len(changes), (0, False), 0)]
         often = Counter(self._order)
         for (start, (_, backward), block), (end, _, _) in pairwise(begun):
-            if not backward and block == len(self._blocks) - 1:  # autocast lets copies for all blocks go at its end
+            if not backward and block == len(self._blocks) - 1:  # autocast frees its copies for all blocks at its end
                 changes[start:end] *= np.array([[often[born]] for _, _, born in self._changes[start:end]])
         parts = [np.zeros((1, len(_KINDS)), np.int64), changes[: begun[0][0]]]
         for (_, backward), passed in groupby(pairwise(begun), key=lambda ends: ends[0][1]):
@@ -100,7 +100,7 @@ class LiveStorages(TorchDispatchMode):
         return np.concatenate(parts).cumsum(axis=0)
 
     def __enter__(self) -> "LiveStorages":
-        """Begin to count."""
+        """Start to count."""
         tensors = [*self._model.parameters(), *self._model.buffers()]
         self._weights = {id(_local(tensor).untyped_storage()) for tensor in tensors}
         for weight in self._model.parameters():
@@ -122,13 +122,13 @@ class LiveStorages(TorchDispatchMode):
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Count no longer."""
+        """Stop to count."""
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._patches.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and count what it made."""
-        if func is torch.ops.prim.device.default:  # asked for all the time, and makes nothing
+        """Run an operation and count the storages it made."""
+        if func is torch.ops.prim.device.default:  # called very often, and makes no storage
             return args[0].fake_device if isinstance(args[0], FakeTensor) else args[0].device
         if func is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
             out = _grouped_mm_result(*args)
@@ -181,7 +181,7 @@ class LiveStorages(TorchDispatchMode):
         return marked
 
     def _resizing(self, resize: Callable[..., Any]) -> Callable[..., Any]:
-        """Sharding frees gathered weights by making their storage empty."""
+        """Count resized storages, because FSDP frees gathered weights by resizing them to 0."""
 
         @wraps(resize)
         def resized(storage: torch.UntypedStorage, size: int) -> Any:
@@ -202,5 +202,5 @@ def _let_go(weight: Tensor) -> None:
 
 
 def _grouped_mm_result(a: Tensor, b: Tensor, ends: Tensor, *_: Any) -> Tensor:
-    """A grouped product of imagined tensors; torch's own rule for those knows bfloat16 only."""
+    """Make the result of a grouped product of fake tensors. torch's own rule supports only bfloat16."""
     return a.new_empty((a.shape[0], b.shape[-1]) if b.dim() == 3 else (len(ends), a.shape[0], b.shape[-1]))

@@ -1,9 +1,8 @@
-"""What a run needs of each GPU's memory, computed before anything is there to measure.
+"""Estimate the memory that a run needs on each GPU.
 
-A rank's own part of the weights, gradients and optimizer state is counted exactly; what comes
-and goes beside it is the worst moment of one step, run on an imagined device (`imagine`).
-All gradients count as being there at that moment. With accumulated batches they are; with one
-batch a step they are not yet, and the sum is a bound.
+A rank's shards of weights, gradients and optimizer state are counted exactly. Everything else is
+the peak of one simulated step (`simulate`). We count all gradients as live at the peak. Without
+accumulation this overestimates, so the sum is an upper bound.
 """
 
 import dataclasses
@@ -15,59 +14,59 @@ from multiprocessing import get_context
 import torch.distributed as dist
 
 from cwsam_cli.config.schema import RunConfig, TrainingSettings
-from cwsam_cli.learning.optim import BLOCK, FROM_8BIT
+from cwsam_cli.learning.optim import MIN_8BIT_VALUES, VALUES_PER_SCALE
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.plan.imagine import imagine
-from cwsam_cli.plan.live import Bytes
+from cwsam_cli.plan.live import LiveBytes
+from cwsam_cli.plan.simulate import simulate_step
 
 RESERVE = 0.06
-"""Share of a GPU's memory left to the driver's context, NCCL's and cuDNN's buffers, and gaps between blocks."""
+"""Share of a GPU's memory kept for the driver, buffers of NCCL and cuDNN, and fragmentation."""
 MACHINE = 8
-"""GPUs of a machine, for the host memory that offloading takes."""
+"""GPUs per machine, for the host memory of offloading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryPlan:
-    """Bytes of the fullest GPU."""
+class MemoryEstimate:
+    """Memory of the fullest GPU; all sizes in bytes."""
 
     gpus: int
     device: str
-    """`cuda`, or `cpu` where processes take the GPUs' place."""
+    """`cuda`, or `cpu` for processes instead of GPUs."""
     optimizer_name: str
     precision: str
     batch_size: int
     parameters: int
-    """Its share of the weights, in float32."""
+    """Shards of the weights, in float32."""
     gradients: int
-    """Its share of the gradients of all that learns."""
+    """Shards of the gradients of the weights that learn."""
     optimizer: int
-    """Its share of the optimizer's state."""
+    """Shards of the optimizer state."""
     average: int
-    """Its share of the moving average of the weights, with `ema`."""
+    """Shards of the moving average of the weights, with `ema`."""
     offloaded: bool
-    """These four lie in the host's memory."""
-    step: Bytes
-    """What a step needs beside them at its worst moment."""
+    """Whether these four are in host memory."""
+    step: LiveBytes
+    """Further memory at the peak of a step."""
     updating: int
-    """What the optimizer needs beside them, after the step's activations are gone."""
+    """Temporary memory of the optimizer, after the step's activations are freed."""
     activations_kept: int
-    """At the moment that is worst for activations, without `activation_checkpointing`."""
+    """Largest activations without `activation_checkpointing`."""
     activations_recomputed: int
-    """The same with it."""
+    """Largest activations with `activation_checkpointing`."""
     unevenness: float
-    """The largest share of the weights against the mean."""
+    """Largest share of the weights, divided by the mean share."""
     gpu: int
-    """All that lies in a GPU's memory."""
+    """Total in the memory of a GPU."""
     host: int
-    """All that lies in the host's memory for one GPU."""
+    """Total in host memory for one GPU."""
 
     def fits(self, gpu_memory: int) -> bool:
-        """Whether a GPU of so many bytes has room for it and the reserve."""
+        """Check whether the estimate and the reserve fit in a GPU of so many bytes."""
         return self.gpu <= usable(gpu_memory)
 
     def as_text(self) -> str:
-        """A line for each part."""
-        where = "in the host's memory" if self.offloaded else ""
+        """Format one line per part."""
+        where = "in host memory" if self.offloaded else ""
         uneven = f"largest share {self.unevenness:.2f} × the mean" if self.gpus > 1 else ""
         unit = "GPU" if self.device == "cuda" else "process"
         several = "GPUs" if self.device == "cuda" else "processes"
@@ -85,12 +84,12 @@ class MemoryPlan:
                 self.step.activations,
                 [f"at most {recomputed} with activation_checkpointing, {kept} without"],
             ),
-            ("the optimizer's step", self.updating, ["instead of the three above, if more"]),
+            ("optimizer update", self.updating, ["instead of the three lines above, if larger"]),
             (f"each of {self.gpus} {several}" if self.gpus > 1 else f"the {unit}", self.gpu, []),
             (
-                f"the host, for each {unit}",
+                f"host memory per {unit}",
                 self.host,
-                [f"{gigabytes(self.host * min(self.gpus, MACHINE))} a machine of {min(self.gpus, MACHINE)}"],
+                [f"{gigabytes(self.host * min(self.gpus, MACHINE))} per machine of {min(self.gpus, MACHINE)}"],
             ),
         ]
         return "\n".join(
@@ -101,33 +100,33 @@ class MemoryPlan:
 
 
 def usable(gpu_memory: int) -> int:
-    """A GPU's bytes without the reserve."""
+    """Return a GPU's memory without the reserve, in bytes."""
     return round(gpu_memory * (1 - RESERVE))
 
 
 def gigabytes(size: int) -> str:
-    """As people read it, in 10⁹ bytes."""
+    """Format a size in GB (10⁹ bytes)."""
     return f"{size / 1e9:,.2f} GB"
 
 
-def plan_memory(
+def estimate_memory(
     config: RunConfig, arch: Architecture, learning: frozenset[str], *, gpus: int, device: str = "cuda"
-) -> MemoryPlan:
-    """Compute what each GPU needs.
+) -> MemoryEstimate:
+    """Estimate the memory that each GPU needs.
 
     Args:
-        config: the run.
-        arch: its model.
+        config: configuration of the run.
+        arch: architecture of its model.
         learning: names of the parameters that learn, in the stage in which most do.
-        gpus: how many there are.
-        device: whose autocast, `cuda` or `cpu`.
+        gpus: number of GPUs.
+        device: `cuda` or `cpu`, whose autocast is simulated.
     """
-    if dist.is_initialized():  # within a run: a process can be of one group only, so imagine in another process
+    if dist.is_initialized():  # a process can have only one process group, so simulate in another process
         with ProcessPoolExecutor(1, get_context("spawn")) as apart:
-            return apart.submit(plan_memory, config, arch, learning, gpus=gpus, device=device).result()
+            return apart.submit(estimate_memory, config, arch, learning, gpus=gpus, device=device).result()
     settings, fsdp = config.training_settings, config.fsdp_settings
     kept, recomputed = (
-        imagine(
+        simulate_step(
             arch,
             learning,
             gpus=gpus,
@@ -136,7 +135,9 @@ def plan_memory(
             smoothing=config.model.args.label_smoothing,
             settings=TrainingSettings(
                 precision=settings.precision,
-                grad_accum_steps=min(settings.grad_accum_steps, 2),  # a third batch is as the second
+                grad_accum_steps=min(
+                    settings.grad_accum_steps, 2
+                ),  # a third batch would need the same memory as the second
                 activation_checkpointing=checkpointed,
             ),
             fsdp=dataclasses.replace(fsdp, cpu_offload=False),
@@ -154,9 +155,9 @@ def plan_memory(
         "average": 4 * learns if settings.ema is not None else 0,
     }
     together = sum(shares.values())
-    # torch's AdamW on CUDA takes the square root of all second averages at once; the others go one by one.
+    # torch's AdamW on CUDA makes the square roots of all second averages at once, other optimizers one by one.
     updating = 4 * learns if config.optimizer.name == "adamw" and device == "cuda" and not offloaded else 0
-    return MemoryPlan(
+    return MemoryEstimate(
         gpus=gpus,
         device=device,
         optimizer_name=config.optimizer.name,
@@ -175,11 +176,11 @@ def plan_memory(
 
 
 def _adamw(share: int, whole: int) -> int:
-    return 8 * share + 4  # two averages in float32, and the step
+    return 8 * share + 4  # two averages in float32, and the step count
 
 
 def _adamw_8bit(share: int, whole: int) -> int:
-    return 8 * share if whole < FROM_8BIT else 2 * share + 8 * math.ceil(share / BLOCK)
+    return 8 * share if whole < MIN_8BIT_VALUES else 2 * share + 8 * math.ceil(share / VALUES_PER_SCALE)
 
 
 _STATE = {"adamw": _adamw, "adamw8bit": _adamw_8bit}

@@ -1,4 +1,4 @@
-"""How large a model is and what a forward pass costs, without a byte of memory for weights."""
+"""Count the parameters and operations of a model, without memory for its weights."""
 
 from dataclasses import dataclass
 
@@ -12,19 +12,19 @@ from cwsam_cli.model.variants import Architecture
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """Parameters by part, and what is active for one token."""
+    """Size of a model."""
 
     parts: dict[str, int]
     """Parameters by part; they sum to `total`."""
     total: int
     active: int
-    """Parameters that one token meets: those of the experts it is not sent to left out."""
+    """Parameters that are active for one token: all except those of experts it is not routed to."""
     flops: int
-    """Of one forward pass of one image, two a multiply-add; matrix products and convolutions."""
+    """Floating-point operations of one forward pass of one image; see `forward_flops`."""
 
 
 def model_size(arch: Architecture) -> ModelSize:
-    """Count a model on the meta device."""
+    """Count the parameters and operations of a model."""
     with torch.device("meta"):
         model = ClassWiseSam(arch)
     parts: dict[str, int] = {}
@@ -53,7 +53,7 @@ def _part(name: str) -> str:
 
 
 def _idle(arch: Architecture, parts: dict[str, int]) -> int:
-    """Parameters of experts that a token is not sent to."""
+    """Count the parameters of experts that a token is not routed to."""
     idle = 0
     for name, count in parts.items():
         if name.startswith("encoder experts"):
@@ -65,10 +65,10 @@ def _idle(arch: Architecture, parts: dict[str, int]) -> int:
 
 
 def forward_flops(arch: Architecture) -> int:
-    """Floating-point operations of one image's forward pass: matrix products and convolutions.
+    """Count the floating-point operations of one image's forward pass. A multiply-add counts as two.
 
-    Norms, activations, softmax, routing's sorting and the Fourier transform are left out, as
-    `torch.utils.flop_counter` leaves them out.
+    Only matrix products and convolutions count, as in `torch.utils.flop_counter`; norms,
+    activations, softmax, sorting and the Fourier transform do not.
     """
     dim, side = arch.embed_dim, arch.patches
     tokens = side * side
@@ -76,7 +76,7 @@ def forward_flops(arch: Architecture) -> int:
     for block in range(arch.depth):
         grid = side if block in arch.global_attn_indexes else arch.window_size
         windows = 1 if block in arch.global_attn_indexes else (-(-side // arch.window_size)) ** 2
-        seen = windows * grid * grid  # tokens with the windows' padding
+        seen = windows * grid * grid  # tokens including the padding of windows
         macs += seen * dim * 4 * dim + 2 * seen * grid * grid * dim + 2 * seen * grid * dim
         copies = 1
         if arch.has_experts(block):

@@ -1,4 +1,4 @@
-"""A configuration → what the model is made of and what it costs, before anything is trained."""
+"""Estimate the size of a configuration's model and the memory that training needs."""
 
 from dataclasses import dataclass
 
@@ -9,65 +9,73 @@ from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.learning.stages import learning_names
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.plan.fit import Fit, check_fit, savings
-from cwsam_cli.plan.memory import plan_memory
+from cwsam_cli.plan.check import MemoryCheck, check_memory, list_savings
+from cwsam_cli.plan.memory import estimate_memory
 from cwsam_cli.plan.parameters import model_size
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a configuration asks for."""
+class RunEstimate:
+    """Estimate of a run."""
 
     model: str
     total: int
-    """Parameters."""
+    """Number of parameters."""
     active: int
-    """Parameters that one token meets."""
+    """Parameters that are active for one token."""
     trainable: dict[str, int]
-    """Parameters that learn, by stage (one named `all` without stages)."""
+    """Parameters that learn, by stage; without stages, the key is `all`."""
     parts: dict[str, int]
     """Parameters by part of the model."""
     flops: int
-    """Of one forward pass of one image."""
-    memory: Fit | None
-    """Where a number of GPUs was given."""
+    """Floating-point operations of one forward pass of one image."""
+    memory: MemoryCheck | None
+    """Memory on the GPUs; None if no number of GPUs was given."""
 
 
-def plan(config: RunConfig, *, bands: int = 3, gpus: int | None = None, gpu_memory: int = 80_000_000_000) -> Plan:
-    """Count a configuration's model on the meta device, and what training it needs.
+def estimate_run(
+    config: RunConfig, *, bands: int = 3, gpus: int | None = None, gpu_memory: int = 80_000_000_000
+) -> RunEstimate:
+    """Estimate a run on the meta device.
 
     Args:
-        config: the run.
-        bands: image bands, which the configuration does not tell.
-        gpus: to train on; None leaves the memory out.
-        gpu_memory: bytes of each.
+        config: configuration of the run.
+        bands: number of image bands, which the configuration does not contain.
+        gpus: number of GPUs to train on; None leaves out the memory.
+        gpu_memory: memory of one GPU in bytes.
     """
     arch, counts, learning = _learning_by_stage(config, bands)
     size = model_size(arch)
     trainable = {stage: sum(counts[name] for name in names) for stage, names in learning.items()}
-    fit = None if gpus is None else check_fit(config, arch, learning, gpus=gpus, gpu_memory=gpu_memory)
-    return Plan(config.model.name, size.total, size.active, trainable, size.parts, size.flops, fit)
+    fit = None if gpus is None else check_memory(config, arch, learning, gpus=gpus, gpu_memory=gpu_memory)
+    return RunEstimate(config.model.name, size.total, size.active, trainable, size.parts, size.flops, fit)
 
 
-def after_overflow(config: RunConfig, *, gpus: int, device: str) -> str:
-    """Say what needs less memory, and where the memory goes, as a hint.
+def explain_overflow(config: RunConfig, *, gpus: int, device: str) -> str:
+    """Write the hint for a run that ran out of memory: settings that save memory, and where the memory goes.
 
     Args:
-        config: the run whose memory ran out.
-        gpus: its processes.
+        config: configuration of the run.
+        gpus: number of its processes.
         device: `cuda` or `cpu`.
     """
     arch, _, learning = _learning_by_stage(config, bands=3)
     most = max(learning.values(), key=len)
-    memory = plan_memory(config, arch, frozenset(most), gpus=gpus, device=device)
-    tries = savings(config, gpus) or ["more GPUs"]
+    memory = estimate_memory(config, arch, frozenset(most), gpus=gpus, device=device)
+    tries = list_savings(config, gpus) or ["more GPUs"]
     return "\n".join(
-        ["try, one after the other:", *(f"  {words}" for words in tries), "", "computed:", memory.as_text()]
+        [
+            "try these settings, one after the other:",
+            *(f"  {words}" for words in tries),
+            "",
+            "computed memory:",
+            memory.as_text(),
+        ]
     )
 
 
 def _learning_by_stage(config: RunConfig, bands: int) -> tuple[Architecture, dict[str, int], dict[str, set[str]]]:
-    """Lay out the model; count its parameters by name, and name those that learn in each stage."""
+    """Return the architecture, the size of each parameter, and the parameters that learn in each stage."""
     taxonomy = dataset_taxonomy(config.train_dataset.dataset.args)
     classes = config.model.args.num_classes or (len(taxonomy) if taxonomy else 33)
     arch = architecture(config.model, num_bands=bands, num_classes=classes)

@@ -159,7 +159,7 @@ def _make(
         stay_alive(world)
         try:
             check_names(scene, checkpoint, target, options)
-            with world.unwatched():  # a large scene takes long to hash
+            with world.pause_watchdog():  # a large scene takes long to hash
                 if not overwrite and made_before(target, scene, model, options):
                     archive.present.append(target)
                     continue

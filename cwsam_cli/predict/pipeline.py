@@ -139,7 +139,7 @@ def make_map(
     layout = lay_out(scene, model, options)
     for remark in layout.oddities:
         log.warning("%s", remark)
-    with world.unwatched():  # large scenes take long to hash
+    with world.pause_watchdog():  # large scenes take long to hash
         key = MapKey.of(scene, model, options, output)
     key.refuse_others(output, model, options, overwrite=overwrite)
     again = overwrite or output.exists()  # and is our own; one of its layers is missing
@@ -170,7 +170,7 @@ def make_map(
             **key.tags,
         }
         with (
-            world.unwatched(),
+            world.pause_watchdog(),
             rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE),
             staged(output, overwrite=again) as target,
         ):
@@ -211,7 +211,7 @@ def _share(world: World, job: Job, checkpoint: Path, digest: str, options: MapOp
 
 def stay_alive(world: World) -> None:
     """Say that this process gets on; end it if Ctrl-C asked for that."""
-    if world.interruption.asked:
+    if world.interruption.is_requested:
         raise KeyboardInterrupt
     world.beat()
 

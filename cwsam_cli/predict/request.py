@@ -98,7 +98,7 @@ class MapOptions:
     @property
     def cluster(self) -> Cluster:
         """The processes."""
-        return Cluster(processes=self.gpus, device=self.device, ended=_GO_ON, stuck=_GO_ON)
+        return Cluster(processes=self.gpus, device=self.device, hint_after_signal=_GO_ON, hint_after_stall=_GO_ON)
 
 
 def refuse_early(scene: str, checkpoint: Path, output: Path, options: MapOptions, *, overwrite: bool) -> None:

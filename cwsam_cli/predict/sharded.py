@@ -14,7 +14,7 @@ from torch.distributed import init_device_mesh
 
 from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.config.schema import FsdpSettings, Precision
-from cwsam_cli.distributed.parallelize import fill, let_go, shard
+from cwsam_cli.distributed.parallelize import assign_weights, release_gathered, shard
 from cwsam_cli.distributed.world import World
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.weights import named_tensors
@@ -31,7 +31,7 @@ def shared_model(trained: Checkpoint, world: World, precision: Precision) -> Cla
     mesh = init_device_mesh(world.device.type, (world.size,))
     shard(model, mesh, precision=precision, settings=FsdpSettings(), accumulates=False)
     model.to_empty(device=world.device)
-    for _ in fill(model, ((name, trained.finite_weight(name)) for name in names), world.device):
+    for _ in assign_weights(model, ((name, trained.finite_weight(name)) for name in names), world.device):
         world.beat()
     return model.eval()
 
@@ -61,7 +61,7 @@ class Lockstep:
 
     def _pass(self, images: Tensor) -> NDArray[np.float32]:
         scores = self.score(images)
-        let_go(self.score.model)
+        release_gathered(self.score.model)
         return scores
 
 

@@ -1,7 +1,7 @@
-"""A raster's pixel grid: where it lies, how large its pixels are, and how windows tile it.
+"""Describe a raster's pixel grid: its place, the size of its pixels, and the windows that cover it.
 
-Windows lie on the scene's own pixel grid, so no pixel is ever resampled. Edge windows shift
-inwards rather than pad: every window holds only real pixels, unless the scene is smaller.
+Windows are on the scene's own pixel grid, so no pixel is resampled. Windows at the edge shift
+inwards instead of being padded, unless the scene is smaller than a window.
 """
 
 import math
@@ -22,16 +22,16 @@ from rasterio.errors import CRSError
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.raster.ground import Plane, area_of, middle, stretches
+from cwsam_cli.raster.ground import Plane, area_of, central_form, scale_errors
 
-_SNAP = 1e-6  # pixels; a bound this near to a pixel's edge is meant to lie on it
+_SNAP = 1e-6  # pixels; a bound this close to a pixel's edge counts as on it
 _KEPT = 0.005
-"""How far the scale of a plane may leave 1; within a UTM zone the areal scale leaves it by 0.2 %."""
+"""Largest scale error of a plane that counts as none. Within a UTM zone the areal scale is wrong by up to 0.2 %."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A raster's size and place."""
+    """Size and place of a raster."""
 
     crs: CRS | None
     transform: Affine
@@ -40,7 +40,7 @@ class Grid:
 
     @classmethod
     def of(cls, dataset: rasterio.DatasetReader) -> "Grid":
-        """The grid of an open raster."""
+        """Read the grid of an open raster."""
         return cls(dataset.crs, dataset.transform, dataset.width, dataset.height)
 
     @property
@@ -50,14 +50,14 @@ class Grid:
 
     @property
     def in_degrees(self) -> Affine:
-        """The transform of a geographic grid in degrees, whatever unit its angles have."""
+        """Transform of a geographic grid in degrees, for any unit of angles."""
         assert self.crs is not None
         degrees = math.degrees(ProjCRS.from_wkt(self.crs.to_wkt()).axis_info[0].unit_conversion_factor)
         return self.transform if math.isclose(degrees, 1) else Affine.scale(degrees) @ self.transform
 
     @property
     def unit_m(self) -> float | None:
-        """Metres per unit of a projected (or engineering) grid, else None."""
+        """Metres per unit of a projected or engineering grid, otherwise None."""
         if self.crs is None or self.is_geographic:
             return None
         try:
@@ -68,37 +68,37 @@ class Grid:
 
     @property
     def plane(self) -> Plane | None:
-        """The pixels of a projected grid, else None."""
+        """Pixels of a projected grid, otherwise None."""
         if self.crs is None or not self.crs.is_projected or self.unit_m is None:
             return None
         return Plane(self.crs.to_wkt(), self.transform, self.width, self.height, self.unit_m)
 
     @property
     def keeps_areas(self) -> bool:
-        """Whether areas in the grid's plane are those on the ground, within 0.5 % everywhere."""
-        return not self.is_geographic and (self.plane is None or stretches(self.plane)[0] <= _KEPT)
+        """Whether areas in the grid's plane equal those on the ground, within 0.5 % everywhere."""
+        return not self.is_geographic and (self.plane is None or scale_errors(self.plane)[0] <= _KEPT)
 
     @property
     def keeps_lengths(self) -> bool:
-        """Whether lengths in the grid's plane are those on the ground, within 0.5 % everywhere."""
-        return not self.is_geographic and (self.plane is None or stretches(self.plane)[1] <= _KEPT)
+        """Whether lengths in the grid's plane equal those on the ground, within 0.5 % everywhere."""
+        return not self.is_geographic and (self.plane is None or scale_errors(self.plane)[1] <= _KEPT)
 
     @property
     def pixel_area_m2(self) -> float | None:
-        """The area of every pixel in m², None where pixels differ or there is no CRS."""
+        """Area of every pixel in m². None if pixels differ or there is no CRS."""
         if self.unit_m is None or not self.keeps_areas:
             return None
         return abs(self.transform.determinant) * self.unit_m**2
 
     @property
     def gsd_m(self) -> float | None:
-        """Ground sampling distance in metres per pixel, in the middle where pixels differ."""
+        """Ground sampling distance in metres per pixel, at the centre if pixels differ. None without a CRS."""
         if self.crs is None:
             return None
         if self.unit_m is not None:
             if self.plane is None or self.keeps_areas or self.keeps_lengths:
                 return sqrt(abs(self.transform.determinant)) * self.unit_m
-            return sqrt(area_of(middle(self.plane)))
+            return sqrt(area_of(central_form(self.plane)))
         lon, lat = self.in_degrees * (self.width / 2, self.height / 2)
         beside, below = self.in_degrees * (self.width / 2 + 1, self.height / 2 + 1)
         geod = geodesic(self.crs)
@@ -106,13 +106,13 @@ class Grid:
         return sqrt(geod.inv(lon, lat, beside, lat)[2] * geod.inv(lon, lat, lon, below)[2])
 
     def corners(self, window: Window) -> list[tuple[float, float]]:
-        """The four corners of a window in the grid's CRS."""
+        """Return the four corners of a window in the grid's CRS, clockwise from the upper left."""
         left, top = window.col_off, window.row_off
         right, bottom = left + window.width, top + window.height
         return [self.transform * corner for corner in ((left, top), (right, top), (right, bottom), (left, bottom))]
 
     def transects(self, count: int = 17) -> Iterator[NDArray[np.float64]]:
-        """Columns and rows (N, 2) of all pixel corners along the raster's edges and lines between them."""
+        """Yield columns and rows (N, 2) of all pixel corners along `count` rows and `count` columns, edges included."""
         across, down = np.arange(self.width + 1.0), np.arange(self.height + 1.0)
         for row in np.linspace(0, self.height, count):
             yield np.stack([across, np.full_like(across, row)], axis=1)
@@ -120,10 +120,13 @@ class Grid:
             yield np.stack([np.full_like(down, column), down], axis=1)
 
     def within(self, bounds: Sequence[float]) -> Window:
-        """The pixels that (west, south, east, north) touches: snapped outward, cut to the grid.
+        """Return the window of all pixels that the bounds touch, cut to the grid.
+
+        Args:
+            bounds: west, south, east and north in the grid's CRS.
 
         Raises:
-            DataError: they touch none.
+            DataError: the bounds touch no pixel.
         """
         west, south, east, north = bounds
         corners = [~self.transform * corner for corner in ((west, south), (west, north), (east, south), (east, north))]
@@ -133,12 +136,12 @@ class Grid:
         if left >= right or top >= bottom:
             raise DataError(
                 f"the bounds {' '.join(f'{edge:g}' for edge in bounds)} lie outside the scene ({self})",
-                hint="west south east north, in the scene's own CRS",
+                hint="give west south east north in the CRS of the scene",
             )
         return Window(left, top, right - left, bottom - top)
 
     def part(self, window: Window) -> "Grid":
-        """The grid of a window."""
+        """Return the grid of a window."""
         transform = self.transform * Affine.translation(window.col_off, window.row_off)
         return Grid(self.crs, transform, int(window.width), int(window.height))
 
@@ -150,26 +153,26 @@ class Grid:
 
 
 def geodesic(crs: CRS) -> Geod:
-    """The CRS's own ellipsoid, for lengths and areas on the ground."""
+    """Return the ellipsoid of a CRS, for lengths and areas on the ground; WGS 84 if it has none."""
     geod = ProjCRS.from_wkt(crs.to_wkt()).get_geod()
     return geod if geod is not None else Geod(ellps="WGS84")
 
 
 def offsets(length: int, size: int, stride: int) -> list[int]:
-    """Where windows start along one axis; the last one shifts inwards to end at the edge."""
+    """Return where windows start along one axis, in pixels. The last one shifts inwards to end at the edge."""
     if length <= size:
         return [0]
     return [*range(0, length - size, stride), length - size]
 
 
 def lattice(width: int, height: int, size: int, overlap: int) -> Iterator[Window]:
-    """Windows of `size` pixels that cover a rectangle, row by row.
+    """Yield windows of `size` pixels that cover a rectangle, row by row.
 
     Args:
-        width: pixels of the rectangle.
-        height: pixels of the rectangle.
-        size: pixels a side of a window.
-        overlap: pixels that neighbours share, at least.
+        width: width of the rectangle in pixels.
+        height: height of the rectangle in pixels.
+        size: side of a window in pixels.
+        overlap: pixels that neighbouring windows share, at least.
     """
     for row in offsets(height, size, size - overlap):
         for col in offsets(width, size, size - overlap):
@@ -177,9 +180,17 @@ def lattice(width: int, height: int, size: int, overlap: int) -> Iterator[Window
 
 
 def spread(length: int, size: int, overlap: int) -> list[int]:
-    """Where windows start along one axis: evenly, and at least `overlap` shared between neighbours.
+    """Spread windows evenly along one axis.
 
-    Shifting only the last one inwards would let it cover its neighbour almost whole.
+    If only the last window shifted inwards, it could cover almost all of its neighbour.
+
+    Args:
+        length: length of the axis in pixels.
+        size: side of a window in pixels.
+        overlap: pixels that neighbouring windows share, at least.
+
+    Returns:
+        First pixel of each window.
     """
     if length <= size:
         return [0]
@@ -189,23 +200,24 @@ def spread(length: int, size: int, overlap: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Lattice:
-    """The windows of a scene, one fixed set whatever part of it is wanted."""
+    """Fixed set of windows over a whole scene. A part of the scene uses the same windows."""
 
     width: int
     height: int
     size: int
     rows: tuple[int, ...]
-    """Where rows of windows start, in pixels from the top; negative where they reach beyond the scene."""
+    """First pixel row of each row of windows; negative if the windows reach beyond the scene."""
     cols: tuple[int, ...]
+    """First pixel column of each column of windows, likewise."""
 
     @classmethod
     def over(cls, width: int, height: int, size: int, overlap: int, margin: int = 0) -> "Lattice":
         """Place windows of `size` pixels over a scene.
 
         Args:
-            width: pixels of the scene.
-            height: pixels of the scene.
-            size: pixels of a window's side; a side of the scene that is no longer has one window.
+            width: width of the scene in pixels.
+            height: height of the scene in pixels.
+            size: side of a window in pixels. A shorter or equal side of the scene gets one window.
             overlap: pixels that neighbouring windows share, at least.
             margin: pixels by which the outermost windows reach beyond the scene.
         """
@@ -216,11 +228,11 @@ class Lattice:
         return cls(width, height, size, rows, cols)
 
     def window(self, row: int, col: int) -> Window:
-        """The window of a row and column of the lattice."""
+        """Return the window of a row and column of the lattice."""
         return Window(self.cols[col], self.rows[row], min(self.size, self.width), min(self.size, self.height))
 
     def touching(self, area: Window) -> tuple[range, range]:
-        """Rows and columns of the windows that share a pixel with an area."""
+        """Return rows and columns of the windows that share a pixel with an area."""
         return (
             _touching(self.rows, self.size, area.row_off, area.row_off + area.height),
             _touching(self.cols, self.size, area.col_off, area.col_off + area.width),
@@ -228,7 +240,7 @@ class Lattice:
 
     @property
     def largest_overlap(self) -> int:
-        """Pixels that two neighbouring windows share at most, along either axis."""
+        """Largest overlap of two neighbouring windows along either axis, in pixels."""
         pairs = [*pairwise(self.rows), *pairwise(self.cols)]
         return max((self.size - (later - earlier) for earlier, later in pairs), default=0)
 

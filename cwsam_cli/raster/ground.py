@@ -1,8 +1,8 @@
-"""How large pixels are on the ellipsoid, where the plane of a projected CRS stretches them.
+"""Compute the size of pixels on the ellipsoid, if a projected CRS distorts areas or lengths.
 
-The size of a pixel step is described by the first fundamental form: with one step along columns
-and one along rows as vectors in space, E and G are their squared lengths and F is their scalar
-product, all in m². Its entries change smoothly, also across the antimeridian and at a pole.
+The first fundamental form describes the size of a pixel. Take one pixel step along columns and
+one along rows as vectors in space. E and G are their squared lengths and F is their scalar
+product, all in m². They vary smoothly, also across the antimeridian and at a pole.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ Floats = NDArray[np.float64]
 Place = Callable[[Floats, Floats], Floats]
 
 _COARSE, _FINE = 8, 256
-"""Intervals of a lattice over a map, along either axis: to look how much it is stretched, and to measure."""
+"""Intervals along each axis at which the form is sampled: to find the scale errors, and to measure regions."""
 _HALF_STEP_M = 500.0
-"""Half the distance over which steps are measured: long against PROJ's rounding, short against the Earth."""
+"""Half the distance over which steps are measured, in m. PROJ's rounding and the Earth's curvature are negligible."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """The pixels of a raster in a projected CRS."""
+    """Pixels of a raster in a projected CRS."""
 
     wkt: str
     transform: Affine
@@ -37,39 +37,41 @@ class Plane:
 
     @property
     def name(self) -> str:
-        """The CRS's name."""
+        """Name of the CRS."""
         return str(ProjCRS.from_wkt(self.wkt).name)
 
     @property
     def form(self) -> Floats:
-        """E, F and G as the CRS's plane has them."""
+        """E, F and G of a pixel in the plane of the CRS."""
         t = self.transform
         return np.array([t.a**2 + t.d**2, t.a * t.b + t.d * t.e, t.b**2 + t.e**2]) * self.unit_m**2
 
 
 @dataclass(frozen=True, slots=True)
-class Lattice:
-    """E, F and G (rows, columns, 3) at points over a map."""
+class MetricField:
+    """E, F and G at a grid of points over a map."""
 
     rows: Floats
-    """Where they lie, in pixels from the map's upper edge."""
+    """Rows of the points, in pixels from the map's upper edge."""
     columns: Floats
+    """Columns of the points, in pixels from the map's left edge."""
     forms: Floats
+    """E, F and G, (rows, columns, 3)."""
 
     def along(self, rows: Floats, values: Floats) -> Floats:
-        """Values (lattice rows, ...) interpolated at other rows."""
+        """Interpolate values (rows of points, ...) at other rows."""
         first, share = _between(rows, self.rows)
         share = share.reshape(-1, *[1] * (values.ndim - 1))
         return values[first] * (1 - share) + values[first + 1] * share
 
     def areas(self, top: int, rows: int, width: int) -> NDArray[np.float32]:
-        """Areas in m² of the pixels (rows, width) below a row."""
+        """Compute the areas of pixels (rows, width) in m², from row `top` on."""
         first, share = _between(np.arange(width, dtype=np.float64) + 0.5, self.columns)
         by_row = self.along(np.arange(top, top + rows, dtype=np.float64) + 0.5, area_of(self.forms))
         return np.asarray(by_row[:, first] * (1 - share) + by_row[:, first + 1] * share, np.float32)
 
     def lengths(self, starts: Floats, ends: Floats) -> Floats:
-        """Lengths in m of straight lines between points (N, 2), columns and rows; short ones only."""
+        """Compute the lengths in m of short straight lines between points (N, 2) of column and row."""
         middle = (starts + ends) / 2
         column, across = _between(middle[:, 0], self.columns)
         row, down = _between(middle[:, 1], self.rows)
@@ -82,50 +84,50 @@ class Lattice:
 
 
 def area_of(form: Floats) -> Floats:
-    """A pixel's area in m² from E, F, G (..., 3)."""
+    """Compute the area of a pixel in m² from E, F and G (..., 3)."""
     return np.asarray(np.sqrt(form[..., 0] * form[..., 2] - form[..., 1] ** 2))
 
 
 @lru_cache(maxsize=32)
-def stretches(plane: Plane) -> tuple[float, float]:
-    """How far the areal and the linear scale leave 1, at most, at points over the whole map."""
-    forms = _lattice(plane, _COARSE).forms
+def scale_errors(plane: Plane) -> tuple[float, float]:
+    """Return the largest errors |scale - 1| of the areal and the linear scale over the whole map."""
+    forms = _sample_field(plane, _COARSE).forms
     flat, determinant = plane.form, forms[..., 0] * forms[..., 2] - forms[..., 1] ** 2
     ratio = (flat[0] * flat[2] - flat[1] ** 2) / determinant
     half_trace = (forms[..., 2] * flat[0] - 2 * forms[..., 1] * flat[1] + forms[..., 0] * flat[2]) / determinant / 2
     spread = np.sqrt(np.maximum(half_trace**2 - ratio, 0))
     linear = np.sqrt(np.maximum(np.stack([half_trace - spread, half_trace + spread]), 0))
     if np.isnan(linear).any():
-        return 0.0, 0.0  # no point lies on the Earth
+        return 0.0, 0.0  # no point of the map is on the Earth
     return float(np.abs(np.sqrt(ratio) - 1).max()), float(np.abs(linear - 1).max())
 
 
 def covered_m2(plane: Plane) -> float:
-    """About how many m² of ground a map covers; NaN if no point of it lies on the Earth."""
-    return float(area_of(_lattice(plane, _COARSE).forms).mean()) * plane.width * plane.height
+    """Estimate the ground area of a map in m². NaN if no point of it is on the Earth."""
+    return float(area_of(_sample_field(plane, _COARSE).forms).mean()) * plane.width * plane.height
 
 
 @lru_cache(maxsize=32)
-def lattice(plane: Plane) -> Lattice:
-    """E, F and G over a map, fine enough to measure regions."""
-    return _lattice(plane, _FINE)
+def metric_field(plane: Plane) -> MetricField:
+    """Sample E, F and G over a map, finely enough to measure regions."""
+    return _sample_field(plane, _FINE)
 
 
 @lru_cache(maxsize=32)
-def middle(plane: Plane) -> Floats:
-    """E, F and G (3,) in the middle of a map."""
+def central_form(plane: Plane) -> Floats:
+    """Compute E, F and G (3,) at the centre of a map."""
     return _forms(plane, np.array([plane.width / 2]), np.array([plane.height / 2]))[0]
 
 
-def _lattice(plane: Plane, intervals: int) -> Lattice:
+def _sample_field(plane: Plane, intervals: int) -> MetricField:
     columns, rows = (np.linspace(0, size, min(intervals, 2 * size) + 1) for size in (plane.width, plane.height))
     x, y = np.meshgrid(columns, rows)
     forms = _forms(plane, x.ravel(), y.ravel()).reshape(len(rows), len(columns), 3)
-    return Lattice(rows, columns, _filled(forms))
+    return MetricField(rows, columns, _filled(forms))
 
 
 def _forms(plane: Plane, columns: Floats, rows: Floats) -> Floats:
-    """E, F and G (N, 3), NaN where the plane is not of the Earth."""
+    """Compute E, F and G (N, 3). NaN at points that are not on the Earth."""
     place = _placer(plane)
     half = max(0.5, _HALF_STEP_M / float(area_of(plane.form)) ** 0.5)
     along = (place(columns + half, rows) - place(columns - half, rows)) / (2 * half)
@@ -134,7 +136,7 @@ def _forms(plane: Plane, columns: Floats, rows: Floats) -> Floats:
 
 
 def _placer(plane: Plane) -> Place:
-    """A function from pixel coordinates to metres from the Earth's middle (N, 3), NaN for none."""
+    """Make a function from columns and rows to geocentric coordinates in m, (N, 3); NaN outside the Earth."""
     own = ProjCRS.from_wkt(plane.wkt)
     base = own.geodetic_crs
     assert base is not None and base.ellipsoid is not None
@@ -154,7 +156,7 @@ def _placer(plane: Plane) -> Place:
 
 
 def _filled(forms: Floats) -> Floats:
-    """The same with what is not of the Earth as its nearest neighbour of the same row, or else of another row."""
+    """Replace NaN, in place, by the nearest known point of the same row, or else by the nearest known row."""
     known = np.isfinite(forms.sum(axis=2))
     for values, found in [*zip(forms, known, strict=True), (forms, known.sum(axis=1) > 0)]:
         index = np.flatnonzero(found)
@@ -164,7 +166,7 @@ def _filled(forms: Floats) -> Floats:
 
 
 def _between(where: Floats, points: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """The point before, and how far on the way to the next one; points are evenly spaced."""
+    """Return the number of the point before, and the share of the way to the next. Points are evenly spaced."""
     place = where / (points[-1] / (len(points) - 1))
     first = np.clip(place.astype(np.int64), 0, len(points) - 2)
     return first, place - first

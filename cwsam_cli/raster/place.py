@@ -1,4 +1,4 @@
-"""Say what a raster lacks to have a place on the Earth, or why the one it has is impossible."""
+"""Check that a raster has a possible place on the Earth."""
 
 from collections.abc import Iterable
 from math import hypot, isfinite, isnan
@@ -13,26 +13,26 @@ from cwsam_cli.raster.ground import covered_m2
 _CORNERS = ("upper left", "upper right", "lower right", "lower left")
 _EARTH_M2 = 5.1e14
 _BESIDE = 2.0
-"""How much of the Earth a map may seem to cover: a sinusoidal map of it is 1.6 × as large, with what lies beside."""
+"""Largest area of a map, as a share of the Earth's. A sinusoidal world map has 1.6 with its empty corners."""
 _BEYOND_POLE = 1.0
-"""Degrees; the first and last pixel of a global grid often have their middles on the poles."""
+"""Degrees. The first and last pixels of a global grid often have their centres on the poles."""
 
 
 def missing_crs(path: Path | str, grid: Grid, why: str, others: Iterable[tuple[Path | str, Grid]] = ()) -> MissingCRS:
-    """The error for a raster without a CRS, whose hint also gives it a position if it has none.
+    """Make the error for a raster without a CRS. Its hint also sets the position if there is none.
 
     Args:
-        path: the raster.
-        grid: its pixels.
-        why: what that prevents, the end of the sentence.
-        others: other rasters of the same command; one of equal size may have what is missing.
+        path: path of the raster.
+        grid: its grid.
+        why: end of the sentence, which says what cannot be done.
+        others: other rasters of the same command. The hint names one of equal size that has a CRS.
     """
     if has_position(grid):
         return MissingCRS(path, why)
     size = (grid.width, grid.height)
     for other, own in others:
         if own.crs is not None and has_position(own) and (own.width, own.height) == size:
-            # Not --all: it also copies nodata, which may be a class here.
+            # Not `--all`: it would also copy nodata, which may be a class code here.
             copy = f"rio edit-info --like {other} --crs like --transform like {path}"
             return MissingCRS(path, f"nor a position, {why}", hint=f"if both show the same ground: {copy}")
     both = f"gdal_translate -a_srs EPSG:<code> -a_ullr <ULX> <ULY> <LRX> <LRY> {path} placed.tif"
@@ -40,28 +40,28 @@ def missing_crs(path: Path | str, grid: Grid, why: str, others: Iterable[tuple[P
 
 
 def has_position(grid: Grid) -> bool:
-    """Whether a transform was set; without one GDAL tells column and row."""
+    """Check whether a transform is set. Without one, GDAL returns columns and rows as coordinates."""
     t = grid.transform
     return (t.a, t.b, t.c, t.d, abs(t.e), t.f) != (1, 0, 0, 0, 1, 0)
 
 
 def refuse_impossible(grid: Grid, path: Path | str) -> None:
-    """Stop at a raster that its CRS and transform put beside the Earth.
+    """Stop if the CRS and transform of a raster put it outside the Earth.
 
     Raises:
-        DataError: a corner is no number, lies beyond a pole, or the raster is larger than the Earth; or it has
-            a CRS but no transform.
+        DataError: a corner is not finite or beyond a pole, the raster is larger than the Earth, or it
+            has a CRS but no transform.
     """
     if not has_position(grid) and (grid.is_geographic or grid.plane is not None):
         raise DataError(
-            f"`{path}` has a coordinate reference system but no position: its upper left corner lies at 0, 0",
-            hint=f"give it one: gdal_translate -a_ullr <ULX> <ULY> <LRX> <LRY> {path} placed.tif",
+            f"`{path}` has a coordinate reference system but no position: its upper left corner is at 0, 0",
+            hint=f"set its position: gdal_translate -a_ullr <ULX> <ULY> <LRX> <LRY> {path} placed.tif",
         )
-    hint = f"give it its position: gdal_translate -a_ullr <ULX> <ULY> <LRX> <LRY> {path} placed.tif"
+    hint = f"set its position: gdal_translate -a_ullr <ULX> <ULY> <LRX> <LRY> {path} placed.tif"
     corners = grid.corners(Window(0, 0, grid.width, grid.height))
     for name, (x, y) in zip(_CORNERS, corners, strict=True):
         if not (isfinite(x) and isfinite(y)):
-            raise DataError(f"the {name} corner of `{path}` lies at {x:g}, {y:g}, which is no place", hint=hint)
+            raise DataError(f"the {name} corner of `{path}` is at {x:g}, {y:g}, which is not a place", hint=hint)
     if grid.transform.determinant == 0:
         raise DataError(f"the pixels of `{path}` have no size: {tuple(grid.transform)[:6]}", hint=hint)
     if grid.is_geographic:
@@ -70,20 +70,20 @@ def refuse_impossible(grid: Grid, path: Path | str) -> None:
         places = [t @ corner for corner in ((0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height))]
         for name, (lon, lat) in zip(_CORNERS, places, strict=True):
             if abs(lat) > most:
-                raise DataError(f"the {name} corner of `{path}` lies at latitude {lat:,.7g}°, beyond a pole", hint=hint)
+                raise DataError(f"the {name} corner of `{path}` is at latitude {lat:,.7g}°, beyond a pole", hint=hint)
             if abs(lon) > 720 or abs(lon - places[0][0]) > 360 + 2 * hypot(t.a, t.b):
                 raise DataError(
-                    f"the {name} corner of `{path}` lies at longitude {lon:,.7g}°, the {_CORNERS[0]} one at"
-                    f" {places[0][0]:,.7g}°: farther than once round the Earth",
+                    f"the {name} corner of `{path}` is at longitude {lon:,.7g}° and the {_CORNERS[0]} one at"
+                    f" {places[0][0]:,.7g}°, more than once round the Earth",
                     hint=hint,
                 )
     elif grid.plane is not None:
         covered = covered_m2(grid.plane)
         (left, top), (right, bottom) = corners[0], corners[2]
         if isnan(covered) or covered > _BESIDE * _EARTH_M2:
-            why = "so no point of it lies on the Earth" if isnan(covered) else "which is larger than the Earth"
+            why = "so no point of it is on the Earth" if isnan(covered) else "which is larger than the Earth"
             raise DataError(
-                f"the corners of `{path}` lie at {left:g}, {top:g} and {right:g}, {bottom:g}"
+                f"the corners of `{path}` are at {left:g}, {top:g} and {right:g}, {bottom:g}"
                 f" in {grid.plane.name}, {why}",
                 hint=hint,
             )

@@ -1,4 +1,4 @@
-"""Prepare the next item in a second thread while the present one is in use."""
+"""Make the next item in a second thread while the current one is in use."""
 
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,13 +8,16 @@ T = TypeVar("T")
 
 
 def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
-    """Yield the same items; a thread of its own makes each while its predecessor is in use.
+    """Yield the same items, each made in a second thread while the previous one is in use.
 
-    All items are made, and a generator of them is closed, in that one thread: GDAL's datasets
-    and settings belong to a thread.
+    One thread makes all items and also closes a generator, because GDAL's datasets and settings
+    belong to a thread.
+
+    Args:
+        items: items to yield.
 
     Raises:
-        Exception: the items' own, in the place of the item that failed.
+        Exception: an error of an item, at the place of that item.
     """
     end = object()
     iterator = iter(items)
@@ -24,7 +27,7 @@ def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
             while (item := following.result()) is not end:
                 following = thread.submit(next, iterator, end)
                 yield item  # type: ignore[misc] # next() returns an item or `end`
-                del item  # else two items would stay in memory while this thread waits for a third
+                del item  # otherwise two items would stay in memory while this thread waits for a third
         finally:
             if isinstance(iterator, Generator):
                 thread.submit(iterator.close).result()

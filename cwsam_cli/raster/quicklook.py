@@ -1,4 +1,4 @@
-"""One picture that shows whether a map is any good: image, reference and map side by side."""
+"""Draw pictures of a map: with its image and reference side by side, or alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +15,8 @@ from cwsam_cli.files import staged
 from cwsam_cli.raster.scene import Scene, open_raster, reading
 from cwsam_cli.taxonomy import Taxonomy
 
-_PANEL = 640  # pixels wide, at most
-_ALONE = 1280  # pixels a side, at most
+_PANEL = 640  # largest width of a panel in pixels
+_ALONE = 1280  # largest side of a single map in pixels
 _GAP = 16
 _TEXT = 15
 _PAPER = (255, 255, 255)
@@ -25,14 +25,14 @@ _EMPTY = (236, 236, 236)
 
 
 def draw_quicklook(scene: Scene, reference: Path, map_path: Path, taxonomy: Taxonomy, output: Path) -> None:
-    """Write a PNG: image | reference | map, with the classes' legend below.
+    """Write a PNG: image | reference | map, with the legend of the classes below.
 
     Args:
-        scene: the image; shown in its red, green and blue, or its bands 3, 2, 1.
-        reference: label raster, on any grid.
-        map_path: the map, on the scene's grid.
-        taxonomy: names and colours.
-        output: the PNG.
+        scene: the image, shown in its red, green and blue bands, or in its bands 3, 2 and 1.
+        reference: path of the label raster, on any grid.
+        map_path: path of the map, on the scene's grid.
+        taxonomy: class table with names and colours.
+        output: path of the PNG.
     """
     scale = min(1.0, _PANEL / scene.grid.width)
     shape = (max(1, round(scene.grid.height * scale)), max(1, round(scene.grid.width * scale)))
@@ -50,7 +50,14 @@ def draw_quicklook(scene: Scene, reference: Path, map_path: Path, taxonomy: Taxo
 
 
 def draw_map(map_path: Path, taxonomy: Taxonomy, output: Path, text: Mapping[str, str]) -> None:
-    """Write a PNG of a map alone, with its legend; `text` goes into it too, by keyword."""
+    """Write a PNG of a map with its legend.
+
+    Args:
+        map_path: path of the map.
+        taxonomy: class table with names and colours.
+        output: path of the PNG.
+        text: texts to store in the PNG, by keyword.
+    """
     with open_raster(map_path) as dataset, reading(map_path):
         scale = min(1.0, _ALONE / max(dataset.shape))
         shape = (max(1, round(dataset.height * scale)), max(1, round(dataset.width * scale)))
@@ -63,11 +70,11 @@ def draw_map(map_path: Path, taxonomy: Taxonomy, output: Path, text: Mapping[str
 
 
 def read_text(picture: Path, keyword: str) -> str | None:
-    """A text that a PNG bears, if there is one."""
+    """Read a text stored in a PNG; None if there is none, or the file is not a PNG."""
     try:
         with Image.open(picture) as opened:
             return opened.info.get(keyword)
-    except (OSError, ValueError, Image.DecompressionBombError):  # no such file, or no picture of ours
+    except (OSError, ValueError, Image.DecompressionBombError):  # no such file, or not an image
         return None
 
 
@@ -85,7 +92,7 @@ def _on_grid_of(scene: Scene, dataset: rasterio.DatasetReader) -> WarpedVRT:
 
 
 def _stretched(scene: Scene, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """The image in three bands, each stretched between its 2nd and 98th percentile."""
+    """Read three bands of the image, each stretched between its 2nd and 98th percentile."""
     names = list(scene.band_names)
     if {"red", "green", "blue"} <= set(names):
         bands = [scene.bands[names.index(name)] for name in ("red", "green", "blue")]

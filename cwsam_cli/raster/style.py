@@ -1,8 +1,7 @@
-"""What makes a class raster explain itself: colours, class names, attribute table, legend.
+"""Read and write the colours, class names, attribute table and legend of class rasters.
 
-A GeoTIFF has no room for class names, so GDAL keeps them in a `.tif.aux.xml` beside it.
-People lose sidecars: the class table also stands as JSON in a tag of the file, and readers
-here prefer that.
+A GeoTIFF cannot contain class names, so GDAL keeps them in a sidecar `.tif.aux.xml`. Because
+sidecars get lost, a tag of the file also holds the class table as JSON. We read the tag first.
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color, 
 CLASSES_TAG = "CWSAM_CLASSES"
 
 _NOT_XML = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f]")
-"""Characters that GDAL writes as they are, and that XML does not allow."""
+"""Characters that GDAL writes unchanged although XML does not allow them."""
 _DOCTYPE = '<!DOCTYPE qgis PUBLIC "http://mrcc.com/qgis.dtd" "SYSTEM">\n'
 
 # (name, GDAL field type, GDAL field usage); types 0 integer, 2 string
@@ -31,7 +30,7 @@ _RAT_FIELDS = (("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7),
 
 
 def colormap(taxonomy: Taxonomy) -> dict[int, tuple[int, int, int, int]]:
-    """GDAL's colour table: code → red, green, blue, alpha; codes without a class are transparent."""
+    """Make GDAL's colour table: red, green, blue and alpha by code. Codes without a class are transparent."""
     table = dict.fromkeys(range(256), (0, 0, 0, 0))
     return table | {entry.code: (*entry.rgb, 255) for entry in taxonomy.classes}
 
@@ -60,12 +59,12 @@ def write_sidecar(raster: Path, taxonomy: Taxonomy) -> None:
         for cell in (entry.code, entry.name, *entry.rgb):
             ElementTree.SubElement(row, "F").text = str(cell)
     tree = ElementTree.ElementTree(root)
-    # GDAL ignores a sidecar that opens with an XML declaration.
+    # GDAL ignores a sidecar that starts with an XML declaration.
     tree.write(raster.with_name(raster.name + ".aux.xml"), encoding="utf-8", xml_declaration=False)
 
 
 def write_style(raster: Path, taxonomy: Taxonomy) -> None:
-    """Write QGIS's style of a class raster to `<stem>.qml` beside it; QGIS takes it up by its name."""
+    """Write a QGIS style to `<stem>.qml` beside a class raster. QGIS finds it by its name."""
     root = ElementTree.Element("qgis", version="3.0", styleCategories="AllStyleCategories")
     pipe = ElementTree.SubElement(root, "pipe")
     renderer = ElementTree.SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1")
@@ -80,14 +79,17 @@ def write_style(raster: Path, taxonomy: Taxonomy) -> None:
 
 
 def read_taxonomy(dataset: DatasetReader, present: Iterable[int]) -> Taxonomy:
-    """The class table of a class raster, from what the file itself knows.
+    """Read the class table of a class raster from the file itself.
 
-    Its own JSON tag comes first, then category names and palette; codes without a name are
-    called `class <code>`.
+    The JSON tag is used if there is one, otherwise category names and palette. Codes without a
+    name are called `class <code>`.
 
     Args:
-        dataset: an open single-band raster.
-        present: codes that occur in it; they are in the table in any case.
+        dataset: open raster with one band.
+        present: codes that occur in the raster. The table includes all of them.
+
+    Raises:
+        DataError: the tag is damaged, a code is outside 0-254, or the names make no class table.
     """
     tag = dataset.tags().get(CLASSES_TAG)
     if tag:
@@ -95,15 +97,15 @@ def read_taxonomy(dataset: DatasetReader, present: Iterable[int]) -> Taxonomy:
             return _from_json(tag)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(
-                f"`{dataset.name}`: its tag {CLASSES_TAG} is not a class table: {error}",
-                hint=f"remove it: rio edit-info --tag {CLASSES_TAG}= {dataset.name}",
+                f"the tag {CLASSES_TAG} of `{dataset.name}` is not a class table: {error}",
+                hint=f"remove the tag: rio edit-info --tag {CLASSES_TAG}= {dataset.name}",
             ) from None
     palette, names = read_palette(dataset), band_names(dataset)
     codes = sorted(set(present) | {code for code, name in names.items() if name and code < IGNORE})
     odd = [code for code in codes if not 0 <= code < IGNORE]
     if odd:
         raise DataError(
-            f"`{dataset.name}` holds the code {odd[0]}, and class codes lie within 0-254",
+            f"`{dataset.name}` holds the code {odd[0]}, but class codes must be within 0-254",
             hint=f"if it means no data: rio edit-info --nodata {odd[0]} {dataset.name}",
         )
     used: set[str] = set()
@@ -117,7 +119,7 @@ def read_taxonomy(dataset: DatasetReader, present: Iterable[int]) -> Taxonomy:
     try:
         return Taxonomy(name=Path(dataset.name).stem, classes=tuple(classes))
     except ValueError as error:
-        raise DataError(f"`{dataset.name}`: {error}", hint="give a class table of your own: --classes") from None
+        raise DataError(f"`{dataset.name}`: {error}", hint="give a class table with --classes") from None
 
 
 def _from_json(text: str) -> Taxonomy:
@@ -127,9 +129,12 @@ def _from_json(text: str) -> Taxonomy:
 
 
 def band_names(dataset: DatasetReader, band: int = 1) -> dict[int, str]:
-    """Names by code: GDAL's category names, then those of the raster attribute table.
+    """Read class names by code, from GDAL's category names and the raster attribute table.
 
-    rasterio reads neither, but GDAL writes both into a VRT.
+    rasterio reads neither, but GDAL writes both into a VRT. Names in the attribute table win.
+
+    Raises:
+        DataError: the names cannot be parsed.
     """
     with tempfile.TemporaryDirectory() as folder:
         view = Path(folder) / "names.vrt"
@@ -140,13 +145,13 @@ def band_names(dataset: DatasetReader, band: int = 1) -> dict[int, str]:
             band - 1
         ]
     except ElementTree.ParseError as error:
-        raise DataError(f"`{dataset.name}`: its class names cannot be read: {error}", hint="remove them") from None
+        raise DataError(f"the class names of `{dataset.name}` cannot be read: {error}", hint="remove them") from None
     names = {code: entry.text or "" for code, entry in enumerate(root.findall("CategoryNames/Category"))}
     return names | _table_names(root.find("GDALRasterAttributeTable"))
 
 
 def _table_names(table: ElementTree.Element | None) -> dict[int, str]:
-    """Names by code of a raster attribute table that has a column for either."""
+    """Read class names by code from a raster attribute table; empty without a column of names."""
     if table is None:
         return {}
     columns = [
@@ -162,7 +167,7 @@ def _table_names(table: ElementTree.Element | None) -> dict[int, str]:
 
 
 def read_palette(dataset: DatasetReader, band: int = 1) -> dict[int, str]:
-    """Colours by code, `#rrggbb`; empty without a palette."""
+    """Read colours `#rrggbb` by code; empty without a palette."""
     try:
         return {code: "#{:02x}{:02x}{:02x}".format(*color[:3]) for code, color in dataset.colormap(band).items()}
     except ValueError:
@@ -170,11 +175,14 @@ def read_palette(dataset: DatasetReader, band: int = 1) -> dict[int, str]:
 
 
 def qml(colors: Mapping[int, tuple[str, str]], field: str) -> str:
-    """A QGIS style that fills polygons by class.
+    """Make a QGIS style that fills polygons by class.
 
     Args:
-        colors: name and `#rrggbb` by code.
-        field: the attribute that holds the code.
+        colors: name and colour `#rrggbb` by code.
+        field: attribute that holds the code.
+
+    Returns:
+        Content of the `.qml` file.
     """
     root = ElementTree.Element("qgis", version="3.28.0", styleCategories="Symbology")
     renderer = ElementTree.SubElement(root, "renderer-v2", type="categorizedSymbol", attr=field, enableorderby="0")
@@ -193,7 +201,7 @@ def qml(colors: Mapping[int, tuple[str, str]], field: str) -> str:
 
 
 def read_qml(text: str) -> dict[int, tuple[str, str]]:
-    """Name and `#rrggbb` by code, of a style as `qml` writes it; empty for any other."""
+    """Read name and colour `#rrggbb` by code from a style that `qml` wrote; empty for any other style."""
     try:
         root = ElementTree.fromstring(text)
         fills = {

@@ -1,1 +1,1 @@
-"""A training run: the command `train`."""
+"""Train a model: the command `train`."""

@@ -1,4 +1,4 @@
-"""When a run saves its state, and when it must end to be done in time."""
+"""Decide when a run saves its state, and when it must stop to meet its time limit."""
 
 import time
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from cwsam_cli.config.durations import parse_duration, parse_interval
 from cwsam_cli.config.schema import TrainingSettings
 
 _MARGIN = 0.01
-"""Share of the time limit that is left over, for what takes longer than it ever took."""
+"""Share of the time limit kept in reserve, because the next part may take longer than any before."""
 
 
 class Clock:
-    """Measures how long the parts of a run take, and tells what is due.
+    """Timer of a run: measures how long its parts take and says what is due.
 
     Args:
-        settings: `time_limit`, counted from now, and `save_every`.
+        settings: the clock reads `time_limit`, counted from now, and `save_every`.
     """
 
     def __init__(self, settings: TrainingSettings) -> None:
@@ -27,17 +27,17 @@ class Clock:
 
     @contextmanager
     def timing(self, part: str) -> Iterator[None]:
-        """Measure a part of the run."""
+        """Measure the time that a part of the run takes; the longest one counts."""
         began = time.monotonic()
         yield
         self._longest[part] = max(self._longest.get(part, 0.0), time.monotonic() - began)
 
     def count_step(self) -> None:
-        """A step was taken since the last save."""
+        """Count one step since the last save."""
         self._steps += 1
 
     def restart_interval(self) -> None:
-        """The state was saved."""
+        """Start the interval until the next save."""
         self._saved, self._steps = time.monotonic(), 0
 
     @property
@@ -49,8 +49,8 @@ class Clock:
             return self._steps >= self._interval.steps
         return time.monotonic() - self._saved >= (self._interval.seconds or 0.0)
 
-    def is_up(self, part: str, *, reserve_s: float) -> bool:
-        """Whether there is no time left for one more part and the reserve."""
+    def is_too_late_for(self, part: str, *, reserve_s: float) -> bool:
+        """Check whether the time limit leaves too little time for one more part and the reserve."""
         if self._limit is None:
             return False
         left = self._began + (1 - _MARGIN) * self._limit - time.monotonic()

@@ -1,8 +1,9 @@
-"""What an optimizer knows of each weight, as tensors that a state can hold, and back.
+"""Convert an optimizer's state to tensors that a saved run can hold, and restore it.
 
-AdamW's averages are sharded as their weights are, and reshard with them. 8-bit averages are
-codes with one scale for every 256 values of a process's own shard, so each process writes
-its own: as many processes read them bit for bit, another number decodes, cuts and encodes.
+AdamW's averages are sharded like their weights, so torch reshards them. 8-bit averages are
+codes with one scale per 256 values of a process's own shard, so each process writes its own.
+The same number of processes reads them back bit for bit. A different number decodes them,
+cuts them anew and encodes them again.
 Source: Dettmers et al., 8-bit Optimizers via Block-wise Quantization, 2022.
 """
 
@@ -17,55 +18,55 @@ from torch.distributed.tensor import DTensor, Shard
 
 from cwsam_cli.distributed.parallelize import sharded_like
 from cwsam_cli.distributed.world import World
-from cwsam_cli.learning.optim import BLOCK, Shards
-from cwsam_cli.train.state import OptimizerFacts, PlainState, Shapes, Tensors, read_tensors, shapes
+from cwsam_cli.learning.optim import VALUES_PER_SCALE, Shards
+from cwsam_cli.train.state import OptimizerRecord, Shapes, StateRecord, Tensors, read_tensors, shapes
 
 _PARTS = {"state1": "absmax1", "state2": "absmax2"}
 
 
 def optimizer_tensors(
     model: nn.Module, shards: Shards, optimizer: torch.optim.Optimizer, world: World
-) -> tuple[Tensors, OptimizerFacts]:
-    """What an optimizer knows of each weight: tensors, and facts that are none."""
+) -> tuple[Tensors, OptimizerRecord]:
+    """Collect an optimizer's state: its tensors by name, and the values that are not tensors."""
     parameters = dict(model.named_parameters())
     tensors: Tensors = {}
     steps: dict[str, int] = {}
     for name, shard in shards.items():
-        known = optimizer.state.get(shard) or {}
-        if known:
-            steps[name] = int(known["step"])
+        own_state = optimizer.state.get(shard) or {}
+        if own_state:
+            steps[name] = int(own_state["step"])
         for key in ("exp_avg", "exp_avg_sq"):
-            if key in known:
-                tensors[f"optimizer/{name}/{key}"] = sharded_like(parameters[name], known[key])
+            if key in own_state:
+                tensors[f"optimizer/{name}/{key}"] = sharded_like(parameters[name], own_state[key])
         for key in (*_PARTS, *_PARTS.values()):
-            if key in known:
-                tensors[_own(name, key, world.rank)] = known[key]
-    return tensors, OptimizerFacts(steps=steps, cut={name: _dim(parameters[name]) for name in steps})
+            if key in own_state:
+                tensors[_key(name, key, world.rank)] = own_state[key]
+    return tensors, OptimizerRecord(steps=steps, cut={name: _shard_dim(parameters[name]) for name in steps})
 
 
 def restore_optimizer(
     folder: Path,
     index: Metadata,
-    plain: PlainState,
+    record: StateRecord,
     model: nn.Module,
     shards: Shards,
     optimizer: torch.optim.Optimizer,
     world: World,
 ) -> None:
-    """Give an optimizer what `optimizer_tensors` kept.
+    """Restore an optimizer from what `optimizer_tensors` collected.
 
     Args:
-        folder: of the state.
-        index: of the state.
-        plain: what `state.json` says.
-        model: as it is now, perhaps shared out otherwise.
-        shards: of the model.
-        optimizer: new.
-        world: as it is now.
+        folder: folder of the saved state.
+        index: index of the saved tensors.
+        record: content of `state.json`.
+        model: the model, possibly sharded over another number of processes than when it was saved.
+        shards: this process's shards of the model.
+        optimizer: a new optimizer; its state is overwritten.
+        world: the processes of the current run.
     """
-    kept = plain.optimizer
+    saved = record.optimizer
     groups = {shard: group for group in optimizer.param_groups for shard in group["params"]}
-    for name, step in kept.steps.items():
+    for name, step in saved.steps.items():
         shard = shards[name]
         if shard not in groups:
             continue
@@ -76,41 +77,45 @@ def restore_optimizer(
             bnb: Any = optimizer
             bnb.init_state(groups[shard], shard, 0, 0)
             bnb.state[shard]["step"] = step
-    tensors, now = optimizer_tensors(model, shards, optimizer, world)
+    tensors, current = optimizer_tensors(model, shards, optimizer, world)
     written = shapes(index)
-    alike = plain.processes == world.size and all(now.cut[name] == kept.cut.get(name) for name in now.cut)
-    same = alike and all(written.get(name) == (tensor.shape, tensor.dtype) for name, tensor in tensors.items())
-    if same or isinstance(optimizer, torch.optim.AdamW):
+    is_same_sharding = record.processes == world.size and all(
+        current.cut[name] == saved.cut.get(name) for name in current.cut
+    )
+    is_same_layout = is_same_sharding and all(
+        written.get(name) == (tensor.shape, tensor.dtype) for name, tensor in tensors.items()
+    )
+    if is_same_layout or isinstance(optimizer, torch.optim.AdamW):
         read_tensors(folder, tensors, index)
         return
     parameters = dict(model.named_parameters())
-    state = _Parts(folder, index, written, plain)
-    for name in kept.steps:
-        known = optimizer.state.get(shards[name]) or {}
+    state = _Parts(folder, index, written, record)
+    for name in saved.steps:
+        own_state = optimizer.state.get(shards[name]) or {}
         for key, scale in _PARTS.items():
-            if key not in known:
+            if key not in own_state:
                 continue
             code = _code(optimizer, key)
-            own = _recut(state, name, key, parameters[name], code, world)
-            if scale in known:
-                codes, scales = quantize(own, code)
-                known[key].copy_(codes)
-                known[scale].copy_(scales)
+            shard_values = _recut(state, name, key, parameters[name], code, world)
+            if scale in own_state:
+                codes, scales = quantize(shard_values, code)
+                own_state[key].copy_(codes)
+                own_state[scale].copy_(scales)
             else:
-                known[key].copy_(own)
+                own_state[key].copy_(shard_values)
 
 
-def _own(name: str, key: str, rank: int) -> str:
+def _key(name: str, key: str, rank: int) -> str:
     return f"optimizer/{name}/{key}/{rank}"
 
 
-def _dim(parameter: nn.Parameter) -> int:
+def _shard_dim(parameter: nn.Parameter) -> int:
     placement = parameter.placements[0] if isinstance(parameter, DTensor) else None
     return placement.dim if isinstance(placement, Shard) else 0
 
 
 def _code(optimizer: Any, key: str) -> Tensor:
-    """The values that the 256 codes of an average stand for, ascending; the second average has no sign."""
+    """Return the values of the 256 codes, ascending. The second average is never negative."""
     if not optimizer.name2qmap:
         optimizer.fill_qmap()
     code: Tensor = optimizer.name2qmap["dynamic" if key == "state1" else "udynamic"]
@@ -119,58 +124,69 @@ def _code(optimizer: Any, key: str) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """A state whose averages lie in parts, one for each process that wrote it."""
+    """A saved state whose averages are in parts, one per process that wrote it."""
 
     folder: Path
     index: Metadata
     written: Shapes
-    plain: PlainState
+    record: StateRecord
 
 
 def _recut(state: _Parts, name: str, key: str, parameter: nn.Parameter, code: Tensor, world: World) -> Tensor:
-    """This process's part of an average, in float32, from the written parts that it overlaps."""
-    written, cut, dim = state.written, state.plain.optimizer.cut[name], _dim(parameter)
+    """Assemble this process's shard of an average, in float32, from the saved parts it overlaps."""
+    written, cut, dim = state.written, state.record.optimizer.cut[name], _shard_dim(parameter)
     start, stop = 0, parameter.shape[dim]
     if isinstance(parameter, DTensor):
         rows = -(-stop // world.size)
         start, stop = min(world.rank * rows, stop), min((world.rank + 1) * rows, stop)
     parts: list[Tensor] = []
     base = offset = 0
-    for rank in range(state.plain.processes):
-        place, scale = _own(name, key, rank), _own(name, _PARTS[key], rank)
-        if place not in written:  # that process had no part of this weight
+    for rank in range(state.record.processes):
+        codes, scale = _key(name, key, rank), _key(name, _PARTS[key], rank)
+        if codes not in written:  # that process had no shard of this weight
             continue
-        begins, offset = offset, offset + written[place][0][cut]
+        begins, offset = offset, offset + written[codes][0][cut]
         if cut == dim and (offset <= start or begins >= stop):
             continue
         base = begins if not parts and cut == dim else base
-        held = {own: torch.empty(written[own][0], dtype=written[own][1]) for own in (place, scale) if own in written}
-        read_tensors(state.folder, held, state.index)
-        parts.append(dequantize(held[place], held[scale], code) if scale in held else held[place])
+        read = {
+            part: torch.empty(written[part][0], dtype=written[part][1]) for part in (codes, scale) if part in written
+        }
+        read_tensors(state.folder, read, state.index)
+        parts.append(dequantize(read[codes], read[scale], code) if scale in read else read[codes])
     return torch.cat(parts, dim=cut).narrow(dim, start - base, stop - start)
 
 
 def dequantize(codes: Tensor, scale: Tensor, code: Tensor) -> Tensor:
-    """Values of 8-bit codes: uint8 of any shape, one scale for every `BLOCK` of them in order."""
-    spread = scale.repeat_interleave(BLOCK)[: codes.numel()].view(codes.shape)
+    """Decode 8-bit codes.
+
+    Args:
+        codes: uint8, any shape.
+        scale: float32, one per `VALUES_PER_SCALE` codes in order.
+        code: values of the 256 codes, ascending.
+
+    Returns:
+        Values, float32, of the shape of `codes`.
+    """
+    spread = scale.repeat_interleave(VALUES_PER_SCALE)[: codes.numel()].view(codes.shape)
     return code.cpu()[codes.int()] * spread
 
 
 def quantize(values: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the nearest codes of values, and the scales of their blocks.
+    """Encode values as 8-bit codes.
 
-    A positive value of an average without a sign never becomes 0: it is what a step is divided by, so the
+    A positive value of the second average never becomes 0. The optimizer divides by it, so the
     next step would be many times too large.
 
     Args:
         values: float32, any shape.
-        code: what the 256 codes stand for, ascending.
+        code: values of the 256 codes, ascending.
 
     Returns:
-        Codes, uint8 of the same shape, and one scale for every `BLOCK` of them in order.
+        Codes, uint8 of the same shape, and scales, one per `VALUES_PER_SCALE` codes in order.
     """
     flat = values.flatten()
-    blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
+    blocks = torch.nn.functional.pad(flat, (0, -len(flat) % VALUES_PER_SCALE)).view(-1, VALUES_PER_SCALE)
     scale = blocks.abs().amax(dim=1)
     relative = (blocks / scale.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).flatten()[: len(flat)]
     code = code.cpu()

@@ -1,4 +1,7 @@
-"""A dataset and a configuration → a run's folder with checkpoints, events and the configuration used."""
+"""Train a model on a dataset and write the run's folder.
+
+The folder holds checkpoints, TensorBoard events, `history.jsonl` and the configuration used.
+"""
 
 import dataclasses
 import math
@@ -22,54 +25,62 @@ from cwsam_cli.files import reserved, sweep_inside
 from cwsam_cli.learning.loop import StepResult, take_step, training_steps
 from cwsam_cli.learning.optim import learning_rate
 from cwsam_cli.learning.stages import learning_names, stage_at
-from cwsam_cli.metrics.confusion import Scores, score
+from cwsam_cli.metrics.confusion import Metrics, compute_metrics
 from cwsam_cli.metrics.validation import validate
 from cwsam_cli.model.weights import rgb_bands
 from cwsam_cli.train.clock import Clock
-from cwsam_cli.train.run import BEST, LAST, Run, begin, check_folder
-from cwsam_cli.train.watch import HISTORY, Watch, memory_figures, read_history, routing_figures, summary
+from cwsam_cli.train.history import (
+    HISTORY,
+    HistoryWriter,
+    format_history,
+    memory_figures,
+    read_history,
+    routing_figures,
+)
+from cwsam_cli.train.run import BEST, LAST, Run, prepare_run, resolve_resume
 
-End = Literal["finished", "patience", "time_limit"]
+EndReason = Literal["finished", "patience", "time_limit"]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Where a run ended."""
+    """Result of a run."""
 
     folder: Path
     best: Path | None
-    """None where the run ended before its first validation."""
+    """Checkpoint of the best epoch. None if the run ended before its first validation."""
     best_epoch: int
     mean_iou: float
-    """Of the best epoch, on the validation split."""
+    """mIoU of the best epoch on the validation split, 0 to 1."""
     accuracy: float
+    """Accuracy of the best epoch on the validation split, 0 to 1."""
     epochs: int
-    """That are over."""
-    end: End
-    """All epochs are over, the score no longer improved, or the time limit was near."""
+    """Number of finished epochs."""
+    end: EndReason
+    """Why the run ended: all epochs done, no better mIoU (`patience`), or the time limit."""
 
 
 class _OutOfTime(Exception):
-    """The time limit is near; the state is saved."""
+    """The time limit is near and the state is saved."""
 
 
 def train(config: RunConfig, output: Path, *, cluster: Cluster | None = None) -> TrainResult | None:
     """Train a model.
 
     Args:
-        config: the run.
-        output: the run's folder.
-        cluster: how many processes, and on what; one by default.
+        config: configuration of the run.
+        output: folder of the run.
+        cluster: number of processes and their devices; one process by default.
 
     Returns:
-        Where the run ended; None where another process tells.
+        The result, in the first process. None in all others.
 
     Raises:
-        ConfigError: configuration and class table disagree.
+        ConfigError: the configuration and the class table disagree.
         DataError: a dataset is missing or damaged.
-        UsageError: the folder holds a run already.
-        CheckpointError: the run in the folder is another's, or damaged.
-        KeyboardInterrupt: the run was interrupted; its state is saved.
+        UsageError: the folder already holds a run.
+        CheckpointError: the run in the folder has another model or data, or is damaged.
+        KeyboardInterrupt: a signal interrupted the run. Its state is saved.
     """
     timeout_s = config.training_settings.timeout_s
     cluster = dataclasses.replace(cluster or Cluster(), timeout_s=timeout_s, saves_when_ended=True)
@@ -78,7 +89,7 @@ def train(config: RunConfig, output: Path, *, cluster: Cluster | None = None) ->
 
 def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
     clock = Clock(config.training_settings)
-    output = world.agree(output)  # its name may hold the time
+    output = world.agree(output)  # the name may hold the time, which differs between processes
     with reserved(output) if world.is_main else nullcontext():
         if world.is_main:
             sweep_inside(output)
@@ -86,74 +97,81 @@ def _train(world: World, config: RunConfig, output: Path) -> TrainResult:
 
 
 def _train_in(output: Path, world: World, config: RunConfig, clock: Clock) -> TrainResult:
-    resume = world.agree(check_folder(output, config.resume) if world.is_main else None)
+    resume = world.agree(resolve_resume(output, config.resume) if world.is_main else None)
     config = dataclasses.replace(config, resume=resume)
-    run = begin(config, output, world, clock)
-    run.introduce()
-    if config.resume not in (None, "last"):  # else --resume would go on from what this run has turned away from
-        run.remember()
-    watch = Watch(output, run.progress.epoch) if world.is_main else None
+    run = prepare_run(config, output, world, clock)
+    run.announce()
+    if config.resume not in (None, "last"):  # otherwise a later --resume would continue the old state
+        run.save_state()
+    history = HistoryWriter(output, run.progress.epoch) if world.is_main else None
     try:
-        end = _epochs(run, watch)
+        end = _run_epochs(run, history)
     except _OutOfTime:
         end = "time_limit"
     except BaseException:
         run.writer.finish_alone()
         raise
     run.writer.wait()
-    if watch is not None:
-        watch.close()
-        log.info("%s", summary(read_history(output / HISTORY)))
+    if history is not None:
+        history.close()
+        log.info("%s", format_history(read_history(output / HISTORY)))
     progress = run.progress
     best = output / BEST if progress.best_epoch else None
     return TrainResult(output, best, progress.best_epoch, progress.mean_iou, progress.accuracy, progress.epoch, end)
 
 
-def _epochs(run: Run, watch: Watch | None) -> End:
-    """Go through the epochs that are left; why that ended.
+def _run_epochs(run: Run, history: HistoryWriter | None) -> EndReason:
+    """Run the remaining epochs.
+
+    Returns:
+        Why they ended.
 
     Raises:
-        KeyboardInterrupt: a signal asked for it; the state is saved.
-        _OutOfTime: the time limit is near; the state is saved.
+        KeyboardInterrupt: a signal interrupted the run. Its state is saved.
+        _OutOfTime: the time limit is near. The state is saved.
     """
     config, progress, settings = run.config, run.progress, run.config.training_settings
     begun: list[StageConfig | None] = []
-    scores = None
+    metrics = None
     for epoch in track(range(progress.epoch + 1, config.epochs + 1), "training", unit="epoch"):
         if settings.patience is not None and progress.stale_validations >= settings.patience:
-            log.info("no better mIoU in %d validations: the run ends before epoch %d", settings.patience, epoch)
-            end: End = "patience"
+            log.info(
+                "mIoU did not improve in %d validations, so the run ends before epoch %d", settings.patience, epoch
+            )
+            end: EndReason = "patience"
             break
         stage = stage_at(config.stages, epoch)
         if begun[-1:] != [stage]:
             begun.append(stage)
-            _let_learn(run, stage)
+            _apply_stage(run, stage)
         try:
-            figures = _epoch(run, epoch, stage)
-            scores, more = _measure(run, epoch, watch)
+            figures = _run_epoch(run, epoch, stage)
+            metrics, more = _validate_and_save(run, epoch, history)
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 rank, device = run.world.rank, run.world.device
-                raise OutOfMemory(f"the memory of rank {rank} ({device}) ran out in epoch {epoch}") from None
+                raise OutOfMemory(f"rank {rank} ({device}) ran out of memory in epoch {epoch}") from None
             raise
         figures |= more
-        if watch is not None:
-            watch.add(epoch, figures)
-        if scores is not None:
-            log.info("epoch %d: loss %.3f, mIoU %.3f", epoch, figures.get("train/loss", math.nan), scores.mean_iou or 0)
+        if history is not None:
+            history.write(epoch, figures)
+        if metrics is not None:
+            log.info(
+                "epoch %d: loss %.3f, mIoU %.3f", epoch, figures.get("train/loss", math.nan), metrics.mean_iou or 0
+            )
             if settings.save_every is None or not run.has_state:
-                run.remember()
+                run.save_state()
     else:
         end = "finished"
     if settings.save_every is not None and begun:
-        run.remember()
+        run.save_state()
         with run.learner.averaged():
-            run.write(run.output / LAST, progress.epoch, scores)
+            run.write_checkpoint(run.output / LAST, progress.epoch, metrics)
     return end
 
 
-def _let_learn(run: Run, stage: StageConfig | None) -> None:
-    """Freeze what does not learn in a stage, and say so."""
+def _apply_stage(run: Run, stage: StageConfig | None) -> None:
+    """Freeze the weights that do not learn in a stage, and log how many learn."""
     config, arch, learner = run.config, run.arch, run.learner
     sizes = {name: parameter.numel() for name, parameter in learner.model.named_parameters()}
     bands = rgb_bands([band.name for band in run.data.manifest.bands])
@@ -176,12 +194,15 @@ def _let_learn(run: Run, stage: StageConfig | None) -> None:
     )
 
 
-def _epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, float]:
-    """Learn from every tile once; the epoch's figures.
+def _run_epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, float]:
+    """Train one epoch: every tile once.
+
+    Returns:
+        The figures of the epoch by name.
 
     Raises:
-        KeyboardInterrupt: a signal asked for it; the state is saved.
-        _OutOfTime: the time limit is near; the state is saved.
+        KeyboardInterrupt: a signal interrupted the run. Its state is saved.
+        _OutOfTime: the time limit is near. The state is saved.
     """
     config, world, progress, settings = run.config, run.world, run.progress, run.config.training_settings
     factor = stage.lr_factor if stage else 1.0
@@ -191,17 +212,17 @@ def _epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, float]:
         settings,
         epoch,
         world,
-        had=progress.samples,
-        chances=run.data.chances,
+        samples_done=progress.samples,
+        probabilities=run.data.probabilities,
     )
     began, seen, sums = time.monotonic(), 0, progress.sums
     for batches in steps:
-        step = (epoch - 1) * run.steps_an_epoch + progress.samples // run.samples_a_step
+        step = (epoch - 1) * run.steps_per_epoch + progress.samples // run.samples_per_step
         seed = np.random.SeedSequence((settings.seed, step, world.rank)).generate_state(1, np.uint64)[0]
-        torch.manual_seed(int(seed >> np.uint64(1)))  # the routers' noise, also after a resume
+        torch.manual_seed(int(seed >> np.uint64(1)))  # seeds the routers' noise, so that a resumed run repeats it
         rate = factor * learning_rate(
             step,
-            run.steps_an_epoch * config.epochs,
+            run.steps_per_epoch * config.epochs,
             lr=config.optimizer.args.lr,
             lr_min=config.lr_min,
             warmup=settings.warmup_steps,
@@ -215,52 +236,52 @@ def _epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, float]:
                 settings=settings,
                 weights=run.data.weights,
                 rate=rate,
-                ask=run.requests,
+                get_status=run.get_status,
             )
         seen += result.images
         progress.samples += result.images
-        _add_up(sums, result, rate)
+        _add_step(sums, result, rate)
         run.clock.count_step()
-        if result.requests.interrupt:
+        if result.status.is_interrupted:
             log.info(
-                "%s in epoch %d: saving the state, --resume goes on from here",
+                "%s in epoch %d: saving the state; continue with --resume",
                 world.interruption.signal or "interrupted",
                 epoch,
             )
-            run.remember()
+            run.save_state()
             run.writer.wait()
             raise KeyboardInterrupt
-        if result.requests.end_in_time:
-            _end_in_time(run, epoch)
-        if result.requests.save:
-            run.remember()
-    if _is_validated(run, epoch) and world.agree(run.is_time_up("validation")):
-        _end_in_time(run, epoch)
-    figures = _means(sums)
-    if seen:  # else all were seen before an interruption
+        if result.status.is_out_of_time:
+            _stop_for_time_limit(run, epoch)
+        if result.status.is_save_due:
+            run.save_state()
+    if _is_validation_due(run, epoch) and world.agree(run.is_time_up("validation")):
+        _stop_for_time_limit(run, epoch)
+    figures = _average(sums)
+    if seen:  # 0 if the run was interrupted after the last step of the epoch
         figures["train/images_per_s"] = seen / (time.monotonic() - began)
     progress.epoch, progress.samples, progress.sums = epoch, 0, {}
     return figures | memory_figures(world.device)
 
 
-def _end_in_time(run: Run, epoch: int) -> NoReturn:
-    """Save the state and end.
+def _stop_for_time_limit(run: Run, epoch: int) -> NoReturn:
+    """Save the state and stop.
 
     Raises:
         _OutOfTime: always.
     """
     log.info(
-        "the time limit of %s is near in epoch %d: saving the state, --resume goes on from here",
+        "the time limit of %s is near in epoch %d: saving the state; continue with --resume",
         run.config.training_settings.time_limit,
         epoch,
     )
-    run.remember()
+    run.save_state()
     run.writer.wait()
     raise _OutOfTime
 
 
-def _add_up(sums: dict[str, float], result: StepResult, rate: float) -> None:
-    """Add a step's figures to those of its epoch; of a skipped step only that it was one."""
+def _add_step(sums: dict[str, float], result: StepResult, rate: float) -> None:
+    """Add a step's figures to the sums of its epoch. A skipped step only counts as skipped."""
     figures = {"skipped": 1.0}
     if not result.is_skipped:
         losses = {f"train/{name}": value for name, value in {"loss": result.loss, **result.losses}.items()}
@@ -271,8 +292,8 @@ def _add_up(sums: dict[str, float], result: StepResult, rate: float) -> None:
     sums["train/lr"] = rate
 
 
-def _means(sums: dict[str, float]) -> dict[str, float]:
-    """An epoch's figures from those of its steps."""
+def _average(sums: dict[str, float]) -> dict[str, float]:
+    """Compute an epoch's figures from the sums over its steps."""
     steps, skipped = sums.get("steps", 0.0), sums.get("skipped", 0.0)
     latest = ("train/gradient_norm", "train/lr")
     figures = {
@@ -283,29 +304,29 @@ def _means(sums: dict[str, float]) -> dict[str, float]:
     return figures | ({"train/skipped_steps": skipped} if skipped else {})
 
 
-def _is_validated(run: Run, epoch: int) -> bool:
+def _is_validation_due(run: Run, epoch: int) -> bool:
     return epoch % run.config.epoch_val == 0 or epoch == run.config.epochs
 
 
-def _measure(run: Run, epoch: int, watch: Watch | None) -> tuple[Scores | None, dict[str, float]]:
-    """Validate and write checkpoints where an epoch asks for that, with the averaged weights."""
-    config, scores, figures = run.config, None, dict[str, float]()
+def _validate_and_save(run: Run, epoch: int, history: HistoryWriter | None) -> tuple[Metrics | None, dict[str, float]]:
+    """Validate and write checkpoints if they are due after this epoch. Uses the averaged weights."""
+    config, metrics, figures = run.config, None, dict[str, float]()
     with run.learner.averaged():
-        if _is_validated(run, epoch):
+        if _is_validation_due(run, epoch):
             with run.clock.timing("validation"):
-                scores = _validate(run, epoch, watch)
+                metrics = _validate(run, epoch, history)
             names = run.data.manifest.taxonomy.names
-            figures = {"val/mIoU": scores.mean_iou or 0.0, "val/accuracy": scores.accuracy or 0.0}
-            rows = zip(names, scores.classes, strict=True)
+            figures = {"val/mIoU": metrics.mean_iou or 0.0, "val/accuracy": metrics.accuracy or 0.0}
+            rows = zip(names, metrics.classes, strict=True)
             figures |= {f"val_iou/{name}": row.iou for name, row in rows if row.iou is not None}
         if config.epoch_save and epoch % config.epoch_save == 0:
-            run.write(run.output / f"model_epoch_{epoch}.pth", epoch, scores)
-            run.forget(epoch)
-    return scores, figures
+            run.write_checkpoint(run.output / f"model_epoch_{epoch}.pth", epoch, metrics)
+            run.remove_old_checkpoints(epoch)
+    return metrics, figures
 
 
-def _validate(run: Run, epoch: int, watch: Watch | None) -> Scores:
-    """Measure, and keep the model if it is the best so far."""
+def _validate(run: Run, epoch: int, history: HistoryWriter | None) -> Metrics:
+    """Validate, and write the model if it is the best so far."""
     config, progress = run.config, run.progress
     matrix = validate(
         run.learner.model,
@@ -315,15 +336,15 @@ def _validate(run: Run, epoch: int, watch: Watch | None) -> Scores:
         classes=len(run.data.manifest.taxonomy),
         precision=config.training_settings.precision,
         workers=config.training_settings.workers,
-        hidden=run.data.hidden,
-        show=partial(watch.show, epoch, taxonomy=run.data.manifest.taxonomy) if watch is not None else None,
+        hidden_class=run.data.hidden_class,
+        show=partial(history.write_images, epoch, taxonomy=run.data.manifest.taxonomy) if history is not None else None,
     )
-    scores = score(matrix)
+    metrics = compute_metrics(matrix)
     progress.stale_validations += 1
-    if (scores.mean_iou or 0.0) > progress.mean_iou:
-        progress.best_epoch, progress.mean_iou = epoch, scores.mean_iou or 0.0
-        progress.accuracy, progress.stale_validations = scores.accuracy or 0.0, 0
-        run.write(run.output / BEST, epoch, scores)
+    if (metrics.mean_iou or 0.0) > progress.mean_iou:
+        progress.best_epoch, progress.mean_iou = epoch, metrics.mean_iou or 0.0
+        progress.accuracy, progress.stale_validations = metrics.accuracy or 0.0, 0
+        run.write_checkpoint(run.output / BEST, epoch, metrics)
     if config.training_settings.save_every is None:
-        run.write(run.output / LAST, epoch, scores)
-    return scores
+        run.write_checkpoint(run.output / LAST, epoch, metrics)
+    return metrics

@@ -1,4 +1,4 @@
-"""Record where a run's model comes from: data, configuration, versions, date."""
+"""Record the origin of a run's model: data, configuration, versions and date."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ _LIBRARIES = ("torch", "numpy", "rasterio")
 
 
 def find_provenance(config: RunConfig, data: TrainingData) -> Provenance:
-    """Describe a run's data by the names and sizes of its tiles; contents are not read for this."""
+    """Describe a run. Its data are identified by the names and sizes of the tiles; contents are not read."""
     splits = {"train": data.training, "val": data.validation}
     files = [path for split in splits.values() for pair in split.pairs for path in pair]
     listing = "\n".join(f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in files)

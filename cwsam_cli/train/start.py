@@ -1,4 +1,7 @@
-"""Where a run's weights come from: nowhere, somebody's checkpoint, or the run itself; for any number of processes."""
+"""Build the model and optimizer of a run: new, from a checkpoint, or from the run's own saved state.
+
+Works for any number of processes.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,67 +16,67 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.dataset.manifest import Band
-from cwsam_cli.distributed.parallelize import checkpoint_activations, fill, shard, sharded_like
+from cwsam_cli.distributed.parallelize import assign_weights, checkpoint_activations, shard, sharded_like
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.learning.learner import Learner
 from cwsam_cli.learning.optim import build_optimizer, local_shards
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.model.weights import LoadReport, Source, make_weights, named_tensors, rgb_bands
+from cwsam_cli.model.weights import LoadReport, PretrainedWeights, make_weights, named_tensors, rgb_bands
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.train.optimizer_state import optimizer_tensors, restore_optimizer
-from cwsam_cli.train.state import PlainState, StateWriter, model_tensors, read_index, read_plain, read_tensors
+from cwsam_cli.train.state import StateRecord, StateWriter, model_tensors, read_index, read_record, read_tensors
 
 _FILTERS = "image_encoder.patch_embed.proj.weight"
 
 
-def start(
+def build_learner(
     config: RunConfig,
     arch: Architecture,
     world: World,
-    source: Source | None,
+    source: PretrainedWeights | None,
     *,
     band_names: Sequence[str],
     class_names: Sequence[str],
 ) -> tuple[Learner, LoadReport]:
-    """A model with its optimizer, shared out where there are several processes.
+    """Build a model and its optimizer, sharded if there are several processes.
 
-    The model is built on the meta device; its tensors come one at a time, from the first
-    process.
+    The model is built on the meta device. The first process makes the tensors one at a time and
+    sends the other processes theirs.
 
     Args:
-        config: the run.
-        arch: the model's shape.
-        world: this process among all.
-        source: weights to begin with, None for none; only the first process's counts.
-        band_names: of the images.
-        class_names: of the class table.
+        config: configuration of the run.
+        arch: architecture of the model.
+        world: the processes of the run.
+        source: pretrained weights, or None to start from random weights. Only the first process uses it.
+        band_names: bands of the images.
+        class_names: classes of the class table.
 
     Returns:
-        The learner, and what became of the source's tensors (in the first process).
+        The learner, and a report of every tensor (filled in the first process only).
     """
-    learner = _empty(config, arch, world, band_names)
+    learner = _allocate_learner(config, arch, world, band_names)
     report = LoadReport()
     with torch.device("meta"):
         names: Iterator[tuple[str, Tensor]] = named_tensors(ClassWiseSam(arch))
     if world.is_main:
         names = make_weights(
             arch,
-            source or Source({}),
+            source or PretrainedWeights({}),
             report,
             band_names=band_names,
             class_names=class_names,
             upcycle=config.model.args.upcycle,
             seed=config.training_settings.seed,
         )
-    for _ in fill(learner.model, names, world.device):
+    for _ in assign_weights(learner.model, names, world.device):
         world.beat()
     return learner, report
 
 
-def _empty(config: RunConfig, arch: Architecture, world: World, band_names: Sequence[str]) -> Learner:
-    """A learner whose weights are laid out, but not yet given."""
+def _allocate_learner(config: RunConfig, arch: Architecture, world: World, band_names: Sequence[str]) -> Learner:
+    """Build a learner whose weights are allocated but undefined."""
     settings = config.training_settings
     with torch.device("meta"):
         model = ClassWiseSam(arch)
@@ -90,7 +93,7 @@ def _empty(config: RunConfig, arch: Architecture, world: World, band_names: Sequ
             accumulates=settings.grad_accum_steps > 1,
         )
     model.to_empty(device="cpu" if offload else world.device)
-    for buffer in model.buffers():  # are not offloaded
+    for buffer in model.buffers():  # FSDP does not offload buffers
         buffer.data = buffer.data.to(world.device)
     for block in model.image_encoder.blocks:
         block.register_forward_pre_hook(lambda *_: world.beat())
@@ -106,118 +109,125 @@ def _empty(config: RunConfig, arch: Architecture, world: World, band_names: Sequ
     return Learner(model, shards, optimizer, scaler, frozen_bands=frozen)
 
 
-def remember(
+def save_state(
     writer: StateWriter,
     config: RunConfig,
     learner: Learner,
     world: World,
     *,
-    here: dict[str, Any],
+    identity: dict[str, Any],
     progress: Mapping[str, Any],
 ) -> None:
-    """Begin to write a run's complete state.
+    """Start to write the complete state of a run. All processes call this.
 
     Args:
-        writer: of the run's states.
-        config: the run.
-        learner: all that learns.
-        world: all processes call this.
-        here: the run's `identity`.
-        progress: how far it is; JSON.
+        writer: writes the states of the run.
+        config: configuration of the run.
+        learner: model, optimizer and averages.
+        world: the processes of the run.
+        identity: `run_identity` of the run.
+        progress: progress of the run, as JSON values.
 
     Raises:
-        MachineError: the state before could not be written whole.
+        MachineError: the previous state could not be written completely.
     """
     parameters = dict(learner.model.named_parameters())
     averages = {f"average/{name}": sharded_like(parameters[name], value) for name, value in learner.average.items()}
     tensors, optimizer = optimizer_tensors(learner.model, learner.shards, learner.optimizer, world)
-    plain = PlainState(
+    record = StateRecord(
         processes=world.size,
-        identity=here | {"optimizer": config.optimizer.name},
+        identity=identity | {"optimizer": config.optimizer.name},
         progress=dict(progress),
         optimizer=optimizer,
         average=list(averages),
         averaged_steps=learner.averaged_steps,
         scaler=learner.scaler.state_dict() if learner.scaler else None,
     )
-    writer.write(model_tensors(learner.model) | tensors | averages, plain)
+    writer.write(model_tensors(learner.model) | tensors | averages, record)
 
 
-def go_on(
+def restore_learner(
     folder: Path,
     config: RunConfig,
     arch: Architecture,
     world: World,
     *,
     band_names: Sequence[str],
-    here: dict[str, Any],
-) -> tuple[Learner, PlainState]:
-    """A learner from a run's complete state, and what else `remember` kept.
+    identity: dict[str, Any],
+) -> tuple[Learner, StateRecord]:
+    """Restore a learner from the complete state of a run.
 
     Args:
-        folder: of the state.
-        config: the run.
-        arch: the model's shape.
-        world: this process among all; their number may have changed.
-        band_names: of the images.
-        here: the run's `identity`.
+        folder: folder of the state.
+        config: configuration of the run.
+        arch: architecture of the model.
+        world: the processes of the run. Their number may differ from when the state was saved.
+        band_names: bands of the images.
+        identity: `run_identity` of the run.
+
+    Returns:
+        The learner, and the content of `state.json`.
 
     Raises:
-        CheckpointError: the state is damaged, or of another run.
+        CheckpointError: the state is damaged, or belongs to another run.
     """
-    plain = read_plain(folder)
-    refuse_other(folder, plain.identity, here | {"optimizer": config.optimizer.name})
+    record = read_record(folder)
+    refuse_mismatch(folder, record.identity, identity | {"optimizer": config.optimizer.name})
     index = read_index(folder)
-    learner = _empty(config, arch, world, band_names)
-    names = [place.removeprefix("average/") for place in plain.average]
-    unknown = {*names, *plain.optimizer.steps} - learner.shards.keys()
+    learner = _allocate_learner(config, arch, world, band_names)
+    names = [place.removeprefix("average/") for place in record.average]
+    unknown = {*names, *record.optimizer.steps} - learner.shards.keys()
     if unknown:
         raise CheckpointError(
-            f"`{folder}` is damaged: it speaks of `{min(unknown)}`, which the model does not have",
-            hint="go on from a checkpoint: --set resume=best",
+            f"`{folder}` is damaged: it names the weight `{min(unknown)}`, which the model does not have",
+            hint="continue from the best checkpoint: --set resume=best",
         )
     read_tensors(folder, model_tensors(learner.model), index)
-    restore_optimizer(folder, index, plain, learner.model, learner.shards, learner.optimizer, world)
+    restore_optimizer(folder, index, record, learner.model, learner.shards, learner.optimizer, world)
     if config.training_settings.ema is not None:
         learner.average = {name: torch.zeros_like(learner.shards[name], requires_grad=False) for name in names}
-        learner.averaged_steps = plain.averaged_steps
+        learner.averaged_steps = record.averaged_steps
     parameters = dict(learner.model.named_parameters())
     averages = {f"average/{name}": sharded_like(parameters[name], value) for name, value in learner.average.items()}
     read_tensors(folder, averages, index)
-    if learner.scaler is not None and plain.scaler:
-        learner.scaler.load_state_dict(plain.scaler)
-    return learner, plain
+    if learner.scaler is not None and record.scaler:
+        learner.scaler.load_state_dict(record.scaler)
+    return learner, record
 
 
-def refuse_other(where: Path, kept: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Compare what a checkpoint was made for with what is asked for.
+def refuse_mismatch(path: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Stop if a checkpoint was made for another architecture, class table or bands than this run.
 
     Args:
-        where: the checkpoint.
-        kept: its architecture, classes, bands …, by name.
-        here: the same of this run.
+        path: path of the checkpoint.
+        saved: `run_identity` of the checkpoint.
+        current: `run_identity` of this run.
 
     Raises:
-        CheckpointError: names the first differences.
+        CheckpointError: they differ. The message names the first three differences.
     """
-    apart = [(key, _first_difference(kept[key], here[key])) for key in here if key in kept and kept[key] != here[key]]
-    if apart:
-        told = [f"{key} {there} there, {asked} here" for key, (there, asked) in apart[:3]]
+    different = [
+        (key, _first_difference(saved[key], current[key]))
+        for key in current
+        if key in saved and saved[key] != current[key]
+    ]
+    if different:
+        differences = [f"{key} was {before}, is now {now}" for key, (before, now) in different[:3]]
         raise CheckpointError(
-            f"`{where}` is of another run: {'; '.join(told)}",
-            hint="go on with the configuration and the dataset that it began with",
+            f"`{path}` belongs to another run: {'; '.join(differences)}",
+            hint="resume with the configuration and the dataset that the run started with",
         )
 
 
-def _first_difference(there: Any, here: Any) -> tuple[Any, Any]:
-    """Two values that differ; of lists, the first two items that do."""
-    if isinstance(there, list) and isinstance(here, list):
-        return next(pair for pair in zip_longest(there, here, fillvalue="nothing") if pair[0] != pair[1])
-    return there, here
+def _first_difference(saved: Any, current: Any) -> tuple[Any, Any]:
+    """Return the two values, or for lists the first two items that differ."""
+    if isinstance(saved, list) and isinstance(current, list):
+        return next(pair for pair in zip_longest(saved, current, fillvalue="nothing") if pair[0] != pair[1])
+    return saved, current
 
 
-def identity(arch: Architecture, taxonomy: Taxonomy, bands: Sequence[Band]) -> dict[str, Any]:
-    """What must not change when a run goes on; plain values."""
+def run_identity(arch: Architecture, taxonomy: Taxonomy, bands: Sequence[Band]) -> dict[str, Any]:
+    """List the settings that must not change when a run resumes, as JSON values."""
     shape = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(arch).items()}
     classes = [f"{entry.code} {entry.name}" for entry in taxonomy.classes]
     return shape | {"classes": classes, "bands": [f"{band.name} ({band.mean:.9g} ± {band.std:.9g})" for band in bands]}

@@ -1,9 +1,9 @@
-"""The complete state of a run on disk, from which it goes on as if it had not been interrupted.
+"""Save the complete state of a run on disk, so that it resumes as if it had never stopped.
 
-Tensors lie in torch's distributed checkpoint format, each process writing its own shards, so
-that another number of processes can read them. Everything else stands in `state.json`:
-nothing that is read here can run code. Random numbers need no state: those of a step follow
-from the seed, the step and the process.
+Tensors are in torch's distributed checkpoint format. Each process writes its own shards, and
+another number of processes can read them. Everything else is in `state.json`. Reading a state
+never runs code from it. Random numbers need no state, because those of a step follow from the
+seed, the step and the process.
 """
 
 import dataclasses
@@ -34,42 +34,42 @@ from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError, ConfigError, MachineError
 
 VERSION = 1
-_PLAIN = "state.json"
+_RECORD = "state.json"
 _NOTABLE_S = 5.0
-"""A save that takes longer is told."""
+"""Saves that take longer than this are logged at level INFO."""
 
 Tensors = dict[str, Tensor]
-"""By name."""
+"""Tensors by name."""
 Shapes = dict[str, tuple[torch.Size, torch.dtype]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerFacts:
-    """What an optimizer knows beside tensors, by weight."""
+class OptimizerRecord:
+    """State of an optimizer that is not a tensor, by name of the weight."""
 
     steps: dict[str, int]
-    """Steps taken."""
+    """Number of steps taken."""
     cut: dict[str, int]
-    """Dimension along which processes share the weight out."""
+    """Dimension along which the weight is sharded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlainState:
-    """What `state.json` says: all of a state but the tensors."""
+class StateRecord:
+    """Content of `state.json`: everything of a state except its tensors."""
 
     version: int = VERSION
     processes: int
-    """That wrote the state."""
+    """Number of processes that wrote the state."""
     identity: dict[str, Any]
-    """What must not change when the run goes on."""
+    """Settings that must not change when the run resumes."""
     progress: dict[str, Any]
-    """How far the run is."""
-    optimizer: OptimizerFacts
+    """How far the run is; fields of `train.run.Progress`."""
+    optimizer: OptimizerRecord
     average: list[str]
-    """Names of the tensors that are averages of weights."""
+    """Names of the tensors that are moving averages of weights."""
     averaged_steps: int
     scaler: dict[str, Any] | None
-    """Of the loss, with fp16."""
+    """State of the loss scaler with fp16, otherwise None."""
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
@@ -77,33 +77,34 @@ class PlainState:
 
 
 class StateWriter:
-    """Writes a run's state while the run goes on; an older state stands until the new one is whole.
+    """Writer that saves a run's state in the background; the older state stays until the new one is complete.
 
-    Tensors are copied to the host's memory first, so a process needs room there for its own part of the state.
+    Tensors are first copied to host memory. Each process therefore needs free host memory for its
+    own part of the state.
 
     Args:
-        folder: of the state.
-        world: all processes make one, and call its methods together.
+        folder: folder of the state.
+        world: the processes of the run. Each of them makes a writer, and all call its methods together.
     """
 
     def __init__(self, folder: Path, world: World) -> None:
         self._folder, self._world = folder, world
         self._part = folder.with_name(f"{folder.name}.part")
-        self._group = new_group(backend="gloo") if world.size > 1 else None  # training's own is busy meanwhile
+        self._group = new_group(backend="gloo") if world.size > 1 else None  # training uses the default group meanwhile
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._latest: Future[None] | None = None
         self.longest_s = 0.0
-        """Seconds that the slowest of the states took."""
+        """Duration of the slowest save so far, in seconds."""
 
-    def write(self, tensors: Tensors, plain: PlainState) -> None:
-        """Begin to write a state, once the one before is whole.
+    def write(self, tensors: Tensors, record: StateRecord) -> None:
+        """Wait for the previous state, then start to write a new one.
 
         Args:
-            tensors: by name; sharded ones are written by all processes.
-            plain: all else.
+            tensors: tensors by name. All processes write their shards.
+            record: everything else.
 
         Raises:
-            MachineError: the state before could not be written whole.
+            MachineError: the previous state could not be written completely.
         """
         self.wait()
         began, world = time.monotonic(), self._world
@@ -111,36 +112,36 @@ class StateWriter:
             shutil.rmtree(self._part, ignore_errors=True)
             self._part.mkdir(parents=True)
         world.barrier()
-        text = json.dumps(dataclasses.asdict(plain))
-        with world.unwatched():
+        text = json.dumps(dataclasses.asdict(record))
+        with world.pause_watchdog():
             staged: Any = DefaultStager(StagingOptions(False, False, False, False)).stage(tensors)
         self._latest = self._thread.submit(self._save, staged, text, began, waited=time.monotonic() - began)
 
     def wait(self) -> None:
-        """Wait until the latest state is whole.
+        """Wait until the latest state is complete.
 
         Raises:
-            MachineError: it could not be written whole.
+            MachineError: it could not be written completely.
         """
         if self._latest is None:
             return
         latest, self._latest = self._latest, None
         try:
-            with self._world.unwatched():
+            with self._world.pause_watchdog():
                 latest.result()
         except (Exception, CheckpointException) as error:
             raise MachineError(
-                f"`{self._folder}` could not be written whole: {_told(error)}", hint="is the disk full?"
+                f"`{self._folder}` could not be written completely: {_first_line(error)}", hint="is the disk full?"
             ) from None
         self._world.barrier()
 
     def finish_alone(self) -> None:
-        """Let a state that is being written become whole after a failure, where no other process is needed."""
+        """Finish writing the state after a failure, if there is only one process."""
         if self._latest is not None and self._world.size == 1:
             wait([self._latest])
 
     def _save(self, tensors: Tensors, text: str, began: float, *, waited: float) -> None:
-        with warnings.catch_warnings():  # torch says that one process is one process
+        with warnings.catch_warnings():  # torch warns that there is only one process
             warnings.simplefilter("ignore", UserWarning)
             dcp.save(
                 tensors,
@@ -154,16 +155,16 @@ class StateWriter:
         self.longest_s = max(self.longest_s, took)
         log.log(
             logging.INFO if took > _NOTABLE_S else logging.DEBUG,
-            "state saved in %.1f s, for %.1f s of which training stood still",
+            "state saved in %.1f s; training waited for %.1f s of it",
             took,
             waited,
         )
 
     def _put_in_place(self, text: str) -> None:
-        with (self._part / _PLAIN).open("w", encoding="utf-8") as file:
+        with (self._part / _RECORD).open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())  # before the older state goes
+            os.fsync(file.fileno())  # must be on disk before the older state is removed
         old = self._folder.with_name(f"{self._folder.name}.old")
         if self._folder.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -173,49 +174,54 @@ class StateWriter:
 
 
 def find_state(folder: Path) -> Path | None:
-    """Where a state is, if there is one: an older one too, if the run ended while it was replaced."""
+    """Find the folder of a saved state. It is `<folder>.old` if the run stopped while replacing the state."""
     for place in (folder, folder.with_name(f"{folder.name}.old")):
-        if (place / _PLAIN).is_file():
+        if (place / _RECORD).is_file():
             return place
     return None
 
 
-def read_plain(folder: Path) -> PlainState:
+def read_record(folder: Path) -> StateRecord:
     """Read `state.json`.
 
     Raises:
-        CheckpointError: it is damaged, or of another version.
+        CheckpointError: it is damaged, or has another version.
     """
-    path = folder / _PLAIN
+    path = folder / _RECORD
     try:
-        return validate(PlainState, json.loads(path.read_text(encoding="utf-8")), str(path))
+        return validate(StateRecord, json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(
-            f"`{path}` cannot be read: {error}", hint="go on from a checkpoint: --set resume=best"
+            f"`{path}` cannot be read: {error}", hint="continue from the best checkpoint: --set resume=best"
         ) from None
 
 
 def read_index(folder: Path) -> Metadata:
-    """What tensors a state holds, and where; for a large model this takes seconds.
+    """Read the names, shapes and places of a state's tensors. For a large model this takes seconds.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: the index is damaged.
     """
     try:
         with (folder / ".metadata").open("rb") as file:
             index = _Unpickler(file).load()
         if not isinstance(index, Metadata):
             raise pickle.UnpicklingError(f"its index is a {type(index).__name__}")
-    except Exception as error:  # unpickling raises whatever it likes
+    except Exception as error:  # unpickling can raise any exception
         raise _damaged(folder, error) from None
     return index
 
 
 def read_tensors(folder: Path, tensors: Tensors, index: Metadata) -> None:
-    """Fill tensors, sharded or not, from a state; each process reads its own.
+    """Read tensors from a state in place. Each process reads its own shards.
+
+    Args:
+        folder: folder of the state.
+        tensors: tensors to overwrite, by name; sharded or plain.
+        index: result of `read_index`.
 
     Raises:
-        CheckpointError: the state is damaged, or a tensor is missing or of another shape.
+        CheckpointError: the state is damaged, or a tensor is missing or has another shape.
     """
     if not tensors:
         return
@@ -229,16 +235,16 @@ def read_tensors(folder: Path, tensors: Tensors, index: Metadata) -> None:
 
 def _damaged(folder: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(
-        f"`{folder}` is damaged or of another model: {_told(error)}",
-        hint="go on from a checkpoint: --set resume=best",
+        f"`{folder}` is damaged or belongs to another model: {_first_line(error)}",
+        hint="continue from the best checkpoint: --set resume=best",
     )
 
 
-def _told(error: BaseException) -> str:
-    """What went wrong, in a line; torch wraps what did in each process.
+def _first_line(error: BaseException) -> str:
+    """Return the first line of an error. torch wraps the errors of all processes in one.
 
     Raises:
-        KeyboardInterrupt: that did.
+        KeyboardInterrupt: the wrapped error is a KeyboardInterrupt.
     """
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
@@ -248,13 +254,13 @@ def _told(error: BaseException) -> str:
 
 
 def model_tensors(model: nn.Module) -> Tensors:
-    """A model's weights and buffers, as they are named in a state."""
+    """Collect a model's weights and buffers under their names in a state."""
     own = (*model.named_parameters(), *model.named_buffers())
     return {f"model/{name}": tensor.detach() for name, tensor in own}
 
 
 def shapes(index: Metadata) -> Shapes:
-    """Shape and number format of every tensor of a state."""
+    """Return the shape and dtype of every tensor of a state."""
     return {
         name: (entry.size, entry.properties.dtype)
         for name, entry in index.state_dict_metadata.items()
@@ -263,29 +269,29 @@ def shapes(index: Metadata) -> Shapes:
 
 
 class _Reader(FileSystemReader):
-    """Reads tensors by an index that was read before; torch's own reads it at every call, and runs what it says."""
+    """Reader that uses an index read before. torch's own reader unpickles it at every call, and may run its code."""
 
     def __init__(self, folder: Path, index: Metadata) -> None:
         super().__init__(folder)
         self._index = index
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The index of the tensors."""
+        """Return the index read before."""
         if self._index.storage_meta is not None:
             self._index.storage_meta.load_id = self.load_id
         return self._index
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the few plain classes that an index is made of."""
+    """Unpickler that allows only the few plain classes of an index."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """One of the allowed classes."""
+        """Return an allowed class, or raise UnpicklingError."""
         if module.startswith("pathlib") and name.endswith("Path"):
-            return PurePath  # where the state was written, perhaps on another system
+            return PurePath  # the state may come from another operating system
         if (module, name) in _ALLOWED or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"its index names {module}.{name}, which no state needs")
+        raise pickle.UnpicklingError(f"its index names {module}.{name}, which a state never contains")
 
 
 _ALLOWED = {

@@ -7,7 +7,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from cwsam_cli.raster.grid import Grid, geodesic
-from cwsam_cli.raster.ground import Lattice, lattice
+from cwsam_cli.raster.ground import MetricField, metric_field
 from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.compiled import allocating, compiled
 from cwsam_cli.vectorize.polygonize import Regions
@@ -30,7 +30,7 @@ def pixel_areas(grid: Grid, top: int, rows: int) -> Floats:
         bands = np.array([_authalic(latitude, geod.a, geod.es) for latitude in latitudes])
         return np.abs(np.diff(bands) * np.radians(t.a))[:, None]
     if grid.plane is not None and not grid.keeps_areas:
-        return lattice(grid.plane).areas(top, rows, grid.width).astype(np.float64)
+        return metric_field(grid.plane).areas(top, rows, grid.width).astype(np.float64)
     return np.full((rows, 1), grid.pixel_area_m2 or abs(grid.transform.determinant))
 
 
@@ -64,13 +64,13 @@ def measure_regions(regions: Regions, grid: Grid, pixels_m2: Floats | None = Non
     t, unit = grid.transform, grid.unit_m or 1.0
     areas, perimeters = _measure_plane(regions.xy, rings, polygons, t.a * unit, t.b * unit, t.d * unit, t.e * unit)
     if grid.plane is not None and not grid.keeps_lengths:
-        perimeters = _ground_perimeters(regions, lattice(grid.plane))
+        perimeters = _ground_perimeters(regions, metric_field(grid.plane))
     if pixels_m2 is not None:
         return areas * pixels_m2 / regions.pixels, perimeters
     return areas * abs(t.determinant) * unit**2, perimeters
 
 
-def _ground_perimeters(regions: Regions, found: Lattice) -> Floats:
+def _ground_perimeters(regions: Regions, found: MetricField) -> Floats:
     if not len(regions):
         return np.zeros(0)
     dense = densify(regions)

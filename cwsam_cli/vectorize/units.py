@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cwsam_cli.errors import UsageError
 from cwsam_cli.raster.grid import Grid, geodesic
-from cwsam_cli.raster.ground import area_of, lattice
+from cwsam_cli.raster.ground import area_of, metric_field
 from cwsam_cli.vectorize.clusters import Int64
 from cwsam_cli.vectorize.measure import pixel_areas
 from cwsam_cli.vectorize.sieve import Weights
@@ -47,7 +47,7 @@ def metres_a_step(grid: Grid) -> NDArray[np.float64]:
     Where the pixels of a line differ, these are the longest steps of the line.
     """
     if grid.plane is not None and not grid.keeps_lengths:
-        found = lattice(grid.plane)
+        found = metric_field(grid.plane)
         e, f, g = np.moveaxis(found.forms, 2, 0)
         across = np.sqrt(e)
         steps = np.stack([across, f / across, np.zeros_like(e), np.sqrt(g - f**2 / e)], axis=2)
@@ -85,7 +85,7 @@ def sieve_weights(grid: Grid, size: float, in_pixels: bool) -> tuple[Weights, in
     edges = np.round(across * scale).astype(np.int64), np.round(down[:-1] * scale).astype(np.int64)
     pixel = grid.pixel_area_m2
     if not in_pixels and pixel is None and grid.plane is not None:
-        sizes = PixelSizes(grid, float(area_of(lattice(grid.plane).forms).max()) / _EDGE)
+        sizes = PixelSizes(grid, float(area_of(metric_field(grid.plane).forms).max()) / _EDGE)
         return Weights(sizes, *edges), int(np.ceil(size / sizes.unit))
     if in_pixels or pixel is not None:
         minimum = int(np.ceil(size / (1.0 if in_pixels else pixel or 1.0) * (1 - 1e-12)))

@@ -16,7 +16,7 @@ from pathlib import Path
 from cwsam_cli.assess.pipeline import evaluate
 from cwsam_cli.config.load import load_config
 from cwsam_cli.demo.pipeline import _example
-from cwsam_cli.metrics.confusion import constant_matrix, score
+from cwsam_cli.metrics.confusion import compute_metrics, constant_matrix
 from cwsam_cli.tile.pipeline import tile_scenes
 from cwsam_cli.train.pipeline import train
 from cwsam_cli.train.run import BEST
@@ -35,7 +35,7 @@ def run(
     train(load_config("tiny", settings, data=dataset), folder)
     seconds = time.process_time() - start
     found = evaluate(folder / BEST, dataset)
-    return found.scores.accuracy or 0, found.scores.mean_iou or 0, int((found.matrix.sum(axis=0) > 0).sum()), seconds
+    return found.metrics.accuracy or 0, found.metrics.mean_iou or 0, int((found.matrix.sum(axis=0) > 0).sum()), seconds
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
                 values = [row[column] for row in rows]
                 print(f"{name}: {what} {statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}", flush=True)
         found = evaluate(Path(temporary) / "dense MLPs0" / "model_epoch_best.pth", dataset)
-        constant = score(constant_matrix(found.matrix, int(found.matrix.sum(axis=1).argmax())))
+        constant = compute_metrics(constant_matrix(found.matrix, int(found.matrix.sum(axis=1).argmax())))
         print(f"always the largest class: accuracy {constant.accuracy:.3f}, mIoU {constant.mean_iou:.3f}")
         shuffled = Path(temporary) / "shuffled"
         shutil.copytree(dataset, shuffled)

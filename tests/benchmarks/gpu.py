@@ -25,8 +25,8 @@ from cwsam_cli.learning.stages import learning_names
 from cwsam_cli.model.encoder import MLP, ImageEncoder
 from cwsam_cli.model.experts import HierarchicalExperts
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.plan.fit import check_fit
-from cwsam_cli.train.start import start
+from cwsam_cli.plan.check import check_memory
+from cwsam_cli.train.start import build_learner
 
 DEVICE = torch.device("cuda")
 BANDS = ("red", "green", "blue")
@@ -122,7 +122,9 @@ def training(name: str, options: list[str]) -> None:
     arch = architecture(config.model, num_bands=3, num_classes=33)
     torch.cuda.empty_cache()
     began, world = time.perf_counter(), World(DEVICE)
-    learner, _ = start(config, arch, world, None, band_names=BANDS, class_names=[f"class {i}" for i in range(33)])
+    learner, _ = build_learner(
+        config, arch, world, None, band_names=BANDS, class_names=[f"class {i}" for i in range(33)]
+    )
     learning = learning_names(
         learner.shards, arch, from_checkpoint=True, frozen_base=arch.moe_num_expert_groups > 1, stage="finetune"
     )
@@ -156,7 +158,7 @@ def training(name: str, options: list[str]) -> None:
     torch.cuda.set_sync_debug_mode("default")
     syncs = sum("synchroniz" in str(warning.message) for warning in caught)
     try:
-        fit = check_fit(config, arch, {"finetune": learning}, gpus=1, gpu_memory=10**12)
+        fit = check_memory(config, arch, {"finetune": learning}, gpus=1, gpu_memory=10**12)
         figures |= {"planned_gb": round(fit.plan.gpu / 1e9, 2), "of_plan": round(peak / fit.plan.gpu, 3)}
     except Exception as error:  # another version of torch may name its inside otherwise
         figures["planned_gb"] = f"not computed: {error!r}"

@@ -19,12 +19,12 @@ from cwsam_cli.config.schema import TrainingSettings
 from cwsam_cli.distributed.parallelize import checkpoint_activations
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.loop import backward_passes
-from cwsam_cli.learning.losses import Whole
+from cwsam_cli.learning.losses import BatchTotals
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.plan.fit import Fit
-from cwsam_cli.plan.memory import plan_memory
-from cwsam_cli.plan.pipeline import plan
+from cwsam_cli.plan.check import MemoryCheck
+from cwsam_cli.plan.memory import estimate_memory
+from cwsam_cli.plan.pipeline import estimate_run
 
 CHECKPOINTED = "training_settings.activation_checkpointing=true"
 OFFLOADED = "fsdp_settings.cpu_offload=true"
@@ -33,8 +33,8 @@ FULL = "optimizer.name=adamw"
 
 def planned(name: str, gpus: int, memory_gb: int, *overrides: str) -> None:
     start = time.process_time()
-    fit = plan(load_config(name, overrides), gpus=gpus, gpu_memory=memory_gb * 10**9).memory
-    assert isinstance(fit, Fit)
+    fit = estimate_run(load_config(name, overrides), gpus=gpus, gpu_memory=memory_gb * 10**9).memory
+    assert isinstance(fit, MemoryCheck)
     needed = fit.plan
     shares = needed.parameters + needed.gradients + needed.optimizer
     options = ", ".join(
@@ -70,7 +70,7 @@ def measured(name: str, *, batch: int, checkpointed: bool) -> None:
     arch = architecture(config.model, num_bands=3, num_classes=33)
     model = ClassWiseSam(arch).train()
     learning = frozenset(parameter for parameter, _ in model.named_parameters())
-    imagined = plan_memory(config, arch, learning, gpus=1, device="cpu")
+    imagined = estimate_memory(config, arch, learning, gpus=1, device="cpu")
     expected = imagined.activations_recomputed if checkpointed else imagined.activations_kept
     if checkpointed:
         checkpoint_activations(model)
@@ -78,7 +78,11 @@ def measured(name: str, *, batch: int, checkpointed: bool) -> None:
         parameter.register_post_accumulate_grad_hook(let_go)
     image = torch.randn(batch, 3, arch.inp_size, arch.inp_size)
     label = torch.randint(33, (batch, arch.inp_size, arch.inp_size), dtype=torch.uint8)
-    args, settings, whole = config.model.args, TrainingSettings(), Whole(torch.ones(()), torch.ones(()), torch.ones(1))
+    args, settings, totals = (
+        config.model.args,
+        TrainingSettings(),
+        BatchTotals(torch.ones(()), torch.ones(()), torch.ones(1)),
+    )
     tracker = MemTracker()
     tracker.track_external(model)
     Path("/proc/self/clear_refs").write_text("5")  # the highest mark falls back to what is held
@@ -91,7 +95,7 @@ def measured(name: str, *, batch: int, checkpointed: bool) -> None:
             args=args,
             settings=settings,
             weights=torch.ones(33),
-            whole=whole,
+            totals=totals,
         )
     grown = resident()[1] - before
     held = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.futures import Future
 
 from cwsam_cli.config.load import load_config
-from cwsam_cli.learning.optim import FROM_8BIT
+from cwsam_cli.learning.optim import MIN_8BIT_VALUES
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.train.optimizer_state import BLOCK
@@ -40,7 +40,7 @@ def parts(name: str, shape: torch.Size) -> Iterator[tuple[str, torch.Size, torch
     """What each of the processes writes of a weight's two averages."""
     for rank, rows in enumerate(torch.empty(shape[0], device="meta").chunk(BEFORE)):
         own = torch.Size((len(rows), *shape[1:]))
-        coded = shape.numel() >= FROM_8BIT
+        coded = shape.numel() >= MIN_8BIT_VALUES
         for number in (1, 2):
             yield f"optimizer/{name}/state{number}/{rank}", own, torch.uint8 if coded else torch.float32
             if coded:

@@ -38,7 +38,7 @@ from cwsam_cli.dataset.manifest import RunningStats
 from cwsam_cli.dataset.transforms import augment, normalize
 from cwsam_cli.learning.losses import class_weights, loss_parts
 from cwsam_cli.learning.optim import build_optimizer, learning_rate, local_shards
-from cwsam_cli.metrics.confusion import confusion_matrix, score
+from cwsam_cli.metrics.confusion import compute_metrics, confusion_matrix
 from cwsam_cli.model.experts import collect_routing
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.routing import routing_loss
@@ -225,7 +225,7 @@ def train_network(
         spent += time.process_time() - start
         if spent >= budget * (checks + 1) / CHECKS:
             checks += 1
-            found = score(measure(partial(probabilities, average), scene, scene.split.val))
+            found = compute_metrics(measure(partial(probabilities, average), scene, scene.split.val))
             if (found.mean_iou or 0.0) > best["val_miou"]:
                 best = {"val_miou": found.mean_iou, "val_f1": found.mean_f1, "val_accuracy": found.accuracy}
                 best |= {"best_check": checks}
@@ -266,7 +266,7 @@ def train_forest(scene: Scene, *, seed: int, budget: float) -> tuple[ScoresOf, d
             forest.n_estimators += 1
             forest.fit(x, y, sample_weight=weights[y])
         scores_of = partial(forest_scores, forest, len(weights))
-        found = score(measure(scores_of, scene, scene.split.val))
+        found = compute_metrics(measure(scores_of, scene, scene.split.val))
         if (found.mean_iou or 0.0) > best["val_miou"]:
             best = {"val_miou": found.mean_iou, "trees": forest.n_estimators, "leaf": leaf, "pixels": kind}
             best_scores_of = scores_of
@@ -290,7 +290,7 @@ def run(model: str, place: str, data: Path, *, seed: int, budget: float) -> dict
     else:
         config = load_config("tiny", SETTINGS)
         scores_of, told = train_network(NETWORKS[model], config, scene, seed=seed, budget=budget)
-    found = score(measure(scores_of, scene, scene.split.test))
+    found = compute_metrics(measure(scores_of, scene, scene.split.test))
     figures = {"miou": found.mean_iou, "f1": found.mean_f1, "accuracy": found.accuracy}
     return {"model": model, "scene": place, "seed": seed, "budget": budget} | figures | told
 

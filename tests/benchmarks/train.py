@@ -30,10 +30,10 @@ from cwsam_cli.model.routing import routing_loss
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.tile.pipeline import tile_scenes
+from cwsam_cli.train.history import HISTORY, read_history
 from cwsam_cli.train.pipeline import train
-from cwsam_cli.train.start import start
+from cwsam_cli.train.start import build_learner
 from cwsam_cli.train.state import find_state, read_index, shapes
-from cwsam_cli.train.watch import HISTORY, read_history
 
 PAIRS = 12
 STEPS = 100
@@ -48,7 +48,7 @@ def overhead(dataset: Path) -> None:
     world = World(torch.device("cpu"))
     tiles = TileDataset(config.train_dataset.dataset.args, manifest.taxonomy, manifest.bands, arch.inp_size, train=True)
     batches = [step for epoch in range(9) for step in training_steps(tiles, 8, config.training_settings, epoch, world)]
-    learner, _ = start(config, arch, world, None, band_names=names, class_names=manifest.taxonomy.names)
+    learner, _ = build_learner(config, arch, world, None, band_names=names, class_names=manifest.taxonomy.names)
     plain = ClassWiseSam(arch)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-4)
 

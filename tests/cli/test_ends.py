@@ -66,7 +66,7 @@ def test_patience_ends_a_run_whose_score_no_longer_improves(
     result = cwsam(*command, "--json")
     told = json.loads(result.stdout)
     assert (told["end"], told["best_epoch"], told["epochs"]) == ("patience", 1, 3)
-    assert "no better mIoU in 2 validations" in result.stderr
+    assert "mIoU did not improve in 2 validations" in result.stderr
     again = json.loads(cwsam(*command, "--resume", "--json").stdout)
     assert (again["end"], again["epochs"]) == ("patience", 3)
 
@@ -85,7 +85,7 @@ def test_a_state_may_be_saved_every_few_steps_and_the_last_model_at_the_end_only
         saved.append(path.name)
         write(self, path, *more)
 
-    monkeypatch.setattr(runs.Run, "write", note)
+    monkeypatch.setattr(runs.Run, "write_checkpoint", note)
     cwsam(*command, *options("training_settings.save_every=5 steps"), "-o", "run")
     assert saved.count("model_epoch_last.pth") == 1
     assert saved[-1] == "model_epoch_last.pth"
@@ -120,6 +120,6 @@ def test_going_back_to_an_epoch_sets_the_best_of_later_ones_aside(
     assert told["best_epoch"] in (1, 2)
     first = next(row for row in history(folder) if row["epoch"] == 1)["val/mIoU"]
     assert told["mean_iou"] == pytest.approx(first, abs=0.02)
-    assert f"the best model so far is of epoch {best['epoch']}" in result.stderr
+    assert f"the best model so far is from epoch {best['epoch']}" in result.stderr
     assert load(folder / f"model_epoch_{best['epoch']}.pth")["metrics"] == best["metrics"]
     assert load(folder / "model_epoch_best.pth")["epoch"] == told["best_epoch"]

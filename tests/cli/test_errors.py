@@ -592,9 +592,9 @@ def test_a_run_goes_on_only_with_its_own_model(
 @pytest.mark.parametrize(
     ("change", "names"),
     [
-        ("model.args.encoder_mode.depth=2", "depth 1 there, 2 here"),
-        ("model.args.encoder_mode.decoder_mlp_dim=64", "decoder_mlp_dim 32 there, 64 here"),
-        ("optimizer.name=adamw8bit", "optimizer adamw there, adamw8bit here"),
+        ("model.args.encoder_mode.depth=2", "depth was 1, is now 2"),
+        ("model.args.encoder_mode.decoder_mlp_dim=64", "decoder_mlp_dim was 32, is now 64"),
+        ("optimizer.name=adamw8bit", "optimizer was adamw, is now adamw8bit"),
     ],
 )
 def test_what_differs_from_the_run_is_named(

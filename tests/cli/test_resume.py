@@ -32,8 +32,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, *, crash: bool = False
         if crash and len(taken) == step:
             raise KeyboardInterrupt  # as if killed: nothing is saved
         result = take(*arguments, **named)
-        requests = result.requests._replace(interrupt=result.requests.interrupt or len(taken) == step)
-        return dataclasses.replace(result, requests=requests)
+        status = result.status._replace(is_interrupted=result.status.is_interrupted or len(taken) == step)
+        return dataclasses.replace(result, status=status)
 
     monkeypatch.setattr(pipeline, "take_step", ask)
 
@@ -154,7 +154,7 @@ def test_a_run_that_was_killed_before_it_kept_anything_begins_anew(
         assert CliRunner().invoke(app, [str(word) for word in (*command, "-o", "broken")]).exit_code == 130
     assert not (tmp_path / "broken" / "last").exists()
     result = cwsam(*command, "-o", "broken", "--resume")
-    assert "begins anew" in result.stderr
+    assert "starting again from the beginning" in result.stderr
     assert same_weights(*(tmp_path / name / "model_epoch_last.pth" for name in ("whole", "broken")))
     assert [row["epoch"] for row in history(tmp_path / "broken")] == [1, 2]
 

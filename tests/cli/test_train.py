@@ -339,7 +339,7 @@ def test_out_of_memory_is_answered_with_what_needs_less_and_where_it_went(
     words = ("train", *small, "--data", run.dataset, "-o", tmp_path / "run")
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 6
-    assert "error: the memory of rank 0 (cpu) ran out in epoch 1" in result.stderr
+    assert "error: rank 0 (cpu) ran out of memory in epoch 1" in result.stderr
     assert "--set train_dataset.batch_size=4" in result.stderr
     assert "--set training_settings.activation_checkpointing=true" in result.stderr
     assert "activations, batch 8" in result.stderr

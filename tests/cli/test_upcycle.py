@@ -15,12 +15,12 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from cwsam_cli.checkpoints.checkpoint import load_checkpoint
-from cwsam_cli.checkpoints.source import open_source
+from cwsam_cli.checkpoints.pretrained import open_pretrained
 from cwsam_cli.config.load import load_config
 from cwsam_cli.main import app
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.model.weights import adopt
+from cwsam_cli.model.weights import load_pretrained
 
 Cwsam = Callable[..., Result]
 
@@ -53,9 +53,9 @@ def _adopted(source: Path, command: tuple[str, ...]) -> dict[str, Tensor]:
     config = load_config(command[1], list(command[3::2]))
     ours = load_checkpoint(source)
     arch = architecture(config.model, num_bands=len(ours.bands), num_classes=len(ours.taxonomy))
-    model, _ = adopt(
+    model, _ = load_pretrained(
         arch,
-        open_source(str(source)),
+        open_pretrained(str(source)),
         band_names=[band.name for band in ours.bands],
         class_names=ours.taxonomy.names,
         upcycle=config.model.args.upcycle,

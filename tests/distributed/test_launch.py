@@ -14,7 +14,7 @@ import pytest
 
 from cwsam_cli.distributed.cluster import Cluster, _first_host
 from cwsam_cli.distributed.launch import launch
-from cwsam_cli.distributed.watchdog import Sign, blame
+from cwsam_cli.distributed.watchdog import Heartbeat, find_culprits
 from cwsam_cli.errors import DataError, MachineError
 from tests.distributed import workers
 
@@ -113,12 +113,12 @@ def test_nothing_outlives_the_launcher(end: signal.Signals, tmp_path: Path) -> N
 
 
 def test_who_no_longer_publishes_has_stopped_who_is_behind_is_to_blame() -> None:
-    def signs(*pairs: tuple[int, int]) -> list[Sign]:
-        return [Sign(beats, serial, 10 + rank, "host") for rank, (beats, serial) in enumerate(pairs)]
+    def signs(*pairs: tuple[int, int]) -> list[Heartbeat]:
+        return [Heartbeat(beats, serial, 10 + rank, "host") for rank, (beats, serial) in enumerate(pairs)]
 
-    assert [rank for rank, _ in blame(signs((5, 1), (5, 1)), signs((5, 2), (5, 1)))] == [1]
-    assert [rank for rank, _ in blame(signs((5, 1), (4, 1)), signs((5, 2), (4, 2)))] == [1]
-    assert blame(signs((5, 1), (5, 1)), signs((5, 2), (5, 2))) == []
+    assert [rank for rank, _ in find_culprits(signs((5, 1), (5, 1)), signs((5, 2), (5, 1)))] == [1]
+    assert [rank for rank, _ in find_culprits(signs((5, 1), (4, 1)), signs((5, 2), (4, 2)))] == [1]
+    assert find_culprits(signs((5, 1), (5, 1)), signs((5, 2), (5, 2))) == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cwsam_cli.checkpoints.source import open_source
+from cwsam_cli.checkpoints.pretrained import open_pretrained
 from cwsam_cli.config.schema import (
     EncoderMode,
     FsdpSettings,
@@ -21,7 +21,7 @@ from cwsam_cli.config.schema import (
     RunConfig,
     TrainingSettings,
 )
-from cwsam_cli.distributed.parallelize import sharded_like, whole
+from cwsam_cli.distributed.parallelize import gather_tensor, sharded_like
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import DataError
 from cwsam_cli.learning.learner import Learner
@@ -29,7 +29,7 @@ from cwsam_cli.learning.loop import StepResult, take_step
 from cwsam_cli.learning.stages import learning_names
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.train.start import go_on, remember, start
+from cwsam_cli.train.start import build_learner, restore_learner, save_state
 from cwsam_cli.train.state import StateWriter
 
 
@@ -96,7 +96,7 @@ def count_until_asked(world: World, folder: str) -> int:
         world.beat()
         if count == 5 and world.is_main:
             open(os.path.join(folder, "running"), "w").close()
-        if world.total(torch.tensor(float(world.interruption.asked))):
+        if world.total(torch.tensor(float(world.interruption.is_requested))):
             raise KeyboardInterrupt
     return count
 
@@ -167,7 +167,7 @@ def begin(world: World, case: dict[str, Any]) -> tuple[RunConfig, Learner]:
     config = configuration(case)
     arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
     names = [f"band_{i}" for i in range(BANDS)]
-    learner, _ = start(config, arch, world, None, band_names=names, class_names=list("abcd"))
+    learner, _ = build_learner(config, arch, world, None, band_names=names, class_names=list("abcd"))
     frozen = case.get("frozen", "nothing")
     learner.learn({name for name in learner.shards if frozen not in name})
     if config.training_settings.ema is not None:
@@ -223,7 +223,7 @@ def _learn(world: World, case: dict[str, Any], processes: int) -> dict[str, Any]
         if len(losses) < STILL:
             gradients.append(
                 {
-                    name: whole(sharded_like(parameters[name], shard.grad), world.device).clone()
+                    name: gather_tensor(sharded_like(parameters[name], shard.grad), world.device).clone()
                     for name, shard in learner.shards.items()
                     if shard.grad is not None
                 }
@@ -285,7 +285,7 @@ def first_half(world: World, case: dict[str, Any], processes: int, folder: str) 
     for number in range(6):
         step(world, config, learner, number, processes, rate=1e-3)
     writer = StateWriter(Path(folder) / "last", world)
-    remember(writer, config, learner, world, here=_IDENTITY, progress={})
+    save_state(writer, config, learner, world, identity=_IDENTITY, progress={})
     writer.wait()
     return [step(world, config, learner, number, processes, rate=1e-4).loss for number in range(6, 12)]
 
@@ -295,7 +295,7 @@ def second_half(world: World, case: dict[str, Any], processes: int, folder: str)
     config = configuration(case)
     arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
     names = [f"band_{i}" for i in range(BANDS)]
-    learner, _ = go_on(Path(folder) / "last", config, arch, world, band_names=names, here=_IDENTITY)
+    learner, _ = restore_learner(Path(folder) / "last", config, arch, world, band_names=names, identity=_IDENTITY)
     return [step(world, config, learner, number, processes, rate=1e-4).loss for number in range(6, 12)]
 
 
@@ -315,7 +315,7 @@ def move_after_a_save(world: World, case: dict[str, Any], folder: str) -> float:
     for number in range(12):
         step(world, config, learner, number, world.size, rate=1e-3)
     writer = StateWriter(Path(folder) / "last", world)
-    remember(writer, config, learner, world, here=_IDENTITY, progress={})
+    save_state(writer, config, learner, world, identity=_IDENTITY, progress={})
     writer.wait()
     return _largest_move(world, config, learner, 12)
 
@@ -325,7 +325,7 @@ def move_after_a_resume(world: World, case: dict[str, Any], folder: str) -> floa
     config = configuration(case)
     arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
     names = [f"band_{i}" for i in range(BANDS)]
-    learner, _ = go_on(Path(folder) / "last", config, arch, world, band_names=names, here=_IDENTITY)
+    learner, _ = restore_learner(Path(folder) / "last", config, arch, world, band_names=names, identity=_IDENTITY)
     return _largest_move(world, config, learner, 12)
 
 
@@ -353,7 +353,7 @@ def _digest(world: World, learner: Learner) -> str:
     held = [sharded_like(parameters[name], value) for name, value in learner.average.items()]
     sha = hashlib.sha256()
     for tensor in [*parameters.values(), *held]:
-        sha.update(whole(tensor.detach(), world.device).contiguous().cpu().numpy().tobytes())
+        sha.update(gather_tensor(tensor.detach(), world.device).contiguous().cpu().numpy().tobytes())
     return sha.hexdigest()
 
 
@@ -368,7 +368,7 @@ def run_through(world: World, cases: dict[str, dict[str, Any]], folder: str) -> 
             learner.scaler.load_state_dict(learner.scaler.state_dict() | {"scale": 2.0**12})
         losses = _take_steps(world, case, learner, range(SAVED_AFTER))
         writer = StateWriter(Path(folder) / name / "last", world)
-        remember(writer, config, learner, world, here=_IDENTITY, progress={})
+        save_state(writer, config, learner, world, identity=_IDENTITY, progress={})
         writer.wait()
         losses += _take_steps(world, case, learner, range(SAVED_AFTER, STAGED_STEPS))
         results[name] = losses, _digest(world, learner)
@@ -383,7 +383,7 @@ def resume(world: World, cases: dict[str, dict[str, Any]], folder: str) -> dict[
         arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
         names = [f"band_{i}" for i in range(BANDS)]
         state = Path(folder) / name / "last"
-        learner, _ = go_on(state, config, arch, world, band_names=names, here=_IDENTITY)
+        learner, _ = restore_learner(state, config, arch, world, band_names=names, identity=_IDENTITY)
         losses = _take_steps(world, case, learner, range(SAVED_AFTER, STAGED_STEPS))
         results[name] = losses, _digest(world, learner)
     return results
@@ -393,7 +393,7 @@ def begun(world: World, path: str | None) -> dict[str, torch.Tensor]:
     """All tensors of a model that begins with nothing, or grows from a dense checkpoint's weights."""
     config = configuration({})
     arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
-    names, source = [f"band_{i}" for i in range(BANDS)], open_source(path) if path and world.is_main else None
-    learner, _ = start(config, arch, world, source, band_names=names, class_names=list("abcd"))
+    names, source = [f"band_{i}" for i in range(BANDS)], open_pretrained(path) if path and world.is_main else None
+    learner, _ = build_learner(config, arch, world, source, band_names=names, class_names=list("abcd"))
     tensors = dict(learner.model.named_parameters()) | dict(learner.model.named_buffers())
-    return {name: whole(tensor.detach(), world.device).clone() for name, tensor in tensors.items()}
+    return {name: gather_tensor(tensor.detach(), world.device).clone() for name, tensor in tensors.items()}

@@ -11,7 +11,7 @@ from cwsam_cli.config.schema import UpcycleConfig
 from cwsam_cli.model.decoder import TwoWayTransformer
 from cwsam_cli.model.encoder import ImageEncoder
 from cwsam_cli.model.variants import VARIANTS, Architecture
-from cwsam_cli.model.weights import Source, adopt
+from cwsam_cli.model.weights import PretrainedWeights, load_pretrained
 
 ATOL = 1e-4
 
@@ -118,9 +118,9 @@ def test_vit_b_agrees_at_1024_pixels():
 def test_vit_b_agrees_at_512_pixels_after_resizing():
     full = reference(vit_b(1024)).state_dict()
     weights = official_names(full)
-    ours, report = adopt(
+    ours, report = load_pretrained(
         vit_b(512),
-        Source(weights),
+        PretrainedWeights(weights),
         band_names=["red", "green", "blue"],
         class_names=["a", "b", "c"],
         upcycle=UpcycleConfig(),
@@ -175,9 +175,9 @@ def test_an_official_checkpoint_leaves_only_prompts_and_quality_unused():
     """Keys of Segment Anything's file: all of the encoder and the transformer load, one of four masks' heads."""
     weights = official_names(reference(small(prompt_embed_dim=256)).state_dict())
     arch = small(prompt_embed_dim=256, num_classes=4)
-    _, report = adopt(
+    _, report = load_pretrained(
         arch,
-        Source(weights),
+        PretrainedWeights(weights),
         band_names=["red", "green", "blue"],
         class_names=list("abcd"),
         upcycle=UpcycleConfig(),

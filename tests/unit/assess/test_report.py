@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cwsam_cli.assess.report import as_dict, as_table, write_report
-from cwsam_cli.metrics.confusion import Scores, score
+from cwsam_cli.metrics.confusion import Metrics, compute_metrics
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 
 NAMES = ["水体", 'roads, "paved"', "林地"]
@@ -25,7 +25,7 @@ def _no_constant(text: str) -> Any:
     pytest.fail(f"{text} is no JSON")
 
 
-def _lines(scores: Scores) -> dict[str, str]:
+def _lines(scores: Metrics) -> dict[str, str]:
     """The table's lines by the class or figure they begin with."""
     starts = [*NAMES, "mean IoU", "mean F1", "overall accuracy", "frequency-weighted IoU"]
     lines = as_table(scores, TAXONOMY).splitlines()
@@ -35,13 +35,13 @@ def _lines(scores: Scores) -> dict[str, str]:
 @pytest.fixture
 def report(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / "报告"
-    write_report(MATRIX, score(MATRIX), TAXONOMY, folder, {"checkpoint": "模型.pth", "split": "test"})
+    write_report(MATRIX, compute_metrics(MATRIX), TAXONOMY, folder, {"checkpoint": "模型.pth", "split": "test"})
     return folder
 
 
 def test_json_parses_and_holds_every_figure(report: Path) -> None:
     told = json.loads((report / "metrics.json").read_text(encoding="utf-8"), parse_constant=_no_constant)
-    scores = score(MATRIX)
+    scores = compute_metrics(MATRIX)
     assert (told["checkpoint"], told["split"]) == ("模型.pth", "test")
     assert (told["mean_iou"], told["mean_f1"], told["accuracy"]) == (scores.mean_iou, scores.mean_f1, scores.accuracy)
     assert (told["frequency_weighted_iou"], told["pixels"]) == (scores.frequency_weighted_iou, 2_500_000)
@@ -77,37 +77,37 @@ def test_csv_has_one_row_a_reference_class_and_one_column_a_mapped_one(report: P
 
 
 def test_a_report_replaces_an_older_one_and_leaves_only_its_files(report: Path) -> None:
-    write_report(MATRIX * 2, score(MATRIX * 2), TAXONOMY, report, {})
+    write_report(MATRIX * 2, compute_metrics(MATRIX * 2), TAXONOMY, report, {})
     assert json.loads((report / "metrics.json").read_text(encoding="utf-8"))["pixels"] == 5_000_000
     assert sorted(entry.name for entry in report.iterdir()) == ["confusion_matrix.csv", "metrics.json"]
 
 
 def test_plain_values_stay_in_the_order_of_the_class_table() -> None:
-    told = as_dict(score(MATRIX), TAXONOMY)
+    told = as_dict(compute_metrics(MATRIX), TAXONOMY)
     assert [(entry["code"], entry["name"]) for entry in told["classes"]] == list(zip((40, 7, 9), NAMES, strict=True))
 
 
 def test_the_table_shows_each_class_with_its_figures() -> None:
-    line = _lines(score(MATRIX))["水体"]
+    line = _lines(compute_metrics(MATRIX))["水体"]
     assert line.split()[1:] == ["0.750", "0.923", "0.800", "0.857", "1,500,000"]
 
 
 def test_the_table_says_which_class_is_absent_and_shows_no_figure_for_it() -> None:
-    lines = _lines(score(MATRIX))
+    lines = _lines(compute_metrics(MATRIX))
     assert lines["林地"].split()[1:6] == ["-", "-", "-", "-", "0"]
     assert lines["林地"].endswith("absent from the reference")
     assert sum("absent" in line for line in lines.values()) == 1
 
 
 def test_the_table_ends_with_the_overall_figures() -> None:
-    lines = _lines(score(MATRIX))
+    lines = _lines(compute_metrics(MATRIX))
     assert lines["mean IoU"].split()[-1] == f"{(0.75 + 9 / 13) / 2:.3f}"
     assert lines["overall accuracy"].split()[-1] == "0.840"
     assert {"mean F1", "frequency-weighted IoU"} <= set(lines)
 
 
 def test_a_table_of_nothing_has_no_figures() -> None:
-    lines = _lines(score(np.zeros((3, 3), np.int64)))
+    lines = _lines(compute_metrics(np.zeros((3, 3), np.int64)))
     assert lines["mean IoU"].split()[-1] == lines["overall accuracy"].split()[-1] == "-"
     assert all("absent from the reference" in lines[name] for name in NAMES)
 
@@ -118,7 +118,7 @@ def test_a_class_name_is_never_a_formula(tmp_path: Path) -> None:
         classes=tuple(LandCoverClass(code=code, name=name, color="#336699") for code, name in enumerate(names))
     )
     matrix = np.eye(5, dtype=np.int64)
-    write_report(matrix, score(matrix), table, tmp_path, {})
+    write_report(matrix, compute_metrics(matrix), table, tmp_path, {})
     rows = list(csv.reader((tmp_path / "confusion_matrix.csv").read_text("utf-8").splitlines()))
     safe = [*(f"'{name}" for name in names[:4]), names[4]]
     assert rows[0][1:] == [row[0] for row in rows[1:]] == safe

@@ -127,7 +127,7 @@ def test_half_a_checkpoint_is_refused(saved: Path) -> None:
     saved.write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="not a readable checkpoint") as caught:
         load_checkpoint(saved)
-    assert "interrupted" in caught.value.hint
+    assert "incomplete" in caught.value.hint
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_another_program_or_version_is_refused(tmp_path: Path, foreign: object) -> None:
     path = tmp_path / "sam_vit_b_01ec64.pth"
     torch.save(foreign, path)
-    with pytest.raises(CheckpointError, match=r"sam_vit_b_01ec64\.pth` is no checkpoint of this version") as caught:
+    with pytest.raises(CheckpointError, match=r"sam_vit_b_01ec64\.pth` is not a checkpoint of this version") as caught:
         load_checkpoint(path)
     assert caught.value.exit_code == 5
     assert caught.value.hint
@@ -166,7 +166,7 @@ def test_weights_that_are_not_finite_are_refused_when_they_are_used(
     assert checkpoint.finite_weight(name).dtype == dtype
     checkpoint.weights[name].view(-1)[-1] = value
     save_checkpoint(checkpoint, tmp_path / "model.pth")
-    with pytest.raises(CheckpointError, match=f"weights.{name}` of the checkpoint holds NaN or infinite"):
+    with pytest.raises(CheckpointError, match=f"weights.{name}` of the checkpoint has NaN or infinite"):
         load_checkpoint(tmp_path / "model.pth").model()
 
 

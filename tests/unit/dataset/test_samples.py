@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.dataset.manifest import Band, Manifest, write_manifest
-from cwsam_cli.dataset.samples import BatchShare, TileDataset, balanced_chances, class_pixels, describe
+from cwsam_cli.dataset.samples import BatchShare, TileDataset, balanced_probabilities, class_pixels, describe
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, from_names
 
@@ -238,17 +238,17 @@ def test_a_share_may_be_empty_but_is_there() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_what_was_had_before_an_interruption_is_left_out_and_the_rest_follows(processes: int, steps: int) -> None:
     whole = _batches(_shares(50, 5, processes))
-    had = sum(len(batch) for batch in whole[:steps])
-    assert _batches(_shares(50, 5, processes, had=had)) == whole[steps:]
+    samples_done = sum(len(batch) for batch in whole[:steps])
+    assert _batches(_shares(50, 5, processes, samples_done=samples_done)) == whole[steps:]
 
 
 def test_another_number_of_processes_goes_on_where_the_first_one_stopped() -> None:
     (alone,) = _shares(50, 6, 1)
-    assert alone[:3] + _batches(_shares(50, 3, 2, had=18)) == alone
+    assert alone[:3] + _batches(_shares(50, 3, 2, samples_done=18)) == alone
 
 
 def test_nothing_is_left_of_an_epoch_that_was_had() -> None:
-    assert _shares(50, 6, 2, had=50) == [[], []]
+    assert _shares(50, 6, 2, samples_done=50) == [[], []]
 
 
 def test_the_order_follows_from_seed_and_epoch_alone() -> None:
@@ -279,52 +279,52 @@ PIXELS = np.array([[90, 10, 0], [100, 0, 0], [60, 0, 5], [0, 0, 0], [100, 0, 0]]
 
 
 def test_chances_of_tiles_sum_to_1_and_unlabelled_tiles_have_none() -> None:
-    chances = balanced_chances(PIXELS)
-    assert chances.shape == (5,)
-    assert chances.sum() == pytest.approx(1, abs=1e-12)
-    assert chances[3] == 0 and (chances[[0, 1, 2, 4]] > 0).all()
+    probabilities = balanced_probabilities(PIXELS)
+    assert probabilities.shape == (5,)
+    assert probabilities.sum() == pytest.approx(1, abs=1e-12)
+    assert probabilities[3] == 0 and (probabilities[[0, 1, 2, 4]] > 0).all()
 
 
 def test_tiles_with_rare_classes_are_drawn_more_often() -> None:
-    chances = balanced_chances(PIXELS)
-    assert min(chances[0], chances[2]) > 2 * max(chances[1], chances[4])
-    assert chances[1] == chances[4]
+    probabilities = balanced_probabilities(PIXELS)
+    assert min(probabilities[0], probabilities[2]) > 2 * max(probabilities[1], probabilities[4])
+    assert probabilities[1] == probabilities[4]
 
 
 def test_each_class_stands_for_an_equal_part_of_the_chances() -> None:
     # a class first, then a tile by its share of it: (90/350 + 10/10 + 0) / 3, ...
     expected = [(90 / 350 + 1) / 3, (100 / 350) / 3, (60 / 350 + 1) / 3, 0, (100 / 350) / 3]
-    assert balanced_chances(PIXELS) == pytest.approx(expected)
+    assert balanced_probabilities(PIXELS) == pytest.approx(expected)
 
 
 def test_a_class_without_pixels_changes_no_chance() -> None:
-    assert balanced_chances(np.insert(PIXELS, 1, 0, axis=1)) == pytest.approx(balanced_chances(PIXELS))
+    assert balanced_probabilities(np.insert(PIXELS, 1, 0, axis=1)) == pytest.approx(balanced_probabilities(PIXELS))
 
 
 def test_equal_tiles_have_equal_chances() -> None:
-    assert balanced_chances(np.full((8, 3), 7)) == pytest.approx([1 / 8] * 8)
+    assert balanced_probabilities(np.full((8, 3), 7)) == pytest.approx([1 / 8] * 8)
 
 
 def test_a_balanced_epoch_draws_as_many_as_there_are_by_their_chances() -> None:
-    chances = balanced_chances(PIXELS)
+    probabilities = balanced_probabilities(PIXELS)
     drawn = [
         number
         for epoch in range(400)
-        for batch in _shares(5, 2, 1, epoch=epoch, chances=chances)[0]
+        for batch in _shares(5, 2, 1, epoch=epoch, probabilities=probabilities)[0]
         for number, _ in batch
     ]
     assert len(drawn) == 400 * 5
     counts = np.bincount(drawn, minlength=5)
     assert counts[3] == 0
-    assert counts / len(drawn) == pytest.approx(chances, abs=0.04)
+    assert counts / len(drawn) == pytest.approx(probabilities, abs=0.04)
 
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_drawn_samples_are_shared_out_as_others_are(processes: int) -> None:
-    chances = balanced_chances(np.random.default_rng(0).integers(1, 100, (40, 3)))
-    (alone,) = _shares(40, 12, 1, chances=chances)
-    assert _batches(_shares(40, 12 // processes, processes, chances=chances)) == alone
-    assert _batches(_shares(40, 12 // processes, processes, chances=chances, had=12)) == alone[1:]
+    probabilities = balanced_probabilities(np.random.default_rng(0).integers(1, 100, (40, 3)))
+    (alone,) = _shares(40, 12, 1, probabilities=probabilities)
+    assert _batches(_shares(40, 12 // processes, processes, probabilities=probabilities)) == alone
+    assert _batches(_shares(40, 12 // processes, processes, probabilities=probabilities, samples_done=12)) == alone[1:]
     assert len({seed for batch in alone for _, seed in batch}) == 40  # a tile drawn twice shows two squares
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cwsam_cli.distributed.cluster import Cluster, joined
+from cwsam_cli.distributed.cluster import Cluster, launcher_environment
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.world import Interruption, World, choose_device
 from cwsam_cli.errors import MachineError, UsageError
@@ -23,13 +23,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_alone_nothing_is_joined(environment: pytest.MonkeyPatch) -> None:
-    assert joined() == {}
+    assert launcher_environment() == {}
 
 
 def test_what_torchrun_started_is_joined(environment: pytest.MonkeyPatch) -> None:
     for name, value in zip(STARTED, ("3", "8", "1", "host", "1234"), strict=True):
         environment.setenv(name, value)
-    assert joined() == dict(zip(STARTED, ("3", "8", "1", "host", "1234"), strict=True))
+    assert launcher_environment() == dict(zip(STARTED, ("3", "8", "1", "host", "1234"), strict=True))
 
 
 @pytest.mark.parametrize("missing", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
@@ -37,7 +37,7 @@ def test_half_of_torchruns_variables_are_none(environment: pytest.MonkeyPatch, m
     for name in STARTED:
         environment.setenv(name, "1")
     environment.delenv(missing)
-    assert joined() == {}
+    assert launcher_environment() == {}
 
 
 def _slurm(environment: pytest.MonkeyPatch, **variables: str) -> None:
@@ -48,7 +48,7 @@ def _slurm(environment: pytest.MonkeyPatch, **variables: str) -> None:
 
 def test_what_slurm_started_is_joined(environment: pytest.MonkeyPatch) -> None:
     _slurm(environment)
-    place = joined()
+    place = launcher_environment()
     assert {name: place[name] for name in STARTED[:4]} == {
         "RANK": "5",
         "WORLD_SIZE": "8",
@@ -57,21 +57,21 @@ def test_what_slurm_started_is_joined(environment: pytest.MonkeyPatch) -> None:
     }
     assert 1024 < int(place["MASTER_PORT"]) < 65536
     _slurm(environment, PROCID="6")
-    assert joined()["MASTER_PORT"] == place["MASTER_PORT"]  # all processes of a job meet at one place
+    assert launcher_environment()["MASTER_PORT"] == place["MASTER_PORT"]  # all processes of a job meet at one place
     _slurm(environment, JOB_ID="78")
-    assert joined()["MASTER_PORT"] != place["MASTER_PORT"]
+    assert launcher_environment()["MASTER_PORT"] != place["MASTER_PORT"]
 
 
 def test_a_place_to_meet_may_be_given_under_slurm(environment: pytest.MonkeyPatch) -> None:
     _slurm(environment)
     environment.setenv("MASTER_ADDR", "here")
     environment.setenv("MASTER_PORT", "4321")
-    assert (joined()["MASTER_ADDR"], joined()["MASTER_PORT"]) == ("here", "4321")
+    assert (launcher_environment()["MASTER_ADDR"], launcher_environment()["MASTER_PORT"]) == ("here", "4321")
 
 
 def test_one_task_of_slurm_is_one_process(environment: pytest.MonkeyPatch) -> None:
     _slurm(environment, STEP_NUM_TASKS="1")
-    assert joined() == {}
+    assert launcher_environment() == {}
 
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:99", "meta:x"])
@@ -106,9 +106,9 @@ def test_a_worker_gets_its_world_and_its_arguments() -> None:
 
 
 def _ask(world: World) -> list[bool]:
-    asked = [world.interruption.asked]
+    asked = [world.interruption.is_requested]
     signal.raise_signal(signal.SIGINT)
-    return [*asked, world.interruption.asked]
+    return [*asked, world.interruption.is_requested]
 
 
 def test_ctrl_c_is_a_wish_while_a_worker_runs_and_what_it_was_afterwards() -> None:
@@ -132,7 +132,7 @@ def test_a_second_ctrl_c_ends_at_once_but_an_echo_of_the_first_does_not() -> Non
     wish = Interruption()
     wish(signal.SIGINT, None)
     wish(signal.SIGINT, None)  # terminal and launcher pass on the same one
-    assert wish.asked
+    assert wish.is_requested
     wish.when -= 2
     with pytest.raises(KeyboardInterrupt):
         wish(signal.SIGINT, None)
@@ -145,5 +145,5 @@ def test_machines_need_a_place_to_meet(environment: pytest.MonkeyPatch, endpoint
 
 
 def test_a_place_where_nobody_answers_is_named(environment: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MachineError, match=r"cannot meet at `127\.0\.0\.1:1`"):
+    with pytest.raises(MachineError, match=r"cannot connect at `127\.0\.0\.1:1`"):
         launch(print, cluster=Cluster(nodes=2, node_rank=1, endpoint="127.0.0.1:1", device="cpu", timeout_s=1))

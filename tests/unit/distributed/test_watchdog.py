@@ -13,7 +13,7 @@ import torch
 from torch.distributed import HashStore
 
 from cwsam_cli.distributed import watchdog as module
-from cwsam_cli.distributed.watchdog import Sign, Watchdog, began
+from cwsam_cli.distributed.watchdog import Heartbeat, Watchdog, read_start_ticks
 from cwsam_cli.distributed.world import World
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # its SystemExit
@@ -41,7 +41,8 @@ def pair(ended: list[int], monkeypatch: pytest.MonkeyPatch) -> Any:
     told: list[Exception] = []
     store = HashStore()
     dogs = [
-        Watchdog(store, rank=rank, size=2, timeout_s=TIMEOUT_S, hint="resume", tell=told.append) for rank in range(2)
+        Watchdog(store, rank=rank, size=2, timeout_s=TIMEOUT_S, hint="resume", on_error=told.append)
+        for rank in range(2)
     ]
     for dog in dogs:
         dog.start()
@@ -62,7 +63,7 @@ def test_a_process_that_waits_for_a_paused_one_is_not_ended(pair: Any, ended: li
     (waiting, busy), told = pair
     waiting.beat()
     world = World(torch.device("cpu"), rank=1, size=2, watchdog=busy)
-    with world.unwatched():
+    with world.pause_watchdog():
         time.sleep(3 * TIMEOUT_S)
     waiting.beat()
     assert not told and not ended
@@ -70,7 +71,7 @@ def test_a_process_that_waits_for_a_paused_one_is_not_ended(pair: Any, ended: li
 
 def test_a_pause_ends_with_its_block_also_by_an_error(pair: Any, ended: list[int]) -> None:
     (waiting, busy), told = pair
-    with pytest.raises(ValueError), World(torch.device("cpu"), rank=1, size=2, watchdog=busy).unwatched():
+    with pytest.raises(ValueError), World(torch.device("cpu"), rank=1, size=2, watchdog=busy).pause_watchdog():
         raise ValueError
     waiting.beat()
     waiting.beat()
@@ -88,8 +89,8 @@ def test_a_process_that_dies_while_it_is_paused_is_blamed(pair: Any, ended: list
     assert "rank 1" in str(told[0])
 
 
-def _ending(blamed: Sign, ended: list[int]) -> Watchdog:
-    dog = Watchdog(HashStore(), rank=0, size=2, timeout_s=TIMEOUT_S, hint="resume", tell=lambda error: None)
+def _ending(blamed: Heartbeat, ended: list[int]) -> Watchdog:
+    dog = Watchdog(HashStore(), rank=0, size=2, timeout_s=TIMEOUT_S, hint="resume", on_error=lambda error: None)
     thread = threading.Thread(target=dog._end_standstill, args=([(1, blamed)],))
     thread.start()
     thread.join()
@@ -100,16 +101,16 @@ def _ending(blamed: Sign, ended: list[int]) -> Watchdog:
 def test_a_blamed_process_that_is_gone_does_not_keep_this_one_from_ending(ended: list[int]) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
-    _ending(Sign(1, 1, gone.pid, module.socket.gethostname(), born=1), ended)
+    _ending(Heartbeat(1, 1, gone.pid, module.socket.gethostname(), start_ticks=1), ended)
 
 
-@pytest.mark.skipif(not began(os.getpid()), reason="reads /proc")
+@pytest.mark.skipif(not read_start_ticks(os.getpid()), reason="reads /proc")
 @pytest.mark.parametrize("same", [True, False])
 def test_only_the_blamed_process_itself_is_killed_and_none_that_has_its_number_now(
     ended: list[int], same: bool
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        born = began(process.pid) - (not same)
-        _ending(Sign(1, 1, process.pid, module.socket.gethostname(), born=born), ended)
+        started = read_start_ticks(process.pid) - (not same)
+        _ending(Heartbeat(1, 1, process.pid, module.socket.gethostname(), start_ticks=started), ended)
         process.communicate(b"\n", timeout=30)
     assert (process.returncode < 0) == same

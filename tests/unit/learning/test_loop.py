@@ -14,7 +14,7 @@ from cwsam_cli.dataset.loader import Batch
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import MachineError
 from cwsam_cli.learning.learner import Learner
-from cwsam_cli.learning.loop import Requests, StepResult, take_step
+from cwsam_cli.learning.loop import RunStatus, StepResult, take_step
 from cwsam_cli.learning.optim import build_optimizer, local_shards
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
@@ -76,7 +76,7 @@ def _step(
     rate: float = 0.1,
     weights: Tensor | None = None,
     world: World = WORLD,
-    ask: Callable[[], Requests] = Requests,
+    get_status: Callable[[], RunStatus] = RunStatus,
     **args: Any,
 ) -> StepResult:
     return take_step(
@@ -87,7 +87,7 @@ def _step(
         settings=settings,
         weights=weights,
         rate=rate,
-        ask=ask,
+        get_status=get_status,
     )
 
 
@@ -249,10 +249,10 @@ def test_label_smoothing_reaches_the_loss() -> None:
 def test_somebody_who_asks_to_stop_is_heard_after_the_step() -> None:
     world = World(torch.device("cpu"))
     learner = _learner()
-    assert not any(_step(learner, _batch(1), world=world).requests)
+    assert not any(_step(learner, _batch(1), world=world).status)
     before = _weights(learner)
-    wish = Requests(interrupt=True)
-    assert _step(learner, _batch(1), world=world, ask=lambda: wish).requests == wish
+    wish = RunStatus(is_interrupted=True)
+    assert _step(learner, _batch(1), world=world, get_status=lambda: wish).status == wish
     assert not _same(before, _weights(learner))  # the step was finished
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cwsam_cli.config.schema import Loss
-from cwsam_cli.learning.losses import class_weights, loss_parts, measure
+from cwsam_cli.learning.losses import class_weights, count_totals, loss_parts
 from cwsam_cli.taxonomy import IGNORE
 
 KINDS: list[Loss] = ["ce", "ce+dice", "ce+iou", "ce+lovasz", "focal"]
@@ -148,8 +148,8 @@ def test_parts_of_a_batch_add_up_to_the_whole_whoever_holds_which(kind: Loss, we
     logits, target = _batch()
     target[1] = IGNORE
     cuts = [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 3)]  # one unlabelled, one empty
-    whole = measure([target[cut] for cut in cuts], weights)
-    parts = [_loss(logits[cut], target[cut], kind, weights, whole=whole) for cut in cuts]
+    whole = count_totals([target[cut] for cut in cuts], weights)
+    parts = [_loss(logits[cut], target[cut], kind, weights, totals=whole) for cut in cuts]
     torch.testing.assert_close(torch.stack(parts).sum(), _loss(logits, target, kind, weights))
 
 
@@ -222,10 +222,10 @@ def test_of_certain_maps_the_overlap_losses_are_one_minus_iou(kind: Loss) -> Non
 
 def test_the_whole_is_the_weight_of_labelled_pixels_and_the_images_that_have_one() -> None:
     target = torch.tensor([[[0, 1], [IGNORE, 3]], [[IGNORE, IGNORE], [IGNORE, IGNORE]], [[2, 2], [2, 2]]])
-    plain, weighted = measure([target[:1], target[1:]]), measure([target[:1], target[1:]], WEIGHTS)
+    plain, weighted = count_totals([target[:1], target[1:]]), count_totals([target[:1], target[1:]], WEIGHTS)
     assert (plain.weight.item(), plain.images.item(), plain.sizes.tolist()) == (7, 2, [1, 2])
     assert (weighted.weight.item(), weighted.images.item()) == (0.5 + 3.0 + 1.0, 2)  # class 2 weighs 0
-    assert measure([]).weight.item() == 0
+    assert count_totals([]).weight.item() == 0
 
 
 def test_the_focal_loss_weighs_a_pixel_by_the_square_of_what_is_missing() -> None:

@@ -131,7 +131,7 @@ def test_the_batch_size_does_not_change_the_matrix(tiles: Callable[..., Any]) ->
 
 def test_a_hidden_class_is_never_predicted(tiles: Callable[..., Any]) -> None:
     dataset, _ = tiles((40, 50))
-    matrix = validate(Oracle(), dataset, WORLD, batch_size=2, classes=3, precision="fp32", hidden=1)
+    matrix = validate(Oracle(), dataset, WORLD, batch_size=2, classes=3, precision="fp32", hidden_class=1)
     assert matrix[:, 1].sum() == 0
     assert matrix.sum() == _validate(Oracle(), dataset).sum()
 
@@ -188,12 +188,12 @@ def test_processes_have_equally_many_batches_and_together_those_of_one(
 def test_an_epoch_goes_on_where_it_was_interrupted(tiles: Callable[..., Any]) -> None:
     dataset, _ = tiles(*[(32, 32)] * 7, train=True)
     whole = list(_sums(_steps(dataset, grad_accum_steps=2)))
-    assert list(_sums(_steps(dataset, grad_accum_steps=2, had=4))) == whole[4:]
+    assert list(_sums(_steps(dataset, grad_accum_steps=2, samples_done=4))) == whole[4:]
 
 
 def test_unlikely_tiles_are_left_out_of_a_balanced_epoch(tiles: Callable[..., Any]) -> None:
     dataset, _ = tiles(*[(32, 32)] * 5, train=True)
-    steps = _steps(dataset, chances=np.array([0, 0, 1.0, 0, 0]))
+    steps = _steps(dataset, probabilities=np.array([0, 0, 1.0, 0, 0]))
     assert set(_sums(steps)) == {float(dataset[2][0].sum())}
     assert sum(len(image) for step in steps for image, _ in step) == 5
 

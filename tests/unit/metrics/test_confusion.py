@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from sklearn import metrics
 
 from cwsam_cli.metrics import confusion
-from cwsam_cli.metrics.confusion import confusion_matrix, constant_matrix, score
+from cwsam_cli.metrics.confusion import compute_metrics, confusion_matrix, constant_matrix
 from cwsam_cli.taxonomy import IGNORE
 
 Pixels = NDArray[np.uint8]
@@ -52,7 +52,7 @@ def test_rows_are_the_reference_and_columns_the_map() -> None:
 def test_nothing_labelled_gives_an_empty_matrix_and_no_figures(pixels: Pixels) -> None:
     matrix = confusion_matrix(pixels, np.zeros_like(pixels), 3)
     assert matrix.tolist() == np.zeros((3, 3)).tolist()
-    scores = score(matrix)
+    scores = compute_metrics(matrix)
     assert scores.pixels == 0
     assert (scores.accuracy, scores.mean_iou, scores.mean_f1, scores.frequency_weighted_iou) == (None,) * 4
 
@@ -60,7 +60,7 @@ def test_nothing_labelled_gives_an_empty_matrix_and_no_figures(pixels: Pixels) -
 @pytest.mark.parametrize("classes", [2, 7, 33])
 def test_figures_are_scikit_learns(classes: int) -> None:
     reference, predicted = _pixels(classes, seed=classes)
-    scores = score(confusion_matrix(reference, predicted, classes))
+    scores = compute_metrics(confusion_matrix(reference, predicted, classes))
     truth, guess = _known(reference, predicted)
     precision, recall, f1, support = metrics.precision_recall_fscore_support(truth, guess, labels=range(classes))
     iou = metrics.jaccard_score(truth, guess, labels=range(classes), average=None)
@@ -84,25 +84,25 @@ GAPS = np.array([[6, 0, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0], [4, 0, 0, 0]], np.int
 
 
 def test_a_class_neither_there_nor_mapped_has_no_figures() -> None:
-    row = score(GAPS).classes[1]
+    row = compute_metrics(GAPS).classes[1]
     assert (row.iou, row.precision, row.recall, row.f1) == (None, None, None, None)
     assert (row.support, row.predicted) == (0, 0)
 
 
 def test_a_class_mapped_but_not_there_has_precision_0_and_no_other_figure() -> None:
-    row = score(GAPS).classes[2]
+    row = compute_metrics(GAPS).classes[2]
     assert (row.iou, row.precision, row.recall, row.f1) == (None, 0.0, None, None)
     assert (row.support, row.predicted) == (0, 2)
 
 
 def test_a_class_there_but_never_mapped_scores_0_and_has_no_precision() -> None:
-    row = score(GAPS).classes[3]
+    row = compute_metrics(GAPS).classes[3]
     assert (row.iou, row.precision, row.recall, row.f1) == (0.0, None, 0.0, 0.0)
     assert (row.support, row.predicted) == (4, 0)
 
 
 def test_means_are_taken_over_classes_that_are_there() -> None:
-    scores = score(GAPS)
+    scores = compute_metrics(GAPS)
     assert scores.classes[0].iou == pytest.approx(6 / 12)
     assert scores.mean_iou == pytest.approx((6 / 12 + 0) / 2)
     assert scores.mean_f1 == pytest.approx((12 / 18 + 0) / 2)
@@ -111,12 +111,12 @@ def test_means_are_taken_over_classes_that_are_there() -> None:
 
 
 def test_a_perfect_map_scores_1_everywhere() -> None:
-    scores = score(np.diag([5, 9]).astype(np.int64))
+    scores = compute_metrics(np.diag([5, 9]).astype(np.int64))
     assert (scores.accuracy, scores.mean_iou, scores.mean_f1, scores.frequency_weighted_iou) == (1.0, 1.0, 1.0, 1.0)
 
 
 def test_counts_beyond_32_bits_stay_exact() -> None:
-    scores = score(np.array([[2**40, 1], [1, 2**40]], np.int64))
+    scores = compute_metrics(np.array([[2**40, 1], [1, 2**40]], np.int64))
     assert scores.pixels == 2**41 + 2
     assert scores.classes[0].support == 2**40 + 1
 
@@ -126,4 +126,4 @@ def test_the_constant_matrix_is_that_of_a_map_of_one_class(index: int) -> None:
     reference, predicted = _pixels(3)
     constant = constant_matrix(confusion_matrix(reference, predicted, 3), index)
     assert constant.tolist() == confusion_matrix(reference, np.full_like(predicted, index), 3).tolist()
-    assert score(constant).accuracy == pytest.approx((_known(reference, predicted)[0] == index).mean())
+    assert compute_metrics(constant).accuracy == pytest.approx((_known(reference, predicted)[0] == index).mean())

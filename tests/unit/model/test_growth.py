@@ -13,7 +13,7 @@ from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.growth import equal_bases, grow, is_mixture
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.model.weights import LoadReport, Source, adopt
+from cwsam_cli.model.weights import LoadReport, PretrainedWeights, load_pretrained
 from tests.small import ARCH
 
 DENSE: dict[str, Any] = ARCH | {"embed_dim": 32, "depth": 4, "global_attn_indexes": (1, 3), "decoder_mlp_dim": 48}
@@ -44,8 +44,8 @@ def _source(shape: dict[str, Any], **changes: Any) -> ClassWiseSam:
 def _adopt(
     source: ClassWiseSam, shape: dict[str, Any], seed: int = 0, **upcycle: Any
 ) -> tuple[ClassWiseSam, LoadReport]:
-    known = Source(source.state_dict(), RGB, NAMES, source.arch)
-    model, report = adopt(
+    known = PretrainedWeights(source.state_dict(), RGB, NAMES, source.arch)
+    model, report = load_pretrained(
         Architecture(**shape), known, band_names=RGB, class_names=NAMES, upcycle=UpcycleConfig(**upcycle), seed=seed
     )
     return model.eval(), report
@@ -284,7 +284,7 @@ def test_where_all_base_experts_are_equal_interpolation_changes_nothing_and_the_
             _experts(model, 2, group)["lin1_weight"], _experts(model, 2, 0)["lin1_weight"], atol=0.01
         )
     (remark,) = report.remarks
-    assert remark.startswith("image_encoder.blocks.1.mlp") and "the new ones are too" in remark
+    assert remark.startswith("image_encoder.blocks.1.mlp") and "the new ones are equal too" in remark
     assert equal_bases(source.state_dict(), "image_encoder.blocks.1.mlp")
     assert not equal_bases(source.state_dict(), "image_encoder.blocks.2.mlp")
 
@@ -456,11 +456,11 @@ def test_another_width_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"`b\.mlp\.groups\.0\.lin1_weight` is \(4, 128, 64\)") as caught:
         grow("b.mlp.groups.1.lin1_weight", torch.Size([4, 128, 32]), _bank(), 3, UpcycleConfig(), 0)
     assert caught.value.exit_code == 5
-    assert "not in width" in caught.value.hint
+    assert "not the width" in caught.value.hint
 
 
 def test_another_number_of_experts_in_a_group_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"has 4 experts, `.+` needs 6") as caught:
+    with pytest.raises(CheckpointError, match=r"has 4 experts, but `.+` needs 6") as caught:
         _grown(_source(TWIN), LARGE | {"moe_experts_per_group": 6})
     assert caught.value.exit_code == 5
     assert "moe_experts_per_group" in caught.value.hint

@@ -75,7 +75,7 @@ def test_overrides_leave_the_variant_itself_alone() -> None:
 
 
 def test_an_unknown_variant_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"`model\.name` is `sam_vit_x`") as caught:
+    with pytest.raises(ConfigError, match=r"no model `sam_vit_x` \(`model\.name`\)") as caught:
         _arch("sam_vit_x")
     assert caught.value.exit_code == 3
     assert all(name in caught.value.hint for name in VARIANTS)
@@ -84,13 +84,13 @@ def test_an_unknown_variant_is_answered_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"inp_size": 500}, "inp_size 500 is no multiple of patch_size 8"),
-        ({"num_heads": 5}, "embed_dim 192 is no multiple of num_heads 5"),
-        ({"patch_size": 6, "inp_size": 96}, "patch_size 6 is no multiple of 4"),
-        ({"prompt_embed_dim": 40}, "prompt_embed_dim 40 is no multiple of 16"),
-        ({"global_attn_indexes": [6]}, r"global_attn_indexes \[6\] leave the 6 blocks"),
-        ({"global_attn_indexes": [-1]}, r"global_attn_indexes \[-1\] leave the 6 blocks"),
-        ({"depth": 4}, r"global_attn_indexes \[2, 5\] leave the 4 blocks"),
+        ({"inp_size": 500}, "inp_size 500 is not a multiple of patch_size 8"),
+        ({"num_heads": 5}, "embed_dim 192 is not a multiple of num_heads 5"),
+        ({"patch_size": 6, "inp_size": 96}, "patch_size 6 is not a multiple of 4"),
+        ({"prompt_embed_dim": 40}, "prompt_embed_dim 40 is not a multiple of 16"),
+        ({"global_attn_indexes": [6]}, r"global_attn_indexes \[6\] name a block outside 0-5"),
+        ({"global_attn_indexes": [-1]}, r"global_attn_indexes \[-1\] name a block outside 0-5"),
+        ({"depth": 4}, r"global_attn_indexes \[2, 5\] name a block outside 0-3"),
     ],
 )
 def test_numbers_that_do_not_fit_together_are_refused(changes: dict[str, Any], told: str) -> None:

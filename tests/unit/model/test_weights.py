@@ -13,7 +13,7 @@ from cwsam_cli.config.schema import UpcycleConfig
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.model.weights import LoadReport, Row, Source, adopt, make_weights, rgb_bands
+from cwsam_cli.model.weights import LoadReport, PretrainedWeights, ReportRow, load_pretrained, make_weights, rgb_bands
 from tests.small import ARCH
 
 SMALL: dict[str, Any] = ARCH | {"embed_dim": 32, "depth": 4, "global_attn_indexes": (1, 3), "decoder_mlp_dim": 48}
@@ -98,7 +98,7 @@ def _official(**changes: Any) -> dict[str, Tensor]:
 
 
 def _adopt(
-    source: Source | dict[str, Tensor],
+    source: PretrainedWeights | dict[str, Tensor],
     *,
     bands: Sequence[str] = RGB,
     classes: Sequence[str] = NAMES,
@@ -106,21 +106,21 @@ def _adopt(
     **changes: Any,
 ) -> tuple[ClassWiseSam, LoadReport]:
     arch = Architecture(**SMALL | {"num_bands": len(bands), "num_classes": len(classes)} | changes)
-    known = source if isinstance(source, Source) else Source(source)
-    return adopt(arch, known, band_names=bands, class_names=classes, upcycle=UpcycleConfig(), seed=seed)
+    known = source if isinstance(source, PretrainedWeights) else PretrainedWeights(source)
+    return load_pretrained(arch, known, band_names=bands, class_names=classes, upcycle=UpcycleConfig(), seed=seed)
 
 
-def _ours(bands: Sequence[str] = RGB, classes: Sequence[str] = NAMES, **changes: Any) -> Source:
+def _ours(bands: Sequence[str] = RGB, classes: Sequence[str] = NAMES, **changes: Any) -> PretrainedWeights:
     """A checkpoint of ours with random weights."""
     torch.manual_seed(0)
     arch = Architecture(**SMALL | {"num_bands": len(bands), "num_classes": len(classes)} | changes)
     model = ClassWiseSam(arch)
     for parameter in model.parameters():
         nn.init.normal_(parameter)
-    return Source(model.state_dict(), list(bands), list(classes), arch)
+    return PretrainedWeights(model.state_dict(), list(bands), list(classes), arch)
 
 
-def _rows(report: LoadReport) -> dict[str, Row]:
+def _rows(report: LoadReport) -> dict[str, ReportRow]:
     assert len({row.name for row in report.rows}) == len(report.rows), "a tensor has two rows"
     return {row.name: row for row in report.rows}
 
@@ -460,7 +460,7 @@ def test_our_own_checkpoint_of_the_same_shape_is_loaded_whole() -> None:
 
 
 def test_less_than_half_of_a_checkpoint_is_an_error() -> None:
-    with pytest.raises(CheckpointError, match=r"only \d+ % of the checkpoint fits the model") as caught:
+    with pytest.raises(CheckpointError, match=r"use only \d+ % of the checkpoint") as caught:
         _adopt(_official(depth=12), depth=4)
     assert caught.value.exit_code == 5
     assert "model.name" in caught.value.hint
@@ -485,7 +485,9 @@ def test_foreign_tensors_that_outweigh_the_model_are_an_error() -> None:
 def test_another_width_is_an_error_that_names_the_tensor_and_both_shapes(
     file: dict[str, Any], changes: dict[str, Any]
 ) -> None:
-    with pytest.raises(CheckpointError, match=r"`\S+` is \([\d, ]+\) in the checkpoint, the model needs \(") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"`\S+` is \([\d, ]+\) in the checkpoint, but the model needs \("
+    ) as caught:
         _adopt(_official(**file), **changes)
     assert caught.value.exit_code == 5
     assert "model.name" in caught.value.hint
@@ -524,7 +526,7 @@ def test_weights_are_made_one_by_one_in_the_models_number_format() -> None:
     report = LoadReport()
     made = make_weights(
         Architecture(**SMALL),
-        Source(half),
+        PretrainedWeights(half),
         report,
         band_names=RGB,
         class_names=NAMES,

@@ -8,11 +8,11 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from cwsam_cli.config.schema import ModelArgs, ModelConfig, TrainingSettings
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.loop import backward_passes
-from cwsam_cli.learning.losses import Whole
+from cwsam_cli.learning.losses import BatchTotals
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.plan.imagine import watched_passes
-from cwsam_cli.plan.live import Bytes, LiveStorages
+from cwsam_cli.plan.live import LiveBytes, LiveStorages
+from cwsam_cli.plan.simulate import run_tracked_passes
 
 
 def test_what_is_freed_is_no_longer_counted() -> None:
@@ -20,9 +20,9 @@ def test_what_is_freed_is_no_longer_counted() -> None:
         first = torch.zeros(1000)
         del first
         second, third = torch.zeros(500), torch.zeros(250)
-        assert live.worst == Bytes(activations=4000)
+        assert live.worst == LiveBytes(activations=4000)
         fourth = torch.zeros(300)
-    assert live.worst == Bytes(activations=4200)
+    assert live.worst == LiveBytes(activations=4200)
     assert len(second) + len(third) + len(fourth) == 1050
 
 
@@ -30,7 +30,7 @@ def test_views_share_what_they_look_at() -> None:
     with LiveStorages(nn.Identity()) as live:
         whole = torch.zeros(10, 100)
         kept = [whole.t(), whole[3], whole.flatten()]
-    assert live.worst == Bytes(activations=4000)
+    assert live.worst == LiveBytes(activations=4000)
     assert len(kept) == 3
 
 
@@ -39,9 +39,9 @@ def test_a_storage_that_is_made_empty_counts_for_nothing() -> None:
         first = torch.zeros(1000)
         first.untyped_storage().resize_(0)
         second = torch.zeros(1000)
-        assert live.worst == Bytes(activations=4000)
+        assert live.worst == LiveBytes(activations=4000)
         first.untyped_storage().resize_(2000)
-    assert live.worst == Bytes(activations=6000)
+    assert live.worst == LiveBytes(activations=6000)
     assert len(second) == 1000
 
 
@@ -89,14 +89,14 @@ def test_torchs_own_tracker_finds_the_same_bytes() -> None:
     arch = model.arch
     image, label = torch.randn(8, 3, arch.inp_size, arch.inp_size), torch.ones(8, arch.inp_size, arch.inp_size).byte()
     args, settings = ModelArgs(loss="ce+dice"), TrainingSettings()
-    ours = watched_passes(model, [(image, label)], args=args, settings=settings).worst.total
+    ours = run_tracked_passes(model, [(image, label)], args=args, settings=settings).worst.total
     tracker = MemTracker()
     tracker.track_external(model)
     with tracker:
         here = [(image.clone(), label.clone())]
-        weights, whole = torch.ones(7), Whole(torch.ones(()), torch.ones(()), torch.ones(1))
+        weights, totals = torch.ones(7), BatchTotals(torch.ones(()), torch.ones(()), torch.ones(1))
         backward_passes(
-            model, here, World(torch.device("cpu")), args=args, settings=settings, weights=weights, whole=whole
+            model, here, World(torch.device("cpu")), args=args, settings=settings, weights=weights, totals=totals
         )
     theirs = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
     held = sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()])

@@ -13,10 +13,10 @@ from cwsam_cli.config.schema import OptimizerConfig, RunConfig
 from cwsam_cli.learning.optim import build_optimizer, local_shards
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.plan.fit import Fit, changes_that_fit, check_fit
-from cwsam_cli.plan.imagine import _imagined_ranks as imagined_ranks
+from cwsam_cli.plan.check import MemoryCheck, check_memory, find_changes
 from cwsam_cli.plan.live import LiveStorages
-from cwsam_cli.plan.memory import MACHINE, MemoryPlan, plan_memory, usable
+from cwsam_cli.plan.memory import MACHINE, MemoryEstimate, estimate_memory, usable
+from cwsam_cli.plan.simulate import _fake_ranks as imagined_ranks
 
 SMALL = [
     "model.args.encoder_mode={depth: 2, global_attn_indexes: [1], moe_start_layer_index: 1}",
@@ -32,8 +32,8 @@ def _run(*overrides: str) -> tuple[RunConfig, Architecture, frozenset[str]]:
         return config, arch, frozenset(name for name, _ in ClassWiseSam(arch).named_parameters())
 
 
-def _plan(*overrides: str, gpus: int = 1) -> MemoryPlan:
-    return plan_memory(*_run(*overrides), gpus=gpus)
+def _plan(*overrides: str, gpus: int = 1) -> MemoryEstimate:
+    return estimate_memory(*_run(*overrides), gpus=gpus)
 
 
 def _optimizer_bytes(name: Any) -> int:
@@ -90,7 +90,7 @@ def test_offloading_moves_shares_to_the_host_where_there_are_several_gpus() -> N
     assert there.host == here.parameters + here.gradients + here.optimizer
     assert there.gpu == here.step.total
     assert _plan(OFFLOAD).host == 0
-    assert f"{there.host * 2 / 1e9:.2f} GB a machine of 2" in there.as_text()
+    assert f"{there.host * 2 / 1e9:.2f} GB per machine of 2" in there.as_text()
     assert MACHINE == 8
 
 
@@ -107,12 +107,12 @@ def test_both_figures_of_activations_stand_in_every_plan() -> None:
 def test_what_learns_decides_what_is_kept() -> None:
     config, arch, names = _run()
     decoder = frozenset(name for name in names if name.startswith("mask_decoder."))
-    plan = plan_memory(config, arch, decoder, gpus=1)
+    plan = estimate_memory(config, arch, decoder, gpus=1)
     assert plan.parameters == _plan().parameters
     assert plan.gradients < 0.5 * _plan().gradients
     assert plan.optimizer == pytest.approx(2 * plan.gradients, rel=0.01)
     stages = {"integrate": set(decoder), "finetune": set(names)}
-    assert check_fit(config, arch, stages, gpus=1, gpu_memory=10**12).stage == "finetune"
+    assert check_memory(config, arch, stages, gpus=1, gpu_memory=10**12).stage == "finetune"
 
 
 @pytest.mark.slow
@@ -127,12 +127,12 @@ def test_within_a_run_of_several_processes_the_plan_is_the_same() -> None:
 # What makes it fit
 
 
-def _fitted(gpu_memory: int, *overrides: str, gpus: int = 1) -> Fit:
+def _fitted(gpu_memory: int, *overrides: str, gpus: int = 1) -> MemoryCheck:
     config, arch, names = _run(*overrides)
-    return check_fit(config, arch, {"all": set(names)}, gpus=gpus, gpu_memory=gpu_memory)
+    return check_memory(config, arch, {"all": set(names)}, gpus=gpus, gpu_memory=gpu_memory)
 
 
-def _just_below(plan: MemoryPlan, share: float) -> int:
+def _just_below(plan: MemoryEstimate, share: float) -> int:
     """GPU memory of which a share of the plan is too much."""
     return round(plan.gpu * share / usable(10**9) * 10**9)
 
@@ -179,8 +179,8 @@ def test_a_smaller_batch_keeps_the_images_of_a_step() -> None:
     config, arch, names = _run(
         "training_settings.grad_accum_steps=3", "training_settings.activation_checkpointing=true"
     )
-    memory = _just_below(plan_memory(config, arch, names, gpus=1), 0.9)
-    found = changes_that_fit(config, arch, names, gpus=1, gpu_memory=memory)
+    memory = _just_below(estimate_memory(config, arch, names, gpus=1), 0.9)
+    found = find_changes(config, arch, names, gpus=1, gpu_memory=memory)
     batches = [change.options for change in found if "batch_size" in change.options[0]]
     assert batches == [("--set train_dataset.batch_size=2", "--set training_settings.grad_accum_steps=6")]
 

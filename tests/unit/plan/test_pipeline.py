@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from cwsam_cli.config.load import load_config
 from cwsam_cli.main import app
-from cwsam_cli.plan.pipeline import Plan, plan
+from cwsam_cli.plan.pipeline import RunEstimate, estimate_run
 
 EXPERT = 13_113_600
 ADAPTERS = 52_531_200
@@ -20,8 +20,8 @@ ROUTERS_10B = 8 * (6 * 16 * 1280 + 6 * 1280 + 6) + 2 * 16 * 256
 
 
 @pytest.fixture(scope="module")
-def the_10b() -> Plan:
-    return plan(load_config("XinTong/10b_fsdp"))
+def the_10b() -> RunEstimate:
+    return estimate_run(load_config("XinTong/10b_fsdp"))
 
 
 def _cwsam(*arguments: str) -> Result:
@@ -43,7 +43,7 @@ def test_json_has_the_total_at_its_top_level() -> None:
     assert told["model"] == "sam_hierarchical_moe_10b"
 
 
-def test_experts_of_the_10b_model_are_counted_by_group(the_10b: Plan) -> None:
+def test_experts_of_the_10b_model_are_counted_by_group(the_10b: RunEstimate) -> None:
     groups = {name: count for name, count in the_10b.parts.items() if name.startswith("encoder experts")}
     assert groups == {f"encoder experts, group {group}": 8 * 16 * EXPERT for group in range(6)}
     assert the_10b.parts["encoder dense MLPs"] == 24 * EXPERT
@@ -51,7 +51,7 @@ def test_experts_of_the_10b_model_are_counted_by_group(the_10b: Plan) -> None:
     assert the_10b.parts["routers"] == ROUTERS_10B
 
 
-def test_what_learns_in_the_stages_of_the_10b_model(the_10b: Plan) -> None:
+def test_what_learns_in_the_stages_of_the_10b_model(the_10b: RunEstimate) -> None:
     new = 8 * 5 * 16 * EXPERT
     decoder = the_10b.parts["decoder"] + the_10b.parts["decoder experts, group 0"]
     assert the_10b.trainable == {
@@ -61,7 +61,7 @@ def test_what_learns_in_the_stages_of_the_10b_model(the_10b: Plan) -> None:
     }
 
 
-def test_a_token_of_the_10b_model_meets_vit_h_with_four_experts_a_block(the_10b: Plan) -> None:
+def test_a_token_of_the_10b_model_meets_vit_h_with_four_experts_a_block(the_10b: RunEstimate) -> None:
     encoder = 633_052_928 + 8 * (4 - 1) * EXPERT + ADAPTERS + PROMPT
     decoder = the_10b.parts["decoder"] + 2 * 4 * (2 * 256 * 2048 + 2048 + 256)
     assert the_10b.active == encoder + decoder + ROUTERS_10B
@@ -82,7 +82,7 @@ def test_a_token_of_the_10b_model_meets_vit_h_with_four_experts_a_block(the_10b:
     ],
 )
 def test_what_learns_without_stages(config: str, overrides: list[str], learning: str) -> None:
-    made = plan(load_config(config, overrides))
+    made = estimate_run(load_config(config, overrides))
     beside_adapters = ("adapters", "decoder", "routers", "encoder experts")
     expected = {
         "everything": made.total,
@@ -107,12 +107,12 @@ def test_bands_and_settings_change_the_count() -> None:
 
 
 def test_classes_of_the_configuration_are_the_planes_of_the_model() -> None:
-    four = plan(load_config("vit_b", ["train_dataset.dataset.args.classes=[a, b, c, d]"]))
-    assert plan(load_config("vit_b")).total - four.total == (33 - 4) * 256
+    four = estimate_run(load_config("vit_b", ["train_dataset.dataset.args.classes=[a, b, c, d]"]))
+    assert estimate_run(load_config("vit_b")).total - four.total == (33 - 4) * 256
 
 
 def test_operations_of_vit_b_are_those_of_its_encoder_and_a_light_decoder() -> None:
-    assert 227 < plan(load_config("vit_b")).flops / 1e9 < 240
+    assert 227 < estimate_run(load_config("vit_b")).flops / 1e9 < 240
 
 
 def test_people_read_every_part_and_every_stage() -> None:
@@ -148,7 +148,7 @@ def test_people_read_the_memory_and_what_makes_it_fit() -> None:
     assert text.startswith("sam_tiny\n")  # what it says without GPUs comes first
     for part in ("parameters", "gradients", "optimizer state, adamw", "activations, batch 4", "the GPU"):
         assert any(line.startswith(part) and " GB" in line for line in text.splitlines()), part
-    assert "does not fit in 0.20 GB (0.19 GB without a reserve); it does with one of" in text
+    assert "does not fit in 0.20 GB (0.19 GB without the reserve), but fits with one of" in text
     assert "\n  --set training_settings.activation_checkpointing=true   (" in text
 
 
@@ -161,8 +161,8 @@ def test_a_gpu_memory_that_is_no_size_is_refused(size: str) -> None:
 
 @pytest.mark.slow
 def test_the_10b_model_fits_eight_gpus_of_80_gb_and_1_5b_fits_one() -> None:
-    ten = plan(load_config("XinTong/10b_fsdp"), gpus=8).memory
-    one = plan(load_config("XinTong/1dot5B", ["train_dataset.batch_size=1"]), gpus=1).memory
+    ten = estimate_run(load_config("XinTong/10b_fsdp"), gpus=8).memory
+    one = estimate_run(load_config("XinTong/1dot5B", ["train_dataset.batch_size=1"]), gpus=1).memory
     assert ten is not None and one is not None
     assert ten.fits and one.fits
     assert ten.stage == "finetune"
@@ -176,8 +176,8 @@ def test_planning_the_10b_model_takes_less_than_a_gigabyte() -> None:
     script = (
         "from pathlib import Path\n"
         "from cwsam_cli.config.load import load_config\n"
-        "from cwsam_cli.plan.pipeline import plan\n"
-        "made = plan(load_config('XinTong/10b_fsdp'))\n"
+        "from cwsam_cli.plan.pipeline import estimate_run\n"
+        "made = estimate_run(load_config('XinTong/10b_fsdp'))\n"
         "lines = Path('/proc/self/status').read_text().splitlines()\n"
         "print(made.total, next(int(line.split()[1]) * 1024 for line in lines if line.startswith('VmHWM')))\n"
     )

@@ -19,7 +19,7 @@ def test_without_settings_nothing_is_ever_due(now: list[float]) -> None:
     run = Clock(TrainingSettings())
     now[0] += 1e9
     assert not run.is_save_due
-    assert not run.is_up("step", reserve_s=1e9)
+    assert not run.is_too_late_for("step", reserve_s=1e9)
 
 
 def test_a_save_is_due_once_its_time_has_passed_since_the_last(now: list[float]) -> None:
@@ -47,7 +47,7 @@ def test_time_is_up_when_the_longest_step_and_the_reserve_would_not_fit(now: lis
         with run.timing("step"):
             now[0] += took
     now[0] = 1000 + 990 - 50 - 30  # one per cent is left over
-    assert not run.is_up("step", reserve_s=30)
+    assert not run.is_too_late_for("step", reserve_s=30)
     now[0] += 0.5
-    assert run.is_up("step", reserve_s=30)
-    assert not run.is_up("validation", reserve_s=30)  # none was measured yet
+    assert run.is_too_late_for("step", reserve_s=30)
+    assert not run.is_too_late_for("validation", reserve_s=30)  # none was measured yet

@@ -12,13 +12,13 @@ from cwsam_cli.config.schema import OptimizerArgs, OptimizerConfig
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.optim import build_optimizer, local_shards
 from cwsam_cli.train.optimizer_state import (
-    BLOCK,
+    VALUES_PER_SCALE,
     dequantize,
     optimizer_tensors,
     quantize,
     restore_optimizer,
 )
-from cwsam_cli.train.state import PlainState, read_index
+from cwsam_cli.train.state import StateRecord, read_index
 from tests.states import fill, plain_state, save_state
 
 WORLD = World(torch.device("cpu"))
@@ -57,7 +57,7 @@ def _learn(model: Net, optimizer: torch.optim.Optimizer, steps: range) -> list[f
     return losses
 
 
-def _write(folder: Path, model: Net, optimizer: torch.optim.Optimizer) -> PlainState:
+def _write(folder: Path, model: Net, optimizer: torch.optim.Optimizer) -> StateRecord:
     """Save what the optimizer knows; returns what `state.json` says."""
     tensors, facts = optimizer_tensors(model, local_shards(model), optimizer, WORLD)
     save_state(folder, tensors, optimizer=facts)
@@ -127,7 +127,7 @@ def test_codes_and_scales_are_kept_as_they_are() -> None:
         "optimizer/wide.weight/absmax1/0": torch.float32,
         "optimizer/wide.weight/absmax2/0": torch.float32,
     }
-    assert tensors["optimizer/wide.weight/absmax1/0"].numel() == -(-5000 // BLOCK)
+    assert tensors["optimizer/wide.weight/absmax1/0"].numel() == -(-5000 // VALUES_PER_SCALE)
     assert tensors["optimizer/narrow.weight/state1/0"].dtype == torch.float32
 
 
@@ -142,7 +142,7 @@ def _map(key: str) -> Tensor:
     return code
 
 
-@pytest.mark.parametrize("shape", [(BLOCK,), (3, BLOCK), (1000,), (7, 13, 5), (1,)])
+@pytest.mark.parametrize("shape", [(VALUES_PER_SCALE,), (3, VALUES_PER_SCALE), (1000,), (7, 13, 5), (1,)])
 @pytest.mark.parametrize("key", ["dynamic", "udynamic"])
 def test_values_come_back_within_the_resolution_of_their_codes(key: str, shape: tuple[int, ...]) -> None:
     code = _map(key)
@@ -150,9 +150,9 @@ def test_values_come_back_within_the_resolution_of_their_codes(key: str, shape: 
     values = values.abs() if key == "udynamic" else values
     codes, scale = quantize(values, code)
     assert (codes.dtype, codes.shape) == (torch.uint8, values.shape)
-    assert scale.shape == (-(-values.numel() // BLOCK),)
+    assert scale.shape == (-(-values.numel() // VALUES_PER_SCALE),)
     found = dequantize(codes, scale, code)
-    spread = scale.repeat_interleave(BLOCK)[: values.numel()].view(shape)
+    spread = scale.repeat_interleave(VALUES_PER_SCALE)[: values.numel()].view(shape)
     relative = values / spread
     upper = torch.searchsorted(code, relative).clamp(1, 255)
     step = (code[upper] - code[upper - 1]) * spread  # between the codes beside a value
@@ -164,8 +164,8 @@ def test_values_come_back_within_the_resolution_of_their_codes(key: str, shape: 
 @pytest.mark.parametrize("key", ["dynamic", "udynamic"])
 def test_the_largest_of_a_block_is_exact_and_so_is_0(key: str) -> None:
     code = _map(key)
-    values = torch.zeros(2 * BLOCK)
-    values[3], values[BLOCK + 5] = 0.37, 1e-5
+    values = torch.zeros(2 * VALUES_PER_SCALE)
+    values[3], values[VALUES_PER_SCALE + 5] = 0.37, 1e-5
     codes, scale = quantize(values, code)
     assert torch.equal(dequantize(codes, scale, code), values)
     assert torch.equal(scale, torch.tensor([0.37, 1e-5]))
@@ -188,8 +188,8 @@ def test_a_block_of_zeros_stays_zeros() -> None:
 
 def test_coding_what_was_decoded_changes_next_to_nothing() -> None:
     code = _map("dynamic")
-    codes = torch.randint(256, (40 * BLOCK,), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    codes[::BLOCK] = 255  # each block holds its largest
+    codes = torch.randint(256, (40 * VALUES_PER_SCALE,), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    codes[::VALUES_PER_SCALE] = 255  # each block holds its largest
     scale = torch.rand(40, generator=torch.Generator().manual_seed(1)) + 0.1
     again, scale_again = quantize(dequantize(codes, scale, code), code)
     torch.testing.assert_close(scale_again, scale)
@@ -205,7 +205,7 @@ def test_the_codes_are_those_of_the_library() -> None:
     known = optimizer.state[model.wide.weight]
     for key, scale, qmap in (("state1", "absmax1", "qmap1"), ("state2", "absmax2", "qmap2")):
         expected = functional.dequantize_blockwise(
-            known[key], absmax=known[scale], code=known[qmap], blocksize=BLOCK
+            known[key], absmax=known[scale], code=known[qmap], blocksize=VALUES_PER_SCALE
         ).view_as(known[key])
         torch.testing.assert_close(dequantize(known[key], known[scale], known[qmap]), expected)
 

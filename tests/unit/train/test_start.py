@@ -24,10 +24,10 @@ from cwsam_cli.errors import CheckpointError
 from cwsam_cli.learning.learner import Learner
 from cwsam_cli.learning.loop import take_step
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.model.weights import Source
+from cwsam_cli.model.weights import PretrainedWeights
 from cwsam_cli.taxonomy import Taxonomy, from_names
-from cwsam_cli.train.start import go_on, identity, refuse_other, remember, start
-from cwsam_cli.train.state import PlainState, StateWriter
+from cwsam_cli.train.start import build_learner, refuse_mismatch, restore_learner, run_identity, save_state
+from cwsam_cli.train.state import StateRecord, StateWriter
 
 WORLD = World(torch.device("cpu"))
 BANDS = [Band(name=name, mean=0.0, std=1.0) for name in ("red", "green", "blue", "nir")]
@@ -66,8 +66,8 @@ def _arch(config: RunConfig) -> Architecture:
     return architecture(config.model, num_bands=4, num_classes=3)
 
 
-def _begin(config: RunConfig, source: Source | None = None) -> Learner:
-    learner, _ = start(config, _arch(config), WORLD, source, band_names=NAMES, class_names=CLASSES.names)
+def _begin(config: RunConfig, source: PretrainedWeights | None = None) -> Learner:
+    learner, _ = build_learner(config, _arch(config), WORLD, source, band_names=NAMES, class_names=CLASSES.names)
     if config.training_settings.ema is not None:
         learner.begin_average()
     return learner
@@ -102,17 +102,17 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:
-    return identity(_arch(config), CLASSES, BANDS)
+    return run_identity(_arch(config), CLASSES, BANDS)
 
 
 def _remember(folder: Path, config: RunConfig, learner: Learner, **progress: Any) -> None:
     writer = StateWriter(folder, WORLD)
-    remember(writer, config, learner, WORLD, here=_identity(config), progress=progress)
+    save_state(writer, config, learner, WORLD, identity=_identity(config), progress=progress)
     writer.wait()
 
 
-def _go_on(folder: Path, config: RunConfig) -> tuple[Learner, PlainState]:
-    return go_on(folder, config, _arch(config), WORLD, band_names=NAMES, here=_identity(config))
+def _go_on(folder: Path, config: RunConfig) -> tuple[Learner, StateRecord]:
+    return restore_learner(folder, config, _arch(config), WORLD, band_names=NAMES, identity=_identity(config))
 
 
 # --- a new run ---
@@ -137,7 +137,7 @@ def test_weights_of_the_same_model_are_taken_as_they_are() -> None:
     trained = _begin(config)
     _learn(config, trained, range(3))
     weights = _tensors(trained)
-    source = Source(weights, NAMES, CLASSES.names, _arch(config))
+    source = PretrainedWeights(weights, NAMES, CLASSES.names, _arch(config))
     assert _same(_tensors(_begin(_config(seed=5), source)), weights)
 
 
@@ -248,7 +248,7 @@ def test_averages_are_given_up_with_the_setting(tmp_path: Path) -> None:
 
 def test_a_finished_stage_leaves_what_it_froze_without_averages(tmp_path: Path) -> None:
     config = _config(ema=0.9)
-    learner, _ = start(config, _arch(config), WORLD, None, band_names=NAMES, class_names=CLASSES.names)
+    learner, _ = build_learner(config, _arch(config), WORLD, None, band_names=NAMES, class_names=CLASSES.names)
     learner.learn({name for name in learner.shards if name.startswith("mask_decoder.")})
     learner.begin_average()
     _learn(config, learner, range(2))
@@ -272,16 +272,16 @@ def test_another_architecture_is_refused_by_its_differences(tmp_path: Path) -> N
     mode = dataclasses.replace(config.model.args.encoder_mode, depth=2, prompt_embed_dim=32)
     args = dataclasses.replace(config.model.args, encoder_mode=mode)
     other = dataclasses.replace(config, model=ModelConfig(name="sam_tiny", args=args))
-    with pytest.raises(CheckpointError, match=r"last` is of another run") as caught:
+    with pytest.raises(CheckpointError, match=r"last` belongs to another run") as caught:
         _go_on(folder, other)
     assert caught.value.exit_code == 5 and caught.value.hint
-    assert "depth 1 there, 2 here" in str(caught.value)
-    assert "prompt_embed_dim 16 there, 32 here" in str(caught.value)
+    assert "depth was 1, is now 2" in str(caught.value)
+    assert "prompt_embed_dim was 16, is now 32" in str(caught.value)
 
 
 def test_another_optimizer_is_refused(tmp_path: Path) -> None:
     folder = _kept(tmp_path, _config())
-    with pytest.raises(CheckpointError, match="optimizer adamw there, adamw8bit here"):
+    with pytest.raises(CheckpointError, match="optimizer was adamw, is now adamw8bit"):
         _go_on(folder, _config(optimizer="adamw8bit"))
 
 
@@ -299,35 +299,35 @@ def test_other_classes_or_bands_are_refused_and_named(
     config = _config()
     folder = _kept(tmp_path, config)
     table: Taxonomy = from_names(classes)
-    here = identity(_arch(config), table, [Band(name=name, mean=0.0, std=1.0) for name in bands])
+    here = run_identity(_arch(config), table, [Band(name=name, mean=0.0, std=1.0) for name in bands])
     with pytest.raises(CheckpointError, match=key):
-        go_on(folder, config, _arch(config), WORLD, band_names=bands, here=here)
+        restore_learner(folder, config, _arch(config), WORLD, band_names=bands, identity=here)
 
 
 def test_codes_count_as_much_as_names() -> None:
     arch = _arch(_config())
-    one, other = identity(arch, CLASSES, BANDS), identity(arch, from_names(CLASSES.names, first=5), BANDS)
-    with pytest.raises(CheckpointError, match=r"classes .*0 水体.* there, .*5 水体.* here"):
-        refuse_other(Path("last"), one, other)
+    one, other = run_identity(arch, CLASSES, BANDS), run_identity(arch, from_names(CLASSES.names, first=5), BANDS)
+    with pytest.raises(CheckpointError, match=r"classes .*0 水体.*, is now .*5 水体"):
+        refuse_mismatch(Path("last"), one, other)
 
 
 @pytest.mark.parametrize(
     ("kept", "here", "told"),
     [
-        ([*"abcdefghij"], [*"abcXefghij"], "classes d there, X here"),
-        ([*"abc"], [*"ab"], "classes c there, nothing here"),
-        ([*"ab"], [*"abc"], "classes nothing there, c here"),
+        ([*"abcdefghij"], [*"abcXefghij"], "classes was d, is now X"),
+        ([*"abc"], [*"ab"], "classes was c, is now nothing"),
+        ([*"ab"], [*"abc"], "classes was nothing, is now c"),
     ],
 )
 def test_of_a_long_table_the_first_difference_is_named(kept: list[str], here: list[str], told: str) -> None:
     with pytest.raises(CheckpointError, match=f"run: {told}$"):
-        refuse_other(Path("last"), {"classes": kept}, {"classes": here})
+        refuse_mismatch(Path("last"), {"classes": kept}, {"classes": here})
 
 
 def test_what_agrees_is_not_refused_also_after_json() -> None:
     here = _identity(_config())
-    refuse_other(Path("last"), here, here)
-    refuse_other(Path("last"), json.loads(json.dumps(here)), here)
+    refuse_mismatch(Path("last"), here, here)
+    refuse_mismatch(Path("last"), json.loads(json.dumps(here)), here)
 
 
 @pytest.mark.parametrize("changes", [{"mean": 5.0}, {"std": 2.0}])
@@ -335,13 +335,13 @@ def test_bands_that_were_measured_anew_are_another_run(changes: dict[str, float]
     """The same pixel would be another number to the model."""
     arch = _arch(_config())
     measured = [BANDS[0], dataclasses.replace(BANDS[1], **changes), *BANDS[2:]]
-    with pytest.raises(CheckpointError, match=r"bands green \(0 ± 1\) there, green \("):
-        refuse_other(Path("last"), identity(arch, CLASSES, BANDS), identity(arch, CLASSES, measured))
+    with pytest.raises(CheckpointError, match=r"bands was green \(0 ± 1\), is now green \("):
+        refuse_mismatch(Path("last"), run_identity(arch, CLASSES, BANDS), run_identity(arch, CLASSES, measured))
 
 
 def test_only_the_first_differences_are_named() -> None:
     here = {f"key{i}": i for i in range(9)}
     with pytest.raises(CheckpointError) as caught:
-        refuse_other(Path("last"), {name: -value - 1 for name, value in here.items()}, here)
-    assert str(caught.value).count(" there, ") == 3
-    assert "key0 -1 there, 0 here" in str(caught.value)
+        refuse_mismatch(Path("last"), {name: -value - 1 for name, value in here.items()}, here)
+    assert str(caught.value).count(", is now ") == 3
+    assert "key0 was -1, is now 0" in str(caught.value)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cwsam_cli.errors import CheckpointError, MachineError
 from cwsam_cli.train import state
-from cwsam_cli.train.state import find_state, read_plain
+from cwsam_cli.train.state import find_state, read_record
 from tests.states import WORLD, fill, plain_state, save_state, state_shapes
 
 
@@ -45,7 +45,7 @@ def test_a_state_gives_back_every_bit(tmp_path: Path) -> None:
     read = _hollow(_tensors())
     fill(tmp_path / "last", read)
     assert _same(read, _tensors())
-    plain = read_plain(tmp_path / "last")
+    plain = read_record(tmp_path / "last")
     assert plain.progress == {"epoch": 3, "sums": {"loss": 0.1}}
     assert plain.processes == 1
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
@@ -82,7 +82,7 @@ def test_a_newer_state_takes_the_place_of_the_older_one(tmp_path: Path) -> None:
     read = _hollow(_tensors())
     fill(tmp_path / "last", read)
     assert _same(read, _tensors(2))
-    assert read_plain(tmp_path / "last").progress["seed"] == 2
+    assert read_record(tmp_path / "last").progress["seed"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
@@ -99,9 +99,9 @@ def test_an_older_state_stands_when_the_newer_one_cannot_be_written(
         save_state(tmp_path / "last", _tensors(2), progress={"seed": 2})
     assert (caught.value.exit_code, "disk" in caught.value.hint) == (6, True)
     found = find_state(tmp_path / "last")
-    assert found is not None and read_plain(found).progress["seed"] == 1
+    assert found is not None and read_record(found).progress["seed"] == 1
     save_state(tmp_path / "last", _tensors(3), progress={"seed": 3})  # what was left of the failed one is no hindrance
-    assert read_plain(tmp_path / "last").progress["seed"] == 3
+    assert read_record(tmp_path / "last").progress["seed"] == 3
 
 
 def test_a_second_ctrl_c_while_a_state_is_written_interrupts_and_the_older_one_stands(
@@ -116,7 +116,7 @@ def test_a_second_ctrl_c_while_a_state_is_written_interrupts_and_the_older_one_s
         patch.setattr(state.FileSystemWriter, "write_data", press)
         save_state(tmp_path / "last", _tensors(2), progress={"seed": 2})
     found = find_state(tmp_path / "last")
-    assert found is not None and read_plain(found).progress["seed"] == 1
+    assert found is not None and read_record(found).progress["seed"] == 1
 
 
 class Killed(BaseException):
@@ -162,7 +162,7 @@ def test_wherever_a_writer_is_killed_a_whole_state_is_found(tmp_path: Path, monk
                 assert found is not None, f"killed at {first}, then at {second}: no state is left"
                 read = _hollow(_tensors())
                 fill(found, read)
-                assert _same(read, _tensors(read_plain(found).progress["seed"]))
+                assert _same(read, _tensors(read_record(found).progress["seed"]))
             if not deaths:
                 assert (first, second) > (3, 3)
                 return
@@ -185,7 +185,7 @@ def test_a_state_json_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     save_state(tmp_path / "last", _tensors())
     (tmp_path / "last" / "state.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"state\.json` cannot be read") as caught:
-        read_plain(tmp_path / "last")
+        read_record(tmp_path / "last")
     assert (caught.value.exit_code, "resume=best" in caught.value.hint) == (5, True)
 
 
@@ -195,7 +195,7 @@ def test_a_state_json_that_is_none_is_named(tmp_path: Path, text: str) -> None:
 )
 def test_a_tensor_that_is_missing_or_of_another_shape_is_refused(tmp_path: Path, wanted: dict[str, Tensor]) -> None:
     save_state(tmp_path / "last", _tensors())
-    with pytest.raises(CheckpointError, match="last` is damaged or of another model") as caught:
+    with pytest.raises(CheckpointError, match="last` is damaged or belongs to another model") as caught:
         fill(tmp_path / "last", wanted)
     assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
 
@@ -242,7 +242,7 @@ def test_an_index_that_names_another_class_runs_nothing(tmp_path: Path, kind: in
     target = tmp_path / "exploded"
     (tmp_path / "last" / ".metadata").write_bytes(pickle.dumps(_calls(target)[kind]))
     for read in (lambda: state_shapes(tmp_path / "last"), lambda: fill(tmp_path / "last", _hollow(_tensors()))):
-        with pytest.raises(CheckpointError, match="which no state needs"):
+        with pytest.raises(CheckpointError, match="which a state never contains"):
             read()
     assert not target.exists()
 
@@ -253,7 +253,7 @@ def test_a_bomb_among_the_indexs_own_parts_runs_nothing_either(tmp_path: Path) -
     metadata = pickle.loads(path.read_bytes())
     metadata.planner_data = _calls(target)[0]
     path.write_bytes(pickle.dumps(metadata))
-    with pytest.raises(CheckpointError, match=r"system, which no state needs") as caught:
+    with pytest.raises(CheckpointError, match=r"system, which a state never contains") as caught:
         fill(tmp_path / "last", _hollow(_tensors()))
     assert caught.value.exit_code == 5
     assert not target.exists()
@@ -277,7 +277,7 @@ def test_a_bomb_among_the_indexs_own_parts_runs_nothing_either(tmp_path: Path) -
 def test_only_the_plain_classes_of_an_index_are_known(name: tuple[str, str], tmp_path: Path) -> None:
     words = b"".join(b"\x8c" + bytes([len(word)]) + word.encode() for word in name)
     (tmp_path / ".metadata").write_bytes(b"\x80\x04" + words + b"\x93.")
-    with pytest.raises(CheckpointError, match="which no state needs"):
+    with pytest.raises(CheckpointError, match="which a state never contains"):
         state_shapes(tmp_path)
 
 

@@ -72,7 +72,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_labels_are_not_counted_where_nothing_asks_for_it(config: Callable[..., RunConfig], counted: list[int]) -> None:
     data = prepare_data(config(loss_weight=[1, 2, 3]), WORLD)
     assert counted == []
-    assert data.chances is None and data.weights is not None
+    assert data.probabilities is None and data.weights is not None
     assert data.weights.tolist() == [1, 2, 3]
     assert prepare_data(config(), WORLD).weights is None
 
@@ -80,19 +80,19 @@ def test_labels_are_not_counted_where_nothing_asks_for_it(config: Callable[..., 
 def test_balance_and_weights_come_from_one_count(config: Callable[..., RunConfig], counted: list[int]) -> None:
     data = prepare_data(config(sampler="balanced", loss_weight="auto"), WORLD)
     assert counted == [1]
-    assert data.weights is not None and data.chances is not None
+    assert data.weights is not None and data.probabilities is not None
     torch.testing.assert_close(data.weights, torch.tensor(class_weights([2400, 600, 0])))
     expected = [(900 / 2400 + 100 / 600) / 2, (1000 / 2400) / 2, (500 / 2400 + 500 / 600) / 2]
-    assert data.chances == pytest.approx(expected)
+    assert data.probabilities == pytest.approx(expected)
 
 
 def test_ignored_background_is_hidden_and_counts_for_nothing(config: Callable[..., RunConfig]) -> None:
     data = prepare_data(config(sampler="balanced", loss_weight="auto", ignore_bg=True), WORLD)
-    assert data.hidden == 0
-    assert data.weights is not None and data.chances is not None
+    assert data.hidden_class == 0
+    assert data.weights is not None and data.probabilities is not None
     assert data.weights.tolist() == pytest.approx([0, 1, 0])
-    assert data.chances == pytest.approx([100 / 600, 0, 500 / 600])
-    assert prepare_data(config(), WORLD).hidden is None
+    assert data.probabilities == pytest.approx([100 / 600, 0, 500 / 600])
+    assert prepare_data(config(), WORLD).hidden_class is None
 
 
 @pytest.mark.parametrize("options", [{"sampler": "balanced"}, {"loss_weight": "auto"}])

@@ -1,4 +1,4 @@
-"""Find the weights that `sam_checkpoint` names, and tell by their keys whose they are."""
+"""Open the weights that `sam_checkpoint` names: Segment Anything's files or checkpoints of cwsam."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ from cwsam_cli.checkpoints.checkpoint import FORMAT, load_checkpoint
 from cwsam_cli.checkpoints.download import download
 from cwsam_cli.console import log
 from cwsam_cli.errors import CheckpointError
-from cwsam_cli.model.weights import LoadReport, Source
+from cwsam_cli.model.weights import LoadReport, PretrainedWeights
 
 _OFFICIAL = {
     "sam_vit_h": ("sam_vit_h_4b8939.pth", "4b8939"),
@@ -19,29 +19,31 @@ _OFFICIAL = {
 _OFFICIAL_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 
-def open_source(name: str) -> Source:
-    """Open weights to begin with; they stay on disk until they are used.
+def open_pretrained(name: str) -> PretrainedWeights:
+    """Open pretrained weights. They stay on disk until they are used.
 
     Args:
-        name: a path, a URL, or `sam_vit_b`, `sam_vit_l`, `sam_vit_h` for the official files,
-            which are downloaded once into torch's own cache.
+        name: path, URL, or `sam_vit_b`, `sam_vit_l`, `sam_vit_h` for the official files. Downloads
+            are kept in torch's cache.
 
     Raises:
-        CheckpointError: there is no such file, or it holds no such weights.
+        CheckpointError: the file does not exist, or holds other weights.
         MachineError: the download failed.
     """
     path = locate(name)
     if not path.is_file():
         raise CheckpointError(
-            f"there is no checkpoint `{path}`", hint=f"a path, a URL, or one of {', '.join(_OFFICIAL)}"
+            f"there is no checkpoint `{path}`", hint=f"give a path, a URL, or one of {', '.join(_OFFICIAL)}"
         )
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # torch raises half a dozen kinds for a damaged file
-        raise CheckpointError(f"`{path}` is not a readable checkpoint", hint="was its copy interrupted?") from None
+    except Exception:  # torch raises many kinds of errors for a damaged file
+        raise CheckpointError(
+            f"`{path}` is not a readable checkpoint", hint="copy it again; the copy may be incomplete"
+        ) from None
     if isinstance(raw, dict) and raw.get("format") == FORMAT:
         ours = load_checkpoint(path)
-        return Source(
+        return PretrainedWeights(
             ours.weights, [band.name for band in ours.bands], ours.taxonomy.names, ours.architecture, ours.grown
         )
     weights = (
@@ -50,13 +52,16 @@ def open_source(name: str) -> Source:
     if "image_encoder.patch_embed.proj.weight" not in weights:
         raise CheckpointError(
             f"`{path}` holds neither Segment Anything's weights nor a checkpoint of cwsam",
-            hint="Segment Anything's files hold keys such as image_encoder.patch_embed.proj.weight",
+            hint="Segment Anything's files have keys such as image_encoder.patch_embed.proj.weight",
         )
-    return Source(weights)
+    return PretrainedWeights(weights)
 
 
 def locate(name: str) -> Path:
-    """The file that a path, a URL or an official name means; downloaded if need be.
+    """Return the path of pretrained weights, and download them if needed.
+
+    Args:
+        name: as in `open_pretrained`.
 
     Raises:
         MachineError: the download failed.
@@ -68,14 +73,14 @@ def locate(name: str) -> Path:
     if name.startswith(("http://", "https://")):
         file = name.rpartition("/")[2]
         digits = next((prefix for official, prefix in _OFFICIAL.values() if official == file), "")
-        if not digits:  # two places may hold files of one name
+        if not digits:  # files from different places may have the same name
             file = f"{hashlib.sha256(name.encode()).hexdigest()[:12]}-{file}"
         return download(name, cache / file, sha256_prefix=digits)
     return Path(name)
 
 
-def show_report(report: LoadReport) -> None:
-    """Log what became of a checkpoint's tensors; each of them with --verbose."""
+def log_report(report: LoadReport) -> None:
+    """Log how a checkpoint was loaded: a summary, and every tensor with --verbose."""
     log.info("%s", report.summary())
     for remark in report.remarks:
         log.warning("%s", remark)

@@ -16,14 +16,21 @@ from torch import Tensor
 
 from cwsam_cli.model.experts import HierarchicalExperts, collect_routing
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
-from cwsam_cli.train.watch import HISTORY, Watch, memory_figures, read_history, routing_figures, summary
+from cwsam_cli.train.history import (
+    HISTORY,
+    HistoryWriter,
+    format_history,
+    memory_figures,
+    read_history,
+    routing_figures,
+)
 
 
 def _watch(folder: Path, epoch: int, *rows: tuple[int, dict[str, float | None]]) -> None:
-    watch = Watch(folder, epoch)
+    history = HistoryWriter(folder, epoch)
     for number, values in rows:
-        watch.add(number, values)
-    watch.close()
+        history.write(number, values)
+    history.close()
 
 
 def _events(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -48,13 +55,13 @@ def test_what_json_has_no_word_for_is_left_out(tmp_path: Path) -> None:
 
 
 def test_each_line_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None:
-    watch = Watch(tmp_path, 0)
-    watch.add(1, {"train/loss": 0.5})
+    history = HistoryWriter(tmp_path, 0)
+    history.write(1, {"train/loss": 0.5})
     assert [json.loads(line) for line in (tmp_path / HISTORY).read_text().splitlines()] == [
         {"epoch": 1, "train/loss": 0.5}
     ]
     assert _events(tmp_path) == {"train/loss": [(1, 0.5)]}
-    watch.close()
+    history.close()
 
 
 def test_going_on_repeats_no_epoch(tmp_path: Path) -> None:
@@ -87,9 +94,9 @@ TABLE = Taxonomy(
 
 def _shown(folder: Path, image: Tensor, label: Tensor, best: Tensor) -> NDArray[np.uint8] | None:
     """What TensorBoard would show, (H, W, 3)."""
-    watch = Watch(folder, 0)
-    watch.show(3, image, label, best, TABLE)
-    watch.close()
+    history = HistoryWriter(folder, 0)
+    history.write_images(3, image, label, best, TABLE)
+    history.close()
     events = EventAccumulator(str(folder))
     events.Reload()
     if not events.Tags()["images"]:
@@ -150,7 +157,7 @@ def _rows(count: int, every: int) -> list[dict[str, Any]]:
 
 
 def test_a_summary_shows_validated_epochs_and_the_last_of_them() -> None:
-    lines = summary(_rows(10, 3)).splitlines()
+    lines = format_history(_rows(10, 3)).splitlines()
     assert lines[0].split() == ["epoch", "loss", "mIoU", "accuracy", "lr", "images/s"]
     assert [line.split()[0] for line in lines[1:]] == ["3", "6", "9"]
     assert lines[-1].split() == ["9", "0.111", "0.009", "0.500", "1.00e-03", "7.0"]
@@ -158,11 +165,11 @@ def test_a_summary_shows_validated_epochs_and_the_last_of_them() -> None:
 
 @pytest.mark.parametrize("count", [11, 12, 13, 24, 25, 100, 1000])
 def test_a_summary_of_a_long_run_has_about_a_dozen_lines(count: int) -> None:
-    lines = summary(_rows(count, 1)).splitlines()
+    lines = format_history(_rows(count, 1)).splitlines()
     epochs = [int(line.split()[0]) for line in lines[1:]]
     assert 6 <= len(epochs) <= 12
     assert epochs[-1] == count and epochs == sorted(set(epochs))
 
 
 def test_a_summary_of_nothing_is_its_heading() -> None:
-    assert len(summary(_rows(2, 3)).splitlines()) == 1
+    assert len(format_history(_rows(2, 3)).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""What a run tells of itself: TensorBoard events, the same figures as JSON lines, a table at the end."""
+"""Record a run's figures per epoch: TensorBoard events, JSON lines, and a table at the end."""
 
 import json
 import math
@@ -15,15 +15,15 @@ from cwsam_cli.model.routing import RoutingCounts
 from cwsam_cli.taxonomy import Taxonomy
 
 HISTORY = "history.jsonl"
-_SHOWN = 4  # tiles
+_SHOWN = 4  # tiles per picture
 
 
-class Watch:
-    """Writes an epoch's figures.
+class HistoryWriter:
+    """Writer of a run's figures.
 
     Args:
-        folder: of the run.
-        epoch: after which it goes on; what an interrupted run wrote of later ones is dropped.
+        folder: folder of the run.
+        epoch: last finished epoch. Figures of later epochs, written before an interruption, are dropped.
     """
 
     def __init__(self, folder: Path, epoch: int) -> None:
@@ -32,8 +32,8 @@ class Watch:
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._events = SummaryWriter(str(folder), purge_step=epoch + 1 if epoch else None)
 
-    def add(self, epoch: int, values: Mapping[str, float | None]) -> None:
-        """Write an epoch's figures; those that have no finite value are left out."""
+    def write(self, epoch: int, values: Mapping[str, float | None]) -> None:
+        """Write the figures of an epoch. Figures that are None or not finite are left out."""
         known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         for name, value in known.items():
             self._events.add_scalar(name, value, epoch)
@@ -41,15 +41,15 @@ class Watch:
             file.write(json.dumps({"epoch": epoch, **known}) + "\n")
         self._events.flush()
 
-    def show(self, epoch: int, image: Tensor, label: Tensor, best: Tensor, taxonomy: Taxonomy) -> None:
-        """Draw some tiles, one a row: image, labels, prediction.
+    def write_images(self, epoch: int, image: Tensor, label: Tensor, best: Tensor, taxonomy: Taxonomy) -> None:
+        """Draw the first tiles of a batch, one per row: image, labels, prediction.
 
         Args:
-            epoch: which.
-            image: (B, C, S, S), normalised; its first three bands are shown as red, green, blue.
-            label: class indices (B, S, S).
+            epoch: number of the epoch.
+            image: normalised images (B, C, S, S). The first three bands are shown as red, green and blue.
+            label: labelled class indices (B, S, S).
             best: predicted class indices (B, S, S).
-            taxonomy: the classes' colours.
+            taxonomy: class table with the colours.
         """
         colors = torch.full((256, 3), 236, dtype=torch.uint8)
         colors[: len(taxonomy)] = torch.tensor([entry.rgb for entry in taxonomy.classes], dtype=torch.uint8)
@@ -63,12 +63,12 @@ class Watch:
             self._events.add_image("val/image_labels_prediction", torch.cat(rows, dim=1), epoch)
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Close the TensorBoard file."""
         self._events.close()
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """The figures of a run, one mapping an epoch; a last line that was cut off is left out."""
+    """Read the figures of a run, one mapping per epoch. An incomplete last line is left out."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -79,7 +79,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def routing_figures(routing: Mapping[str, RoutingCounts]) -> dict[str, float]:
-    """Load by group and expert, and the routers' entropy, of each expert layer."""
+    """Return each expert layer's load per group and per expert, and the entropy of its routers."""
     figures = {}
     for name, counts in routing.items():
         figures[f"routing_entropy/{name}"] = float(counts.entropy)
@@ -92,7 +92,7 @@ def routing_figures(routing: Mapping[str, RoutingCounts]) -> dict[str, float]:
 
 
 def memory_figures(device: torch.device) -> dict[str, float]:
-    """Memory of this process in bytes: of the GPU, or the most that the process had resident."""
+    """Return the memory use of this process in bytes: on the GPU, or the peak resident memory."""
     if device.type == "cuda":
         return {
             "memory/allocated": torch.cuda.memory_allocated(device),
@@ -107,8 +107,8 @@ def memory_figures(device: torch.device) -> dict[str, float]:
     return {"memory/peak_resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 
-def summary(rows: list[dict[str, float]]) -> str:
-    """A table of some epochs: the validated ones, at most a dozen of them."""
+def format_history(rows: list[dict[str, float]]) -> str:
+    """Format a table of at most 12 validated epochs, evenly spaced."""
     rows = [row for row in rows if "val/mIoU" in row]
     every = -(-len(rows) // 12) or 1
     shown = rows[::-every][::-1]

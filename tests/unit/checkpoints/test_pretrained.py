@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cwsam_cli.checkpoints import source
+from cwsam_cli.checkpoints import pretrained
 from cwsam_cli.checkpoints.checkpoint import Checkpoint, save_checkpoint
-from cwsam_cli.checkpoints.source import open_source
+from cwsam_cli.checkpoints.pretrained import open_pretrained
 from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.errors import CheckpointError, MachineError
 from cwsam_cli.files import sha256
@@ -91,7 +91,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
 def test_segment_anythings_weights_are_known_by_their_keys(tmp_path: Path, name: str) -> None:
     official = _official()
     torch.save(official | {"note": "not a tensor"}, tmp_path / name)
-    opened = open_source(str(tmp_path / name))
+    opened = open_pretrained(str(tmp_path / name))
     assert set(opened.weights) == set(official)
     assert all(torch.equal(opened.weights[key], value) for key, value in official.items())
     assert (opened.architecture, list(opened.band_names), list(opened.class_names)) == (None, [], [])
@@ -100,7 +100,7 @@ def test_segment_anythings_weights_are_known_by_their_keys(tmp_path: Path, name:
 @pytest.mark.parametrize("name", ["model_epoch_best.pth", "sam_vit_h_4b8939.pth"])
 def test_a_checkpoint_of_ours_is_known_by_its_keys_and_tells_its_bands_and_classes(tmp_path: Path, name: str) -> None:
     saved = _ours(tmp_path / name)
-    opened = open_source(str(tmp_path / name))
+    opened = open_pretrained(str(tmp_path / name))
     assert all(torch.equal(opened.weights[key], value) for key, value in saved.weights.items())
     assert set(opened.weights) == set(saved.weights)
     assert list(opened.band_names) == ["nir", "red"]
@@ -112,9 +112,9 @@ def test_writing_to_opened_weights_leaves_the_file_as_it_was(tmp_path: Path) -> 
     path = tmp_path / "sam.pth"
     torch.save(_official(), path)
     before = path.read_bytes()
-    open_source(str(path)).weights[FILTERS].zero_()
+    open_pretrained(str(path)).weights[FILTERS].zero_()
     assert path.read_bytes() == before
-    assert open_source(str(path)).weights[FILTERS].any()
+    assert open_pretrained(str(path)).weights[FILTERS].any()
 
 
 @pytest.mark.parametrize("kind", ["official", "ours"])
@@ -127,7 +127,7 @@ def test_opened_weights_stay_on_disk(tmp_path: Path, kind: str) -> None:
         _ours(path)
     else:
         torch.save(_official(), path)
-    opened = open_source(str(path))
+    opened = open_pretrained(str(path))
     regions = [line.split()[0].split("-") for line in maps.read_text().splitlines() if line.endswith(str(path))]
     for name, value in opened.weights.items():
         assert any(int(start, 16) <= value.data_ptr() < int(end, 16) for start, end in regions), name
@@ -150,7 +150,7 @@ def test_opened_weights_stay_on_disk(tmp_path: Path, kind: str) -> None:
 def test_weights_of_something_else_are_refused_with_what_is_looked_for(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match=r"model\.pth` holds neither Segment Anything's weights nor") as caught:
-        open_source(str(tmp_path / "model.pth"))
+        open_pretrained(str(tmp_path / "model.pth"))
     assert caught.value.exit_code == 5
     assert FILTERS in caught.value.hint
 
@@ -159,9 +159,9 @@ def test_weights_of_something_else_are_refused_with_what_is_looked_for(tmp_path:
 def test_garbage_is_not_readable(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.pth").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.pth` is not a readable checkpoint") as caught:
-        open_source(str(tmp_path / "model.pth"))
+        open_pretrained(str(tmp_path / "model.pth"))
     assert caught.value.exit_code == 5
-    assert "interrupted" in caught.value.hint
+    assert "incomplete" in caught.value.hint
 
 
 def test_half_a_file_is_not_readable(tmp_path: Path) -> None:
@@ -169,13 +169,13 @@ def test_half_a_file_is_not_readable(tmp_path: Path) -> None:
     content = (tmp_path / "model.pth").read_bytes()
     (tmp_path / "model.pth").write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-        open_source(str(tmp_path / "model.pth"))
+        open_pretrained(str(tmp_path / "model.pth"))
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({FILTERS: torch.zeros(1), "path": tmp_path}, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-        open_source(str(tmp_path / "model.pth"))
+        open_pretrained(str(tmp_path / "model.pth"))
 
 
 @pytest.mark.parametrize("name", ["gone.pth", "sam_vit_x", "."])
@@ -184,7 +184,7 @@ def test_what_is_not_there_is_named_beside_what_may_be_given(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=f"there is no checkpoint `{name}`") as caught:
-        open_source(name)
+        open_pretrained(name)
     assert caught.value.exit_code == 5
     assert all(official in caught.value.hint for official in ("sam_vit_h", "sam_vit_l", "sam_vit_b", "URL"))
 
@@ -211,8 +211,8 @@ def test_the_official_names_mean_the_official_files_in_torchs_cache(
         torch.save(_official(), target)
         return target
 
-    monkeypatch.setattr(source, "download", download)
-    assert FILTERS in open_source(name).weights
+    monkeypatch.setattr(pretrained, "download", download)
+    assert FILTERS in open_pretrained(name).weights
     url = f"https://dl.fbaipublicfiles.com/segment_anything/{file}"
     assert asked == [(url, cache / file, digits)]
 
@@ -224,10 +224,10 @@ def test_an_official_file_is_downloaded_once(
     official = _official()
     torch.save(official, folder / "sam_vit_b_01ec64.pth")
     digits = hashlib.sha256((folder / "sam_vit_b_01ec64.pth").read_bytes()).hexdigest()[:6]
-    monkeypatch.setattr(source, "_OFFICIAL_URL", url)
-    monkeypatch.setitem(source._OFFICIAL, "sam_vit_b", ("sam_vit_b_01ec64.pth", digits))
+    monkeypatch.setattr(pretrained, "_OFFICIAL_URL", url)
+    monkeypatch.setitem(pretrained._OFFICIAL, "sam_vit_b", ("sam_vit_b_01ec64.pth", digits))
     for _ in range(2):
-        opened = open_source("sam_vit_b")
+        opened = open_pretrained("sam_vit_b")
         assert torch.equal(opened.weights[FILTERS], official[FILTERS])
     assert asked == ["/sam_vit_b_01ec64.pth"]
     assert [path.name for path in cache.iterdir()] == ["sam_vit_b_01ec64.pth"]
@@ -238,10 +238,10 @@ def test_a_file_that_only_calls_itself_official_is_refused(
 ) -> None:
     url, folder, _ = served
     torch.save(_official(), folder / "sam_vit_l_0b3195.pth")
-    monkeypatch.setattr(source, "_OFFICIAL_URL", url)
+    monkeypatch.setattr(pretrained, "_OFFICIAL_URL", url)
     for name in ("sam_vit_l", f"{url}sam_vit_l_0b3195.pth"):
         with pytest.raises(CheckpointError, match="0b3195") as caught:
-            open_source(name)
+            open_pretrained(name)
         assert caught.value.exit_code == 5
         assert list(cache.iterdir()) == []
 
@@ -249,21 +249,21 @@ def test_a_file_that_only_calls_itself_official_is_refused(
 def test_without_a_network_the_official_file_may_be_brought_to_the_cache_by_hand(
     cache: Path, served: tuple[str, Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "_OFFICIAL_URL", "http://127.0.0.1:1/")
+    monkeypatch.setattr(pretrained, "_OFFICIAL_URL", "http://127.0.0.1:1/")
     with pytest.raises(MachineError, match="could not be downloaded") as caught:
-        open_source("sam_vit_h")
+        open_pretrained("sam_vit_h")
     target = cache / "sam_vit_h_4b8939.pth"
     assert caught.value.exit_code == 6
     assert str(target) in caught.value.hint
     torch.save(_official(), target)
-    monkeypatch.setitem(source._OFFICIAL, "sam_vit_h", (target.name, sha256(target)[:6]))
-    assert FILTERS in open_source("sam_vit_h").weights
+    monkeypatch.setitem(pretrained._OFFICIAL, "sam_vit_h", (target.name, sha256(target)[:6]))
+    assert FILTERS in open_pretrained("sam_vit_h").weights
 
 
 def test_a_url_is_downloaded_to_the_cache_and_opened(cache: Path, served: tuple[str, Path, list[str]]) -> None:
     url, folder, asked = served
     saved = _ours(folder / "base.pth")
-    opened = open_source(f"{url}base.pth")
+    opened = open_pretrained(f"{url}base.pth")
     assert opened.architecture == saved.architecture
     (kept,) = cache.iterdir()
     assert kept.name.endswith("-base.pth") and len(kept.name) > len("-base.pth")  # two places may hold one name

@@ -1,11 +1,12 @@
-"""One training step on ranks and a device that are only imagined.
+"""Simulate one training step on any number of ranks, without memory for its tensors.
 
-The model is laid out for real by `parallelize`, over torch's `fake` process group; forward
-pass, loss and backward pass are the training code's own, on torch's fake tensors, which have
-shapes and no bytes; `live` counts them. A thousand ranks cost no more than two; of encoder
-blocks that are alike only some run, and count as often as there are such. Assumed is that
-each expert serves its even share of the tokens, and that a GPU's kernels need little beside
-their results (cuDNN and cuBLAS use some workspace; the plan's reserve is for that).
+`parallelize` shards the real model over torch's `fake` process group. The training code itself
+runs the forward pass, the loss and the backward pass on torch's fake tensors, which have shapes
+but no bytes, and `live` counts them. A thousand ranks take no longer than two. Of identical
+encoder blocks only some run; their counts are repeated for the others.
+
+Two assumptions: each expert serves an equal share of the tokens, and GPU kernels need no memory
+besides their results. The reserve of the estimate covers the workspace of cuDNN and cuBLAS.
 """
 
 import functools
@@ -31,31 +32,31 @@ from cwsam_cli.dataset.loader import Batch
 from cwsam_cli.distributed.parallelize import checkpoint_activations, shard
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.loop import backward_passes
-from cwsam_cli.learning.losses import Whole
+from cwsam_cli.learning.losses import BatchTotals
 from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.plan.live import Bytes, LiveStorages
+from cwsam_cli.plan.live import LiveBytes, LiveStorages
 
 
 @dataclass(frozen=True, slots=True)
-class Imagined:
-    """What rank 0 holds, and its worst moment; where a tensor does not divide evenly, its share is the largest."""
+class SimulatedStep:
+    """Memory of a simulated step on rank 0, whose shards are the largest."""
 
     shards: tuple[int, ...]
-    """Values of each parameter on rank 0."""
+    """Number of values of each parameter on rank 0."""
     learning: tuple[tuple[int, int], ...]
-    """The same, of those that learn, and the values of the whole parameter."""
+    """For each parameter that learns: its values on rank 0, and its values in total."""
     unevenness: float
-    """Rank 0's share against the mean."""
-    worst: Bytes
-    """Beside those, their gradients and the optimizer's state."""
+    """Rank 0's share of all values, divided by the mean share."""
+    worst: LiveBytes
+    """Bytes at the peak, besides weights, gradients and optimizer state."""
     activations: int
-    """At the moment that is worst for them."""
+    """Largest bytes of activations at any moment."""
 
 
 @functools.cache
-def imagine(
+def simulate_step(
     arch: Architecture,
     learning: frozenset[str],
     *,
@@ -66,19 +67,19 @@ def imagine(
     settings: TrainingSettings,
     fsdp: FsdpSettings,
     device: str,
-) -> Imagined:
-    """Lay a model out and run one step of it.
+) -> SimulatedStep:
+    """Simulate one training step of a model.
 
     Args:
-        arch: the model.
+        arch: architecture of the model.
         learning: names of the parameters that learn.
-        gpus: ranks; one is not sharded at all.
-        batch: images a rank.
+        gpus: number of ranks. One rank is not sharded.
+        batch: images per rank.
         loss: as in `model.args.loss`.
         smoothing: as in `model.args.label_smoothing`.
-        settings: precision, checkpointing, and how many batches a step has.
-        fsdp: how it is sharded; whether it is offloaded changes nothing here.
-        device: `cuda` or `cpu`: autocast keeps other operations in float32 on each.
+        settings: precision, activation checkpointing and batches per step.
+        fsdp: settings of the sharding; `cpu_offload` changes nothing here.
+        device: `cuda` or `cpu`, whose autocast keeps different operations in float32.
     """
     with torch.device("meta"):
         model = ClassWiseSam(arch)
@@ -88,14 +89,17 @@ def imagine(
     for _, layer in expert_layers(model):
         layer._rows = functools.partial(_even_rows, layer)  # type: ignore[method-assign]
     if device == "cuda":
-        for module in (model, *model.image_encoder.blocks):  # blocks of their own: they may be computed again
-            module.forward = functools.partial(_as_on_cuda, module.forward)
+        for module in (
+            model,
+            *model.image_encoder.blocks,
+        ):  # blocks separately, because checkpointing may run them again
+            module.forward = functools.partial(_with_cuda_autocast, module.forward)
     if settings.activation_checkpointing:
         checkpoint_activations(model)
-    with _imagined_ranks(gpus) as mesh:
+    with _fake_ranks(gpus) as mesh:
         if mesh is not None:
             shard(model, mesh, precision=settings.precision, settings=fsdp, accumulates=settings.grad_accum_steps > 1)
-        held = [(_held(own), own.numel(), own.requires_grad) for own in model.parameters()]
+        held = [(_local_size(own), own.numel(), own.requires_grad) for own in model.parameters()]
         order = _leave_out_repetitions(model)
         with FakeTensorMode(allow_non_fake_inputs=True):
             model.to_empty(device="cpu")
@@ -103,8 +107,8 @@ def imagine(
             label = torch.empty(batch, arch.inp_size, arch.inp_size, dtype=torch.uint8)
             args = ModelArgs(loss=loss, label_smoothing=smoothing)
             batches = [(image, label)] * settings.grad_accum_steps
-            live = watched_passes(model, batches, gpus=gpus, args=args, settings=settings, order=order)
-    return Imagined(
+            live = run_tracked_passes(model, batches, gpus=gpus, args=args, settings=settings, order=order)
+    return SimulatedStep(
         shards=tuple(size for size, _, _ in held),
         learning=tuple((size, whole) for size, whole, learns in held if learns),
         unevenness=sum(size for size, _, _ in held) / mean,
@@ -113,7 +117,7 @@ def imagine(
     )
 
 
-def watched_passes(
+def run_tracked_passes(
     model: ClassWiseSam,
     batches: list[Batch],
     *,
@@ -122,33 +126,37 @@ def watched_passes(
     settings: TrainingSettings,
     order: list[int] | None = None,
 ) -> LiveStorages:
-    """Run a step's passes on a CPU and count what is alive; the gradients are let go.
+    """Run the passes of a step on the CPU and count the live bytes. The gradients are released.
 
     Args:
-        model: in training mode; its tensors may be real or imagined.
-        batches: of the step.
-        gpus: ranks, of which this is the first.
-        args: the loss.
+        model: model in training mode, with real or fake tensors.
+        batches: batches of the step.
+        gpus: number of ranks; this is rank 0.
+        args: settings of the loss.
         settings: precision.
-        order: numbers of the encoder's blocks and its neck, as a deeper model would run them.
+        order: numbers of the encoder's blocks and its neck in the order in which a deeper model runs
+            them; see `LiveStorages`.
     """
     world = World(torch.device("cpu"), size=gpus)
-    weights, whole = torch.ones(model.arch.num_classes), Whole(torch.ones(()), torch.ones(()), torch.ones(len(batches)))
+    weights, totals = (
+        torch.ones(model.arch.num_classes),
+        BatchTotals(torch.ones(()), torch.ones(()), torch.ones(len(batches))),
+    )
     encoder = model.image_encoder
     with LiveStorages(model, [*encoder.blocks, encoder.neck], order) as live:
-        here = [(image.clone(), label.clone()) for image, label in batches]  # as they come to a device
-        backward_passes(model, here, world, args=args, settings=settings, weights=weights, whole=whole)
+        here = [(image.clone(), label.clone()) for image, label in batches]  # as copied to a device
+        backward_passes(model, here, world, args=args, settings=settings, weights=weights, totals=totals)
     return live
 
 
 def _leave_out_repetitions(model: ClassWiseSam) -> list[int]:
-    """Take encoder blocks out for which another can stand: alike, and between such as theirs.
+    """Remove encoder blocks that another block can represent: a block of the same kind with the same neighbours.
 
-    What comes and goes in a block depends on what it is and on its neighbours: while it runs
-    backwards, the one before is gathered and the one behind is summed.
+    The neighbours matter because FSDP, in the backward pass of a block, gathers the block before it
+    and sums the gradients of the block after it.
 
     Returns:
-        The number of what stands for each block that there was, and that of the neck.
+        For each original block, and for the neck, the number of the remaining one that represents it.
     """
     encoder, described = model.image_encoder, list[tuple[Any, ...]]()
     later = ("blocks.", "neck.")
@@ -174,8 +182,8 @@ def _with_neighbours(kinds: list[int]) -> list[tuple[int | None, ...]]:
 
 
 @contextmanager
-def _imagined_ranks(count: int) -> Iterator[DeviceMesh | None]:
-    """A mesh of which only the first rank exists; none for one rank."""
+def _fake_ranks(count: int) -> Iterator[DeviceMesh | None]:
+    """Make a mesh in which only rank 0 exists; None for one rank."""
     if count == 1:
         yield None
         return
@@ -186,33 +194,33 @@ def _imagined_ranks(count: int) -> Iterator[DeviceMesh | None]:
         dist.destroy_process_group()
 
 
-def _held(parameter: Tensor) -> int:
+def _local_size(parameter: Tensor) -> int:
     return (parameter.to_local() if isinstance(parameter, DTensor) else parameter).numel()
 
 
 def _even_rows(layer: HierarchicalExperts, chosen: Tensor) -> list[list[int]]:
-    """As many slots for each expert, in place of counting them."""
+    """Give each expert an equal number of slots, instead of counting them."""
     slots, experts = chosen.numel(), len(layer.groups) * layer.experts
     ends = [slots * index // experts for index in range(experts + 1)]
     rows = [end - start for start, end in pairwise(ends)]
     return [rows[start : start + layer.experts] for start in range(0, experts, layer.experts)]
 
 
-def _as_on_cuda(forward: Callable[..., Tensor], *args: Tensor) -> Tensor:
+def _with_cuda_autocast(forward: Callable[..., Tensor], *args: Tensor) -> Tensor:
     with _CudaAutocast():
         return forward(*args)
 
 
 class _CudaAutocast(TorchFunctionMode):
-    """CUDA's autocast out of a CPU's: softmax and layer norm in float32.
+    """Mode that makes the CPU's autocast behave like CUDA's: softmax and layer norm run in float32.
 
-    Of the operations on CUDA's list these are the ones that the model has under autocast.
+    The model uses no other operation of CUDA's float32 list under autocast.
     """
 
     _FLOAT32 = (torch.softmax, Tensor.softmax, F.layer_norm, torch.layer_norm)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Widen the arguments of the operations on the list."""
+        """Convert the arguments of these operations to float32."""
         if func in self._FLOAT32 and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 return func(*tree_map(_widened, args), **(kwargs or {}))

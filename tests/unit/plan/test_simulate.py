@@ -19,8 +19,8 @@ from cwsam_cli.distributed.parallelize import checkpoint_activations, shard
 from cwsam_cli.model.experts import expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.plan import imagine as room
-from cwsam_cli.plan.imagine import Imagined, imagine, watched_passes
+from cwsam_cli.plan import simulate as room
+from cwsam_cli.plan.simulate import SimulatedStep, run_tracked_passes, simulate_step
 
 
 def _arch(**changes: Any) -> Architecture:
@@ -43,10 +43,10 @@ def _imagined(
     device: str = "cpu",
     fsdp: FsdpSettings | None = None,
     learning: frozenset[str] | None = None,
-) -> Imagined:
+) -> SimulatedStep:
     with torch.device("meta"):
         names = frozenset(name for name, _ in ClassWiseSam(arch).named_parameters())
-    return imagine(
+    return simulate_step(
         arch,
         names if learning is None else learning,
         gpus=gpus,
@@ -78,7 +78,7 @@ def _real(arch: Architecture, batch: int, precision: Precision, checkpointed: bo
     if checkpointed:
         checkpoint_activations(model)
     args, settings = ModelArgs(loss="ce+dice"), _settings(precision, checkpointed)
-    return watched_passes(model, [_batch(arch, batch)], args=args, settings=settings).worst.total
+    return run_tracked_passes(model, [_batch(arch, batch)], args=args, settings=settings).worst.total
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
@@ -105,10 +105,12 @@ def test_a_sharded_step_needs_what_one_on_real_tensors_needs(checkpointed: bool)
     if checkpointed:
         checkpoint_activations(model)
     settings = _settings("bf16", checkpointed, 2)
-    with room._imagined_ranks(4) as mesh:
+    with room._fake_ranks(4) as mesh:
         assert mesh is not None
         shard(model, mesh, precision="bf16", settings=FsdpSettings(), accumulates=True)
-        real = watched_passes(model, [_batch(SMALL, 2)] * 2, gpus=4, args=ModelArgs(loss="ce+dice"), settings=settings)
+        real = run_tracked_passes(
+            model, [_batch(SMALL, 2)] * 2, gpus=4, args=ModelArgs(loss="ce+dice"), settings=settings
+        )
     imagined = _imagined(gpus=4, precision="bf16", checkpointed=checkpointed, batches=2)
     assert imagined.worst.total == pytest.approx(real.worst.total, rel=0.02)
     assert imagined.worst.reducing == pytest.approx(real.worst.reducing, rel=0.02)
@@ -158,17 +160,17 @@ DENSE = _arch(depth=9, global_attn_indexes=[2, 5, 8], moe_num_expert_groups=0)
 EXPERTS = _arch(depth=8, global_attn_indexes=[], moe_start_layer_index=4, moe_experts_per_group=2)
 
 
-def _whole(monkeypatch: pytest.MonkeyPatch, arch: Architecture, **case: Any) -> Imagined:
+def _whole(monkeypatch: pytest.MonkeyPatch, arch: Architecture, **case: Any) -> SimulatedStep:
     """Of a step in which every block runs."""
-    imagine.cache_clear()
+    simulate_step.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(room, "_leave_out_repetitions", lambda model: None)
         whole = _imagined(arch, **case)
-    imagine.cache_clear()
+    simulate_step.cache_clear()
     return whole
 
 
-def _same(part: Imagined, whole: Imagined) -> None:
+def _same(part: SimulatedStep, whole: SimulatedStep) -> None:
     for name in ("activations", "gathered", "reducing"):
         assert getattr(part.worst, name) == pytest.approx(getattr(whole.worst, name), rel=1e-3), name
     assert part.activations == pytest.approx(whole.activations, rel=1e-3)
@@ -284,7 +286,7 @@ def test_imagined_autocast_gives_the_number_format_that_cudas_gives(name: str, g
             torch.set_autocast_enabled(device, True)  # `torch.autocast` refuses without a GPU
             try:
                 formats[device] = (
-                    _COMPUTES[name](x) if device == "cuda" else room._as_on_cuda(_COMPUTES[name], x)
+                    _COMPUTES[name](x) if device == "cuda" else room._with_cuda_autocast(_COMPUTES[name], x)
                 ).dtype
             finally:
                 torch.set_autocast_enabled(device, False)
