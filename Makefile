@@ -26,8 +26,11 @@ demo: $(VENV)/.demo-scene
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
+# Tests of several processes stay on one worker (group "processes"); all others are shared out one by one.
+# The demo trains with all cores, so it comes last and alone.
 test-slow: $(VENV)/.demo-scene
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto --dist loadgroup --ignore tests/real/test_demo.py
+	$(BIN)/python -m pytest -m slow tests/real/test_demo.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .

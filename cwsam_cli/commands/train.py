@@ -139,8 +139,8 @@ def _what_needs_less(name: str, config: "RunConfig", gpus: int, device: str) -> 
     """Return a hint: the settings that need less memory, or under torchrun and SLURM the command that computes them."""
     from cwsam_cli.distributed.cluster import launcher_environment
 
-    if launcher_environment():  # other processes still run, and wait for this one
-        return f"to see which settings need less memory: cwsam plan --config {name} --gpus {launcher_environment()['WORLD_SIZE']}"
+    if joined := launcher_environment():  # other processes still run, and wait for this one
+        return f"to see which settings need less memory: cwsam plan --config {name} --gpus {joined['WORLD_SIZE']}"
     from cwsam_cli.distributed.world import choose_device
     from cwsam_cli.plan.pipeline import explain_overflow
 

@@ -1,10 +1,57 @@
-"""What a run of `cwsam train` left behind."""
+"""Runs of `cwsam train` in processes of their own, and what they leave behind."""
 
 import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 540.0
+"""Only a run that hangs takes as long."""
+
+
+def start(words: list[str]) -> "subprocess.Popen[str]":
+    """Start a command in a session of its own, so that one signal reaches all its processes."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(words: list[str]) -> str:
+    """Run a command to its end, which must be a good one. Returns what it wrote to stderr."""
+    process = start(words)
+    try:
+        _, stderr = process.communicate(timeout=PATIENCE_S)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, stderr
+    return stderr
+
+
+def start_until(words: list[str], event: Callable[[], bool]) -> "subprocess.Popen[str]":
+    """Start a command, and wait for an event before its end."""
+    process = start(words)
+    deadline = time.monotonic() + PATIENCE_S
+    while not event():
+        assert process.poll() is None, process.communicate()[1]
+        if time.monotonic() > deadline:
+            kill(process)
+            raise TimeoutError(f"{words} hangs")
+        time.sleep(0.02)
+    return process
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    """Kill a command that still runs, and all its processes, with signal 9."""
+    assert process.poll() is None, process.communicate()[1]
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def load(path: Path) -> Any:

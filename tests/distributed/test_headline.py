@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -15,25 +14,26 @@ import torch
 
 from cwsam_cli.train.state import find_state
 from tests.cli.conftest import striped, succeed, write
-from tests.cli.runs import history, load, options
+from tests.cli.runs import PATIENCE_S, finish, history, kill, load, options, start_until
 from tests.states import state_tensors
 
-ROOT = Path(__file__).parents[2]
-SHAPE = {
-    "embed_dim": 64,
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes"), pytest.mark.timeout(1200)]
+
+SHAPE: dict[str, Any] = {
+    "embed_dim": 32,
     "depth": 4,
     "num_heads": 4,
     "global_attn_indexes": [1, 3],
     "window_size": 4,
     "patch_size": 8,
-    "prompt_embed_dim": 64,
-    "decoder_mlp_dim": 64,
+    "prompt_embed_dim": 32,
+    "decoder_mlp_dim": 32,
 }
 COMMON = (
     "model.args.inp_size=64",
     "model.args.num_classes=null",
     "training_settings.workers=0",
-    "optimizer.args.lr=2e-3",
+    "optimizer.args.lr=6e-3",
     "epoch_val=1",
     *(f"{split}_dataset.wrapper.args.inp_size=64" for split in ("train", "val", "test")),
     *(f"{split}_dataset.dataset.args.classes=null" for split in ("train", "val", "test")),
@@ -64,32 +64,16 @@ def train(config: str, output: Path, dataset: Path, settings: tuple[str, ...], *
     return [str(word) for word in (*words, "--data", dataset, "-o", output, "--device", "cpu", *more)]
 
 
-def start(words: list[str]) -> "subprocess.Popen[str]":
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def finish(words: list[str]) -> str:
-    process = start(words)
-    _, stderr = process.communicate(timeout=400)
-    assert process.returncode == 0, stderr
-    return stderr
-
-
 def kill_in_stage(words: list[str], output: Path, number: int) -> None:
     """Kill a run and all its processes within a stage, counted from 0, of which a step's state is whole."""
-    process = start(words)
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        path = output / "last" / "state.json"
+
+    def is_within() -> bool:
         with suppress(OSError):  # it is being replaced
-            progress = json.loads(path.read_text("utf-8"))["progress"]
-            if progress["epoch"] == number and progress["samples"]:
-                break
-        time.sleep(0.02)
-    assert process.poll() is None, process.communicate()[1]
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+            progress = json.loads((output / "last" / "state.json").read_text("utf-8"))["progress"]
+            return bool(progress["epoch"] == number and progress["samples"])
+        return False
+
+    kill(start_until(words, is_within))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +102,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
         if name.startswith("image_encoder.") and not any(part in name for part in ("router", "adapter", "prompt")):
             official[expert] = (value[0] if expert != name else value).clone()
     generator = torch.Generator().manual_seed(0)
-    official["mask_decoder.mask_tokens.weight"] = torch.randn(4, 64, generator=generator)
+    official["mask_decoder.mask_tokens.weight"] = torch.randn(4, SHAPE["prompt_embed_dim"], generator=generator)
     torch.save(official, folder / "sam.pth")
     return Ground(scene, folder / "dataset", sources | {"sam": folder / "sam.pth"})
 
@@ -148,7 +132,6 @@ def check(output: Path, source: Path) -> None:
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]
 
 
-@pytest.mark.slow
 def test_the_headline_run_killed_in_each_stage_ends_like_one_that_was_not(ground: Ground, tmp_path: Path) -> None:
     source = ground.sources["1dot5b"]
     settings = (*LARGE, f"sam_checkpoint={source}")
@@ -174,7 +157,6 @@ def test_the_headline_run_killed_in_each_stage_ends_like_one_that_was_not(ground
     assert (tmp_path / "map.tif").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "precision", "before", "after"),
     [("1dot5b", "fp16", 2, 1), ("sam", "bf16", 1, 2), ("3b", "bf16", 1, 1)],
@@ -192,17 +174,14 @@ def test_the_headline_run_grows_from_any_source_and_goes_on_with_another_number_
     check(tmp_path / "run", source)
 
 
-@pytest.mark.slow
 def test_sigterm_to_all_processes_saves_and_ends_as_ctrl_c_does(ground: Ground, tmp_path: Path) -> None:
     """As SLURM sends it before a job's time is over."""
     settings = (*LARGE, f"sam_checkpoint={ground.sources['1dot5b']}", "training_settings.save_every=1h")
-    process = start(train("XinTong/10b_fsdp", tmp_path / "run", ground.dataset, settings, "--gpus", 2))
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "history.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    words = train("XinTong/10b_fsdp", tmp_path / "run", ground.dataset, settings, "--gpus", 2)
+    process = start_until(words, (tmp_path / "run" / "history.jsonl").exists)
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGTERM)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, stderr
     assert "SIGTERM in epoch" in stderr and "Traceback" not in stderr
     assert find_state(tmp_path / "run" / "last") is not None

@@ -1,6 +1,7 @@
 """Settings of training in combination: every pair of values occurs, and each run learns what plain float32 learns."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from cwsam_cli.distributed.cluster import Cluster
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.world import World
 from tests.distributed import workers
+
+pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(1200)]
 
 FACTORS: dict[str, list[Any]] = {
     "precision": ["fp32", "bf16", "fp16"],
@@ -101,21 +104,21 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     cases = {name: _case(own) for name, own in chosen.items()}
     plain = {name: _case(own | PLAIN) for name, own in chosen.items()}
 
-    def on(processes: int, worker: Any, names: list[str]) -> dict[str, Any]:
-        own = {name: cases[name] for name in names}
-        if processes == 1:
-            return dict(worker(World(torch.device("cpu")), own, folder))
-        return dict(launch(worker, own, folder, cluster=Cluster(processes=processes, device="cpu", timeout_s=120)))
+    def of(wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        return {name: cases[name] for name in NAMES if wanted(chosen[name])}
 
-    before, after = {}, {}
-    for processes in (1, 2):
-        before |= on(processes, workers.run_through, [name for name in NAMES if chosen[name]["processes"] == processes])
-    for processes in (1, 2):
-        resumed = [
-            name for name in NAMES if (chosen[name]["processes"] == processes) == (chosen[name]["resume"] == "same")
-        ]
-        after |= on(processes, workers.resume, resumed)
-    expected = workers.run_through(World(torch.device("cpu")), plain, plain_folder)
+    alone = World(torch.device("cpu"))
+    before = workers.run_through(alone, of(lambda own: own["processes"] == 1), folder)
+    begun, after = launch(
+        workers.run_through_and_resume,
+        of(lambda own: own["processes"] == 2),
+        of(lambda own: (own["processes"] == 2) == (own["resume"] == "same")),
+        folder,
+        cluster=Cluster(processes=2, device="cpu", timeout_s=300),
+    )
+    before |= begun
+    after |= workers.resume(alone, of(lambda own: (own["processes"] == 1) == (own["resume"] == "same")), folder)
+    expected = workers.run_through(alone, plain, plain_folder)
     return {
         name: {"chosen": chosen[name], "plain": expected[name], "run": before[name], "resumed": after[name]}
         for name in NAMES

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -15,32 +17,75 @@ import torch
 from cwsam_cli.checkpoints.checkpoint import load_checkpoint
 from cwsam_cli.train.state import find_state
 from tests.cli.conftest import SMALL, Run, run  # noqa: F401 # a fixture
+from tests.cli.runs import PATIENCE_S, finish, history, kill, options, start_until
 from tests.states import state_tensors
 
-ROOT = Path(__file__).parents[2]
-EPOCHS = 12
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes"), pytest.mark.timeout(1200)]
+
+EPOCHS = 6
+COMMON = (
+    f"epoch_max={EPOCHS}",
+    "epoch_val=1",
+    "train_dataset.batch_size=2",
+    "model.args.encoder_mode.embed_dim=64",
+    "training_settings.ema=0.9",
+    "training_settings.save_every=2 steps",
+)
+DENSE: tuple[str, ...] = ()
+MIXTURE = (
+    "stages=[{name: integrate, epochs: 2}, {name: adapt, epochs: 2}, {name: finetune, epochs: 2}]",
+    "training_settings.activation_checkpointing=true",
+    "training_settings.grad_accum_steps=2",
+    "model.args.encoder_mode.depth=2",
+    "model.args.encoder_mode.global_attn_indexes=[1]",
+    "model.args.encoder_mode.moe_start_layer_index=1",
+    "model.args.encoder_mode.moe_num_expert_groups=2",
+    "model.args.encoder_mode.moe_experts_per_group=2",
+    "model.args.encoder_mode.moe_noisy_gating=true",
+)
 
 
-def command(dataset: Path, output: Path, *more: object) -> list[str]:
+class Setup(NamedTuple):
+    """What a run is of."""
+
+    optimizer: str
+    processes: int
+    settings: tuple[str, ...]
+
+
+SETUPS = {
+    "mixture": Setup("adamw", 1, MIXTURE),
+    "8-bit, two": Setup("adamw8bit", 2, DENSE),
+    "mixture, three": Setup("adamw", 3, MIXTURE),
+    "8-bit mixture, four": Setup("adamw8bit", 4, MIXTURE),
+}
+
+
+class Whole(NamedTuple):
+    """A run that nothing interrupted."""
+
+    folder: Path
+    learning_s: float
+    """From its first state to its end."""
+
+
+def command(dataset: Path, output: Path, setup: Setup, *more: str) -> list[str]:
     words: list[object] = [sys.executable, "-m", "cwsam_cli", "train", *SMALL, "--data", dataset, "-o", output]
-    settings = (
-        f"epoch_max={EPOCHS}",
-        "epoch_val=1",
-        "model.args.encoder_mode.embed_dim=64",
-        "training_settings.ema=0.9",
-    )
-    return [str(word) for word in (*words, "--device", "cpu", *(w for s in settings for w in ("--set", s)), *more)]
+    settings = options(f"optimizer.name={setup.optimizer}", *COMMON, *setup.settings)
+    return [str(word) for word in (*words, "--device", "cpu", "--gpus", setup.processes, *settings, *more)]
 
 
-def start(words: list[str]) -> "subprocess.Popen[str]":
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def saved_at(output: Path) -> int:
+    """When the run's state was written, in ns; 0 without one."""
+    try:
+        return (output / "last" / "state.json").stat().st_mtime_ns
+    except OSError:  # there is none yet, or it is being replaced
+        return 0
 
 
-def finish(words: list[str]) -> None:
-    process = start(words)
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr
+def start_until_it_saves(words: list[str], output: Path) -> "subprocess.Popen[str]":
+    before = saved_at(output)
+    return start_until(words, lambda: saved_at(output) not in (0, before))
 
 
 def contents(output: Path) -> dict[str, torch.Tensor]:
@@ -50,60 +95,69 @@ def contents(output: Path) -> dict[str, torch.Tensor]:
     return state_tensors(state)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
-def test_a_run_killed_at_random_moments_ends_bit_for_bit_like_one_that_was_not(
-    run: Run,  # noqa: F811
-    tmp_path: Path,
-    optimizer: str,
-    processes: int,
-) -> None:
-    more: tuple[Any, ...] = ("--set", f"optimizer.name={optimizer}", "--gpus", processes)
-    began = time.monotonic()
-    finish(command(run.dataset, tmp_path / "whole", *more))
-    took = time.monotonic() - began
-    chance = random.Random(f"{optimizer}{processes}")
-    kills = 0
-    for _ in range(3):
-        resume = ["--resume"] if find_state(tmp_path / "killed" / "last") else []
-        if not resume and (tmp_path / "killed").exists():  # killed before there was anything to go on with
-            os.rename(tmp_path / "killed", tmp_path / f"nothing-{kills}")
-        process = start(command(run.dataset, tmp_path / "killed", *more, *resume))
-        time.sleep(chance.uniform(0.4, 0.9) * took)
-        kills += process.poll() is None
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    assert kills
-    resume = ["--resume"] if find_state(tmp_path / "killed" / "last") else []
-    finish(command(run.dataset, tmp_path / "killed", *more, *resume))
-    expected, found = contents(tmp_path / "whole"), contents(tmp_path / "killed")
+def check_same(whole: Path, resumed: Path) -> None:
+    """Both runs end with the same bits in all tensors of their states, after the same epochs."""
+    expected, found = contents(whole), contents(resumed)
     assert expected.keys() == found.keys()
     assert any(name.startswith("average/") for name in expected)
     assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
-    epochs = [line.split(",")[0] for line in (tmp_path / "killed" / "history.jsonl").read_text().splitlines()]
-    assert epochs == [f'{{"epoch": {epoch}' for epoch in range(1, EPOCHS + 1)]
+    assert [row["epoch"] for row in history(resumed)] == list(range(1, EPOCHS + 1))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_ctrl_c_finishes_the_step_saves_and_exits_130(run: Run, tmp_path: Path, processes: int) -> None:  # noqa: F811
-    more = ("--gpus", processes, "--set", "training_settings.workers=1")
-    finish(command(run.dataset, tmp_path / "whole", *more))
-    words = command(run.dataset, tmp_path / "stopped", *more)
-    process = start(words)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "stopped" / "history.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+@pytest.fixture(scope="module")
+def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Setup], Whole]:  # noqa: F811
+    """The uninterrupted run of a setup, which the tests share."""
+
+    @cache
+    def through(setup: Setup) -> Whole:
+        folder = tmp_path_factory.mktemp("whole") / "run"
+        process = start_until_it_saves(command(run.dataset, folder, setup), folder)
+        began = time.monotonic()
+        _, stderr = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, stderr
+        return Whole(folder, time.monotonic() - began)
+
+    return through
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_a_run_killed_at_random_moments_ends_bit_for_bit_like_one_that_was_not(
+    run: Run,  # noqa: F811
+    whole: Callable[[Setup], Whole],
+    tmp_path: Path,
+    name: str,
+) -> None:
+    setup, output = SETUPS[name], tmp_path / "killed"
+    expected = whole(setup)
+    chance = random.Random(name)
+    kills, resume = 2, ()
+    for _ in range(kills):
+        process = start_until_it_saves(command(run.dataset, output, setup, *resume), output)
+        time.sleep(chance.uniform(0, 0.9) * expected.learning_s / kills)
+        kill(process)
+        resume = ("--resume",)
+    finish(command(run.dataset, output, setup, *resume))
+    check_same(expected.folder, output)
+
+
+@pytest.mark.parametrize("name", ["mixture", "8-bit, two"])
+def test_ctrl_c_finishes_the_step_saves_and_exits_130(
+    run: Run,  # noqa: F811
+    whole: Callable[[Setup], Whole],
+    tmp_path: Path,
+    name: str,
+) -> None:
+    setup, output = SETUPS[name], tmp_path / "stopped"
+    words = command(run.dataset, output, setup, *options("training_settings.workers=1"))
+    process = start_until(words, (output / "history.jsonl").exists)
     time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to readers and all
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
     finish([*words, "--resume"])
-    expected, found = contents(tmp_path / "whole"), contents(tmp_path / "stopped")
-    assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
-    weights = load_checkpoint(tmp_path / "stopped" / "model_epoch_last.pth").weights
+    check_same(whole(setup).folder, output)
+    found = contents(output)
+    weights = load_checkpoint(output / "model_epoch_last.pth").weights
     averaged = {name: found.get(f"average/{name}", found[f"model/{name}"]) for name in weights}
     assert [name for name, value in averaged.items() if not torch.equal(value, weights[name])] == []

@@ -18,6 +18,8 @@ from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import from_names
 from tests.distributed import workers
 
+pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(1200)]
+
 OFF: dict[str, Any] = {"balance_loss": 0.0, "router_z_loss": 0.0}  # means over each accumulated batch, not the step
 CASES: dict[str, dict[str, Any]] = {
     "ce": {"args": {"loss": "ce"}, "weighted": True},
@@ -42,6 +44,11 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+def on(processes: int, worker: Any, *arguments: Any) -> Any:
+    """What a worker returns on so many processes; the time limit only guards against hanging."""
+    return launch(worker, *arguments, cluster=Cluster(processes=processes, device="cpu", timeout_s=300))
+
+
 QUICK = ("iou", "accumulation", "frozen")
 
 
@@ -53,8 +60,8 @@ def runs() -> Callable[[bool], tuple[dict[str, Any], dict[str, Any]]]:
     def learn(quick: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         cases = {name: case for name, case in CASES.items() if (name in QUICK) == quick}
         return (
-            workers.learn(World(torch.device("cpu")), cases, 1),
-            launch(workers.learn, cases, 2, cluster=Cluster(processes=2, device="cpu", timeout_s=60)),
+            on(1, workers.learn, cases, 1),
+            on(2, workers.learn, cases, 2),
         )
 
     return learn
@@ -89,7 +96,7 @@ def test_a_model_begins_alike_in_one_process_and_two(tmp_path: Path) -> None:
     save_checkpoint(Checkpoint(weights=weights, architecture=arch, taxonomy=taxonomy, bands=bands, **known), path)
     for source in (None, str(path)):
         one = workers.begun(World(torch.device("cpu")), source)
-        two = launch(workers.begun, source, cluster=Cluster(processes=2, device="cpu", timeout_s=60))
+        two = on(2, workers.begun, source)
         assert one.keys() == two.keys()
         assert [name for name, value in one.items() if not torch.equal(value, two[name])] == []
     attention = "image_encoder.blocks.0.attn.qkv.weight"
@@ -100,7 +107,7 @@ def test_a_model_begins_alike_in_one_process_and_two(tmp_path: Path) -> None:
 
 def test_experts_alone_are_gathered_in_bfloat16_and_activations_are_those_of_one_process() -> None:
     alone, _ = workers.dtypes(World(torch.device("cpu")))
-    dtypes, weights = launch(workers.dtypes, cluster=Cluster(processes=2, device="cpu", timeout_s=60))
+    dtypes, weights = on(2, workers.dtypes)
     assert dtypes == alone
     assert dtypes["image_encoder.blocks.1"] == "torch.float32"  # what the skips carry
     assert any("router" in name for name in weights)
@@ -108,64 +115,97 @@ def test_experts_alone_are_gathered_in_bfloat16_and_activations_are_those_of_one
         assert kind == ("torch.bfloat16" if ".groups." in name else "torch.float32"), name
 
 
+@pytest.fixture(scope="module")
+def halves() -> dict[int, dict[str, Any]]:
+    """Losses in bf16 and fp16, by number of processes."""
+    shape = {"moe_num_expert_groups": 0, "moe_decoder_experts": 0}
+    cases = {
+        precision: {"args": {"loss": "ce"}, "shape": shape, "settings": {"precision": precision}}
+        for precision in ("bf16", "fp16")
+    }
+    return {processes: on(processes, workers.learn, cases, processes) for processes in (1, 2)}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_learns_alike_in_one_process_and_two(precision: str) -> None:
-    case = {
-        "args": {"loss": "ce"},
-        "shape": {"moe_num_expert_groups": 0, "moe_decoder_experts": 0},
-        "settings": {"precision": precision},
-    }
-    one = workers.learn(World(torch.device("cpu")), {"half": case}, 1)["half"]["losses"]
-    two = launch(workers.learn, {"half": case}, 2, cluster=Cluster(processes=2, device="cpu", timeout_s=60))
-    torch.testing.assert_close(torch.tensor(two["half"]["losses"])[:, 0], torch.tensor(one)[:, 0], rtol=0, atol=1e-2)
+def test_half_precision_learns_alike_in_one_process_and_two(halves: dict[int, dict[str, Any]], precision: str) -> None:
+    one, two = (torch.tensor(halves[processes][precision]["losses"])[:, 0] for processes in (1, 2))
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-2)
 
 
 def test_an_overflow_is_skipped_by_both_processes() -> None:
-    unchanged, scale = launch(workers.overflow, cluster=Cluster(processes=2, device="cpu", timeout_s=60))
+    unchanged, scale = on(2, workers.overflow)
     assert unchanged
     assert scale == 2.0**99  # halved
 
 
+OPTIMIZERS = ("adamw", "adamw8bit")
+
+
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int, str], tuple[list[float], list[float]]]:
+    """Losses after a state, uninterrupted and gone on with, by processes before and after and optimizer."""
+    cases = {
+        optimizer: {"args": {"loss": "ce+dice"}, "optimizer": optimizer, "shape": {"embed_dim": 64}}
+        for optimizer in OPTIMIZERS
+    }
+    begun = [(before, optimizer) for before in (1, 2) for optimizer in OPTIMIZERS]
+    folders = {key: str(tmp_path_factory.mktemp("half")) for key in begun}
+    losses = {}
+    for before in (1, 2):
+        calls = [(cases[optimizer], before, folders[before, optimizer]) for optimizer in OPTIMIZERS]
+        whole = on(before, workers.in_turn, workers.first_half, calls)
+        losses |= {(before, optimizer): own for optimizer, own in zip(OPTIMIZERS, whole, strict=True)}
+    pairs = {}
+    for after in (1, 2):
+        calls = [(cases[optimizer], after, folders[before, optimizer]) for before, optimizer in begun]
+        resumed = on(after, workers.in_turn, workers.second_half, calls)
+        pairs |= {
+            (before, after, optimizer): (losses[before, optimizer], own)
+            for (before, optimizer), own in zip(begun, resumed, strict=True)
+        }
+    return pairs
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2), (1, 1)])
 def test_a_state_goes_on_with_another_number_of_processes(
-    tmp_path: Path, optimizer: str, before: int, after: int
+    halfway: dict[tuple[int, int, str], tuple[list[float], list[float]]], optimizer: str, before: int, after: int
 ) -> None:
-    case = {"args": {"loss": "ce+dice"}, "optimizer": optimizer, "shape": {"embed_dim": 64}}
-
-    def on(processes: int, worker: Any, *arguments: Any) -> Any:
-        return launch(worker, *arguments, cluster=Cluster(processes=processes, device="cpu", timeout_s=60))
-
-    expected = on(before, workers.first_half, case, before, str(tmp_path))
-    found = on(after, workers.second_half, case, after, str(tmp_path))
+    expected, found = halfway[before, after, optimizer]
     if before == after:
         assert found == expected
     else:
         torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=0, atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def moves(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], tuple[float, float]]:
+    """The largest move of a step, uninterrupted and as the first after a state, by processes before and after."""
+    case = {"args": {"loss": "ce+dice"}, "optimizer": "adamw8bit", "shape": {"embed_dim": 64}}
+    folders = {before: str(tmp_path_factory.mktemp("moves")) for before in (1, 2, 4)}
+    uninterrupted = {before: on(before, workers.move_after_a_save, case, folders[before]) for before in folders}
+    resumed = {(4, 1): on(1, workers.move_after_a_resume, case, folders[4])}
+    calls = [(case, folders[before]) for before in (1, 2)]
+    one, two = on(4, workers.in_turn, workers.move_after_a_resume, calls)
+    resumed |= {(1, 4): one, (2, 4): two}
+    return {(before, after): (uninterrupted[before], move) for (before, after), move in resumed.items()}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 4), (2, 4)])
 def test_the_first_8_bit_step_on_another_number_of_processes_is_no_larger(
-    tmp_path: Path, before: int, after: int
+    moves: dict[tuple[int, int], tuple[float, float]], before: int, after: int
 ) -> None:
     """A second average that was rounded to 0 would make it many times larger, and the loss would not show it."""
-    case = {"args": {"loss": "ce+dice"}, "optimizer": "adamw8bit", "shape": {"embed_dim": 64}}
-
-    def on(processes: int, worker: Any) -> float:
-        cluster = Cluster(processes=processes, device="cpu", timeout_s=60)
-        return float(launch(worker, case, str(tmp_path), cluster=cluster))
-
-    uninterrupted = on(before, workers.move_after_a_save)
-    resumed = on(after, workers.move_after_a_resume)
+    uninterrupted, resumed = moves[before, after]
     assert 0.5 < uninterrupted < 5
     assert resumed < 1.5 * uninterrupted
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_expert_groups_that_were_frozen_at_first_begin_to_learn(precision: str) -> None:
-    moved = launch(workers.thaw, precision, cluster=Cluster(processes=2, device="cpu", timeout_s=60))
+    moved = on(2, workers.thaw, precision)
     assert len(moved) == (3 + 2) * 4  # three groups in the encoder's block, one in each layer of the decoder
     assert all(moved.values()), moved

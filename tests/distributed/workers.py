@@ -4,9 +4,10 @@ import hashlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -31,6 +32,8 @@ from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.train.start import build_learner, restore_learner, save_state
 from cwsam_cli.train.state import StateWriter
+
+T = TypeVar("T")
 
 
 def add_ranks(world: World, start: int) -> tuple[int, int, float]:
@@ -70,7 +73,7 @@ def wait_for_nobody(world: World, folder: str, dying: int | None) -> None:
     if world.rank == dying:
         os.kill(os.getpid(), signal.SIGKILL)
     open(os.path.join(folder, f"running{world.rank}"), "w").close()
-    for _ in range(80):
+    for _ in range(600):
         world.beat()
         time.sleep(1)
 
@@ -91,7 +94,7 @@ def stop_on_zero(world: World) -> None:
 
 
 def count_until_asked(world: World, folder: str) -> int:
-    for count in range(600):
+    for count in range(6000):
         time.sleep(0.1)
         world.beat()
         if count == 5 and world.is_main:
@@ -279,6 +282,11 @@ def overflow(world: World) -> tuple[bool, float]:
     return unchanged, learner.scaler.get_scale()
 
 
+def in_turn(world: World, worker: Callable[..., T], calls: list[tuple[Any, ...]]) -> list[T]:
+    """What a worker returns for each of several lists of arguments: processes take long to start."""
+    return [worker(world, *arguments) for arguments in calls]
+
+
 def first_half(world: World, case: dict[str, Any], processes: int, folder: str) -> list[float]:
     """Six steps, a state, and the losses of six more."""
     config, learner = begin(world, case)
@@ -387,6 +395,13 @@ def resume(world: World, cases: dict[str, dict[str, Any]], folder: str) -> dict[
         losses = _take_steps(world, case, learner, range(SAVED_AFTER, STAGED_STEPS))
         results[name] = losses, _digest(world, learner)
     return results
+
+
+def run_through_and_resume(
+    world: World, cases: dict[str, dict[str, Any]], resumed: dict[str, dict[str, Any]], folder: str
+) -> tuple[dict[str, tuple[list[float], str]], dict[str, tuple[list[float], str]]]:
+    """Both, since processes take long to start."""
+    return run_through(world, cases, folder), resume(world, resumed, folder)
 
 
 def begun(world: World, path: str | None) -> dict[str, torch.Tensor]:

@@ -90,11 +90,17 @@ def test_an_imagined_step_of_sam_tiny_needs_what_a_real_one_needs(precision: Pre
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointed", [False, True])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_an_imagined_step_of_sam_vit_b_needs_what_a_real_one_needs(precision: Precision, checkpointed: bool) -> None:
-    arch = architecture(ModelConfig(name="sam_vit_b"), num_bands=3, num_classes=33)
+@pytest.mark.parametrize(("precision", "size", "bound"), [("fp32", 1024, 0.02), ("bf16", 208, 0.001)])
+def test_an_imagined_step_of_sam_vit_b_needs_what_a_real_one_needs(
+    precision: Precision, size: int, bound: float, checkpointed: bool
+) -> None:
+    """On processors without bf16 a step of 1,024 pixels takes 15 minutes.
+
+    Weights are most of the memory of small images, so the bound is tighter there.
+    """
+    arch = architecture(ModelConfig(name="sam_vit_b", args=ModelArgs(inp_size=size)), num_bands=3, num_classes=33)
     imagined = _imagined(arch, batch=1, precision=precision, checkpointed=checkpointed).worst.total
-    assert imagined == pytest.approx(_real(arch, 1, precision, checkpointed), rel=0.02)
+    assert imagined == pytest.approx(_real(arch, 1, precision, checkpointed), rel=bound)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
