@@ -27,10 +27,9 @@ from torch.distributed.checkpoint.metadata import (
 from torch.futures import Future
 
 from cwsam_cli.config.load import load_config
-from cwsam_cli.learning.optim import MIN_8BIT_VALUES
+from cwsam_cli.learning.optim import BLOCK, MIN_8BIT_VALUES
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.train.optimizer_state import BLOCK
 from cwsam_cli.train.state import read_index, read_tensors, shapes
 
 BEFORE, AFTER = 8, 4
