@@ -3,11 +3,10 @@
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ import torch
 from cwsam_cli.checkpoints.checkpoint import load_checkpoint
 from cwsam_cli.train.state import find_state
 from tests.cli.conftest import SMALL, Run, run  # noqa: F401 # a fixture
-from tests.cli.runs import PATIENCE_S, finish, history, kill, options, start_until
+from tests.cli.runs import PATIENCE_S, finish, history, kill, options, progress, start_until
 from tests.states import state_tensors
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes"), pytest.mark.timeout(1200)]
@@ -75,17 +74,12 @@ def command(dataset: Path, output: Path, setup: Setup, *more: str) -> list[str]:
     return [str(word) for word in (*words, "--device", "cpu", "--gpus", setup.processes, *settings, *more)]
 
 
-def saved_at(output: Path) -> int:
-    """When the run's state was written, in ns; 0 without one."""
+def has_reached(output: Path, epoch: int) -> bool:
+    """Whether the run has saved a state of an epoch, counted from 0, or of a later one."""
     try:
-        return (output / "last" / "state.json").stat().st_mtime_ns
-    except OSError:  # there is none yet, or it is being replaced
-        return 0
-
-
-def start_until_it_saves(words: list[str], output: Path) -> "subprocess.Popen[str]":
-    before = saved_at(output)
-    return start_until(words, lambda: saved_at(output) not in (0, before))
+        return bool(progress(output)["epoch"] >= epoch)
+    except OSError:  # there is no state yet, or it is being replaced
+        return False
 
 
 def contents(output: Path) -> dict[str, torch.Tensor]:
@@ -111,7 +105,7 @@ def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Setup
     @cache
     def through(setup: Setup) -> Whole:
         folder = tmp_path_factory.mktemp("whole") / "run"
-        process = start_until_it_saves(command(run.dataset, folder, setup), folder)
+        process = start_until(command(run.dataset, folder, setup), lambda: has_reached(folder, 0))
         began = time.monotonic()
         _, stderr = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, stderr
@@ -129,11 +123,11 @@ def test_a_run_killed_at_random_moments_ends_bit_for_bit_like_one_that_was_not(
 ) -> None:
     setup, output = SETUPS[name], tmp_path / "killed"
     expected = whole(setup)
-    chance = random.Random(name)
-    kills, resume = 2, ()
-    for _ in range(kills):
-        process = start_until_it_saves(command(run.dataset, output, setup, *resume), output)
-        time.sleep(chance.uniform(0, 0.9) * expected.learning_s / kills)
+    chance, resume = random.Random(name), ()
+    for epoch in sorted(chance.sample(range(EPOCHS - 1), 2 if setup.processes < 3 else 1)):
+        words = command(run.dataset, output, setup, *resume)
+        process = start_until(words, partial(has_reached, output, epoch))
+        time.sleep(chance.uniform(0, 0.5) * expected.learning_s / EPOCHS)
         kill(process)
         resume = ("--resume",)
     finish(command(run.dataset, output, setup, *resume))
