@@ -76,7 +76,7 @@ def test_a_state_may_be_saved_every_few_steps_and_the_last_model_at_the_end_only
 ) -> None:
     import cwsam_cli.train.run as runs
 
-    saved, write = [], runs.Run.write
+    saved, write = [], runs.Run.write_checkpoint
     command = ("train", *small, *options("epoch_max=3", "epoch_val=1", "train_dataset.batch_size=4"))
     command = (*command, "--data", str(run.dataset))
     cwsam(*command, "-o", "whole")
