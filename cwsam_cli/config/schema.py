@@ -9,6 +9,15 @@ from typing import Any, ClassVar, Literal
 
 from cwsam_cli.config.durations import parse_duration, parse_interval
 
+Variant = Literal[
+    "sam_tiny",
+    "sam_vit_b",
+    "sam_vit_l",
+    "sam_vit_h",
+    "sam_moe_1dot5b",
+    "sam_moe_3b",
+    "sam_hierarchical_moe_10b",
+]
 Loss = Literal["ce", "ce+dice", "ce+iou", "ce+lovasz", "focal"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Resume = Literal["last", "best"] | int | None
@@ -189,7 +198,7 @@ class ModelArgs:
 class ModelConfig:
     """The model: a variant and its settings."""
 
-    name: str = "sam_vit_b"
+    name: Variant = "sam_vit_b"
     """Variant: sam_tiny, sam_vit_b, sam_vit_l, sam_vit_h, sam_moe_1dot5b, sam_moe_3b, sam_hierarchical_moe_10b."""
     args: ModelArgs = field(default_factory=ModelArgs)
 

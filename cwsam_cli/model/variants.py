@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cwsam_cli.config.schema import ModelConfig
+from cwsam_cli.config.schema import ModelConfig, Variant
 from cwsam_cli.errors import ConfigError
 
 
@@ -112,7 +112,7 @@ _VIT_H: dict[str, Any] = {
 }
 _ADAPTED = {"adaptor": "adaptor", "input_type": "fft"}
 
-VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[Variant, dict[str, Any]] = {
     "sam_tiny": {
         "embed_dim": 192,
         "depth": 6,

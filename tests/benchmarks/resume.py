@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.futures import Future
 
 from cwsam_cli.config.load import load_config
-from cwsam_cli.learning.optim import BLOCK, MIN_8BIT_VALUES
+from cwsam_cli.learning.optim import MIN_8BIT_VALUES, VALUES_PER_SCALE
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.train.state import read_index, read_tensors, shapes
@@ -43,7 +43,11 @@ def parts(name: str, shape: torch.Size) -> Iterator[tuple[str, torch.Size, torch
         for number in (1, 2):
             yield f"optimizer/{name}/state{number}/{rank}", own, torch.uint8 if coded else torch.float32
             if coded:
-                yield f"optimizer/{name}/absmax{number}/{rank}", torch.Size((-(-own.numel() // BLOCK),)), torch.float32
+                yield (
+                    f"optimizer/{name}/absmax{number}/{rank}",
+                    torch.Size((-(-own.numel() // VALUES_PER_SCALE),)),
+                    torch.float32,
+                )
 
 
 def write_index(folder: Path, weights: dict[str, torch.Size]) -> int:
