@@ -9,7 +9,7 @@ the reading began: another start, as after a crash, repeats the same batches.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,6 @@ from cwsam_cli.predict.blend import Mask
 from cwsam_cli.raster.grid import Lattice
 from cwsam_cli.raster.scene import Scene
 
-T = TypeVar("T")
-
 MARGIN = 16
 """Pixels that windows see beyond the scene's border: one patch of the encoder.
 
@@ -28,7 +26,27 @@ Without them, windows end at the border, where a model sees its own zero padding
 its training ground, that changed the class of 26 % of the border's pixels; the margin leaves 9 %.
 """
 
-CELL_BYTES = 16 << 20  # read at a time: image and mask must meet the same blocks in GDAL's cache
+CELL_BYTES = 4 << 20  # read at a time: GDAL's cache must hold blocks of the image and of every band's mask until then
+
+_PLACES = ((0.5, 0.5), (0.1, 0.1), (0.9, 0.9), (0.1, 0.9), (0.9, 0.1), (0.5, 0.1), (0.5, 0.9), (0.1, 0.5), (0.9, 0.5))
+"""Where a scene is sampled, as shares of its height and width; the first ones count most."""
+_PLACE_PIXELS = 1 << 16  # at each of them, at least
+_SAMPLE_PIXELS = 1 << 20  # in all, or 4 % of a large scene: they are read again for the map
+
+
+def sample(scene: Scene) -> NDArray[np.float64]:
+    """Read values of valid pixels (bands, N): whole blocks of the file at a few places."""
+    height, width = scene.grid.height, scene.grid.width
+    block = scene.dataset.block_shapes[scene.bands[0] - 1]
+    high, wide = min(int(block[0]), height), min(int(block[1]), width)
+    high = min(height, -(-_PLACE_PIXELS // (high * wide)) * high)
+    count = max(1, max(_SAMPLE_PIXELS, height * width // 25) // (high * wide))
+    places = dict.fromkeys((int(y * height) // high * high, int(x * width) // wide * wide) for y, x in _PLACES)
+    found = []
+    for top, left in list(places)[:count]:
+        image, valid = scene.read(Window(left, top, min(wide, width - left), min(high, height - top)))
+        found.append(image[:, valid].astype(np.float64))
+    return np.concatenate(found, axis=1)
 
 
 class Inside(Protocol):

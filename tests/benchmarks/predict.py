@@ -62,57 +62,50 @@ def stub_scores():  # type: ignore[no-untyped-def]
     return score
 
 
-def stub_job(scene: Path, height: int, width: int, max_memory: int | None):  # type: ignore[no-untyped-def]
-    from rasterio.windows import Window
+def stub_plan(scene: Path, max_memory: int | None):  # type: ignore[no-untyped-def]
+    import dataclasses
 
-    from cwsam_cli.dataset.manifest import Band
-    from cwsam_cli.predict.budget import BLOCK, Costs, cut
-    from cwsam_cli.predict.checks import resident_memory
-    from cwsam_cli.predict.layers import LayerPlan
-    from cwsam_cli.predict.mapfile import cuts
-    from cwsam_cli.predict.pieces import Job
-    from cwsam_cli.raster.grid import Lattice
-    from cwsam_cli.raster.scene import GDAL_CACHE
-    from cwsam_cli.taxonomy import from_names
-
-    layers = LayerPlan(from_names([f"class {n}" for n in range(CLASSES)]))
-    lattice = Lattice.over(width, height, SIZE, OVERLAP)
-    fixed = resident_memory() + 3 * CLASSES * SIZE**2 * 4 + GDAL_CACHE
-    costs = Costs(fixed=fixed, model=0, bands=3, image_bytes=1, classes=CLASSES, layers=1, block_height=512)
-    chosen = cut(lattice, width, costs, batch=BATCH, limit=max_memory or 4_000_000_000)
-    return Job(
-        scene=str(scene),
-        bands=tuple(Band(name=f"band_{n}", mean=120.0, std=40.0) for n in (1, 2, 3)),
-        lattice=lattice,
-        shown=Window(0, 0, width, height),
-        row_cuts=cuts(0, height, BLOCK),
-        col_cuts=cuts(0, width, chosen.columns),
-        batch=chosen.batch,
-        group=chosen.group,
-        profile="hann",
-        layers=layers,
-        cache=GDAL_CACHE,
-    )
-
-
-def ours(scene: Path, height: int, width: int, output: Path, max_memory: int | None) -> None:
     import rasterio
 
-    from cwsam_cli.journal import journal
-    from cwsam_cli.predict.mapfile import Sheet, write_map
-    from cwsam_cli.predict.pieces import fill
+    from cwsam_cli.dataset.manifest import Band
+    from cwsam_cli.predict.plan import Needs, cut, cuts
+    from cwsam_cli.predict.scorer import resident_memory
+    from cwsam_cli.predict.windows import MARGIN
     from cwsam_cli.raster.grid import Grid
     from cwsam_cli.raster.scene import GDAL_CACHE
 
-    score = stub_scores()
-    job = stub_job(scene, height, width, max_memory)
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from tests.predict_plans import plan_of
+
     with rasterio.open(scene) as dataset:
-        sheet = Sheet(Grid.of(dataset), job.row_cuts, job.col_cuts, False)
+        grid = Grid.of(dataset)
+    bands = tuple(Band(name=f"band_{n}", mean=120.0, std=40.0) for n in (1, 2, 3))
+    plan = plan_of(scene, grid, classes=CLASSES, size=SIZE, overlap=OVERLAP, margin=MARGIN, bands=bands)
+    plan = dataclasses.replace(plan, request=dataclasses.replace(plan.request, batch_size=BATCH))
+    fixed = resident_memory() + 3 * CLASSES * SIZE**2 * 4 + GDAL_CACHE
+    needs = Needs(
+        lattice=plan.lattice, fixed=fixed, model=0, bands=3, image_bytes=1, classes=CLASSES, layers=1, block_height=512
+    )
+    columns, batch = cut(needs, grid.width, plan.request, limit=max_memory or 4_000_000_000)
+    col_cuts = cuts(0, grid.width, columns)
+    return dataclasses.replace(plan, batch=batch, group=needs.group(columns, batch), col_cuts=col_cuts)
+
+
+def ours(scene: Path, output: Path, max_memory: int | None) -> None:
+    import rasterio
+
+    from cwsam_cli.journal import journal
+    from cwsam_cli.predict.mapfile import write_map
+    from cwsam_cli.predict.work import make_pieces
+    from cwsam_cli.raster.scene import GDAL_CACHE
+
+    score = stub_scores()
+    plan = stub_plan(scene, max_memory)
     with journal(output, {}, {}) as kept:
-        fill(job, score, kept)
+        make_pieces(plan, score, kept)
         kept.scan()
         with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
-            write_map(output, sheet, kept.read, job.layers, creation={}, tags={}, scratch=kept.folder)
+            write_map(output, plan, kept.read, scratch=kept.folder)
 
 
 def peer(scene: Path, height: int, width: int, output: Path) -> None:
@@ -164,7 +157,7 @@ def child(arguments: list[str]) -> None:
     output = Path(folder) / f"{what}-{height}x{width}.tif"
 
     if what == "ours":
-        ours(scene, *shape, output, int(limit) or None)
+        ours(scene, output, int(limit) or None)
     elif what == "peer":
         peer(scene, *shape, output)
 
@@ -213,7 +206,6 @@ def limit(folder: Path) -> None:
 
 def tiny(folder: Path) -> None:
     """sam_tiny from end to end: where the time goes, whether the cut changes the map, and two processes."""
-    import dataclasses
     import time
     from unittest.mock import patch
 
@@ -226,11 +218,10 @@ def tiny(folder: Path) -> None:
     from cwsam_cli.dataset.manifest import Band
     from cwsam_cli.model.network import ClassWiseSam
     from cwsam_cli.model.variants import architecture
-    from cwsam_cli.predict import plan as layout
-    from cwsam_cli.predict.budget import Cut
-    from cwsam_cli.predict.pipeline import predict
-    from cwsam_cli.predict.plan import MapOptions
+    from cwsam_cli.predict import plan as planning
+    from cwsam_cli.predict.request import MapRequest
     from cwsam_cli.predict.scorer import Scorer
+    from cwsam_cli.predict.work import predict
     from cwsam_cli.taxonomy import from_names
 
     torch.set_num_threads(1)
@@ -253,10 +244,10 @@ def tiny(folder: Path) -> None:
     )
     scene = scene_file(folder, 1536, 1536)
     spent = [0.0]
-    cut = layout.cut
+    cut = planning.cut
 
-    def narrow(*arguments: Any, **settings: Any) -> Cut:
-        return dataclasses.replace(cut(*arguments, **settings), columns=1024)
+    def narrow(*arguments: Any, **settings: Any) -> tuple[int, int]:
+        return 1024, cut(*arguments, **settings)[1]
 
     call = Scorer.__call__
 
@@ -267,9 +258,10 @@ def tiny(folder: Path) -> None:
         return scores
 
     def run(name: str, **options: object) -> tuple[float, np.ndarray]:
-        chosen = dataclasses.replace(MapOptions(device="cpu", precision="fp32"), **options)
+        plain = {"device": "cpu", "precision": "fp32", "overwrite": True}
+        request = MapRequest(scene=str(scene), checkpoint=checkpoint, output=folder / name, **plain | options)
         start = time.perf_counter()
-        predict(scene, checkpoint, folder / name, chosen, overwrite=True)
+        predict(request)
         seconds = time.perf_counter() - start
         with rasterio.open(folder / name) as dataset:
             return seconds, dataset.read(1)
@@ -287,7 +279,7 @@ def tiny(folder: Path) -> None:
         ("columns of 1,024 pixels", {"batch_size": 8}),
         ("two processes", {"gpus": 2}),
     ):
-        with patch.object(layout, "cut", narrow if "columns" in label else layout.cut):
+        with patch.object(planning, "cut", narrow if "columns" in label else cut):
             seconds, other = run("other.tif", **options)
         same = 100 * (other == whole).mean()
         print(f"  {label}: {same:.4f} % of the pixels agree (target 99.99), {one_s / seconds:.2f} × the speed")
