@@ -181,7 +181,7 @@ def predict(
         return
     if not many:
         result = predict_one(request)
-        print_result(result, _line(result), as_json=as_json)
+        print_result(result, _table(result), as_json=as_json)
         return
     made = predict_many(request, named)
     lines = [_line(result) for result in made.maps]
@@ -200,3 +200,19 @@ def _line(result: "MapResult") -> str:
         if count
     )
     return f"{result.path}: {result.width} × {result.height} pixels; {shares or 'no data'}"
+
+
+def _table(result: "MapResult") -> str:
+    """Classes with their ground and their share of it, the largest first."""
+    ground, head = (result.hectares, f"hectares ({result.areas})") if result.areas else (result.pixels, "pixels")
+    total, width = sum(ground.values()) or 1, max(len("class"), *map(len, ground))
+    lines = [f"{result.path}: {result.width} × {result.height} pixels, {result.nodata:,} of them without a class"]
+    lines.append(f"  {'class':{width}}  {head:>19}  share")
+    for name, value in sorted(ground.items(), key=lambda item: -item[1]):
+        lines.append(f"  {name:{width}}  {_number(value):>19}  {100 * value / total:.1f} %")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    """Four digits at least, thousands grouped."""
+    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.4g}"

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetWriter
+from rasterio.windows import Window
 
 from cwsam_cli import __version__
 from cwsam_cli.errors import OutputExists
@@ -24,8 +26,9 @@ from cwsam_cli.files import refuse_existing
 from cwsam_cli.predict.layers import KINDS, MapLayers
 from cwsam_cli.predict.plan import MapPlan
 from cwsam_cli.predict.request import COG_CREATION, GTIFF_CREATION, beside
+from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.quicklook import draw_map, read_text
-from cwsam_cli.raster.scene import FAILED, verify_written, writing
+from cwsam_cli.raster.scene import FAILED, open_raster, reading, verify_written, writing
 from cwsam_cli.raster.style import tag_classes, write_sidecar, write_style
 from cwsam_cli.taxonomy import IGNORE, from_names
 
@@ -87,7 +90,38 @@ def _read_tags(path: Path) -> Mapping[str, str]:
         return {}
 
 
-def write_map(target: Path, plan: MapPlan, read: Callable[[int, int], bytes], *, scratch: Path) -> NDArray[np.int64]:
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Pixels and ground that a map's classes cover."""
+
+    grid: Grid
+    """Of the map."""
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    """Number by code."""
+    areas_m2: NDArray[np.float64] = field(default_factory=lambda: np.zeros(256))
+    """Ground by code; 0 where the map has no CRS."""
+
+    def add(self, codes: NDArray[np.uint8], window: Window) -> None:
+        """Count the codes (h, w) of a window."""
+        flat = codes.ravel()
+        self.pixels[:] += np.bincount(flat, minlength=256)
+        if self.grid.crs is not None:
+            areas = self.grid.pixel_areas(int(window.row_off), codes.shape[0])
+            if areas.shape[1] > 1:
+                areas = areas[:, int(window.col_off) : int(window.col_off) + codes.shape[1]]
+            self.areas_m2[:] += np.bincount(flat, np.broadcast_to(areas, codes.shape).ravel(), 256)
+
+
+def read_tally(plan: MapPlan) -> Tally:
+    """Count a map that is there."""
+    tally, path = Tally(plan.grid), plan.request.target
+    with open_raster(path) as dataset, reading(path):
+        for _, window in dataset.block_windows(1):
+            tally.add(dataset.read(1, window=window), window)
+    return tally
+
+
+def write_map(target: Path, plan: MapPlan, read: Callable[[int, int], bytes], *, scratch: Path) -> Tally:
     """Write a map, its layers and the files that explain it.
 
     Args:
@@ -97,12 +131,12 @@ def write_map(target: Path, plan: MapPlan, read: Callable[[int, int], bytes], *,
         scratch: a folder for the drafts that a COG is made from.
 
     Returns:
-        Number of pixels by class code, (256,).
+        Pixels and ground by class code.
 
     Raises:
         MachineError: a file could not be written whole.
     """
-    counts, layers, request = np.zeros(256, np.int64), plan.layers, plan.request
+    tally, layers, request = Tally(plan.grid), plan.layers, plan.request
     is_cog = request.format == "COG"
     files = {"codes": target} | {kind: beside(target, kind) for kind in layers.kinds}
     drafts = {kind: scratch / f"{kind}.tif" for kind in files} if is_cog else files
@@ -128,9 +162,10 @@ def write_map(target: Path, plan: MapPlan, read: Callable[[int, int], bytes], *,
             at += bands
         for row, column, window in plan.pieces_in_file():
             piece = np.frombuffer(read(row, column), np.uint8).reshape(layers.count, *plan.piece_shape(row, column))
-            counts += np.bincount(piece[0].ravel(), minlength=256)
+            piece = piece[:, ::-1] if plan.is_south_up else piece
+            tally.add(piece[0], window)
             for dataset, first, last in opened:
-                dataset.write(piece[first:last, ::-1] if plan.is_south_up else piece[first:last], window=window)
+                dataset.write(piece[first:last], window=window)
     for kind, path in files.items():
         if is_cog:
             resampling = "mode" if kind in ("codes", "experts") else "average"
@@ -143,7 +178,7 @@ def write_map(target: Path, plan: MapPlan, read: Callable[[int, int], bytes], *,
     write_style(target, layers.taxonomy)
     if request.preview:
         draw_map(target, layers.taxonomy, request.preview, {KEY: plan.digest})
-    return counts
+    return tally
 
 
 def _create(path: Path, plan: MapPlan, bands: int, creation: dict[str, Any]) -> DatasetWriter:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import rasterio
 import torch
-from numpy.typing import NDArray
 from rasterio.windows import Window
 from torch import Tensor
 
@@ -29,14 +28,14 @@ from cwsam_cli.files import staged, sweep
 from cwsam_cli.journal import Journal, folder_of, journal
 from cwsam_cli.predict.aoi import read_area
 from cwsam_cli.predict.blend import Blender, Layers, Mask, Scores, WindowScores, cut_rows
-from cwsam_cli.predict.mapfile import is_made, refuse_others, remove_stale_layers, write_map
+from cwsam_cli.predict.mapfile import Tally, is_made, read_tally, refuse_others, remove_stale_layers, write_map
 from cwsam_cli.predict.plan import MapPlan, make_plan
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.scorer import Heap, Lockstep, Model
 from cwsam_cli.predict.windows import Seen, batches
 from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
 from cwsam_cli.raster.prefetch import prefetch
-from cwsam_cli.raster.scene import open_raster, open_scene, reading
+from cwsam_cli.raster.scene import open_scene
 from cwsam_cli.taxonomy import IGNORE
 
 ScoreWindows = Callable[[Tensor], Scores]
@@ -54,6 +53,10 @@ class MapResult:
     """Number of pixels by class name."""
     nodata: int = 0
     """Number of pixels without a class."""
+    hectares: dict[str, float] = field(default_factory=dict)
+    """Ground by class name; nothing if the map has no CRS."""
+    areas: str = ""
+    """`planar` where the CRS keeps areas within 0.5 %, else `geodesic`; empty if the map has no CRS."""
 
 
 def predict(request: MapRequest) -> MapResult:
@@ -69,7 +72,7 @@ def predict(request: MapRequest) -> MapResult:
     model = Model.open(request)
     plan = make_plan(request, model)
     if is_ready(plan):
-        return read_result(plan)
+        return _result(plan, read_tally(plan))
     score = model.scorer(request) if request.gpus == 1 else None
     return make_map(plan, score, World(model.device))
 
@@ -93,18 +96,17 @@ def _sweep(request: MapRequest) -> None:
         sweep(target)
 
 
-def read_result(plan: MapPlan) -> MapResult:
-    """Count the pixels of a map that is there."""
-    counts = np.zeros(256, np.int64)
-    with open_raster(plan.request.target) as dataset, reading(plan.request.target):
-        for _, window in dataset.block_windows(1):
-            counts += np.bincount(dataset.read(1, window=window).ravel(), minlength=256)
-    return _result(plan, counts)
-
-
-def _result(plan: MapPlan, counts: NDArray[np.int64]) -> MapResult:
-    pixels = {entry.name: int(counts[entry.code]) for entry in plan.layers.taxonomy.classes}
-    return MapResult(plan.request.target, plan.grid.width, plan.grid.height, pixels, int(counts[IGNORE]))
+def _result(plan: MapPlan, tally: Tally) -> MapResult:
+    grid, classes = plan.grid, plan.layers.taxonomy.classes
+    return MapResult(
+        path=plan.request.target,
+        width=grid.width,
+        height=grid.height,
+        pixels={entry.name: int(tally.pixels[entry.code]) for entry in classes},
+        nodata=int(tally.pixels[IGNORE]),
+        hectares={entry.name: float(tally.areas_m2[entry.code]) / 10_000 for entry in classes} if grid.crs else {},
+        areas="" if grid.crs is None else "planar" if grid.keeps_areas else "geodesic",
+    )
 
 
 def make_map(plan: MapPlan, score: ScoreWindows | None, world: World) -> MapResult:
@@ -134,10 +136,10 @@ def make_map(plan: MapPlan, score: ScoreWindows | None, world: World) -> MapResu
             rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE),
             staged(output, overwrite=may_replace) as target,
         ):
-            counts = write_map(target, plan, kept.read, scratch=kept.folder)
+            tally = write_map(target, plan, kept.read, scratch=kept.folder)
     if request.overwrite:
         remove_stale_layers(plan)
-    result = _result(plan, counts)
+    result = _result(plan, tally)
     if result.nodata == result.width * result.height:
         sure = " of that confidence" if request.min_confidence else ""
         log.warning("`%s` holds no valid pixel%s, and neither does its map", request.scene, sure)
