@@ -53,7 +53,7 @@ def predict(
         typer.Option(
             "--max-memory",
             metavar="SIZE",
-            help="Main memory for all processes, such as 4GB. Default: 4 GB and the weights.",
+            help="Main memory for all processes, such as 4GB. Default: 4 GB besides the weights.",
         ),
     ] = None,
     device: Device = "auto",
@@ -125,8 +125,8 @@ def predict(
 
     A map lies on its scene's own grid and holds class codes, nodata 255, and the names
     and colours of the classes. Nodata of the scene is nodata in the map. After a run was
-    killed, the same command continues where it was. Maps that are there already, from the
-    same scenes, model and options, are not made again.
+    killed, the same command continues where it was. Of several scenes, those whose maps are
+    there already, from the same model and options, are not mapped again.
     """
     checkpoint = checkpoint_given(checkpoint)
     # oneDNN would keep 1,024 kernels, one for each number of rows that an expert met: 0.5 GB after many windows.

@@ -1,6 +1,6 @@
 """Maps by streaming against the accumulator of the whole scene that peers keep, and what a map costs.
 
-python tests/benchmarks/predict.py [PART ...]     parts: stub large limit tiny
+python tests/benchmarks/predict.py [PART ...]     parts: stub large limit tiny read
 
 A stub stands for the model, so that only reading, blending and writing count: 33 classes,
 windows of 512 pixels, a quarter shared. The peer adds weighted logits into a float64 array
@@ -204,6 +204,66 @@ def limit(folder: Path) -> None:
     print(f"20,000 rows × 30,000 under 1 GB: {cpu:.0f} CPU s, {memory * 2**20 / 1e6:.0f} MB in all")
 
 
+def untrained(path: Path, bands: tuple[str, ...], *settings: str) -> Path:
+    """Write a checkpoint of `tiny` with random weights and seven classes."""
+    import torch
+
+    from cwsam_cli.checkpoints.checkpoint import Checkpoint, save_checkpoint
+    from cwsam_cli.config.load import load_config
+    from cwsam_cli.dataset.manifest import Band
+    from cwsam_cli.model.network import ClassWiseSam
+    from cwsam_cli.model.variants import architecture
+    from cwsam_cli.taxonomy import from_names
+
+    torch.manual_seed(0)
+    arch = architecture(load_config("tiny", list(settings)).model, num_bands=len(bands), num_classes=7)
+    checkpoint = Checkpoint(
+        weights=ClassWiseSam(arch).state_dict(),
+        architecture=arch,
+        taxonomy=from_names([f"class {n}" for n in range(7)]),
+        bands=tuple(Band(name=name, mean=120.0, std=40.0) for name in bands),
+        dtype="uint8",
+        gsd_m=10.0,
+        ignore_background=False,
+        epoch=0,
+        metrics={},
+    )
+    save_checkpoint(checkpoint, path)
+    return path
+
+
+def read(folder: Path) -> None:
+    """Bytes of a scene that `cwsam predict` reads, by strace, as a multiple of the file."""
+    import re
+    import shutil
+
+    import numpy as np
+    import rasterio
+
+    if shutil.which("strace") is None:
+        print("bytes read: strace is not installed")
+        return
+    mode = "model.args.encoder_mode={embed_dim: 24, depth: 1, num_heads: 2, global_attn_indexes: [0], patch_size: 16, "
+    mode += "prompt_embed_dim: 16, decoder_mlp_dim: 32, window_size: 4, moe_num_expert_groups: 0}"
+    names = tuple(f"band_{n}" for n in range(1, 6))
+    checkpoint = untrained(folder / "small.pth", names, "model.args.inp_size=512", mode)
+    values = np.random.default_rng(0).integers(1, 255, (5, 4000, 4000), np.uint8)
+    grid = {"width": 4000, "height": 4000, "count": 5, "dtype": "uint8", "nodata": 0, "crs": "EPSG:32617"}
+    grid["transform"] = rasterio.Affine(10, 0, 600_000, 0, -10, 4_000_000)
+    layouts: dict[str, dict[str, Any]] = {
+        f"tiles of {side}": {"tiled": True, "blockxsize": side, "blockysize": side} for side in (256, 512)
+    }
+    for name, layout in (layouts | {"strips": {}}).items():
+        scene, log = folder / "read.tif", folder / "strace.log"
+        with rasterio.open(scene, "w", driver="GTiff", **grid, **layout) as target:
+            target.write(values)
+        line = ["strace", "-f", "-q", "-P", scene, "-e", "trace=read,pread64", "-o", log, sys.executable, "-m"]
+        line += ["cwsam_cli", "-q", "predict", scene, "-c", checkpoint, "-o", folder / "read_map.tif", "--overwrite"]
+        subprocess.run(list(map(str, line)), check=True, stdout=subprocess.DEVNULL)
+        total = sum(int(count) for count in re.findall(r"(?:read|pread64|resumed>).* = (\d+)$", log.read_text(), re.M))
+        print(f"4,000², five bands, {name}: {total / scene.stat().st_size:.2f} × the file is read (target 1.1)")
+
+
 def tiny(folder: Path) -> None:
     """sam_tiny from end to end: where the time goes, whether the cut changes the map, and two processes."""
     import time
@@ -213,35 +273,13 @@ def tiny(folder: Path) -> None:
     import rasterio
     import torch
 
-    from cwsam_cli.checkpoints.checkpoint import Checkpoint, save_checkpoint
-    from cwsam_cli.config.load import load_config
-    from cwsam_cli.dataset.manifest import Band
-    from cwsam_cli.model.network import ClassWiseSam
-    from cwsam_cli.model.variants import architecture
     from cwsam_cli.predict import plan as planning
     from cwsam_cli.predict.request import MapRequest
     from cwsam_cli.predict.scorer import Scorer
     from cwsam_cli.predict.work import predict
-    from cwsam_cli.taxonomy import from_names
 
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    arch = architecture(load_config("tiny", []).model, num_bands=3, num_classes=7)
-    checkpoint = folder / "tiny.pth"
-    save_checkpoint(
-        Checkpoint(
-            weights=ClassWiseSam(arch).state_dict(),
-            architecture=arch,
-            taxonomy=from_names([f"class {n}" for n in range(7)]),
-            bands=tuple(Band(name=name, mean=120.0, std=40.0) for name in ("red", "green", "blue")),
-            dtype="uint8",
-            gsd_m=10.0,
-            ignore_background=False,
-            epoch=0,
-            metrics={},
-        ),
-        checkpoint,
-    )
+    checkpoint = untrained(folder / "tiny.pth", ("red", "green", "blue"))
     scene = scene_file(folder, 1536, 1536)
     spent = [0.0]
     cut = planning.cut
@@ -289,7 +327,7 @@ def main() -> None:
     if sys.argv[1:2] == ["child"]:
         child(sys.argv[2:])
         return
-    parts = {"stub": stub, "large": large, "limit": limit, "tiny": tiny}
+    parts = {"stub": stub, "large": large, "limit": limit, "tiny": tiny, "read": read}
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("part", nargs="*", choices=[*parts, []], default=list(parts))
     with tempfile.TemporaryDirectory() as folder:

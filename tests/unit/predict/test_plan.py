@@ -18,7 +18,7 @@ from cwsam_cli.predict.plan import MapPlan, Needs, cut
 from cwsam_cli.predict.request import BLOCK, MapRequest
 from cwsam_cli.predict.windows import sample
 from cwsam_cli.raster.grid import Grid, Lattice
-from cwsam_cli.raster.scene import open_scene
+from cwsam_cli.raster.scene import Scene, open_scene
 from tests.predict_plans import plan_of
 
 MakeRaster = Callable[..., Path]
@@ -164,9 +164,28 @@ def test_a_sample_reads_a_small_share_of_a_large_scene(
     values = np.zeros((1, 4096, 4096), np.uint8)
     values[:, 1500:2500] = 7
     path = make_raster("scene.tif", values, compress="deflate", **layout)
+    reads, read = [], Scene.read
+
+    def spy(self: Scene, window: Any) -> Any:
+        reads.append(window)
+        return read(self, window)
+
+    monkeypatch.setattr(Scene, "read", spy)
     with open_scene(path) as scene:
         found = sample(scene)
-    assert set(np.unique(found)) == {0, 7} and found.shape[1] < share * 4096**2
+    assert set(np.unique(found)) == {0, 7}
+    assert sum(window.width * window.height for window in reads) < share * 4096**2
+    assert found.shape[1] <= len(reads) << 16
+
+
+def test_a_sample_reads_a_part_of_a_block_that_is_too_large(
+    make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_raster("scene.tif", np.ones((1, 3008, 3008), np.uint8), tiled=True, blockxsize=3008, blockysize=3008)
+    with open_scene(path) as scene:
+        assert scene.dataset.block_shapes == [(3008, 3008)]
+        found = sample(scene)
+    assert 0 < found.shape[1] <= 1 << 16
 
 
 def test_a_sample_holds_valid_pixels_only(make_raster: MakeRaster) -> None:
