@@ -207,9 +207,9 @@ def _table(result: "MapResult") -> str:
     ground, head = (result.hectares, f"hectares ({result.areas})") if result.areas else (result.pixels, "pixels")
     total, width = sum(ground.values()) or 1, max(len("class"), *map(len, ground))
     lines = [f"{result.path}: {result.width} × {result.height} pixels, {result.nodata:,} of them without a class"]
-    lines.append(f"  {'class':{width}}  {head:>19}  share")
+    lines.append(f"  {'class':{width}}  {head:>19}    share")
     for name, value in sorted(ground.items(), key=lambda item: -item[1]):
-        lines.append(f"  {name:{width}}  {_number(value):>19}  {100 * value / total:.1f} %")
+        lines.append(f"  {name:{width}}  {_number(value):>19}  {100 * value / total:>5.1f} %")
     return "\n".join(lines)
 
 

@@ -289,7 +289,7 @@ def test_classes_are_told_with_their_ground_and_their_share(
 def test_a_map_without_a_crs_is_told_in_pixels(cwsam: Cwsam, run: Any, make_raster: Any) -> None:
     scene = make_raster("scene.tif", picture(40, 50), crs=None)
     text = cwsam("predict", scene, "-c", run.checkpoint, "-o", "map.tif").stdout
-    assert "pixels  share" in text and "hectares" not in text
+    assert "pixels    share" in text and "hectares" not in text
 
 
 def test_a_map_that_is_there_is_told_as_it_was_when_it_was_made(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
