@@ -112,3 +112,12 @@ def loading(what: str) -> Iterator[None]:
         yield
     finally:
         note.cancel()
+
+
+def size_text(count: float) -> str:
+    """Bytes as people write them: `1.5 kB`."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -1,8 +1,8 @@
-"""What is finished of an output, kept beside it until the output is whole.
+"""The finished pieces of an output, kept beside it until the output is complete.
 
-A run that was killed goes on from here. A journal is a folder: `journal.json` says of what
-the pieces are, each process appends pieces to a file of its own. A piece is there when its
-checksum says so; what a kill left half-written behind the last one is cut off.
+A run that was killed continues from its journal. A journal is a folder. Its `journal.json` holds the key, on which the
+pieces depend, and the plan, by which they were cut. Each process appends pieces to a file of its own. Every piece has
+a checksum; a piece that a kill left half-written is cut off.
 """
 
 import json
@@ -38,12 +38,16 @@ class Journal:
 
     folder: Path
     plan: dict[str, Any]
-    """How the work was laid out when it began."""
+    """The plan by which the pieces were cut, as JSON values."""
     pieces: dict[tuple[int, int], _Place] = field(default_factory=dict)
     """By row and column."""
 
     def scan(self, *, repair: bool = True) -> None:
-        """Find the pieces that are whole; cut off what is not, unless others may be writing."""
+        """Find the whole pieces.
+
+        Args:
+            repair: cut off a half-written piece; leave that out while other processes may be writing.
+        """
         self.pieces.clear()
         for path in sorted(self.folder.glob("*.pieces")):
             with path.open("r+b" if repair else "rb") as file:
@@ -99,7 +103,7 @@ def _next(file: IO[bytes], path: Path) -> tuple[tuple[int, int], _Place] | None:
 
 
 def folder_of(target: Path) -> Path:
-    """Where an output's journal is, while the output is not whole."""
+    """Where an output's journal is, while the output is not complete."""
     return target.with_name(f".{target.name}.journal")
 
 
@@ -111,16 +115,16 @@ def journal(
     *,
     fits: Callable[[Mapping[str, Any]], bool] = lambda older: True,
 ) -> Iterator[Journal]:
-    """Open the journal of an output, or begin one; it goes when the block succeeds.
+    """Open the journal of an output, or begin one; remove it when the block succeeds.
 
-    A failed block keeps it if anything is finished.
+    If the block fails, the journal stays, unless no piece is finished.
 
     Args:
         target: the output.
-        key: what the pieces depend on, by a name that a person understands; a journal with
-            another key is thrown away.
-        plan: how to lay out the work; what an older journal of the same key says comes first,
-        fits: if this says that it still can be followed.
+        key: everything that the pieces depend on, by names for people. A journal with another key is thrown away.
+        plan: how to cut the work into pieces, as JSON values.
+        fits: whether an older plan can be followed. If a journal with the same key exists and `fits(its plan)` is
+            true, its plan is used instead of `plan`.
 
     Raises:
         MachineError: another process is writing this output.
@@ -139,7 +143,7 @@ def journal(
                 (folder / _DESCRIPTION).unlink(missing_ok=True)
                 shutil.rmtree(folder, ignore_errors=True)
             else:
-                log.info("what is finished of `%s` is kept: the same command goes on where it was", target)
+                log.info("the finished pieces of `%s` are kept: the same command continues where it was", target)
 
 
 def _resume_or_begin(
@@ -156,7 +160,7 @@ def _resume_or_begin(
         if not differing and fits(plan):
             opened.plan = plan
             opened.scan()
-            log.info("`%s` was begun before: going on, %d piece(s) are there", target, len(opened.pieces))
+            log.info("`%s` was begun before: continuing, %d piece(s) are finished", target, len(opened.pieces))
             return
         what = f"another {', '.join(differing)}" if differing else "more memory or larger batches"
         log.warning("`%s` was begun with %s: starting over", target, what)

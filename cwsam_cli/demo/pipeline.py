@@ -18,8 +18,8 @@ from cwsam_cli.distributed.cluster import Cluster
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_foreign
 from cwsam_cli.metrics.confusion import compute_metrics, constant_matrix
-from cwsam_cli.predict.pipeline import predict
-from cwsam_cli.predict.request import MapOptions
+from cwsam_cli.predict.request import MapRequest
+from cwsam_cli.predict.work import predict
 from cwsam_cli.raster.quicklook import draw_quicklook
 from cwsam_cli.raster.scene import open_scene
 from cwsam_cli.tile.pipeline import tile_scenes
@@ -122,7 +122,10 @@ def run_demo(
     log.info("3/5 eval")
     held_out = evaluate(best, dataset, output=output / "report", device=device)
     log.info("4/5 predict")
-    mapped = predict(scene, best, output / "map.tif", MapOptions(device=device), command="cwsam demo")
+    request = MapRequest(
+        scene=str(scene), checkpoint=best, output=output / "map.tif", device=device, command="cwsam demo"
+    )
+    mapped = predict(request)
     log.info("5/5 vectorize")
     polygons = vectorize(mapped.path, output / "polygons.gpkg")
     with rasterio.Env(), open_scene(scene) as image:

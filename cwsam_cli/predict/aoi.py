@@ -18,18 +18,18 @@ from cwsam_cli.raster.grid import Grid
 
 @dataclass(frozen=True, slots=True)
 class AreaOfInterest:
-    """Polygons in a scene's CRS; a pixel is inside if its centre is."""
+    """Polygons in a scene's CRS; a pixel is inside if its centre is inside a polygon."""
 
     polygons: shapely.STRtree
     grid: Grid
-    """Of the scene, counted from the north."""
+    """The scene's grid, with rows counted from the north."""
 
     def touches(self, window: Window) -> bool:
         """Whether a window may share a pixel with a polygon."""
         return bool(self._near(window).size)
 
     def mask(self, window: Window) -> Mask:
-        """Pixels inside, (h, w)."""
+        """Return which pixels of a window are inside, (h, w)."""
         near = self._near(window)
         shape = (int(window.height), int(window.width))
         if not near.size:
@@ -45,21 +45,20 @@ class AreaOfInterest:
 
 
 def read_area(path: Path, grid: Grid) -> AreaOfInterest:
-    """Read the polygons near a grid, no others, and bring them into its CRS.
+    """Read the polygons near a grid and transform them into its CRS.
 
     Raises:
-        DataError: none lies on the grid, one has a coordinate that is not finite, or the file
-            cannot be read.
-        MissingCRS: only one of both has a CRS.
+        DataError: no polygon lies on the grid, a coordinate is not finite, or the file cannot be read.
+        MissingCRS: the file has a CRS and the grid has none, or the other way round.
     """
     try:
         crs = pyogrio.read_info(path)["crs"]
         if (crs is None) != (grid.crs is None):
-            raise MissingCRS(path if crs is None else "the scene", "so nobody knows where the polygons lie on it")
+            raise MissingCRS(path if crs is None else "the scene", "so the place of the polygons on it is unknown")
         near = _around(grid, crs)
         shapes = pyogrio.read_dataframe(path, columns=[], bbox=near).geometry
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise DataError(f"`{path}` holds no polygons that can be read: {error}", hint="try: ogrinfo -al -so") from None
+        raise DataError(f"`{path}` has no readable polygons: {error}", hint=f"try: ogrinfo -al -so {path}") from None
     shapes = shapes[shapes.geom_type.isin(["Polygon", "MultiPolygon"])]
     if not np.isfinite(shapely.get_coordinates(shapes.to_numpy())).all():
         raise DataError(
@@ -71,27 +70,31 @@ def read_area(path: Path, grid: Grid) -> AreaOfInterest:
         shapes = shapes.to_crs(grid.crs.to_wkt())
     area = AreaOfInterest(shapely.STRtree(shapely.make_valid(shapes.to_numpy())), grid)
     if not area.touches(Window(0, 0, grid.width, grid.height)):
-        raise DataError(f"no polygon of `{path}` lies on the scene ({grid})", hint="do both show the same ground?")
+        raise DataError(
+            f"no polygon of `{path}` lies on the scene ({grid})", hint="check that both show the same ground"
+        )
     return area
 
 
 def _around(grid: Grid, crs: str | None) -> tuple[float, float, float, float] | None:
-    """A scene and as far around it, in a CRS; None where that is no rectangle."""
+    """Bounds in a CRS of a scene and as much ground on each side; None where they are no rectangle."""
     x, y = zip(*grid.corners(Window(0, 0, grid.width, grid.height)), strict=True)
     left, bottom, right, top = min(x), min(y), max(x), max(y)
     if grid.crs is not None:
         way = Transformer.from_crs(grid.crs.to_wkt(), crs, always_xy=True)
         left, bottom, right, top = way.transform_bounds(left, bottom, right, top)
     wide, high = right - left, top - bottom
-    if not (np.isfinite([left, bottom, right, top]).all() and wide > 0 and high > 0):  # across the antimeridian, say
+    if not (
+        np.isfinite([left, bottom, right, top]).all() and wide > 0 and high > 0
+    ):  # for example across the antimeridian
         return None
     return left - wide, bottom - high, right + wide, top + high
 
 
 def _clipped(shapes: GeoSeries, near: tuple[float, float, float, float]) -> GeoSeries:
-    """What of polygons lies in a rectangle: ground far away has no place in many projections."""
+    """Clip polygons to a rectangle, because many projections cannot show ground that is far away."""
     left, bottom, right, top = near
     parts = shapely.clip_by_rect(shapely.make_valid(shapes.to_numpy()), *near)
     parts = parts[~shapely.is_empty(parts)]
-    longest = min(right - left, top - bottom) / 192  # straight lines may bend
+    longest = min(right - left, top - bottom) / 192  # straight lines may become curves
     return GeoSeries(shapely.segmentize(parts, longest), crs=shapes.crs)

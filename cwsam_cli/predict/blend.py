@@ -1,15 +1,14 @@
-"""Put overlapping windows together again: blend their scores, finish rows, forget them.
+"""Blend overlapping windows and finish the rows of a map as soon as no later window touches them.
 
-# K classes, S pixels a side of a window
+# K classes, S pixels per side of a window, L layers of the map
 
-Each window counts most in its middle and never nothing at its edge, so that there are no
-seams and the scene's border pixels keep their score. A pixel's weights sum to 1, so blended
-scores are means, and exactly the window's own where only one covers a pixel.
+A window counts most in its middle (a Hann window) and still a little at its edge. So there are no seams, and the
+scene's border pixels keep their scores. A pixel's weights sum to 1, so blended scores are means, and where one window
+covers a pixel they are that window's scores bit for bit.
 
-Windows arrive row by row. What no later window touches is finished at once; kept are only
-the overlaps: below the row (as wide as the area) and right of the window. Scores are added
-in the windows' order, so that the sums are those of an accumulator of the whole scene, bit
-for bit, however the area was cut.
+Windows arrive row by row. Only the overlaps are kept: below the row (as wide as the area) and right of the window.
+Scores are added in the order of the windows, so the sums are those of an accumulator of the whole scene, bit for bit,
+however the area is cut.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,29 +24,28 @@ Scores = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Layers = NDArray[np.uint8]
 
-PROFILES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "hann": lambda x: np.sin(np.pi * x) ** 2,
-    "gaussian": lambda x: np.exp(-0.5 * ((x - 0.5) / 0.125) ** 2),
-}
-"""How much a window counts along an axis, 0 to 1 from edge to edge; sampled at pixel centres none is 0."""
-
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """A window and what the model says of it."""
+class WindowScores:
+    """A window's scores."""
 
     row: int
     col: int
-    """Of the lattice."""
+    """Its place in the lattice."""
     scores: Scores
-    """(K, S, S); overwritten when blended."""
+    """(K, S, S); blending overwrites it."""
     wanted: Mask
     """Pixels that the map shows, (h, w) of the window's size."""
 
 
-def shares(starts: Sequence[int], size: int, length: int, profile: str) -> list[Scores]:
+def hann(size: int) -> NDArray[np.float64]:
+    """How much a window counts at the pixel centres along an axis (size,); nowhere 0."""
+    return np.asarray(np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2)
+
+
+def shares(starts: Sequence[int], size: int, length: int) -> list[Scores]:
     """Each window's weights along one axis; a pixel's weights sum to 1."""
-    shape = PROFILES[profile]((np.arange(size) + 0.5) / size)[: min(size, length)]
+    shape = hann(size)[: min(size, length)]
     places = [slice(start - starts[0], start - starts[0] + len(shape)) for start in starts]
     total = np.zeros(places[-1].stop)
     for place in places:
@@ -60,10 +58,9 @@ class Blender:
 
     Args:
         lattice: all windows of the scene.
-        profile: a name of `PROFILES`.
-        finish: blended scores (K, h, w) to the layers of the map (L, h, w).
+        finish: turns blended scores (K, h, w) into the layers of the map (L, h, w).
         layers: L.
-        nodata: what stands where nothing is wanted.
+        nodata: value of pixels that are not wanted.
     """
 
     def __init__(
@@ -72,38 +69,37 @@ class Blender:
         finish: Callable[[Scores], Layers],
         *,
         layers: int = 1,
-        profile: str = "hann",
         nodata: int = 255,
     ) -> None:
         self.lattice, self.finish, self.layers, self.nodata = lattice, finish, layers, nodata
-        self.row_shares = shares(lattice.rows, lattice.size, lattice.height, profile)
-        self.col_shares = shares(lattice.cols, lattice.size, lattice.width, profile)
+        self.row_shares = shares(lattice.rows, lattice.size, lattice.height)
+        self.col_shares = shares(lattice.cols, lattice.size, lattice.width)
 
-    def blend(self, scored: Iterable[Scored], area: Window) -> Iterator[tuple[int, Layers]]:
+    def blend(self, windows: Iterable[WindowScores], area: Window) -> Iterator[tuple[int, Layers]]:
         """Finished rows of the area, top to bottom.
 
         Args:
-            scored: windows in the lattice's order; one without a wanted pixel may be missing,
-                and so may those that do not touch the area.
+            windows: in the lattice's order. Those without a wanted pixel, and those that do not touch the area, may
+                be missing.
             area: the part of the scene to finish.
 
         Yields:
-            The first row's offset in the scene and layers (L, rows, area's width); together
-            all rows of the area, each once.
+            The first row's offset in the scene, and layers (L, rows, area's width). Together they are all rows of
+            the area, each once.
         """
         size = self.lattice.size
         rows, cols = self.lattice.touching(area)
         tops = _Axis(self.lattice.rows, rows, size, int(area.row_off), int(area.row_off + area.height))
         lefts = _Axis(self.lattice.cols, cols, size, int(area.col_off), int(area.col_off + area.width))
-        waiting = (item for item in scored if item.row in rows and item.col in cols)
+        waiting = (item for item in windows if item.row in rows and item.col in cols)
         item = next(waiting, None)
-        below: Scores | None = None  # what earlier rows of windows gave to rows not finished yet, (K, overlap, width)
+        below: Scores | None = None  # sums of earlier rows of windows in unfinished rows of pixels, (K, overlap, width)
         depth = max((tops.end(row - 1) - tops.begin(row) for row in rows[1:]), default=0)
         for row in rows:
             top, done, bottom = tops.begin(row), tops.done(row), tops.end(row)
             carried = tops.end(row - 1) - top if row > rows[0] else 0
             finished = np.full((self.layers, done - top, int(area.width)), self.nodata, np.uint8)
-            beside: Scores | None = None  # totals of the columns that the window before shares with this one
+            beside: Scores | None = None  # sums in the columns that the window before shares with this one
             before = -1
             while item is not None and item.row == row:
                 col, scores = item.col, item.scores
@@ -145,11 +141,11 @@ class _Axis:
     last: int
 
     def begin(self, index: int) -> int:
-        """The first pixel that window `index` touches and no earlier window's finish has taken."""
+        """The first pixel of window `index` within the area."""
         return max(self.starts[index], self.first)
 
     def done(self, index: int) -> int:
-        """Where the next window begins: what lies before is finished."""
+        """Where the next window begins: pixels before it are finished."""
         return self.begin(index + 1) if index + 1 in self.touching else self.last
 
     def end(self, index: int) -> int:
@@ -157,19 +153,19 @@ class _Axis:
         return min(self.starts[index] + self.size, self.last)
 
 
-def cut_rows(runs: Iterable[tuple[int, Layers]], cuts: Sequence[int]) -> Iterator[tuple[int, Layers]]:
+def cut_rows(stretches: Iterable[tuple[int, Layers]], cuts: Sequence[int]) -> Iterator[tuple[int, Layers]]:
     """Regroup finished rows into pieces that lie between neighbouring cuts.
 
     Args:
-        runs: row offset and rows (L, rows, width), top to bottom without gaps, from the first cut on.
+        stretches: row offset and rows (L, rows, width), top to bottom without gaps, from the first cut on.
         cuts: row offsets, ascending; the last one ends the last piece.
 
     Yields:
-        A piece's number, counted by the cuts, and its rows.
+        A piece's number, from 0 at the first cut, and its rows.
     """
     held: list[Layers] = []
     number, have = 0, cuts[0]
-    for _, rows in runs:
+    for _, rows in stretches:
         held.append(rows)
         have += rows.shape[1]
         while number + 1 < len(cuts) and have >= cuts[number + 1]:

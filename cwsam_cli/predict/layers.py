@@ -1,6 +1,6 @@
-"""What a map shows besides the class: how sure the model is, and of what else it thought.
+"""The layers of a map: class codes, and on request how sure the model is and which other classes it considered.
 
-Everything is uint8 with nodata 255: codes as they are, shares in percent.
+Every layer is uint8 with nodata 255. Codes are as in the class table, shares are in per cent.
 """
 
 from collections.abc import Callable
@@ -14,29 +14,28 @@ from cwsam_cli.taxonomy import IGNORE, Taxonomy
 
 
 @dataclass(frozen=True, slots=True)
-class LayerPlan:
-    """Which layers there are, in their order; codes come first."""
+class MapLayers:
+    """Which layers a map has; codes come first."""
 
     taxonomy: Taxonomy
     kinds: tuple[str, ...] = ()
-    """Of `KINDS`; each is a file beside the map."""
+    """Names of `KINDS`; each is a file beside the map."""
     min_confidence: float = 0.0
-    """Per cent; below, the map shows nodata."""
-    scores_are_probabilities: bool = False
+    """Per cent; a pixel with less is nodata in the map."""
     expert_groups: int = 0
-    """Planes behind those of the classes that say which group served a pixel."""
+    """Number of planes behind those of the classes that say which expert group served a pixel."""
 
     def bands(self, kind: str) -> int:
-        """Layers of a kind."""
+        """Number of layers of a kind."""
         return len(self.taxonomy) if kind == "probabilities" else 1
 
     @property
     def count(self) -> int:
-        """All layers."""
+        """Number of all layers."""
         return 1 + sum(self.bands(kind) for kind in self.kinds)
 
     def finisher(self) -> Callable[[Scores], Layers]:
-        """A function from blended scores (K + expert groups, h, w) to layers (L, h, w)."""
+        """Return a function from blended logits (K + expert groups, h, w) to layers (L, h, w)."""
         to_code = np.frombuffer(self.taxonomy.index_to_code(), np.uint8)
         classes = len(self.taxonomy)
 
@@ -45,7 +44,7 @@ class LayerPlan:
 
         def finish(scores: Scores) -> Layers:
             codes = codes_only(scores)[0]
-            probabilities = scores[:classes] if self.scores_are_probabilities else softmax(scores[:classes])
+            probabilities = softmax(scores[:classes])
             layers = np.empty((self.count, *codes.shape), np.uint8)
             unsure = 100 * probabilities.max(axis=0) < self.min_confidence
             layers[0] = np.where(unsure, np.uint8(IGNORE), codes)
@@ -63,10 +62,9 @@ class LayerPlan:
 
 
 def best_index(scores: Scores) -> NDArray[np.uint8]:
-    """Index of the largest score, (K, h, w) → (h, w), the first one of equals.
+    """Index of the largest score, (K, h, w) → (h, w); the first of equal ones.
 
-    A running maximum over the planes: nine times as fast as `argmax(axis=0)`, which walks
-    across them.
+    This keeps a running maximum over the planes. It is nine times as fast as `argmax(axis=0)`, which walks across them.
     """
     best = scores[0].copy()
     index = np.zeros(best.shape, np.uint8)
@@ -88,7 +86,7 @@ def softmax(scores: Scores) -> Scores:
 
 
 def entropy(probabilities: Scores) -> Scores:
-    """0 where one class has it all, 1 where all are alike, (K, h, w) → (h, w)."""
+    """Entropy relative to its maximum, (K, h, w) → (h, w): 0 if one class is certain, 1 if all are equally likely."""
     logs = np.log(probabilities, where=probabilities > 0, out=np.zeros_like(probabilities))
     limit = np.log(max(2, len(probabilities)))
     return np.asarray(-(probabilities * logs).sum(axis=0) / limit, np.float32)

@@ -1,195 +1,211 @@
-"""Many scenes → a folder of maps; one that fails does not stop the others."""
+"""Many scenes → a folder of maps, and estimates for a dry run; a scene that fails does not stop the others."""
 
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from dataclasses import asdict, dataclass
+from itertools import count, pairwise
 from pathlib import Path
 
 import torch
 from rasterio.windows import Window
 
-from cwsam_cli.console import log
+from cwsam_cli.console import log, size_text
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.world import World, choose_device
 from cwsam_cli.errors import CwsamError, UsageError, as_user_error
-from cwsam_cli.predict.checks import Estimate
-from cwsam_cli.predict.mapfile import beside
-from cwsam_cli.predict.pipeline import (
-    MapResult,
-    made_before,
-    make_map,
-    stay_alive,
-    wait_for_others,
-)
-from cwsam_cli.predict.plan import Layout, Model, lay_out
-from cwsam_cli.predict.request import MapOptions, check_names
-from cwsam_cli.predict.sharded import Lockstep, own_scorer
-from cwsam_cli.raster.sources import map_names
+from cwsam_cli.files import sha256
+from cwsam_cli.predict.plan import MapPlan, make_plan
+from cwsam_cli.predict.request import MapRequest, beside
+from cwsam_cli.predict.scorer import Lockstep, Model
+from cwsam_cli.predict.work import MapResult, is_ready, make_map, stay_alive, wait_for_others
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
+class Maps:
     """What became of many scenes."""
 
     maps: list[MapResult]
     present: list[Path]
     """Maps that an earlier run made from the same scenes, model and options."""
     failed: dict[str, str]
-    """What stood in the way, by scene."""
+    """Reasons, by scene."""
 
 
-def predict_many(
-    scenes: Sequence[str],
-    checkpoint: Path,
-    folder: Path,
-    options: MapOptions | None = None,
-    *,
-    overwrite: bool = False,
-    command: str = "",
-) -> Archive:
-    """Classify scenes into a folder, or those of them that are missing there.
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a scene's map will cost, and what may make it worse than it could be."""
+
+    scene: str
+    grid: str
+    windows: int
+    batch: int
+    """Largest number of windows per batch."""
+    columns: int
+    """Parts that the scene's width is cut into."""
+    precision: str
+    seconds: float | None
+    """Time in the model, from one timed batch. None if no process holds the model alone."""
+    memory: int
+    """Bytes at the peak."""
+    disk: int
+    """Bytes while working, at most: the finished pieces and the files made from them."""
+    warnings: tuple[str, ...]
+
+    def as_text(self) -> str:
+        """A few lines for people."""
+        if self.seconds is None:
+            time = "not timed, because several processes share the model"
+        else:
+            time = f"about {self.seconds:.0f} s" if self.seconds < 120 else f"about {self.seconds / 60:.0f} min"
+            time += " in the model"
+        return "\n".join(
+            [
+                f"{self.scene}: {self.grid}",
+                f"  {self.windows} windows, {self.batch} at a time, {self.columns} column(s), {self.precision}",
+                f"  {time}, {size_text(self.memory)} of memory, at most {size_text(self.disk)} of disk",
+            ]
+        )
+
+
+def predict_many(request: MapRequest, scenes: Sequence[str]) -> Maps:
+    """Classify scenes into a folder, or those of them whose maps are missing there.
 
     Args:
-        scenes: see `predict`.
-        checkpoint: a `model_epoch_*.pth`.
-        folder: where the maps go, each under its scene's name.
-        options: how; several processes take whole scenes.
-        overwrite: replace older maps.
-        command: the command line, for the record.
+        request: how; its output is the folder, and each map has its scene's name. Each of several processes takes
+            whole scenes.
+        scenes: see `MapRequest.scene`.
     """
-    options = options or MapOptions()
-    if options.preview:
+    folder = request.target
+    if request.preview:
         raise UsageError("--preview draws one map", hint="predict that scene alone")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"`{folder}` is a file, and several scenes need a folder", hint="name a folder: -o maps/")
-    work = list(zip(scenes, [folder / name for name in map_names(scenes)], strict=True))
-    _refuse_shared_names(work, options)
-    if options.gpus == 1:
-        alone = World(choose_device(options.device))
-        return _make(work, checkpoint, options, alone, overwrite=overwrite, command=command)
-    digest = Model.load(checkpoint, options).digest
+    requests = [request.of_scene(scene, folder / name) for scene, name in zip(scenes, map_names(scenes), strict=True)]
+    _refuse_shared_names(requests)
+    if request.gpus == 1:
+        return _make(request, requests, World(choose_device(request.device)))
+    digest = sha256(request.checkpoint)
     with tempfile.TemporaryDirectory(prefix="cwsam-") as scratch:
-        launch(_share, work, checkpoint, digest, options, overwrite, command, Path(scratch), cluster=options.cluster)
+        launch(_share, request, requests, digest, Path(scratch), cluster=request.cluster)
         parts = [json.loads(path.read_text("utf-8")) for path in sorted(Path(scratch).glob("*.json"))]
-    return Archive(
+    return Maps(
         [MapResult(**raw | {"path": Path(raw["path"])}) for part in parts for raw in part["maps"]],
         [Path(path) for part in parts for path in part["present"]],
         {scene: reason for part in parts for scene, reason in part["failed"].items()},
     )
 
 
-def _refuse_shared_names(work: Sequence[tuple[str, Path]], options: MapOptions) -> None:
+def map_names(scenes: Sequence[str]) -> list[str]:
+    """A file name for each scene's map: the scene's own stem, numbered where stems repeat.
+
+    Stems that differ in capitals only count as equal, because many disks do not tell them apart.
+    """
+    stems = [Path(scene.rstrip("/").split("?")[0]).stem for scene in scenes]
+    times = Counter(stem.casefold() for stem in stems)
+    taken = {stem for stem, number in times.items() if number == 1}
+    names = []
+    for stem in stems:
+        if times[stem.casefold()] > 1:
+            stem = next(name for number in count(1) if (name := f"{stem}-{number}").casefold() not in taken)
+            taken.add(stem.casefold())
+        names.append(f"{stem}.tif")
+    return names
+
+
+def _refuse_shared_names(requests: Sequence[MapRequest]) -> None:
     whose: dict[Path, str] = {}
-    for scene, target in work:
-        for path in (target, *(beside(target, kind) for kind in options.kinds)):
-            other = whose.setdefault(path, scene)
-            if other != scene:
-                raise UsageError(f"`{other}` and `{scene}` would both give `{path}`", hint="map one of them alone")
+    for request in requests:
+        for path in (request.target, *(beside(request.target, kind) for kind in request.kinds)):
+            other = whose.setdefault(path, request.scene)
+            if other != request.scene:
+                raise UsageError(
+                    f"`{other}` and `{request.scene}` would both give `{path}`", hint="map one of them alone"
+                )
 
 
-def estimate_many(
-    scenes: Sequence[str], checkpoint: Path, options: MapOptions
-) -> tuple[list[Estimate], dict[str, str]]:
-    """What `predict` would do with scenes, and what stands in the way of the others."""
-    model = Model.load(checkpoint, options)
-    layouts, failed = [], {}
+def _make(common: MapRequest, requests: Sequence[MapRequest], world: World, *, digest: str = "") -> Maps:
+    """Make maps with one model; without a map to make, help the other processes that share the model."""
+    model = Model.open(common, digest=digest, device=world.device)
+    score = model.scorer(common, world)
+    made = Maps([], [], {})
+    for number, request in enumerate(requests, start=1):
+        stay_alive(world)
+        try:
+            request.check_names()
+            with world.pause_watchdog():  # a slow server, or hashing a large scene, may take long
+                plan = make_plan(request, model)
+                if is_ready(plan):
+                    made.present.append(request.target)
+                    continue
+            log.info("%d/%d `%s` → `%s`", number, len(requests), request.scene, request.target)
+            made.maps.append(make_map(plan, score, world))
+        except Exception as error:
+            told = as_user_error(error)
+            if told is None:
+                raise
+            made.failed[request.scene] = str(told)
+            log.error("%s; hint: %s", told, told.hint)
+    if isinstance(score, Lockstep):
+        score.finish()
+    return made
+
+
+def _share(world: World, common: MapRequest, requests: Sequence[MapRequest], digest: str, scratch: Path) -> None:
+    """Make one process's share of the maps."""
+    made = _make(common, requests[world.rank :: world.size], world, digest=digest)
+    (scratch / f"{world.rank}.json").write_text(json.dumps(asdict(made), default=str), "utf-8")
+    wait_for_others(world, scratch)
+
+
+def estimate_many(request: MapRequest, scenes: Sequence[str]) -> tuple[list[Estimate], dict[str, str]]:
+    """Return what maps of scenes will cost, and by scene why others cannot be made."""
+    model = Model.open(request)
+    plans, failed = [], {}
     for scene in scenes:
         try:
-            layouts.append(lay_out(scene, model, options))
+            plans.append(make_plan(request.of_scene(scene, None), model))
         except CwsamError as error:
             if len(scenes) == 1:
                 raise
             failed[scene] = str(error)
             log.error("%s; hint: %s", error, error.hint)
+    for plan in plans:
+        plan.log_warnings()
     seconds = None
-    if layouts and not model.shared:  # else this process alone cannot hold it
-        seconds = _seconds_a_window(model, options, max(layout.job.batch for layout in layouts))
-    return [_estimate(layout, model, options, seconds=seconds) for layout in layouts], failed
+    if plans and not plans[0].is_shared:  # else this process alone cannot hold the model
+        seconds = _seconds_per_window(model, request, max(plan.batch for plan in plans))
+    return [_estimate(plan, seconds) for plan in plans], failed
 
 
-def _estimate(layout: Layout, model: Model, options: MapOptions, *, seconds: float | None) -> Estimate:
-    """What a scene's map will cost, if a window takes so many seconds; None is unknown."""
-    job, grid = layout.job, layout.sheet.grid
-    rows, cols = job.lattice.touching(job.shown)
-    columns = list(pairwise(job.col_cuts))
-    strips = [Window(left, job.shown.row_off, right - left, job.shown.height) for left, right in columns]
-    across = sum(len(job.lattice.touching(strip)[1]) for strip in strips)
+def _estimate(plan: MapPlan, seconds: float | None) -> Estimate:
+    """What a map will cost, if a window takes so many seconds."""
+    request, shown = plan.request, plan.shown
+    rows, cols = plan.lattice.touching(shown)
+    columns = [Window(left, shown.row_off, right - left, shown.height) for left, right in pairwise(plan.col_cuts)]
+    across = sum(len(plan.lattice.touching(column)[1]) for column in columns)
     return Estimate(
-        scene=job.scene,
-        grid=str(grid),
+        scene=request.scene,
+        grid=str(plan.grid),
         windows=len(rows) * len(cols),
-        batch=job.batch,
+        batch=plan.batch,
         columns=len(columns),
-        precision=model.precision,
-        seconds=None if seconds is None else seconds * len(rows) * across / options.gpus,
-        memory=layout.crew.together(layout.memory),
-        disk=grid.width * grid.height * job.layers.count * (3 if options.format == "COG" else 2),
-        warnings=tuple(layout.oddities),
+        precision=plan.precision,
+        seconds=None if seconds is None else seconds * len(rows) * across / request.gpus,
+        memory=plan.total_memory,
+        disk=plan.grid.width * plan.grid.height * plan.layers.count * (3 if request.format == "COG" else 2),
+        warnings=plan.warnings,
     )
 
 
-def _seconds_a_window(model: Model, options: MapOptions, batch: int) -> float:
+def _seconds_per_window(model: Model, request: MapRequest, batch: int) -> float:
     """Time one batch."""
     arch = model.trained.architecture
     images = torch.zeros(batch, arch.num_bands, arch.inp_size, arch.inp_size)
-    score = model.scorer(options)
+    score = model.scorer(request)
     score(images[:1])  # the first pass of all is slower
     start = time.perf_counter()
     score(images)
     return (time.perf_counter() - start) / len(images)
-
-
-def _make(
-    work: Sequence[tuple[str, Path]],
-    checkpoint: Path,
-    options: MapOptions,
-    world: World,
-    *,
-    overwrite: bool,
-    command: str,
-    digest: str = "",
-) -> Archive:
-    model = Model.load(checkpoint, options, digest=digest)
-    score = own_scorer(model, world, options)
-    archive = Archive([], [], {})
-    for number, (scene, target) in enumerate(work, start=1):
-        stay_alive(world)
-        try:
-            check_names(scene, checkpoint, target, options)
-            with world.pause_watchdog():  # a large scene takes long to hash
-                if not overwrite and made_before(target, scene, model, options):
-                    archive.present.append(target)
-                    continue
-            log.info("%d/%d `%s` → `%s`", number, len(work), scene, target)
-            made = make_map(scene, model, score, target, options, world, overwrite=overwrite, command=command)
-            archive.maps.append(made)
-        except Exception as error:
-            told = as_user_error(error)
-            if told is None:
-                raise
-            archive.failed[scene] = str(told)
-            log.error("%s; hint: %s", told, told.hint)
-    if isinstance(score, Lockstep):
-        score.finish()
-    return archive
-
-
-def _share(
-    world: World,
-    work: Sequence[tuple[str, Path]],
-    checkpoint: Path,
-    digest: str,
-    options: MapOptions,
-    overwrite: bool,
-    command: str,
-    scratch: Path,
-) -> None:
-    """What each of several processes does for many maps."""
-    own = work[world.rank :: world.size]
-    here = replace(options, device=str(world.device))
-    archive = _make(own, checkpoint, here, world, overwrite=overwrite, command=command, digest=digest)
-    (scratch / f"{world.rank}.json").write_text(json.dumps(asdict(archive), default=str), "utf-8")
-    wait_for_others(world, scratch)

@@ -1,139 +1,146 @@
-"""Pieces of a map → GeoTIFFs that explain themselves."""
+"""The files of a map: which of them a run may replace, and how finished pieces become GeoTIFFs that explain themselves.
 
+Maps, their layers and previews carry the digest of their plan. So a repeated run recognises them, and files without a
+digest, or with another one, are replaced only on request.
+"""
+
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 import rasterio.shutil
-from affine import Affine
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
-from rasterio.io import DatasetWriter, MemoryFile
+from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
-from cwsam_cli.errors import UsageError
-from cwsam_cli.predict.budget import BLOCK
-from cwsam_cli.predict.layers import LayerPlan
+from cwsam_cli import __version__
+from cwsam_cli.errors import OutputExists
+from cwsam_cli.files import refuse_existing
+from cwsam_cli.predict.layers import KINDS, MapLayers
+from cwsam_cli.predict.plan import MapPlan
+from cwsam_cli.predict.request import COG_CREATION, GTIFF_CREATION, beside
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.scene import FAILED, verify_written, writing
+from cwsam_cli.raster.quicklook import draw_map, read_text
+from cwsam_cli.raster.scene import FAILED, open_raster, reading, verify_written, writing
 from cwsam_cli.raster.style import tag_classes, write_sidecar, write_style
 from cwsam_cli.taxonomy import IGNORE, from_names
 
-FORMATS = ("GTiff", "COG")
+KEY = "CWSAM_KEY"
 
-_TILED: dict[str, Any] = {
-    "tiled": True,
-    "blockxsize": BLOCK,
-    "blockysize": BLOCK,
-    "interleave": "band",
-}
-_ALWAYS: dict[str, Any] = {"compress": "deflate", "bigtiff": "if_safer"}
-_FIXED = {"driver", "width", "height", "count", "dtype", "nodata", "crs", "transform"}
+
+def is_made(plan: MapPlan) -> bool:
+    """Whether the map is there already, with all its layers.
+
+    Raises:
+        OutputExists: another map is there, and the request does not say that it may be replaced.
+    """
+    output = plan.request.target
+    if plan.request.overwrite or not output.exists():
+        return False
+    if _read_tags(output).get(KEY) != plan.digest:
+        raise OutputExists(output)
+    return all(beside(output, kind).exists() for kind in plan.request.kinds)
+
+
+def refuse_others(plan: MapPlan) -> None:
+    """Stop before files are replaced that this plan did not write.
+
+    Raises:
+        UsageError: there is one, and the request does not say that it may be replaced.
+    """
+    request, output = plan.request, plan.request.target
+    for path in [output, *(beside(output, kind) for kind in request.kinds)]:
+        if _read_tags(path).get(KEY) != plan.digest:
+            refuse_existing(path, overwrite=request.overwrite)
+    if request.preview and read_text(request.preview, KEY) != plan.digest:
+        refuse_existing(request.preview, overwrite=request.overwrite)
+    with tempfile.TemporaryDirectory() as folder:  # class names and style carry no digest: their bytes are compared
+        write_sidecar(Path(folder) / output.name, plan.layers.taxonomy)
+        write_style(Path(folder) / output.name, plan.layers.taxonomy)
+        for own in Path(folder).iterdir():
+            there = output.with_name(own.name)
+            if not (there.is_file() and there.read_bytes() == own.read_bytes()):
+                refuse_existing(there, overwrite=request.overwrite)
+
+
+def remove_stale_layers(plan: MapPlan) -> None:
+    """Remove layers of an older map that this plan does not write, because they would seem to belong to the new map."""
+    for kind in set(KINDS) - set(plan.request.kinds):
+        path = beside(plan.request.target, kind)
+        if KEY in _read_tags(path):
+            path.unlink()
+
+
+def _read_tags(path: Path) -> Mapping[str, str]:
+    """A raster's tags; none where there is no raster."""
+    if not path.is_file():
+        return {}
+    try:
+        with rasterio.open(path) as dataset:
+            tags: dict[str, str] = dataset.tags()
+            return tags
+    except FAILED:
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
-    """How a map's pixels are laid out in pieces and in its file.
-
-    Pieces are counted from the north and from the left.
-    """
+class Tally:
+    """Pixels and ground that a map's classes cover."""
 
     grid: Grid
-    """Of the file."""
-    row_cuts: tuple[int, ...]
-    """Where pieces begin and end, in the scene's rows counted from the north."""
-    col_cuts: tuple[int, ...]
-    south_up: bool
-    """Whether the file's first row is the southernmost."""
+    """Of the map."""
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    """Number by code."""
+    areas_m2: NDArray[np.float64] = field(default_factory=lambda: np.zeros(256))
+    """Ground by code; 0 where the map has no CRS."""
 
-    def pieces(self) -> Iterator[tuple[int, int, Window]]:
-        """Row and column of every piece and its window in the file, in the file's order."""
-        numbers = range(len(self.row_cuts) - 1)
-        for row in reversed(numbers) if self.south_up else numbers:
-            for column in range(len(self.col_cuts) - 1):
-                yield row, column, self._window(row, column)
-
-    def shape(self, row: int, column: int) -> tuple[int, int]:
-        """Rows and columns of pixels of a piece."""
-        return self.row_cuts[row + 1] - self.row_cuts[row], self.col_cuts[column + 1] - self.col_cuts[column]
-
-    def _window(self, row: int, column: int) -> Window:
-        height, width = self.shape(row, column)
-        top = self.row_cuts[-1] - self.row_cuts[row + 1] if self.south_up else self.row_cuts[row] - self.row_cuts[0]
-        return Window(self.col_cuts[column] - self.col_cuts[0], top, width, height)
+    def add(self, codes: NDArray[np.uint8], window: Window) -> None:
+        """Count the codes (h, w) of a window."""
+        flat = codes.ravel()
+        self.pixels[:] += np.bincount(flat, minlength=256)
+        if self.grid.crs is not None:
+            areas = self.grid.pixel_areas(int(window.row_off), codes.shape[0])
+            if areas.shape[1] > 1:
+                areas = areas[:, int(window.col_off) : int(window.col_off) + codes.shape[1]]
+            self.areas_m2[:] += np.bincount(flat, np.broadcast_to(areas, codes.shape).ravel(), 256)
 
 
-def cuts(first: int, length: int, step: int, *, from_end: bool = False) -> tuple[int, ...]:
-    """Where to cut a stretch into steps that a file's blocks begin with."""
-    end = first + length
-    if from_end:
-        return tuple(sorted({first, *range(end, first, -step)}))
-    return (*range(first, end, step), end)
+def read_tally(plan: MapPlan) -> Tally:
+    """Count a map that is there."""
+    tally, path = Tally(plan.grid), plan.request.target
+    with open_raster(path) as dataset, reading(path):
+        for _, window in dataset.block_windows(1):
+            tally.add(dataset.read(1, window=window), window)
+    return tally
 
 
-def check_creation(creation: Mapping[str, str], driver: str) -> None:
-    """Refuse creation options that a map decides itself or that GDAL refuses, before hours of work.
-
-    Raises:
-        UsageError: one of them is given.
-    """
-    fixed = _FIXED & {key.lower() for key in creation}
-    if fixed:
-        raise UsageError(f"--co {fixed.pop().upper()}: the map's own, not an option", hint="say: --co COMPRESS=ZSTD")
-    own = {key.lower(): value for key, value in creation.items()}
-    try:
-        with MemoryFile(ext=".tif") as draft, MemoryFile(ext=".tif") as made:
-            _create(draft.name, Grid(None, Affine.scale(2), 1, 1), 1, own if driver == "GTiff" else {}).close()
-            if driver == "COG":
-                rasterio.shutil.copy(draft.name, made.name, driver="COG", **{**_ALWAYS, **own})
-    except FAILED as error:
-        detail = str(error.__cause__ or error).rpartition(".tif: ")[2].rstrip(".")
-        raise UsageError(f"--co: {detail}", hint=f"what there is: gdalinfo --format {driver}") from None
-
-
-def beside(target: Path, kind: str) -> Path:
-    """Where a layer stands beside its map: `map.tif` → `map.confidence.tif`."""
-    return target.with_name(f"{target.stem}.{kind}{target.suffix}")
-
-
-def write_map(
-    target: Path,
-    sheet: Sheet,
-    read: Callable[[int, int], bytes],
-    layers: LayerPlan,
-    *,
-    driver: str = "GTiff",
-    creation: Mapping[str, str],
-    tags: Mapping[str, str],
-    scratch: Path,
-) -> NDArray[np.int64]:
-    """Write a map, its layers and what belongs beside them.
+def write_map(target: Path, plan: MapPlan, read: Callable[[int, int], bytes], *, scratch: Path) -> Tally:
+    """Write a map, its layers and the files that explain it.
 
     Args:
         target: the map's file; layers go beside it, see `beside`.
-        sheet: its layout.
-        read: a piece's layers (L, rows, width) as bytes, by row and column.
-        layers: what they mean.
-        driver: of `FORMATS`.
-        creation: GDAL's creation options.
-        tags: of every file.
-        scratch: a folder for what a COG is made from.
+        plan: of the map.
+        read: returns the bytes of a piece (L, rows, width), by row and column.
+        scratch: a folder for the drafts that a COG is made from.
 
     Returns:
-        Pixels by code, (256,).
+        Pixels and ground by class code.
 
     Raises:
         MachineError: a file could not be written whole.
     """
-    counts = np.zeros(256, np.int64)
+    tally, layers, request = Tally(plan.grid), plan.layers, plan.request
+    is_cog = request.format == "COG"
     files = {"codes": target} | {kind: beside(target, kind) for kind in layers.kinds}
-    drafts = files if driver == "GTiff" else {kind: scratch / f"{kind}.tif" for kind in files}
-    own = {key.lower(): value for key, value in creation.items()}
+    drafts = {kind: scratch / f"{kind}.tif" for kind in files} if is_cog else files
+    own = {key.lower(): value for key, value in request.creation.items()}
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -142,47 +149,55 @@ def write_map(
         for kind, path in drafts.items():
             bands = 1 if kind == "codes" else layers.bands(kind)
             stack.enter_context(writing(files[kind]))
-            dataset = stack.enter_context(_create(path, sheet.grid, bands, own if driver == "GTiff" else {}))
-            dataset.update_tags(**tags)
+            dataset = stack.enter_context(_create(path, plan, bands, {} if is_cog else own))
+            dataset.update_tags(
+                CWSAM_VERSION=__version__,
+                CWSAM_CHECKPOINT_SHA256=plan.checkpoint_sha256,
+                CWSAM_COMMAND=request.command,
+                CWSAM_SCENE=plan.scene_fingerprint,
+                **{KEY: plan.digest},
+            )
             _describe(dataset, kind, layers)
             opened.append((dataset, at, at + bands))
             at += bands
-        for row, column, window in sheet.pieces():
-            piece = np.frombuffer(read(row, column), np.uint8).reshape(layers.count, *sheet.shape(row, column))
-            counts += np.bincount(piece[0].ravel(), minlength=256)
+        for row, column, window in plan.pieces_in_file():
+            piece = np.frombuffer(read(row, column), np.uint8).reshape(layers.count, *plan.piece_shape(row, column))
+            piece = piece[:, ::-1] if plan.is_south_up else piece
+            tally.add(piece[0], window)
             for dataset, first, last in opened:
-                dataset.write(piece[first:last, ::-1] if sheet.south_up else piece[first:last], window=window)
+                dataset.write(piece[first:last], window=window)
     for kind, path in files.items():
-        if driver == "COG":
+        if is_cog:
+            resampling = "mode" if kind in ("codes", "experts") else "average"
             with writing(path):
-                resampling = "mode" if kind in ("codes", "experts") else "average"
-                rasterio.shutil.copy(
-                    drafts[kind], path, driver="COG", **{**_ALWAYS, "overview_resampling": resampling, **own}
-                )
+                creation = COG_CREATION | {"overview_resampling": resampling} | own
+                rasterio.shutil.copy(drafts[kind], path, driver="COG", **creation)
             drafts[kind].unlink()
         verify_written(path)
     write_sidecar(target, layers.taxonomy)
     write_style(target, layers.taxonomy)
-    return counts
+    if request.preview:
+        draw_map(target, layers.taxonomy, request.preview, {KEY: plan.digest})
+    return tally
 
 
-def _create(path: Path | str, grid: Grid, bands: int, creation: Mapping[str, str]) -> DatasetWriter:
+def _create(path: Path, plan: MapPlan, bands: int, creation: dict[str, Any]) -> DatasetWriter:
     return rasterio.open(
         path,
         "w",
         driver="GTiff",
-        width=grid.width,
-        height=grid.height,
+        width=plan.grid.width,
+        height=plan.grid.height,
         count=bands,
         dtype="uint8",
         nodata=IGNORE,
-        crs=grid.crs,
-        transform=grid.transform,
-        **{**_TILED, **_ALWAYS, **creation},
+        crs=plan.grid.crs,
+        transform=plan.grid.transform,
+        **GTIFF_CREATION | creation,
     )
 
 
-def _describe(dataset: DatasetWriter, kind: str, layers: LayerPlan) -> None:
+def _describe(dataset: DatasetWriter, kind: str, layers: MapLayers) -> None:
     if kind == "codes":
         tag_classes(dataset, layers.taxonomy)
     elif kind == "probabilities":

@@ -1,203 +1,394 @@
-"""How a scene is to be mapped: options and checkpoint and scene → a job, its sheet and its cost."""
+"""Everything that is decided about a map before work begins.
 
+`make_plan` opens the scene once: it compares the scene with the model, fingerprints it, and cuts the work so that it
+fits in memory. Memory grows with the width of what is worked on, never with its height, so a scene that is too wide is
+cut into columns. Neighbouring columns share the windows on their border, which the model then sees twice. So columns
+are as wide as the memory allows, and batches become smaller before columns become narrow.
+"""
+
+import hashlib
+import json
 import warnings
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import rasterio
-import torch
+from affine import Affine
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
-from torch import nn
 
-from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from cwsam_cli import __version__
+from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.config.schema import Precision
-from cwsam_cli.distributed.world import choose_device
-from cwsam_cli.errors import UsageError
-from cwsam_cli.files import sha256
+from cwsam_cli.console import ONCE_A_KIND, log, size_text
+from cwsam_cli.dataset.manifest import Band
+from cwsam_cli.errors import MachineError, UsageError
 from cwsam_cli.predict.aoi import read_area
-from cwsam_cli.predict.budget import BLOCK, Costs, Crew, cut
-from cwsam_cli.predict.checks import must_be_shared, oddities, resident_memory, weight_bytes
-from cwsam_cli.predict.layers import LayerPlan
-from cwsam_cli.predict.mapfile import Sheet, cuts
-from cwsam_cli.predict.pieces import Job
-from cwsam_cli.predict.request import AUGMENTATIONS, MapOptions
-from cwsam_cli.predict.scorer import Scorer, activation_bytes, choose_precision
-from cwsam_cli.predict.windows import MARGIN
-from cwsam_cli.raster.grid import Lattice
-from cwsam_cli.raster.scene import GDAL_CACHE, Scene, open_scene
-from cwsam_cli.raster.sources import gdal_settings
+from cwsam_cli.predict.layers import MapLayers
+from cwsam_cli.predict.request import AUGMENTATIONS, BLOCK, MapRequest
+from cwsam_cli.predict.scorer import Model, activation_bytes, weight_bytes
+from cwsam_cli.predict.windows import CELL_BYTES, MARGIN, sample
+from cwsam_cli.raster.fingerprint import fingerprint, fingerprint_of_file
+from cwsam_cli.raster.grid import Grid, Lattice
+from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
+from cwsam_cli.raster.scene import Scene, open_scene
+from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 
-_MEMORY = 4_000_000_000  # bytes beside the program and the weights, unless --max-memory says otherwise
+_MEMORY = 4_000_000_000  # bytes in addition to the program and the weights, unless --max-memory says otherwise
 _ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
 _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
+_FEW = 6  # windows across a column; below that, smaller batches cost less than narrower columns
+_IN_FLIGHT = 3  # batches at a time: one is read, one is with the model, one is blended
+
+_FAR = 8.0  # standard deviations of the training data
+_NO_CRS = "`%s` has no coordinate reference system, so the map has none either"
+_NOT_IN_KEY = {"scene", "checkpoint", "output", "overwrite", "command", "max_memory", "batch_size", "device", "gpus"}
+_NOT_IN_KEY |= {"preview", "aoi", "format", "creation"}
+"""Fields of a request on which pixels do not depend, or that the key holds as a hash."""
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A checkpoint, and how it is run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapPlan:
+    """A map, decided in every respect; all processes and the map's writer work by it.
 
-    path: Path
-    digest: str
-    """SHA-256 of the file."""
-    trained: Checkpoint
-    weights: int
-    """Bytes."""
-    shared: bool
-    """Several processes hold it together."""
-    program: int
-    """Bytes that this process took before the weights came."""
-    device: torch.device
+    Rows and columns count from the north and the west of the scene; pieces lie between neighbouring cuts.
+    """
+
+    request: MapRequest
+    scene_fingerprint: str
+    checkpoint_sha256: str
+    area_fingerprint: str | None = None
+    """Fingerprint of the file with the area of interest."""
+    device: str
+    """Kind of device: `cpu` or `cuda`."""
     precision: Precision
+    is_shared: bool = False
+    """Whether several processes hold the model together."""
+    bands: tuple[Band, ...]
+    """The bands that the model was trained on."""
+    pixel_m: float | None = None
+    """Pixel size in metres to which the scene is resampled; None leaves it as it is."""
+    grid: Grid
+    """The map file's grid."""
+    is_south_up: bool = False
+    """Whether the first row of the scene's file, and of the map's, is the southernmost."""
+    lattice: Lattice
+    """The windows of the whole scene."""
+    shown: Window
+    """The part of the scene that the map shows."""
+    row_cuts: tuple[int, ...]
+    col_cuts: tuple[int, ...]
+    layers: MapLayers
+    batch: int
+    """Largest number of windows per batch."""
+    group: int = 1
+    """Rows of windows that fill batches together."""
+    gdal_cache: int = GDAL_CACHE
+    """Bytes."""
+    memory: int = 0
+    """Estimated peak in bytes, of one process."""
+    waiting_memory: int = 0
+    """Bytes of the process that waits for several others."""
+    memory_limit: int = 0
+    """Bytes that all processes together may take."""
+    warnings: tuple[str, ...] = ()
+    """What may make the map worse than it could be."""
+
+    @property
+    def pieces(self) -> list[tuple[int, int]]:
+        """Column and row of every piece, in the order of work."""
+        return [(column, row) for column in range(len(self.col_cuts) - 1) for row in range(len(self.row_cuts) - 1)]
+
+    def pieces_in_file(self) -> Iterator[tuple[int, int, Window]]:
+        """Row and column of every piece and its window in the file, in the file's order."""
+        numbers = range(len(self.row_cuts) - 1)
+        for row in reversed(numbers) if self.is_south_up else numbers:
+            for column in range(len(self.col_cuts) - 1):
+                height, width = self.piece_shape(row, column)
+                above, below = self.row_cuts[row] - self.row_cuts[0], self.row_cuts[-1] - self.row_cuts[row + 1]
+                left = self.col_cuts[column] - self.col_cuts[0]
+                yield row, column, Window(left, below if self.is_south_up else above, width, height)
+
+    def piece_shape(self, row: int, column: int) -> tuple[int, int]:
+        """Height and width of a piece in pixels."""
+        return self.row_cuts[row + 1] - self.row_cuts[row], self.col_cuts[column + 1] - self.col_cuts[column]
+
+    @property
+    def total_memory(self) -> int:
+        """Estimated peak in bytes, of all processes together."""
+        return self.memory * self.request.gpus + self.waiting_memory
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Everything that the map's pixels depend on, by names for people; memory and batches are not part of it."""
+        names = [each.name for each in fields(self.request) if each.name not in _NOT_IN_KEY]
+        return {name.replace("_", "-"): getattr(self.request, name) for name in names} | {
+            "scene": self.scene_fingerprint,
+            "checkpoint": self.checkpoint_sha256,
+            "version of cwsam": __version__,
+            "precision": self.precision,
+            "device": self.device,
+            "area of interest": self.area_fingerprint,
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the key and of how the file is written: the map's files carry it."""
+        written = self.key | {"format": self.request.format, "creation option": dict(self.request.creation)}
+        return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
+
+    def cut_like(self, older: "MapPlan") -> "MapPlan":
+        """The same map, in the pieces and batches of an older plan for it."""
+        return replace(self, batch=older.batch, group=older.group, col_cuts=older.col_cuts, memory=older.memory)
+
+    def log_warnings(self) -> None:
+        """Log the warnings; of many scenes without a CRS only the first is named."""
+        for text in self.warnings:
+            if text == _NO_CRS % self.request.scene:
+                log.warning(_NO_CRS, self.request.scene, extra=ONCE_A_KIND)
+            else:
+                log.warning("%s", text)
+
+    def to_json(self) -> dict[str, Any]:
+        """Values that JSON has, by field; see `from_json`."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
+        return plain | {"request": self.request.to_json()}
 
     @classmethod
-    def load(cls, path: Path, options: MapOptions, *, digest: str = "") -> "Model":
-        """Read a checkpoint; its weights stay on disk.
-
-        Args:
-            path: the file.
-            options: how maps are made.
-            digest: its SHA-256, where another process has taken it already.
+    def from_json(cls, raw: Mapping[str, Any]) -> "MapPlan":
+        """The plan that `to_json` wrote, also after a round trip through a JSON file.
 
         Raises:
-            CheckpointError: it cannot be read.
-            MachineError: the device is too small for it.
+            KeyError, TypeError, ValueError: another version wrote it.
         """
-        trained = load_checkpoint(path)
-        device = choose_device(options.device)
+        values = {name: _with_tuples(value) for name, value in raw.items()}
+        grid, layers = values["grid"], values["layers"]
+        table = layers["taxonomy"]
+        taxonomy = Taxonomy(**table | {"classes": tuple(LandCoverClass(**entry) for entry in table["classes"])})
+        crs = CRS.from_wkt(grid["crs"]) if grid["crs"] else None
         return cls(
-            path=path,
-            digest=digest or sha256(path),
-            trained=trained,
-            weights=weight_bytes(trained),
-            shared=must_be_shared(trained, device, options.gpus),
-            program=resident_memory(),
-            device=device,
-            precision=choose_precision(options.precision, device),
-        )
-
-    def expert_groups(self, options: MapOptions) -> int:
-        """How many groups a map of experts tells apart; 0 where none is asked for.
-
-        Raises:
-            UsageError: the model has not got several.
-        """
-        arch = self.trained.architecture
-        if options.experts and arch.moe_num_expert_groups < 2:
-            raise UsageError("--experts: this model has no groups of experts", hint="leave it out")
-        return arch.moe_num_expert_groups if options.experts else 0
-
-    def scorer(self, options: MapOptions, network: nn.Module | None = None) -> Scorer:
-        """The network on its device, or one that is there already."""
-        return Scorer(
-            network or self.trained.model().to(self.device),
-            self.device,
-            views=AUGMENTATIONS[options.tta],
-            precision=self.precision,
-            probabilities=options.blend == "probabilities",
-            hidden=self.trained.hidden_class,
-            expert_groups=self.expert_groups(options),
+            **values
+            | {
+                "request": MapRequest.from_json(raw["request"]),
+                "bands": tuple(Band(**band) for band in values["bands"]),
+                "grid": Grid(crs, Affine(*grid["transform"]), grid["width"], grid["height"]),
+                "lattice": Lattice(**values["lattice"]),
+                "shown": Window(*values["shown"]),
+                "layers": MapLayers(**layers | {"taxonomy": taxonomy}),
+            }
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """A scene's job, the map's sheet, and what is known before work begins."""
-
-    job: Job
-    sheet: Sheet
-    memory: int
-    """Bytes at the peak, of one process."""
-    limit: int
-    """Bytes that all processes may take together."""
-    crew: Crew
-    oddities: list[str]
+def _plain(value: object) -> Any:
+    if isinstance(value, Affine):
+        return list(value)[:6]
+    if isinstance(value, Window):
+        return [int(number) for number in value.flatten()]
+    return value.to_wkt() if isinstance(value, CRS) else str(value)
 
 
-def lay_out(scene: str, model: Model, options: MapOptions) -> Layout:
-    """Look at a scene and plan its map.
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_with_tuples, value))
+    return {name: _with_tuples(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+def make_plan(request: MapRequest, model: Model) -> MapPlan:
+    """Look at a scene and decide how to map it.
 
     Raises:
-        DataError: it does not suit the model.
+        DataError: the scene does not suit the model.
         MachineError: the memory that may be used is not enough.
     """
     trained = model.trained
-    pixel_m = trained.gsd_m if options.resample_to_model else None
-    if options.resample_to_model and pixel_m is None:
+    pixel_m = trained.gsd_m if request.resample_to_model else None
+    if request.resample_to_model and pixel_m is None:
         raise UsageError("--resample-to-model: the model does not know its pixel size", hint="leave it out")
-    layers = LayerPlan(
-        trained.taxonomy,
-        options.kinds,
-        options.min_confidence,
-        scores_are_probabilities=options.blend == "probabilities",
-        expert_groups=model.expert_groups(options),
-    )
+    groups = model.expert_groups(request)
+    layers = MapLayers(trained.taxonomy, request.kinds, request.min_confidence, groups)
     with (
         warnings.catch_warnings(),
-        rasterio.Env(**gdal_settings(scene)),
+        rasterio.Env(**gdal_settings(request.scene)),
         open_scene(
-            scene,
+            request.scene,
             wanted_bands=[band.name for band in trained.bands],
-            chosen_bands=options.bands,
-            alpha=options.alpha,
+            chosen_bands=request.bands,
+            alpha=request.alpha,
             pixel_m=pixel_m,
-        ) as opened,
+        ) as scene,
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        odd = oddities(opened, trained, bands_chosen=bool(options.bands))
-        north = opened.north_up
-        if options.aoi:
-            read_area(options.aoi, north)
-        shown = north.within(options.bounds) if options.bounds else Window(0, 0, north.width, north.height)
-        part = opened.mirrored(shown) if opened.is_south_up else shown
+        remarks = _remarks(scene, trained, bands_chosen=bool(request.bands))
+        north = scene.north_up
+        if request.aoi:
+            read_area(request.aoi, north)
+        shown = north.within(request.bounds) if request.bounds else Window(0, 0, north.width, north.height)
         size = trained.architecture.inp_size
-        lattice = Lattice.over(north.width, north.height, size, int(size * options.overlap), MARGIN)
-        cache, costs = _costs(opened, model, options, layers)
-        crew = Crew(options.gpus, model.program if options.gpus > 1 else 0)
-        limit = options.max_memory or crew.together(_MEMORY + model.program + model.weights)
-        chosen = cut(lattice, int(shown.width), costs, batch=options.batch_size, limit=limit, crew=crew)
-        sheet = Sheet(
-            grid=opened.grid.part(part),
-            row_cuts=cuts(int(shown.row_off), int(shown.height), BLOCK, from_end=opened.is_south_up),
-            col_cuts=cuts(int(shown.col_off), int(shown.width), chosen.columns),
-            south_up=opened.is_south_up,
+        lattice = Lattice.over(north.width, north.height, size, int(size * request.overlap), MARGIN)
+        gdal_cache, needs = _needs(scene, model, request, layers, lattice)
+        waiting = model.program_bytes if request.gpus > 1 else 0
+        own = _MEMORY + model.program_bytes + weight_bytes(trained)
+        limit = request.max_memory or own * request.gpus + waiting
+        width, batch = cut(needs, int(shown.width), request, limit=limit, waiting=waiting)
+        return MapPlan(
+            request=request,
+            scene_fingerprint=fingerprint(request.scene, scene.original or scene.dataset, whole=request.verify),
+            checkpoint_sha256=model.digest,
+            area_fingerprint=fingerprint_of_file(request.aoi, whole=request.verify) if request.aoi else None,
+            device=model.device.type,
+            precision=model.precision,
+            is_shared=model.is_shared,
+            bands=trained.bands,
+            pixel_m=pixel_m,
+            grid=scene.grid.part(scene.mirrored(shown) if scene.is_south_up else shown),
+            is_south_up=scene.is_south_up,
+            lattice=lattice,
+            shown=shown,
+            row_cuts=cuts(int(shown.row_off), int(shown.height), BLOCK, from_end=scene.is_south_up),
+            col_cuts=cuts(int(shown.col_off), int(shown.width), width),
+            layers=layers,
+            batch=batch,
+            group=needs.group(width, batch),
+            gdal_cache=gdal_cache,
+            memory=needs.bytes(width, batch),
+            waiting_memory=waiting,
+            memory_limit=limit,
+            warnings=tuple(remarks),
         )
-    job = Job(
-        scene=scene,
-        bands=trained.bands,
-        chosen_bands=options.bands,
-        alpha=options.alpha,
-        pixel_m=pixel_m,
-        aoi=options.aoi,
-        lattice=lattice,
-        shown=shown,
-        row_cuts=sheet.row_cuts,
-        col_cuts=sheet.col_cuts,
-        batch=chosen.batch,
-        group=chosen.group,
-        profile=options.window,
-        layers=layers,
-        cache=cache,
-    )
-    return Layout(job, sheet, chosen.bytes, limit, crew, odd)
 
 
-def _costs(scene: Scene, model: Model, options: MapOptions, layers: LayerPlan) -> tuple[int, Costs]:
+def cuts(first: int, length: int, step: int, *, from_end: bool = False) -> tuple[int, ...]:
+    """Cut a stretch of pixels into steps; `from_end` leaves the short step at its beginning."""
+    end = first + length
+    if from_end:
+        return tuple(sorted({first, *range(end, first, -step)}))
+    return (*range(first, end, step), end)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """Memory that one process needs, by the width of a column and the number of windows per batch."""
+
+    lattice: Lattice
+    fixed: int
+    """Bytes before the first pixel: the program, the weights, GDAL's cache."""
+    model: int
+    """Bytes that the model takes for each window of a batch."""
+    bands: int
+    image_bytes: int
+    """Bytes of one value of the scene."""
+    classes: int
+    layers: int
+    block_height: int
+    """Pixels, of a block in the scene's file."""
+
+    def group(self, width: int, batch: int) -> int:
+        """Rows of windows that fill a batch together."""
+        across = min(len(self.lattice.cols), width // max(1, self.lattice.size - self.lattice.largest_overlap) + 1)
+        return max(1, batch // across)
+
+    def bytes(self, width: int, batch: int) -> int:
+        """Peak with columns of so many pixels and batches of so many windows."""
+        size, overlap = self.lattice.size, self.lattice.largest_overlap
+        seen = min(width + 2 * size, self.lattice.width)
+        step = size - min(overlap, size - 1)
+        rows = size + (self.group(width, batch) - 1) * step + min(self.block_height, max(size, 512))
+        strip = 2 * seen * rows * (self.bands * self.image_bytes + 2)
+        window = size * size * 4
+        flight = batch * (self.model + window * _IN_FLIGHT * (self.classes + self.bands))
+        kept = 4 * self.classes * overlap * (width + size)
+        finished = self.layers * width * (3 * size + 3 * BLOCK)
+        blending = (5 if self.layers > 1 else 2) * window * self.classes
+        return self.fixed + strip + 2 * CELL_BYTES + flight + kept + blending + finished
+
+
+def cut(needs: Needs, width: int, request: MapRequest, *, limit: int, waiting: int = 0) -> tuple[int, int]:
+    """Choose the widest columns, and the largest batch up to the request's, that stay within the limit.
+
+    Args:
+        needs: of one process.
+        width: pixels across the map.
+        request: says how many windows and processes there may be.
+        limit: bytes for all processes together.
+        waiting: bytes of a further process that waits for the others.
+
+    Returns:
+        Pixels across a column, a multiple of `BLOCK`, and windows per batch.
+
+    Raises:
+        MachineError: even one window at a time needs more.
+    """
+    share = (limit - waiting) // request.gpus
+    blocks = -(-width // BLOCK)
+    enough = min(blocks * BLOCK, max(BLOCK, _FEW * needs.lattice.size // BLOCK * BLOCK))
+    widths = sorted({-(-blocks // parts) * BLOCK for parts in range(1, blocks + 1)}, reverse=True)
+    batch = request.batch_size
+    while True:
+        for column in widths:
+            if (batch == 1 or column >= enough) and needs.bytes(column, batch) <= share:
+                return column, batch
+        if batch == 1:
+            least, fixed = (each * request.gpus + waiting for each in (needs.bytes(widths[-1], 1), needs.fixed))
+            raise MachineError(
+                f"--max-memory {size_text(limit)} is not enough: this model and scene need {size_text(least)}",
+                hint=f"give it more, or leave it out: {size_text(fixed)} of it are the program and the weights",
+            )
+        batch = (batch + 1) // 2
+
+
+def _needs(scene: Scene, model: Model, request: MapRequest, layers: MapLayers, lattice: Lattice) -> tuple[int, Needs]:
     """Bytes of GDAL's cache, and what takes memory."""
-    on_cpu = model.device.type == "cpu"
+    on_cpu, arch = model.device.type == "cpu", model.trained.architecture
     height = int(scene.dataset.block_shapes[0][0])
     image_bytes = np.dtype(scene.dtype).itemsize
     row_of_blocks = height * scene.grid.width * len(scene.bands) * image_bytes
     # Blocks too high to hold as rows of pixels are held as blocks, or each would be decoded for every row of windows.
-    high = height > max(512, model.trained.architecture.inp_size)
+    high = height > max(512, arch.inp_size)
     cache = GDAL_CACHE + (min(row_of_blocks * 5 // 4, _HIGH_BLOCKS) if high else 0)
-    return cache, Costs(
-        fixed=model.program + (model.weights + _ONCE[model.precision] if on_cpu else 0) + cache,
-        model=activation_bytes(model.trained.architecture, views=len(AUGMENTATIONS[options.tta])) if on_cpu else 0,
+    weights = weight_bytes(model.trained) + _ONCE[model.precision] if on_cpu else 0
+    return cache, Needs(
+        lattice=lattice,
+        fixed=model.program_bytes + weights + cache,
+        model=activation_bytes(arch, views=len(AUGMENTATIONS[request.tta])) if on_cpu else 0,
         bands=len(scene.bands),
         image_bytes=image_bytes,
         classes=len(layers.taxonomy) + layers.expert_groups,
         layers=layers.count,
         block_height=height,
     )
+
+
+def _remarks(scene: Scene, trained: Checkpoint, *, bands_chosen: bool) -> list[str]:
+    """Sentences on what may make the map worse than it could be; nothing that stops it."""
+    path, grid = scene.path, scene.grid
+    found = []
+    wanted = tuple(band.name for band in trained.bands)
+    if not bands_chosen and scene.band_names != wanted:
+        numbers = ", ".join(map(str, scene.bands))
+        found.append(
+            f"`{path}`: bands {numbers} ({', '.join(scene.band_names)}) are taken for {', '.join(wanted)} by position: "
+            "if they are in another order, the map is wrong"
+        )
+    if grid.crs is None:
+        found.append(_NO_CRS % path)
+    if trained.gsd_m and grid.gsd_m and not 0.5 <= grid.gsd_m / trained.gsd_m <= 2:
+        found.append(
+            f"`{path}` has pixels of {grid.gsd_m:.3g} m, the model was trained on {trained.gsd_m:.3g} m: "
+            "--resample-to-model makes a better map"
+        )
+    if scene.dtype != trained.dtype:
+        found.append(
+            f"`{path}` holds {scene.dtype} values, the model was trained on {trained.dtype}: "
+            "check that both have the same scale"
+        )
+    for band, own in zip(trained.bands, sample(scene), strict=True):
+        known = own[np.isfinite(own)]
+        if known.size and abs(np.median(known) - band.mean) > _FAR * band.std:
+            found.append(
+                f"`{path}`: band {band.name} is about {np.median(known):.4g}, the model was trained on "
+                f"{band.mean:.4g} ± {band.std:.4g}: values of another scale make a useless map"
+            )
+    return found

@@ -1,22 +1,24 @@
-"""What the options of `predict` mean, and what can be refused before torch is loaded."""
+"""What a user wants of `predict`, checked as far as that is possible before torch is loaded."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import rasterio
+import rasterio.shutil
+from rasterio.io import MemoryFile
 
 from cwsam_cli.distributed.cluster import Cluster
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.journal import folder_of
-from cwsam_cli.predict.blend import PROFILES
 from cwsam_cli.predict.layers import KINDS
-from cwsam_cli.predict.mapfile import FORMATS, beside, check_creation
-from cwsam_cli.raster.scene import ALPHA_RULES
-from cwsam_cli.raster.sources import is_plain_file
+from cwsam_cli.raster.network import is_plain_file
+from cwsam_cli.raster.scene import ALPHA_RULES, FAILED
 
-_GO_ON = "the same command goes on where it was"
+_CONTINUE = "the same command continues where it was"
 
 Turn = tuple[int, bool]
 """Quarter turns, then a flip from left to right."""
@@ -28,34 +30,56 @@ AUGMENTATIONS: dict[str, tuple[Turn, ...]] = {
 }
 """Views of a window whose scores are averaged, by the name that `--tta` takes."""
 
-PRECISIONS = ("auto", "fp32", "bf16")
+BLOCK = 256
+"""Pixels per side of a map file's blocks; pieces of a map are as high."""
+
+COG_CREATION: dict[str, Any] = {"compress": "deflate", "bigtiff": "if_safer"}
+GTIFF_CREATION: dict[str, Any] = COG_CREATION | {
+    "tiled": True,
+    "blockxsize": BLOCK,
+    "blockysize": BLOCK,
+    "interleave": "band",
+}
+"""GDAL's creation options where the user gives no others."""
+_FIXED = {"driver", "width", "height", "count", "dtype", "nodata", "crs", "transform"}
 
 _KNOWN: dict[str, Collection[str | None]] = {
-    "window": PROFILES,
-    "blend": ("logits", "probabilities"),
     "tta": AUGMENTATIONS,
-    "precision": PRECISIONS,
-    "format": FORMATS,
+    "precision": ("auto", "fp32", "bf16"),
+    "format": ("GTiff", "COG"),
     "alpha": (None, *ALPHA_RULES),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MapOptions:
-    """How maps are made; the command line's options of the same names."""
+class MapRequest:
+    """A map as the user asks for it; options have the names that they have on the command line.
 
+    Raises:
+        UsageError: an option has a value that it cannot have.
+    """
+
+    scene: str = ""
+    """A path, a URL or one of GDAL's virtual paths. A request for many scenes leaves it empty."""
+    checkpoint: Path
+    """A `model_epoch_*.pth`."""
+    output: Path | None = None
+    """The map, a GeoTIFF; the folder of the maps in a request for many scenes. A dry run needs none."""
+    overwrite: bool = False
+    """Replace an older map."""
+    command: str = ""
+    """The command line, for the record in the map."""
     overlap: float = 0.25
-    """Share of a window that its neighbours see too, 0 to 0.9."""
-    window: str = "hann"
-    blend: str = "logits"
-    """What is averaged, `logits` or `probabilities`."""
+    """Share of a window that its neighbours also see, 0 to 0.9."""
     tta: str = "none"
     precision: str = "auto"
     batch_size: int = 8
-    """Windows at a time, at most."""
+    """Largest number of windows per batch."""
     max_memory: int | None = None
-    """Bytes of main memory; None is 4 GB beside the program and the weights."""
+    """Bytes of main memory; None is 4 GB in addition to the program and the weights."""
     device: str = "auto"
+    gpus: int = 1
+    """Processes, each with a device of its own."""
     bounds: tuple[float, float, float, float] | None = None
     """West, south, east, north in the scene's CRS."""
     aoi: Path | None = None
@@ -63,7 +87,9 @@ class MapOptions:
     """Names or numbers of the scene's bands in the model's order."""
     alpha: str | None = None
     resample_to_model: bool = False
-    """Bring the scene to the pixel size that the model was trained on; the map has it too."""
+    """Map at the pixel size that the model was trained on."""
+    verify: bool = False
+    """Compare the whole content of files, not their times and a sample."""
     confidence: bool = False
     probabilities: bool = False
     entropy: bool = False
@@ -72,9 +98,8 @@ class MapOptions:
     """Per cent."""
     format: str = "GTiff"
     creation: Mapping[str, str] = field(default_factory=dict)
+    """GDAL's creation options."""
     preview: Path | None = None
-    gpus: int = 1
-    """Processes, each with a device of its own."""
 
     def __post_init__(self) -> None:
         for name, known in _KNOWN.items():
@@ -85,10 +110,17 @@ class MapOptions:
             west, south, east, north = self.bounds
             if not (np.isfinite(self.bounds).all() and west < east and south < north):
                 raise UsageError(
-                    f"--bounds {' '.join(f'{edge:g}' for edge in self.bounds)} is no rectangle",
+                    f"--bounds {' '.join(f'{edge:g}' for edge in self.bounds)} is not a rectangle",
                     hint="west south east north, in the scene's own CRS",
                 )
-        check_creation(self.creation, self.format)
+        if self.creation:
+            _check_creation(self.creation, self.format)
+
+    @property
+    def target(self) -> Path:
+        """The output of a request that has one."""
+        assert self.output is not None
+        return self.output
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -98,41 +130,78 @@ class MapOptions:
     @property
     def cluster(self) -> Cluster:
         """The processes."""
-        return Cluster(processes=self.gpus, device=self.device, hint_after_signal=_GO_ON, hint_after_stall=_GO_ON)
+        return Cluster(processes=self.gpus, device=self.device, hint_after_signal=_CONTINUE, hint_after_stall=_CONTINUE)
+
+    def of_scene(self, scene: str, output: Path | None) -> "MapRequest":
+        """The request for one of many scenes."""
+        return replace(self, scene=scene, output=output)
+
+    def refuse_early(self) -> None:
+        """Stop before any work at what is certain to fail.
+
+        Raises:
+            UsageError: see `check_names`; or the output exists.
+            DataError: the scene does not exist.
+        """
+        self.check_names()
+        if not folder_of(self.target).exists():  # else the map may be complete, and its run was killed a moment later
+            refuse_existing(self.target, overwrite=self.overwrite)
+        if is_plain_file(self.scene) and not Path(self.scene).exists():
+            raise DataError(f"there is no file `{self.scene}`", hint="check the path")
+
+    def check_names(self) -> None:
+        """Stop before any work at an output that would be of another format, or that would replace an input.
+
+        Raises:
+            UsageError: there is one.
+        """
+        if self.target.suffix.lower() not in (".tif", ".tiff"):
+            raise UsageError(f"`{self.target}` is not the name of a GeoTIFF", hint="give it the suffix .tif")
+        if self.preview and self.preview.suffix.lower() != ".png":
+            raise UsageError(f"--preview `{self.preview}` is not the name of a PNG", hint="give it the suffix .png")
+        inputs = [self.checkpoint, *([Path(self.scene)] if is_plain_file(self.scene) else [])]
+        inputs += [self.aoi] if self.aoi else []
+        outputs = [self.target, *([self.preview] if self.preview else [])]
+        for target in [*outputs, *(beside(self.target, kind) for kind in KINDS)]:  # layers of an older map are removed
+            refuse_input(target, *inputs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Values that JSON has, by field."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()} | {
+            "creation": dict(self.creation)
+        }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "MapRequest":
+        """The request that `to_json` wrote."""
+        paths = {name: Path(raw[name]) for name in ("checkpoint", "output", "aoi", "preview") if raw[name] is not None}
+        bounds = raw["bounds"] and tuple(raw["bounds"])
+        return cls(**dict(raw) | paths | {"bounds": bounds, "bands": tuple(raw["bands"])})
 
 
-def refuse_early(scene: str, checkpoint: Path, output: Path, options: MapOptions, *, overwrite: bool) -> None:
-    """Refuse what can be seen to fail before any work.
+def beside(target: Path, kind: str) -> Path:
+    """Where a layer lies beside its map: `map.tif` → `map.confidence.tif`."""
+    return target.with_name(f"{target.stem}.{kind}{target.suffix}")
 
-    Args:
-        scene: see `predict`.
-        checkpoint: the model's file.
-        output: the map.
-        options: how.
-        overwrite: replace an older map.
+
+def _check_creation(creation: Mapping[str, str], driver: str) -> None:
+    """Refuse creation options that every map has already, or that GDAL refuses.
 
     Raises:
-        UsageError: a name that is no GeoTIFF's or PNG's, or an input's; or the output exists.
-        DataError: there is no such scene.
+        UsageError: one of them is given.
     """
-    check_names(scene, checkpoint, output, options)
-    if not folder_of(output).exists():  # else it may be whole, and its run was killed a moment later
-        refuse_existing(output, overwrite=overwrite)
-    if is_plain_file(scene) and not Path(scene).exists():
-        raise DataError(f"there is no file `{scene}`", hint="check the path")
-
-
-def check_names(scene: str, checkpoint: Path, output: Path, options: MapOptions) -> None:
-    """Refuse outputs that cannot be meant, before any work.
-
-    Raises:
-        UsageError: a name that is no GeoTIFF's or PNG's, or an input's.
-    """
-    if output.suffix.lower() not in (".tif", ".tiff"):
-        raise UsageError(f"`{output}` is no GeoTIFF's name", hint="give it the suffix .tif")
-    if options.preview and options.preview.suffix.lower() != ".png":
-        raise UsageError(f"--preview `{options.preview}` is no PNG's name", hint="give it the suffix .png")
-    inputs = [checkpoint, *([Path(scene)] if is_plain_file(scene) else []), *([options.aoi] if options.aoi else [])]
-    outputs = [output, *([options.preview] if options.preview else [])]
-    for target in [*outputs, *(beside(output, kind) for kind in KINDS)]:  # an older map's layers go
-        refuse_input(target, *inputs)
+    own = {key.lower(): value for key, value in creation.items()}
+    fixed = sorted(_FIXED & own.keys())
+    if fixed:
+        raise UsageError(f"--co {fixed[0].upper()} cannot be chosen for a map", hint="say: --co COMPRESS=ZSTD")
+    draft_creation = GTIFF_CREATION | (own if driver == "GTiff" else {})
+    size = {"width": 1, "height": 1, "count": 1, "dtype": "uint8", "transform": rasterio.Affine.scale(2)}
+    try:
+        with MemoryFile(ext=".tif") as draft, MemoryFile(ext=".tif") as made:
+            rasterio.open(draft.name, "w", driver="GTiff", **size, **draft_creation).close()
+            if driver == "COG":
+                rasterio.shutil.copy(draft.name, made.name, driver="COG", **COG_CREATION | own)
+    except FAILED as error:
+        detail = str(error.__cause__ or error).rpartition(".tif: ")[2].rstrip(".")
+        raise UsageError(f"--co: {detail}", hint=f"what there is: gdalinfo --format {driver}") from None

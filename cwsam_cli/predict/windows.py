@@ -1,15 +1,14 @@
 """Read a scene for a model: every block once, windows in batches, while the model works.
 
-A strip holds the rows that the current windows need; what the next ones share with them is
-kept, the rest is read from where the last reading ended, up to the end of a row of blocks.
-Batches never mix groups of window rows, so that what a batch holds does not depend on where
-the reading began: another start, as after a crash, repeats the same batches.
+A strip holds the rows that the current windows need. Rows that the next windows share with them are kept. The others
+are read from the end of the last reading to the end of a row of blocks. Batches never mix groups of window rows, so
+their content does not depend on where the reading began: a run that starts in the middle repeats the same batches.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,6 @@ from cwsam_cli.predict.blend import Mask
 from cwsam_cli.raster.grid import Lattice
 from cwsam_cli.raster.scene import Scene
 
-T = TypeVar("T")
-
 MARGIN = 16
 """Pixels that windows see beyond the scene's border: one patch of the encoder.
 
@@ -28,7 +25,29 @@ Without them, windows end at the border, where a model sees its own zero padding
 its training ground, that changed the class of 26 % of the border's pixels; the margin leaves 9 %.
 """
 
-CELL_BYTES = 16 << 20  # read at a time: image and mask must meet the same blocks in GDAL's cache
+CELL_BYTES = 4 << 20  # read at a time: GDAL's cache must hold blocks of the image and of every band's mask until then
+
+_PLACES = ((0.5, 0.5), (0.1, 0.1), (0.9, 0.9), (0.1, 0.9), (0.9, 0.1), (0.5, 0.1), (0.5, 0.9), (0.1, 0.5), (0.9, 0.5))
+"""Where a scene is sampled, as shares of its height and width; the first ones count most."""
+_PLACE_PIXELS = 1 << 16  # at each of them: read at least, kept at most
+_SAMPLE_PIXELS = 1 << 20  # read in all, or 4 % of a large scene: they are read again for the map
+
+
+def sample(scene: Scene) -> NDArray[np.float64]:
+    """Read values of valid pixels (bands, N): whole blocks of the file, or parts of large ones, at a few places."""
+    height, width = scene.grid.height, scene.grid.width
+    block = scene.dataset.block_shapes[scene.bands[0] - 1]
+    high, wide = min(int(block[0]), height), min(int(block[1]), width)
+    high = min(height, -(-_PLACE_PIXELS // (high * wide)) * high)
+    count = max(1, max(_SAMPLE_PIXELS, height * width // 25) // (high * wide))
+    places = dict.fromkeys((int(y * height) // high * high, int(x * width) // wide * wide) for y, x in _PLACES)
+    rows = max(1, min(high, _SAMPLE_PIXELS // wide))
+    found = []
+    for top, left in list(places)[:count]:
+        image, valid = scene.read(Window(left, top, min(wide, width - left), min(rows, height - top)))
+        values = image[:, valid]
+        found.append(values[:, :: values.shape[1] // _PLACE_PIXELS + 1].astype(np.float64))
+    return np.concatenate(found, axis=1)
 
 
 class Inside(Protocol):
@@ -43,16 +62,16 @@ class Inside(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A window's pixels; views that hold until the next batch is asked for."""
+    """A window's pixels; they are valid until the next batch is requested."""
 
     row: int
     col: int
-    """Of the lattice."""
+    """Its place in the lattice."""
     image: NDArray[np.generic]
     """(C, h, w) in the scene's dtype."""
     valid: Mask
     wanted: Mask
-    """Valid, and to be shown in the map."""
+    """Valid pixels that the map shows."""
 
 
 def batches(
@@ -66,7 +85,7 @@ def batches(
     batch: int = 8,
     group: int = 1,
 ) -> Iterator[list[Seen]]:
-    """Windows of an area, in the lattice's order; those without a pixel to show are left out.
+    """Yield the windows of an area in the lattice's order, without those of which the map shows no pixel.
 
     Args:
         scene: read from this thread only.
@@ -74,8 +93,8 @@ def batches(
         rows: rows of the lattice; the first one begins a group.
         cols: columns of the lattice.
         shown: the pixels that the map shows.
-        inside: only these of them.
-        batch: windows at a time, at most.
+        inside: a part of the scene; the map shows only pixels inside it.
+        batch: largest number of windows per batch.
         group: rows of windows that fill batches together.
     """
     strip = _Strip(scene, lattice, cols, shown, inside)
@@ -104,7 +123,7 @@ class _Strip:
         self.wanted: Mask = np.empty((0, width), bool)
 
     def move_to(self, rows: range) -> bool:
-        """Hold the rows of pixels under some rows of windows; False if nothing there is to be shown."""
+        """Hold the rows of pixels under some rows of windows; return False if the map shows none of them."""
         top = self.lattice.rows[rows.start]
         need = self.lattice.rows[rows.stop - 1] + min(self.lattice.size, self.lattice.height)
         if self.inside is not None and not self.inside.touches(
@@ -157,7 +176,7 @@ class _Strip:
                     self.wanted[part] &= self.inside.mask(Window(west, above, east - west, below - above))
 
     def _cells(self, height: int) -> list[int]:
-        """Where to cut the reading of a few rows: at blocks, some megabytes apart."""
+        """Where to cut the reading of a few rows: at borders of blocks, `CELL_BYTES` apart."""
         block = self.scene.block_width
         pixel = len(self.scene.bands) * self.image.itemsize
         step = max(1, CELL_BYTES // (pixel * height * block)) * block

@@ -22,6 +22,7 @@ from rasterio.errors import CRSError
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
+from cwsam_cli.raster import ground
 from cwsam_cli.raster.ground import Plane, area_of, central_form, scale_errors
 
 _SNAP = 1e-6  # pixels; a bound this close to a pixel's edge counts as on it
@@ -89,6 +90,22 @@ class Grid:
         if self.unit_m is None or not self.keeps_areas:
             return None
         return abs(self.transform.determinant) * self.unit_m**2
+
+    def pixel_areas(self, top: int, rows: int) -> NDArray[np.float64]:
+        """Areas on the ground in m² of the pixels in some rows, (rows, 1) or (rows, width) where a row's pixels differ.
+
+        Args:
+            top: the first row; the grid needs a CRS.
+            rows: how many.
+        """
+        if self.pixel_area_m2 is not None:
+            return np.full((rows, 1), self.pixel_area_m2)
+        if self.plane is not None:
+            return ground.metric_field(self.plane).areas(top, rows, self.width).astype(np.float64)
+        assert self.crs is not None
+        geod, t = geodesic(self.crs), self.in_degrees
+        edges = ground.area_to_equator(t.f + t.e * np.arange(top, top + rows + 1, dtype=np.float64), geod.a, geod.es)
+        return np.asarray(np.abs(np.diff(edges) * np.radians(t.a))[:, None])
 
     @property
     def gsd_m(self) -> float | None:

@@ -119,6 +119,19 @@ def central_form(plane: Plane) -> Floats:
     return _forms(plane, np.array([plane.width / 2]), np.array([plane.height / 2]))[0]
 
 
+def area_to_equator(latitudes: Floats, axis: float, es: float) -> Floats:
+    """Areas in m² between the equator and latitudes in degrees, per radian of longitude; negative in the south.
+
+    Args:
+        latitudes: degrees.
+        axis: the ellipsoid's larger half-axis in metres.
+        es: the square of its eccentricity.
+    """
+    sine = np.sin(np.radians(np.clip(latitudes, -90, 90)))
+    e = np.sqrt(es)
+    return np.asarray(axis**2 * (1 - es) / 2 * (sine / (1 - es * sine**2) + (np.arctanh(e * sine) / e if es else sine)))
+
+
 def _sample_field(plane: Plane, intervals: int) -> MetricField:
     columns, rows = (np.linspace(0, size, min(intervals, 2 * size) + 1) for size in (plane.width, plane.height))
     x, y = np.meshgrid(columns, rows)

@@ -1,11 +1,17 @@
-"""How GDAL waits for servers. Nothing is imported here: the command line sets this before all else."""
+"""GDAL's settings for reading rasters, on this disk or from a server.
+
+The command line sets `PATIENCE` before it loads anything else, so this module imports only the standard library.
+"""
+
+import os
+from typing import Any
 
 PATIENCE = {
     "GDAL_HTTP_CONNECTTIMEOUT": "15",
-    "GDAL_HTTP_LOW_SPEED_TIME": "30",  # seconds without an answer, or with a byte a second at most; a slow line is none
+    "GDAL_HTTP_LOW_SPEED_TIME": "30",  # seconds at one byte per second or less; a slow connection is faster than that
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
 }
-"""Without this GDAL waits for a silent server for ever."""
+"""Without these GDAL waits for a silent server without limit."""
 
 READS = PATIENCE | {
     "GDAL_HTTP_MAX_RETRY": "4",
@@ -13,10 +19,37 @@ READS = PATIENCE | {
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "CPL_VSIL_CURL_CHUNK_SIZE": "262144",
 }
-"""For all scenes: one on this disk may be a VRT of files on a server."""
+"""For every scene: one on this disk may be a VRT of files on a server."""
 
 REMOTE_SCENES = READS | {
     "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",  # no listing of the server's folder; sidecars are asked for by name
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
     "VSI_CACHE": "TRUE",
 }
+
+CLOUDS = {"s3://": "/vsis3/", "gs://": "/vsigs/", "az://": "/vsiaz/"}
+"""GDAL's own paths to object stores: they read credentials from the environment and need no further package."""
+
+GDAL_CACHE = 16 << 20
+"""Bytes, as rasterio takes them. GDAL's default is 5 % of the memory, and 64 MB were no faster."""
+
+
+def is_remote(scene: str) -> bool:
+    """Whether a scene comes over the network."""
+    return "://" in scene or scene.startswith(("/vsicurl", *(path.rstrip("/") for path in CLOUDS.values())))
+
+
+def is_plain_file(scene: str) -> bool:
+    """Whether a scene is a path on this machine."""
+    return "://" not in scene and not scene.startswith("/vsi")
+
+
+def gdal_settings(scene: str = "", *, cache: int = GDAL_CACHE) -> dict[str, Any]:
+    """GDAL's settings for reading a scene; variables of the environment take precedence.
+
+    Args:
+        scene: a path or URL.
+        cache: bytes of decoded blocks that GDAL keeps.
+    """
+    settings = REMOTE_SCENES if is_remote(scene) else READS
+    return {"GDAL_CACHEMAX": cache} | {name: value for name, value in settings.items() if name not in os.environ}

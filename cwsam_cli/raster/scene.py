@@ -29,9 +29,8 @@ from rasterio.windows import Window
 from cwsam_cli.console import ONCE, log
 from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.network import GDAL_CACHE as GDAL_CACHE
 from cwsam_cli.raster.place import missing_crs, refuse_impossible
-
-GDAL_CACHE = 16 << 20  # bytes, as rasterio takes them; GDAL's default is 5 % of the memory, and 64 MB were no faster
 
 FAILED = (RasterioError, CPLE_BaseError)
 """What GDAL's complaints come as; of copying, the bare ones."""
@@ -57,6 +56,8 @@ class Scene:
     dtype: str
     alpha: int = 0
     """The band that hides pixels, counted from 1; 0 is none (raw NAIP tags near infrared alpha)."""
+    original: rasterio.DatasetReader | None = None
+    """The raster before it was resampled; None is `dataset` itself."""
 
     @property
     def is_south_up(self) -> bool:
@@ -235,7 +236,7 @@ def open_scene(
             the wanted bands.
     """
     with ExitStack() as stack:
-        dataset = stack.enter_context(open_raster(path))
+        dataset = original = stack.enter_context(open_raster(path))
         grid = Grid.of(dataset)
         _check(dataset, path)
         warn_of_pages(dataset, path)
@@ -278,6 +279,7 @@ def open_scene(
             band_names=tuple(names[i] for i in image),
             dtype=np.result_type(*(dataset.dtypes[i] for i in image)).name,
             alpha=next(iter(hiding), 0),
+            original=original,
         )
 
 

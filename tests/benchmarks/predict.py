@@ -1,6 +1,6 @@
 """Maps by streaming against the accumulator of the whole scene that peers keep, and what a map costs.
 
-python tests/benchmarks/predict.py [PART ...]     parts: stub large limit tiny
+python tests/benchmarks/predict.py [PART ...]     parts: stub large limit tiny read
 
 A stub stands for the model, so that only reading, blending and writing count: 33 classes,
 windows of 512 pixels, a quarter shared. The peer adds weighted logits into a float64 array
@@ -62,57 +62,50 @@ def stub_scores():  # type: ignore[no-untyped-def]
     return score
 
 
-def stub_job(scene: Path, height: int, width: int, max_memory: int | None):  # type: ignore[no-untyped-def]
-    from rasterio.windows import Window
+def stub_plan(scene: Path, max_memory: int | None):  # type: ignore[no-untyped-def]
+    import dataclasses
 
-    from cwsam_cli.dataset.manifest import Band
-    from cwsam_cli.predict.budget import BLOCK, Costs, cut
-    from cwsam_cli.predict.checks import resident_memory
-    from cwsam_cli.predict.layers import LayerPlan
-    from cwsam_cli.predict.mapfile import cuts
-    from cwsam_cli.predict.pieces import Job
-    from cwsam_cli.raster.grid import Lattice
-    from cwsam_cli.raster.scene import GDAL_CACHE
-    from cwsam_cli.taxonomy import from_names
-
-    layers = LayerPlan(from_names([f"class {n}" for n in range(CLASSES)]))
-    lattice = Lattice.over(width, height, SIZE, OVERLAP)
-    fixed = resident_memory() + 3 * CLASSES * SIZE**2 * 4 + GDAL_CACHE
-    costs = Costs(fixed=fixed, model=0, bands=3, image_bytes=1, classes=CLASSES, layers=1, block_height=512)
-    chosen = cut(lattice, width, costs, batch=BATCH, limit=max_memory or 4_000_000_000)
-    return Job(
-        scene=str(scene),
-        bands=tuple(Band(name=f"band_{n}", mean=120.0, std=40.0) for n in (1, 2, 3)),
-        lattice=lattice,
-        shown=Window(0, 0, width, height),
-        row_cuts=cuts(0, height, BLOCK),
-        col_cuts=cuts(0, width, chosen.columns),
-        batch=chosen.batch,
-        group=chosen.group,
-        profile="hann",
-        layers=layers,
-        cache=GDAL_CACHE,
-    )
-
-
-def ours(scene: Path, height: int, width: int, output: Path, max_memory: int | None) -> None:
     import rasterio
 
-    from cwsam_cli.journal import journal
-    from cwsam_cli.predict.mapfile import Sheet, write_map
-    from cwsam_cli.predict.pieces import fill
+    from cwsam_cli.dataset.manifest import Band
+    from cwsam_cli.predict.plan import Needs, cut, cuts
+    from cwsam_cli.predict.scorer import resident_memory
+    from cwsam_cli.predict.windows import MARGIN
     from cwsam_cli.raster.grid import Grid
     from cwsam_cli.raster.scene import GDAL_CACHE
 
-    score = stub_scores()
-    job = stub_job(scene, height, width, max_memory)
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from tests.predict_plans import plan_of
+
     with rasterio.open(scene) as dataset:
-        sheet = Sheet(Grid.of(dataset), job.row_cuts, job.col_cuts, False)
+        grid = Grid.of(dataset)
+    bands = tuple(Band(name=f"band_{n}", mean=120.0, std=40.0) for n in (1, 2, 3))
+    plan = plan_of(scene, grid, classes=CLASSES, size=SIZE, overlap=OVERLAP, margin=MARGIN, bands=bands)
+    plan = dataclasses.replace(plan, request=dataclasses.replace(plan.request, batch_size=BATCH))
+    fixed = resident_memory() + 3 * CLASSES * SIZE**2 * 4 + GDAL_CACHE
+    needs = Needs(
+        lattice=plan.lattice, fixed=fixed, model=0, bands=3, image_bytes=1, classes=CLASSES, layers=1, block_height=512
+    )
+    columns, batch = cut(needs, grid.width, plan.request, limit=max_memory or 4_000_000_000)
+    col_cuts = cuts(0, grid.width, columns)
+    return dataclasses.replace(plan, batch=batch, group=needs.group(columns, batch), col_cuts=col_cuts)
+
+
+def ours(scene: Path, output: Path, max_memory: int | None) -> None:
+    import rasterio
+
+    from cwsam_cli.journal import journal
+    from cwsam_cli.predict.mapfile import write_map
+    from cwsam_cli.predict.work import make_pieces
+    from cwsam_cli.raster.scene import GDAL_CACHE
+
+    score = stub_scores()
+    plan = stub_plan(scene, max_memory)
     with journal(output, {}, {}) as kept:
-        fill(job, score, kept)
+        make_pieces(plan, score, kept)
         kept.scan()
         with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
-            write_map(output, sheet, kept.read, job.layers, creation={}, tags={}, scratch=kept.folder)
+            write_map(output, plan, kept.read, scratch=kept.folder)
 
 
 def peer(scene: Path, height: int, width: int, output: Path) -> None:
@@ -164,7 +157,7 @@ def child(arguments: list[str]) -> None:
     output = Path(folder) / f"{what}-{height}x{width}.tif"
 
     if what == "ours":
-        ours(scene, *shape, output, int(limit) or None)
+        ours(scene, output, int(limit) or None)
     elif what == "peer":
         peer(scene, *shape, output)
 
@@ -211,14 +204,8 @@ def limit(folder: Path) -> None:
     print(f"20,000 rows × 30,000 under 1 GB: {cpu:.0f} CPU s, {memory * 2**20 / 1e6:.0f} MB in all")
 
 
-def tiny(folder: Path) -> None:
-    """sam_tiny from end to end: where the time goes, whether the cut changes the map, and two processes."""
-    import dataclasses
-    import time
-    from unittest.mock import patch
-
-    import numpy as np
-    import rasterio
+def untrained(path: Path, bands: tuple[str, ...], *settings: str) -> Path:
+    """Write a checkpoint of `tiny` with random weights and seven classes."""
     import torch
 
     from cwsam_cli.checkpoints.checkpoint import Checkpoint, save_checkpoint
@@ -226,37 +213,79 @@ def tiny(folder: Path) -> None:
     from cwsam_cli.dataset.manifest import Band
     from cwsam_cli.model.network import ClassWiseSam
     from cwsam_cli.model.variants import architecture
-    from cwsam_cli.predict import plan as layout
-    from cwsam_cli.predict.budget import Cut
-    from cwsam_cli.predict.pipeline import predict
-    from cwsam_cli.predict.plan import MapOptions
-    from cwsam_cli.predict.scorer import Scorer
     from cwsam_cli.taxonomy import from_names
 
-    torch.set_num_threads(1)
     torch.manual_seed(0)
-    arch = architecture(load_config("tiny", []).model, num_bands=3, num_classes=7)
-    checkpoint = folder / "tiny.pth"
-    save_checkpoint(
-        Checkpoint(
-            weights=ClassWiseSam(arch).state_dict(),
-            architecture=arch,
-            taxonomy=from_names([f"class {n}" for n in range(7)]),
-            bands=tuple(Band(name=name, mean=120.0, std=40.0) for name in ("red", "green", "blue")),
-            dtype="uint8",
-            gsd_m=10.0,
-            ignore_background=False,
-            epoch=0,
-            metrics={},
-        ),
-        checkpoint,
+    arch = architecture(load_config("tiny", list(settings)).model, num_bands=len(bands), num_classes=7)
+    checkpoint = Checkpoint(
+        weights=ClassWiseSam(arch).state_dict(),
+        architecture=arch,
+        taxonomy=from_names([f"class {n}" for n in range(7)]),
+        bands=tuple(Band(name=name, mean=120.0, std=40.0) for name in bands),
+        dtype="uint8",
+        gsd_m=10.0,
+        ignore_background=False,
+        epoch=0,
+        metrics={},
     )
+    save_checkpoint(checkpoint, path)
+    return path
+
+
+def read(folder: Path) -> None:
+    """Bytes of a scene that `cwsam predict` reads, by strace, as a multiple of the file."""
+    import re
+    import shutil
+
+    import numpy as np
+    import rasterio
+
+    if shutil.which("strace") is None:
+        print("bytes read: strace is not installed")
+        return
+    mode = "model.args.encoder_mode={embed_dim: 24, depth: 1, num_heads: 2, global_attn_indexes: [0], patch_size: 16, "
+    mode += "prompt_embed_dim: 16, decoder_mlp_dim: 32, window_size: 4, moe_num_expert_groups: 0}"
+    names = tuple(f"band_{n}" for n in range(1, 6))
+    checkpoint = untrained(folder / "small.pth", names, "model.args.inp_size=512", mode)
+    values = np.random.default_rng(0).integers(1, 255, (5, 4000, 4000), np.uint8)
+    grid = {"width": 4000, "height": 4000, "count": 5, "dtype": "uint8", "nodata": 0, "crs": "EPSG:32617"}
+    grid["transform"] = rasterio.Affine(10, 0, 600_000, 0, -10, 4_000_000)
+    layouts: dict[str, dict[str, Any]] = {
+        f"tiles of {side}": {"tiled": True, "blockxsize": side, "blockysize": side} for side in (256, 512)
+    }
+    for name, layout in (layouts | {"strips": {}}).items():
+        scene, log = folder / "read.tif", folder / "strace.log"
+        with rasterio.open(scene, "w", driver="GTiff", **grid, **layout) as target:
+            target.write(values)
+        line = ["strace", "-f", "-q", "-P", scene, "-e", "trace=read,pread64", "-o", log, sys.executable, "-m"]
+        line += ["cwsam_cli", "-q", "predict", scene, "-c", checkpoint, "-o", folder / "read_map.tif", "--overwrite"]
+        subprocess.run(list(map(str, line)), check=True, stdout=subprocess.DEVNULL)
+        total = sum(int(count) for count in re.findall(r"(?:read|pread64|resumed>).* = (\d+)$", log.read_text(), re.M))
+        print(f"4,000², five bands, {name}: {total / scene.stat().st_size:.2f} × the file is read (target 1.1)")
+
+
+def tiny(folder: Path) -> None:
+    """sam_tiny from end to end: where the time goes, whether the cut changes the map, and two processes."""
+    import time
+    from unittest.mock import patch
+
+    import numpy as np
+    import rasterio
+    import torch
+
+    from cwsam_cli.predict import plan as planning
+    from cwsam_cli.predict.request import MapRequest
+    from cwsam_cli.predict.scorer import Scorer
+    from cwsam_cli.predict.work import predict
+
+    torch.set_num_threads(1)
+    checkpoint = untrained(folder / "tiny.pth", ("red", "green", "blue"))
     scene = scene_file(folder, 1536, 1536)
     spent = [0.0]
-    cut = layout.cut
+    cut = planning.cut
 
-    def narrow(*arguments: Any, **settings: Any) -> Cut:
-        return dataclasses.replace(cut(*arguments, **settings), columns=1024)
+    def narrow(*arguments: Any, **settings: Any) -> tuple[int, int]:
+        return 1024, cut(*arguments, **settings)[1]
 
     call = Scorer.__call__
 
@@ -267,9 +296,10 @@ def tiny(folder: Path) -> None:
         return scores
 
     def run(name: str, **options: object) -> tuple[float, np.ndarray]:
-        chosen = dataclasses.replace(MapOptions(device="cpu", precision="fp32"), **options)
+        plain = {"device": "cpu", "precision": "fp32", "overwrite": True}
+        request = MapRequest(scene=str(scene), checkpoint=checkpoint, output=folder / name, **plain | options)
         start = time.perf_counter()
-        predict(scene, checkpoint, folder / name, chosen, overwrite=True)
+        predict(request)
         seconds = time.perf_counter() - start
         with rasterio.open(folder / name) as dataset:
             return seconds, dataset.read(1)
@@ -287,7 +317,7 @@ def tiny(folder: Path) -> None:
         ("columns of 1,024 pixels", {"batch_size": 8}),
         ("two processes", {"gpus": 2}),
     ):
-        with patch.object(layout, "cut", narrow if "columns" in label else layout.cut):
+        with patch.object(planning, "cut", narrow if "columns" in label else cut):
             seconds, other = run("other.tif", **options)
         same = 100 * (other == whole).mean()
         print(f"  {label}: {same:.4f} % of the pixels agree (target 99.99), {one_s / seconds:.2f} × the speed")
@@ -297,7 +327,7 @@ def main() -> None:
     if sys.argv[1:2] == ["child"]:
         child(sys.argv[2:])
         return
-    parts = {"stub": stub, "large": large, "limit": limit, "tiny": tiny}
+    parts = {"stub": stub, "large": large, "limit": limit, "tiny": tiny, "read": read}
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("part", nargs="*", choices=[*parts, []], default=list(parts))
     with tempfile.TemporaryDirectory() as folder:

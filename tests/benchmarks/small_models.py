@@ -43,7 +43,7 @@ from cwsam_cli.model.experts import collect_routing
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.routing import routing_loss
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.predict.blend import PROFILES
+from cwsam_cli.predict.blend import hann
 from cwsam_cli.raster.grid import lattice
 from cwsam_cli.raster.scene import open_raster, open_scene
 from cwsam_cli.taxonomy import IGNORE
@@ -140,7 +140,7 @@ def measure(scores_of: ScoresOf, scene: Scene, ground: Ground) -> NDArray[np.int
     top, left = max(0, min(rows[0], rows[1] - SIZE)), max(0, min(cols[0], cols[1] - SIZE))
     image = scene.image[:, top : rows[1], left : cols[1]]
 
-    edge = torch.from_numpy(PROFILES["hann"]((np.arange(SIZE) + 0.5) / SIZE)).float()
+    edge = torch.from_numpy(hann(SIZE)).float()
     total = torch.zeros(len(scene.weights), *image.shape[1:])
     with torch.inference_mode():
         for window in lattice(image.shape[2], image.shape[1], SIZE, SIZE // 2):

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from cwsam_cli.predict import many as archive
-from cwsam_cli.predict import plan as layout
+from cwsam_cli.predict import many, scorer
 from cwsam_cli.predict.many import estimate_many
-from cwsam_cli.predict.plan import Model, lay_out
-from cwsam_cli.predict.request import MapOptions
+from cwsam_cli.predict.plan import make_plan
+from cwsam_cli.predict.request import MapRequest
+from cwsam_cli.predict.scorer import Model
 
 
 @pytest.fixture
@@ -22,20 +22,24 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def score(images: torch.Tensor) -> None:
         seen.append(len(images))
 
-    def scorer(self: Model, options: MapOptions) -> Callable[[torch.Tensor], None]:
+    def make_scorer(self: Model, request: MapRequest) -> Callable[[torch.Tensor], None]:
         return score
 
-    monkeypatch.setattr(Model, "scorer", scorer)
+    monkeypatch.setattr(Model, "scorer", make_scorer)
     return seen
 
 
+def request_of(run: Any, **options: Any) -> MapRequest:
+    return MapRequest(scene=str(run.scene), checkpoint=run.checkpoint, device="cpu", **options)
+
+
 def test_what_is_timed_is_a_batch_of_the_run(run: Any, passes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "resident_memory", lambda: 300_000_000)
-    scene = str(run.scene)
-    model = Model.load(run.checkpoint, MapOptions(device="cpu"))
-    least = lay_out(scene, model, MapOptions(device="cpu", batch_size=1)).memory
-    ((estimate,), _) = estimate_many([scene], run.checkpoint, MapOptions(device="cpu", max_memory=least))
-    assert estimate.batch < MapOptions().batch_size
+    monkeypatch.setattr(scorer, "resident_memory", lambda: 300_000_000)
+    request = request_of(run, batch_size=1)
+    least = make_plan(request, Model.open(request)).memory
+    limited = request_of(run, max_memory=least)
+    ((estimate,), _) = estimate_many(limited, [str(run.scene)])
+    assert estimate.batch < limited.batch_size
     assert passes == [1, estimate.batch]
     assert estimate.seconds is not None
 
@@ -43,8 +47,8 @@ def test_what_is_timed_is_a_batch_of_the_run(run: Any, passes: list[int], monkey
 def test_a_model_that_must_be_shared_is_neither_built_nor_timed(
     run: Any, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layout, "must_be_shared", lambda trained, device, processes: True)
-    ((estimate,), _) = estimate_many([str(run.scene)], run.checkpoint, MapOptions(device="cpu", gpus=2))
+    monkeypatch.setattr(scorer, "must_be_shared", lambda trained, device, processes: True)
+    ((estimate,), _) = estimate_many(request_of(run, gpus=2), [str(run.scene)])
     assert estimate.seconds is None and not passes
     assert "not timed, because several processes share the model" in estimate.as_text()
 
@@ -59,11 +63,12 @@ def test_a_checkpoint_is_hashed_once_for_all_processes(
         hashed.append(path)
         return "0" * 64
 
-    monkeypatch.setattr(layout, "sha256", counting)
-    monkeypatch.setattr(archive, "launch", lambda worker, *arguments, cluster: started.append(arguments))
-    archive.predict_many([str(run.scene)], run.checkpoint, tmp_path / "maps", MapOptions(device="cpu", gpus=2))
-    ((_, checkpoint, digest, options, *_),) = started
+    monkeypatch.setattr(many, "sha256", counting)
+    monkeypatch.setattr(scorer, "sha256", counting)
+    monkeypatch.setattr(many, "launch", lambda worker, *arguments, cluster: started.append(arguments))
+    many.predict_many(request_of(run, gpus=2, output=tmp_path / "maps"), [str(run.scene)])
+    ((common, _, digest, _),) = started
     assert hashed == [run.checkpoint]
     for _ in range(2):
-        assert Model.load(checkpoint, options, digest=digest).digest == "0" * 64
+        assert Model.open(common, digest=digest).digest == "0" * 64
     assert hashed == [run.checkpoint]

@@ -15,6 +15,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 from affine import Affine
+from pyproj import Geod, Transformer
 from rasterio.transform import from_origin
 from typer.testing import Result
 
@@ -250,6 +251,56 @@ def test_json_counts_every_pixel(cwsam: Cwsam, run: Any, make_raster: Any) -> No
     assert told["pixels"] == {f"class {code}": int((codes == code).sum()) for code in (1, 2, 3)}
     assert told["nodata"] == HOLES.sum()
     assert (told["width"], told["height"]) == (90, 70)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "areas"),
+    [
+        ("EPSG:32617", from_origin(600_000, 4_000_000, 30, 30), "planar"),
+        ("EPSG:3857", from_origin(0, 8_400_000, 60, 60), "geodesic"),
+        ("EPSG:4326", Affine(0.001, 0, 10, 0, 0.001, 60), "geodesic"),
+    ],
+)
+def test_classes_are_told_with_their_ground_and_their_share(
+    cwsam: Cwsam, run: Any, make_raster: Any, crs: str, transform: Affine, areas: str
+) -> None:
+    image = picture(70, 90)
+    image[:, HOLES] = 0
+    scene = make_raster("scene.tif", image, nodata=0, crs=crs, transform=transform)
+    first = cwsam("predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--json").stdout
+    told = json.loads(first)
+    assert told["areas"] == areas
+    left, right = transform @ (0, 0), transform @ (90, 70)
+    if crs == "EPSG:32617":
+        pixel_m2 = 900.0
+    else:
+        corners = [left, (right[0], left[1]), right, (left[0], right[1])]
+        x, y = Transformer.from_crs(crs, 4326, always_xy=True).transform(*zip(*corners, strict=True))
+        pixel_m2 = abs(Geod(ellps="WGS84").polygon_area_perimeter(x, y)[0]) / (70 * 90)
+    for name, pixels in told["pixels"].items():
+        assert told["hectares"][name] == pytest.approx(pixels * pixel_m2 / 10_000, rel=0.002)
+    command = ("predict", scene, "-c", run.checkpoint, "-o", "map.tif", "--overwrite")
+    text = cwsam(*command).stdout
+    assert f"hectares ({areas})" in text and f"{HOLES.sum():,} of them without a class" in text
+    shares = [float(line.split()[-2]) for line in text.splitlines() if line.endswith("%")]
+    assert len(shares) == 3 and sum(shares) == pytest.approx(100, abs=0.2) and shares == sorted(shares, reverse=True)
+
+
+def test_a_map_without_a_crs_is_told_in_pixels(cwsam: Cwsam, run: Any, make_raster: Any) -> None:
+    scene = make_raster("scene.tif", picture(40, 50), crs=None)
+    text = cwsam("predict", scene, "-c", run.checkpoint, "-o", "map.tif").stdout
+    assert "pixels    share" in text and "hectares" not in text
+
+
+def test_a_map_that_is_there_is_told_as_it_was_when_it_was_made(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    """A killed run may have left its journal beside the finished map."""
+    command = ("predict", run.scene, "-c", run.checkpoint, "-o", "map.tif", "--json")
+    made = cwsam(*command).stdout
+    (tmp_path / ".map.tif.journal").mkdir()
+    again = cwsam(*command).stdout
+    assert json.loads(again)["pixels"] == json.loads(made)["pixels"]
+    assert json.loads(again)["hectares"] == pytest.approx(json.loads(made)["hectares"])
+    assert not (tmp_path / ".map.tif.journal").exists()
 
 
 def test_the_output_is_the_map_and_its_sidecar_and_nothing_else(

@@ -120,21 +120,25 @@ def test_memory_and_batches_make_no_other_map_of_one_that_is_whole(
     assert len(json.loads(ends_with(0, *command, *options).stdout)["present"]) == 2
 
 
-def test_a_scene_that_was_only_touched_needs_no_other_map_and_one_that_was_not_is_not_read_for_it(
-    ends_with: Invoke, run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_scene_that_was_only_touched_is_another_one_unless_its_whole_content_is_compared(
+    ends_with: Invoke, run: Any, folder: Path
 ) -> None:
-    from cwsam_cli.raster import sources as scenes
-
     (folder / "b.tif").unlink()
     command = ("predict", folder, "-c", run.checkpoint, "-o", "maps", "--json")
     ends_with(0, *command)
-    os.utime(folder / "a.tif", ns=(0, 0))
-    scenes._sha256.cache_clear()
-    read: list[str] = []
-    sha256 = scenes.sha256
-    monkeypatch.setattr(scenes, "sha256", lambda path: read.append(path.name) or sha256(path))
     assert len(json.loads(ends_with(0, *command).stdout)["present"]) == 2
-    assert read == ["a.tif"]
+    os.utime(folder / "a.tif", ns=(0, 0))
+    assert "a.tif` exists already" in ends_with(4, *command).stderr
+    ends_with(0, *command, "--verify", "--overwrite")
+    os.utime(folder / "a.tif", ns=(10**9, 10**9))
+    assert len(json.loads(ends_with(0, *command, "--verify").stdout)["present"]) == 2
+
+
+def test_a_missing_crs_is_told_once_per_run_of_many_scenes(ends_with: Invoke, run: Any, make_raster: Any) -> None:
+    scenes = [make_raster(f"{name}.tif", picture(), crs=None) for name in "abc"]
+    for more in (("-o", "maps"), ("--dry-run",)):
+        told = ends_with(0, "predict", *scenes, "-c", run.checkpoint, *more).stderr
+        assert told.count("no coordinate reference system") == 1
 
 
 def test_a_missing_layer_is_made_again(ends_with: Invoke, run: Any, folder: Path, snapshot: Any) -> None:
@@ -241,7 +245,7 @@ def test_a_part_of_a_scene_on_a_server_is_fetched_in_part(
 
 
 def test_what_the_environment_says_of_remote_reads_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cwsam_cli.raster.sources import gdal_settings
+    from cwsam_cli.raster.network import gdal_settings
 
     url = "https://example.org/scene.tif"
     assert "GDAL_HTTP_MAX_RETRY" in gdal_settings(url)
@@ -324,7 +328,7 @@ class Killed(BaseException):
 @pytest.fixture
 def half_done(cwsam: Cwsam, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Run `cwsam predict` until all pieces of the map are there, and kill it."""
-    from cwsam_cli.predict import pipeline as predict
+    from cwsam_cli.predict import work as predict
 
     def die(*_: Any, **__: Any) -> None:
         raise Killed
@@ -341,11 +345,12 @@ def test_the_journal_records_hashes_of_input_and_checkpoint_the_options_batch_an
     run: Any, half_done: Any
 ) -> None:
     from cwsam_cli.files import sha256
-    from cwsam_cli.raster.sources import fingerprint
+    from cwsam_cli.raster.fingerprint import fingerprint
 
     half_done(run.scene, "-c", run.checkpoint, "-o", "map.tif", "--batch-size", 4, "--precision", "fp32", "--tta", "d4")
     told = json.loads(Path(".map.tif.journal/journal.json").read_text("utf-8"))
-    assert told["key"]["scene"] == fingerprint(str(run.scene)).contents
+    with rasterio.open(run.scene) as dataset:
+        assert told["key"]["scene"] == fingerprint(str(run.scene), dataset)
     assert told["key"]["checkpoint"] == sha256(run.checkpoint)
     assert (told["key"]["precision"], told["key"]["tta"], told["plan"]["batch"]) == ("fp32", "d4", 4)
 
@@ -356,7 +361,7 @@ def test_what_a_killed_run_has_done_serves_any_form_of_file_and_more_memory(
 ) -> None:
     command = (run.scene, "-c", run.checkpoint, "-o", "map.tif")
     half_done(*command, "--batch-size", 4)
-    assert "going on" in cwsam("predict", *command, *options).stderr
+    assert "continuing" in cwsam("predict", *command, *options).stderr
 
 
 @pytest.mark.parametrize("options", [("--batch-size", 3), ("--overlap", 0.5)])
@@ -368,14 +373,16 @@ def test_a_run_that_may_take_less_or_wants_another_map_starts_over(
     assert "starting over" in cwsam("predict", *command, *options).stderr
 
 
-def test_a_run_with_less_memory_than_was_laid_out_for_starts_over(cwsam: Cwsam, run: Any, half_done: Any) -> None:
-    from cwsam_cli.predict.plan import MapOptions, Model, lay_out
+def test_a_run_with_less_memory_than_was_planned_for_starts_over(cwsam: Cwsam, run: Any, half_done: Any) -> None:
+    from cwsam_cli.predict.plan import make_plan
+    from cwsam_cli.predict.request import MapRequest
+    from cwsam_cli.predict.scorer import Model
 
-    options = MapOptions(batch_size=999)
-    laid_out = lay_out(str(run.scene), Model.load(run.checkpoint, options), options).memory
+    request = MapRequest(scene=str(run.scene), checkpoint=run.checkpoint, batch_size=999)
+    planned = make_plan(request, Model.open(request)).memory
     command = (run.scene, "-c", run.checkpoint, "-o", "map.tif", "--batch-size", 999)
     half_done(*command)
-    told = cwsam("predict", *command, "--max-memory", f"{int(laid_out * 0.98)}B").stderr
+    told = cwsam("predict", *command, "--max-memory", f"{int(planned * 0.98)}B").stderr
     assert "begun with more memory or larger batches: starting over" in told
 
 
@@ -402,9 +409,9 @@ def test_what_is_finished_is_kept_when_a_run_fails_and_the_run_says_so(
         patched.setattr(Scene, "read_north_up", failing)
         result = CliRunner().invoke(app, line)
     assert result.exit_code == (130 if end == "Ctrl-C" else 4)
-    assert "the same command goes on" in result.stderr
+    assert "the same command continues" in result.stderr
     told = cwsam(*line).stderr
-    assert "going on" in told and " 0 piece" not in told
+    assert "continuing" in told and " 0 piece" not in told
 
 
 @pytest.mark.slow
@@ -422,7 +429,7 @@ def test_a_signal_that_ends_several_processes_is_told_with_the_way_to_go_on(
         process.terminate()
         _, told = process.communicate(timeout=60)
     assert process.returncode == 6
-    assert "SIGTERM" in told and "hint: the same command goes on" in told and "--resume" not in told
+    assert "SIGTERM" in told and "hint: the same command continues" in told and "--resume" not in told
 
 
 def command(run: Any, *arguments: Any) -> list[str]:
@@ -435,32 +442,35 @@ def environment() -> dict[str, str]:
 
 
 def test_what_earlier_maps_left_in_memory_does_not_change_how_the_next_is_cut(run: Any) -> None:
-    from cwsam_cli.predict.plan import MapOptions, Model, lay_out
+    from cwsam_cli.predict.plan import make_plan
+    from cwsam_cli.predict.request import MapRequest
+    from cwsam_cli.predict.scorer import Model
 
-    options = MapOptions(device="cpu")
-    model = Model.load(run.checkpoint, options)
-    before = lay_out(str(run.scene), model, options).memory
+    request = MapRequest(scene=str(run.scene), checkpoint=run.checkpoint, device="cpu")
+    model = Model.open(request)
+    before = make_plan(request, model).memory
     left = np.ones(25_000_000)
-    assert lay_out(str(run.scene), model, options).memory == before
+    assert make_plan(request, model).memory == before
     assert left.all()
 
 
-def test_a_program_that_is_large_already_does_not_eat_the_memory_of_the_work(run):
+def test_a_program_that_is_large_already_does_not_eat_the_memory_of_the_work(run: Any) -> None:
     from dataclasses import replace
 
-    from cwsam_cli.predict.plan import MapOptions, Model, lay_out
+    from cwsam_cli.predict.plan import make_plan
+    from cwsam_cli.predict.request import MapRequest
+    from cwsam_cli.predict.scorer import Model
 
-    options = MapOptions(device="cpu")
-    model = Model.load(run.checkpoint, options)
-    grown = lay_out(str(run.scene), replace(model, program=model.program + 5_000_000_000), options)
-    assert grown.memory == lay_out(str(run.scene), model, options).memory + 5_000_000_000
+    request = MapRequest(scene=str(run.scene), checkpoint=run.checkpoint, device="cpu")
+    model = Model.open(request)
+    grown = make_plan(request, replace(model, program_bytes=model.program_bytes + 5_000_000_000))
+    assert grown.memory == make_plan(request, model).memory + 5_000_000_000
 
 
 def test_processes_look_for_what_is_missing_before_any_of_them_adds_to_it(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from cwsam_cli.predict.pipeline import _share
-    from cwsam_cli.predict.plan import MapOptions
+    from cwsam_cli.predict.work import _share
 
     class Met(Exception):
         pass
@@ -469,9 +479,9 @@ def test_processes_look_for_what_is_missing_before_any_of_them_adds_to_it(tmp_pa
         raise Met
 
     world: Any = SimpleNamespace(barrier=barrier)
-    job: Any = None
+    plan: Any = None
     with pytest.raises(Met):
-        _share(world, job, tmp_path / "read-later.pth", "", MapOptions(), tmp_path)
+        _share(world, plan, tmp_path)
 
 
 def test_a_process_among_others_may_hash_and_write_as_long_as_it_takes_and_shows_life_at_every_scene(
@@ -480,9 +490,8 @@ def test_a_process_among_others_may_hash_and_write_as_long_as_it_takes_and_shows
     import torch
 
     from cwsam_cli.distributed.world import World
-    from cwsam_cli.predict import many as archive
-    from cwsam_cli.predict import pipeline as predict
-    from cwsam_cli.predict.plan import MapOptions
+    from cwsam_cli.predict import many, work
+    from cwsam_cli.predict.request import MapRequest
 
     class Watchdog:
         def __init__(self) -> None:
@@ -495,20 +504,19 @@ def test_a_process_among_others_may_hash_and_write_as_long_as_it_takes_and_shows
             self.signs.append("pause")
 
     watchdog: Any = Watchdog()
-    write_map, while_writing = predict.write_map, []
+    write_map, while_writing = work.write_map, []
 
     def writing(*arguments: Any, **options: Any) -> Any:
         while_writing.append(watchdog.signs[-1])
         return write_map(*arguments, **options)
 
-    monkeypatch.setattr(predict, "write_map", writing)
+    monkeypatch.setattr(work, "write_map", writing)
     world = World(torch.device("cpu"), watchdog=watchdog)
-    work = [(str(run.scene), tmp_path / "map.tif")]
-    options = MapOptions(device="cpu")
-    archive._make(work, run.checkpoint, options, world, overwrite=False, command="")
+    request = MapRequest(scene=str(run.scene), checkpoint=run.checkpoint, output=tmp_path / "map.tif", device="cpu")
+    many._make(request, [request], world)
     assert while_writing == ["pause"]
     watchdog.signs.clear()
-    assert archive._make(work, run.checkpoint, options, world, overwrite=False, command="").present
+    assert many._make(request, [request], world).present
     assert watchdog.signs == ["beat", "pause", "beat"]
 
 
@@ -575,7 +583,7 @@ def test_killed_at_random_moments_and_resumed_the_output_is_the_same_to_the_byte
             assert process.returncode == 0, said
             assert files(folder) == expected
             shutil.rmtree(folder)
-        resumed += "going on" in said
+        resumed += "continuing" in said
     if not (folder / "map.tif").exists():
         subprocess.run(whole, env=environ, check=True, capture_output=True)
     assert files(folder) == expected

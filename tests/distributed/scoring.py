@@ -7,8 +7,7 @@ from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.config.load import load_config
 from cwsam_cli.distributed.world import World
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.predict.scorer import Scorer
-from cwsam_cli.predict.sharded import Lockstep, shared_model
+from cwsam_cli.predict.scorer import Lockstep, Scorer, shared_network
 from cwsam_cli.taxonomy import from_names
 
 _MODE = (
@@ -46,7 +45,7 @@ def score_uneven_shares(
     world: World, weights: dict[str, torch.Tensor], expert_groups: int
 ) -> tuple[list[bytes], float]:
     """Three batches here, one there; the first process's scores, and the part of the weights that it holds."""
-    network = shared_model(trained(weights), world, "fp32")
+    network = shared_network(trained(weights), world, "fp32")
     score = Scorer(network, world.device, expert_groups=expert_groups)
     step = Lockstep(score, world, torch.zeros(1, 3, 32, 32))
     own = batches() if world.is_main else batches()[:1]

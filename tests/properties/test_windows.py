@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from cwsam_cli.predict.blend import PROFILES, Blender, Scored, cut_rows, shares
+from cwsam_cli.predict.blend import Blender, WindowScores, cut_rows, shares
 from cwsam_cli.predict.layers import best_index
 from cwsam_cli.raster.grid import Lattice, lattice
 
@@ -75,15 +75,15 @@ def one_hot(codes: NDArray[np.uint8], window: Window, size: int, classes: int) -
 
 
 def blend(
-    cut: Cut, scores: dict[tuple[int, int], NDArray[np.float32]], wanted: Bits, area: Window, profile: str = "hann"
+    cut: Cut, scores: dict[tuple[int, int], NDArray[np.float32]], wanted: Bits, area: Window
 ) -> NDArray[np.uint8]:
     """The blender's map of an area, from the windows in which anything is wanted."""
     scored = (
-        Scored(row, col, own.copy(), seen)
+        WindowScores(row, col, own.copy(), seen)
         for (row, col), own in scores.items()
         if (seen := cut.around(wanted)[cut.within((row, col))]).any()
     )
-    runs = Blender(cut.lattice, lambda blended: best_index(blended)[None], profile=profile).blend(scored, area)
+    runs = Blender(cut.lattice, lambda blended: best_index(blended)[None]).blend(scored, area)
     return np.concatenate([rows for _, rows in runs], axis=1)[0]
 
 
@@ -156,9 +156,9 @@ def test_stitching_overlapping_windows_restores_the_scene(cut: Cut, classes: int
 
 
 @modest
-@given(cuts(), st.integers(1, 5), st.integers(0, 2**32 - 1), st.sampled_from(sorted(PROFILES)), st.data())
+@given(cuts(), st.integers(1, 5), st.integers(0, 2**32 - 1), st.data())
 def test_any_part_equals_an_accumulator_of_the_whole_scene_exactly(
-    cut: Cut, classes: int, seed: int, profile: str, data: st.DataObject
+    cut: Cut, classes: int, seed: int, data: st.DataObject
 ) -> None:
     cut = replace(cut, margin=data.draw(st.sampled_from([0, 1, cut.size // 2])))
     rng = np.random.default_rng(seed)
@@ -166,8 +166,8 @@ def test_any_part_equals_an_accumulator_of_the_whole_scene_exactly(
     wanted = rng.random((cut.height, cut.width)) < data.draw(st.sampled_from([0.02, 0.5, 1]))
 
     # The oracle keeps all of the scene at once and adds in the windows' order.
-    rows = shares(cut.lattice.rows, cut.size, cut.height, profile)
-    cols = shares(cut.lattice.cols, cut.size, cut.width, profile)
+    rows = shares(cut.lattice.rows, cut.size, cut.height)
+    cols = shares(cut.lattice.cols, cut.size, cut.width)
     around = cut.around(np.ones(wanted.shape, bool))
     total = np.zeros((classes, *around.shape), np.float32)
     for (row, col), own in scores.items():
@@ -178,7 +178,7 @@ def test_any_part_equals_an_accumulator_of_the_whole_scene_exactly(
     expected = np.where(wanted, best, 255)
 
     area = data.draw(parts(cut))
-    np.testing.assert_array_equal(blend(cut, scores, wanted, area, profile), expected[area.toslices()])
+    np.testing.assert_array_equal(blend(cut, scores, wanted, area), expected[area.toslices()])
 
 
 @modest

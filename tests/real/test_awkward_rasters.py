@@ -261,34 +261,18 @@ WORLD = """
 import re, sys
 from pathlib import Path
 import numpy as np, rasterio
-from rasterio.windows import Window
 from cwsam_cli.dataset.manifest import Band
-from cwsam_cli.predict.budget import BLOCK
-from cwsam_cli.raster.grid import Grid, Lattice
-from cwsam_cli.predict.layers import LayerPlan
-from cwsam_cli.predict.mapfile import Sheet, cuts, write_map
-from cwsam_cli.raster.scene import GDAL_CACHE
 from cwsam_cli.journal import journal
-from cwsam_cli.predict.pieces import Job, fill
-from cwsam_cli.taxonomy import from_names
+from cwsam_cli.predict.mapfile import write_map
+from cwsam_cli.predict.work import make_pieces
+from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.scene import GDAL_CACHE
+from tests.predict_plans import plan_of
 
 with rasterio.open(sys.argv[1]) as dataset:
     grid = Grid.of(dataset)
-layers = LayerPlan(from_names(["dark", "bright"]))
-shown = Window(0, 0, grid.width, grid.height)
-job = Job(
-    scene=sys.argv[1],
-    bands=(Band(name="b", mean=127.0, std=60.0),),
-    lattice=Lattice.over(grid.width, grid.height, 1024, 128),
-    shown=shown,
-    row_cuts=cuts(0, grid.height, BLOCK),
-    col_cuts=cuts(0, grid.width, 9216),
-    batch=4,
-    group=1,
-    profile="hann",
-    layers=layers,
-    cache=GDAL_CACHE,
-)
+bands = (Band(name="b", mean=127.0, std=60.0),)
+plan = plan_of(sys.argv[1], grid, classes=2, size=1024, overlap=128, columns=9216, bands=bands)
 
 def score(images):
     values = images.numpy()[:, 0]
@@ -300,10 +284,9 @@ def peak():  # of this program alone; getrusage would tell the test's own, if th
 before = peak()
 target = Path(sys.argv[2])
 with journal(target, {}, {}) as kept:
-    fill(job, score, kept)
-    sheet = Sheet(grid, job.row_cuts, job.col_cuts, False)
+    make_pieces(plan, score, kept)
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
-        write_map(target, sheet, kept.read, layers, creation={}, tags={}, scratch=kept.folder)
+        write_map(target, plan, kept.read, scratch=kept.folder)
 print(peak() - before)
 """
 

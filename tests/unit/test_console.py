@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cwsam_cli.console import ONCE, ONCE_A_KIND, close_bars, loading, log, setup, track
+from cwsam_cli.console import ONCE, ONCE_A_KIND, close_bars, loading, log, setup, size_text, track
 
 
 @pytest.fixture(autouse=True)
@@ -159,3 +159,10 @@ def test_what_takes_more_than_a_second_to_load_is_named_and_what_is_quick_is_not
     with loading("torch"):
         time.sleep(1.5)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_340_000, "2.34 MB"), (53_000_000_000, "53 GB")]
+)
+def test_sizes_are_told_as_people_say_them(count: int, text: str) -> None:
+    assert size_text(count) == text

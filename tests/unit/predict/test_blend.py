@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from cwsam_cli.predict.blend import PROFILES, Blender, Scored, cut_rows, shares
+from cwsam_cli.predict.blend import Blender, WindowScores, cut_rows, shares
 from cwsam_cli.predict.layers import best_index
 from cwsam_cli.raster.grid import Lattice
 
@@ -20,26 +20,24 @@ def blended(lattice: Lattice, windows: dict[tuple[int, int], NDArray[np.float32]
     """The best class of every pixel of the scene."""
     whole = Window(0, 0, lattice.width, lattice.height)
     wanted = np.ones((min(lattice.size, lattice.height), min(lattice.size, lattice.width)), bool)
-    scored = [Scored(row, col, scores, wanted) for (row, col), scores in windows.items()]
+    scored = [WindowScores(row, col, scores, wanted) for (row, col), scores in windows.items()]
     return np.concatenate([rows for _, rows in Blender(lattice, indices).blend(scored, whole)], axis=1)[0]
 
 
-@pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize(
     ("length", "size", "overlap"), [(1, 1, 0), (7, 32, 8), (100, 32, 0), (1000, 512, 128), (9, 2, 1)]
 )
-def test_a_pixels_weights_sum_to_one_and_none_is_zero(profile: str, length: int, size: int, overlap: int) -> None:
+def test_a_pixels_weights_sum_to_one_and_none_is_zero(length: int, size: int, overlap: int) -> None:
     starts = Lattice.over(length, 1, size, overlap).cols
     total = np.zeros(length)
-    for start, share in zip(starts, shares(starts, size, length, profile), strict=True):
+    for start, share in zip(starts, shares(starts, size, length), strict=True):
         assert share.min() > 0
         total[start : start + len(share)] += share
     np.testing.assert_allclose(total, 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_a_window_alone_keeps_its_scores_bit_for_bit(profile: str) -> None:
-    first, middle, last = shares([0, 6, 12], 8, 20, profile)
+def test_a_window_alone_keeps_its_scores_bit_for_bit() -> None:
+    first, middle, last = shares([0, 6, 12], 8, 20)
     assert (first[:6] == 1).all() and (middle[2:6] == 1).all() and (last[2:] == 1).all()
     assert (middle[:2] < 1).all() and (np.diff(middle[:3]) > 0).all()
 
@@ -74,10 +72,10 @@ def test_rows_leave_as_soon_as_no_later_window_touches_them() -> None:
     lattice = Lattice.over(8, 38, 8, 2)
     taken: list[int] = []
 
-    def scored() -> Iterator[Scored]:
+    def scored() -> Iterator[WindowScores]:
         for row in range(len(lattice.rows)):
             taken.append(lattice.rows[row])
-            yield Scored(row, 0, np.zeros((2, 8, 8), np.float32), np.ones((8, 8), bool))
+            yield WindowScores(row, 0, np.zeros((2, 8, 8), np.float32), np.ones((8, 8), bool))
 
     runs = Blender(lattice, indices).blend(scored(), Window(0, 0, 8, 38))
     top, rows = next(runs)
@@ -91,7 +89,7 @@ def test_what_is_not_wanted_is_nodata_and_needs_no_window() -> None:
     wanted = np.zeros((30, 30), bool)
     wanted[12:15, 3:9] = True
     scored = [
-        Scored(row, col, np.ones((1, 8, 8), np.float32), seen)
+        WindowScores(row, col, np.ones((1, 8, 8), np.float32), seen)
         for row in range(len(lattice.rows))
         for col in range(len(lattice.cols))
         if (seen := wanted[lattice.window(row, col).toslices()]).any()

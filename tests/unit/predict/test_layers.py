@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cwsam_cli.predict.layers import LayerPlan, best_index, entropy, softmax
+from cwsam_cli.predict.layers import MapLayers, best_index, entropy, softmax
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 
 TAXONOMY = Taxonomy(
@@ -37,13 +37,13 @@ def test_a_class_that_is_hidden_is_never_the_best() -> None:
 
 
 def test_codes_alone_need_no_probabilities() -> None:
-    layers = LayerPlan(TAXONOMY).finisher()(scores([1, 2, 3, 4], [4, 3, 2, 1], [0, 0, 9, 0]))
+    layers = MapLayers(TAXONOMY).finisher()(scores([1, 2, 3, 4], [4, 3, 2, 1], [0, 0, 9, 0]))
     assert layers.shape == (1, 1, 3)
     assert layers[0, 0].tolist() == [3, 7, 200]
 
 
-def test_layers_come_in_the_plans_order_in_per_cent() -> None:
-    plan = LayerPlan(TAXONOMY, ("confidence", "probabilities", "entropy"))
+def test_layers_come_in_the_order_asked_for_in_per_cent() -> None:
+    plan = MapLayers(TAXONOMY, ("confidence", "probabilities", "entropy"))
     logits = scores([np.log(0.7), np.log(0.1), np.log(0.1), np.log(0.1)], [0, 0, 0, 0], [90, 0, 0, 0])
     layers = plan.finisher()(logits)
     assert plan.count == len(layers) == 1 + 1 + 4 + 1
@@ -54,12 +54,8 @@ def test_layers_come_in_the_plans_order_in_per_cent() -> None:
     assert layers[6, 0].tolist() == [round(100 * expected), 100, 0]
 
 
-def test_probabilities_that_were_blended_are_shown_as_they_are() -> None:
-    plan = LayerPlan(TAXONOMY, ("confidence",), scores_are_probabilities=True)
-    assert plan.finisher()(scores([0.1, 0.6, 0.2, 0.1]))[:, 0, 0].tolist() == [0, 60]
-
-
 @pytest.mark.parametrize(("limit", "code"), [(0, 0), (59, 0), (61, 255)])
 def test_below_the_least_confidence_the_map_shows_nodata(limit: float, code: int) -> None:
-    plan = LayerPlan(TAXONOMY, ("confidence",), limit, scores_are_probabilities=True)
-    assert plan.finisher()(scores([0.1, 0.6, 0.2, 0.1]))[:, 0, 0].tolist() == [code, 60]
+    layers = MapLayers(TAXONOMY, ("confidence",), limit)
+    logits = scores([np.log(0.1), np.log(0.6), np.log(0.2), np.log(0.1)])
+    assert layers.finisher()(logits)[:, 0, 0].tolist() == [code, 60]

@@ -52,14 +52,8 @@ def test_views_differ_from_each_other_and_are_averaged(tta: str, number: int) ->
     assert len(distinct) == {"none": 1, "flips": 2, "d4": 4}[tta]  # the neighbour lies on one of so many sides
 
 
-def test_probabilities_are_averaged_after_the_softmax() -> None:
-    scores = Scorer(Local(sideways=1.0), CPU, views=AUGMENTATIONS["d4"], probabilities=True)(images())
-    np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
-
-
-@pytest.mark.parametrize("probabilities", [False, True])
-def test_the_hidden_class_never_wins(probabilities: bool) -> None:
-    scores = Scorer(Local(), CPU, probabilities=probabilities, hidden=0)(images())
+def test_the_hidden_class_never_wins() -> None:
+    scores = Scorer(Local(), CPU, hidden=0)(images())
     assert (scores.argmax(axis=1) != 0).all()
     assert np.isfinite(scores[:, 1:]).all()
 
@@ -117,12 +111,11 @@ from pathlib import Path
 from cwsam_cli.config.load import load_config
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.predict.checks import resident_memory
 from cwsam_cli.config.load import load_config
 from cwsam_cli.model.experts import expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.predict.scorer import AUGMENTATIONS, Scorer, activation_bytes
+from cwsam_cli.predict.scorer import AUGMENTATIONS, Scorer, activation_bytes, resident_memory
 torch.set_num_threads(1)
 classes, views, batch = int(sys.argv[1]), AUGMENTATIONS[sys.argv[2]], 8
 arch = architecture(load_config("tiny", []).model, num_bands=3, num_classes=classes)

@@ -17,11 +17,10 @@ from cwsam_cli.dataset.transforms import normalize
 from cwsam_cli.errors import CheckpointError, DataError
 from cwsam_cli.journal import Journal, journal
 from cwsam_cli.predict.blend import shares
-from cwsam_cli.predict.layers import LayerPlan
-from cwsam_cli.predict.mapfile import cuts
-from cwsam_cli.predict.pieces import Job, fill
-from cwsam_cli.raster.grid import Lattice
-from cwsam_cli.taxonomy import from_names
+from cwsam_cli.predict.plan import MapPlan, cuts
+from cwsam_cli.predict.work import make_pieces
+from cwsam_cli.raster.grid import Grid, Lattice
+from tests.predict_plans import plan_of
 
 MakeRaster = Callable[..., Path]
 
@@ -42,13 +41,13 @@ def stub(images: torch.Tensor) -> NDArray[np.float32]:
     return np.stack(out).astype(np.float32)
 
 
-def accumulated(lattice: Lattice, profile: str = "hann", inside: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+def accumulated(lattice: Lattice, inside: NDArray[np.bool_] | None = None) -> NDArray[Any]:
     """The oracle: one float32 sum of all windows over the whole scene and the margin around it."""
     around = ((MARGIN, MARGIN), (MARGIN, MARGIN))
     image, valid = np.pad(IMAGE, ((0, 0), *around), "edge"), np.pad(~HOLES, around, "edge")
     total = np.zeros((CLASSES, *valid.shape), np.float32)
-    rows = shares(lattice.rows, SIZE, HEIGHT, profile)
-    cols = shares(lattice.cols, SIZE, WIDTH, profile)
+    rows = shares(lattice.rows, SIZE, HEIGHT)
+    cols = shares(lattice.cols, SIZE, WIDTH)
     for row in range(len(lattice.rows)):
         for col in range(len(lattice.cols)):
             top, left = lattice.rows[row] + MARGIN, lattice.cols[col] + MARGIN
@@ -66,30 +65,20 @@ def scene(make_raster: MakeRaster) -> Path:
     return make_raster("scene.tif", values, nodata=0, tiled=True, blockxsize=48, blockysize=16, compress="deflate")
 
 
-def job_of(scene: Path, *, columns: int = 1000, shown: Window | None = None, **changes: Any) -> Job:
-    area = shown or Window(0, 0, WIDTH, HEIGHT)
-    job = Job(
-        scene=str(scene),
-        bands=BANDS,
-        lattice=Lattice.over(WIDTH, HEIGHT, SIZE, OVERLAP, MARGIN),
-        shown=area,
-        row_cuts=cuts(area.row_off, area.height, BLOCK),
-        col_cuts=cuts(area.col_off, area.width, columns),
-        batch=4,
-        group=1,
-        profile="hann",
-        layers=LayerPlan(from_names([f"class {n}" for n in range(CLASSES)])),
-        cache=64 << 20,
-    )
-    return dataclasses.replace(job, **changes)
+def stub_plan(scene: Path, **changes: Any) -> MapPlan:
+    """A plan for the stub; a block is 32 pixels high."""
+    area = changes.get("shown", Window(0, 0, WIDTH, HEIGHT))
+    changes = {"bands": BANDS, "row_cuts": cuts(area.row_off, area.height, BLOCK), "gdal_cache": 64 << 20} | changes
+    grid = Grid(None, Affine.identity(), WIDTH, HEIGHT)
+    return plan_of(scene, grid, classes=CLASSES, size=SIZE, overlap=OVERLAP, margin=MARGIN, **changes)
 
 
-def assembled(job: Job, kept: Journal) -> NDArray[np.uint8]:
+def assembled(plan: MapPlan, kept: Journal) -> NDArray[np.uint8]:
     kept.scan()
-    whole = np.zeros((job.row_cuts[-1] - job.row_cuts[0], job.col_cuts[-1] - job.col_cuts[0]), np.uint8)
-    for column, row in job.pieces:
-        top, bottom = (cut - job.row_cuts[0] for cut in job.row_cuts[row : row + 2])
-        left, right = (cut - job.col_cuts[0] for cut in job.col_cuts[column : column + 2])
+    whole = np.zeros((plan.row_cuts[-1] - plan.row_cuts[0], plan.col_cuts[-1] - plan.col_cuts[0]), np.uint8)
+    for column, row in plan.pieces:
+        top, bottom = (cut - plan.row_cuts[0] for cut in plan.row_cuts[row : row + 2])
+        left, right = (cut - plan.col_cuts[0] for cut in plan.col_cuts[column : column + 2])
         piece = np.frombuffer(kept.read(row, column), np.uint8).reshape(1, bottom - top, right - left)
         whole[top:bottom, left:right] = piece[0]
     return whole
@@ -100,25 +89,25 @@ def assembled(job: Job, kept: Journal) -> NDArray[np.uint8]:
 def test_the_map_is_exact_whatever_the_memory_and_the_batch(
     scene: Path, tmp_path: Path, columns: int, batch: int, group: int
 ) -> None:
-    job = job_of(scene, columns=columns, batch=batch, group=group)
+    plan = stub_plan(scene, columns=columns, batch=batch, group=group)
     with journal(tmp_path / "map.tif", {}, {}) as kept:
-        fill(job, stub, kept)
-        np.testing.assert_array_equal(assembled(job, kept), accumulated(job.lattice))
+        make_pieces(plan, stub, kept)
+        np.testing.assert_array_equal(assembled(plan, kept), accumulated(plan.lattice))
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
 @pytest.mark.parametrize("group", [1, 2])
 def test_the_map_is_exact_whatever_the_number_of_processes(scene: Path, tmp_path: Path, world: int, group: int) -> None:
-    job = job_of(scene, columns=96, group=group, batch=16)
+    plan = stub_plan(scene, columns=96, group=group, batch=16)
     folder = tmp_path / "journal"
     folder.mkdir()
     for rank in reversed(range(world)):  # none waits for another
-        fill(job, stub, Journal(folder, {}), rank=rank, world=world)
-    np.testing.assert_array_equal(assembled(job, Journal(folder, {})), accumulated(job.lattice))
+        make_pieces(plan, stub, Journal(folder, {}), rank=rank, world=world)
+    np.testing.assert_array_equal(assembled(plan, Journal(folder, {})), accumulated(plan.lattice))
 
 
 def test_each_process_does_its_share(scene: Path, tmp_path: Path) -> None:
-    job = job_of(scene)
+    plan = stub_plan(scene)
     counts = []
     for world in (1, 2):
         seen = []
@@ -129,7 +118,7 @@ def test_each_process_does_its_share(scene: Path, tmp_path: Path) -> None:
                 done[0] += len(images)
                 return stub(images)
 
-            fill(job, counting, Journal(tmp_path, {}), rank=rank, world=world)
+            make_pieces(plan, counting, Journal(tmp_path, {}), rank=rank, world=world)
             seen.append(done[0])
         counts.append(seen)
     (alone,), (first, second) = counts
@@ -144,15 +133,15 @@ def test_a_killed_run_goes_on_in_the_same_batches(scene: Path, tmp_path: Path, k
         pass
 
     batches: list[bytes] = []
-    job = job_of(scene, columns=columns, batch=6, group=2)
+    plan = stub_plan(scene, columns=columns, batch=6, group=2)
 
     def recording(images: torch.Tensor) -> NDArray[np.float32]:
         batches.append(images.numpy().tobytes())
         return stub(images)
 
     with journal(tmp_path / "whole.tif", {}, {}) as kept:
-        fill(job, recording, kept)
-        expected = assembled(job, kept)
+        make_pieces(plan, recording, kept)
+        expected = assembled(plan, kept)
     uninterrupted, batches = set(batches), []
     for kill in kills:
         left = [kill]
@@ -164,50 +153,49 @@ def test_a_killed_run_goes_on_in_the_same_batches(scene: Path, tmp_path: Path, k
             return recording(images)
 
         with pytest.raises(Killed), journal(tmp_path / "map.tif", {}, {}) as kept:
-            fill(job, dying, kept)
+            make_pieces(plan, dying, kept)
     with journal(tmp_path / "map.tif", {}, {}) as kept:
-        fill(job, recording, kept)
-        np.testing.assert_array_equal(assembled(job, kept), expected)
+        make_pieces(plan, recording, kept)
+        np.testing.assert_array_equal(assembled(plan, kept), expected)
     assert set(batches) == uninterrupted
 
 
 def test_a_run_that_was_begun_by_three_is_ended_by_one(scene: Path, tmp_path: Path) -> None:
-    job = job_of(scene, columns=96)
+    plan = stub_plan(scene, columns=96)
     for rank in (0, 2):
-        fill(job, stub, Journal(tmp_path, {}), rank=rank, world=3)
+        make_pieces(plan, stub, Journal(tmp_path, {}), rank=rank, world=3)
     kept = Journal(tmp_path, {})
     kept.scan()
-    missing = len(job.pieces) - len(kept.pieces)
-    assert 0 < missing < len(job.pieces)
-    fill(job, stub, kept)
-    np.testing.assert_array_equal(assembled(job, kept), accumulated(job.lattice))
+    missing = len(plan.pieces) - len(kept.pieces)
+    assert 0 < missing < len(plan.pieces)
+    make_pieces(plan, stub, kept)
+    np.testing.assert_array_equal(assembled(plan, kept), accumulated(plan.lattice))
 
 
 @pytest.mark.parametrize("shown", [Window(100, 60, 70, 45), Window(0, 0, 1, 1), Window(201, 138, 29, 32)])
-@pytest.mark.parametrize("profile", ["hann", "gaussian"])
-def test_a_part_has_the_values_of_the_whole(scene: Path, tmp_path: Path, shown: Window, profile: str) -> None:
-    job = job_of(scene, shown=shown, columns=32, profile=profile)
+def test_a_part_has_the_values_of_the_whole(scene: Path, tmp_path: Path, shown: Window) -> None:
+    plan = stub_plan(scene, shown=shown, columns=32)
     with journal(tmp_path / "map.tif", {}, {}) as kept:
-        fill(job, stub, kept)
-        whole = accumulated(job.lattice, profile)
-        np.testing.assert_array_equal(assembled(job, kept), whole[shown.toslices()])
+        make_pieces(plan, stub, kept)
+        whole = accumulated(plan.lattice)
+        np.testing.assert_array_equal(assembled(plan, kept), whole[shown.toslices()])
 
 
 def test_a_south_up_scene_is_cut_where_its_file_is(make_raster: MakeRaster, tmp_path: Path) -> None:
     upside = np.where(HOLES, 0, IMAGE)[:, ::-1]
     path = make_raster("south.tif", upside, nodata=0, transform=Affine(30, 0, 6e5, 0, 30, 3e6))
-    job = job_of(path, row_cuts=cuts(0, HEIGHT, BLOCK, from_end=True))
-    assert job.row_cuts[:2] == (0, HEIGHT % BLOCK)
+    plan = stub_plan(path, row_cuts=cuts(0, HEIGHT, BLOCK, from_end=True))
+    assert plan.row_cuts[:2] == (0, HEIGHT % BLOCK)
     with journal(tmp_path / "map.tif", {}, {}) as kept:
-        fill(job, stub, kept)
-        np.testing.assert_array_equal(assembled(job, kept), accumulated(job.lattice))
+        make_pieces(plan, stub, kept)
+        np.testing.assert_array_equal(assembled(plan, kept), accumulated(plan.lattice))
 
 
 def test_a_damaged_file_ends_the_work_with_a_sentence(make_raster: MakeRaster, tmp_path: Path) -> None:
     path = make_raster("scene.tif", IMAGE, tiled=True, blockxsize=48, blockysize=16, compress="deflate")
     path.write_bytes(path.read_bytes()[:-20_000] + b"\0" * 20_000)
     with pytest.raises(DataError, match=r"scene\.tif"), journal(tmp_path / "map.tif", {}, {}) as kept:
-        fill(job_of(path), stub, kept)
+        make_pieces(stub_plan(path), stub, kept)
 
 
 def test_every_batch_is_a_sign_of_life_and_may_end_the_work(scene: Path, tmp_path: Path) -> None:
@@ -219,7 +207,7 @@ def test_every_batch_is_a_sign_of_life_and_may_end_the_work(scene: Path, tmp_pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), journal(tmp_path / "map.tif", {}, {}) as kept:
-        fill(job_of(scene), stub, kept, beat=beat)
+        make_pieces(stub_plan(scene), stub, kept, beat=beat)
     assert len(beats) == 4
 
 
@@ -233,7 +221,7 @@ def test_scores_that_are_not_finite_end_the_work_with_the_first_windows_place(
         return scores
 
     with journal(tmp_path / "map.tif", {}, {}) as kept, pytest.raises(CheckpointError) as caught:
-        fill(job_of(scene), broken, kept)
+        make_pieces(stub_plan(scene), broken, kept)
     assert f"not finite in the window at column 0, row 0 of `{scene}`" in str(caught.value)
 
 
@@ -248,10 +236,10 @@ def test_a_models_own_padding_does_not_change_the_class_at_the_scenes_border(
         return scores.numpy()
 
     scene = make_raster("even.tif", np.full((2, HEIGHT, WIDTH), 200, np.uint8))
-    job = job_of(scene)
+    plan = stub_plan(scene)
     with journal(tmp_path / "map.tif", {}, {}) as kept:
-        fill(job, padded, kept)
-        assert set(np.unique(assembled(job, kept))) == {0}
+        make_pieces(plan, padded, kept)
+        assert set(np.unique(assembled(plan, kept))) == {0}
 
 
 def test_scores_of_pixels_without_data_may_be_anything(scene: Path, tmp_path: Path) -> None:
@@ -260,7 +248,7 @@ def test_scores_of_pixels_without_data_may_be_anything(scene: Path, tmp_path: Pa
         return np.where(hidden, np.float32(np.nan), stub(images))
 
     between = tuple(dataclasses.replace(band, mean=120.5) for band in BANDS)  # so that no value becomes 0
-    job = job_of(scene, bands=between)
+    plan = stub_plan(scene, bands=between)
     with journal(tmp_path / "map.tif", {}, {}) as kept:
-        fill(job, broken, kept)
-        np.testing.assert_array_equal(assembled(job, kept) == 255, HOLES)
+        make_pieces(plan, broken, kept)
+        np.testing.assert_array_equal(assembled(plan, kept) == 255, HOLES)

@@ -1,7 +1,6 @@
-"""Every scene's map has a name of its own, and a scene is told from others by all that is in it."""
+"""A scene is told from others, and from itself after a change, without reading all of it."""
 
 import os
-import socket
 import subprocess
 import sys
 import zipfile
@@ -12,32 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio.shutil
-from rasterio.windows import Window
-from typer.testing import CliRunner
 
 from cwsam_cli.errors import MachineError
-from cwsam_cli.main import app
-from cwsam_cli.raster import sources as room
-from cwsam_cli.raster.network import PATIENCE
-from cwsam_cli.raster.sources import fingerprint, gdal_settings, map_names
+from cwsam_cli.raster import fingerprint as room
+from cwsam_cli.raster.fingerprint import fingerprint, fingerprint_of_file
+from cwsam_cli.raster.network import gdal_settings
 
 MakeRaster = Callable[..., Path]
-
-
-@pytest.mark.parametrize(
-    ("scenes", "names"),
-    [
-        (["x/a.tif", "y/b.jp2"], ["a.tif", "b.tif"]),
-        (["x/a.tif", "y/a.vrt"], ["a-1.tif", "a-2.tif"]),
-        (["x/a.tif", "y/a.tif", "x/a-1.tif"], ["a-2.tif", "a-3.tif", "a-1.tif"]),
-        (["x/A.tif", "y/a.tif"], ["A-1.tif", "a-2.tif"]),
-        (["https://example.org/a.tif?key=b/c", "/vsizip/z.zip/d.tif"], ["a.tif", "d.tif"]),
-    ],
-)
-def test_maps_are_called_after_their_scenes_and_numbered_around_names_that_are_taken(
-    scenes: list[str], names: list[str]
-) -> None:
-    assert map_names(scenes) == names
 
 
 @pytest.fixture
@@ -46,49 +26,76 @@ def scene(make_raster: MakeRaster) -> Path:
     return make_raster("scene.tif", np.random.default_rng(0).integers(0, 255, (3, 1200, 1200)).astype(np.uint8))
 
 
-@pytest.fixture
-def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files that were read for their hash, in this order."""
-    read: list[Path] = []
-    sha256 = room.sha256
-
-    def counting(path: Path) -> str:
-        read.append(path)
-        return sha256(path)
-
-    monkeypatch.setattr(room, "sha256", counting)
-    return read
+def known_as(scene: Path | str, *, whole: bool = False) -> str:
+    """A scene's fingerprint, taken as a new process would take it."""
+    room._whole.cache_clear()
+    room._sampled.cache_clear()
+    with rasterio.Env(**gdal_settings(str(scene))), rasterio.open(scene) as dataset:
+        return fingerprint(str(scene), dataset, whole=whole)
 
 
-def change_a_byte_in_the_middle(path: Path) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    path.write_bytes(raw)
+def change(path: Path, offset: int, *, keep_time: bool) -> None:
+    """Change one byte; its time of change may be restored, as some copying programs do."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + (0 if keep_time else 10**6)))
 
 
-def test_one_byte_in_the_middle_makes_another_scene(scene: Path) -> None:
-    before = fingerprint(str(scene))
-    change_a_byte_in_the_middle(scene)
-    assert fingerprint(str(scene), before).contents != before.contents
+def test_one_byte_in_the_middle_makes_another_scene_by_its_time_or_by_its_whole_content(scene: Path) -> None:
+    sampled, whole = known_as(scene), known_as(scene, whole=True)
+    middle = scene.stat().st_size // 2 + 40_000  # between two blocks of the sample
+    change(scene, middle, keep_time=True)
+    assert known_as(scene) == sampled and known_as(scene, whole=True) != whole
+    change(scene, middle, keep_time=False)
+    assert known_as(scene) != sampled and known_as(scene, whole=True) == whole
 
 
-def test_a_scene_that_was_only_touched_or_copied_is_the_same(
+@pytest.mark.parametrize("share", [0, 1 / 2, 1])
+def test_head_tail_and_blocks_between_them_are_compared_whatever_the_time(scene: Path, share: float) -> None:
+    size = scene.stat().st_size
+    before = known_as(scene)
+    block = round((size - room._BLOCK) * round(share * (room._BLOCKS - 1)) / (room._BLOCKS - 1))
+    change(scene, min(size - 1, block + 5_000), keep_time=True)
+    assert known_as(scene) != before
+
+
+def test_a_moved_scene_is_the_same_and_a_touched_one_only_by_its_whole_content(
     scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = fingerprint(str(scene))
-    os.utime(scene, ns=(0, 0))
-    touched = fingerprint(str(scene), before)
-    assert touched.sight != before.sight and touched.contents == before.contents
+    sampled, whole = known_as(scene), known_as(scene, whole=True)
     scene.rename(tmp_path / "moved.tif")
     monkeypatch.chdir(tmp_path)
-    assert fingerprint("moved.tif").contents == before.contents
+    assert (known_as("moved.tif"), known_as("moved.tif", whole=True)) == (sampled, whole)
+    os.utime("moved.tif", ns=(0, 0))
+    assert known_as("moved.tif") != sampled and known_as("moved.tif", whole=True) == whole
 
 
-def test_what_looks_as_it_did_is_not_read_again(scene: Path, hashed: list[Path]) -> None:
-    before = fingerprint(str(scene))
-    assert hashed == [scene]
-    assert fingerprint(str(scene), before) == before
-    assert hashed == [scene]
+def test_a_sample_takes_at_most_half_a_megabyte_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read = tmp_path / "large.bin", []
+    with path.open("wb") as file:
+        file.truncate(10**12)
+    opened = Path.open
+
+    def counting(self: Path, *arguments: Any, **options: Any) -> Any:
+        file = opened(self, *arguments, **options)
+        inner = file.read
+
+        class Counting:
+            seek, __enter__, __exit__ = file.seek, lambda self: self, lambda self, *_: file.close()
+
+            def read(self, size: int) -> bytes:
+                read.append(size)
+                return bytes(inner(size))
+
+        return Counting()
+
+    monkeypatch.setattr(Path, "open", counting)
+    fingerprint_of_file(path)
+    assert 0 < sum(read) <= 1 << 19
 
 
 @pytest.mark.parametrize("part", ["scene.tif", "scene.tif.msk", "scene.tif.aux.xml"])
@@ -98,91 +105,32 @@ def test_the_files_behind_a_scene_belong_to_it(scene: Path, make_raster: MakeRas
     scene.with_name("scene.tif.aux.xml").write_text("<PAMDataset></PAMDataset>")
     view = scene.with_name("scene.vrt")
     rasterio.shutil.copy(scene, view, driver="VRT")
-    before = [fingerprint(str(path)).contents for path in (scene, view)]
+    before = [known_as(path) for path in (scene, view)]
     with scene.with_name(part).open("ab") as file:
         file.write(b" ")
-    after = [fingerprint(str(path)).contents for path in (scene, view)]
+    after = [known_as(path) for path in (scene, view)]
     assert after[0] != before[0]
     assert (after[1] != before[1]) == (part == "scene.tif")  # GDAL names no sidecars of a VRT's sources
 
 
+@pytest.mark.parametrize("whole", [False, True])
 def test_scenes_of_one_archive_differ_and_the_archive_is_read_once(
-    make_raster: MakeRaster, tmp_path: Path, hashed: list[Path]
+    make_raster: MakeRaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
     image: Any = np.zeros((3, 20, 20), np.uint8)
     path = tmp_path / "scenes.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("x/a.tif", "y/a.tif"):
             archive.write(make_raster("a.tif", image), name)
-    found = {fingerprint(f"/vsizip/{path}/{folder}/a.tif").contents for folder in "xy"}
-    assert len(found) == 2 and hashed == [path]
-
-
-def test_blocks_that_were_read_stay_in_gdals_cache(tmp_path: Path) -> None:
-    path, values = tmp_path / "scene.tif", np.random.default_rng(0).integers(0, 255, (256, 1024), np.uint8)
-    profile = {"driver": "GTiff", "width": 1024, "height": 256, "count": 1, "dtype": "uint8"}
-    with rasterio.open(path, "w", tiled=True, compress="deflate", crs="EPSG:32612", **profile) as dataset:
-        dataset.write(values, 1)
-    with rasterio.Env(**gdal_settings()), rasterio.open(path) as dataset:
-        dataset.read(1, window=Window(0, 0, 1024, 8))
-        os.truncate(path, 0)
-        assert np.array_equal(dataset.read(1, window=Window(0, 8, 1024, 8)), values[8:16])
-
-
-@pytest.fixture
-def silent_server() -> Iterator[str]:
-    """Takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/scene.tif"
-
-
-IN_A_PROCESS = """
-import sys
-import rasterio
-from cwsam_cli.errors import CwsamError
-from cwsam_cli.raster import network
-from cwsam_cli.raster.scene import open_raster, reading
-from cwsam_cli.raster.sources import gdal_settings
-path = sys.argv[1]
-settings = gdal_settings(path)
-assert settings.keys() >= network.PATIENCE.keys()
-with rasterio.Env(**settings | {"GDAL_HTTP_LOW_SPEED_TIME": "1", "GDAL_HTTP_MAX_RETRY": "0"}):
-    try:
-        with open_raster(path) as dataset, reading(path):
-            dataset.read()
-    except CwsamError as error:
-        print(error)
-"""
-
-
-@pytest.mark.parametrize("through", ["url", "vrt"])
-def test_a_server_that_does_not_answer_is_given_up(silent_server: str, tmp_path: Path, through: str) -> None:
-    scene = silent_server
-    if through == "vrt":
-        scene = str(tmp_path / "scene.vrt")
-        Path(scene).write_text(
-            '<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
-            f"<SourceFilename>/vsicurl/{silent_server}</SourceFilename><SourceBand>1</SourceBand>"
-            "</SimpleSource></VRTRasterBand></VRTDataset>"
-        )
-    done = subprocess.run(
-        [sys.executable, "-c", IN_A_PROCESS, scene],
-        env={name: value for name, value in os.environ.items() if name not in PATIENCE},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert done.stdout.startswith(f"`{scene}` ") and silent_server in done.stdout + scene
-
-
-def test_every_command_gives_up_a_silent_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in PATIENCE:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GDAL_HTTP_LOW_SPEED_TIME", "7")
-    CliRunner().invoke(app, ["vectorize", "none.tif", "none.gpkg"])
-    assert {name: os.environ[name] for name in PATIENCE} == PATIENCE | {"GDAL_HTTP_LOW_SPEED_TIME": "7"}
-    assert 0 < int(PATIENCE["GDAL_HTTP_LOW_SPEED_TIME"]) <= 60
+    read: list[Path] = []
+    sha256 = room.sha256
+    monkeypatch.setattr(room, "sha256", lambda path: read.append(path) or sha256(path))
+    found = set()
+    for folder in "xy":
+        name = f"/vsizip/{path}/{folder}/a.tif"
+        with rasterio.open(name) as dataset:
+            found.add(fingerprint(name, dataset, whole=whole))
+    assert len(found) == 2 and read == [path]
 
 
 OBJECTS = """
@@ -247,9 +195,11 @@ def store(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 def _fingerprint_of_its_own(scene: str) -> str:
     """As another process takes it: GDAL remembers what servers said."""
     program = (
-        "import sys\nfrom cwsam_cli.errors import CwsamError\nfrom cwsam_cli.raster import sources as scenes\n"
-        "scenes.time.sleep = lambda seconds: None\n"
-        "try:\n    print(scenes.fingerprint(sys.argv[1]).contents)\n"
+        "import sys, rasterio\nfrom cwsam_cli.errors import CwsamError\n"
+        "from cwsam_cli.raster import fingerprint as module\n"
+        "from cwsam_cli.raster.network import gdal_settings\nmodule.time.sleep = lambda seconds: None\n"
+        "try:\n    with rasterio.Env(**gdal_settings(sys.argv[1])), rasterio.open(sys.argv[1]) as dataset:\n"
+        "        print(module.fingerprint(sys.argv[1], dataset))\n"
         "except CwsamError as error:\n    print(error.exit_code, error)"
     )
     done = subprocess.run([sys.executable, "-c", program, scene], capture_output=True, text=True, check=True)
