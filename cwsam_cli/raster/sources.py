@@ -22,8 +22,9 @@ import rasterio._base
 
 from cwsam_cli.errors import DataError, MachineError, UsageError
 from cwsam_cli.files import sha256
+from cwsam_cli.raster.bands import band_descriptions
 from cwsam_cli.raster.network import READS, REMOTE_SCENES
-from cwsam_cli.raster.scene import GDAL_CACHE, band_descriptions, open_raster
+from cwsam_cli.raster.scene import GDAL_CACHE, open_raster
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
 """Of files in a folder that are taken for scenes."""

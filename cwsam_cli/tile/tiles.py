@@ -13,12 +13,13 @@ import numpy as np
 import rasterio
 import shapely
 from numpy.typing import NDArray
+from rasterio.io import DatasetWriter, MemoryFile
 from rasterio.windows import Window
 from rasterio.windows import transform as window_transform
 
 from cwsam_cli.console import track
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.scene import Scene, open_scene, verify_written, writing
+from cwsam_cli.raster.scene import Scene, not_written, open_scene
 from cwsam_cli.raster.style import colormap
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 from cwsam_cli.tile.labels import NO_LABEL, Codes, Labels, raster_labels, vector_labels
@@ -158,36 +159,38 @@ def write_pair(
         "transform": window_transform(tile.window, scene.grid.transform),
     }
     predictor = 3 if np.issubdtype(image.dtype, np.floating) else 2
+    layout = {"count": len(image), "dtype": image.dtype, "predictor": predictor, "interleave": "pixel"}
     path = f"{tile.split}/{tile.name}.tif"
     with (
-        writing(folder / "images" / path),
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(
-            folder / "images" / path,
-            "w",
-            **_PROFILE,
-            **place,
-            count=len(image),
-            dtype=image.dtype,
-            predictor=predictor,
-            nodata=nodata,
-            interleave="pixel",
-        ) as target,
+        _tile_file(folder / "images" / path, **place, **layout, nodata=nodata) as target,
     ):
         target.descriptions = scene.band_names
         target.write(image)
         if nodata is None and not valid.all():
             target.write_mask(valid)
-    with (
-        writing(folder / "labels" / path),
-        rasterio.open(
-            folder / "labels" / path, "w", **_PROFILE, **place, count=1, dtype="uint8", nodata=IGNORE
-        ) as target,
-    ):
+    with _tile_file(folder / "labels" / path, **place, count=1, dtype="uint8", nodata=IGNORE) as target:
         target.write_colormap(1, colormap(taxonomy))
         target.write(codes, 1)
-    for kind in ("images", "labels"):
-        verify_written(folder / kind / path)
+
+
+@contextmanager
+def _tile_file(path: Path, **profile: Any) -> Iterator[DatasetWriter]:
+    """Open a GeoTIFF for writing that is built in memory and reaches the disk when the block ends.
+
+    GDAL does not report every failed write when it closes a file. On a disk quota it missed 4 of 24.
+    Python reports all of them, so the tile need not be read back.
+
+    Raises:
+        MachineError: the file could not be written whole.
+    """
+    with MemoryFile(ext=".tif") as memory:
+        with memory.open(**_PROFILE, **profile) as target:
+            yield target
+        try:
+            path.write_bytes(memory.getbuffer())
+        except OSError as error:
+            raise not_written(path, error.strerror or str(error)) from None
 
 
 def write_index(tiles: list[Tile], taxonomy: Taxonomy, folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyogrio
 import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
@@ -17,7 +18,6 @@ from pyproj import CRS
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, MachineError, UsageError
 from cwsam_cli.raster.style import qml, read_qml
-from cwsam_cli.vector.ogr import pyogrio
 
 if TYPE_CHECKING:
     import geopandas  # slow to import, and only data frames need it
