@@ -23,6 +23,7 @@ from cwsam_cli.predict.request import MapOptions
 from cwsam_cli.raster.quicklook import draw_quicklook
 from cwsam_cli.raster.scene import open_scene
 from cwsam_cli.tile.pipeline import tile_scenes
+from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.train.pipeline import train
 from cwsam_cli.train.run import BEST
 from cwsam_cli.vectorize.pipeline import vectorize
@@ -112,7 +113,8 @@ def run_demo(
     config = load_config(_CONFIG, [f"training_settings.seed={seed}"], data=dataset)
     size = config.model.args.inp_size
     log.info("1/5 tile")
-    manifest = tile_scenes([scene], labels, dataset, size=size, overlap=size // 2, classes=classes)
+    wanted = TileRequest(scenes=(scene,), labels=labels, output=dataset, size=size, overlap=size // 2, classes=classes)
+    manifest = tile_scenes(wanted)
     log.info("2/5 train (a few minutes on a laptop)")
     per_epoch = -(-manifest.tiles["train"] // config.train_dataset.batch_size)
     epochs = -(-steps // per_epoch)
