@@ -9,19 +9,19 @@ from cwsam_cli.commands.options import Json, Overwrite, command_line, print_resu
 
 
 def tile(
-    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE", help="Images with the same bands.")],
+    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE", help="Images with the same bands and dtype.")],
     labels: Annotated[
         Path,
-        typer.Option("--labels", help="Class raster (any CRS and resolution), polygons, or a folder of rasters."),
+        typer.Option("--labels", help="Class raster in any CRS and resolution, polygons, or a folder of rasters."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The dataset's folder.")],
     classes: Annotated[
-        str | None, typer.Option("--classes", help="Class table, a file or a shipped name. Default: the labels' own.")
+        str | None, typer.Option("--classes", help="Class table: a file or a shipped name. Default: the labels' own.")
     ] = None,
     class_field: Annotated[
-        str | None, typer.Option("--class-field", help="Field of the polygons with their class code or name.")
+        str | None, typer.Option("--class-field", help="Field of the polygons that holds their class code or name.")
     ] = None,
-    size: Annotated[int, typer.Option("--size", min=8, help="Pixels a side of a tile.")] = 512,
+    size: Annotated[int, typer.Option("--size", min=8, help="Pixels per side of a tile.")] = 512,
     overlap: Annotated[
         int, typer.Option("--overlap", min=0, help="Pixels that neighbouring training tiles share.")
     ] = 0,
@@ -29,7 +29,7 @@ def tile(
         tuple[float, float, float],
         typer.Option("--split", metavar="TRAIN VAL TEST", help="Shares of the ground.", show_default="70 15 15"),
     ] = (70, 15, 15),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the split.")] = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -39,16 +39,16 @@ def tile(
     $ cwsam tile scenes/*.tif --labels landcover.tif -o dataset/
     $ cwsam tile scene.tif --labels fields.gpkg --class-field crop --classes crops.yaml -o dataset/
 
-    Labels are brought onto each scene's own pixel grid; the scene is never resampled.
-    Training, validation and test ground are separate blocks: no pixel is in two of them.
+    Labels are resampled to each scene's pixel grid. The scene itself is never resampled.
+    Training, validation and test ground are separate blocks, so no pixel is in two splits.
     tiles.gpkg in the dataset shows the split in QGIS.
     """
-    from cwsam_cli.tile.pipeline import tile_scenes  # rasterio and geopandas are slow to import
+    from cwsam_cli.tile.request import TileRequest
 
-    manifest = tile_scenes(
-        scenes,
-        labels,
-        output,
+    request = TileRequest(
+        scenes=tuple(scenes),
+        labels=labels,
+        output=output,
         size=size,
         overlap=overlap,
         classes=classes,
@@ -58,6 +58,9 @@ def tile(
         overwrite=overwrite,
         command=command_line(),
     )
+    from cwsam_cli.tile.pipeline import tile_scenes  # rasterio and geopandas are slow to import
+
+    manifest = tile_scenes(request)
     counts = ", ".join(f"{count} {name}" for name, count in manifest.tiles.items())
     bands = f"{len(manifest.bands)} bands" if len(manifest.bands) > 1 else "1 band"
     text = f"{output}: {counts} tiles of {size} × {size} pixels, {bands}, {len(manifest.taxonomy)} classes"

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cwsam_cli.commands.options import Json, Overwrite, print_result
+from cwsam_cli.vector.formats import Format
 
 
 def vectorize(
@@ -15,43 +16,52 @@ def vectorize(
     ],
     min_area: Annotated[
         str | None,
-        typer.Option("--min-area", metavar="SIZE", help="Smallest mapping unit, 1ha, 900m2 or 10px."),
+        typer.Option("--min-area", metavar="SIZE", help="Smallest mapping unit: 1ha, 900m2 or 10px."),
     ] = None,
     simplify: Annotated[
-        str | None, typer.Option("--simplify", metavar="LENGTH", help="How far a border may move, 15m or 2px.")
+        str | None,
+        typer.Option("--simplify", metavar="LENGTH", help="Largest distance that a border may move: 15m or 2px."),
     ] = None,
     fill_nodata_holes: Annotated[
-        bool, typer.Option("--fill-nodata-holes", help="Give nodata inside the map to the neighbour around it.")
+        bool, typer.Option("--fill-nodata-holes", help="Give nodata inside the map to the class around it.")
     ] = False,
-    smooth: Annotated[bool, typer.Option("--smooth", help="Round bends, after simplifying.")] = False,
+    smooth: Annotated[bool, typer.Option("--smooth", help="Round the bends of borders, after simplifying.")] = False,
     only: Annotated[
-        list[str] | None, typer.Option("--class", metavar="NAME", help="Write this class only; repeatable.")
+        list[str] | None, typer.Option("--class", metavar="NAME", help="Write this class only. Repeatable.")
     ] = None,
     classes: Annotated[
-        str | None, typer.Option("--classes", help="Class table, a file or a shipped name. Default: the map's own.")
+        str | None,
+        typer.Option("--classes", help="Class table: a file or a shipped name. Default: the map's own legend."),
     ] = None,
-    dissolve: Annotated[bool, typer.Option("--dissolve", help="One multipolygon a class.")] = False,
+    dissolve: Annotated[bool, typer.Option("--dissolve", help="Write one multipolygon per class.")] = False,
     dst_crs: Annotated[
-        str | None, typer.Option("--dst-crs", metavar="CRS", help="Another CRS than the map's, such as EPSG:3035.")
+        str | None, typer.Option("--dst-crs", metavar="CRS", help="CRS of the polygons, such as EPSG:3035.")
     ] = None,
     confidence: Annotated[
-        Path | None, typer.Option("--confidence", help="Raster whose mean and minimum become conf_mean, conf_min.")
+        Path | None,
+        typer.Option("--confidence", help="Raster whose mean and minimum become the fields conf_mean and conf_min."),
     ] = None,
     stats: Annotated[
         list[str] | None,
-        typer.Option("--stats", metavar="NAME=RASTER", help="Mean, minimum and maximum of any raster; repeatable."),
+        typer.Option(
+            "--stats",
+            metavar="NAME=RASTER",
+            help="Raster whose mean, minimum and maximum become fields, such as NAME_mean. Repeatable.",
+        ),
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Prove that there is no gap and no overlap.")] = False,
-    band: Annotated[int | None, typer.Option("--band", min=1, help="The map's band, where there are several.")] = None,
-    layer: Annotated[str | None, typer.Option("--layer", help="The layer's name. Default: the output's.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Check that there is no gap and no overlap.")] = False,
+    band: Annotated[
+        int | None, typer.Option("--band", min=1, help="Band that holds the codes, if there are several.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option("--layer", help="Name of the layer. Default: the output's name.")] = None,
     format_name: Annotated[
-        str | None, typer.Option("--format", metavar="NAME", help="Format where the suffix tells another: gpkg, ...")
+        Format | None, typer.Option("--format", help="Format, if the output's suffix is another one.")
     ] = None,
     append: Annotated[
-        bool, typer.Option("--append", help="Add to an existing GeoPackage: to its layer, or as another one.")
+        bool, typer.Option("--append", help="Add to an existing GeoPackage: to its layer, or as a new layer.")
     ] = False,
     allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Append also where the layer has polygons already.")
+        bool, typer.Option("--allow-overlap", help="Append also where the layer already has polygons.")
     ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -63,15 +73,20 @@ def vectorize(
     $ cwsam vectorize map.tif polygons.gpkg --min-area 1ha --simplify 15m --check
     $ cwsam vectorize worldcover.tif water.fgb --class "Permanent water bodies" --dst-crs EPSG:3035
 
-    Polygons follow the pixel edges exactly and share their borders, also once simplified.
-    Fields: code, name, area_m2, area_ha, perim_m, pixels. Areas and perimeters are geodesic
-    where the map's CRS is in degrees, or stretches them by more than 0.5 %. A GeoPackage
-    brings the map's colours to QGIS. GeoJSON is in longitude and latitude.
+    Polygons follow the pixel edges exactly. Neighbours share their borders, also after
+    simplifying. Fields: code, name, area_m2, area_ha, perim_m, pixels. Areas and perimeters
+    are geodesic if the map's CRS is in degrees or changes them by more than 0.5 %.
+    QGIS shows a GeoPackage in the map's colours. GeoJSON is in longitude and latitude.
     """
-    from cwsam_cli.vectorize.pipeline import VectorOptions, statistics, summary  # rasterio is slow to import
-    from cwsam_cli.vectorize.pipeline import vectorize as run
+    from cwsam_cli.vectorize.request import VectorizeRequest, statistics
 
-    options = VectorOptions(
+    request = VectorizeRequest(
+        map_path=map_path,
+        output=output,
+        format=format_name,
+        layer=layer,
+        band=band,
+        classes=classes,
         min_area=min_area,
         fill_nodata_holes=fill_nodata_holes,
         simplify=simplify,
@@ -81,17 +96,12 @@ def vectorize(
         dst_crs=dst_crs,
         statistics=statistics(confidence, stats or ()),
         check=check,
-    )
-    result = run(
-        map_path,
-        output,
-        options,
-        band=band,
-        classes=classes,
-        format_name=format_name,
-        layer=layer,
         append=append,
         allow_overlap=allow_overlap,
         overwrite=overwrite,
     )
+    from cwsam_cli.vectorize.pipeline import vectorize as run  # rasterio is slow to import
+    from cwsam_cli.vectorize.result import summary
+
+    result = run(request)
     print_result(result, summary(result), as_json=as_json)

@@ -22,8 +22,9 @@ from cwsam_cli.console import log, track
 from cwsam_cli.dataset.manifest import NAME, Band, Manifest, RunningStats, read_manifest
 from cwsam_cli.dataset.transforms import augment, crop_or_pad, normalize
 from cwsam_cli.errors import ConfigError, DataError
+from cwsam_cli.raster.bands import band_descriptions
 from cwsam_cli.raster.grid import Grid, lattice
-from cwsam_cli.raster.scene import band_descriptions, open_raster, read_image, reading
+from cwsam_cli.raster.scene import open_raster, read_image, reading
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 
 

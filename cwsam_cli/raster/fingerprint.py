@@ -23,8 +23,8 @@ import rasterio._base
 
 from cwsam_cli.errors import MachineError
 from cwsam_cli.files import sha256
+from cwsam_cli.raster.bands import band_descriptions
 from cwsam_cli.raster.network import CLOUDS, gdal_settings
-from cwsam_cli.raster.scene import band_descriptions
 
 _BLOCK = 32 << 10
 _BLOCKS = 16

@@ -6,7 +6,6 @@ in floats and if the value is negative, all of them otherwise. A 0 in one band o
 dark pixel.
 """
 
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,6 +27,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.console import ONCE, log
 from cwsam_cli.errors import DataError, MachineError
+from cwsam_cli.raster.bands import band_index, band_names, choose_bands
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.network import GDAL_CACHE as GDAL_CACHE
 from cwsam_cli.raster.place import missing_crs, refuse_impossible
@@ -175,7 +175,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except FAILED as error:
-        raise _not_written(path, str(error.__cause__ or error)) from None
+        raise not_written(path, str(error.__cause__ or error)) from None
 
 
 def verify_written(path: Path) -> None:
@@ -189,10 +189,11 @@ def verify_written(path: Path) -> None:
             for _, window in dataset.block_windows(1):
                 dataset.read(window=window)
     except FAILED as error:
-        raise _not_written(path, str(error.__cause__ or error)) from None
+        raise not_written(path, str(error.__cause__ or error)) from None
 
 
-def _not_written(path: Path, detail: str) -> MachineError:
+def not_written(path: Path, detail: str) -> MachineError:
+    """Return the error for a file that could not be written whole."""
     return MachineError(f"`{path.name}` could not be written whole: {detail}", hint="is the disk full?")
 
 
@@ -240,7 +241,7 @@ def open_scene(
         grid = Grid.of(dataset)
         _check(dataset, path)
         warn_of_pages(dataset, path)
-        names = _band_names(dataset)
+        names = band_names(dataset)
         tagged = [band - 1 for band in _tagged_alpha(dataset)]
         image = [i for i in range(dataset.count) if i not in tagged]
         if alpha is None:
@@ -250,7 +251,7 @@ def open_scene(
         else:
             alpha_is_image = alpha == "ignore"
         if chosen_bands:
-            image = [_band_index(band, names, path) for band in chosen_bands]
+            image = [band_index(band, names, path) for band in chosen_bands]
             alpha_is_image |= alpha is None and any(i in tagged for i in image)
             if wanted_bands and len(image) != len(wanted_bands):
                 raise DataError(
@@ -263,7 +264,7 @@ def open_scene(
                 image = list(range(dataset.count))
                 log.info("`%s`: band %d is tagged alpha but read as an image band", path, tagged[0] + 1, extra=ONCE)
             if wanted_bands:
-                image = _choose(image, names, wanted_bands, path)
+                image = choose_bands(image, names, wanted_bands, path)
         if pixel_m is not None:
             if alpha_is_image:
                 dataset = stack.enter_context(_untagged(dataset))
@@ -310,16 +311,6 @@ def _resampled(dataset: rasterio.DatasetReader, grid: Grid, pixel_m: float, path
     )
 
 
-def _band_index(band: str, names: list[str], path: Path | str) -> int:
-    if names.count(band) == 1:
-        return names.index(band)
-    if band.isdecimal() and 1 <= int(band) <= len(names):
-        return int(band) - 1
-    raise DataError(
-        f"`{path}` has no band `{band}`, only {', '.join(names)}", hint="--bands takes names, or numbers from 1"
-    )
-
-
 def _check(dataset: rasterio.DatasetReader, path: Path | str) -> None:
     dtype = next((name for name in dataset.dtypes if name in _TOO_WIDE or "complex" in name), None)
     if dtype is not None:
@@ -358,30 +349,6 @@ def warn_of_pages(dataset: rasterio.DatasetReader, path: Path | str) -> None:
         log.warning("`%s` has %d pages: only the first is read", path, len(pages), extra=ONCE)
 
 
-def band_descriptions(dataset: rasterio.DatasetReader) -> tuple[str | None, ...]:
-    """What the file calls its bands; nothing where that is not UTF-8, as rasterio takes it to be."""
-    try:
-        return tuple(dataset.descriptions)
-    except UnicodeDecodeError:
-        log.warning("`%s`: the names of its bands are not UTF-8 and are ignored", dataset.name, extra=ONCE)
-        return (None,) * dataset.count
-
-
-def _band_names(dataset: rasterio.DatasetReader) -> list[str]:
-    colors = {ColorInterp.red, ColorInterp.green, ColorInterp.blue}
-    return [
-        description or (kind.name if kind in colors else f"band_{i}")
-        for i, (description, kind) in enumerate(
-            zip(band_descriptions(dataset), dataset.colorinterp, strict=True), start=1
-        )
-    ]
-
-
-def is_named(band: str) -> bool:
-    """Whether a band's name says what it shows; `band_3`, made up where a file has none, does not."""
-    return re.fullmatch(r"band[ _]?\d+", band.lower()) is None
-
-
 def _looks_like_an_image(dataset: rasterio.DatasetReader, alpha: list[int]) -> bool:
     """Whether a band tagged alpha holds grey values: more than one in twenty is neither 0 nor 255."""
     if dataset.dtypes[alpha[0]] != "uint8":
@@ -390,29 +357,6 @@ def _looks_like_an_image(dataset: rasterio.DatasetReader, alpha: list[int]) -> b
     with reading(dataset.name):
         values = dataset.read(alpha[0] + 1, out_shape=shape)
     return bool(((values > 15) & (values < 240)).mean() > 0.05)
-
-
-def _choose(image: list[int], names: list[str], wanted: Sequence[str], path: Path | str) -> list[int]:
-    own = [names[i] for i in image]
-    if len(set(wanted)) == len(wanted) and all(is_named(name) and own.count(name) == 1 for name in wanted):
-        return [image[own.index(name)] for name in wanted]
-    swapped = [
-        name for name, place in zip(own, wanted, strict=False) if is_named(name) and name in wanted and name != place
-    ]
-    if len(image) == len(wanted) and swapped:
-        raise DataError(
-            f"`{path}` has the bands {', '.join(own)}, the model was trained on {', '.join(wanted)}",
-            hint="name its bands as the model's, or bring them into that order: gdal_translate -b ...",
-        )
-    if len(image) != len(wanted):
-        count = f"{len(image)} image bands" if len(image) > 1 else "1 image band"
-        raise DataError(
-            f"`{path}` has {count}, the model was trained on {len(wanted)}: {', '.join(wanted)}",
-            hint="name those, in that order: --bands 3,2,1"
-            if len(image) > len(wanted)
-            else "bands in files of their own become one scene by: gdalbuildvrt -separate scene.vrt ...",
-        )
-    return image
 
 
 def on_pixels_of(grid: Grid, dataset: rasterio.DatasetReader, **options: Any) -> WarpedVRT:

@@ -1,8 +1,7 @@
 """Bring labels of any kind onto a scene's pixel grid.
 
-A label raster may have another CRS and resolution: it is read through a warped view, nearest
-neighbour. Polygons are burnt by the pixel-centre rule. Either way a window of labels comes
-out as class codes with `NO_LABEL` where nobody labelled the ground.
+A label raster may have another CRS and resolution. It is resampled to the nearest neighbour. Polygons are
+burnt by the pixel-centre rule. Both give class codes, with `NO_LABEL` where there is no label.
 """
 
 from collections import Counter
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import rasterio
 import shapely
-from affine import Affine
 from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 from rasterio._err import CPLE_BaseError
@@ -27,42 +25,42 @@ from rasterio.windows import transform as window_transform
 
 from cwsam_cli.console import ONCE, ONCE_A_KIND, log
 from cwsam_cli.errors import DataError
+from cwsam_cli.raster.globe import globe_width, unwrap, views_on
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import missing_crs
-from cwsam_cli.raster.scene import on_pixels_of, open_raster, reading, warn_of_pages
+from cwsam_cli.raster.scene import open_raster, reading, warn_of_pages
 from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color
-from cwsam_cli.tile.globe import globe_width, unwrap
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 NO_LABEL = -1
 
-_ON_BORDER = 1e-6  # pixels; a centre this near to a polygon's border lies on it, for rounding moves borders
-_CHUNK = 10_000  # pixels
+_ON_BORDER = 1e-6  # pixels; rounding moves borders, so a centre this close to a border counts as on it
+_CHUNK = 10_000  # pixels whose claims are looked up together
 
 Codes = NDArray[np.int32]
 Conflicts = Counter[tuple[int, ...]]
-"""Numbers of pixels by the feature ids that claim them."""
+"""Numbers of pixels by the ids of the features that contain them."""
 
 
 class Labels(Protocol):
     """Labels on a scene's grid."""
 
     def read(self, window: Window) -> Codes:
-        """Class codes (H, W), `NO_LABEL` where there is none."""
+        """Return the class codes (H, W) of a window, `NO_LABEL` where there is none."""
 
     def conflicts(self, window: Window) -> Conflicts:
-        """Pixels that features of different classes claim, by the ids of those features."""
+        """Count the pixels of a window that features of different classes contain, by the ids of those features."""
 
 
 @dataclass(frozen=True, slots=True)
 class RasterLabels:
-    """A label raster, seen through the scene's grid."""
+    """An open label raster on the scene's grid."""
 
     path: Path
     views: tuple[rasterio.DatasetReader | WarpedVRT, ...]
-    """Of the same raster; all but the first show ground that it knows under coordinates beyond the antimeridian."""
+    """Views of the raster. All but the first find ground on the other side of the antimeridian."""
 
     def read(self, window: Window) -> Codes:
         """See `Labels`."""
@@ -76,14 +74,14 @@ class RasterLabels:
     def _read(self, view: rasterio.DatasetReader | WarpedVRT, window: Window) -> Codes:
         with reading(self.path):
             values = view.read(1, window=window, masked=True)
-            if view.count > 1:  # the warped view's alpha, which GDAL takes for a mask in uint8 and uint16 only
+            if view.count > 1:  # the view's alpha, which GDAL applies as a mask only in uint8 and uint16
                 values[view.read(2, window=window) == 0] = np.ma.masked
         if np.issubdtype(values.dtype, np.floating):
             values = np.ma.masked_invalid(values)
             odd = np.unique(values.compressed()[np.mod(values.compressed(), 1) != 0])
             if odd.size:
                 raise DataError(
-                    f"`{self.path}` holds {odd[0]:g}, and a class code is a whole number",
+                    f"`{self.path}` holds {odd[0]:g}, but a class code is a whole number",
                     hint="is this the label raster, and not an image?",
                 )
         far = values.compressed()
@@ -91,7 +89,7 @@ class RasterLabels:
             worst = far.min() if far.min() < 0 else far.max()
             raise DataError(
                 f"`{self.path}` holds the class code {worst:g}",
-                hint=f"class codes lie within 0-254; if it means no label: "
+                hint=f"class codes are 0-254; if {worst:g} means no label, declare it as nodata: "
                 f"gdal_translate -a_nodata {worst:g} {self.path} declared.tif",
             )
         codes = values.filled(0).astype(np.int32)
@@ -99,13 +97,13 @@ class RasterLabels:
         return np.asarray(codes, np.int32)
 
     def conflicts(self, window: Window) -> Conflicts:
-        """A raster has one class a pixel."""
+        """Return none, because a raster has one class per pixel."""
         return Counter()
 
 
 @dataclass(frozen=True, slots=True)
 class VectorLabels:
-    """Polygons with a class code each, in the scene's CRS, sorted by code; their index is the feature id."""
+    """Polygons with a class code each, in the scene's CRS, sorted by code. The frame's index is the feature id."""
 
     frame: "GeoDataFrame"
     grid: Grid
@@ -115,18 +113,22 @@ class VectorLabels:
         return self._burn(window, highest_wins=True)
 
     def conflicts(self, window: Window) -> Conflicts:
-        """Burn in both orders: where that differs, two classes claim a pixel or its centre lies on their border."""
+        """See `Labels`.
+
+        Polygons are burnt in ascending and in descending order of their codes. Where the results differ, two classes
+        contain a pixel, or its centre lies on their border.
+        """
         rows, cols = np.nonzero(self._burn(window, highest_wins=True) != self._burn(window, highest_wins=False))
         found: Conflicts = Counter()
         for start in range(0, len(rows), _CHUNK):
             part = slice(start, start + _CHUNK)
             found += self._claims(cols[part] + window.col_off, rows[part] + window.row_off)
             if found:
-                break  # enough to say so
+                break  # some examples are enough for the message
         return found
 
     def _claims(self, cols: NDArray[np.int64], rows: NDArray[np.int64]) -> Conflicts:
-        """Features of different classes that claim pixels; a polygon on whose border a centre lies does not."""
+        """Count the features of different classes that contain pixel centres, not on their border."""
         squares = np.stack([cols, rows], axis=1)[:, None] + [(0, 0), (1, 0), (1, 1), (0, 1)]
         a, b, c, d, e, f = self.grid.transform[:6]
         pixels = np.asarray(shapely.polygons(squares @ np.array([[a, d], [b, e]]) + (c, f)))
@@ -166,10 +168,10 @@ class VectorLabels:
 
 
 def is_vector(path: Path) -> bool:
-    """Whether labels are polygons rather than a raster.
+    """Return whether labels are polygons and not a raster.
 
     Raises:
-        DataError: the file is missing, or neither.
+        DataError: the file is missing, or is neither a raster nor a vector file.
     """
     import pyogrio
 
@@ -184,7 +186,8 @@ def is_vector(path: Path) -> bool:
         return len(pyogrio.list_layers(path)) > 0
     except Exception:
         raise DataError(
-            f"`{path}` is neither a raster nor a vector file", hint="labels may be a GeoTIFF or a GeoPackage, say"
+            f"`{path}` is neither a raster nor a vector file",
+            hint="labels can be a GeoTIFF or a GeoPackage, for example",
         ) from None
 
 
@@ -192,8 +195,13 @@ def is_vector(path: Path) -> bool:
 def raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLabels]:
     """Open a label raster on a scene's grid.
 
+    Args:
+        path: the label raster.
+        grid: the scene's grid.
+        scene: the scene, for messages.
+
     Raises:
-        DataError: its values cannot be class codes, or it cannot be placed on the scene.
+        DataError: its values cannot be class codes, or it cannot be brought onto the grid.
     """
     with open_raster(path) as dataset:
         own = Grid.of(dataset)
@@ -209,10 +217,10 @@ def raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLabels]
             if not same_pixels:
                 both = ((scene, grid), (path, own))
                 lacking = both[0] if grid.crs is None else both[1]
-                raise missing_crs(*lacking, "so labels and scene cannot be laid together", both)
+                raise missing_crs(*lacking, "so labels and scene cannot be combined", both)
             if own.crs is None and grid.crs is not None:
                 log.warning(
-                    "`%s` has no CRS; its pixels coincide with the scene's, so the scene's is taken",
+                    "`%s` has no CRS; its pixels coincide with the scene's, so the scene's CRS is used",
                     path,
                     extra=ONCE_A_KIND,
                 )
@@ -221,33 +229,26 @@ def raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLabels]
         if own.crs == grid.crs and same_pixels:
             yield RasterLabels(path, (dataset,))
             return
-        log.info("labels %s are brought onto the scene's grid, %s", own, grid, extra=ONCE)
+        log.info("labels (%s) are resampled to the scene's grid (%s)", own, grid, extra=ONCE)
         options: dict[str, Any] = {} if dataset.nodata is not None else {"add_alpha": True}
-        width = globe_width(own.crs.to_wkt())
-        places = [own.transform]
-        if width is not None:
-            # Or GDAL reads nothing of the last pixels before the antimeridian.
-            options |= {"SAMPLE_STEPS": "ALL", "SOURCE_EXTRA": "2"}
-            places += [Affine.translation(turn * width, 0) @ own.transform for turn in (1, -1)]
         try:
             with ExitStack() as stack:
-                views = [on_pixels_of(grid, dataset, src_transform=place, **options) for place in places]
-                yield RasterLabels(path, tuple(stack.enter_context(view) for view in views))
+                yield RasterLabels(path, views_on(grid, dataset, stack, **options))
         except (rasterio.errors.CRSError, rasterio.errors.WarpOperationError, CPLE_BaseError) as error:
-            reason = str(error).partition(" from '")[0]  # a dump of both follows
+            reason = str(error).partition(" from '")[0]  # PROJ appends both CRSs as JSON
             raise DataError(
                 f"`{path}` cannot be brought from {own} to {grid}: {reason}",
-                hint="give both a coordinate reference system that PROJ knows",
+                hint="give both a CRS that PROJ knows",
             ) from None
 
 
 def read_polygons(path: Path, class_field: str, taxonomy: Taxonomy | None) -> "tuple[GeoDataFrame, Taxonomy]":
-    """Read labelled polygons, with the class table that tells their codes.
+    """Read labelled polygons and their class table.
 
     Args:
         path: any vector file that GDAL reads.
         class_field: the field with each polygon's class code or class name.
-        taxonomy: the class table; without one the field's own values make it.
+        taxonomy: the class table; None makes one of the field's values.
 
     Returns:
         The polygons with a column `code`, sorted by it, and the class table.
@@ -259,13 +260,15 @@ def read_polygons(path: Path, class_field: str, taxonomy: Taxonomy | None) -> "t
 
     frame = geopandas.read_file(path, fid_as_index=True)
     if not isinstance(frame, geopandas.GeoDataFrame):
-        raise DataError(f"`{path}` is a table without geometry", hint="labels may be a GeoTIFF or a GeoPackage, say")
+        raise DataError(
+            f"`{path}` is a table without geometry", hint="labels can be a GeoTIFF or a GeoPackage, for example"
+        )
     if class_field not in frame.columns.drop("geometry"):
         known = ", ".join(map(str, frame.columns.drop("geometry")))
         raise DataError(f"`{path}` has no field `{class_field}`", hint=f"its fields are: {known}")
     if frame.crs is None:
         raise DataError(
-            f"`{path}` has no coordinate reference system, so its polygons cannot be laid over the scene",
+            f"`{path}` has no coordinate reference system, so its polygons cannot be placed on the scene",
             hint=f"if you know it: ogr2ogr -a_srs EPSG:<code> placed.gpkg {path}",
         )
     frame = frame[frame[class_field].notna() & frame.geometry.notna()]
@@ -273,13 +276,13 @@ def read_polygons(path: Path, class_field: str, taxonomy: Taxonomy | None) -> "t
     if lost:
         raise DataError(
             f"`{path}`: feature(s) {lost} have coordinates that are not finite numbers",
-            hint="draw them anew, or delete them",
+            hint="draw them again, or delete them",
         )
     values = frame[class_field].map(_plain)
     odd = [value for value in values if isinstance(value, float)]
     if odd:
         raise DataError(
-            f"`{path}`: field `{class_field}` holds {odd[0]:g}, and a class code is a whole number",
+            f"`{path}`: field `{class_field}` holds {odd[0]:g}, but a class code is a whole number",
             hint="name another field",
         )
     frame, values = frame[values != ""], values[values != ""]
@@ -288,38 +291,49 @@ def read_polygons(path: Path, class_field: str, taxonomy: Taxonomy | None) -> "t
             values = values.map(int)
         taxonomy = _taxonomy_of(sorted(set(values), key=str), path, class_field)
     codes: dict[int | str, int] = {code: code for code in taxonomy.codes} | {str(code): code for code in taxonomy.codes}
-    codes |= {entry.name: entry.code for entry in taxonomy.classes}  # a name wins over a code of the same digits
+    codes |= {
+        entry.name: entry.code for entry in taxonomy.classes
+    }  # a name has priority over a code with the same digits
     codes |= dict.fromkeys(taxonomy.unlabelled, NO_LABEL)
     unknown = sorted({str(value) for value in values if value not in codes})
     if unknown:
         shown = ", ".join(f"`{value}`" for value in unknown[:8])
         raise DataError(
             f"`{path}`: field `{class_field}` holds classes that are not in the class table: {shown}",
-            hint="add them to the table; it knows " + ", ".join(taxonomy.names),
+            hint="add them to the table; its classes are " + ", ".join(taxonomy.names),
         )
     frame = frame.assign(code=values.map(codes).astype("int32"))[["code", "geometry"]]
     return frame[frame["code"] != NO_LABEL].sort_values("code", kind="stable"), taxonomy
 
 
 def vector_labels(frame: "GeoDataFrame", grid: Grid, scene: Path) -> VectorLabels:
-    """Lay polygons over a scene's grid."""
+    """Place polygons on a scene's grid.
+
+    Args:
+        frame: polygons with a column `code`, from `read_polygons`.
+        grid: the scene's grid.
+        scene: the scene, for messages.
+
+    Raises:
+        DataError: the scene has no CRS, or polygons cannot be transformed to it.
+    """
     import pandas
 
     if grid.crs is None:
-        raise missing_crs(scene, grid, "so polygons cannot be laid over it")
+        raise missing_crs(scene, grid, "so polygons cannot be placed on it")
     wkt = grid.crs.to_wkt()
     try:
         moved = frame.to_crs(wkt)
     except ProjError:
         raise DataError(
-            f"there is no way from the labels' CRS, {frame.crs.name}, to that of `{scene}`",
-            hint="give both a coordinate reference system that PROJ knows",
+            f"there is no transformation from the labels' CRS, {frame.crs.name}, to that of `{scene}`",
+            hint="give both a CRS that PROJ knows",
         ) from None
     lost = _not_finite(moved)
     if lost:
         raise DataError(
-            f"feature(s) {lost} of the labels have no place in the CRS of `{scene}`",
-            hint="keep those near the scene only: ogr2ogr -spat <west> <south> <east> <north> near.gpkg <labels>",
+            f"feature(s) {lost} of the labels lie outside the CRS of `{scene}`",
+            hint="keep only features near the scene: ogr2ogr -spat <west> <south> <east> <north> near.gpkg <labels>",
         )
     width = globe_width(wkt)
     if width is not None:
@@ -333,14 +347,14 @@ def vector_labels(frame: "GeoDataFrame", grid: Grid, scene: Path) -> VectorLabel
 
 
 def _not_finite(frame: "GeoDataFrame") -> str:
-    """Ids of features with a coordinate that is infinite or NaN, the first few."""
+    """Return the first ids of features with an infinite or NaN coordinate."""
     xy, feature = shapely.get_coordinates(frame.geometry.to_numpy(), return_index=True)
     ids = frame.index[np.unique(feature[~np.isfinite(xy).all(axis=1)])].tolist()
     return ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
 
 
 def _plain(value: Any) -> int | float | str:
-    """A field's value as a code or a name; `3.0` is the code 3."""
+    """Return a field's value as a code or a name; `3.0` is the code 3."""
     if isinstance(value, str):
         return value.strip()
     if not isinstance(value, Real):

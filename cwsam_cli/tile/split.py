@@ -1,9 +1,8 @@
-"""Split ground, not tiles, into training, validation and test.
+"""Split the ground, not the tiles, into training, validation and test.
 
-Neighbouring pixels look alike, so a test tile that touches training ground flatters the
-model. Scenes are cut into square blocks on a ground lattice; a whole block goes to one
-split and tiles never leave their block. Scenes on the same grid that show the same ground
-share its blocks.
+Neighbouring pixels are similar, so a test tile beside training ground makes a model look better than it is.
+Scenes are therefore cut into square blocks on a lattice on the ground. A whole block goes to one split, and
+tiles never leave their block. Scenes on the same grid share the blocks of the ground that both cover.
 """
 
 from collections.abc import Sequence
@@ -24,27 +23,32 @@ _LARGEST_BLOCK = 8
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A rectangle of one scene that goes to one split whole."""
+    """A rectangle of one scene that goes to one split."""
 
     key: tuple[object, ...]
-    """The ground it stands on; blocks of equal key go to the same split."""
+    """Its place on the ground. Blocks with equal keys go to the same split."""
     window: Window
 
 
 def block_size(grids: Sequence[Grid], size: int) -> int:
-    """Pixels a side of a block: a few tiles, but no more than leaves enough blocks to choose from."""
+    """Return the pixels per side of a block: a few tiles, but small enough to leave a choice of blocks.
+
+    Args:
+        grids: the scenes' grids.
+        size: pixels per side of a tile.
+    """
     tiles = sum((grid.width * grid.height) // size**2 for grid in grids)
     return size * min(_LARGEST_BLOCK, max(1, isqrt(tiles // _ENOUGH_BLOCKS)))
 
 
 def cut_blocks(grid: Grid, block: int, size: int, scene: int) -> list[Block]:
-    """Cut a scene's grid into blocks; what is left at an edge and cannot hold a tile joins its neighbour.
+    """Cut a scene's grid into blocks. A remainder smaller than a tile joins the block beside it.
 
     Args:
         grid: the scene's grid.
-        block: pixels a side of a block.
-        size: pixels a side of a tile.
-        scene: the scene's number, which keeps scenes without a place apart.
+        block: pixels per side of a block.
+        size: pixels per side of a tile.
+        scene: the scene's number, which distinguishes scenes without CRS and position.
     """
     t = grid.transform
     place: tuple[object, ...]
@@ -61,7 +65,7 @@ def cut_blocks(grid: Grid, block: int, size: int, scene: int) -> list[Block]:
 
 
 def _cut(length: int, block: int, size: int, phase: int) -> list[tuple[int, int, int]]:
-    """(lattice number, start, stop) along one axis; pixel 0 lies at `phase` of the lattice."""
+    """Return (lattice number, start, stop) of blocks along one axis; pixel 0 lies at `phase` of the lattice."""
     first = phase // block
     pieces = [
         (number, max(0, number * block - phase), min(length, (number + 1) * block - phase))
@@ -75,16 +79,16 @@ def _cut(length: int, block: int, size: int, phase: int) -> list[tuple[int, int,
 
 
 def assign(histograms: NDArray[np.int64], shares: Sequence[float], *, seed: int) -> list[str]:
-    """Choose each block's split so that every class is shared out as evenly as blocks allow.
+    """Choose each block's split so that every class is divided as evenly as the blocks allow.
 
-    Of many random shares the best is taken: the one in which each split's part of each class
-    is nearest to the split's own share, and no class is missing from training. Classes count
-    by the square root of their size: the large ones decide, the rare ones are not forgotten.
+    Of 500 random divisions the best is chosen. In the best one, each split's part of each class is closest to the
+    split's share, and no class is missing from training. A class has the weight of the square root of its size, so
+    that rare classes count too.
 
     Args:
         histograms: labelled pixels by block and class (N, K).
         shares: of train, val and test; they need not sum to 1.
-        seed: makes it repeatable.
+        seed: the seed of the random divisions.
 
     Returns:
         `train`, `val` or `test` for each of the N blocks.
@@ -105,9 +109,9 @@ def assign(histograms: NDArray[np.int64], shares: Sequence[float], *, seed: int)
 
 
 def _sizes(count: int, wanted: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Blocks of each split: rounded shares, at least one of each that is wanted, the rest to training."""
+    """Return the number of blocks per split: rounded shares, at least one where the share is not 0, the rest train."""
     held_out = np.where(wanted[1:] > 0, np.maximum(1, np.rint(wanted[1:] * count)), 0).astype(np.int64)
     floor = 1 if wanted[0] > 0 else 0
-    while held_out.sum() > count - floor:  # the larger gives way first; test if equal, for training needs validation
+    while held_out.sum() > count - floor:  # the larger first; test if equal, because training needs validation
         held_out[1 if held_out[1] >= held_out[0] else 0] -= 1
     return np.array([count - held_out.sum(), *held_out])

@@ -1,4 +1,4 @@
-"""Write polygons to the formats that people's GIS opens, batch by batch."""
+"""Read and write vector layers. Layers are written batch by batch, so memory does not depend on their size."""
 
 import json
 import sqlite3
@@ -10,63 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyogrio
 import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
 from cwsam_cli.console import log
-from cwsam_cli.errors import DataError, MachineError, UsageError
+from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.raster.style import qml, read_qml
-from cwsam_cli.vector.ogr import pyogrio
+from cwsam_cli.vector.formats import vector_driver
 
 if TYPE_CHECKING:
-    import geopandas  # slow to import, and only data frames need it
+    import geopandas  # only data frames need it
 
-DRIVERS = {
-    ".gpkg": "GPKG",
-    ".shp": "ESRI Shapefile",
-    ".fgb": "FlatGeobuf",
-    ".geojson": "GeoJSON",
-    ".json": "GeoJSON",
-    ".geojsonl": "GeoJSONSeq",
-    ".geojsonseq": "GeoJSONSeq",
-    ".parquet": "Parquet",
-}
 GEOMETRY = "geometry"
 SHAPEFILE_LIMIT = 2**31 - 1
-"""Bytes of a shapefile's .shp and of its .dbf: many readers count in 32 bits."""
+"""Largest size of a shapefile's .shp and .dbf in bytes, because many readers use offsets of 32 bits."""
 
 _FAILED = (pyogrio.errors.FeatureError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError)
-_OWN_SUFFIX = {"ESRI Shapefile": ".shp", "FlatGeobuf": ".fgb"}
-"""Of formats that GDAL makes a folder for where a file's name ends otherwise."""
 _TOUCHING = 1e-6
-"""What part of a polygon neighbours may seem to share, by rounding."""
+"""The largest shared part of two neighbours, relative to the smaller one, that rounding can cause."""
 _FULL = "is the disk full?"
 _OPTIONS = {
     "ESRI Shapefile": {"ENCODING": "UTF-8"},
     "GeoJSON": {"RFC7946": "YES"},
     "GeoJSONSeq": {"RS": "NO"},
 }
-
-
-def vector_driver(path: Path, name: str | None = None) -> str:
-    """GDAL's driver for a file.
-
-    Args:
-        path: the file; its suffix tells the format.
-        name: a suffix without its dot, where the file's own is another.
-
-    Raises:
-        UsageError: no format here has that suffix or name.
-    """
-    suffix = f".{name.lower()}" if name else path.suffix.lower()
-    driver = DRIVERS.get(suffix)
-    if driver is None:
-        raise UsageError(f"`{path}`: no vector format is called `{suffix}` here", hint=f"use {', '.join(DRIVERS)}")
-    own = _OWN_SUFFIX.get(driver)
-    if own and path.suffix.lower() != own:
-        raise UsageError(f"`{path}`: the name of a {driver} file ends in {own}", hint=f"{path.with_suffix(own)}")
-    return driver
 
 
 def write_stream(
@@ -81,38 +50,38 @@ def write_stream(
     metadata: Mapping[str, str] | None = None,
     append: bool = False,
 ) -> None:
-    """Write batches as they come; none is kept.
+    """Write record batches as they come, without keeping them.
 
     Args:
-        batches: of the schema, their column `GEOMETRY` in WKB.
-        schema: of all batches.
-        path: where to.
-        driver: from `vector_driver`.
-        crs: of the geometries.
-        layer: its name, where the format has layers.
-        geometry_type: what a geometry is at most.
-        metadata: said of the layer, where the format has room for it.
-        append: to a layer that is there.
+        batches: record batches with WKB in the column `GEOMETRY`.
+        schema: the schema of all batches.
+        path: the file.
+        driver: the name of GDAL's driver, from `vector_driver`.
+        crs: the CRS of the geometries.
+        layer: the layer's name, if the format has layers.
+        geometry_type: `Polygon` or `MultiPolygon`.
+        metadata: texts about the layer, if the format can store them.
+        append: add the rows to an existing layer.
 
     Raises:
-        MachineError: it could not be written whole.
+        MachineError: the file could not be written whole.
     """
     if driver == "Parquet":
         return _write_parquet(batches, schema, path, crs, geometry_type, metadata or {})
     raised: list[BaseException] = []
 
-    def watched() -> Iterator[pa.RecordBatch]:
+    def recorded() -> Iterator[pa.RecordBatch]:
         try:
             yield from batches
-        except BaseException as error:  # GDAL would only say that the stream broke
+        except BaseException as error:  # GDAL reports only that the stream broke
             raised.append(error)
             raise
 
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as issued:
             warnings.simplefilter("always", RuntimeWarning)
             pyogrio.write_arrow(
-                pa.RecordBatchReader.from_batches(schema, watched()),
+                pa.RecordBatchReader.from_batches(schema, recorded()),
                 path,
                 layer=layer,
                 driver=driver,
@@ -123,7 +92,7 @@ def write_stream(
                 layer_metadata=dict(metadata) if metadata and driver == "GPKG" else None,
                 **_OPTIONS.get(driver, {}),
             )
-        for warning in said:
+        for warning in issued:
             log.warning("`%s`: %s", path.name, warning.message)
     except (*_FAILED, RuntimeError) as error:
         if raised:
@@ -139,7 +108,7 @@ def _write_parquet(
     geometry_type: str,
     metadata: Mapping[str, str],
 ) -> None:
-    """GeoParquet 1.1, https://geoparquet.org/releases/v1.1.0/."""
+    """Write GeoParquet 1.1, https://geoparquet.org/releases/v1.1.0/."""
     from pyarrow import parquet
 
     column = {"encoding": "WKB", "geometry_types": [geometry_type], "crs": crs.to_json_dict()}
@@ -151,10 +120,14 @@ def _write_parquet(
 
 
 def within_shapefile(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
-    """Pass batches on as long as they fit into a shapefile.
+    """Yield the batches while they fit into a shapefile.
+
+    Args:
+        batches: record batches.
+        name: the file's name, for the message.
 
     Raises:
-        DataError: they do not.
+        DataError: the file would be larger than 2 GB.
     """
     shapes = table = 0
     for batch in batches:
@@ -164,16 +137,21 @@ def within_shapefile(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[p
         table += batch.num_rows * (80 * len(texts) + 24 * numbers)
         if max(shapes, table) > SHAPEFILE_LIMIT:
             raise DataError(
-                f"`{name}` would be larger than the 2 GB that a shapefile can have", hint="write a .gpkg or .fgb"
+                f"`{name}` would be larger than 2 GB, the limit of a shapefile", hint="write a .gpkg or .fgb"
             )
         yield batch
 
 
 def beside_layer(batches: Iterator[pa.RecordBatch], path: Path, layer: str) -> Iterator[pa.RecordBatch]:
-    """Pass batches on as long as they overlap no polygon of a layer; a layer that is not there is fine.
+    """Yield the batches while they overlap no polygon of an existing layer.
+
+    Args:
+        batches: record batches.
+        path: the GeoPackage.
+        layer: the layer's name; it need not exist.
 
     Raises:
-        DataError: they do.
+        DataError: a polygon overlaps one of the layer.
     """
     if layer not in pyogrio.list_layers(path)[:, 0]:
         yield from batches
@@ -183,18 +161,18 @@ def beside_layer(batches: Iterator[pa.RecordBatch], path: Path, layer: str) -> I
         if len(shared):
             west, south, east, north = shapely.total_bounds(shared)
             raise DataError(
-                f"layer `{layer}` of `{path}` has polygons already where the map has its own,"
-                f" among others from {west:.10g}, {south:.10g} to {east:.10g}, {north:.10g}",
-                hint="name another --layer; or append all the same: --allow-overlap counts that ground twice",
+                f"layer `{layer}` of `{path}` already has polygons on the ground of the map,"
+                f" for example from {west:.10g}, {south:.10g} to {east:.10g}, {north:.10g}",
+                hint="name another --layer, or add --allow-overlap, which counts that ground twice",
             )
         yield batch
 
 
 def _shared(batch: pa.RecordBatch, path: Path, layer: str) -> NDArray[Any]:
-    """What polygons of a batch and of a layer have in common."""
+    """Return the intersections of a batch's polygons with those of a layer."""
     new = shapely.from_wkb(batch.column(GEOMETRY).to_numpy(zero_copy_only=False))
     near = pyogrio.raw.read(path, layer=layer, columns=[], bbox=tuple(shapely.total_bounds(new)))[2]
-    old = shapely.make_valid(shapely.from_wkb(near))  # other programs may have written some
+    old = shapely.make_valid(shapely.from_wkb(near))  # other programs may have written invalid ones
     one, other = shapely.STRtree(old).query(new, predicate="intersects")
     shared = shapely.intersection(new[one], old[other])
     smaller = np.minimum(shapely.area(new[one]), shapely.area(old[other]))
@@ -202,10 +180,10 @@ def _shared(batch: pa.RecordBatch, path: Path, layer: str) -> NDArray[Any]:
 
 
 def copy_geopackage(source: Path, target: Path) -> None:
-    """Copy a GeoPackage with what another program has so far only put down in its write-ahead log.
+    """Copy a GeoPackage, including changes that are still in its write-ahead log.
 
     Raises:
-        MachineError: it is locked, or no database.
+        MachineError: the file is locked, or is not a database.
     """
     try:
         with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
@@ -217,10 +195,17 @@ def copy_geopackage(source: Path, target: Path) -> None:
 
 
 def refuse_other_layer(path: Path, layer: str, crs: CRS, schema: pa.Schema, geometry_type: str) -> None:
-    """Stop before rows are appended to a layer that is of another kind.
+    """Raise an error if rows cannot be appended to an existing layer.
+
+    Args:
+        path: the GeoPackage.
+        layer: the layer's name; it need not exist.
+        crs: the CRS of the rows.
+        schema: the schema of the rows.
+        geometry_type: the geometry type of the rows.
 
     Raises:
-        DataError: the layer has another CRS, geometry or other fields; a layer that is not there is fine.
+        DataError: the layer has another CRS, another geometry type or other fields.
     """
     if layer not in pyogrio.list_layers(path)[:, 0]:
         return
@@ -229,7 +214,7 @@ def refuse_other_layer(path: Path, layer: str, crs: CRS, schema: pa.Schema, geom
     if info["crs"] is None or CRS.from_user_input(info["crs"]) != crs:
         raise DataError(
             f"layer `{layer}` of `{path}` has the CRS {info['crs']}, the polygons have {crs.name}",
-            hint="bring them there with --dst-crs, or name another --layer",
+            hint="write that CRS with --dst-crs, or name another --layer",
         )
     if info["geometry_type"] not in (geometry_type, "Unknown"):
         raise DataError(
@@ -244,19 +229,20 @@ def refuse_other_layer(path: Path, layer: str, crs: CRS, schema: pa.Schema, geom
 
 
 def write_layer_style(path: Path, layer: str, colors: Mapping[int, tuple[str, str]], field: str) -> None:
-    """Put a QGIS style into a GeoPackage, as the one that QGIS opens the layer with.
+    """Write the default QGIS style of a layer into its GeoPackage.
 
     Classes of an older style of the layer are kept.
-    Source: QGIS's own table, which it makes with "Save style → in database".
 
     Args:
         path: the GeoPackage.
-        layer: one of its layers.
+        layer: the layer's name.
         colors: name and `#rrggbb` by code.
-        field: the attribute that holds the code.
+        field: the field that holds the code.
 
     Raises:
-        MachineError: it could not be written.
+        MachineError: the file could not be written.
+
+    Source: the table that QGIS creates with "Save style → in database".
     """
     try:
         with closing(sqlite3.connect(path)) as package, package:
@@ -291,10 +277,10 @@ def _put_style(package: sqlite3.Connection, layer: str, colors: Mapping[int, tup
 
 
 def write_frame(frame: "geopandas.GeoDataFrame", path: Path, **options: Any) -> None:
-    """Write a frame in the format of the path's suffix.
+    """Write a data frame in the format of the path's suffix.
 
     Raises:
-        MachineError: it could not be written whole.
+        MachineError: the file could not be written whole.
     """
     try:
         frame.to_file(path, driver=vector_driver(path), **options)

@@ -1,17 +1,16 @@
-"""What is known of borders between regions while rows arrive: every border is drawn once, for both its sides.
+"""Keep the borders between regions while rows arrive, so that each border is drawn once for both its sides.
 
-A pixel corner where three borders meet (or four, or at a corner of the map) is a *node*. An *arc* is a
-border between two nodes, or a loop; each belongs to the region on its left and to the one on
-its right. An arc grows at its two *ends* while rows arrive: an open end hangs on a column, a
-fixed one stands on a node and knows which end a traveller leaves from who arrives there and
-keeps a region on the left. So rings need no search: they are walks from end to end.
+A *node* is a pixel corner where three or four borders meet, or a corner of the map. An *arc* is a
+border between two nodes, or a closed loop. One region lies on its left side and one on its right.
+An arc has two *ends* and grows at them while rows arrive. An end is either open, and then belongs to
+the column that it will continue in, or fixed to a node. A fixed end stores the end at which a ring
+leaves the node, so rings are found by walking from end to end, without a search.
 
-A region closes when a row shows no more of it. Then its arcs are whole too, its rings are
-handed out, and arcs whose both sides are done give their room back: memory follows what is
-open.
+A region closes when a row no longer contains it. Its arcs are complete then, its rings are returned,
+and arcs whose two sides are both closed are freed. Memory is therefore bounded by the open regions.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,104 +20,166 @@ from cwsam_cli.vectorize.compiled import compiled, inlined
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
+Records = NDArray[Any]
+"""A structured array; its dtype names the fields."""
 
-# Columns of `vertices`; a list of vertices runs from an arc's head to its tail.
-X, Y, NEXT, SHARP = 0, 1, 2, 3
-# Columns of `ends`. NEXT as above: of those that wait, of a region's list, or of the free ones.
-PARTNER, HEAD, LEFT, VERTEX, COUNT, HUG, CROSS, FIXED, TOP, DRAWN = 0, 1, 3, 4, 5, 6, 7, 8, 9, 10
-# Columns of `regions`. PARENT leads to the region that this one turned out to be part of.
-PARENT, CODE, FREE, LAST, FIRST_END, LAST_END, MEMBER, QUEUE, ENDS = 0, 1, 2, 3, 4, 5, 6, 7, 8
-# Entries of `counters`: what is free, how many are free, and what waits.
-VERTEX_FREE, END_FREE, REGION_FREE, VERTICES_LEFT, ENDS_LEFT, REGIONS_LEFT = 0, 1, 2, 3, 4, 5
-ARC_FIRST, ARC_LAST, CLOSED_FIRST, CLOSED_LAST, RUNS = 6, 7, 8, 9, 10
+
+def _record(kind: type, *names: str) -> np.dtype[Any]:
+    return np.dtype([(name, kind) for name in names], align=True)
+
+
+VERTEX = _record(np.int32, "x", "y", "next", "is_sharp")
+"""A vertex of an arc, in pixel corners. `next` leads from the arc's head to its tail, or to the next free vertex."""
+
+END = _record(
+    np.int32,
+    "partner",  # the arc's other end
+    "next",  # the next end of a region's list, the next complete arc, or the next free end
+    "is_head",  # 1 if the list of vertices begins at this end
+    "left",  # the region on the left of a walk that starts at this end
+    "vertex",
+    "state",  # OPEN, FIXED or IN_RING
+    "turn",  # where a walk that arrives here leaves the node: the first end to the left
+    "across",  # the end across a node of four borders, else NONE
+    "top",  # the uppermost line of the arc
+    "vertices",  # of the arc
+    "points",  # that the arc is drawn with; more than `vertices` where bends are rounded
+)
+"""An end of an arc."""
+
+OPEN, FIXED, IN_RING = 0, 1, 2
+
+REGION = _record(
+    np.int32,
+    "parent",  # the region that this one was united with, or itself
+    "next_free",
+    "code",
+    "last_row",
+    "first_end",
+    "last_end",
+    "ends",
+    "next_member",  # of the regions that were united, as a circle
+    "next_closed",
+)
+"""A region. Its ends are a list from `first_end` to `last_end`."""
+
+STATISTIC = _record(np.float64, "count", "total", "low", "high")
+"""What is known of one other raster's values in a region."""
+
+COUNTERS = _record(
+    np.int64,
+    "free_vertex",
+    "free_end",
+    "free_region",
+    "free_vertices",
+    "free_ends",
+    "free_regions",
+    "first_arc",
+    "last_arc",
+    "first_closed",
+    "last_closed",
+    "runs",
+)
+"""First free items, numbers of free items, and the queues of complete arcs and closed regions."""
 
 NONE = -1
 
 
 class Borders(NamedTuple):
-    """What is open, as arrays that compiled loops can work on."""
+    """The state of open regions and arcs, as arrays for compiled loops."""
 
-    vertices: Int32
-    ends: Int32
+    vertices: Records
+    """(V,) of VERTEX."""
+    ends: Records
+    """(E,) of END."""
     areas: Int64
-    """By end: twice the area between its arc and the axis, walked from there (pixels)."""
-    regions: Int32
+    """(E,) twice the area in pixels between an end's arc and the axis, walked from that end."""
+    regions: Records
+    """(R,) of REGION. Region 0 stands for all pixels without polygons."""
     pixels: Int64
-    """By region."""
-    sums: NDArray[np.float64]
-    """By region and statistic: count, sum, minimum, maximum."""
+    """(R,) pixels of a region."""
+    statistics: Records
+    """(R, S) of STATISTIC, by region and other raster."""
     columns: Int32
-    """By pixel corner of a line: the open end that hangs there."""
+    """(W + 1,) the open end at each pixel corner of a line, or NONE."""
     runs: Int32
-    """Regions of the row above, run by run, and those of the row below."""
-    counters: Int64
+    """(2, W + 2) the regions of the row above and of the row below, one per run of equal pixels."""
+    counters: Records
+    """(1,) of COUNTERS."""
 
 
 def no_borders(width: int, statistics: int) -> Borders:
-    """The state above the first row."""
-    counters = np.zeros(11, np.int64)
-    counters[[VERTEX_FREE, END_FREE, REGION_FREE, ARC_FIRST, CLOSED_FIRST]] = NONE
+    """Return the state above the first row.
+
+    Args:
+        width: columns of the map.
+        statistics: number of other rasters whose values are collected.
+    """
+    counters = np.zeros(1, COUNTERS)
+    for queue in ("free_vertex", "free_end", "free_region", "first_arc", "first_closed"):
+        counters[queue] = NONE
     borders = Borders(
-        vertices=np.zeros((0, 4), np.int32),
-        ends=np.zeros((0, 11), np.int32),
+        vertices=np.zeros(0, VERTEX),
+        ends=np.zeros(0, END),
         areas=np.zeros(0, np.int64),
-        regions=np.zeros((0, 9), np.int32),
+        regions=np.zeros(0, REGION),
         pixels=np.zeros(0, np.int64),
-        sums=np.zeros((0, statistics, 4)),
+        statistics=np.zeros((0, statistics), STATISTIC),
         columns=np.full(width + 1, NONE, np.int32),
         runs=np.zeros((2, width + 2), np.int32),
         counters=counters,
     )
-    borders = with_room(borders, 0, 0, 1)
-    nothing = borders.regions[0]  # region 0 is everything that has no polygons
-    counters[REGION_FREE], counters[REGIONS_LEFT] = nothing[NEXT], counters[REGIONS_LEFT] - 1
-    nothing[[PARENT, CODE, FIRST_END, MEMBER, ENDS]] = 0, OUTSIDE, NONE, 0, 0
+    borders = with_capacity(borders, 0, 0, 1)
+    counters["free_region"] = borders.regions["next_free"][0]
+    counters["free_regions"] -= 1
+    borders.regions[0] = (0, NONE, OUTSIDE, 0, NONE, NONE, 0, 0, NONE)
     return borders
 
 
-def with_room(borders: Borders, vertices: int, ends: int, regions: int) -> Borders:
-    """The same state with at least so many free vertices, ends and regions."""
+def with_capacity(borders: Borders, vertices: int, ends: int, regions: int) -> Borders:
+    """Return the same state with at least this many free vertices, ends and regions."""
     counters = borders.counters
 
-    def grown(pool: Int32, free: int, left: int, wanted: int) -> Int32:
-        if counters[left] >= wanted:
+    def grown(pool: Records, link: str, first: str, left: str, wanted: int) -> Records:
+        if counters[left][0] >= wanted:
             return pool
         size = max(2 * len(pool), len(pool) + wanted, 1024)
-        larger = np.empty((size, pool.shape[1]), np.int32)
+        larger = np.empty(size, pool.dtype)
         larger[: len(pool)] = pool
-        larger[len(pool) :, NEXT] = np.arange(len(pool) + 1, size + 1)
-        larger[-1, NEXT] = counters[free]
-        counters[free] = len(pool)
+        larger[link][len(pool) :] = np.arange(len(pool) + 1, size + 1)
+        larger[link][-1] = counters[first][0]
+        counters[first] = len(pool)
         counters[left] += size - len(pool)
         return larger
 
-    grown_regions = grown(borders.regions, REGION_FREE, REGIONS_LEFT, regions)
-    grown_ends = grown(borders.ends, END_FREE, ENDS_LEFT, ends)
+    grown_regions = grown(borders.regions, "next_free", "free_region", "free_regions", regions)
+    grown_ends = grown(borders.ends, "next", "free_end", "free_ends", ends)
     more = len(grown_regions) - len(borders.regions)
+    fresh = np.empty((more, borders.statistics.shape[1]), STATISTIC)
     return borders._replace(
-        vertices=grown(borders.vertices, VERTEX_FREE, VERTICES_LEFT, vertices),
+        vertices=grown(borders.vertices, "next", "free_vertex", "free_vertices", vertices),
         ends=grown_ends,
         areas=np.concatenate([borders.areas, np.empty(len(grown_ends) - len(borders.ends), np.int64)]),
         regions=grown_regions,
         pixels=np.concatenate([borders.pixels, np.empty(more, np.int64)]),
-        sums=np.concatenate([borders.sums, np.empty((more, *borders.sums.shape[1:]))]),
+        statistics=np.concatenate([borders.statistics, fresh]),
     )
 
 
 @inlined
 def root(b: Borders, region: int) -> int:
-    """The region that a label has turned out to be part of."""
-    parents = b.regions
-    while parents[region, PARENT] != region:
-        parents[region, PARENT] = parents[parents[region, PARENT], PARENT]
-        region = parents[region, PARENT]
+    """Return the region that a label now stands for."""
+    regions = b.regions
+    while regions[region].parent != region:
+        regions[region].parent = regions[regions[region].parent].parent
+        region = regions[region].parent
     return region
 
 
 @compiled
 def oldest_line(b: Borders, line: int) -> int:
-    """The uppermost line on which an open arc has a vertex, at most `line`."""
+    """Return the uppermost line on which an open arc has a vertex, at most `line`."""
     for end in b.columns:
         if end >= 0:
-            line = min(line, b.ends[end, TOP])
+            line = min(line, b.ends[end].top)
     return line

@@ -1,12 +1,12 @@
-"""Regions too small to stay, and what they touch: decide which neighbour each of them joins.
+"""Decide which neighbour each region below the smallest mapping unit joins.
 
-A *cluster* is small regions that touch. It is settled as a whole, and only then when nothing
-later can change the outcome: all of them have closed, and no two open neighbours of equal
-class could still prove to be one.
+A *cluster* is a set of small regions that touch. A cluster is settled as a whole, once no later row can
+change the result. This is so when all its regions have closed and no two of its open neighbours have the
+same code, because these two could still prove to be one region.
 """
 
 import heapq
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,218 +16,286 @@ from cwsam_cli.vectorize.compiled import allocating, compiled
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Contacts = NDArray[Any]
+"""A structured array of CONTACT."""
+
+CONTACT = np.dtype([("one", np.int32), ("other", np.int32), ("length", np.int64), ("first", np.int64)])
+"""The border of two regions, of which one at least may be small: its length, and where they touch first."""
 
 
 class Unsettled(NamedTuple):
-    """Regions, of which nobody knows yet what becomes of them."""
+    """Regions whose final code is not known yet."""
 
     parent: Int32
+    """The region that this one was united with, or itself."""
     code: Int32
     area: Int64
     born: Int64
-    """Its place among all labels of the map."""
+    """The number of its label among all labels of the map."""
 
+    @classmethod
+    def none(cls) -> "Unsettled":
+        """Return no region."""
+        return cls(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
-class Contacts(NamedTuple):
-    """Borders between two regions, of which one at least may be too small."""
-
-    one: Int32
-    other: Int32
-    length: Int64
-    first: Int64
-    """Where they touch first."""
-
-
-def no_contacts() -> Contacts:
-    """None yet."""
-    none32, none64 = np.zeros(0, np.int32), np.zeros(0, np.int64)
-    return Contacts(none32, none32, none64, none64)
+    def resized(self, size: int) -> "Unsettled":
+        """Return the same arrays, grown or shrunk in place without a copy."""
+        for array in self:
+            array.resize(size, refcheck=False)
+        return self
 
 
 @compiled
 def root(parent: Int32, region: int) -> int:
-    """The region that one has turned out to be part of."""
+    """Return the region that a region was united with."""
     while parent[region] != region:
         parent[region] = parent[parent[region]]
         region = parent[region]
     return region
 
 
-@allocating
-def _roots(parent: Int32, regions: Int32) -> Int64:
-    roots = np.empty(len(regions), np.int64)
-    for i in range(len(regions)):
-        roots[i] = root(parent, regions[i])
-    return roots
+@compiled
+def _find_roots(parent: Int32) -> None:
+    """Let every region point to its root directly."""
+    for i in range(len(parent)):
+        parent[i] = root(parent, parent[i])
 
 
-def together(contacts: Contacts, found: Int64, regions: Unsettled, minimum: int) -> Contacts:
-    """One row for every two regions that touch, old and new contacts together."""
-    one = _roots(regions.parent, np.concatenate([contacts.one, found[:, 0]]))
-    other = _roots(regions.parent, np.concatenate([contacts.other, found[:, 1]]))
-    length = np.concatenate([contacts.length, found[:, 2]])
-    first = np.concatenate([contacts.first, found[:, 3]])
-    one, other = np.minimum(one, other), np.maximum(one, other)
-    small = (np.minimum(regions.area[one], regions.area[other]) < minimum) & (one != other)
-    key = (one << 32 | other)[small]
-    order = np.argsort(key, kind="stable")
-    key = key[order]
-    starts = np.flatnonzero(np.diff(key, prepend=-1))
-    if not len(starts):
-        return no_contacts()
-    return Contacts(
-        (key[starts] >> 32).astype(np.int32),
-        (key[starts] & 0xFFFFFFFF).astype(np.int32),
-        np.add.reduceat(length[small][order], starts),
-        np.minimum.reduceat(first[small][order], starts),
-    )
+def merge_equal(contacts: Contacts, regions: Unsettled, minimum: int) -> None:
+    """Merge the contacts of the same two regions in place, and drop the contacts of two large regions.
+
+    Args:
+        contacts: contacts in any order. The array becomes shorter.
+        regions: the regions.
+        minimum: regions whose area is less are small.
+    """
+    contacts.resize(_keep_small(contacts, regions.parent, regions.area, minimum), refcheck=False)
+    order = np.argsort(contacts["one"].astype(np.int64) << 32 | contacts["other"])
+    for name in CONTACT.names or ():  # field by field, because a sorted copy would double the peak memory
+        contacts[name] = contacts[name][order]
+    contacts.resize(_add_equal(contacts), refcheck=False)
+
+
+@compiled
+def _keep_small(contacts: Contacts, parent: Int32, area: Int64, minimum: int) -> int:
+    """Move contacts of small regions to the front, in terms of roots; return their number."""
+    count = 0
+    for i in range(len(contacts)):
+        one, other = root(parent, contacts[i].one), root(parent, contacts[i].other)
+        if one != other and min(area[one], area[other]) < minimum:
+            kept = contacts[count]
+            kept.one = min(one, other)
+            kept.other = max(one, other)
+            kept.length = contacts[i].length
+            kept.first = contacts[i].first
+            count += 1
+    return count
+
+
+@compiled
+def _add_equal(contacts: Contacts) -> int:
+    """Merge sorted contacts of the same two regions at the front; return their number."""
+    count = 0
+    for i in range(len(contacts)):
+        here = contacts[i]
+        last = contacts[max(count - 1, 0)]
+        if count > 0 and last.one == here.one and last.other == here.other:
+            last.length += here.length
+            last.first = min(last.first, here.first)
+        else:
+            kept = contacts[count]
+            kept.one = here.one
+            kept.other = here.other
+            kept.length = here.length
+            kept.first = here.first
+            count += 1
+    return count
 
 
 def settle(
-    regions: Unsettled, contacts: Contacts, last: Int32, minimum: int, fates: Int32
+    regions: Unsettled, contacts: Contacts, last: Int32, minimum: int, fates: NDArray[np.integer[Any]]
 ) -> tuple[Unsettled, Contacts, Int32]:
-    """Decide what can be decided; returns what cannot, and the regions' new numbers."""
-    roots = _roots(regions.parent, np.arange(len(regions.code), dtype=np.int32))
+    """Settle every cluster that no later row can change.
+
+    Args:
+        regions: the regions.
+        contacts: one per pair of regions that touch, see `merge_equal`.
+        last: the labels of the last row (W + 2,), negative where there is none.
+        minimum: regions whose area is less are small.
+        fates: receives the final code of each settled label.
+
+    Returns:
+        The regions and contacts that are still needed, and the new number of each old region.
+    """
+    roots = regions.parent
+    _find_roots(roots)
     is_open = np.zeros(len(roots), bool)
     is_open[roots[last[last >= 0]]] = True
     small = regions.area < minimum
-    waits = small & _waiting(regions, contacts, is_open, small)
+    waits = _waiting(regions, contacts, is_open, small)
+    waits &= small
     codes = regions.code.copy()
-    _merge(regions, contacts, small & ~waits, minimum, codes)
+    _merge(_Groups.of(regions, contacts), regions.born, contacts, small & ~waits, minimum, codes)
     decided = ~waits[roots]
     fates[regions.born[decided]] = codes[roots[decided]]
-    pending = waits[contacts.one] | waits[contacts.other]
+    pending = waits[contacts["one"]] | waits[contacts["other"]]
+    contacts = contacts[pending]
     kept = is_open | ~decided
-    kept[contacts.one[pending]] = kept[contacts.other[pending]] = True
+    kept[contacts["one"]] = kept[contacts["other"]] = True
     here = np.flatnonzero(kept)
-    renumbered = (np.cumsum(kept) - 1)[roots].astype(np.int32)
+    renumbered = (np.cumsum(kept, dtype=np.int32) - 1)[roots]
     left = Unsettled(renumbered[here], regions.code[here], regions.area[here], regions.born[here])
-    contacts = Contacts(
-        renumbered[contacts.one[pending]],
-        renumbered[contacts.other[pending]],
-        contacts.length[pending],
-        contacts.first[pending],
-    )
+    for side in ("one", "other"):
+        contacts[side] = renumbered[contacts[side]]
     return left, contacts, renumbered
 
 
 def _waiting(regions: Unsettled, contacts: Contacts, is_open: Bools, small: Bools) -> Bools:
-    """Which regions belong to a cluster that later rows can still change."""
-    parent = np.arange(len(small), dtype=np.int32)
-    _join_all(parent, contacts.one, contacts.other, small)
-    cluster = _roots(parent, parent)
+    """Return which regions belong to a cluster that later rows can still change."""
+    cluster = np.arange(len(small), dtype=np.int32)
+    _join_all(cluster, contacts, small)
+    _find_roots(cluster)
     waits = np.zeros(len(small), bool)
     waits[cluster[small & is_open]] = True
-    beside = np.concatenate([contacts.one, contacts.other]), np.concatenate([contacts.other, contacts.one])
-    chosen = small[beside[0]] & ~small[beside[1]] & is_open[beside[1]]
-    inside, outside = cluster[beside[0][chosen]], beside[1][chosen]
-    neighbours = np.unique(np.stack([inside, regions.code[outside], outside]), axis=1)
+    is_large = is_open & ~small
+    found = []
+    for inner, outer in ((contacts["one"], contacts["other"]), (contacts["other"], contacts["one"])):
+        chosen = small[inner] & is_large[outer]
+        outside = outer[chosen]
+        found.append(np.stack([cluster[inner[chosen]], regions.code[outside], outside]))
+    neighbours = np.unique(np.concatenate(found, axis=1), axis=1)  # cluster, code, neighbour
     same = (np.diff(neighbours[:2], axis=1) == 0).all(axis=0)
     waits[neighbours[0, 1:][same]] = True
     return waits[cluster]
 
 
 @compiled
-def _join_all(cluster: Int32, ones: Int32, others: Int32, small: Bools) -> None:
-    for i in range(len(ones)):
-        if small[ones[i]] and small[others[i]]:
-            one, other = root(cluster, ones[i]), root(cluster, others[i])
+def _join_all(cluster: Int32, contacts: Contacts, small: Bools) -> None:
+    for i in range(len(contacts)):
+        if small[contacts[i].one] and small[contacts[i].other]:
+            one, other = root(cluster, contacts[i].one), root(cluster, contacts[i].other)
             cluster[max(one, other)] = min(one, other)
 
 
+class _Groups(NamedTuple):
+    """Regions while they join each other; a group's contacts are a list from its head to its tail."""
+
+    group: Int32
+    """The region that this one has joined, or itself."""
+    area: Int64
+    head: Int32
+    tail: Int32
+    following: Int32
+    """(2 N,) the next item of a list. Item 2 i is contact i seen from `one`, item 2 i + 1 is seen from `other`."""
+
+    @classmethod
+    def of(cls, regions: Unsettled, contacts: Contacts) -> "_Groups":
+        """Return every region as a group of its own, without contacts.
+
+        Not compiled: numba read wrong values from these arrays when a compiled function created them.
+        """
+        count = len(regions.code)
+        return cls(
+            group=np.arange(count, dtype=np.int32),
+            area=regions.area.copy(),
+            head=np.full(count, -1, np.int32),
+            tail=np.full(count, -1, np.int32),
+            following=np.full(2 * len(contacts), -1, np.int32),
+        )
+
+
 @allocating
-def _merge(regions: Unsettled, contacts: Contacts, settled: Bools, minimum: int, codes: Int32) -> None:
-    """Let the settled small regions join their neighbours; writes the code that each ends with."""
-    count, pairs = len(codes), len(contacts.one)
-    group = np.arange(count).astype(np.int32)
-    area = regions.area.copy()
-    heads, tails = np.full(count, -1, np.int64), np.full(count, -1, np.int64)
-    following = np.full(2 * pairs, -1, np.int64)  # contacts by region, either way
-    for i in range(2 * pairs):
-        region = contacts.one[i // 2] if i % 2 == 0 else contacts.other[i // 2]
+def _merge(g: _Groups, born: Int64, contacts: Contacts, settled: Bools, minimum: int, codes: Int32) -> None:
+    """Let the settled small regions join their neighbours, and write the code that each region ends with.
+
+    Args:
+        g: every region as a group of its own, changed in place.
+        born: the number of each region's label.
+        contacts: one per pair of regions that touch.
+        settled: the small regions that join a neighbour.
+        minimum: a group stops joining others when its area reaches this.
+        codes: receives the final codes.
+    """
+    count = len(codes)
+    for i in range(2 * len(contacts)):
+        region = contacts[i // 2].one if i % 2 == 0 else contacts[i // 2].other
         if settled[region]:
-            if heads[region] < 0:
-                heads[region] = i
+            if g.head[region] < 0:
+                g.head[region] = i
             else:
-                following[tails[region]] = i
-            tails[region] = i
+                g.following[g.tail[region]] = i
+            g.tail[region] = i
     lengths, firsts = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    neighbours = np.empty(count, np.int64)
-    heap = [(area[i], regions.born[i], i) for i in range(count) if settled[i]]
+    neighbours = np.empty(count, np.int32)
+    heap = [(g.area[i], born[i], i) for i in range(count) if settled[i]]
     heapq.heapify(heap)
     while len(heap) > 0:
         size, _, region = heapq.heappop(heap)
-        if group[region] != region or area[region] != size:
+        if g.group[region] != region or g.area[region] != size:
             continue
         met = 0
-        i = heads[region]
-        while i >= 0:
-            there = root(group, contacts.other[i // 2] if i % 2 == 0 else contacts.one[i // 2])
+        item = np.int64(g.head[region])
+        while item >= 0:
+            contact = contacts[item // 2]
+            there = root(g.group, contact.other if item % 2 == 0 else contact.one)
             if there != region:
                 if lengths[there] == 0:
                     neighbours[met] = there
                     met += 1
-                    firsts[there] = contacts.first[i // 2]
-                lengths[there] += contacts.length[i // 2]
-                firsts[there] = min(firsts[there], contacts.first[i // 2])
-            i = following[i]
+                    firsts[there] = contact.first
+                lengths[there] += contact.length
+                firsts[there] = min(firsts[there], contact.first)
+            item = np.int64(g.following[item])
         best = -1
         for k in range(met):
             there = neighbours[k]
             if best < 0 or (lengths[there], -firsts[there]) > (lengths[best], -firsts[best]):
                 best = there
         if best >= 0:
-            _absorb(group, area, heads, tails, following, best, region)
-            best = _with_equals(
-                group, area, heads, tails, following, codes, best, neighbours[:met], lengths, firsts, minimum
-            )
-            if area[best] < minimum:
-                heapq.heappush(heap, (area[best], regions.born[best], best))
+            _absorb(g, best, region)
+            best = _with_equals(g, codes, best, neighbours[:met], lengths, firsts, minimum)
+            if g.area[best] < minimum:
+                heapq.heappush(heap, (g.area[best], born[best], best))
         for k in range(met):
             lengths[neighbours[k]] = 0
     for i in range(count):
-        codes[i] = codes[root(group, i)]
+        codes[i] = codes[root(g.group, i)]
 
 
 @compiled
-def _absorb(group: Int32, area: Int64, heads: Int64, tails: Int64, following: Int64, region: int, other: int) -> None:
-    group[other] = region
-    area[region] += area[other]
-    if heads[region] < 0:
-        heads[region], tails[region] = heads[other], tails[other]
-    elif heads[other] >= 0:
-        following[tails[region]] = heads[other]
-        tails[region] = tails[other]
+def _absorb(g: _Groups, region: int, other: int) -> None:
+    """Let another group join a region."""
+    g.group[other] = region
+    g.area[region] += g.area[other]
+    if g.head[region] < 0:
+        g.head[region], g.tail[region] = g.head[other], g.tail[other]
+    elif g.head[other] >= 0:
+        g.following[g.tail[region]] = g.head[other]
+        g.tail[region] = g.tail[other]
 
 
 @compiled
 def _with_equals(
-    group: Int32,
-    area: Int64,
-    heads: Int64,
-    tails: Int64,
-    following: Int64,
-    codes: Int32,
-    region: int,
-    neighbours: Int64,
-    lengths: Int64,
-    firsts: Int64,
-    minimum: int,
+    g: _Groups, codes: Int32, region: int, neighbours: Int32, lengths: Int64, firsts: Int64, minimum: int
 ) -> int:
-    """Make one of a region that has grown and the neighbours of its code that it now touches, if they are small.
+    """Unite a region that has grown with the neighbours of the same code that it now touches.
 
-    Of large ones it joins one, if it is small itself; those stay what they are.
+    All small neighbours of its code join it. If it is still small, it joins one large neighbour of its code:
+    the one with the longest border. Large regions do not join each other.
+
+    Returns:
+        The region that it is now part of.
     """
-    large = region if area[region] >= minimum else -1
+    large = region if g.area[region] >= minimum else -1
     for k in range(len(neighbours)):
         there = neighbours[k]
         if there == region or codes[there] != codes[region]:
             continue
-        if area[there] < minimum:
-            _absorb(group, area, heads, tails, following, region, there)
+        if g.area[there] < minimum:
+            _absorb(g, region, there)
         elif large < 0 or (large != region and (lengths[there], -firsts[there]) > (lengths[large], -firsts[large])):
             large = there
     if large >= 0 and large != region:
-        _absorb(group, area, heads, tails, following, large, region)
+        _absorb(g, large, region)
         return large
     return region

@@ -1,4 +1,4 @@
-"""What class rasters are read as; without numba, which only the loops over pixels need."""
+"""The representation of class rasters in memory. This module does not load numba."""
 
 from dataclasses import dataclass
 
@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 OUTSIDE, NODATA, HOLE = -(2**31), -(2**31) + 1, -(2**31) + 2
-"""Codes of what is no class: beyond the map's edge, without data, and without data where that is to be filled."""
+"""Reserved codes: pixels beyond the map's edge, pixels without data, and pixels without data that are to be filled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """Some rows of a map."""
+    """Consecutive rows of a map."""
 
     codes: NDArray[np.int32]
-    """(H, W), NODATA where there is none."""
+    """Class codes (H, W), NODATA where there is none."""
     values: NDArray[np.float32] | None = None
-    """Of other rasters on the same grid (S, H, W), NaN where there is none."""
+    """Values of other rasters on the same grid (S, H, W), NaN where there is none."""

@@ -1,8 +1,8 @@
-"""Compile a loop over pixels to machine code, once per installation.
+"""Compile loops over pixels to machine code with numba, once per installation.
 
-Only the rooms that polygonize import this, and numba: nothing else waits for it. What numba
-compiled it keeps by a file's time and size, and does not look at what that file imports; so
-its folder is named after the contents of all of them.
+Only modules with compiled loops import this module, so other commands do not load numba. Numba recompiles
+a file when its own time or size changes, but not when a file that it imports changes. The folder of the
+cache is therefore named after the contents of all modules of this package.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ _UNUSED_S = 30 * 24 * 3600
 
 
 def _own_folder() -> Path:
-    """Where this version's machine code is kept; that of versions unused for a month goes."""
+    """Return the cache folder of this version, and remove folders of versions unused for a month."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     folder = Path(cache, "cwsam", hashlib.sha256(sources).hexdigest()[:16])
-    with suppress(OSError):  # it need not be there, or ours to write to
+    with suppress(OSError):  # the folder may be missing or read-only
         os.utime(folder)
     for other in folder.parent.glob("*"):
         with suppress(OSError):
@@ -39,43 +39,43 @@ def _own_folder() -> Path:
 if "NUMBA_CACHE_DIR" not in os.environ:
     os.environ["NUMBA_CACHE_DIR"] = str(_own_folder())
 if not Path(os.environ["NUMBA_CACHE_DIR"]).exists():
-    log.info("compiling the loops that follow borders, once: this takes ten to thirty seconds")
+    log.info("compiling the loops that follow borders: this takes half a minute, once per installation")
 
-import numba  # noqa: E402 - it reads the variable when imported
+import numba  # noqa: E402 - numba reads the variable when it is imported
 
-_COUNTED: dict[str, Any] = {"nogil": True}  # numba's own stubs do not know all of its options
+_COUNTED: dict[str, Any] = {"nogil": True}  # Any, because numba's stubs lack some options
 _UNCOUNTED = _COUNTED | {"_nrt": False}
 
 
 def compiled(function: F) -> F:
-    """The function, compiled at its first call; it runs without Python's lock and makes no array.
+    """Compile a function that creates no array, at its first call, to run without Python's global lock.
 
-    If it could, it would count who uses each array, atomically: that took half of `scan`'s time.
+    Functions that may create arrays count references to arrays atomically. That took half of the time of `scan`.
     """
     return _cached(function, _UNCOUNTED)
 
 
 def allocating(function: F) -> F:
-    """The same for a function that makes arrays."""
+    """Compile a function that creates arrays."""
     return _cached(function, _COUNTED)
 
 
 def inlined(function: F) -> F:
-    """A small function for other compiled ones, which take it in where they call it."""
+    """Compile a small function that is inlined into the compiled functions that call it."""
     return cast(F, numba.njit(forceinline=True, **_UNCOUNTED)(function))
 
 
 def _cached(function: F, options: dict[str, Any]) -> F:
     try:
         found: Any = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder can be written to
+    except RuntimeError:  # no folder is writable
         return cast(F, numba.njit(**options)(function))
     if not hasattr(found, "_cache"):  # NUMBA_DISABLE_JIT
         return cast(F, found)
     keep = found._cache.save_overload
 
     def keep_if_possible(*compiled: Any) -> None:
-        with suppress(OSError):  # a full disk there is none of the user's concern
+        with suppress(OSError):  # a full disk costs only the time of the next compilation
             keep(*compiled)
 
     found._cache.save_overload = keep_if_possible

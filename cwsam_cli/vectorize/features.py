@@ -1,4 +1,4 @@
-"""What is written of a region: its polygon, its class, its measures, and statistics of other rasters."""
+"""Turn regions into rows of a layer: class, area, perimeter, statistics of other rasters, polygon."""
 
 import sys
 from collections.abc import Sequence
@@ -11,12 +11,11 @@ import shapely
 from numpy.typing import NDArray
 
 from cwsam_cli.vector.layers import GEOMETRY
+from cwsam_cli.vectorize.borders import STATISTIC, Records
 from cwsam_cli.vectorize.legend import Legend
 from cwsam_cli.vectorize.measure import to_wkb
 from cwsam_cli.vectorize.polygonize import Regions
-
-CONFIDENCE = "conf"
-"""The statistic whose maximum nobody asks for."""
+from cwsam_cli.vectorize.request import CONFIDENCE
 
 _ATTRIBUTES = (
     pa.field("code", pa.int32()),
@@ -32,13 +31,14 @@ _SHAPEFILE_NAME = 10
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The attributes of a layer; their names fit a shapefile's ten bytes."""
+    """The fields of a layer."""
 
     statistics: tuple[str, ...] = ()
+    """Names of the other rasters."""
 
     @classmethod
     def of(cls, names: Sequence[str], *, shapefile: bool) -> "Columns":
-        """Columns with these statistics, their names cut where a shapefile needs it."""
+        """Return the fields for these statistics, with names cut to a shapefile's ten bytes if needed."""
         longest = _SHAPEFILE_NAME - len("_mean") if shapefile else sys.maxsize
         chosen: list[str] = []
         for name in names:
@@ -51,7 +51,7 @@ class Columns:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of the record batches."""
+        """Return the Arrow schema of the record batches."""
         statistics = [pa.field(f"{name}_{measure}", pa.float64()) for name in self.statistics for measure in _of(name)]
         return pa.schema([*_ATTRIBUTES, *statistics, pa.field(GEOMETRY, pa.large_binary())])
 
@@ -63,14 +63,22 @@ class Columns:
         legend: Legend,
         geometry: pa.Array,
     ) -> pa.RecordBatch:
-        """One row a region."""
+        """Return one row per region.
+
+        Args:
+            regions: N regions.
+            areas: (N,) in m².
+            perimeters: (N,) in m.
+            legend: the names of the codes.
+            geometry: N polygons as WKB.
+        """
         codes, index = np.unique(regions.codes, return_inverse=True)
         names = [legend.name(int(code)).encode() for code in codes]
         name = _bytes(pa.string(), [names[i] for i in index])
         numbers = (areas, areas / 1e4, perimeters, regions.pixels)
         arrays = [_numbers(regions.codes), name, *map(_numbers, numbers)]
         for at, statistic in enumerate(self.statistics):
-            arrays += [_measure(regions.sums[:, at], measure) for measure in _of(statistic)]
+            arrays += [_measure(regions.statistics[:, at], measure) for measure in _of(statistic)]
         return pa.RecordBatch.from_arrays([*arrays, geometry], schema=self.schema)
 
 
@@ -82,49 +90,59 @@ def _of(statistic: str) -> tuple[str, ...]:
     return _MEASURES[:2] if statistic == CONFIDENCE else _MEASURES
 
 
-def _measure(sums: NDArray[np.float64], measure: str) -> pa.Array:
-    count, total, low, high = sums.T
-    values = {"mean": total / np.maximum(count, 1), "min": low, "max": high}[measure]
+def _measure(statistic: Records, measure: str) -> pa.Array:
+    count = statistic["count"]
+    if measure == "mean":
+        values = statistic["total"] / np.maximum(count, 1)
+    else:
+        values = statistic["low" if measure == "min" else "high"]
     return _numbers(values, np.packbits(count > 0, bitorder="little"))
 
 
-# pa.array would look whether it was given something of pandas, and load it for that.
-
-
 def _numbers(values: NDArray[Any], present: NDArray[np.uint8] | None = None) -> pa.Array:
-    """An Arrow array of numbers; `present` has a bit a value, if some are missing."""
+    """Return an Arrow array of numbers without copying them.
+
+    Args:
+        values: (N,).
+        present: one bit per value, 0 where it is missing; None if none is missing.
+    """
     buffers = [None if present is None else pa.py_buffer(present), pa.py_buffer(np.ascontiguousarray(values))]
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
 
 
 def _bytes(kind: pa.DataType, items: Sequence[bytes]) -> pa.Array:
-    """An Arrow array of texts or, with a `large_` type, of any amount of bytes."""
+    """Return an Arrow array of bytes or texts; types that begin with `large_` may exceed 2 GB in total."""
     width = np.int64 if kind in (pa.large_binary(), pa.large_string()) else np.int32
     offsets = np.cumsum([0, *map(len, items)], dtype=width)
     return pa.Array.from_buffers(kind, len(items), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(items))])
 
 
 def wkb(xy: NDArray[np.float64], regions: Regions) -> pa.Array:
-    """The regions' polygons with these vertices, without a Python object a polygon."""
+    """Return the regions' polygons as WKB, without one Python object per polygon.
+
+    Args:
+        xy: vertices (V, 2) to use instead of those of the regions.
+        regions: N regions.
+    """
     data, offsets = to_wkb(xy, regions)
     return pa.Array.from_buffers(pa.large_binary(), len(regions), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
 def wkb_of(geometries: NDArray[Any]) -> pa.Array:
-    """Any shapely geometries."""
+    """Return shapely geometries as WKB."""
     return _bytes(pa.large_binary(), shapely.to_wkb(geometries).tolist())
 
 
 def dissolve(
     parts: Sequence[tuple[Regions, NDArray[np.float64], NDArray[np.float64]]],
 ) -> tuple[Regions, NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
-    """One row and one multipolygon a class.
+    """Unite the regions of each class.
 
     Args:
-        parts: regions with their areas and perimeters.
+        parts: regions with their areas in m² and perimeters in m.
 
     Returns:
-        The classes (their vertices are left out), areas, perimeters, multipolygons.
+        One region per class whose vertices must not be used, areas, perimeters, and one multipolygon per class.
     """
     regions = Regions.concatenate([part for part, _, _ in parts])
     order = np.argsort(regions.codes, kind="stable")
@@ -135,8 +153,9 @@ def dissolve(
     geometry = shapely.from_ragged_array(shapely.GeometryType.MULTIPOLYGON, regions.xy, offsets)
     if not len(codes):
         return regions, areas, perimeters, geometry
-    sums = np.add.reduceat(regions.sums, starts)
-    sums[:, :, 2] = np.minimum.reduceat(regions.sums[:, :, 2], starts)
-    sums[:, :, 3] = np.maximum.reduceat(regions.sums[:, :, 3], starts)
-    whole = replace(regions, codes=codes, pixels=np.add.reduceat(regions.pixels, starts), sums=sums)
+    statistics = np.empty((len(codes), regions.statistics.shape[1]), STATISTIC)
+    united = {"count": np.add, "total": np.add, "low": np.minimum, "high": np.maximum}
+    for name, function in united.items():
+        statistics[name] = function.reduceat(regions.statistics[name], starts)
+    whole = replace(regions, codes=codes, pixels=np.add.reduceat(regions.pixels, starts), statistics=statistics)
     return whole, np.add.reduceat(areas, starts), np.add.reduceat(perimeters, starts), geometry

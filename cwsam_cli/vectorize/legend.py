@@ -1,6 +1,6 @@
-"""What the codes of any class raster are called and how they are drawn.
+"""Names and colours of the codes of any class raster.
 
-Wider than a class table: national maps have codes beyond 254, and names for only some.
+A legend allows more than a class table. National maps have codes above 254 and names for only some codes.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from cwsam_cli.taxonomy import Taxonomy, default_color
 
 @dataclass(frozen=True, slots=True)
 class Legend:
-    """Names and colours by code; every code has both."""
+    """Names and `#rrggbb` colours by code. A code without an entry gets a default name and colour."""
 
     names: dict[int, str]
     colors: dict[int, str]
 
     @classmethod
     def of(cls, taxonomy: Taxonomy) -> "Legend":
-        """The legend that a class table is."""
+        """Return the legend of a class table."""
         return cls(
             {entry.code: entry.name for entry in taxonomy.classes},
             {entry.code: entry.color for entry in taxonomy.classes},
@@ -28,7 +28,7 @@ class Legend:
 
     @classmethod
     def read(cls, dataset: DatasetReader, band: int = 1) -> "Legend":
-        """What a raster itself knows: its class table, else category names, attribute table and palette."""
+        """Read a raster's own legend: its class table, else its category names, attribute table and palette."""
         if dataset.tags().get(CLASSES_TAG):
             return cls.of(read_taxonomy(dataset, ()))
         names: dict[int, str] = {}
@@ -38,9 +38,9 @@ class Legend:
         return cls(names, read_palette(dataset, band))
 
     def name(self, code: int) -> str:
-        """The class's name."""
+        """Return the name of a code, `class 7` if it has none."""
         return self.names.get(code) or f"class {code}"
 
     def color(self, code: int) -> str:
-        """`#rrggbb`."""
+        """Return the colour of a code as `#rrggbb`."""
         return self.colors.get(code) or default_color(code)

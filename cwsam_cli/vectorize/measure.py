@@ -1,4 +1,4 @@
-"""Areas and perimeters on the ground, and coordinates there, of polygons in pixels."""
+"""Measure polygons given in pixels: areas, perimeters and coordinates on the ground."""
 
 from collections.abc import Iterable, Iterator
 
@@ -17,13 +17,19 @@ Floats = NDArray[np.float64]
 
 
 def to_ground(xy: Floats, transform: Affine) -> Floats:
-    """Pixel coordinates (N, 2) in the grid's CRS."""
+    """Return the coordinates (N, 2) in the grid's CRS of points (N, 2) in pixels."""
     t, x, y = transform, xy[:, 0], xy[:, 1]
     return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
 
 
 def pixel_areas(grid: Grid, top: int, rows: int) -> Floats:
-    """Pixels' areas in m² in some rows: (rows, 1), or (rows, width) where a row's pixels differ."""
+    """Return the areas of pixels in m²: (rows, 1), or (rows, width) if the pixels of a row differ.
+
+    Args:
+        grid: the map's grid.
+        top: the first row.
+        rows: the number of rows.
+    """
     if grid.crs is not None and grid.is_geographic:
         geod, t = geodesic(grid.crs), grid.in_degrees
         latitudes = t.f + t.e * np.arange(top, top + rows + 1)
@@ -35,7 +41,7 @@ def pixel_areas(grid: Grid, top: int, rows: int) -> Floats:
 
 
 def with_areas(strips: Iterable[Strip], grid: Grid) -> Iterator[Strip]:
-    """Pass strips on with their pixels' areas in m² as the values of one more raster."""
+    """Yield the strips with the areas of their pixels in m² as the values of one more raster."""
     top = 0
     for strip in strips:
         rows, width = strip.codes.shape
@@ -45,16 +51,20 @@ def with_areas(strips: Iterable[Strip], grid: Grid) -> Iterator[Strip]:
 
 
 def measure_regions(regions: Regions, grid: Grid, pixels_m2: Floats | None = None) -> tuple[Floats, Floats]:
-    """Areas in m² and perimeters in m, geodesic where the grid's plane does not keep them.
+    """Measure regions, on the ellipsoid where the grid's plane does not keep areas or lengths.
 
-    On a grid in degrees an edge is taken for a straight line between longitude and latitude, as
-    pixels' edges are; an area is then exact for edges along meridians and parallels of any length.
-    Source: the integral of the authalic latitude's q, Snyder 1987, eq. 3-12.
+    On a grid in degrees an edge is a straight line in longitude and latitude, as the edges of pixels are.
+    Areas are then exact for edges of any length along meridians and parallels.
 
     Args:
-        regions: any number N.
-        grid: their pixels.
-        pixels_m2: the areas (N,) of their pixels on the ground, where a projected grid does not keep areas.
+        regions: N regions.
+        grid: the map's grid.
+        pixels_m2: the ground area (N,) of the regions' pixels, if a projected grid does not keep areas.
+
+    Returns:
+        Areas (N,) in m² and perimeters (N,) in m.
+
+    Source: the integral of the authalic latitude's q, Snyder 1987, eq. 3-12.
     """
     rings, polygons = regions.ring_offsets, regions.polygon_offsets
     if grid.crs is not None and grid.is_geographic:
@@ -75,7 +85,7 @@ def _ground_perimeters(regions: Regions, found: MetricField) -> Floats:
         return np.zeros(0)
     dense = densify(regions)
     lengths = found.lengths(dense.xy[:-1], dense.xy[1:])
-    lengths[dense.ring_offsets[1:-1] - 1] = 0.0  # from one ring to the next
+    lengths[dense.ring_offsets[1:-1] - 1] = 0.0  # the step from one ring to the next
     return np.add.reduceat(lengths, dense.ring_offsets[dense.polygon_offsets[:-1]])
 
 
@@ -127,7 +137,15 @@ def _authalic(latitude: float, axis: float, es: float) -> float:
 
 
 def to_wkb(xy: Floats, regions: Regions) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The regions as well-known binary with these vertices: bytes, and where each polygon's begin."""
+    """Return polygons as well-known binary.
+
+    Args:
+        xy: vertices (V, 2) to use instead of those of the regions.
+        regions: N regions.
+
+    Returns:
+        The bytes of all polygons, and the first byte of each polygon (N + 1,).
+    """
     points = np.diff(regions.ring_offsets)
     rings = np.diff(regions.polygon_offsets)
     sizes = 9 + 4 * rings + 16 * np.add.reduceat(points, regions.polygon_offsets[:-1])

@@ -1,8 +1,8 @@
 """Turn a class raster into polygons that follow its pixel edges exactly, strip by strip.
 
-A polygon is a 4-connected run of equal codes with its holes. A vertex stands at every bend
-and wherever three regions meet, so neighbours share their vertices and the whole is a valid
-coverage. Strips may be of any height: the polygons and their order are the same.
+A polygon is a 4-connected run of equal codes, with its holes. A vertex stands at every bend and
+wherever three regions meet, so neighbours share their vertices and all polygons together are a valid
+coverage. The polygons and their order do not depend on the height of the strips.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,34 +22,36 @@ from cwsam_cli.vectorize.simplify import Bends, simplify_arcs
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """Regions that closed together, in ragged arrays.
+    """Regions that closed in the same strip, as ragged arrays.
 
-    Region i has the rings `polygon_offsets[i]` to `polygon_offsets[i + 1]`, its outer one first;
-    ring j has the vertices `ring_offsets[j]` to `ring_offsets[j + 1]`, the last one equal to the first.
+    Region i has the rings `polygon_offsets[i]` to `polygon_offsets[i + 1]`, its outer ring first. Ring j
+    has the vertices `ring_offsets[j]` to `ring_offsets[j + 1]`. Its last vertex equals its first.
     """
 
     codes: NDArray[np.int32]
+    """(N,)"""
     pixels: NDArray[np.int64]
-    sums: NDArray[np.float64]
-    """By statistic (n, S, 4): count, sum, minimum, maximum."""
+    """(N,)"""
+    statistics: b.Records
+    """(N, S) of STATISTIC, by region and other raster."""
     xy: NDArray[np.float64]
-    """Vertices (N, 2): columns and rows, counted from the map's first pixel corner."""
+    """Vertices (V, 2): columns and rows, counted from the map's upper left corner."""
     ring_offsets: NDArray[np.int64]
     polygon_offsets: NDArray[np.int64]
     outline: NDArray[np.float64]
-    """Edges (M, 2, 2), from and to, between regions on the right, these or others, and none on the left."""
+    """Edges (M, 2, 2), from and to, with a region on the right side only. The region may be in another part."""
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def take(self, chosen: NDArray[np.int64]) -> "Regions":
-        """Some of the regions, in that order."""
-        own = _ragged(self.polygon_offsets, chosen)
+        """Return the regions with these indices, in this order."""
+        own = _items(self.polygon_offsets, chosen)
         return Regions(
             codes=self.codes[chosen],
             pixels=self.pixels[chosen],
-            sums=self.sums[chosen],
-            xy=self.xy[_ragged(self.ring_offsets, own)],
+            statistics=self.statistics[chosen],
+            xy=self.xy[_items(self.ring_offsets, own)],
             ring_offsets=_offsets(np.diff(self.ring_offsets)[own]),
             polygon_offsets=_offsets(np.diff(self.polygon_offsets)[chosen]),
             outline=self.outline,
@@ -57,11 +59,11 @@ class Regions:
 
     @classmethod
     def concatenate(cls, parts: "Sequence[Regions]") -> "Regions":
-        """All regions of several."""
+        """Return the regions of all parts."""
         return cls(
             codes=np.concatenate([part.codes for part in parts]),
             pixels=np.concatenate([part.pixels for part in parts]),
-            sums=np.concatenate([part.sums for part in parts]),
+            statistics=np.concatenate([part.statistics for part in parts]),
             xy=np.concatenate([part.xy for part in parts]),
             ring_offsets=_offsets(np.concatenate([np.diff(part.ring_offsets) for part in parts])),
             polygon_offsets=_offsets(np.concatenate([np.diff(part.polygon_offsets) for part in parts])),
@@ -69,7 +71,7 @@ class Regions:
         )
 
     def polygons(self) -> NDArray[Any]:
-        """The regions as shapely polygons."""
+        """Return the regions as shapely polygons (N,)."""
         return shapely.from_ragged_array(
             shapely.GeometryType.POLYGON, self.xy, (self.ring_offsets, self.polygon_offsets)
         )
@@ -79,8 +81,8 @@ def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
-def _ragged(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Indices of all items of the chosen rows."""
+def _items(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the indices of all items of the chosen rows of a ragged array."""
     lengths = np.diff(offsets)[chosen]
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(offsets[chosen] - ends + lengths, lengths)
@@ -88,14 +90,14 @@ def _ragged(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np
 
 @dataclass(frozen=True, slots=True)
 class Simplify:
-    """What may be done to borders."""
+    """How borders are simplified."""
 
     tolerance_m: float
-    """How far they may move by having fewer vertices."""
-    ground: NDArray[np.float64]
-    """Metres a pixel step, see `simplify_arcs`."""
+    """The largest distance that a border may move, in metres."""
+    jacobians: NDArray[np.float64]
+    """Metres per pixel step on each line (H + 1, 2, 2) or (1, 2, 2), see `simplify_arcs`."""
     smooth: bool = False
-    """Whether bends are rounded then."""
+    """Round bends after vertices were removed."""
 
 
 def polygonize(
@@ -110,13 +112,14 @@ def polygonize(
     """Yield the regions of a map as they close.
 
     Args:
-        strips: the map from its first row to its last.
-        width: pixels of the map.
-        height: pixels of the map.
-        statistics: how many other rasters the strips bring values of.
-        simplify: straighten borders.
-        outline: also hand out the edges that lie between a region and none.
-    Source: what GDAL calls polygonize, https://gdal.org/programs/gdal_polygonize.html
+        strips: the map, from its first row to its last.
+        width: columns of the map.
+        height: rows of the map.
+        statistics: number of other rasters whose values the strips contain.
+        simplify: how borders are simplified; None keeps every vertex.
+        outline: also return the edges that have a region on one side only.
+
+    Source: the same polygons as GDAL's polygonize, https://gdal.org/programs/gdal_polygonize.html
     """
     state = b.no_borders(width, statistics)
     codes = np.full((1, width + 2), OUTSIDE, np.int32)
@@ -134,17 +137,17 @@ def polygonize(
         codes[1 : rows + 1, 1:-1] = strip.codes
         codes[rows + 1] = OUTSIDE
         last = rows
-        size = rows + 1 + (top + rows == height)  # nothing is below the last row, so everything closes
+        size = rows + 1 + (top + rows == height)  # a row of OUTSIDE below the last row closes all regions
         nodes, turns, starts = census(codes[:size])
-        room = 4 * nodes + 2 * turns + 8  # a loop closes with two vertices
-        state = b.with_room(state, room, room, starts)
+        capacity = 4 * nodes + 2 * turns + 8  # a loop closes with two vertices
+        state = b.with_capacity(state, capacity, capacity, starts)
         oldest = b.oldest_line(state, top) if simplify else 0
         scan(state, codes[:size], labels[:size], changes, top, height)
         if strip.values is not None:
-            rings.measure(state, labels[1 : rows + 1, 1:-1], strip.values)
+            rings.collect_statistics(state, labels[1 : rows + 1, 1:-1], strip.values)
         if simplify:
             bends.take_in(codes[:size], top, height, oldest)
-            simplify_arcs(state, simplify.tolerance_m, simplify.smooth, simplify.ground, bends.bits, bends.first)
+            simplify_arcs(state, simplify.tolerance_m, simplify.smooth, simplify.jacobians, bends.bits, bends.first)
         edges = rings.outline(state) if outline else np.empty((0, 2, 2))
         rings.register(state)
         regions = _closed(state, edges)
@@ -154,6 +157,7 @@ def polygonize(
 
 
 def _closed(state: b.Borders, edges: NDArray[np.float64]) -> Regions:
+    """Return the closed regions and free them."""
     regions, ends = rings.count_closed(state)
     starts, roots = np.empty(ends, np.int32), np.empty(regions, np.int32)
     ring_offsets, polygon_offsets = np.empty(ends + 1, np.int64), np.empty(regions + 1, np.int64)
@@ -162,13 +166,13 @@ def _closed(state: b.Borders, edges: NDArray[np.float64]) -> Regions:
     xy = np.empty((ring_offsets[-1], 2))
     rings.draw_rings(state, starts, ring_offsets, polygon_offsets, roots, xy)
     closed = Regions(
-        codes=state.regions[roots, b.CODE],
+        codes=state.regions["code"][roots],
         pixels=state.pixels[roots],
-        sums=state.sums[roots],
+        statistics=state.statistics[roots],
         xy=xy,
         ring_offsets=ring_offsets,
         polygon_offsets=polygon_offsets,
         outline=edges,
     )
-    rings.forget_closed(state)
+    rings.free_closed(state)
     return closed

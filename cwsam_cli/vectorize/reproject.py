@@ -1,7 +1,7 @@
-"""Bring polygons into another CRS so that neighbours still share their borders.
+"""Transform polygons to another CRS so that neighbours still share their borders.
 
-An edge that is straight on the map's grid is a curve elsewhere: long edges get more vertices
-first, the same ones from whichever side the edge is drawn.
+An edge that is straight on the map's grid is a curve in another CRS. Long edges therefore get more
+vertices first. Both sides of an edge get the same vertices.
 """
 
 from dataclasses import replace
@@ -20,17 +20,17 @@ from cwsam_cli.vectorize.polygonize import Regions
 Floats = NDArray[np.float64]
 
 LONGEST = 16
-"""Pixels of an edge without a vertex."""
+"""Largest distance between the vertices of an edge, in pixels."""
 
 
 def densify(regions: Regions) -> Regions:
-    """The same regions with a vertex every `LONGEST` pixels, in pixels."""
+    """Return the regions with a vertex every `LONGEST` pixels or less."""
     xy, offsets = _densified(regions.xy, regions.ring_offsets)
     return replace(regions, xy=xy, ring_offsets=offsets)
 
 
 def densify_edges(edges: Floats) -> Floats:
-    """The same for single edges (M, 2, 2)."""
+    """Return edges (M, 2, 2) cut into edges of `LONGEST` pixels or less."""
     xy, offsets = _densified(edges.reshape(-1, 2), np.arange(0, 2 * len(edges) + 1, 2))
     inner = np.ones(max(0, len(xy) - 1), bool)
     inner[offsets[1:-1] - 1] = False
@@ -46,7 +46,7 @@ def _densified(xy: Floats, offsets: NDArray[np.int64]) -> tuple[Floats, NDArray[
     starts = np.concatenate([[0], np.cumsum(pieces)])
     index = np.repeat(np.arange(len(xy)), pieces)
     step = np.arange(starts[-1]) - starts[index]
-    # Counted from the edge's smaller end, so that both sides find the same numbers.
+    # Steps are counted from the edge's smaller end, so that both sides compute the same coordinates.
     swapped = (xy[:, 0] > following[:, 0]) | ((xy[:, 0] == following[:, 0]) & (xy[:, 1] > following[:, 1]))
     low = np.where(swapped[:, None], following, xy)[index]
     high = np.where(swapped[:, None], xy, following)[index]
@@ -57,10 +57,10 @@ def _densified(xy: Floats, offsets: NDArray[np.int64]) -> tuple[Floats, NDArray[
 
 
 def crs_of(text: str) -> CRS:
-    """A CRS as a user names it.
+    """Return the CRS that a user names, such as `EPSG:3035`.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: PROJ knows no CRS of that name.
     """
     try:
         return CRS.from_user_input(text)
@@ -71,10 +71,10 @@ def crs_of(text: str) -> CRS:
 
 
 class Reprojection:
-    """From the map's CRS to another.
+    """A transformation from the map's CRS to another.
 
     Raises:
-        DataError: there is no way there, as from an engineering CRS.
+        DataError: PROJ knows no transformation, as from an engineering CRS.
     """
 
     def __init__(self, source: CRS, target: CRS) -> None:
@@ -83,39 +83,42 @@ class Reprojection:
             self._transformer = Transformer.from_crs(source, target, always_xy=True)
         except ProjError:
             raise DataError(
-                f"there is no way from the map's CRS, {source.name}, to {target.name}",
-                hint="write a .gpkg or .fgb without --dst-crs: it keeps the map's own",
+                f"there is no transformation from the map's CRS, {source.name}, to {target.name}",
+                hint="write a .gpkg or .fgb without --dst-crs: it keeps the map's CRS",
             ) from None
 
     def __call__(self, xy: Floats) -> Floats:
-        """Points (N, 2) there.
+        """Transform points (N, 2).
 
         Raises:
-            DataError: some have no place there.
+            DataError: a point lies outside the target CRS.
         """
         moved = np.stack(self._transformer.transform(xy[:, 0], xy[:, 1]), axis=1)
         if not np.isfinite(moved).all():
             x, y = xy[~np.isfinite(moved).all(axis=1)][0]
             raise DataError(
-                f"the map's point {x:.10g}, {y:.10g} has no place in {self._name}",
+                f"the map's point {x:.10g}, {y:.10g} lies outside {self._name}",
                 hint="choose a CRS for the map's part of the world",
             )
         return moved
 
     def jumps(self, line: Floats) -> bool:
-        """Whether a line of near points (N, 2) jumps there from one end of the longitudes to the other."""
+        """Return whether a line of close points (N, 2) crosses the antimeridian in a target CRS in degrees."""
         longitudes = np.asarray(self._transformer.transform(line[:, 0], line[:, 1])[0])
         steps = np.abs(np.diff(np.where(np.isfinite(longitudes), longitudes, np.nan)))
         return self._is_geographic and bool((steps > 180).any())
 
 
 def split_at_antimeridian(geometries: NDArray[Any], *, wrapped: bool) -> NDArray[Any]:
-    """Cut (multi)polygons in degrees where they leave the globe's rectangle, as RFC 7946 (3.1.9) asks.
+    """Cut (multi)polygons in degrees at the antimeridian, as RFC 7946 (3.1.9) asks.
 
     Args:
-        geometries: any number.
-        wrapped: longitudes jump at the antimeridian, as a projection has them; a ring round a
-            pole then takes in the nearer one. Else they go on beyond 180.
+        geometries: (N,).
+        wrapped: longitudes jump from 180 to -180 at the antimeridian, as projections return them. A ring
+            around a pole then encloses the nearer pole. If false, longitudes continue beyond 180.
+
+    Returns:
+        The geometries (N,) within longitudes -180 to 180.
     """
     split = geometries.copy()
     west, _, east, _ = shapely.bounds(geometries).T
@@ -131,11 +134,11 @@ def _on_globe(polygon: shapely.Polygon, wrapped: bool) -> list[shapely.Polygon]:
 
 
 def _cut(ring: Floats, wrapped: bool) -> Any:
-    """What a ring encloses, within the globe's rectangle."""
+    """Return the area that a ring encloses, within longitudes -180 to 180."""
     if wrapped:
         turns = np.cumsum(np.round(np.diff(ring[:, 0], prepend=ring[0, 0]) / 360))
         ring = ring - np.stack([360 * turns, np.zeros(len(ring))], axis=1)
-        if turns[-1] != 0:  # the ring runs round a pole
+        if turns[-1] != 0:  # the ring encloses a pole
             pole = np.copysign(90, ring[:, 1].mean())
             ring = np.concatenate([ring, [[ring[-1, 0], pole], [ring[0, 0], pole], ring[0]]])
     filled = shapely.make_valid(shapely.polygons(ring))

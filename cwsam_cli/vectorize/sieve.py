@@ -1,60 +1,69 @@
-"""Give regions below the smallest mapping unit to their neighbours, exactly, in two passes over strips.
+"""Join regions below the smallest mapping unit to their neighbours, exactly, in two passes over strips.
 
-Smallest first, a region joins the neighbour with which it shares the longest border (the one
-it touches first from the north-west, if two are equal), and goes on joining while the two
-together are still too small. Where it then touches small regions of its new class, these are
-one region. Nodata is nobody's neighbour: a small region with nodata all around stays.
+The smallest region comes first. It joins the neighbour with which it shares the longest border. If two
+borders are equally long, it joins the neighbour that it touches first, counted from the upper left. It
+joins further neighbours while both together are still too small. If it then touches small regions of its
+new class, they become one region. Nodata is not a neighbour: a small region surrounded by nodata stays.
 
-The first pass labels regions in the order of their first pixels, and settles small ones as soon
-as nothing later can change the outcome. It leaves a new code for every label. The second pass
-counts labels in the same order and needs nothing but these codes.
+The first pass labels regions in the order of their first pixels, and settles small regions as soon as no
+later row can change the result. It returns a new code for every label. The second pass counts labels in
+the same order and needs only these codes.
+
+Memory: the first pass returns one code per label of the whole map, in the map's own dtype. A cluster of
+small regions is kept until it is settled. If nearly all regions are small, they form one cluster over the
+whole map, which takes about 24 bytes per label and 24 bytes per border while the map is read.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
-from cwsam_cli.vectorize.clusters import Int32, Int64, Unsettled, no_contacts, root, settle, together
+from cwsam_cli.vectorize.clusters import CONTACT, Contacts, Int32, Int64, Unsettled, merge_equal, root, settle
 from cwsam_cli.vectorize.codes import HOLE, NODATA, OUTSIDE, Strip
 from cwsam_cli.vectorize.compiled import compiled
 from cwsam_cli.vectorize.scan import census
 
-PATIENCE = 2
-"""How often what waits may be outnumbered before clusters are settled; 0 settles after every strip."""
+Codes = NDArray[np.integer[Any]]
+
+PATIENCE = 1
+"""Clusters are settled when the number of new contacts exceeds this times the waiting ones; 0: after every strip."""
 
 
 class Rows(Protocol):
-    """Whole numbers of which some rows can be had."""
+    """Whole numbers that can be indexed by a slice of rows."""
 
     def __getitem__(self, rows: slice, /) -> Int64: ...
 
 
 class Weights(NamedTuple):
-    """What counts by row, as whole numbers, so that sums do not depend on their order."""
+    """Sizes of pixels as whole numbers, so that sums do not depend on their order."""
 
     area: Int64 | Rows
-    """Of a pixel by row (H,), or of every pixel (H, W)."""
+    """Area of a pixel by row (H,), or of every pixel (H, W)."""
     across: Int64
-    """Length of a pixel's upper edge; one more than rows."""
+    """Length of a pixel's upper edge by line (H + 1,)."""
     down: Int64
-    """Length of a pixel's left edge."""
+    """Length of a pixel's left edge by row (H,)."""
 
 
-def new_codes(strips: Iterable[Strip], width: int, weights: Weights, minimum: int) -> Int32:
-    """The first pass: a code for every label.
+def new_codes(
+    strips: Iterable[Strip], width: int, weights: Weights, minimum: int, dtype: DTypeLike = np.int32
+) -> Codes:
+    """Return the new code of every label: the first pass.
 
     Args:
         strips: the map.
-        width: its pixels.
-        weights: what a pixel and its edges count.
-        minimum: a region whose pixels count less joins a neighbour.
+        width: columns of the map.
+        weights: sizes of pixels and their edges.
+        minimum: a region whose pixels have a smaller total area joins a neighbour.
+        dtype: of the result; it must hold all codes of the map.
     """
-    fates = none32 = np.zeros(0, np.int32)
-    none64 = np.zeros(0, np.int64)
-    regions, contacts = Unsettled(none32, none32, none64, none64), no_contacts()
+    fates = np.zeros(0, dtype)
+    regions = Unsettled.none()
+    contacts = np.zeros(0, CONTACT)
     codes, labels = np.full((1, width + 2), OUTSIDE, np.int32), np.full((1, width + 2), -1, np.int32)
-    found: list[Int64] = []
     top = born = settled = 0
     total = len(weights.down)
     for strip in strips:
@@ -62,37 +71,40 @@ def new_codes(strips: Iterable[Strip], width: int, weights: Weights, minimum: in
         codes, labels = _below(codes, strip.codes), _below(labels, np.full((rows, width), -1, np.int32), -1)
         _, _, starts = census(codes)
         old = len(regions.code)
-        regions = Unsettled(
-            np.concatenate([regions.parent, np.arange(old, old + starts, dtype=np.int32)]),
-            np.concatenate([regions.code, np.zeros(starts, np.int32)]),
-            np.concatenate([regions.area, np.zeros(starts, np.int64)]),
-            np.concatenate([regions.born, np.zeros(starts, np.int64)]),
-        )
+        regions = regions.resized(old + starts)
+        regions.parent[old:] = np.arange(old, old + starts)
         made = _label(codes, labels, regions, old, born, weights.area[top : top + rows].reshape(rows, -1), top, total)
-        size = old + made
-        regions = Unsettled(regions.parent[:size], regions.code[:size], regions.area[:size], regions.born[:size])
+        regions = regions.resized(old + made)
         born += made
         if born > len(fates):
-            fates = np.concatenate([fates, np.empty(max(born - len(fates), len(fates)), np.int32)])
-        met = np.empty((_touching(codes), 4), np.int64)
+            fates.resize(max(born, len(fates) * 5 // 4), refcheck=False)
+        met = np.empty(_touching(codes), CONTACT)
         count = _contacts(codes, labels, regions, minimum, top, weights.across, weights.down, met)
-        found.append(met[:count].copy())
+        waiting = len(contacts)
+        contacts.resize(waiting + count, refcheck=False)
+        contacts[waiting:] = met[:count]
         top += rows
         codes, labels = codes[-1:], labels[-1:]
         if top == total:
             labels[:] = -1
-        elif sum(map(len, found)) < PATIENCE * max(settled, 2**16):
-            continue  # what waits is looked at as a whole: not before it has grown by as much again
-        contacts = together(contacts, np.concatenate(found), regions, minimum)
+        elif len(contacts) - settled < PATIENCE * max(settled, 2**16):
+            continue  # all waiting contacts are visited again, so there must be enough new ones
+        merge_equal(contacts, regions, minimum)
         regions, contacts, renumbered = settle(regions, contacts, labels[0], minimum, fates)
-        found, settled = [], len(contacts.one)
+        settled = len(contacts)
         labels[labels >= 0] = renumbered[labels[labels >= 0]]
     return fates[:born]
 
 
-def recode(strips: Iterable[Strip], width: int, fates: Int32) -> Iterator[Strip]:
-    """The second pass: the map with every label's new code."""
-    above = np.full((2, width), OUTSIDE, np.int32)  # as it was, and as it is now
+def recode(strips: Iterable[Strip], width: int, fates: Codes) -> Iterator[Strip]:
+    """Yield the map with the new code of every label: the second pass.
+
+    Args:
+        strips: the same map as in the first pass.
+        width: columns of the map.
+        fates: from `new_codes`.
+    """
+    above = np.full((2, width), OUTSIDE, np.int32)  # old and new codes of the row above
     born = 0
     for strip in strips:
         codes = np.empty_like(strip.codes)
@@ -102,7 +114,7 @@ def recode(strips: Iterable[Strip], width: int, fates: Int32) -> Iterator[Strip]
 
 
 @compiled
-def _recode(codes: Int32, recoded: Int32, above: Int32, fates: Int32, born: int) -> int:
+def _recode(codes: Int32, recoded: Int32, above: Int32, fates: Codes, born: int) -> int:
     for r in range(len(codes)):
         north, north_now = (above[0], above[1]) if r == 0 else (codes[r - 1], recoded[r - 1])
         for c in range(codes.shape[1]):
@@ -120,15 +132,15 @@ def _recode(codes: Int32, recoded: Int32, above: Int32, fates: Int32, born: int)
 
 
 def holes(strips: Iterable[Strip]) -> Iterator[Strip]:
-    """The map with its nodata as regions that count nothing, unless they reach the map's edge.
+    """Yield the map with its nodata as regions of area 0, unless they reach the map's edge.
 
-    With a minimum of 1, `new_codes` gives them to their neighbours.
+    With a minimum of 1, `new_codes` joins these regions to their neighbours.
     """
     return (Strip(np.where(strip.codes == NODATA, np.int32(HOLE), strip.codes), strip.values) for strip in strips)
 
 
 def without_holes(strips: Iterable[Strip]) -> Iterator[Strip]:
-    """The map with what is left of `holes` as nodata again."""
+    """Yield the map with the remaining regions of `holes` as nodata."""
     return (Strip(np.where(strip.codes == HOLE, np.int32(NODATA), strip.codes), strip.values) for strip in strips)
 
 
@@ -142,9 +154,20 @@ def _below(above: Int32, rows: Int32, edge: int = OUTSIDE) -> Int32:
 def _label(
     codes: Int32, labels: Int32, regions: Unsettled, count: int, born: int, weights: Int64, top: int, height: int
 ) -> int:
-    """Label the rows but the first; returns how many labels are new.
+    """Label all rows but the first.
 
-    Weights are of each pixel, (rows, width), or of each row, (rows, 1).
+    Args:
+        codes: (H + 1, W + 2).
+        labels: (H + 1, W + 2). The first row holds labels; the others are written.
+        regions: the regions, changed in place.
+        count: the first free region.
+        born: labels of the map so far.
+        weights: areas of pixels (H, W), or of the pixels of each row (H, 1).
+        top: the number of the second of these rows in the map.
+        height: rows of the map.
+
+    Returns:
+        The number of new labels.
     """
     parent = regions.parent
     made = 0
@@ -172,7 +195,7 @@ def _label(
                 made += 1
             labels[r, c] = label
             edge = c == 1 or c == codes.shape[1] - 2 or top + r == 1 or top + r == height
-            if code != HOLE or edge:  # a hole counts nothing
+            if code != HOLE or edge:  # a hole has area 0
                 regions.area[root(parent, label)] += weights[r - 1, min(c, weights.shape[1]) - 1]
     return made
 
@@ -195,9 +218,23 @@ def _contacts(
     top: int,
     across: Int64,
     down: Int64,
-    found: Int64,
+    found: Contacts,
 ) -> int:
-    """Write borders (one, other, length, where), a row a pixel edge or a run of them; returns how many."""
+    """Write the borders of small regions, one contact per pixel edge or run of edges.
+
+    Args:
+        codes: (H + 1, W + 2).
+        labels: (H + 1, W + 2).
+        regions: the regions.
+        minimum: regions whose area is less are small.
+        top: the number of the second of these rows in the map.
+        across: lengths of pixels' upper edges.
+        down: lengths of pixels' left edges.
+        found: receives the contacts.
+
+    Returns:
+        The number of contacts.
+    """
     count = 0
     width = codes.shape[1]
     for r in range(1, len(codes)):
@@ -217,10 +254,12 @@ def _contacts(
                     one, other = other, one
                 length = across[y] if side == 0 else down[y]
                 last = count - 1
-                if last >= 0 and found[last, 0] == one and found[last, 1] == other:
-                    found[last, 2] += length
+                if last >= 0 and found[last].one == one and found[last].other == other:
+                    found[last].length += length
                 else:
-                    found[count, 0], found[count, 1], found[count, 2] = one, other, length
-                    found[count, 3] = (np.int64(y) * width + c) * 2 + side
+                    found[count].one = one
+                    found[count].other = other
+                    found[count].length = length
+                    found[count].first = (np.int64(y) * width + c) * 2 + side
                     count += 1
     return count

@@ -1,14 +1,14 @@
-"""Simplify borders once for both their sides, so that neighbours go on sharing them.
+"""Simplify each border once for both its sides, so that neighbours still share it.
 
-Vertices go one by one, the smallest triangle with its two neighbours first (Visvalingam and
-Whyatt 1993), as long as nothing of the border that was lies farther than the tolerance from
-the one that remains. Nodes, where three regions meet, and the corners of the map stay.
+Vertices are removed one by one, in the order of the triangle that they form with their two neighbours,
+the smallest first (Visvalingam and Whyatt 1993). A vertex is removed only if the original border then
+stays within the tolerance of the remaining one. Nodes and the corners of the map are never removed.
 
-Why nothing crosses: a vertex goes only if its triangle holds no vertex of any other border *as
-the pixels have it*. A straight edge could enter the triangle only by one of its own vertices, and
-those are among the pixels'. So the order does not matter, and neither do borders that are still open
-further down. A loop keeps four vertices and any other border that has bends keeps one of them:
-two borders between the same nodes never become one line.
+Borders cannot cross. A vertex is removed only if its triangle contains no vertex of any other border in
+its original form. An edge could enter the triangle only with one of its own vertices, and these are among
+the original ones. The result therefore depends neither on the order of arcs nor on arcs that are still open.
+A loop keeps at least four vertices, and any other arc that has bends keeps at least one of them. Two borders
+between the same two nodes therefore never become one line.
 """
 
 from dataclasses import dataclass
@@ -16,33 +16,41 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cwsam_cli.vectorize.borders import ARC_FIRST, NEXT, SHARP, VERTEX, VERTEX_FREE, VERTICES_LEFT, Borders, Int32, X, Y
+from cwsam_cli.vectorize.borders import Borders, Int32
 from cwsam_cli.vectorize.compiled import allocating, compiled
 
 Int64 = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 _NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(slots=True)
 class Bends:
-    """Where borders bend or meet on the lines that open borders still need, a bit a pixel corner."""
+    """The pixel corners where borders bend or meet, one bit per corner, on the lines that open arcs still need."""
 
     bits: NDArray[np.uint8]
     first: int = 0
-    """The line of the first row of bits."""
+    """The number of the line in the first row of bits."""
     used: int = 0
-    """Rows of bits that hold a line."""
+    """Rows of bits in use."""
 
     @classmethod
     def none(cls, width: int) -> "Bends":
-        """No line yet."""
+        """Return an empty store for a map of this width in pixels."""
         return cls(np.zeros((0, width // 8 + 1), np.uint8))
 
     def take_in(self, codes: Int32, top: int, height: int, oldest: int) -> None:
-        """Drop lines above `oldest` and add those between the rows of codes (H + 1, W + 2)."""
+        """Drop the lines above `oldest` and add the lines between rows.
+
+        Args:
+            codes: (H + 1, W + 2), with OUTSIDE before and after each row.
+            top: the number of the second of these rows in the map.
+            height: rows of the map.
+            oldest: the uppermost line that is still needed.
+        """
         rows = len(codes) - 1
-        if self.used + rows > len(self.bits):  # rarely: the room is twice what is needed
+        if self.used + rows > len(self.bits):  # rare, because twice the needed capacity is allocated
             kept = self.bits[max(0, oldest - self.first) : self.used]
             self.bits = np.zeros((2 * (len(kept) + rows), self.bits.shape[1]), np.uint8)
             self.bits[: len(kept)] = kept
@@ -69,76 +77,89 @@ def _mark(codes: Int32, top: int, height: int, bits: NDArray[np.uint8]) -> None:
 
 @allocating
 def simplify_arcs(
-    b: Borders, tolerance: float, smooth: bool, ground: NDArray[np.float64], bits: NDArray[np.uint8], first_line: int
+    b: Borders, tolerance: float, smooth: bool, jacobians: Floats, bits: NDArray[np.uint8], first_line: int
 ) -> None:
-    """Simplify the arcs that ended and are not registered yet.
+    """Simplify the complete arcs that are not registered yet.
 
     Args:
         b: the state, changed in place.
-        tolerance: how far a border may move, in metres.
+        tolerance: the largest distance that a border may move, in metres.
         smooth: mark bends that can be rounded as not sharp.
-        ground: metres a pixel step by line, (dx/dcol, dx/drow, dy/dcol, dy/drow), or one row for all.
-        bits: from `Bends`.
-        first_line: of the bits.
+        jacobians: metres per pixel step on each line (H + 1, 2, 2), [[dx/dcol, dx/drow], [dy/dcol, dy/drow]];
+            one matrix (1, 2, 2) if all lines are equal.
+        bits: `Bends.bits`.
+        first_line: `Bends.first`.
     """
-    ends, vertices = b.ends, b.vertices
-    arc = b.counters[ARC_FIRST]
+    ends, vertices, counters = b.ends, b.vertices, b.counters[0]
+    arc = counters.first_arc
     while arc >= 0:
         count = 0
-        vertex = ends[arc, VERTEX]
+        vertex = ends[arc].vertex
         while vertex >= 0:
             count += 1
-            vertex = vertices[vertex, NEXT]
+            vertex = vertices[vertex].next
         if count > 2:
             xy = np.empty((count, 2), np.int64)
-            vertex = ends[arc, VERTEX]
+            vertex = ends[arc].vertex
             for i in range(count):
-                xy[i, 0], xy[i, 1] = vertices[vertex, X], vertices[vertex, Y]
-                vertex = vertices[vertex, NEXT]
-            stays = _simplify(xy, tolerance, _longest_steps(ground, xy), bits, first_line)
-            last = ends[arc, VERTEX]
+                xy[i, 0], xy[i, 1] = vertices[vertex].x, vertices[vertex].y
+                vertex = vertices[vertex].next
+            stays = _simplify(xy, tolerance, _longest_steps(jacobians, xy), bits, first_line)
+            last = ends[arc].vertex
             before = 0
             for i in range(1, count):
-                vertex = vertices[last, NEXT]
+                vertex = vertices[last].next
                 if stays[i]:
                     last = vertex
                     after = i + 1
                     while after < count and not stays[after]:
                         after += 1
                     if smooth and after < count and _is_free(xy, before, i, after, bits, first_line):
-                        vertices[vertex, SHARP] = 0
+                        vertices[vertex].is_sharp = 0
                     before = i
                 else:
-                    vertices[last, NEXT] = vertices[vertex, NEXT]
-                    vertices[vertex, NEXT] = b.counters[VERTEX_FREE]
-                    b.counters[VERTEX_FREE] = vertex
-                    b.counters[VERTICES_LEFT] += 1
-        arc = ends[arc, NEXT]
+                    vertices[last].next = vertices[vertex].next
+                    vertices[vertex].next = counters.free_vertex
+                    counters.free_vertex = vertex
+                    counters.free_vertices += 1
+        arc = ends[arc].next
 
 
 @allocating
-def _longest_steps(ground: NDArray[np.float64], xy: Int64) -> NDArray[np.float64]:
-    """Metres a pixel step where it is longest along an arc, so that it moves too far nowhere."""
-    first, last = min(xy[:, 1].min(), len(ground) - 1), min(xy[:, 1].max(), len(ground) - 1)
-    metres = ground[first].copy()
+def _longest_steps(jacobians: Floats, xy: Int64) -> Floats:
+    """Return the largest ground distances per pixel step along an arc (2, 2), so the tolerance is never exceeded."""
+    first, last = min(xy[:, 1].min(), len(jacobians) - 1), min(xy[:, 1].max(), len(jacobians) - 1)
+    longest = jacobians[first].copy()
     for line in range(first + 1, last + 1):
-        for k in range(4):
-            if abs(ground[line, k]) > abs(metres[k]):
-                metres[k] = ground[line, k]
-    return metres
+        for i in range(2):
+            for j in range(2):
+                if abs(jacobians[line, i, j]) > abs(longest[i, j]):
+                    longest[i, j] = jacobians[line, i, j]
+    return longest
 
 
 @allocating
 def _simplify(
-    xy: Int64, tolerance: float, metres: NDArray[np.float64], bits: NDArray[np.uint8], first_line: int
+    xy: Int64, tolerance: float, steps: Floats, bits: NDArray[np.uint8], first_line: int
 ) -> NDArray[np.bool_]:
-    """Which vertices of one arc stay."""
+    """Decide which vertices of one arc stay.
+
+    Args:
+        xy: the arc's vertices (N, 2), in pixel corners.
+        tolerance: in metres.
+        steps: metres per pixel step (2, 2).
+        bits: `Bends.bits`.
+        first_line: `Bends.first`.
+
+    Returns:
+        True where a vertex stays (N,).
+    """
     count = len(xy)
     before, after = np.arange(-1, count - 1), np.arange(1, count + 1)
     stays = np.ones(count, np.bool_)
     sizes = np.full(count, _NEVER)
     for i in range(1, count - 1):
-        sizes[i] = abs(_twice(xy, i - 1, i, i + 1))
+        sizes[i] = abs(_twice_area(xy, i - 1, i, i + 1))
     loop = xy[0, 0] == xy[-1, 0] and xy[0, 1] == xy[-1, 1]
     spare = count - (5 if loop else 3)
     going = spare > 0 and tolerance > 0
@@ -149,45 +170,45 @@ def _simplify(
             one, other = before[i], after[i]
             if sizes[i] < _NEVER and sizes[i] <= sizes[one] and sizes[i] <= sizes[other]:
                 going = True
-                if _may_go(xy, one, i, other, tolerance, metres, bits, first_line):
+                if _can_go(xy, one, i, other, tolerance, steps, bits, first_line):
                     stays[i] = False
                     spare -= 1
                     after[one], before[other] = other, one
                     if one > 0:
-                        sizes[one] = abs(_twice(xy, before[one], one, other))
+                        sizes[one] = abs(_twice_area(xy, before[one], one, other))
                     if other < count - 1:
-                        sizes[other] = abs(_twice(xy, one, other, after[other]))
+                        sizes[other] = abs(_twice_area(xy, one, other, after[other]))
                 else:
-                    sizes[i] = _NEVER  # until a neighbour goes
+                    sizes[i] = _NEVER  # until a neighbour is removed
             i = other
         going = going and spare > 0
     return stays
 
 
 @compiled
-def _twice(xy: Int64, a: int, v: int, b: int) -> int:
+def _twice_area(xy: Int64, a: int, v: int, b: int) -> int:
     return (xy[v, 0] - xy[a, 0]) * (xy[b, 1] - xy[a, 1]) - (xy[b, 0] - xy[a, 0]) * (xy[v, 1] - xy[a, 1])
 
 
 @compiled
-def _may_go(
+def _can_go(
     xy: Int64,
     a: int,
     v: int,
     b: int,
     tolerance: float,
-    metres: NDArray[np.float64],
+    steps: Floats,
     bits: NDArray[np.uint8],
     first_line: int,
 ) -> bool:
-    """Whether the border may run straight from vertex a to vertex b, past v."""
-    along_x = metres[0] * (xy[b, 0] - xy[a, 0]) + metres[1] * (xy[b, 1] - xy[a, 1])
-    along_y = metres[2] * (xy[b, 0] - xy[a, 0]) + metres[3] * (xy[b, 1] - xy[a, 1])
+    """Return whether vertex v can be removed, so that the border is straight from vertex a to vertex b."""
+    along_x = steps[0, 0] * (xy[b, 0] - xy[a, 0]) + steps[0, 1] * (xy[b, 1] - xy[a, 1])
+    along_y = steps[1, 0] * (xy[b, 0] - xy[a, 0]) + steps[1, 1] * (xy[b, 1] - xy[a, 1])
     length2 = along_x * along_x + along_y * along_y
     own = 0
     for i in range(a + 1, b):
-        dx = metres[0] * (xy[i, 0] - xy[a, 0]) + metres[1] * (xy[i, 1] - xy[a, 1])
-        dy = metres[2] * (xy[i, 0] - xy[a, 0]) + metres[3] * (xy[i, 1] - xy[a, 1])
+        dx = steps[0, 0] * (xy[i, 0] - xy[a, 0]) + steps[0, 1] * (xy[i, 1] - xy[a, 1])
+        dy = steps[1, 0] * (xy[i, 0] - xy[a, 0]) + steps[1, 1] * (xy[i, 1] - xy[a, 1])
         part = 0.0 if length2 == 0 else min(1.0, max(0.0, (dx * along_x + dy * along_y) / length2))
         if (dx - part * along_x) ** 2 + (dy - part * along_y) ** 2 > tolerance * tolerance:
             return False
@@ -197,7 +218,7 @@ def _may_go(
 
 @allocating
 def _is_free(xy: Int64, a: int, v: int, b: int, bits: NDArray[np.uint8], first_line: int) -> bool:
-    """Whether the corner at v, up to the middles of its edges, holds nothing of another border."""
+    """Return whether no other border lies in the triangle between v and the middles of its two edges."""
     one, corner, other = xy[a] + xy[v], 2 * xy[v], xy[v] + xy[b]
     own = 0
     for i in range(a + 1, b):
@@ -207,20 +228,26 @@ def _is_free(xy: Int64, a: int, v: int, b: int, bits: NDArray[np.uint8], first_l
 
 @compiled
 def _inside(a: Int64, v: Int64, b: Int64, x: int, y: int) -> bool:
-    """Whether a point lies in the closed triangle."""
+    """Return whether a point lies in the closed triangle."""
     one = (v[0] - a[0]) * (y - a[1]) - (x - a[0]) * (v[1] - a[1])
     two = (b[0] - v[0]) * (y - v[1]) - (x - v[0]) * (b[1] - v[1])
     three = (a[0] - b[0]) * (y - b[1]) - (x - b[0]) * (a[1] - b[1])
     inside = (one >= 0 and two >= 0 and three >= 0) or (one <= 0 and two <= 0 and three <= 0)
-    in_x = min(a[0], v[0], b[0]) <= x <= max(a[0], v[0], b[0])  # three points on a line are one, too
+    in_x = min(a[0], v[0], b[0]) <= x <= max(a[0], v[0], b[0])  # also right if the triangle is flat
     return inside and in_x and min(a[1], v[1], b[1]) <= y <= max(a[1], v[1], b[1])
 
 
 @compiled
 def _bends_inside(a: Int64, v: Int64, b: Int64, scale: int, bits: NDArray[np.uint8], first_line: int) -> int:
-    """How many bends and nodes lie in the closed triangle, its corners not counted.
+    """Count the bends and nodes in a closed triangle, except at its corners.
 
-    Its coordinates are pixels times the scale.
+    Args:
+        a: a corner, in pixel corners times `scale`.
+        v: a corner.
+        b: a corner.
+        scale: 1, or 2 where corners lie between pixel corners.
+        bits: `Bends.bits`.
+        first_line: `Bends.first`.
     """
     count = 0
     for line in range(-(-min(a[1], v[1], b[1]) // scale), max(a[1], v[1], b[1]) // scale + 1):

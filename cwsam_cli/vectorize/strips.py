@@ -1,4 +1,4 @@
-"""Read a class raster strip by strip, one strip ahead of whoever works on it."""
+"""Read a class raster strip by strip; a thread reads the next strip while the current one is processed."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +16,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.console import track
 from cwsam_cli.errors import DataError
+from cwsam_cli.raster.globe import views_on
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import missing_crs
 from cwsam_cli.raster.prefetch import prefetch
@@ -25,48 +26,80 @@ from cwsam_cli.vectorize.codes import HOLE, NODATA, Strip
 DTYPES = ("uint8", "int8", "uint16", "int16", "int32")
 _PIXELS = 2**19
 _BLOCK_BYTES = 2**25
-"""A row of blocks larger than this is read at once, so that GDAL's cache need not hold it."""
+"""A row of blocks with more bytes is read as one strip, so that GDAL's cache need not hold it."""
 _CACHE_BYTES = 2**23, 2**26
-"""GDAL's cache, at least and at most: of the blocks of masks, mosaics and other rasters nothing is known."""
+"""Smallest and largest size of GDAL's cache. The blocks of masks, mosaics and other rasters are not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherRaster:
+    """An open raster whose values are read on the map's grid."""
+
+    path: Path
+    views: tuple[WarpedVRT, ...]
+    """Views of the raster. All but the first find ground on the other side of the antimeridian."""
+
+    def read(self, window: Window) -> NDArray[np.float32]:
+        """Return the values (H, W) of a window, NaN where there is none."""
+        with reading(self.path):
+            values = self._read(self.views[0], window)
+            for view in self.views[1:]:
+                unknown = np.isnan(values)
+                if unknown.any():
+                    values[unknown] = self._read(view, window)[unknown]
+        return values
+
+    @staticmethod
+    def _read(view: WarpedVRT, window: Window) -> NDArray[np.float32]:
+        return np.asarray(view.read(1, window=window, masked=True).filled(np.nan), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class ClassRaster:
-    """A map that can be read more than once."""
+    """An open map that can be read more than once."""
 
     path: Path
     dataset: DatasetReader
     band: int
+    """Counted from 1."""
     grid: Grid
+    readers: ExitStack
+    """Closes streams of strips before the dataset is closed, because GDAL crashes if a thread still reads."""
 
-    def strips(self, what: str, values: tuple[WarpedVRT, ...] = ()) -> Iterator[Strip]:
-        """The map from its first row to its last, with other rasters' values on its grid.
+    def strips(self, what: str, values: tuple[OtherRaster, ...] = ()) -> Iterator[Strip]:
+        """Yield the map from its first row to its last, with the values of other rasters.
 
         Args:
-            what: is said beside the progress bar.
-            values: from `on_grid`.
+            what: text of the progress bar.
+            values: other rasters, from `on_grid`.
         """
         rows = self._rows()
         tops = track(range(0, self.grid.height, rows), what, total=-(-self.grid.height // rows), unit="strip")
-        return prefetch(self._read(top, min(rows, self.grid.height - top), values) for top in tops)
+        stream = prefetch(self._read(top, min(rows, self.grid.height - top), values) for top in tops)
+        self.readers.callback(stream.close)
+        return stream
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Return the dtype of the codes in the file."""
+        return np.dtype(self.dataset.dtypes[self.band - 1])
 
     @property
     def cache_bytes(self) -> int:
-        """GDAL's cache that decodes each block once: strips may lie in two rows of blocks."""
+        """Return the cache size with which GDAL decodes each block once; a strip may lie in two rows of blocks."""
         least, most = _CACHE_BYTES
-        bands = self.dataset.count  # GDAL keeps them all where they lie pixel by pixel
+        bands = self.dataset.count  # GDAL caches all bands of pixel-interleaved files
         return most if self.dataset.driver == "VRT" else min(most, max(least, 2 * bands * self._row_of_blocks))
 
     @property
     def _row_of_blocks(self) -> int:
-        itemsize = np.dtype(self.dataset.dtypes[self.band - 1]).itemsize
-        return self.dataset.block_shapes[self.band - 1][0] * self.grid.width * itemsize
+        return self.dataset.block_shapes[self.band - 1][0] * self.grid.width * self.dtype.itemsize
 
     def _rows(self) -> int:
         rows = max(1, _PIXELS // self.grid.width)
         return max(rows, self.dataset.block_shapes[self.band - 1][0]) if self._row_of_blocks > _BLOCK_BYTES else rows
 
-    def _read(self, top: int, rows: int, values: tuple[WarpedVRT, ...]) -> Strip:
+    def _read(self, top: int, rows: int, values: tuple[OtherRaster, ...]) -> Strip:
         window = Window(0, top, self.grid.width, rows)
         dataset = self.dataset
         with reading(self.path):
@@ -74,39 +107,34 @@ class ClassRaster:
             empty = self._empty(raw, window)
         codes = raw.astype(np.int32)
         if raw.dtype == np.int32 and (lowest := codes.min(where=~empty, initial=0)) <= HOLE:
-            nodata_is_said = MaskFlags.all_valid not in dataset.mask_flag_enums[self.band - 1]
-            said = "give that class another code"
-            unsaid = f"if it means no data: rio edit-info --nodata {lowest} {self.path}"
+            has_nodata = MaskFlags.all_valid not in dataset.mask_flag_enums[self.band - 1]
+            declare = f"if it means nodata: rio edit-info --nodata {lowest} {self.path}"
             raise DataError(
-                f"`{self.path}` holds the code {lowest}, and the three lowest of 32 bits are no codes here",
-                hint=said if nodata_is_said else unsaid,
+                f"`{self.path}` holds the code {lowest}, but the three lowest codes of 32 bits are reserved",
+                hint="give that class another code" if has_nodata else declare,
             )
         codes[empty] = NODATA
-        return Strip(codes, _values(values, window) if values else None)
+        return Strip(codes, np.stack([other.read(window) for other in values]) if values else None)
 
     def _empty(self, raw: NDArray[Any], window: Window) -> NDArray[np.bool_]:
         flags, nodata = self.dataset.mask_flag_enums[self.band - 1], self.dataset.nodatavals[self.band - 1]
         if MaskFlags.nodata in flags and nodata.is_integer():
-            return raw == int(nodata)  # as a float it would make floats of all pixels
+            return raw == int(nodata)  # comparing with a float would convert all pixels
         if MaskFlags.nodata in flags or MaskFlags.all_valid in flags:
             return np.zeros(raw.shape, bool)
         return self.dataset.read_masks(self.band, window=window) == 0
-
-
-def _values(rasters: tuple[WarpedVRT, ...], window: Window) -> NDArray[np.float32]:
-    stack = []
-    for raster in rasters:
-        with reading(raster.src_dataset.name):
-            stack.append(raster.read(1, window=window, masked=True).filled(np.nan))
-    return np.stack(stack)
 
 
 @contextmanager
 def open_classes(path: Path, band: int | None = None) -> Iterator[ClassRaster]:
     """Open any raster of whole numbers as a map.
 
+    Args:
+        path: the raster.
+        band: the band that holds the codes, counted from 1; None if there is only one.
+
     Raises:
-        DataError: it has other values, or several bands and none is named.
+        DataError: the raster holds other values, or has several bands and `band` is None.
     """
     with open_raster(path) as dataset:
         if band is None and dataset.count > 1:
@@ -124,22 +152,40 @@ def open_classes(path: Path, band: int | None = None) -> Iterator[ClassRaster]:
                 hint=f"if they are class codes: gdal_translate -ot Int32 {path} codes.tif",
             )
         refuse_unplaced(dataset, path)
-        source = ClassRaster(path, dataset, band, Grid.of(dataset))
-        with rasterio.Env(GDAL_CACHEMAX=source.cache_bytes):
-            yield source
+        with ExitStack() as readers:
+            source = ClassRaster(path, dataset, band, Grid.of(dataset), readers)
+            with rasterio.Env(GDAL_CACHEMAX=source.cache_bytes):
+                yield source
 
 
 @contextmanager
-def on_grid(paths: list[Path], map_: ClassRaster) -> Iterator[tuple[WarpedVRT, ...]]:
-    """Open other rasters so that they read as if they lay on the map's grid (nearest pixel)."""
+def on_grid(paths: list[Path], map_: ClassRaster) -> Iterator[tuple[OtherRaster, ...]]:
+    """Open other rasters so that reading them returns values on the map's grid (nearest neighbour).
+
+    A raster that ends at the antimeridian also covers the same ground under longitudes beyond 180°.
+
+    Args:
+        paths: the other rasters.
+        map_: the map.
+
+    Raises:
+        MissingCRS: a raster has no CRS.
+    """
     with ExitStack() as stack:
         if paths:
             stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES[1]))
-        warped = []
+        others = []
         for path in paths:
             dataset = stack.enter_context(open_raster(path))
-            if dataset.crs is None:
-                raise missing_crs(path, Grid.of(dataset), "so it cannot be laid over the map", [(map_.path, map_.grid)])
-            # Without nodata of its own, what lies beside a raster would read as 0.
-            warped.append(stack.enter_context(on_pixels_of(map_.grid, dataset, dtype="float32", nodata=np.nan)))
-        yield tuple(warped)
+            own = Grid.of(dataset)
+            if own.crs is None:
+                raise missing_crs(path, own, "so it cannot be placed on the map", [(map_.path, map_.grid)])
+            # Without a nodata value, GDAL would return 0 outside the raster.
+            options: dict[str, Any] = {"dtype": "float32", "nodata": np.nan}
+            if own == map_.grid:  # the usual case for a confidence layer: no ground lies elsewhere
+                views = (stack.enter_context(on_pixels_of(map_.grid, dataset, **options)),)
+            else:
+                views = views_on(map_.grid, dataset, stack, **options)
+            others.append(OtherRaster(path, views))
+        stack.callback(map_.readers.close)  # before the views are closed
+        yield tuple(others)

@@ -18,6 +18,7 @@ from cwsam_cli.config.load import load_config
 from cwsam_cli.demo.pipeline import _example
 from cwsam_cli.metrics.confusion import compute_metrics, constant_matrix
 from cwsam_cli.tile.pipeline import tile_scenes
+from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.train.pipeline import train
 from cwsam_cli.train.run import BEST
 
@@ -45,7 +46,9 @@ def main() -> None:
     scene, labels = _example()
     with tempfile.TemporaryDirectory() as temporary:
         dataset = Path(temporary) / "dataset"
-        tile_scenes([scene], labels, dataset, size=128, overlap=64, classes="nc_landclass96")
+        tile_scenes(
+            TileRequest(scenes=(scene,), labels=labels, output=dataset, size=128, overlap=64, classes="nc_landclass96")
+        )
         for name, overrides in MODELS.items():
             rows = [run(dataset, Path(temporary) / f"{name}{seed}", steps, seed, overrides) for seed in range(3)]
             for seed, (accuracy, mean_iou, classes, seconds) in enumerate(rows):

@@ -30,6 +30,7 @@ from cwsam_cli.model.routing import routing_loss
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.tile.pipeline import tile_scenes
+from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.train.history import HISTORY, read_history
 from cwsam_cli.train.pipeline import train
 from cwsam_cli.train.start import build_learner
@@ -142,7 +143,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder)
         dataset = temporary / "dataset"
-        tile_scenes([scene], labels, dataset, size=128, overlap=64, classes="nc_landclass96")
+        tile_scenes(
+            TileRequest(scenes=(scene,), labels=labels, output=dataset, size=128, overlap=64, classes="nc_landclass96")
+        )
         if what in (None, "overhead"):
             overhead(dataset)
         if what in (None, "optimizers"):

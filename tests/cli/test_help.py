@@ -99,11 +99,6 @@ def test_tiling_and_vectorizing_never_load_torch(run, tmp_path: Path) -> None:  
     assert "torch" not in vectorize and "rasterio" in vectorize
 
 
-def test_vectorizing_loads_no_data_frames(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    statistic = ("--stats", f"code={run.labels}", "--dissolve")
-    assert not loaded_by("vectorize", run.labels, "polygons.gpkg", *statistic, cwd=tmp_path) & {"geopandas", "pandas"}
-
-
 def test_the_module_and_the_script_are_one_program(tmp_path: Path) -> None:
     module = [sys.executable, "-m", "cwsam_cli"]
     script = [str(Path(sys.executable).with_name("cwsam"))]

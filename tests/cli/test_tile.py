@@ -4,6 +4,7 @@ import json
 import re
 import resource
 import shlex
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -668,3 +669,21 @@ def test_files_are_open_only_while_they_are_read(cwsam: Cwsam, make_raster: Any,
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, most)
     assert len(files(tmp_path / "dataset")) == 40
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.99, 1.0])
+def test_a_disk_that_is_full_within_a_tile_is_told(
+    cwsam: Cwsam, refused: Any, make_raster: Any, tmp_path: Path, share: float
+) -> None:
+    scene, labels = make_raster("scene.tif", noise(3, 64, 64)), make_raster("labels.tif", striped(64, 64))
+    command = ("tile", scene, "--labels", labels, "--size", 64, "--split", 100, 0, 0)
+    cwsam(*command, "-o", "whole")
+    largest = max(path.stat().st_size for path in (tmp_path / "whole").rglob("*.tif"))
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * (largest - 1)), limits[1]))
+    try:
+        refused(6, *command, "-o", "dataset", names=".tif` could not be written whole")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not (tmp_path / "dataset").exists() and not list(tmp_path.glob(".*"))

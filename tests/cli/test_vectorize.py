@@ -364,14 +364,14 @@ def test_the_check_proves_what_geometry_says_too(
 def test_a_broken_coverage_is_refused_and_leaves_nothing(
     refused: Any, make_raster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cwsam_cli.vectorize import pipeline as pipeline
+    from cwsam_cli.vectorize import work
 
-    original = pipeline.to_ground
+    original = work.to_ground
 
     def shaken(xy: Any, transform: Affine) -> Any:
         return original(xy, transform) + (np.arange(len(xy)) == 7)[:, None] * 0.01
 
-    monkeypatch.setattr(pipeline, "to_ground", shaken)
+    monkeypatch.setattr(work, "to_ground", shaken)
     scene = make_raster("map.tif", patchwork(), nodata=255)
     message = refused(4, "vectorize", scene, "p.gpkg", "--check", names="map.tif")
     assert "edges without their opposite" in message
@@ -574,9 +574,10 @@ def test_overlap_can_be_allowed_only_where_something_is_appended(refused: Any, m
 
 def test_what_does_not_fit_a_layer_is_not_appended(refused: Any, make_raster: Any, tmp_path: Path) -> None:
     from cwsam_cli.vectorize.pipeline import vectorize
+    from cwsam_cli.vectorize.request import VectorizeRequest
 
     scene = make_raster("map.tif", patchwork())
-    vectorize(scene, tmp_path / "p.gpkg")
+    vectorize(VectorizeRequest(map_path=scene, output=tmp_path / "p.gpkg"))
     refused(2, "vectorize", scene, "p.fgb", "--append", names="--append")
     refused(2, "vectorize", scene, "p.gpkg", "--append", "--overwrite", names="--append")
     refused(4, "vectorize", scene, "p.gpkg", "--append", "--dst-crs", "EPSG:3035", names="`p.gpkg`")

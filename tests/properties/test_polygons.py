@@ -19,7 +19,7 @@ from cwsam_cli.vectorize.measure import measure_regions, to_ground
 from cwsam_cli.vectorize.polygonize import Regions, Simplify, polygonize
 
 modest = settings(max_examples=60, deadline=None, database=None)
-METRES = np.array([[1.0, 0.0, 0.0, 1.0]])
+METRES = np.eye(2)[None]
 
 TRANSFORMS = {
     "north-up": Affine(30, 0, 600_000, 0, -30, 4_000_000),

@@ -37,7 +37,7 @@ def dense(draw: st.DrawFn) -> Codes:
 maps = sparse | dense()
 
 
-@pytest.fixture(autouse=True, params=[0, 2], ids=["every strip settles", "strips wait"])
+@pytest.fixture(autouse=True, params=[0, sieve.PATIENCE], ids=["every strip settles", "strips wait"])
 def patience(request: pytest.FixtureRequest) -> Iterator[None]:
     usual, sieve.PATIENCE = sieve.PATIENCE, request.param
     yield

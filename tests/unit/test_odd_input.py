@@ -28,6 +28,7 @@ from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.measure import measure_regions
 from cwsam_cli.vectorize.pipeline import vectorize
 from cwsam_cli.vectorize.polygonize import polygonize
+from cwsam_cli.vectorize.request import VectorizeRequest
 
 MakeRaster = Callable[..., Path]
 UTM = CRS.from_epsg(32617)
@@ -79,14 +80,15 @@ def test_a_code_that_no_class_table_holds_is_a_class_of_its_polygons(
     codes[3:] = odd
     if odd == -(2**31):  # stands for what lies beyond the map
         with pytest.raises(DataError, match=str(odd)):
-            vectorize(make_raster("map.tif", codes), tmp_path / "map.gpkg")
+            vectorize(VectorizeRequest(map_path=make_raster("map.tif", codes), output=tmp_path / "map.gpkg"))
         return
-    vectorize(make_raster("map.tif", codes), tmp_path / "map.gpkg")
+    vectorize(VectorizeRequest(map_path=make_raster("map.tif", codes), output=tmp_path / "map.gpkg"))
     assert set(geopandas.read_file(tmp_path / "map.gpkg")["code"]) == {1, odd}
 
 
 def test_a_plain_raster_of_nodata_alone_gives_an_empty_layer(make_raster: MakeRaster, tmp_path: Path) -> None:
-    vectorize(make_raster("map.tif", np.full((6, 6), 255, np.uint8), nodata=255), tmp_path / "map.gpkg")
+    empty = make_raster("map.tif", np.full((6, 6), 255, np.uint8), nodata=255)
+    vectorize(VectorizeRequest(map_path=empty, output=tmp_path / "map.gpkg"))
     assert len(geopandas.read_file(tmp_path / "map.gpkg")) == 0
 
 

@@ -14,7 +14,8 @@ from cwsam_cli.raster.grid import Grid
 from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.measure import measure_regions, pixel_areas, to_ground, with_areas
 from cwsam_cli.vectorize.polygonize import Regions, polygonize
-from cwsam_cli.vectorize.units import metres_a_step, sieve_weights
+from cwsam_cli.vectorize.sizes import Size
+from cwsam_cli.vectorize.units import sieve_weights, step_jacobians
 
 
 def grid(crs: str, lon: float, lat: float, pixel: float, width: int = 60, height: int = 40, turn: float = 0) -> Grid:
@@ -66,7 +67,7 @@ STRETCHED = [
 @pytest.mark.parametrize("on", STRETCHED, ids=str)
 def test_areas_and_perimeters_in_a_stretched_plane_are_geodesic(on: Grid) -> None:
     found = regions(on)
-    areas, perimeters = measure_regions(found, on, found.sums[:, -1, 1])
+    areas, perimeters = measure_regions(found, on, found.statistics["total"][:, -1])
     true_areas, true_perimeters = on_the_ellipsoid(found, on)
     assert not on.keeps_areas and on.pixel_area_m2 is None
     assert areas == pytest.approx(true_areas, rel=1e-4)
@@ -105,12 +106,12 @@ def test_a_pixel_in_a_mercator_plane_has_its_size_on_the_ground(crs: str) -> Non
     area = abs(Geod(ellps="WGS84").polygon_area_perimeter(*to_degrees.transform(*np.array(corners).T))[0])
     assert on.gsd_m == pytest.approx(area**0.5, rel=1e-5)
     assert on.gsd_m == pytest.approx(15, rel=0.01)
-    assert np.abs(metres_a_step(on)[20]) == pytest.approx([15.05, 0, 0, 15.05], rel=3e-3, abs=1e-6)
+    np.testing.assert_allclose(np.abs(step_jacobians(on)[20]), [[15.05, 0], [0, 15.05]], rtol=3e-3, atol=1e-6)
 
 
 def test_a_smallest_mapping_unit_is_of_the_ground() -> None:
     on = grid("EPSG:3857", 10, 60, 30)
-    weights, minimum = sieve_weights(on, 50_000, False)
+    weights, minimum = sieve_weights(on, Size(50_000, False))
     pixels = minimum / weights.area[0:1].mean()
     assert pixels == pytest.approx(50_000 / 226.5, rel=0.01)
     last = weights.area[32:64]  # strips may be asked for more than the rows that are left
@@ -138,7 +139,7 @@ def test_angles_in_grads_are_no_degrees() -> None:
     in_degrees = Grid(CRS.from_epsg(4275), Affine.scale(0.9) @ transform, 60, 40)  # the same datum, from Greenwich
     assert in_grads.gsd_m == pytest.approx(in_degrees.gsd_m, rel=1e-9)
     assert pixel_areas(in_grads, 0, 40) == pytest.approx(pixel_areas(in_degrees, 0, 40), rel=1e-9)
-    np.testing.assert_allclose(metres_a_step(in_grads), metres_a_step(in_degrees), rtol=1e-9)
+    np.testing.assert_allclose(step_jacobians(in_grads), step_jacobians(in_degrees), rtol=1e-9)
     areas, perimeters = measure_regions(regions(in_grads), in_grads)
     same_areas, same_perimeters = measure_regions(regions(in_degrees), in_degrees)
     assert areas == pytest.approx(same_areas, rel=1e-9)

@@ -20,7 +20,8 @@ from rasterio.transform import from_origin
 from cwsam_cli.errors import DataError, MachineError, UsageError
 from cwsam_cli.raster.style import qml, read_qml
 from cwsam_cli.vector import layers as vector
-from cwsam_cli.vector.layers import copy_geopackage, vector_driver, within_shapefile, write_layer_style, write_stream
+from cwsam_cli.vector.formats import vector_driver
+from cwsam_cli.vector.layers import copy_geopackage, within_shapefile, write_layer_style, write_stream
 from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.features import Columns, dissolve, wkb
 from cwsam_cli.vectorize.legend import Legend
@@ -200,7 +201,7 @@ def test_dissolved_classes_keep_every_part_and_every_sum() -> None:
         own = values[0][codes == code].astype(float)
         assert geometry[row].is_valid
         assert geometry[row].area == areas[row] == whole.pixels[row] == own.size == perimeters[row] / 2
-        assert whole.sums[row, 0] == pytest.approx([own.size, own.sum(), own.min(), own.max()])
+        assert whole.statistics[row, 0].tolist() == pytest.approx([own.size, own.sum(), own.min(), own.max()])
 
 
 @pytest.mark.parametrize("name", ["map.kml", "map", "map.tif"])
@@ -214,9 +215,9 @@ def test_an_unknown_suffix_is_a_usage_error_that_lists_the_known_ones(name: str)
 def test_a_format_can_be_named() -> None:
     assert vector_driver(Path("map.json"), "geojsonseq") == "GeoJSONSeq"
     assert vector_driver(Path("map.GPKG")) == "GPKG"
-    with pytest.raises(UsageError, match=r"ends in \.shp"):
+    with pytest.raises(UsageError, match=r"must end in \.shp"):
         vector_driver(Path("map"), "shp")
-    with pytest.raises(UsageError, match=r"ends in \.fgb"):
+    with pytest.raises(UsageError, match=r"must end in \.fgb"):
         vector_driver(Path("map.txt"), "fgb")
 
 

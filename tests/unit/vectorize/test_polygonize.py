@@ -87,13 +87,13 @@ def test_statistics_are_those_of_the_regions_pixels() -> None:
     strips = [Strip(codes[top : top + 7], values[:, top : top + 7]) for top in range(0, 60, 7)]
     regions = Regions.concatenate(list(polygonize(strips, 40, 60, statistics=2)))
     rows, cols = np.mgrid[:60, :40] + 0.5
-    for polygon, sums in zip(regions.polygons(), regions.sums, strict=True):
+    for polygon, found in zip(regions.polygons(), regions.statistics, strict=True):
         inside = shapely.contains_xy(polygon, cols, rows)
         for statistic in range(2):
             own = values[statistic][inside]
             own = own[~np.isnan(own)].astype(float)
             expected = [len(own), own.sum(), own.min(initial=np.inf), own.max(initial=-np.inf)]
-            assert sums[statistic] == pytest.approx(expected)
+            assert found[statistic].tolist() == pytest.approx(expected)
 
 
 def test_what_is_open_is_all_that_is_kept() -> None:
@@ -105,7 +105,7 @@ def test_what_is_open_is_all_that_is_kept() -> None:
         codes = np.random.default_rng(0).integers(0, 5, (rows, 50)).astype(np.int32)
         codes[::10] = np.arange(rows // 10)[:, None] + 100  # nothing is open across these rows
         largest = []
-        original = borders.with_room
+        original = borders.with_capacity
 
         def watched(state: borders.Borders, *wanted: int) -> borders.Borders:
             grown = original(state, *wanted)  # noqa: B023
@@ -113,10 +113,10 @@ def test_what_is_open_is_all_that_is_kept() -> None:
             return grown
 
         try:
-            borders.with_room = watched
+            borders.with_capacity = watched
             for _ in polygonize([Strip(codes[top : top + 20]) for top in range(0, rows, 20)], 50, rows):
                 pass
         finally:
-            borders.with_room = original
+            borders.with_capacity = original
         rooms.append(largest[-1])
     assert rooms[0] == rooms[1]

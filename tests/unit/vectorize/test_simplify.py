@@ -8,7 +8,7 @@ from cwsam_cli.vectorize.codes import NODATA, Strip
 from cwsam_cli.vectorize.coverage import Coverage
 from cwsam_cli.vectorize.polygonize import Regions, Simplify, polygonize
 
-SQUARE = np.array([[1.0, 0.0, 0.0, 1.0]])
+SQUARE = np.eye(2)[None]
 
 
 def simple(codes: np.ndarray, tolerance: float, metres: np.ndarray = SQUARE) -> Regions:
@@ -72,11 +72,11 @@ def test_the_tolerance_is_in_metres_whatever_a_pixel_is() -> None:
 def test_by_line_a_degree_of_longitude_can_be_shorter() -> None:
     codes = np.ones((40, 12), int)
     codes[1:-1:2, 6:] = codes[::2, 5:] = 2  # a border that jumps one pixel east and west
-    steps = np.tile(SQUARE, (41, 1))
-    steps[:20, 0] = 0.1  # in the upper half that is not far
+    steps = np.tile(SQUARE, (41, 1, 1))
+    steps[:20, 0, 0] = 0.1  # in the upper half that is not far
     regions = simple(codes, 0.5, steps)
     assert len(regions.xy) > 0
-    upper = len(simple(codes, 0.5, SQUARE * [0.1, 1, 1, 1]).xy)
+    upper = len(simple(codes, 0.5, SQUARE * [[0.1, 1], [1, 1]]).xy)
     lower = len(simple(codes, 0.5).xy)
     assert upper < lower
 
@@ -86,8 +86,8 @@ def test_in_degrees_no_part_of_a_long_border_moves_too_far() -> None:
     codes[:, 15:] = 2
     for row in (10, 20, 50):  # bays, one of them far from the border's middle
         codes[row : row + 3, 14] = 2
-    metres = np.tile(SQUARE, (61, 1))
-    metres[45:, 0] = 4  # where a column is wide
+    metres = np.tile(SQUARE, (61, 1, 1))
+    metres[45:, 0, 0] = 4  # where a column is wide
     regions = simple(codes, 2, metres)
     (east,) = regions.polygons()[regions.codes == 2]
     assert east.contains(shapely.box(14, 50, 15, 53))

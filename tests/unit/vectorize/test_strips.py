@@ -108,3 +108,32 @@ def test_reading_a_class_raster_does_not_load_the_compiler() -> None:
     program = "import sys, cwsam_cli.vectorize.strips; print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("west", [179.0, -181.0])
+@pytest.mark.parametrize("other", [178.0, -182.0])
+def test_other_rasters_are_read_on_both_sides_of_the_antimeridian(
+    make_raster: MakeRaster, west: float, other: float
+) -> None:
+    here, there = from_origin(west, 10, 0.1, 0.1), from_origin(other, 11, 0.1, 0.1)
+    values = np.arange(40 * 40, dtype=np.float32).reshape(40, 40)
+    path = make_raster("other.tif", values, crs="EPSG:4326", transform=there)
+    map_ = make_raster("map.tif", np.ones((10, 20), np.uint8), crs="EPSG:4326", transform=here)
+    with open_classes(map_) as source, on_grid([path], source) as rasters:
+        (strip,) = source.strips("rows", rasters)
+    assert strip.values is not None
+    np.testing.assert_array_equal(strip.values[0], values[10:20, 10:30])
+
+
+def test_a_projected_map_across_the_antimeridian_reads_a_raster_in_degrees_on_both_sides(
+    make_raster: MakeRaster,
+) -> None:
+    degrees = {"crs": "EPSG:4326", "transform": from_origin(178, 12, 0.01, 0.01)}
+    path = make_raster("other.tif", np.ones((400, 400), np.float32), **degrees)
+    utm = {"crs": "EPSG:32660", "transform": from_origin(800_000, 1_150_000, 1000, 1000)}
+    with (
+        open_classes(make_raster("map.tif", np.ones((80, 80), np.uint8), **utm)) as source,
+        on_grid([path], source) as rasters,
+    ):
+        (strip,) = source.strips("rows", rasters)
+    assert strip.values is not None and (strip.values == 1).all()

@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Sizes of pixels on the ground."""
 
 import numpy as np
 import pytest
@@ -7,62 +7,24 @@ from pyproj import Geod
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
-from cwsam_cli.errors import UsageError
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.vectorize.units import AREAS, LENGTHS, area_text, metres_a_step, quantity, sieve_weights
+from cwsam_cli.vectorize.sizes import Size
+from cwsam_cli.vectorize.units import sieve_weights, step_jacobians
 
 UTM = Grid(CRS.from_epsg(32617), from_origin(600_000, 4_000_000, 30, 30), 20, 10)
 
 
-@pytest.mark.parametrize(
-    ("text", "units", "value"),
-    [
-        ("1ha", AREAS, (10_000, False)),
-        ("900m2", AREAS, (900, False)),
-        ("900 m²", AREAS, (900, False)),
-        ("0.5 km2", AREAS, (500_000, False)),
-        ("10px", AREAS, (10, True)),
-        ("15m", LENGTHS, (15, False)),
-        ("1.5PX", LENGTHS, (1.5, True)),
-    ],
-)
-def test_a_number_with_its_unit_is_a_size(text: str, units: dict[str, float], value: tuple[float, bool]) -> None:
-    assert quantity(text, units, "--size") == value
-
-
-@pytest.mark.parametrize("text", ["", "15", "m", "-1m", "0m", "1 mile", "1ha", "1e3m"])
-def test_anything_else_is_refused_by_name(text: str) -> None:
-    with pytest.raises(UsageError, match="--simplify"):
-        quantity(text, LENGTHS, "--simplify")
-
-
-@pytest.mark.parametrize(
-    ("area_m2", "text"),
-    [
-        (0, "0 m²"),
-        (0.0123, "0.0123 m²"),
-        (4, "4.00 m²"),
-        (900, "900 m²"),
-        (1_800, "0.180 ha"),
-        (123_456, "12.3 ha"),
-        (12_345_678_900, "1,234,568 ha"),
-    ],
-)
-def test_areas_have_a_unit_and_small_ones_digits(area_m2: float, text: str) -> None:
-    assert area_text(area_m2) == text
-
-
 def test_hectares_count_pixels_of_a_plane_grid() -> None:
-    weights, minimum = sieve_weights(UTM, 10_000, False)
+    weights, minimum = sieve_weights(UTM, Size(10_000, False))
     assert minimum == 12 and (weights.area == 1).all()  # 11.1 pixels of 900 m²
-    assert sieve_weights(UTM, 9_000, False)[1] == 10  # no more than exactly ten
+    assert sieve_weights(UTM, Size(9_000, False))[1] == 10  # no more than exactly ten
     assert len(weights.across) == 11 and len(weights.down) == 10
-    assert sieve_weights(UTM, 7, True)[1] == 7
+    assert sieve_weights(UTM, Size(7, True))[1] == 7
 
 
 def test_in_degrees_pixels_count_their_area_on_the_ground() -> None:
     grid = Grid(CRS.from_epsg(4326), from_origin(10, 70, 0.1, 0.1), 20, 700)
-    weights, minimum = sieve_weights(grid, 1e8, False)
+    weights, minimum = sieve_weights(grid, Size(1e8, False))
     unit = 1e8 / minimum
     rows = np.array([0, 350, 699])
     geod = Geod(ellps="WGS84")
@@ -77,10 +39,10 @@ def test_in_degrees_pixels_count_their_area_on_the_ground() -> None:
 def test_steps_are_metres_in_any_unit() -> None:
     feet = Grid(CRS.from_epsg(2264), Affine(10, 2, 2e6, 1, -10, 7e5), 20, 10)
     foot = 1200 / 3937
-    np.testing.assert_allclose(metres_a_step(feet), [[10 * foot, 2 * foot, foot, -10 * foot]])
+    np.testing.assert_allclose(step_jacobians(feet), [[[10 * foot, 2 * foot], [foot, -10 * foot]]])
     degrees = Grid(CRS.from_epsg(4326), from_origin(10, 60, 0.001, 0.001), 20, 10)
-    steps = metres_a_step(degrees)
+    steps = step_jacobians(degrees)
     geod = Geod(ellps="WGS84")
     assert len(steps) == 11
-    assert steps[0, 0] == pytest.approx(geod.inv(10, 60, 10.001, 60)[2], rel=1e-6)
-    assert -steps[0, 3] == pytest.approx(geod.inv(10, 60.0005, 10, 59.9995)[2], rel=1e-6)
+    assert steps[0, 0, 0] == pytest.approx(geod.inv(10, 60, 10.001, 60)[2], rel=1e-6)
+    assert -steps[0, 1, 1] == pytest.approx(geod.inv(10, 60.0005, 10, 59.9995)[2], rel=1e-6)

@@ -1,17 +1,25 @@
-"""Coordinates that start again at the antimeridian: degrees, and maps with straight, parallel meridians.
+"""Handle CRSs whose x coordinates repeat after one turn of the globe: degrees and cylindrical projections.
 
-There the same ground has many x coordinates, one width of the globe apart.
+The same ground has several x coordinates there, one globe's width apart. The globe's width is the length
+of a parallel in the units of the CRS.
 """
 
+from contextlib import ExitStack
 from functools import cache
 from math import pi
 from typing import Any
 
 import numpy as np
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
+from rasterio import DatasetReader
+from rasterio.vrt import WarpedVRT
+
+from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.scene import on_pixels_of
 
 Floats = NDArray[np.float64]
 
@@ -20,13 +28,13 @@ _SAMPLES = 360
 
 @cache
 def globe_width(wkt: str) -> float | None:
-    """Measure a parallel in the units of a CRS, or tell that x there does not start again.
+    """Return the globe's width in the units of a CRS.
 
     Args:
         wkt: the CRS.
 
     Returns:
-        360 for degrees, 40,075,017 for Web Mercator, None where meridians bend or converge.
+        360 for degrees, 40,075,017 for Web Mercator, None if meridians are curved or converge.
     """
     crs = CRS.from_wkt(wkt)
     geodetic = crs.geodetic_crs
@@ -47,21 +55,48 @@ def globe_width(wkt: str) -> float | None:
     step = float(np.median(steps))
     tolerance = 1e-6 * abs(step)
     is_straight = bool((np.abs(equator - north) < tolerance).all())
-    is_even = int((np.abs(steps - step) > tolerance).sum()) <= 1  # one step leads back round the globe
+    is_even = int((np.abs(steps - step) > tolerance).sum()) <= 1  # one step crosses the antimeridian
     return abs(step) * _SAMPLES if step and is_straight and is_even else None
 
 
-def unwrap(moved: NDArray[Any], before: NDArray[Any], width: float, width_before: float | None) -> NDArray[Any]:
-    """Undo the jumps round the globe that a projection has put into geometries.
+def views_on(grid: Grid, dataset: DatasetReader, stack: ExitStack, **options: Any) -> tuple[WarpedVRT, ...]:
+    """Open a raster on a grid, and again with its coordinates shifted by one globe's width to either side.
+
+    GDAL's warper finds ground only under the coordinates that a projection returns. The shifted views find the
+    ground on the other side of the antimeridian.
 
     Args:
-        moved: geometries after the projection.
-        before: the same geometries before it.
-        width: of the globe after it, see `globe_width`.
-        width_before: of the globe before it.
+        grid: the grid of the views.
+        dataset: the raster.
+        stack: closes the views.
+        options: more options of `WarpedVRT`.
 
     Returns:
-        The geometries; x may go on beyond the edge of the globe.
+        One view, or three if the x coordinates of the raster's CRS repeat.
+    """
+    own = Grid.of(dataset)
+    assert own.crs is not None
+    width = globe_width(own.crs.to_wkt())
+    places = [own.transform]
+    if width is not None:
+        # Without these options, GDAL reads nothing of the last pixels before the antimeridian.
+        options |= {"SAMPLE_STEPS": "ALL", "SOURCE_EXTRA": "2"}
+        places += [Affine.translation(turn * width, 0) @ own.transform for turn in (1, -1)]
+    views = [on_pixels_of(grid, dataset, src_transform=place, **options) for place in places]
+    return tuple(stack.enter_context(view) for view in views)
+
+
+def unwrap(moved: NDArray[Any], before: NDArray[Any], width: float, width_before: float | None) -> NDArray[Any]:
+    """Remove the jumps of one globe's width that a projection has made in geometries.
+
+    Args:
+        moved: geometries (N,) after the projection.
+        before: the same geometries before the projection.
+        width: the globe's width after the projection, see `globe_width`.
+        width_before: the globe's width before the projection, None if x does not repeat.
+
+    Returns:
+        The geometries (N,). Their x may continue beyond the antimeridian.
     """
     scale = width / width_before if width_before else 0.0
     result = moved.copy()
@@ -95,7 +130,7 @@ def _line(moved: Any, before: Any, width: float, scale: float) -> Floats:
 
 
 def _ring(xy: Floats, width: float) -> Floats:
-    """Close a ring; one that runs round a pole takes it in."""
+    """Close a ring; a ring around a pole then encloses the pole."""
     if xy[0, 0] == xy[-1, 0] or abs(xy[0, 0] - xy[-1, 0]) < width / 2:
         return xy
     beyond = np.copysign(width, xy[:, 1].mean())

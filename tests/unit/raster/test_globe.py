@@ -5,7 +5,7 @@ import pytest
 import shapely
 from pyproj import CRS
 
-from cwsam_cli.tile.globe import globe_width, unwrap
+from cwsam_cli.raster.globe import globe_width, unwrap
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,195 @@
+"""Everything that is decided about a dataset before its tiles are written.
+
+The labels are read once to count the classes in every block. Blocks then go to splits, and tiles are
+placed inside the blocks.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import shapely
+
+from cwsam_cli.console import log
+from cwsam_cli.dataset.manifest import SPLITS
+from cwsam_cli.errors import DataError
+from cwsam_cli.raster.grid import offsets
+from cwsam_cli.raster.scene import open_raster
+from cwsam_cli.raster.style import read_taxonomy
+from cwsam_cli.taxonomy import Taxonomy
+from cwsam_cli.tile.footprints import PlannedTile, footprints
+from cwsam_cli.tile.labels import NO_LABEL, Conflicts
+from cwsam_cli.tile.request import TileRequest
+from cwsam_cli.tile.scenes import Inputs, LabelledScene, each_opened
+from cwsam_cli.tile.split import Block, assign, block_size, cut_blocks
+
+Histograms = dict[tuple[object, ...], Counter[int]]
+"""Labelled pixels by ground block and class code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TilePlan:
+    """How scenes become a dataset. All values are plain, so `dataclasses.asdict` can be written as JSON."""
+
+    scenes: tuple[LabelledScene, ...]
+    taxonomy: Taxonomy
+    tiles: tuple[PlannedTile, ...]
+    """In the order of their scenes."""
+    size: int
+    """Pixels per side of a tile."""
+    output: Path
+    overwrite: bool
+    command: str
+    """The command line, for the record."""
+
+
+def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
+    """Read the labels once and decide which ground becomes which tile of which split.
+
+    Raises:
+        DataError: labels of different classes overlap, no valid pixel has a label, or the labels hold codes that
+            are not in the class table.
+    """
+    scenes = inputs.scenes
+    side = block_size([scene.grid for scene in scenes], request.size)
+    blocks = [cut_blocks(scene.grid, side, request.size, number) for number, scene in enumerate(scenes)]
+    found = _count_classes(inputs, blocks, request.labels)
+    taxonomy = inputs.taxonomy or _raster_taxonomy(scenes, found)
+    _refuse_unknown(taxonomy, found, request.labels)
+    splits = _split(found, taxonomy, request.shares, request.seed)
+    return TilePlan(
+        scenes=scenes,
+        taxonomy=taxonomy,
+        tiles=_place(scenes, blocks, splits, request.size, request.overlap),
+        size=request.size,
+        output=request.output,
+        overwrite=request.overwrite,
+        command=request.command,
+    )
+
+
+def _count_classes(inputs: Inputs, blocks: list[list[Block]], labels: Path) -> Histograms:
+    """Count the labelled pixels of each class in each ground block."""
+    found: Histograms = {}
+    conflicts: Conflicts = Counter()
+    work = [(scene, block) for scene, own in zip(inputs.scenes, blocks, strict=True) for block in own]
+    for opened, block in each_opened(work, inputs.polygons, "reading labels", "block"):
+        conflicts += opened.labels.conflicts(block.window)
+        codes, counts = np.unique(opened.codes(block.window), return_counts=True)
+        histogram = Counter(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
+        del histogram[NO_LABEL]
+        found.setdefault(block.key, Counter()).update(histogram)
+    if conflicts:
+        _refuse_conflicts(conflicts, labels)
+    if not any(found.values()):
+        others = f", nor of {len(inputs.scenes) - 1} more scenes" if len(inputs.scenes) > 1 else ""
+        raise DataError(
+            f"`{labels}` labels no valid pixel of `{inputs.scenes[0].path}`{others}",
+            hint="check with gdalinfo -stats that labels and scene cover the same ground, and that the scene has data",
+        )
+    return found
+
+
+def _refuse_conflicts(conflicts: Conflicts, labels: Path) -> NoReturn:
+    worst = [ids for ids, _ in conflicts.most_common(5)]
+    shown = "; ".join(f"{' and '.join(map(str, ids))} (at least {conflicts[ids]:,} pixel(s))" for ids in worst)
+    ids = ", ".join(str(feature) for feature in sorted({feature for ids in worst for feature in ids}))
+    raise DataError(
+        f"`{labels}`: features of different classes overlap: {shown}"
+        + (f", and {len(conflicts) - len(worst)} more" if len(conflicts) > len(worst) else ""),
+        hint=f"select them in QGIS with Select by Expression: $id IN ({ids}); cut each overlap out of one feature",
+    )
+
+
+def _raster_taxonomy(scenes: Sequence[LabelledScene], found: Histograms) -> Taxonomy:
+    present = sorted(set().union(*found.values()))
+    with open_raster(scenes[0].labels) as dataset:
+        return read_taxonomy(dataset, present)
+
+
+def _refuse_unknown(taxonomy: Taxonomy, found: Histograms, labels: Path) -> None:
+    total = sum(found.values(), Counter[int]())
+    unknown = {code: total[code] for code in sorted(total) if code not in (*taxonomy.codes, *taxonomy.unlabelled)}
+    if unknown:
+        shown = ", ".join(f"{code} ({count:,} pixels)" for code, count in list(unknown.items())[:8])
+        raise DataError(
+            f"`{labels}` holds codes that are not in the class table: {shown}",
+            hint=f"add them to its classes, or to its codes without a class: unlabelled: {list(unknown)}",
+        )
+
+
+def _split(found: Histograms, taxonomy: Taxonomy, shares: Sequence[float], seed: int) -> dict[tuple[object, ...], str]:
+    """Return the split of each labelled ground block."""
+    keys = [key for key, histogram in found.items() if any(histogram[code] for code in taxonomy.codes)]
+    if not keys:
+        raise DataError("the labels hold none of the table's classes", hint="is this the right class table?")
+    histograms = np.array([[found[key][code] for code in taxonomy.codes] for key in keys])
+    splits = dict(zip(keys, assign(histograms, shares, seed=seed), strict=True))
+    missing = [split for split, share in zip(SPLITS, shares, strict=True) if share and split not in splits.values()]
+    if missing:
+        log.warning(
+            "the labelled ground has %d block(s), too few for the split(s) %s; smaller tiles give more blocks",
+            len(keys),
+            ", ".join(missing),
+        )
+    return splits
+
+
+def _place(
+    scenes: Sequence[LabelledScene],
+    blocks: list[list[Block]],
+    splits: dict[tuple[object, ...], str],
+    size: int,
+    overlap: int,
+) -> tuple[PlannedTile, ...]:
+    """Place tiles in every labelled block, without tiles whose ground another scene gives to another split."""
+    tiles = []
+    for number, own in enumerate(blocks):
+        for block in own:
+            if block.key not in splits:
+                continue
+            split = splits[block.key]
+            wanted = overlap if split == "train" else 0
+            height, width = int(block.window.height), int(block.window.width)
+            for (row, above), (col, beside) in product(_starts(height, size, wanted), _starts(width, size, wanted)):
+                tiles.append(
+                    PlannedTile(
+                        scene=number,
+                        row_off=int(block.window.row_off) + row,
+                        col_off=int(block.window.col_off) + col,
+                        height=min(size, height),
+                        width=min(size, width),
+                        split=split,
+                        shared=(above, beside),
+                        overlap=wanted,
+                    )
+                )
+    leaking = _leaks(scenes, tiles, size) if len(scenes) > 1 else set()
+    if leaking:
+        log.warning("%d tiles are left out, because another scene gives their ground to another split", len(leaking))
+    return tuple(tile for number, tile in enumerate(tiles) if number not in leaking)
+
+
+def _starts(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
+    """Return where tiles start along an axis, each with the pixels that it shares with the tile before."""
+    starts = offsets(length, size, size - overlap)
+    return [(0, 0), *((later, earlier + size - later) for earlier, later in pairwise(starts))]
+
+
+def _leaks(scenes: Sequence[LabelledScene], tiles: list[PlannedTile], size: int) -> set[int]:
+    """Return the tiles that share more than one pixel's width of ground with a tile of a stricter split."""
+    shapes = footprints(scenes, tiles).geometry.to_numpy()
+    ours, theirs = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    rank = np.array([SPLITS.index(tile.split) for tile in tiles])
+    own = [scenes[tile.scene] for tile in tiles]
+    placed = np.array([scene.crs is not None for scene in own])
+    comparable = placed | np.array([(scene.transform[2], scene.transform[5]) != (0, 0) for scene in own])
+    alike = (placed[ours] == placed[theirs]) & comparable[ours] & comparable[theirs]
+    stricter = (rank[theirs] > rank[ours]) & alike
+    ours, theirs = ours[stricter], theirs[stricter]
+    shared = shapely.area(shapely.intersection(shapes[ours], shapes[theirs])) / shapely.area(shapes[ours])
+    return set(ours[shared > 1 / size].tolist())

@@ -1,0 +1,57 @@
+"""The wish behind one `cwsam tile`, validated before rasterio is loaded."""
+
+from collections import Counter
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+from cwsam_cli.errors import UsageError
+from cwsam_cli.files import refuse_input
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileRequest:
+    """What a user asks of `cwsam tile`.
+
+    Raises:
+        UsageError: two values contradict each other, or the output is an input.
+    """
+
+    scenes: tuple[Path, ...]
+    """Images with the same bands and dtype."""
+    labels: Path
+    """A class raster, a vector file, or a folder of class rasters with the names of the scenes."""
+    output: Path
+    """The dataset's folder."""
+    size: int = 512
+    """Pixels per side of a tile."""
+    overlap: int = 0
+    """Pixels that neighbouring training tiles share. Validation and test tiles share none."""
+    classes: str | None = None
+    """A class table's path or shipped name; None takes the classes from the labels."""
+    class_field: str | None = None
+    """The field of a vector file that holds class codes or names."""
+    shares: tuple[float, float, float] = (70, 15, 15)
+    """Shares of the ground for train, val and test. Their sum need not be 1."""
+    seed: int = 0
+    """The seed of the split."""
+    overwrite: bool = False
+    """Replace an older dataset."""
+    command: str = ""
+    """The command line, for the record in `dataset.yaml`."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.size:
+            raise UsageError(
+                f"an overlap of {self.overlap} pixels does not fit tiles of {self.size} pixels",
+                hint="choose an overlap below the size",
+            )
+        if not all(0 <= share < inf for share in self.shares) or self.shares[0] == 0:
+            raise UsageError(
+                f"--split {tuple(self.shares)} cannot be shares of train, val and test",
+                hint="for example: --split 70 15 15",
+            )
+        twice = [path for path, count in Counter(path.resolve() for path in self.scenes).items() if count > 1]
+        if twice:
+            raise UsageError(f"`{twice[0]}` is given twice", hint="name each scene once")
+        refuse_input(self.output, self.labels, *self.scenes)

@@ -1,0 +1,38 @@
+"""The vector formats that are written. This module loads no other package."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from cwsam_cli.errors import UsageError
+
+Format = Literal["gpkg", "shp", "fgb", "geojson", "json", "geojsonl", "geojsonseq", "parquet"]
+_DRIVERS: dict[str, str] = dict(
+    zip(
+        get_args(Format),
+        ("GPKG", "ESRI Shapefile", "FlatGeobuf", "GeoJSON", "GeoJSON", "GeoJSONSeq", "GeoJSONSeq", "Parquet"),
+        strict=True,
+    )
+)
+_OWN_SUFFIX = {"ESRI Shapefile": ".shp", "FlatGeobuf": ".fgb"}
+"""Formats for which GDAL creates a folder if the file's suffix is another one."""
+
+
+def vector_driver(path: Path, name: Format | None = None) -> str:
+    """Return the name of GDAL's driver for a file.
+
+    Args:
+        path: the file, whose suffix names the format.
+        name: the format, if the suffix is another one.
+
+    Raises:
+        UsageError: the suffix is not one of these formats, or the format needs another suffix.
+    """
+    suffix = name or path.suffix.lower().lstrip(".")
+    driver = _DRIVERS.get(suffix)
+    if driver is None:
+        known = ", ".join(f".{known}" for known in _DRIVERS)
+        raise UsageError(f"`{path}`: `.{suffix}` is not a vector format that cwsam writes", hint=f"use {known}")
+    own = _OWN_SUFFIX.get(driver)
+    if own and path.suffix.lower() != own:
+        raise UsageError(f"`{path}`: the name of a {driver} file must end in {own}", hint=f"{path.with_suffix(own)}")
+    return driver

@@ -1,0 +1,28 @@
+"""A wish that contradicts itself is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cwsam_cli.errors import UsageError
+from cwsam_cli.tile.request import TileRequest
+
+SCENE, LABELS = Path("scene.tif"), Path("labels.tif")
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"overlap": 512}, "overlap of 512"),
+        ({"overlap": -1}, "overlap of -1"),
+        ({"shares": (0, 50, 50)}, "--split"),
+        ({"shares": (70, -1, 31)}, "--split"),
+        ({"shares": (float("nan"), 0, 0)}, "--split"),
+        ({"scenes": (SCENE, SCENE)}, "given twice"),
+        ({"output": LABELS}, "is an input"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        TileRequest(**{"scenes": (SCENE,), "labels": LABELS, "output": Path("dataset")} | values)
