@@ -18,7 +18,7 @@ Variant = Literal[
     "sam_moe_3b",
     "sam_hierarchical_moe_10b",
 ]
-Loss = Literal["ce", "ce+dice", "ce+iou", "ce+lovasz", "ce+tversky", "focal"]
+Loss = Literal["ce", "ce+dice", "ce+iou", "ce+lovasz", "focal"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Resume = Literal["last", "best"] | int | None
 

@@ -101,8 +101,6 @@ def loss_parts(
         parts[second] = (
             _lovasz(logits, target, known) / images
             if second == "lovasz"
-            else _tversky(logits, target, known) / images
-            if second == "tversky"
             else (_overlap_loss(logits, target, known, jaccard=second == "iou") / images)
         )
     return parts
@@ -115,19 +113,6 @@ def _overlap_loss(logits: Tensor, target: Tensor, known: Tensor, *, jaccard: boo
     common, sizes = (probabilities * truth).sum(dim=2), probabilities.sum(dim=2) + truth.sum(dim=2)
     overlap = common / (sizes - common).clamp(min=1e-9) if jaccard else 2 * common / sizes.clamp(min=1e-9)
     return _mean_over_present(1 - overlap, truth.sum(dim=2) > 0)
-
-
-def _tversky(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """Sum over the images of the Tversky loss, each a mean over the classes in the image's labels.
-
-    Missed pixels weigh 0.7 and false ones 0.3.
-    Source: Salehi et al., Tversky loss function for image segmentation, 2017.
-    """
-    probabilities = (logits.softmax(dim=1) * known[:, None]).flatten(2)  # (B, K, P)
-    truth = _truth(logits, target, known)
-    common = (probabilities * truth).sum(dim=2)
-    missed, false = truth.sum(dim=2) - common, probabilities.sum(dim=2) - common
-    return _mean_over_present(1 - common / (common + 0.7 * missed + 0.3 * false).clamp(min=1e-9), truth.sum(dim=2) > 0)
 
 
 def _lovasz(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
