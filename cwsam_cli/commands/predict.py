@@ -96,9 +96,6 @@ def predict(
         bool,
         typer.Option("--entropy", help="Also write map.entropy.tif: 0 is certain, 100 is all classes equally likely."),
     ] = False,
-    margin: Annotated[
-        bool, typer.Option("--margin", help="Also write map.margin.tif: best minus second-best probability, per cent.")
-    ] = False,
     experts: Annotated[
         bool,
         typer.Option("--experts", help="Also write map.experts.tif: the expert group that served the pixel most."),
@@ -159,7 +156,6 @@ def predict(
         confidence=confidence,
         probabilities=probabilities,
         entropy=entropy,
-        margin=margin,
         experts=experts,
         min_confidence=min_confidence,
         format=format,

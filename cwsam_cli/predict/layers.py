@@ -92,14 +92,6 @@ def entropy(probabilities: Scores) -> Scores:
     return np.asarray(-(probabilities * logs).sum(axis=0) / limit, np.float32)
 
 
-def margin(probabilities: Scores) -> Scores:
-    """Largest minus second-largest probability, (K, h, w) → (h, w); 1 if there is one class only."""
-    if len(probabilities) == 1:
-        return np.asarray(probabilities[0], np.float32)
-    second, first = np.partition(probabilities, -2, axis=0)[-2:]
-    return np.asarray(first - second, np.float32)
-
-
 def percent(share: Scores) -> Layers:
     """0-1 to whole per cent."""
     return np.rint(np.clip(share, 0, 1) * 100).astype(np.uint8)
@@ -109,6 +101,5 @@ _SHARES: dict[str, Callable[[Scores], Scores]] = {
     "confidence": lambda probabilities: probabilities.max(axis=0),
     "probabilities": lambda probabilities: probabilities,
     "entropy": entropy,
-    "margin": margin,
 }
 KINDS = (*_SHARES, "experts")

@@ -93,7 +93,6 @@ class MapRequest:
     confidence: bool = False
     probabilities: bool = False
     entropy: bool = False
-    margin: bool = False
     experts: bool = False
     min_confidence: float = 0.0
     """Per cent."""
