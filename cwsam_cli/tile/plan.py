@@ -88,7 +88,7 @@ def _count_classes(inputs: Inputs, blocks: list[list[Block]], labels: Path) -> H
     if not any(found.values()):
         others = f", nor of {len(inputs.scenes) - 1} more scenes" if len(inputs.scenes) > 1 else ""
         raise DataError(
-            f"`{labels}` labels no valid pixel of `{inputs.scenes[0].path}`{others}",
+            f"no valid pixel of `{inputs.scenes[0].path}` is labelled by `{labels}`{others}",
             hint="check with gdalinfo -stats that labels and scene cover the same ground, and that the scene has data",
         )
     return found

@@ -478,7 +478,6 @@ def test_vectorize_takes_only_maps(refused: Refused, run: Any, make_raster: Any)
         (("--class", "²"), "²"),
         (("--stats", "dem.tif"), "dem.tif"),
         (("--dst-crs", "EPSG:1"), "EPSG:1"),
-        (("--format", "dwg"), "dwg"),
     ],
 )
 def test_vectorize_names_what_it_cannot_mean(

@@ -16,7 +16,9 @@ from affine import Affine
 from pyproj import Geod, Transformer
 from rasterio.features import rasterize, shapes
 from rasterio.transform import from_origin
-from typer.testing import Result
+from typer.testing import CliRunner, Result
+
+from cwsam_cli.main import app
 
 Cwsam = Callable[..., Result]
 
@@ -653,3 +655,10 @@ def test_the_last_line_says_which_areas_are_meant_in_any_format(
     scene = make_raster("map.tif", patchwork(), **place)
     assert f"ha ({kind}" in cwsam("vectorize", scene, "p.shp").stdout
     assert json.loads(cwsam("vectorize", scene, "p.fgb", "--json").stdout)["areas"].startswith(kind)
+
+
+def test_a_format_is_chosen_from_a_list(make_raster: Any, tmp_path: Path) -> None:
+    command = ["vectorize", str(make_raster("map.tif", patchwork())), str(tmp_path / "p.gpkg"), "--format", "dwg"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "'dwg' is not one of 'gpkg', 'shp', 'fgb'" in result.stderr
