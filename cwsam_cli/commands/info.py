@@ -9,7 +9,12 @@ from cwsam_cli.commands.options import Json, print_result
 
 
 def info(
-    path: Annotated[Path, typer.Argument(metavar="MODEL|MAP|DATASET", show_default=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL|MAP|DATASET", help="A .pth file, a map, or a dataset's folder.", show_default=False
+        ),
+    ],
     config: Annotated[
         bool, typer.Option("--config", help="Print the configuration that a model was trained with, as YAML.")
     ] = False,

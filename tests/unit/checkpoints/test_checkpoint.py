@@ -107,7 +107,7 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
         load_checkpoint(tmp_path)
 
 
