@@ -145,17 +145,14 @@ class EncoderMode:
 class UpcycleConfig:
     """How new experts are made from the weights of a smaller checkpoint."""
 
-    method: Literal["noise", "interpolate", "interpolate+noise", "drop"] = "interpolate+noise"
-    """`noise` adds noise, `interpolate` mixes two base experts of the block, `drop` draws a share of the hidden
-    units again."""
+    method: Literal["noise", "interpolate", "interpolate+noise"] = "interpolate+noise"
+    """`noise` adds noise, `interpolate` mixes two base experts of the block."""
     noise: float = 0.02
     """Standard deviation of the noise, relative to that of each tensor."""
-    drop: float = 0.5
-    """Share of the hidden units that `drop` draws again, 0-1."""
 
     def __post_init__(self) -> None:
-        if self.noise < 0 or not 0 <= self.drop <= 1:
-            raise ValueError("noise must not be negative, and drop must be within 0 and 1")
+        if self.noise < 0:
+            raise ValueError("noise must not be negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

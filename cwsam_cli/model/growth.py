@@ -7,7 +7,7 @@ the smaller model's experts, or copies of its MLP. The experts of further groups
 interpolations of two base experts, base experts with noise, or both. Each tensor has a random
 generator seeded by its name and the seed, so the result does not depend on the order of the
 tensors or the number of processes.
-Source: Komatsuzaki et al., Sparse Upcycling, 2023; Nakamura et al., Drop-Upcycling, 2025.
+Source: Komatsuzaki et al., Sparse Upcycling, 2023.
 """
 
 import hashlib
@@ -154,42 +154,21 @@ def _grow_expert(
         return GrownTensor(base.clone(), origin, f"copied to {experts} experts" if origin == dense_name else "loaded")
     grown = torch.empty(shape, dtype=base.dtype)
     values = _generator(seed, name)
-    # All tensors of one expert must mix the same experts and redraw the same units.
+    # All tensors of one expert must mix the same experts.
     choices = _generator(seed, f"{layer}.groups.{group}")
     for expert in range(experts):
         first, second = torch.randperm(max(2, experts), generator=choices)[:2].clamp(max=experts - 1).tolist()
         alpha = float(torch.empty(()).uniform_(0.2, 0.8, generator=choices))
-        hidden = shape[1] if lin == "lin1" else shape[-1] if kind == "weight" else 0
         value = base[expert].float()
         if groups == 1 and expert == 0:
             grown[expert] = value
             continue
         if config.method.startswith("interpolate"):
             value = alpha * base[first].float() + (1 - alpha) * base[second].float()
-        if config.method == "drop":
-            value = _redraw(
-                value, lin, kind, hidden, config.drop, _generator(seed, f"{layer}.{group}.{expert}"), values
-            )
         if config.method in ("noise", "interpolate+noise"):
             value = value + config.noise * base[expert].float().std() * torch.randn(value.shape, generator=values)
         grown[expert] = value
     return GrownTensor(grown, origin, f"{config.method} into {experts} experts")
-
-
-def _redraw(
-    weight: Tensor, lin: str, kind: str, hidden: int, share: float, units: torch.Generator, values: torch.Generator
-) -> Tensor:
-    """Replace a share of the hidden units by random ones with the tensor's mean and standard deviation."""
-    if not hidden:  # the second layer's bias has no hidden units
-        return weight
-    chosen = torch.randperm(hidden, generator=units)[: round(share * hidden)]
-    fresh = weight.mean() + weight.std() * torch.randn(weight.shape, generator=values)
-    weight = weight.clone()
-    if lin == "lin1":
-        weight[chosen] = fresh[chosen]
-    elif kind == "weight":
-        weight[:, chosen] = fresh[:, chosen]
-    return weight
 
 
 def _grow_router(

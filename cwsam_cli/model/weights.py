@@ -249,14 +249,10 @@ def _make(
             return grown.value, grown.source, "loaded", ""
         report.grown |= name.startswith("image_encoder.")
         if name.endswith(".groups.1.lin1_weight") and equal_bases(source.weights, name.split(".groups.")[0]):
-            apart = (upcycle.noise > 0 and "noise" in upcycle.method) or upcycle.method == "drop"
+            apart = upcycle.noise > 0 and "noise" in upcycle.method
             report.remarks.append(
                 f"{name.split('.groups.')[0]}: all base experts are equal, so "
-                + (
-                    f"new ones differ only by {upcycle.method.split('+')[-1]}"
-                    if apart
-                    else "the new ones are equal too"
-                )
+                + ("new ones differ only by noise" if apart else "the new ones are equal too")
             )
         note = f"from {grown.source}: {grown.note}" if grown.source else grown.note
         return grown.value, grown.source, "replicated" if grown.source else "drawn", note
