@@ -186,6 +186,20 @@ def _save(checkpoint: Checkpoint, path: Path) -> None:
         ) from None
 
 
+def read_torch_file(path: Path) -> Any:
+    """Read plain values and tensors that torch saved. Tensors stay on disk until they are used.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds anything else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # torch raises many kinds of errors for a damaged file
+        raise CheckpointError(
+            f"`{path}` is not a readable checkpoint", hint="copy it again; the copy may be incomplete"
+        ) from None
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint. Its weights stay on disk until they are used.
 
@@ -193,12 +207,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: the file is missing, damaged, or not a checkpoint of this program.
     """
     refuse_missing(path)
-    try:
-        raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # torch raises many kinds of errors for a damaged file
-        raise CheckpointError(
-            f"`{path}` is not a readable checkpoint", hint="copy it again; the copy may be incomplete"
-        ) from None
+    raw = read_torch_file(path)
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("version") != VERSION:
         raise CheckpointError(
             f"`{path}` is not a checkpoint of this version of cwsam", hint="use a file named model_epoch_*.pth"

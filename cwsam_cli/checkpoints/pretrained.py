@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from cwsam_cli.checkpoints.checkpoint import FORMAT, load_checkpoint
+from cwsam_cli.checkpoints.checkpoint import FORMAT, load_checkpoint, read_torch_file
 from cwsam_cli.checkpoints.download import download
 from cwsam_cli.console import log
 from cwsam_cli.errors import CheckpointError
@@ -35,12 +35,7 @@ def open_pretrained(name: str) -> PretrainedWeights:
         raise CheckpointError(
             f"there is no checkpoint `{path}`", hint=f"give a path, a URL, or one of {', '.join(_OFFICIAL)}"
         )
-    try:
-        raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # torch raises many kinds of errors for a damaged file
-        raise CheckpointError(
-            f"`{path}` is not a readable checkpoint", hint="copy it again; the copy may be incomplete"
-        ) from None
+    raw = read_torch_file(path)
     if isinstance(raw, dict) and raw.get("format") == FORMAT:
         ours = load_checkpoint(path)
         return PretrainedWeights(

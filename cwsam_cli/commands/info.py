@@ -33,11 +33,14 @@ def info(
     by SHA-256, and the command. A dataset names its tiles, its bands, and the
     labelled pixels of each class by split.
     """
+    from cwsam_cli.errors import DataError
     from cwsam_cli.info.pipeline import inform
 
     found = inform(path)
     if config:
-        typer.echo(found.configuration.rstrip() or f"`{path}` records no configuration")
+        if not found.configuration:
+            raise DataError(f"`{path}` records no configuration", hint="models that `cwsam train` wrote record theirs")
+        typer.echo(found.configuration.rstrip())
         return
     wide = max(map(len, found.facts), default=0) + 2
     lines = [f"{path}: {found.kind}", "", *(f"{name:<{wide}}{value}" for name, value in found.facts.items())]

@@ -20,6 +20,7 @@ from cwsam_cli.commands.options import (
     print_result,
 )
 from cwsam_cli.console import loading
+from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Views
 
 if TYPE_CHECKING:
     from cwsam_cli.predict.work import MapResult
@@ -42,10 +43,10 @@ def predict(
         float, typer.Option("--overlap", min=0, max=0.9, help="Share of a window that its neighbour also sees.")
     ] = 0.25,
     tta: Annotated[
-        str, typer.Option("--tta", help="Average the scores of turned views: none, flips (4 views), d4 (8 views).")
+        Views, typer.Option("--tta", help="Average the scores of turned views: 4 with flips, 8 with d4.")
     ] = "none",
     precision: Annotated[
-        str, typer.Option("--precision", help="fp32, bf16, or auto: bf16 if the hardware computes in it.")
+        PrecisionChoice, typer.Option("--precision", help="auto is bf16 if the hardware computes in it.")
     ] = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Largest number of windows per batch.")] = 8,
     max_memory: Annotated[
@@ -69,10 +70,11 @@ def predict(
         str | None, typer.Option("--bands", help="The scene's bands in the model's order: 3,2,1 or red,green,blue.")
     ] = None,
     alpha: Annotated[
-        str | None,
+        AlphaRule | None,
         typer.Option(
             "--alpha",
-            help="A band tagged alpha: mask hides pixels, ignore reads it as an image. Default: by its values.",
+            help="A band tagged alpha: mask hides pixels, ignore reads it as an image. Default: an image band if the "
+            "model has as many bands as the file, or if its values are those of an image.",
         ),
     ] = None,
     resample_to_model: Annotated[
@@ -104,7 +106,7 @@ def predict(
         float,
         typer.Option("--min-confidence", min=0, max=100, help="Per cent; a pixel with less is nodata in the map."),
     ] = 0,
-    format: Annotated[str, typer.Option("--format", help="GTiff, or COG with overviews.")] = "GTiff",
+    format: Annotated[MapFormat, typer.Option("--format", help="A COG has overviews.")] = "GTiff",
     creation: Annotated[
         list[str] | None, typer.Option("--co", metavar="KEY=VALUE", help="GDAL creation option; repeatable.")
     ] = None,
@@ -124,9 +126,15 @@ def predict(
     $ cwsam predict 'scenes/*.tif' -c save/first/model_epoch_best.pth -o maps/ --format COG
 
     A map lies on its scene's own grid and holds class codes, nodata 255, and the names
-    and colours of the classes. Nodata of the scene is nodata in the map. After a run was
-    killed, the same command continues where it was. Of several scenes, those whose maps are
-    there already, from the same model and options, are not mapped again.
+    and colours of the classes. A pixel of the scene is nodata if one of these says so:
+    nodata value, NaN in any band that is read, mask band, alpha, .msk file. --bounds and
+    --aoi give the values of the whole map.
+
+    After a run was killed, the same command continues where it was, also with another
+    --gpus, --format or --co, or more memory. With another scene, model or option it starts
+    again. Of several scenes, only missing maps are made. If a scene fails, the others
+    continue and the exit code is 4. --gpus shares one scene by rows, several by scene; GPUs
+    of which none holds the model alone share the model.
     """
     checkpoint = checkpoint_given(checkpoint)
     # oneDNN would keep 1,024 kernels, one for each number of rows that an expert met: 0.5 GB after many windows.

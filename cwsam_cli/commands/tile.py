@@ -16,7 +16,8 @@ def tile(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The dataset's folder.")],
     classes: Annotated[
-        str | None, typer.Option("--classes", help="Class table: a file or a shipped name. Default: the labels' own.")
+        str | None,
+        typer.Option("--classes", help="Class table: a file or a shipped name. Default: what the labels say."),
     ] = None,
     class_field: Annotated[
         str | None, typer.Option("--class-field", help="Field of the polygons that holds their class code or name.")
@@ -41,7 +42,9 @@ def tile(
 
     Labels are resampled to each scene's pixel grid. The scene itself is never resampled.
     Training, validation and test ground are separate blocks, so no pixel is in two splits.
-    tiles.gpkg in the dataset shows the split in QGIS.
+    tiles.gpkg in the dataset shows the split in QGIS. Without --classes, names and colours
+    come from the class table, the category names and the palette of a label raster, or from
+    the values of the class field.
     """
     from cwsam_cli.tile.request import TileRequest
 

@@ -77,6 +77,15 @@ def vectorize(
     simplifying. Fields: code, name, area_m2, area_ha, perim_m, pixels. Areas and perimeters
     are geodesic if the map's CRS is in degrees or changes them by more than 0.5 %.
     QGIS shows a GeoPackage in the map's colours. GeoJSON is in longitude and latitude.
+
+    MAP is any raster of whole numbers. Names and colours come from the class table inside,
+    GDAL's category names or attribute table, and the palette. --min-area joins the smallest
+    regions first, each to the neighbour with the longest common border; a region alone in
+    nodata stays. --simplify keeps nodes and the map's corners; areas are those of the
+    written polygons, pixels are the map's. If --check finds a gap, an overlap or an invalid
+    polygon, nothing is written and the exit code is 4. --dissolve holds all polygons in
+    memory until the end. The first run takes about ten seconds longer, because numba
+    compiles the loops.
     """
     from cwsam_cli.vectorize.request import VectorizeRequest, statistics
 

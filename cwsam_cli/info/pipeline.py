@@ -99,7 +99,7 @@ def _map(path: Path) -> Description:
         tags = dataset.tags()
         if CLASSES_TAG not in tags:
             raise DataError(
-                f"`{path}` is not a map that `cwsam predict` wrote", hint="of other rasters, say: gdalinfo FILE"
+                f"`{path}` is not a map that `cwsam predict` wrote", hint=f"for any raster: gdalinfo {path}"
             )
         facts = {"grid": str(Grid.of(dataset))}
         taxonomy = read_taxonomy(dataset, ())

@@ -1,6 +1,6 @@
 """What a user wants of `predict`, checked as far as that is possible before torch is loaded."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,17 @@ from cwsam_cli.distributed.cluster import Cluster
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.journal import folder_of
+from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Views
 from cwsam_cli.predict.layers import KINDS
 from cwsam_cli.raster.network import is_plain_file
-from cwsam_cli.raster.scene import ALPHA_RULES, FAILED
+from cwsam_cli.raster.scene import FAILED
 
 _CONTINUE = "the same command continues where it was"
 
 Turn = tuple[int, bool]
 """Quarter turns, then a flip from left to right."""
 
-AUGMENTATIONS: dict[str, tuple[Turn, ...]] = {
+AUGMENTATIONS: dict[Views, tuple[Turn, ...]] = {
     "none": ((0, False),),
     "flips": ((0, False), (0, True), (2, False), (2, True)),
     "d4": tuple((turns, flip) for turns in range(4) for flip in (False, True)),
@@ -42,13 +43,6 @@ GTIFF_CREATION: dict[str, Any] = COG_CREATION | {
 }
 """GDAL's creation options where the user gives no others."""
 _FIXED = {"driver", "width", "height", "count", "dtype", "nodata", "crs", "transform"}
-
-_KNOWN: dict[str, Collection[str | None]] = {
-    "tta": AUGMENTATIONS,
-    "precision": ("auto", "fp32", "bf16"),
-    "format": ("GTiff", "COG"),
-    "alpha": (None, *ALPHA_RULES),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +65,8 @@ class MapRequest:
     """The command line, for the record in the map."""
     overlap: float = 0.25
     """Share of a window that its neighbours also see, 0 to 0.9."""
-    tta: str = "none"
-    precision: str = "auto"
+    tta: Views = "none"
+    precision: PrecisionChoice = "auto"
     batch_size: int = 8
     """Largest number of windows per batch."""
     max_memory: int | None = None
@@ -85,7 +79,7 @@ class MapRequest:
     aoi: Path | None = None
     bands: tuple[str, ...] = ()
     """Names or numbers of the scene's bands in the model's order."""
-    alpha: str | None = None
+    alpha: AlphaRule | None = None
     resample_to_model: bool = False
     """Map at the pixel size that the model was trained on."""
     verify: bool = False
@@ -96,16 +90,12 @@ class MapRequest:
     experts: bool = False
     min_confidence: float = 0.0
     """Per cent."""
-    format: str = "GTiff"
+    format: MapFormat = "GTiff"
     creation: Mapping[str, str] = field(default_factory=dict)
     """GDAL's creation options."""
     preview: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, known in _KNOWN.items():
-            if getattr(self, name) not in known:
-                names = ", ".join(str(each) for each in known if each)
-                raise UsageError(f"--{name} `{getattr(self, name)}` is not known", hint=f"one of {names}")
         if self.bounds:
             west, south, east, north = self.bounds
             if not (np.isfinite(self.bounds).all() and west < east and south < north):

@@ -116,8 +116,8 @@ class Grid:
             if self.plane is None or self.keeps_areas or self.keeps_lengths:
                 return sqrt(abs(self.transform.determinant)) * self.unit_m
             return sqrt(area_of(central_form(self.plane)))
-        lon, lat = self.in_degrees * (self.width / 2, self.height / 2)
-        beside, below = self.in_degrees * (self.width / 2 + 1, self.height / 2 + 1)
+        lon, lat = self.in_degrees @ (self.width / 2, self.height / 2)
+        beside, below = self.in_degrees @ (self.width / 2 + 1, self.height / 2 + 1)
         geod = geodesic(self.crs)
         lat, below = max(-90, min(90, lat)), max(-90, min(90, below))
         return sqrt(geod.inv(lon, lat, beside, lat)[2] * geod.inv(lon, lat, lon, below)[2])
@@ -126,7 +126,7 @@ class Grid:
         """Return the four corners of a window in the grid's CRS, clockwise from the upper left."""
         left, top = window.col_off, window.row_off
         right, bottom = left + window.width, top + window.height
-        return [self.transform * corner for corner in ((left, top), (right, top), (right, bottom), (left, bottom))]
+        return [self.transform @ corner for corner in ((left, top), (right, top), (right, bottom), (left, bottom))]
 
     def transects(self, count: int = 17) -> Iterator[NDArray[np.float64]]:
         """Yield columns and rows (N, 2) of all pixel corners along `count` rows and `count` columns, edges included."""
@@ -146,7 +146,7 @@ class Grid:
             DataError: the bounds touch no pixel.
         """
         west, south, east, north = bounds
-        corners = [~self.transform * corner for corner in ((west, south), (west, north), (east, south), (east, north))]
+        corners = [~self.transform @ corner for corner in ((west, south), (west, north), (east, south), (east, north))]
         cols, rows = zip(*corners, strict=True)
         left, top = (max(0, floor(min(ends) + _SNAP)) for ends in (cols, rows))
         right, bottom = min(self.width, ceil(max(cols) - _SNAP)), min(self.height, ceil(max(rows) - _SNAP))
@@ -159,7 +159,7 @@ class Grid:
 
     def part(self, window: Window) -> "Grid":
         """Return the grid of a window."""
-        transform = self.transform * Affine.translation(window.col_off, window.row_off)
+        transform = self.transform @ Affine.translation(window.col_off, window.row_off)
         return Grid(self.crs, transform, int(window.width), int(window.height))
 
     def __str__(self) -> str:

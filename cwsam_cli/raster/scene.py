@@ -37,8 +37,6 @@ FAILED = (RasterioError, CPLE_BaseError)
 
 _TOO_WIDE = {"int64", "uint64"}
 
-ALPHA_RULES = ("ignore", "mask")
-
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -70,8 +68,8 @@ class Scene:
         """The grid whose rows are counted from the north."""
         if not self.is_south_up:
             return self.grid
-        flip = Affine.translation(0, self.grid.height) * Affine.scale(1, -1)
-        return Grid(self.grid.crs, self.grid.transform * flip, self.grid.width, self.grid.height)
+        flip = Affine.translation(0, self.grid.height) @ Affine.scale(1, -1)
+        return Grid(self.grid.crs, self.grid.transform @ flip, self.grid.width, self.grid.height)
 
     @property
     def block_width(self) -> int:
@@ -303,7 +301,7 @@ def _resampled(dataset: rasterio.DatasetReader, grid: Grid, pixel_m: float, path
     return WarpedVRT(
         dataset,
         crs=grid.crs,
-        transform=grid.transform * Affine.scale(grid.width / width, grid.height / height),
+        transform=grid.transform @ Affine.scale(grid.width / width, grid.height / height),
         width=width,
         height=height,
         resampling=Resampling.average if pixel_m > grid.gsd_m else Resampling.bilinear,

@@ -95,7 +95,7 @@ def _about(opened: PretrainedWeights, path: Path, config: RunConfig) -> Checkpoi
     named = dataset_taxonomy(config.train_dataset.dataset.args)
     if opened.architecture is not None:
         ours = load_checkpoint(path)
-        return dataclasses.replace(ours, taxonomy=named or ours.taxonomy, metrics={}, epoch=0)
+        return dataclasses.replace(ours, taxonomy=named or ours.taxonomy, metrics={}, epoch=0, provenance=None)
     if named is None:
         raise ConfigError(
             "`train_dataset.dataset.args.classes` is missing, and the checkpoint has no classes",

@@ -22,30 +22,12 @@ def to_ground(xy: Floats, transform: Affine) -> Floats:
     return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
 
 
-def pixel_areas(grid: Grid, top: int, rows: int) -> Floats:
-    """Return the areas of pixels in m²: (rows, 1), or (rows, width) if the pixels of a row differ.
-
-    Args:
-        grid: the map's grid.
-        top: the first row.
-        rows: the number of rows.
-    """
-    if grid.crs is not None and grid.is_geographic:
-        geod, t = geodesic(grid.crs), grid.in_degrees
-        latitudes = t.f + t.e * np.arange(top, top + rows + 1)
-        bands = np.array([_authalic(latitude, geod.a, geod.es) for latitude in latitudes])
-        return np.abs(np.diff(bands) * np.radians(t.a))[:, None]
-    if grid.plane is not None and not grid.keeps_areas:
-        return metric_field(grid.plane).areas(top, rows, grid.width).astype(np.float64)
-    return np.full((rows, 1), grid.pixel_area_m2 or abs(grid.transform.determinant))
-
-
 def with_areas(strips: Iterable[Strip], grid: Grid) -> Iterator[Strip]:
     """Yield the strips with the areas of their pixels in m² as the values of one more raster."""
     top = 0
     for strip in strips:
         rows, width = strip.codes.shape
-        areas = np.broadcast_to(pixel_areas(grid, top, rows), (1, rows, width)).astype(np.float32)
+        areas = np.broadcast_to(grid.pixel_areas(top, rows), (1, rows, width)).astype(np.float32)
         yield Strip(strip.codes, areas if strip.values is None else np.concatenate([strip.values, areas]))
         top += rows
 

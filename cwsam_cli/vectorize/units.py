@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from cwsam_cli.raster.grid import Grid, geodesic
 from cwsam_cli.raster.ground import area_of, metric_field
 from cwsam_cli.vectorize.clusters import Int64
-from cwsam_cli.vectorize.measure import pixel_areas
 from cwsam_cli.vectorize.sieve import Weights
 from cwsam_cli.vectorize.sizes import Size
 
@@ -50,7 +49,7 @@ class PixelSizes:
     """The area in m² that counts 1."""
 
     def __getitem__(self, rows: slice) -> Int64:
-        areas = pixel_areas(self.grid, rows.start, min(rows.stop, self.grid.height) - rows.start)
+        areas = self.grid.pixel_areas(rows.start, min(rows.stop, self.grid.height) - rows.start)
         return np.rint(areas / self.unit).astype(np.int64)
 
 

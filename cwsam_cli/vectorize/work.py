@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +23,7 @@ from cwsam_cli.vector.layers import (
 from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.coverage import Coverage, counted
 from cwsam_cli.vectorize.features import Columns, dissolve, wkb, wkb_of
-from cwsam_cli.vectorize.measure import measure_regions, pixel_areas, to_ground, with_areas
+from cwsam_cli.vectorize.measure import measure_regions, to_ground, with_areas
 from cwsam_cli.vectorize.plan import GEOJSON, VectorizePlan
 from cwsam_cli.vectorize.polygonize import Regions, Simplify, polygonize
 from cwsam_cli.vectorize.reproject import Reprojection, densify, densify_edges, split_at_antimeridian
@@ -169,7 +168,7 @@ class _Polygons:
             joined = new_codes(filled("small regions"), width, weights, minimum, source.dtype)
             strips = recode(strips, width, joined)
         if plan.check:
-            strips = counted(strips, partial(pixel_areas, source.grid), self.coverage.mapped)
+            strips = counted(strips, source.grid.pixel_areas, self.coverage.mapped)
         return with_areas(strips, source.grid) if pixels_differ else strips
 
     def _placed(self, regions: Regions, areas: NDArray[np.float64]) -> Regions:

@@ -128,7 +128,7 @@ def test_a_failure_ends_the_process_with_its_code_and_without_a_traceback(tmp_pa
     ("code", "arguments", "names"),
     [
         (2, ("predict", "scene.tif", "-c", "model.pth", "-o", "there.tif"), "`there.tif` exists"),
-        (2, ("predict", "scene.tif", "-c", "model.pth", "-o", "map.tif", "--tta", "all"), "--tta `all`"),
+        (2, ("predict", "scene.tif", "-c", "model.pth", "-o", "map.tif", "--tta", "all"), "'all' is not one of"),
         (2, ("predict", "scene.tif", "-c", "model.pth"), "no output is given"),
         (4, ("predict", "gone.tif", "-c", "model.pth", "-o", "map.tif"), "`gone.tif`"),
         (5, ("predict", "scene.tif", "-c", "gone.pth", "-o", "map.tif"), "`gone.pth`"),

@@ -34,6 +34,10 @@ def test_the_printed_configuration_is_one(cwsam: Cwsam, run: Any, tmp_path: Path
     assert "tiny" in cwsam("plan", "--config", "again.yaml").stdout
 
 
+def test_what_records_no_configuration_is_an_error(refused: Callable[..., str], run: Any) -> None:
+    refused(4, "info", run.dataset, "--config", names=f"`{run.dataset}`")
+
+
 def test_other_tiles_have_another_hash(cwsam: Cwsam, run: Any, small: tuple[str, ...], tmp_path: Path) -> None:
     def data(model: Path) -> str:
         return str(torch.load(model, weights_only=True, mmap=True)["provenance"]["data_sha256"])

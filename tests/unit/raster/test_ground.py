@@ -12,7 +12,7 @@ from rasterio.transform import from_origin
 
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.vectorize.codes import Strip
-from cwsam_cli.vectorize.measure import measure_regions, pixel_areas, to_ground, with_areas
+from cwsam_cli.vectorize.measure import measure_regions, to_ground, with_areas
 from cwsam_cli.vectorize.polygonize import Regions, polygonize
 from cwsam_cli.vectorize.sizes import Size
 from cwsam_cli.vectorize.units import sieve_weights, step_jacobians
@@ -102,7 +102,7 @@ def test_a_map_that_is_stretched_at_one_corner_only_is_measured_on_the_ellipsoid
 def test_a_pixel_in_a_mercator_plane_has_its_size_on_the_ground(crs: str) -> None:
     on = grid(crs, 10, 60, 30)
     to_degrees = Transformer.from_crs(crs, 4326, always_xy=True)
-    corners = [on.transform * corner for corner in ((29.5, 19.5), (30.5, 19.5), (30.5, 20.5), (29.5, 20.5))]
+    corners = [on.transform @ corner for corner in ((29.5, 19.5), (30.5, 19.5), (30.5, 20.5), (29.5, 20.5))]
     area = abs(Geod(ellps="WGS84").polygon_area_perimeter(*to_degrees.transform(*np.array(corners).T))[0])
     assert on.gsd_m == pytest.approx(area**0.5, rel=1e-5)
     assert on.gsd_m == pytest.approx(15, rel=0.01)
@@ -116,13 +116,13 @@ def test_a_smallest_mapping_unit_is_of_the_ground() -> None:
     assert pixels == pytest.approx(50_000 / 226.5, rel=0.01)
     last = weights.area[32:64]  # strips may be asked for more than the rows that are left
     assert last.shape == (8, 60)
-    ratio = pixel_areas(on, 39, 1)[0, 0] / pixel_areas(on, 0, 1)[0, 0]
+    ratio = on.pixel_areas(39, 1)[0, 0] / on.pixel_areas(0, 1)[0, 0]
     assert last[7, 0] / weights.area[0:1][0, 0] == pytest.approx(ratio, rel=1e-5)
 
 
 def test_a_map_beyond_the_edge_of_the_earth_is_measured_where_it_is_on_it() -> None:
     world = Grid(CRS.from_user_input("ESRI:54030"), from_origin(-18e6, 9e6, 1e5, 1e5), 360, 180)  # Robinson
-    areas = pixel_areas(world, 0, 180)
+    areas = world.pixel_areas(0, 180)
     assert np.isfinite(areas).all()
     assert areas[90, 180] == pytest.approx(1.22e10, rel=0.01)
     globe = shapely.ops.transform(
@@ -138,7 +138,7 @@ def test_angles_in_grads_are_no_degrees() -> None:
     in_grads = Grid(CRS.from_epsg(4807), transform, 60, 40)
     in_degrees = Grid(CRS.from_epsg(4275), Affine.scale(0.9) @ transform, 60, 40)  # the same datum, from Greenwich
     assert in_grads.gsd_m == pytest.approx(in_degrees.gsd_m, rel=1e-9)
-    assert pixel_areas(in_grads, 0, 40) == pytest.approx(pixel_areas(in_degrees, 0, 40), rel=1e-9)
+    assert in_grads.pixel_areas(0, 40) == pytest.approx(in_degrees.pixel_areas(0, 40), rel=1e-9)
     np.testing.assert_allclose(step_jacobians(in_grads), step_jacobians(in_degrees), rtol=1e-9)
     areas, perimeters = measure_regions(regions(in_grads), in_grads)
     same_areas, same_perimeters = measure_regions(regions(in_degrees), in_degrees)

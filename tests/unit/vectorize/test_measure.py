@@ -12,7 +12,7 @@ from rasterio.transform import from_origin
 
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.vectorize.codes import Strip
-from cwsam_cli.vectorize.measure import measure_regions, pixel_areas, to_ground, to_wkb
+from cwsam_cli.vectorize.measure import measure_regions, to_ground, to_wkb
 from cwsam_cli.vectorize.polygonize import Regions, polygonize
 
 UTM = CRS.from_epsg(32617)
@@ -71,7 +71,7 @@ def test_a_pixel_in_degrees_has_its_area_on_the_ellipsoid() -> None:
     part = sine / (1 - e2 * sine**2) + np.arctanh(e * sine) / e
     exact = np.radians(0.01) * a**2 * (1 - e2) * (part[1] - part[0]) / 2
     assert measure_regions(regions, grid)[0][0] == pytest.approx(exact, rel=1e-6)
-    assert pixel_areas(grid, 0, 1)[0, 0] == pytest.approx(exact, rel=1e-6)
+    assert grid.pixel_areas(0, 1)[0, 0] == pytest.approx(exact, rel=1e-6)
 
 
 def test_well_known_binary_is_read_back_as_the_same_polygons() -> None:
