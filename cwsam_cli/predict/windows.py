@@ -22,7 +22,7 @@ MARGIN = 16
 """Pixels that windows see beyond the scene's border: one patch of the encoder.
 
 Without them, windows end at the border, where a model sees its own zero padding. On ground unlike
-its training ground, that changed the class of 26 % of the border's pixels; the margin leaves 9 %.
+its training ground, that changes the class of 25 % of the outermost pixels, with the margin 9 %.
 """
 
 CELL_BYTES = 4 << 20  # read at a time: GDAL's cache must hold blocks of the image and of every band's mask until then
