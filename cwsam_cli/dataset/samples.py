@@ -20,7 +20,7 @@ from cwsam_cli.config.load import dataset_taxonomy
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.console import log, track
 from cwsam_cli.dataset.manifest import NAME, Band, Manifest, RunningStats, read_manifest
-from cwsam_cli.dataset.transforms import augment, crop_or_pad, normalize
+from cwsam_cli.dataset.transforms import augment, band_statistics, crop_or_pad, normalize
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.raster.bands import band_descriptions
 from cwsam_cli.raster.grid import Grid, lattice
@@ -73,6 +73,7 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         self.pairs = [pair for pair in _pairs(args) if pair[0].name not in without]
         self.bands = bands
+        self._statistics = band_statistics(bands)
         self.size = size
         self.train = train
         self.augmented = augmented
@@ -133,7 +134,8 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
                 f"`{label_path}` does not have the size of `{image_path.name}`, or is not uint8",
                 hint="tile the scenes again",
             )
-        return normalize(image, valid, self.bands), self._to_index[torch.from_numpy(codes).long()]
+        pixels = normalize(torch.from_numpy(image), torch.from_numpy(valid), *self._statistics)
+        return pixels, self._to_index[torch.from_numpy(codes).long()]
 
 
 class BatchShare(Sampler[list[tuple[int, int]]]):

@@ -4,36 +4,41 @@
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.taxonomy import IGNORE
+
+if TYPE_CHECKING:
+    from cwsam_cli.dataset.manifest import Band
 
 _LIMIT = 10.0  # standard deviations; outliers are clipped
 _BRIGHTNESS = 0.2  # standard deviations
 _CONTRAST = 0.15
 
 
-def normalize(image: NDArray[np.generic], valid: NDArray[np.bool_], bands: Sequence[Band]) -> Tensor:
+def band_statistics(bands: "Sequence[Band]", device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each band, (C, 1, 1) each, for `normalize`."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in zip(*((b.mean, b.std) for b in bands), strict=True))
+    return mean.to(device), std.to(device)
+
+
+def normalize(image: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Bring each band to mean 0 and standard deviation 1; nodata becomes 0.
 
     Args:
-        image: pixels (C, H, W) in the raster's dtype and units.
-        valid: mask of valid pixels, (H, W).
-        bands: mean and standard deviation of each band.
+        image: pixels (…, C, H, W) in the raster's dtype and units.
+        valid: mask of valid pixels, (…, H, W).
+        mean: mean of each band, (C, 1, 1) float32.
+        std: standard deviation of each band, likewise.
 
     Returns:
-        Image (C, H, W) float32, clipped to ±10 standard deviations.
+        Image (…, C, H, W) float32, clipped to ±10 standard deviations.
     """
-    mean = np.array([band.mean for band in bands], np.float32)[:, None, None]
-    std = np.array([band.std for band in bands], np.float32)[:, None, None]
-    scaled = (image.astype(np.float32) - mean) / std
-    scaled = np.where(valid & np.isfinite(scaled), np.clip(scaled, -_LIMIT, _LIMIT), np.float32(0))
-    return torch.from_numpy(scaled)
+    scaled = (image.to(torch.float32) - mean).div_(std).nan_to_num_(0.0, 0.0, 0.0).clamp_(-_LIMIT, _LIMIT)
+    return scaled.mul_(valid.unsqueeze(-3).to(torch.float32))
 
 
 def crop_or_pad(image: Tensor, label: Tensor, top: int, left: int, size: int) -> tuple[Tensor, Tensor]:

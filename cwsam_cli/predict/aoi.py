@@ -7,12 +7,12 @@ import numpy as np
 import pyogrio
 import shapely
 from geopandas import GeoSeries
+from numpy.typing import NDArray
 from pyproj import Transformer
 from rasterio.features import geometry_mask
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError, MissingCRS
-from cwsam_cli.predict.blend import Mask
 from cwsam_cli.raster.grid import Grid
 
 
@@ -28,7 +28,7 @@ class AreaOfInterest:
         """Whether a window may share a pixel with a polygon."""
         return bool(self._near(window).size)
 
-    def mask(self, window: Window) -> Mask:
+    def mask(self, window: Window) -> NDArray[np.bool_]:
         """Return which pixels of a window are inside, (h, w)."""
         near = self._near(window)
         shape = (int(window.height), int(window.width))

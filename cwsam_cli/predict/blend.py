@@ -9,19 +9,21 @@ covers a pixel they are that window's scores bit for bit.
 Windows arrive row by row. Only the overlaps are kept: below the row (as wide as the area) and right of the window.
 Scores are added in the order of the windows, so the sums are those of an accumulator of the whole scene, bit for bit,
 however the area is cut.
+
+Everything stays on the model's device, and nothing waits for it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from rasterio.windows import Window
+from torch import Tensor
 
-from cwsam_cli.raster.grid import Lattice
+from cwsam_cli.raster.lattice import Lattice, Rectangle
+from cwsam_cli.taxonomy import IGNORE
 
-Scores = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 Layers = NDArray[np.uint8]
 
 
@@ -32,10 +34,10 @@ class WindowScores:
     row: int
     col: int
     """Its place in the lattice."""
-    scores: Scores
-    """(K, S, S); blending overwrites it."""
-    wanted: Mask
-    """Pixels that the map shows, (h, w) of the window's size."""
+    scores: Tensor
+    """(K, S, S) float32; blending overwrites it."""
+    hidden: Tensor
+    """(h, w) uint8, of the window's size: 255 where the map shows nodata, else 0."""
 
 
 def hann(size: int) -> NDArray[np.float64]:
@@ -43,7 +45,7 @@ def hann(size: int) -> NDArray[np.float64]:
     return np.asarray(np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2)
 
 
-def shares(starts: Sequence[int], size: int, length: int) -> list[Scores]:
+def shares(starts: Sequence[int], size: int, length: int) -> list[NDArray[np.float32]]:
     """Each window's weights along one axis; a pixel's weights sum to 1."""
     shape = hann(size)[: min(size, length)]
     places = [slice(start - starts[0], start - starts[0] + len(shape)) for start in starts]
@@ -58,58 +60,55 @@ class Blender:
 
     Args:
         lattice: all windows of the scene.
-        finish: turns blended scores (K, h, w) into the layers of the map (L, h, w).
+        finish: turns blended scores (K, h, w) into the layers of the map (L, h, w) uint8.
         layers: L.
-        nodata: value of pixels that are not wanted.
+        device: where the scores are.
     """
 
     def __init__(
-        self,
-        lattice: Lattice,
-        finish: Callable[[Scores], Layers],
-        *,
-        layers: int = 1,
-        nodata: int = 255,
+        self, lattice: Lattice, finish: Callable[[Tensor], Tensor], *, layers: int = 1, device: str | torch.device
     ) -> None:
-        self.lattice, self.finish, self.layers, self.nodata = lattice, finish, layers, nodata
-        self.row_shares = shares(lattice.rows, lattice.size, lattice.height)
-        self.col_shares = shares(lattice.cols, lattice.size, lattice.width)
+        self.lattice, self.finish, self.layers, self.device = lattice, finish, layers, device
+        self.row_shares, self.col_shares = (
+            [torch.from_numpy(share).to(device) for share in shares(starts, lattice.size, length)]
+            for starts, length in ((lattice.rows, lattice.height), (lattice.cols, lattice.width))
+        )
 
-    def blend(self, windows: Iterable[WindowScores], area: Window) -> Iterator[tuple[int, Layers]]:
+    def blend(self, windows: Iterable[WindowScores], area: Rectangle) -> Iterator[tuple[int, Tensor]]:
         """Finished rows of the area, top to bottom.
 
         Args:
-            windows: in the lattice's order. Those without a wanted pixel, and those that do not touch the area, may
-                be missing.
+            windows: in the lattice's order. Those without a pixel that the map shows, and those that do not touch
+                the area, may be missing.
             area: the part of the scene to finish.
 
         Yields:
             The first row's offset in the scene, and layers (L, rows, area's width). Together they are all rows of
             the area, each once.
         """
-        size = self.lattice.size
+        size, width = self.lattice.size, int(area.width)
         rows, cols = self.lattice.touching(area)
         tops = _Axis(self.lattice.rows, rows, size, int(area.row_off), int(area.row_off + area.height))
         lefts = _Axis(self.lattice.cols, cols, size, int(area.col_off), int(area.col_off + area.width))
         waiting = (item for item in windows if item.row in rows and item.col in cols)
         item = next(waiting, None)
-        below: Scores | None = None  # sums of earlier rows of windows in unfinished rows of pixels, (K, overlap, width)
+        below: Tensor | None = None  # sums of earlier rows of windows in unfinished rows of pixels, (K, overlap, width)
         depth = max((tops.end(row - 1) - tops.begin(row) for row in rows[1:]), default=0)
         for row in rows:
             top, done, bottom = tops.begin(row), tops.done(row), tops.end(row)
             carried = tops.end(row - 1) - top if row > rows[0] else 0
-            finished = np.full((self.layers, done - top, int(area.width)), self.nodata, np.uint8)
-            beside: Scores | None = None  # sums in the columns that the window before shares with this one
+            finished = torch.full((self.layers, done - top, width), IGNORE, dtype=torch.uint8, device=self.device)
+            beside: Tensor | None = None  # sums in the columns that the window before shares with this one
             before = -1
             while item is not None and item.row == row:
                 col, scores = item.col, item.scores
                 left, final, right = lefts.begin(col), lefts.done(col), lefts.end(col)
                 if below is None:
-                    below = np.zeros((len(scores), depth, int(area.width)), np.float32)
+                    below = torch.zeros((len(scores), depth, width), device=self.device)
                 at_row, at_col = top - self.lattice.rows[row], left - self.lattice.cols[col]
-                own = np.s_[at_row : at_row + bottom - top, at_col : at_col + right - left]
+                own = slice(at_row, at_row + bottom - top), slice(at_col, at_col + right - left)
                 total = scores[:, *own]
-                total *= np.outer(self.row_shares[row], self.col_shares[col])[own]
+                total *= self.row_shares[row][own[0], None] * self.col_shares[col][own[1]]
                 shared = lefts.end(before) - left if beside is not None and before == col - 1 else 0
                 if shared and beside is not None:
                     total[..., :shared] += beside
@@ -118,13 +117,11 @@ class Blender:
                     total[:, :carried, shared:] += below[:, :carried, origin + shared : origin + right - left]
                 if bottom > done:
                     below[:, : bottom - done, origin : origin + final - left] = total[:, done - top :, : final - left]
-                beside = total[..., final - left :].copy()
+                beside = total[..., final - left :].clone()
                 if done > top and final > left:
-                    part = finished[:, :, origin : origin + final - left]
-                    wanted = item.wanted[own][: done - top, : final - left]
-                    if wanted.any():
-                        part[:] = self.finish(total[:, : done - top, : final - left])
-                        part[:, ~wanted] = self.nodata
+                    layers = self.finish(total[:, : done - top, : final - left])
+                    hidden = item.hidden[own][: done - top, : final - left]
+                    torch.bitwise_or(layers, hidden, out=finished[:, :, origin : origin + final - left])
                 before, item = col, next(waiting, None)
             if done > top:
                 yield top, finished

@@ -17,9 +17,9 @@ from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.world import World, choose_device
 from cwsam_cli.errors import CwsamError, UsageError, as_user_error
 from cwsam_cli.files import sha256
+from cwsam_cli.predict.network import Lockstep, Model
 from cwsam_cli.predict.plan import MapPlan, make_plan
 from cwsam_cli.predict.request import MapRequest, beside
-from cwsam_cli.predict.scorer import Lockstep, Model
 from cwsam_cli.predict.work import MapResult, is_ready, make_map, stay_alive, wait_for_others
 
 
@@ -203,9 +203,9 @@ def _estimate(plan: MapPlan, seconds: float | None) -> Estimate:
 def _seconds_per_window(model: Model, request: MapRequest, batch: int) -> float:
     """Time one batch."""
     arch = model.trained.architecture
-    images = torch.zeros(batch, arch.num_bands, arch.inp_size, arch.inp_size)
+    images = torch.zeros(batch, arch.num_bands, arch.inp_size, arch.inp_size, device=model.device)
     score = model.scorer(request)
-    score(images[:1])  # the first pass of all is slower
+    score(images[:1]).cpu()  # the first pass of all is slower
     start = time.perf_counter()
-    score(images)
+    score(images).cpu()
     return (time.perf_counter() - start) / len(images)

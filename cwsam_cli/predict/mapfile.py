@@ -23,7 +23,8 @@ from rasterio.windows import Window
 from cwsam_cli import __version__
 from cwsam_cli.errors import OutputExists
 from cwsam_cli.files import refuse_existing
-from cwsam_cli.predict.layers import KINDS, MapLayers
+from cwsam_cli.predict.choices import KINDS
+from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.plan import MapPlan
 from cwsam_cli.predict.request import COG_CREATION, GTIFF_CREATION, beside
 from cwsam_cli.raster.grid import Grid

@@ -28,11 +28,14 @@ from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.errors import MachineError, UsageError
 from cwsam_cli.predict.aoi import read_area
 from cwsam_cli.predict.layers import MapLayers
-from cwsam_cli.predict.request import AUGMENTATIONS, BLOCK, MapRequest
-from cwsam_cli.predict.scorer import Model, activation_bytes, weight_bytes
+from cwsam_cli.predict.memory import activation_bytes, weight_bytes
+from cwsam_cli.predict.network import Model
+from cwsam_cli.predict.request import BLOCK, MapRequest
+from cwsam_cli.predict.scorer import AUGMENTATIONS
 from cwsam_cli.predict.windows import CELL_BYTES, MARGIN, sample
 from cwsam_cli.raster.fingerprint import fingerprint, fingerprint_of_file
-from cwsam_cli.raster.grid import Grid, Lattice
+from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.lattice import Lattice
 from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
 from cwsam_cli.raster.scene import Scene, open_scene
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy

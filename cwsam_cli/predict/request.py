@@ -14,22 +14,11 @@ from cwsam_cli.distributed.cluster import Cluster
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.journal import folder_of
-from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Views
-from cwsam_cli.predict.layers import KINDS
+from cwsam_cli.predict.choices import KINDS, AlphaRule, MapFormat, PrecisionChoice, Views
 from cwsam_cli.raster.network import is_plain_file
 from cwsam_cli.raster.scene import FAILED
 
 _CONTINUE = "the same command continues where it was"
-
-Turn = tuple[int, bool]
-"""Quarter turns, then a flip from left to right."""
-
-AUGMENTATIONS: dict[Views, tuple[Turn, ...]] = {
-    "none": ((0, False),),
-    "flips": ((0, False), (0, True), (2, False), (2, True)),
-    "d4": tuple((turns, flip) for turns in range(4) for flip in (False, True)),
-}
-"""Views of a window whose scores are averaged, by the name that `--tta` takes."""
 
 BLOCK = 256
 """Pixels per side of a map file's blocks; pieces of a map are as high."""

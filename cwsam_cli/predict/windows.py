@@ -1,21 +1,27 @@
 """Read a scene for a model: every block once, windows in batches, while the model works.
 
-A strip holds the rows that the current windows need. Rows that the next windows share with them are kept. The others
-are read from the end of the last reading to the end of a row of blocks. Batches never mix groups of window rows, so
-their content does not depend on where the reading began: a run that starts in the middle repeats the same batches.
+A strip on the model's device holds the rows that the current windows need, in the scene's dtype. Rows that the next
+windows share with them are kept. The others are read from the end of the last reading to the end of a row of blocks,
+by several threads if the device is an accelerator. Batches never mix groups of window rows, so their content does not
+depend on where the reading began: a run that starts in the middle repeats the same batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
+import rasterio
+import torch
 from numpy.typing import NDArray
 from rasterio.windows import Window
+from torch import Tensor
 
-from cwsam_cli.predict.blend import Mask
-from cwsam_cli.raster.grid import Lattice
+from cwsam_cli.predict.transfer import staging
+from cwsam_cli.raster.lattice import Lattice
 from cwsam_cli.raster.scene import Scene
 
 MARGIN = 16
@@ -56,96 +62,138 @@ class Inside(Protocol):
     def touches(self, window: Window) -> bool:
         """Whether a window may share a pixel with it."""
 
-    def mask(self, window: Window) -> Mask:
+    def mask(self, window: Window) -> NDArray[np.bool_]:
         """Pixels of a window that lie in it, (h, w)."""
 
 
+VALID, SHOWN = 1, 2
+"""Bits of a mask: the scene has values there; the map shows the pixel (then it is valid too)."""
+
+
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A window's pixels; they are valid until the next batch is requested."""
+class WindowPixels:
+    """A window's pixels, on the model's device."""
 
     row: int
     col: int
     """Its place in the lattice."""
-    image: NDArray[np.generic]
+    image: Tensor
     """(C, h, w) in the scene's dtype."""
-    valid: Mask
-    wanted: Mask
-    """Valid pixels that the map shows."""
+    mask: Tensor
+    """(h, w) uint8, of the bits above."""
 
 
-def batches(
-    scene: Scene,
-    lattice: Lattice,
-    rows: range,
-    cols: range,
-    *,
-    shown: Window,
-    inside: Inside | None = None,
-    batch: int = 8,
-    group: int = 1,
-) -> Iterator[list[Seen]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Area:
+    """What to read of a scene, and how to batch it."""
+
+    lattice: Lattice
+    """The scene's windows."""
+    rows: range
+    """Rows of the lattice; the first one begins a group."""
+    cols: range
+    """Columns of the lattice."""
+    shown: Window
+    """The pixels that the map shows."""
+    inside: Inside | None = None
+    """A part of the scene; the map shows only pixels inside it."""
+    batch: int = 8
+    """Largest number of windows per batch."""
+    group: int = 1
+    """Rows of windows that fill batches together."""
+
+
+def batches(readers: "Readers", area: Area, device: torch.device) -> Iterator[list[WindowPixels]]:
     """Yield the windows of an area in the lattice's order, without those of which the map shows no pixel.
 
     Args:
-        scene: read from this thread only.
-        lattice: the scene's windows.
-        rows: rows of the lattice; the first one begins a group.
-        cols: columns of the lattice.
-        shown: the pixels that the map shows.
-        inside: a part of the scene; the map shows only pixels inside it.
-        batch: largest number of windows per batch.
-        group: rows of windows that fill batches together.
+        readers: of the scene; they are used from this thread only.
+        area: what to read.
+        device: where the pixels go.
     """
-    strip = _Strip(scene, lattice, cols, shown, inside)
-    for first in range(rows.start, rows.stop, group):
-        own = range(first, min(first + group, rows.stop))
+    strip = _Strip(readers, area, device)
+    for first in range(area.rows.start, area.rows.stop, area.group):
+        own = range(first, min(first + area.group, area.rows.stop))
         if not strip.move_to(own):
             continue
-        seen = [item for row in own for col in cols if (item := strip.window(row, col)).wanted.any()]
-        parts = -(-len(seen) // batch)
+        seen = [window for row in own for col in area.cols if (window := strip.window(row, col)) is not None]
+        parts = -(-len(seen) // area.batch)
         ends = [part * len(seen) // parts for part in range(parts + 1)] if seen else []
         for begin, end in pairwise(ends):
             yield seen[begin:end]
 
 
+class Readers:
+    """Open copies of one scene. Each copy is used by one thread at a time, because GDAL's handles are not shared.
+
+    Args:
+        scenes: the copies.
+        settings: GDAL's settings, which each thread needs for itself.
+    """
+
+    def __init__(self, scenes: Sequence[Scene], settings: Mapping[str, Any]) -> None:
+        self.scene, self._settings = scenes[0], settings
+        self._free: SimpleQueue[Scene] = SimpleQueue()
+        for scene in scenes:
+            self._free.put(scene)
+        self._threads = ThreadPoolExecutor(len(scenes)) if len(scenes) > 1 else None
+
+    def read(self, windows: Sequence[Window]) -> Iterator[tuple[NDArray[np.generic], NDArray[np.bool_]]]:
+        """Read windows of the scene; see `Scene.read_north_up`."""
+        if self._threads is None:
+            return map(self.scene.read_north_up, windows)
+        return self._threads.map(self._read, windows)
+
+    def _read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        scene = self._free.get()
+        try:
+            with rasterio.Env(**self._settings):
+                return scene.read_north_up(window)
+        finally:
+            self._free.put(scene)
+
+    def close(self) -> None:
+        """Wait for the threads. The scenes stay open."""
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+
+
 class _Strip:
     """Rows of the scene, across some columns of windows."""
 
-    def __init__(self, scene: Scene, lattice: Lattice, cols: range, shown: Window, inside: Inside | None) -> None:
-        self.scene, self.lattice, self.shown, self.inside = scene, lattice, shown, inside
-        self.left = lattice.cols[cols.start]
-        self.right = lattice.cols[cols.stop - 1] + min(lattice.size, lattice.width)
+    def __init__(self, readers: Readers, area: Area, device: torch.device) -> None:
+        self.readers, self.area, self.device, self.scene = readers, area, device, readers.scene
+        lattice = area.lattice
+        self.lattice = lattice
+        self.left = lattice.cols[area.cols.start]
+        self.right = lattice.cols[area.cols.stop - 1] + min(lattice.size, lattice.width)
         self.top = self.end = lattice.rows[0]
+        self.dtype = torch.from_numpy(np.empty(0, self.scene.dtype)).dtype
+        self._hold(0)
+
+    def _hold(self, height: int) -> None:
         width = self.right - self.left
-        self.image: NDArray[Any] = np.empty((len(scene.bands), 0, width), scene.dtype)
-        self.valid: Mask = np.empty((0, width), bool)
-        self.wanted: Mask = np.empty((0, width), bool)
+        self.image = torch.empty((len(self.scene.bands), height, width), dtype=self.dtype, device=self.device)
+        self.mask = torch.empty((height, width), dtype=torch.uint8, device=self.device)
+        self.shown = np.zeros((height, width), bool)  # as the mask's bit; the host asks which windows are needed
 
     def move_to(self, rows: range) -> bool:
         """Hold the rows of pixels under some rows of windows; return False if the map shows none of them."""
-        top = self.lattice.rows[rows.start]
-        need = self.lattice.rows[rows.stop - 1] + min(self.lattice.size, self.lattice.height)
-        if self.inside is not None and not self.inside.touches(
-            Window(self.left, top, self.right - self.left, need - top)
-        ):
+        lattice, inside = self.lattice, self.area.inside
+        top = lattice.rows[rows.start]
+        need = lattice.rows[rows.stop - 1] + min(lattice.size, lattice.height)
+        if inside is not None and not inside.touches(Window(self.left, top, self.right - self.left, need - top)):
             return False
         begin = max(top, self.end)
-        end = max(begin, need, self.scene.end_of_blocks(min(need, self.lattice.height), self.lattice.size))
+        end = max(begin, need, self.scene.end_of_blocks(min(need, lattice.height), lattice.size))
         kept, new = max(0, self.end - top), end - begin
-        width = self.right - self.left
-        image = np.empty((len(self.scene.bands), kept + new, width), self.scene.dtype)
-        valid = np.empty((kept + new, width), bool)
-        wanted = np.zeros((kept + new, width), bool)
+        image, mask, shown = self.image, self.mask, self.shown
+        self._hold(kept + new)
         if kept:
-            image[:, :kept], valid[:kept], wanted[:kept] = (
-                self.image[:, -kept:],
-                self.valid[-kept:],
-                self.wanted[-kept:],
-            )
-        self.image, self.valid, self.wanted, self.top, self.end = image, valid, wanted, top, end
+            self.image[:, :kept], self.mask[:kept], self.shown[:kept] = image[:, -kept:], mask[-kept:], shown[-kept:]
+        self.top, self.end = top, end
         if new:
-            first, last = max(begin, 0), min(end, self.lattice.height)
+            first, last = max(begin, 0), min(end, lattice.height)
             if first < last:
                 self._read(first, last)
             self._repeat_edges(slice(kept, kept + new))
@@ -155,36 +203,58 @@ class _Strip:
         """Continue the scene's outermost pixels into the margin that windows see around it."""
         first, last = max(0, -self.left), self.lattice.width - 1 - self.left
         upper, lower = max(0, -self.top), self.lattice.height - 1 - self.top
-        for pixels in (self.image, self.valid):
-            pixels[..., rows, :first] = pixels[..., rows, first : first + 1]
-            pixels[..., rows, last + 1 :] = pixels[..., rows, last : last + 1]
-            pixels[..., :upper, :] = pixels[..., upper : upper + 1, :]
-            pixels[..., lower + 1 :, :] = pixels[..., lower : lower + 1, :]
+        if first or last + 1 < self.mask.shape[1]:
+            for pixels in (self.image, self.mask):
+                pixels[..., rows, :first] = pixels[..., rows, first : first + 1]
+                pixels[..., rows, last + 1 :] = pixels[..., rows, last : last + 1]
+            self.mask[rows, :first] &= VALID
+            self.mask[rows, last + 1 :] &= VALID
+        if upper or lower + 1 < self.mask.shape[0]:
+            for pixels in (self.image, self.mask):
+                pixels[..., :upper, :] = pixels[..., upper : upper + 1, :]
+                pixels[..., lower + 1 :, :] = pixels[..., lower : lower + 1, :]
+            self.mask[:upper] &= VALID
+            self.mask[lower + 1 :] &= VALID
 
     def _read(self, begin: int, end: int) -> None:
-        rows = slice(begin - self.top, end - self.top)
-        for left, right in pairwise(self._cells(end - begin)):
-            window = Window(left, begin, right - left, end - begin)
-            cols = slice(left - self.left, right - self.left)
-            self.image[:, rows, cols], self.valid[rows, cols] = self.scene.read_north_up(window)
-            above, below = (max(begin, int(self.shown.row_off)), min(end, int(self.shown.row_off + self.shown.height)))
-            west, east = (max(left, int(self.shown.col_off)), min(right, int(self.shown.col_off + self.shown.width)))
-            if above < below and west < east:
-                part = np.s_[above - self.top : below - self.top, west - self.left : east - self.left]
-                self.wanted[part] = self.valid[part]
-                if self.inside is not None:
-                    self.wanted[part] &= self.inside.mask(Window(west, above, east - west, below - above))
+        """Read some rows of the scene to the device."""
+        left, right = max(self.left, 0), min(self.right, self.lattice.width)
+        place = np.s_[begin - self.top : end - self.top, left - self.left : right - self.left]
+        targets = self.image[:, *place], self.mask[place]
+        staged = [staging(target) for target in targets]
+        image, mask = (pixels.numpy() for pixels in staged)
+        windows = [Window(a, begin, b - a, end - begin) for a, b in pairwise(self._cells(left, right, end - begin))]
+        for window, (values, valid) in zip(windows, self.readers.read(windows), strict=True):
+            own = slice(window.col_off - left, window.col_off - left + window.width)
+            image[:, :, own], mask[:, own] = values, valid
+            self._mark_shown(window, valid)
+        mask |= self.shown[place].astype(np.uint8) * SHOWN
+        for target, pixels in zip(targets, staged, strict=True):
+            if pixels is not target:
+                target.copy_(pixels, non_blocking=True)
 
-    def _cells(self, height: int) -> list[int]:
+    def _mark_shown(self, window: Window, valid: NDArray[np.bool_]) -> None:
+        shown, top, left = self.area.shown, int(window.row_off), int(window.col_off)
+        above, below = max(top, int(shown.row_off)), min(top + valid.shape[0], int(shown.row_off + shown.height))
+        west, east = max(left, int(shown.col_off)), min(left + valid.shape[1], int(shown.col_off + shown.width))
+        if above < below and west < east:
+            part = np.s_[above - self.top : below - self.top, west - self.left : east - self.left]
+            self.shown[part] = valid[above - top : below - top, west - left : east - left]
+            if self.area.inside is not None:
+                self.shown[part] &= self.area.inside.mask(Window(west, above, east - west, below - above))
+
+    def _cells(self, left: int, right: int, height: int) -> list[int]:
         """Where to cut the reading of a few rows: at borders of blocks, `CELL_BYTES` apart."""
         block = self.scene.block_width
         pixel = len(self.scene.bands) * self.image.itemsize
         step = max(1, CELL_BYTES // (pixel * height * block)) * block
-        left, right = max(self.left, 0), min(self.right, self.lattice.width)
         return [left, *range((left // step + 1) * step, right, step), right]
 
-    def window(self, row: int, col: int) -> Seen:
+    def window(self, row: int, col: int) -> WindowPixels | None:
+        """Return a window's pixels; None if the map shows none of them."""
         place = self.lattice.window(row, col)
-        rows = slice(place.row_off - self.top, place.row_off - self.top + place.height)
-        cols = slice(place.col_off - self.left, place.col_off - self.left + place.width)
-        return Seen(row, col, self.image[:, rows, cols], self.valid[rows, cols], self.wanted[rows, cols])
+        own = np.s_[
+            place.row_off - self.top : place.row_off - self.top + place.height,
+            place.col_off - self.left : place.col_off - self.left + place.width,
+        ]
+        return WindowPixels(row, col, self.image[:, *own], self.mask[own]) if self.shown[own].any() else None

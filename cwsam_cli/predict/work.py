@@ -1,45 +1,26 @@
-"""Make a map as its plan says: pieces into a journal, alone or as one of several processes, and files from the journal.
-
-A process takes a stretch of the pieces that the journal lacks. It begins with the group of window rows that its first
-piece needs, so it repeats some windows that another process, or a run before a crash, has passed above. It repeats
-them in the same batches, so every piece has the same bytes whichever process makes it.
-"""
+"""Make a map as its plan says: pieces into a journal, alone or beside other processes, and files from the journal."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rasterio
-import torch
-from rasterio.windows import Window
-from torch import Tensor
 
-from cwsam_cli.console import log, track
-from cwsam_cli.dataset.transforms import normalize
+from cwsam_cli.console import log
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.world import World
-from cwsam_cli.errors import CheckpointError
 from cwsam_cli.files import staged, sweep
 from cwsam_cli.journal import Journal, folder_of, journal
-from cwsam_cli.predict.aoi import read_area
-from cwsam_cli.predict.blend import Blender, Layers, Mask, Scores, WindowScores, cut_rows
 from cwsam_cli.predict.mapfile import Tally, is_made, read_tally, refuse_others, remove_stale_layers, write_map
+from cwsam_cli.predict.network import Lockstep, Model
+from cwsam_cli.predict.pieces import ScoreWindows, make_pieces
 from cwsam_cli.predict.plan import MapPlan, make_plan
 from cwsam_cli.predict.request import MapRequest
-from cwsam_cli.predict.scorer import Heap, Lockstep, Model
-from cwsam_cli.predict.windows import Seen, batches
-from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
-from cwsam_cli.raster.prefetch import prefetch
-from cwsam_cli.raster.scene import open_scene
+from cwsam_cli.raster.network import GDAL_CACHE
 from cwsam_cli.taxonomy import IGNORE
-
-ScoreWindows = Callable[[Tensor], Scores]
-"""Normalised windows (B, C, S, S) → scores (B, K, S, S)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +111,7 @@ def make_map(plan: MapPlan, score: ScoreWindows | None, world: World) -> MapResu
             launch(_share, plan, kept.folder, cluster=request.cluster)
             kept.scan()
         else:
-            make_pieces(plan, score, kept, beat=partial(stay_alive, world))
+            make_pieces(plan, score, kept, device=world.device, beat=partial(stay_alive, world))
         with (
             world.pause_watchdog(),
             rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE),
@@ -166,7 +147,8 @@ def _share(world: World, plan: MapPlan, folder: Path) -> None:
     world.barrier()  # each takes its share of what is missing, so all must have seen the same
     model = Model.open(plan.request, digest=plan.checkpoint_sha256, device=world.device)
     score = model.scorer(plan.request, world)
-    make_pieces(plan, score, kept, rank=world.rank, world=world.size, beat=partial(stay_alive, world))
+    beat = partial(stay_alive, world)
+    make_pieces(plan, score, kept, device=world.device, rank=world.rank, world=world.size, beat=beat)
     if isinstance(score, Lockstep):
         score.finish()
     wait_for_others(world, folder)
@@ -187,117 +169,3 @@ def wait_for_others(world: World, folder: Path) -> None:
         time.sleep(0.1)
     world.barrier()
     (folder / f"{world.rank}.done").unlink()
-
-
-def make_pieces(
-    plan: MapPlan,
-    score: ScoreWindows,
-    journal: Journal,
-    *,
-    rank: int = 0,
-    world: int = 1,
-    beat: Callable[[], None] | None = None,
-) -> None:
-    """Make this process's share of the missing pieces.
-
-    Args:
-        plan: of the map.
-        score: the network.
-        journal: of the map.
-        rank: number of this process.
-        world: number of processes.
-        beat: called for every batch; an exception that it raises ends the work.
-    """
-    todo = [(column, row) for column, row in plan.pieces if (row, column) not in journal.pieces]
-    own = todo[rank * len(todo) // world : (rank + 1) * len(todo) // world]
-    bar = track(range(len(own)), "predicting", unit="piece")
-    with journal.appending(rank) as append:
-        for column, first, last in _stretches(own):
-            with closing(_pieces(plan, score, beat, column, first, last)) as made:
-                for row, layers in made:
-                    append(row, column, layers.tobytes())
-                    next(bar, None)
-    next(bar, None)
-
-
-def _stretches(pieces: list[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
-    """Join neighbouring pieces of a column: column, first row, last row."""
-    start = 0
-    for at in range(1, len(pieces) + 1):
-        if at == len(pieces) or pieces[at] != (pieces[at - 1][0], pieces[at - 1][1] + 1):
-            yield pieces[start][0], pieces[start][1], pieces[at - 1][1]
-            start = at
-
-
-def _pieces(
-    plan: MapPlan, score: ScoreWindows, beat: Callable[[], None] | None, column: int, first: int, last: int
-) -> Generator[tuple[int, Layers], None, None]:
-    """Rows of pieces with their layers; the model and the reader each work in a thread of their own."""
-    left, right = plan.col_cuts[column], plan.col_cuts[column + 1]
-    row_cuts = plan.row_cuts[first : last + 2]
-    area = Window(left, row_cuts[0], right - left, row_cuts[-1] - row_cuts[0])
-    rows, cols = plan.lattice.touching(area)
-    every, _ = plan.lattice.touching(plan.shown)
-    begin = every.start + (rows.start - every.start) // plan.group * plan.group
-    end = min(every.stop, every.start - (every.start - rows.stop) // plan.group * plan.group)
-    blender = Blender(plan.lattice, plan.layers.finisher(), layers=plan.layers.count)
-    windows = prefetch(_scored(plan, score, beat, range(begin, end), cols))
-    with closing(windows):
-        for number, layers in cut_rows(blender.blend(windows, area), row_cuts):
-            yield first + number, layers
-
-
-def _scored(
-    plan: MapPlan, score: ScoreWindows, beat: Callable[[], None] | None, rows: range, cols: range
-) -> Iterator[WindowScores]:
-    heap = Heap()
-    with closing(prefetch(_images(plan, rows, cols))) as read:
-        for places, images in read:
-            if beat is not None:
-                beat()
-            scores = score(images)
-            heap.after_batch()
-            for (row, col, wanted), own in zip(places, scores, strict=True):
-                _refuse_nonfinite(own, wanted, plan, row, col)
-                yield WindowScores(row, col, own, wanted)
-
-
-def _refuse_nonfinite(scores: Scores, wanted: Mask, plan: MapPlan, row: int, col: int) -> None:
-    """Stop where no class has the best score; the score of a hidden class is minus infinity."""
-    best = scores[: len(plan.layers.taxonomy)].max(axis=0)
-    if not np.isfinite(best[: wanted.shape[0], : wanted.shape[1]][wanted]).all():
-        left, top = max(0, plan.lattice.cols[col]), max(0, plan.lattice.rows[row])
-        raise CheckpointError(
-            f"the model's scores are not finite in the window at column {left}, row {top} of `{plan.request.scene}`",
-            hint="try --precision fp32; if that does not help, train the model again with a lower lr",
-        )
-
-
-def _images(plan: MapPlan, rows: range, cols: range) -> Iterator[tuple[list[tuple[int, int, Mask]], Tensor]]:
-    """Batches (B, C, S, S) for the model, with each window's row, column and the pixels that the map shows."""
-    request = plan.request
-    with (
-        rasterio.Env(**gdal_settings(request.scene, cache=plan.gdal_cache)),
-        open_scene(
-            request.scene,
-            wanted_bands=[band.name for band in plan.bands],
-            chosen_bands=request.bands,
-            alpha=request.alpha,
-            pixel_m=plan.pixel_m,
-        ) as scene,
-    ):
-        inside = read_area(request.aoi, scene.north_up) if request.aoi else None
-        found = batches(
-            scene, plan.lattice, rows, cols, shown=plan.shown, inside=inside, batch=plan.batch, group=plan.group
-        )
-        for batch in found:
-            yield [(item.row, item.col, item.wanted.copy()) for item in batch], _stacked(batch, plan)
-
-
-def _stacked(batch: list[Seen], plan: MapPlan) -> Tensor:
-    size = plan.lattice.size
-    images = torch.zeros(len(batch), len(plan.bands), size, size)
-    for slot, item in zip(images, batch, strict=True):
-        height, width = item.valid.shape
-        slot[:, :height, :width] = normalize(item.image, item.valid, plan.bands)
-    return images

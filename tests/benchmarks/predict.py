@@ -52,12 +52,13 @@ def scene_file(folder: Path, height: int, width: int) -> Path:
 def stub_scores():  # type: ignore[no-untyped-def]
     """Windows to logits at the cost of a copy, each window for itself."""
     import numpy as np
+    import torch
 
     rng = np.random.default_rng(1)
     pool = [rng.normal(size=(CLASSES, SIZE, SIZE)).astype(np.float32) for _ in range(3)]
 
     def score(images):  # type: ignore[no-untyped-def]
-        return np.stack([pool[int(abs(float(image[0, 9, 9]) * 1000)) % 3] for image in images])
+        return torch.from_numpy(np.stack([pool[int(abs(float(image[0, 9, 9]) * 1000)) % 3] for image in images]))
 
     return score
 
@@ -68,8 +69,8 @@ def stub_plan(scene: Path, max_memory: int | None):  # type: ignore[no-untyped-d
     import rasterio
 
     from cwsam_cli.dataset.manifest import Band
+    from cwsam_cli.predict.memory import resident_memory
     from cwsam_cli.predict.plan import Needs, cut, cuts
-    from cwsam_cli.predict.scorer import resident_memory
     from cwsam_cli.predict.windows import MARGIN
     from cwsam_cli.raster.grid import Grid
     from cwsam_cli.raster.scene import GDAL_CACHE
@@ -93,16 +94,17 @@ def stub_plan(scene: Path, max_memory: int | None):  # type: ignore[no-untyped-d
 
 def ours(scene: Path, output: Path, max_memory: int | None) -> None:
     import rasterio
+    import torch
 
     from cwsam_cli.journal import journal
     from cwsam_cli.predict.mapfile import write_map
-    from cwsam_cli.predict.work import make_pieces
+    from cwsam_cli.predict.pieces import make_pieces
     from cwsam_cli.raster.scene import GDAL_CACHE
 
     score = stub_scores()
     plan = stub_plan(scene, max_memory)
     with journal(output, {}, {}) as kept:
-        make_pieces(plan, score, kept)
+        make_pieces(plan, score, kept, device=torch.device("cpu"))
         kept.scan()
         with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
             write_map(output, plan, kept.read, scratch=kept.folder)
@@ -115,12 +117,13 @@ def peer(scene: Path, height: int, width: int, output: Path) -> None:
     import torch
 
     from cwsam_cli.dataset.manifest import Band
-    from cwsam_cli.dataset.transforms import normalize
-    from cwsam_cli.raster.grid import Lattice
+    from cwsam_cli.dataset.transforms import band_statistics, normalize
+    from cwsam_cli.raster.lattice import Lattice
     from cwsam_cli.raster.scene import GDAL_CACHE, open_scene
 
     score = stub_scores()
     bands = [Band(name=f"band_{n}", mean=120.0, std=40.0) for n in (1, 2, 3)]
+    statistics = band_statistics(bands)
     edge = np.sin(np.pi * (np.arange(SIZE) + 0.5) / SIZE) ** 2
     weight = np.outer(edge, edge)
     total, weights = np.zeros((CLASSES, height, width)), np.zeros((height, width))
@@ -134,8 +137,8 @@ def peer(scene: Path, height: int, width: int, output: Path) -> None:
             for window in windows:
                 image, valid = opened.read(window)
                 seen[window.toslices()] = valid
-                images.append(normalize(image, valid, bands))
-            for window, logits in zip(windows, score(torch.stack(images)), strict=True):
+                images.append(normalize(torch.from_numpy(image), torch.from_numpy(valid), *statistics))
+            for window, logits in zip(windows, score(torch.stack(images)).numpy(), strict=True):
                 total[:, *window.toslices()] += logits * weight
                 weights[window.toslices()] += weight
         codes = np.full((height, width), 255, np.uint8)
@@ -289,7 +292,7 @@ def tiny(folder: Path) -> None:
 
     call = Scorer.__call__
 
-    def timed(self: Scorer, images: torch.Tensor) -> np.ndarray:
+    def timed(self: Scorer, images: torch.Tensor) -> torch.Tensor:
         start = time.perf_counter()
         scores = call(self, images)
         spent[0] += time.perf_counter() - start

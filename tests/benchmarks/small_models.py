@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from cwsam_cli.config.load import load_config, load_taxonomy
 from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.dataset.manifest import RunningStats
-from cwsam_cli.dataset.transforms import augment, normalize
+from cwsam_cli.dataset.transforms import augment, band_statistics, normalize
 from cwsam_cli.learning.losses import class_weights, loss_parts
 from cwsam_cli.learning.optim import build_optimizer, learning_rate, local_shards
 from cwsam_cli.metrics.confusion import compute_metrics, confusion_matrix
@@ -111,7 +111,8 @@ def read_scene(folder: Path, split: Split) -> Scene:
         stats.add(image[:, *ground], valid[ground])
         pixels += np.bincount(label[ground].ravel(), minlength=IGNORE + 1)
     weights = class_weights(pixels[: len(taxonomy)].tolist())
-    return Scene(split, normalize(image, valid, stats.bands(names)), torch.from_numpy(label), weights)
+    image = normalize(torch.from_numpy(image), torch.from_numpy(valid), *band_statistics(stats.bands(names)))
+    return Scene(split, image, torch.from_numpy(label), weights)
 
 
 def crop(top: int, left: int) -> Ground:

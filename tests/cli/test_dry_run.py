@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from cwsam_cli.predict import many, scorer
+from cwsam_cli.predict import many, network
 from cwsam_cli.predict.many import estimate_many
+from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.plan import make_plan
 from cwsam_cli.predict.request import MapRequest
-from cwsam_cli.predict.scorer import Model
 
 
 @pytest.fixture
@@ -19,10 +19,11 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Windows of each pass; no model is built for them."""
     seen: list[int] = []
 
-    def score(images: torch.Tensor) -> None:
+    def score(images: torch.Tensor) -> torch.Tensor:
         seen.append(len(images))
+        return images
 
-    def make_scorer(self: Model, request: MapRequest) -> Callable[[torch.Tensor], None]:
+    def make_scorer(self: Model, request: MapRequest) -> Callable[[torch.Tensor], torch.Tensor]:
         return score
 
     monkeypatch.setattr(Model, "scorer", make_scorer)
@@ -34,7 +35,7 @@ def request_of(run: Any, **options: Any) -> MapRequest:
 
 
 def test_what_is_timed_is_a_batch_of_the_run(run: Any, passes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer, "resident_memory", lambda: 300_000_000)
+    monkeypatch.setattr(network, "resident_memory", lambda: 300_000_000)
     request = request_of(run, batch_size=1)
     least = make_plan(request, Model.open(request)).memory
     limited = request_of(run, max_memory=least)
@@ -47,7 +48,7 @@ def test_what_is_timed_is_a_batch_of_the_run(run: Any, passes: list[int], monkey
 def test_a_model_that_must_be_shared_is_neither_built_nor_timed(
     run: Any, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scorer, "must_be_shared", lambda trained, device, processes: True)
+    monkeypatch.setattr(network, "must_be_shared", lambda trained, device, processes: True)
     ((estimate,), _) = estimate_many(request_of(run, gpus=2), [str(run.scene)])
     assert estimate.seconds is None and not passes
     assert "not timed, because several processes share the model" in estimate.as_text()
@@ -64,7 +65,7 @@ def test_a_checkpoint_is_hashed_once_for_all_processes(
         return "0" * 64
 
     monkeypatch.setattr(many, "sha256", counting)
-    monkeypatch.setattr(scorer, "sha256", counting)
+    monkeypatch.setattr(network, "sha256", counting)
     monkeypatch.setattr(many, "launch", lambda worker, *arguments, cluster: started.append(arguments))
     many.predict_many(request_of(run, gpus=2, output=tmp_path / "maps"), [str(run.scene)])
     ((common, _, digest, _),) = started

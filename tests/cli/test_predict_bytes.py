@@ -13,9 +13,9 @@ from cwsam_cli.config.load import load_config
 from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
+from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.plan import make_plan
 from cwsam_cli.predict.request import MapRequest
-from cwsam_cli.predict.scorer import Model
 from cwsam_cli.predict.work import predict
 from cwsam_cli.taxonomy import from_names
 

@@ -7,7 +7,8 @@ from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.config.load import load_config
 from cwsam_cli.distributed.world import World
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.predict.scorer import Lockstep, Scorer, shared_network
+from cwsam_cli.predict.network import Lockstep, shared_network
+from cwsam_cli.predict.scorer import Scorer
 from cwsam_cli.taxonomy import from_names
 
 _MODE = (
@@ -49,7 +50,7 @@ def score_uneven_shares(
     score = Scorer(network, world.device, expert_groups=expert_groups)
     step = Lockstep(score, world, torch.zeros(1, 3, 32, 32))
     own = batches() if world.is_main else batches()[:1]
-    scores = [step(images).tobytes() for images in own]
+    scores = [step(images).numpy().tobytes() for images in own]
     step.finish()
     parts = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in network.parameters()]
     held = sum(part.numel() for part in parts)

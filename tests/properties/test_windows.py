@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -11,7 +12,8 @@ from rasterio.windows import Window
 
 from cwsam_cli.predict.blend import Blender, WindowScores, cut_rows, shares
 from cwsam_cli.predict.layers import best_index
-from cwsam_cli.raster.grid import Lattice, lattice
+from cwsam_cli.raster.grid import lattice
+from cwsam_cli.raster.lattice import Lattice
 
 modest = settings(max_examples=40, deadline=None, database=None)
 
@@ -79,12 +81,12 @@ def blend(
 ) -> NDArray[np.uint8]:
     """The blender's map of an area, from the windows in which anything is wanted."""
     scored = (
-        WindowScores(row, col, own.copy(), seen)
+        WindowScores(row, col, torch.from_numpy(own.copy()), torch.from_numpy(~seen * np.uint8(255)))
         for (row, col), own in scores.items()
         if (seen := cut.around(wanted)[cut.within((row, col))]).any()
     )
-    runs = Blender(cut.lattice, lambda blended: best_index(blended)[None]).blend(scored, area)
-    return np.concatenate([rows for _, rows in runs], axis=1)[0]
+    blender = Blender(cut.lattice, lambda blended: best_index(blended)[None].to(torch.uint8), device="cpu")
+    return torch.cat([rows for _, rows in blender.blend(scored, area)], dim=1)[0].numpy()
 
 
 @modest

@@ -1,5 +1,8 @@
 """Images and labels change together, and nodata stays nodata."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cwsam_cli.dataset.manifest import Band
-from cwsam_cli.dataset.transforms import augment, crop_or_pad, normalize
+from cwsam_cli.dataset.transforms import augment, band_statistics, crop_or_pad, normalize
 from cwsam_cli.taxonomy import IGNORE
 
 BANDS = (Band(name="a", mean=100.0, std=20.0), Band(name="b", mean=3000.0, std=500.0))
@@ -21,10 +24,14 @@ def generator(seed: int) -> torch.Generator:
 # --- normalize ---
 
 
+def scale(image: NDArray[Any], valid: NDArray[np.bool_], bands: Sequence[Band]) -> Tensor:
+    return normalize(torch.from_numpy(image), torch.from_numpy(valid), *band_statistics(bands))
+
+
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64"])
 def test_bands_come_to_mean_0_and_spread_1(dtype: str) -> None:
     image = np.stack([np.array([[100, 120, 80], [140, 100, 60]]), np.array([[3000] * 3, [3500] * 3])]).astype(dtype)
-    scaled = normalize(image, EVERYWHERE, BANDS)
+    scaled = scale(image, EVERYWHERE, BANDS)
     assert scaled.dtype == torch.float32
     expected = [[[0, 1, -1], [2, 0, -2]], [[0, 0, 0], [1, 1, 1]]]
     torch.testing.assert_close(scaled, torch.tensor(expected, dtype=torch.float32))
@@ -33,7 +40,7 @@ def test_bands_come_to_mean_0_and_spread_1(dtype: str) -> None:
 def test_measured_bands_are_standard_normal_afterwards() -> None:
     image = np.random.default_rng(0).integers(0, 255, (1, 64, 64)).astype(np.uint8)
     band = Band(name="x", mean=float(image.mean()), std=float(image.std()))
-    scaled = normalize(image, np.ones((64, 64), bool), [band])
+    scaled = scale(image, np.ones((64, 64), bool), [band])
     assert float(scaled.mean()) == pytest.approx(0, abs=1e-4)
     assert float(scaled.std(correction=0)) == pytest.approx(1, abs=1e-4)
 
@@ -42,7 +49,7 @@ def test_measured_bands_are_standard_normal_afterwards() -> None:
 def test_outliers_beyond_ten_deviations_say_no_more(outlier: float) -> None:
     image = np.full((2, 2, 3), 100, np.float32)
     image[0, 0, 0], image[0, 1, 1] = outlier, -outlier
-    scaled = normalize(image, EVERYWHERE, BANDS)
+    scaled = scale(image, EVERYWHERE, BANDS)
     assert scaled[0, 0, 0] == 10 and scaled[0, 1, 1] == -10
     assert scaled.abs().max() == 10
 
@@ -53,7 +60,7 @@ def test_nodata_becomes_0_whatever_it_was(value: float) -> None:
     image[:, 1, 2] = value
     valid = EVERYWHERE.copy()
     valid[1, 2] = False
-    scaled = normalize(image, valid, BANDS)
+    scaled = scale(image, valid, BANDS)
     assert (scaled[:, 1, 2] == 0).all()
     assert (scaled[0, 0] == 2).all()
 
@@ -61,7 +68,7 @@ def test_nodata_becomes_0_whatever_it_was(value: float) -> None:
 def test_a_value_that_is_not_finite_becomes_0_even_where_valid() -> None:
     image = np.full((2, 2, 3), 140, np.float64)
     image[0, 0, 0] = np.nan
-    assert normalize(image, EVERYWHERE, BANDS)[0, 0, 0] == 0
+    assert scale(image, EVERYWHERE, BANDS)[0, 0, 0] == 0
 
 
 # --- crop_or_pad ---

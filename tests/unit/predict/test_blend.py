@@ -4,24 +4,35 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from rasterio.windows import Window
+from torch import Tensor
 
 from cwsam_cli.predict.blend import Blender, WindowScores, cut_rows, shares
 from cwsam_cli.predict.layers import best_index
-from cwsam_cli.raster.grid import Lattice
+from cwsam_cli.raster.lattice import Lattice
 
 
-def indices(scores: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return best_index(scores)[None]
+def indices(scores: Tensor) -> Tensor:
+    return best_index(scores)[None].to(torch.uint8)
+
+
+def blender(lattice: Lattice) -> Blender:
+    return Blender(lattice, indices, device="cpu")
+
+
+def scored(row: int, col: int, scores: NDArray[np.float32], wanted: NDArray[np.bool_]) -> WindowScores:
+    hidden = np.where(wanted, 0, 255).astype(np.uint8)
+    return WindowScores(row, col, torch.from_numpy(scores), torch.from_numpy(hidden))
 
 
 def blended(lattice: Lattice, windows: dict[tuple[int, int], NDArray[np.float32]]) -> NDArray[np.uint8]:
     """The best class of every pixel of the scene."""
     whole = Window(0, 0, lattice.width, lattice.height)
     wanted = np.ones((min(lattice.size, lattice.height), min(lattice.size, lattice.width)), bool)
-    scored = [WindowScores(row, col, scores, wanted) for (row, col), scores in windows.items()]
-    return np.concatenate([rows for _, rows in Blender(lattice, indices).blend(scored, whole)], axis=1)[0]
+    every = [scored(row, col, scores, wanted) for (row, col), scores in windows.items()]
+    return torch.cat([rows for _, rows in blender(lattice).blend(every, whole)], dim=1)[0].numpy()
 
 
 @pytest.mark.parametrize(
@@ -72,12 +83,12 @@ def test_rows_leave_as_soon_as_no_later_window_touches_them() -> None:
     lattice = Lattice.over(8, 38, 8, 2)
     taken: list[int] = []
 
-    def scored() -> Iterator[WindowScores]:
+    def one_by_one() -> Iterator[WindowScores]:
         for row in range(len(lattice.rows)):
             taken.append(lattice.rows[row])
-            yield WindowScores(row, 0, np.zeros((2, 8, 8), np.float32), np.ones((8, 8), bool))
+            yield scored(row, 0, np.zeros((2, 8, 8), np.float32), np.ones((8, 8), bool))
 
-    runs = Blender(lattice, indices).blend(scored(), Window(0, 0, 8, 38))
+    runs = blender(lattice).blend(one_by_one(), Window(0, 0, 8, 38))
     top, rows = next(runs)
     assert (top, rows.shape[1]) == (0, 6)
     assert taken == [0, 6]  # the second row of windows only starts
@@ -88,20 +99,20 @@ def test_what_is_not_wanted_is_nodata_and_needs_no_window() -> None:
     lattice = Lattice.over(30, 30, 8, 2)
     wanted = np.zeros((30, 30), bool)
     wanted[12:15, 3:9] = True
-    scored = [
-        WindowScores(row, col, np.ones((1, 8, 8), np.float32), seen)
+    every = [
+        scored(row, col, np.ones((1, 8, 8), np.float32), seen)
         for row in range(len(lattice.rows))
         for col in range(len(lattice.cols))
         if (seen := wanted[lattice.window(row, col).toslices()]).any()
     ]
-    assert len(scored) < 6
-    runs = Blender(lattice, indices).blend(scored, Window(0, 0, 30, 30))
-    codes = np.concatenate([rows for _, rows in runs], axis=1)[0]
+    assert len(every) < 6
+    runs = blender(lattice).blend(every, Window(0, 0, 30, 30))
+    codes = torch.cat([rows for _, rows in runs], dim=1)[0].numpy()
     np.testing.assert_array_equal(codes, np.where(wanted, 0, 255))
 
 
 def test_no_window_at_all_makes_rows_of_nodata() -> None:
-    runs = list(Blender(Lattice.over(9, 9, 4, 1), indices).blend([], Window(0, 0, 9, 9)))
+    runs = list(blender(Lattice.over(9, 9, 4, 1)).blend([], Window(0, 0, 9, 9)))
     assert sum(rows.shape[1] for _, rows in runs) == 9
     assert all((rows == 255).all() for _, rows in runs)
 

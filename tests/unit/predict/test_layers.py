@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-from cwsam_cli.predict.layers import MapLayers, best_index, entropy, softmax
+from cwsam_cli.predict.layers import MapLayers, best_index, entropy
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 
 TAXONOMY = Taxonomy(
@@ -15,29 +16,28 @@ TAXONOMY = Taxonomy(
 )
 
 
-def scores(*pixels: list[float]) -> NDArray[np.float32]:
+def scores(*pixels: list[float]) -> Tensor:
     """Planes (K, 1, n) of some pixels' scores."""
-    return np.array(pixels, np.float32).T[:, None]
+    return torch.tensor(pixels, dtype=torch.float32).T[:, None]
 
 
 def test_the_best_index_is_argmaxs_also_among_equals() -> None:
     rng = np.random.default_rng(0)
     for classes in (1, 2, 33, 200):
         planes = rng.integers(-2, 3, (classes, 9, 11)).astype(np.float32)
-        index = best_index(planes)
-        assert index.dtype == np.uint8
-        np.testing.assert_array_equal(index, planes.argmax(axis=0))
+        np.testing.assert_array_equal(best_index(torch.from_numpy(planes)), planes.argmax(axis=0))
 
 
 def test_a_class_that_is_hidden_is_never_the_best() -> None:
     planes = scores([-np.inf, -5, -7, -9])
     assert best_index(planes)[0, 0] == 1
-    assert softmax(planes)[0, 0, 0] == 0
-    assert np.isfinite(entropy(softmax(planes))).all()
+    probabilities = planes.softmax(dim=0)
+    assert probabilities[0, 0, 0] == 0
+    assert entropy(probabilities).isfinite().all()
 
 
 def test_codes_alone_need_no_probabilities() -> None:
-    layers = MapLayers(TAXONOMY).finisher()(scores([1, 2, 3, 4], [4, 3, 2, 1], [0, 0, 9, 0]))
+    layers = MapLayers(TAXONOMY).finisher("cpu")(scores([1, 2, 3, 4], [4, 3, 2, 1], [0, 0, 9, 0]))
     assert layers.shape == (1, 1, 3)
     assert layers[0, 0].tolist() == [3, 7, 200]
 
@@ -45,7 +45,7 @@ def test_codes_alone_need_no_probabilities() -> None:
 def test_layers_come_in_the_order_asked_for_in_per_cent() -> None:
     plan = MapLayers(TAXONOMY, ("confidence", "probabilities", "entropy"))
     logits = scores([np.log(0.7), np.log(0.1), np.log(0.1), np.log(0.1)], [0, 0, 0, 0], [90, 0, 0, 0])
-    layers = plan.finisher()(logits)
+    layers = plan.finisher("cpu")(logits)
     assert plan.count == len(layers) == 1 + 1 + 4 + 1
     assert layers[0, 0].tolist() == [7, 7, 7]
     assert layers[1, 0].tolist() == [70, 25, 100]
@@ -58,4 +58,4 @@ def test_layers_come_in_the_order_asked_for_in_per_cent() -> None:
 def test_below_the_least_confidence_the_map_shows_nodata(limit: float, code: int) -> None:
     layers = MapLayers(TAXONOMY, ("confidence",), limit)
     logits = scores([np.log(0.1), np.log(0.6), np.log(0.2), np.log(0.1)])
-    assert layers.finisher()(logits)[:, 0, 0].tolist() == [code, 60]
+    assert layers.finisher("cpu")(logits)[:, 0, 0].tolist() == [code, 60]

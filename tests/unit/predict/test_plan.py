@@ -17,7 +17,8 @@ from cwsam_cli.errors import MachineError
 from cwsam_cli.predict.plan import MapPlan, Needs, cut
 from cwsam_cli.predict.request import BLOCK, MapRequest
 from cwsam_cli.predict.windows import sample
-from cwsam_cli.raster.grid import Grid, Lattice
+from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.lattice import Lattice
 from cwsam_cli.raster.scene import Scene, open_scene
 from tests.predict_plans import plan_of
 

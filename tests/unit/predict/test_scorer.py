@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from cwsam_cli.config.load import load_config
+from cwsam_cli.errors import MachineError
 from cwsam_cli.model.experts import expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.predict.scorer import AUGMENTATIONS, Scorer, choose_precision
+from cwsam_cli.predict.network import choose_precision
+from cwsam_cli.predict.scorer import AUGMENTATIONS, Scorer
 
 CPU = torch.device("cpu")
 
@@ -47,21 +49,52 @@ def test_views_differ_from_each_other_and_are_averaged(tta: str, number: int) ->
     model = Local(sideways=1.0)
     scores = Scorer(model, CPU, views=views)(images())
     each = [Scorer(model, CPU, views=(view,))(images()) for view in views]
-    np.testing.assert_allclose(scores, np.mean(each, axis=0), rtol=1e-5, atol=1e-6)
-    distinct = {part.tobytes() for part in each}
+    np.testing.assert_allclose(scores, torch.stack(each).mean(dim=0), rtol=1e-5, atol=1e-6)
+    distinct = {part.numpy().tobytes() for part in each}
     assert len(distinct) == {"none": 1, "flips": 2, "d4": 4}[tta]  # the neighbour lies on one of so many sides
 
 
 def test_the_hidden_class_never_wins() -> None:
     scores = Scorer(Local(), CPU, hidden=0)(images())
     assert (scores.argmax(axis=1) != 0).all()
-    assert np.isfinite(scores[:, 1:]).all()
+    assert scores[:, 1:].isfinite().all()
 
 
 def test_scores_are_the_callers_own_and_in_float32() -> None:
     scores = Scorer(Local(), CPU, precision="bf16")(images())
-    assert scores.dtype == np.float32 and scores.flags.writeable
+    assert scores.dtype == torch.float32 and not scores.requires_grad
     scores += 1
+
+
+class Large(Local):
+    """Needs more memory than there is for more than two windows at a time."""
+
+    def __init__(self, most: int = 2) -> None:
+        super().__init__()
+        self.most, self.passes = most, list[int]()
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.passes.append(len(image))
+        if len(image) > self.most:
+            raise torch.OutOfMemoryError("no memory left")
+        return super().forward(image)
+
+
+def test_a_batch_that_does_not_fit_is_halved_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "empty_cache", lambda: None, raising=False)
+    batch = torch.randn(7, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = Large()
+    score = Scorer(model, CPU)
+    torch.testing.assert_close(score(batch), Scorer(Local(), CPU)(batch), rtol=0, atol=0)
+    assert model.passes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    model.passes.clear()
+    score(batch[:2])
+    assert model.passes == [1, 1]
+
+
+def test_a_window_that_does_not_fit_ends_in_a_sentence() -> None:
+    with pytest.raises(MachineError, match="cpu has not enough free memory for one window"):
+        Scorer(Large(most=0), CPU)(images()[:1])
 
 
 def mixture() -> ClassWiseSam:
@@ -83,7 +116,7 @@ def test_planes_of_expert_groups_come_behind_the_classes_and_change_nothing() ->
     np.testing.assert_array_equal(scores[:, :3], plain)
     shares = scores[:, 3:]
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
-    by_patch = shares[:, :, ::8, ::8]
+    by_patch = shares[:, :, ::8, ::8].numpy()
     np.testing.assert_array_equal(by_patch.repeat(8, axis=2).repeat(8, axis=3), shares)
     assert np.ptp(by_patch, axis=(2, 3)).max() > 0.01  # the router does tell patches apart
 
@@ -115,7 +148,8 @@ from cwsam_cli.config.load import load_config
 from cwsam_cli.model.experts import expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.predict.scorer import AUGMENTATIONS, Scorer, activation_bytes, resident_memory
+from cwsam_cli.predict.memory import activation_bytes, resident_memory
+from cwsam_cli.predict.scorer import AUGMENTATIONS, Scorer
 torch.set_num_threads(1)
 classes, views, batch = int(sys.argv[1]), AUGMENTATIONS[sys.argv[2]], 8
 arch = architecture(load_config("tiny", []).model, num_bands=3, num_classes=classes)

@@ -2,18 +2,21 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
+from torch import Tensor
 
 from cwsam_cli.predict import windows as stream
-from cwsam_cli.predict.windows import batches
-from cwsam_cli.raster.grid import Lattice
+from cwsam_cli.predict.windows import SHOWN, VALID, Area, Readers, batches
+from cwsam_cli.raster.lattice import Lattice
 from cwsam_cli.raster.scene import Scene, open_scene
 
 MakeRaster = Callable[..., Path]
@@ -31,15 +34,24 @@ def scene(make_raster: MakeRaster) -> Path:
     )
 
 
-def stream_of(path: Path, lattice: Lattice, **options: Any) -> list[list[tuple[int, int, Any, Any, Any]]]:
-    """Batches with copies of their windows: row, col, image, valid, wanted."""
+def stream_of(
+    path: Path, lattice: Lattice, *, threads: int = 1, **options: Any
+) -> list[list[tuple[int, int, Any, Any, Any]]]:
+    """Batches of windows: row, col, image, valid, wanted."""
     rows, cols = range(len(lattice.rows)), range(len(lattice.cols))
     settings = {"rows": rows, "cols": cols, "shown": Window(0, 0, lattice.width, lattice.height)} | options
-    with open_scene(path) as opened:
+    with ExitStack() as stack:
+        scenes = [stack.enter_context(open_scene(path)) for _ in range(threads)]
+        readers = stack.enter_context(closing(Readers(scenes, {})))
         return [
-            [(item.row, item.col, item.image.copy(), item.valid.copy(), item.wanted.copy()) for item in batch]
-            for batch in batches(opened, lattice, **settings)
+            [(item.row, item.col, item.image.numpy(), *bits(item.mask)) for item in batch]
+            for batch in batches(readers, Area(lattice=lattice, **settings), torch.device("cpu"))
         ]
+
+
+def bits(mask: Tensor) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where a window is valid, and where the map shows it."""
+    return (mask & VALID).bool().numpy(), (mask >= SHOWN).numpy()
 
 
 @pytest.mark.parametrize(("size", "overlap", "group"), [(32, 8, 1), (48, 40, 2), (64, 0, 3), (300, 10, 1)])
@@ -72,6 +84,16 @@ def test_beyond_the_border_windows_see_its_pixels_again(scene: Path, size: int, 
             np.testing.assert_array_equal(seen, valid[place])
             np.testing.assert_array_equal(wanted, shown[place])
             np.testing.assert_array_equal(own[:, seen], image[:, *place][:, seen])
+
+
+def test_threads_read_the_same_pixels(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "CELL_BYTES", 1)
+    lattice = Lattice.over(WIDTH, HEIGHT, 48, 8, 9)
+    for one, other in zip(stream_of(scene, lattice), stream_of(scene, lattice, threads=4), strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert a[:2] == b[:2]
+            for left, right in zip(a[2:], b[2:], strict=True):
+                np.testing.assert_array_equal(left, right)
 
 
 def test_a_side_that_is_no_longer_than_a_window_has_no_margin(scene: Path) -> None:

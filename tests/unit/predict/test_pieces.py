@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from cwsam_cli.dataset.manifest import Band
-from cwsam_cli.dataset.transforms import normalize
+from cwsam_cli.dataset.transforms import band_statistics, normalize
 from cwsam_cli.errors import CheckpointError, DataError
 from cwsam_cli.journal import Journal, journal
 from cwsam_cli.predict.blend import shares
+from cwsam_cli.predict.pieces import make_pieces
 from cwsam_cli.predict.plan import MapPlan, cuts
-from cwsam_cli.predict.work import make_pieces
-from cwsam_cli.raster.grid import Grid, Lattice
+from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.lattice import Lattice
 from tests.predict_plans import plan_of
 
 MakeRaster = Callable[..., Path]
@@ -29,16 +30,17 @@ BANDS = tuple(Band(name=f"band_{n}", mean=120.0, std=40.0) for n in (1, 2))
 IMAGE = np.random.default_rng(0).integers(1, 255, (2, HEIGHT, WIDTH)).astype(np.uint8)
 HOLES = np.zeros((HEIGHT, WIDTH), bool)
 HOLES[30:95, 20:120] = HOLES[:, 229] = True
+CPU = torch.device("cpu")
 MIXING = np.random.default_rng(1).normal(size=(CLASSES, 2, 3)).astype(np.float32)
 
 
-def stub(images: torch.Tensor) -> NDArray[np.float32]:
+def stub(images: torch.Tensor) -> torch.Tensor:
     """A model that treats windows independently: what a window scores hangs on it alone, on all of it."""
     out = []
     for image in images.numpy():
         parts = np.stack([image, np.roll(image, 1, axis=1), image.mean(axis=(1, 2), keepdims=True) + 0 * image])
         out.append(np.einsum("kbp,pbhw->khw", MIXING, parts, optimize=False))
-    return np.stack(out).astype(np.float32)
+    return torch.from_numpy(np.stack(out).astype(np.float32))
 
 
 def accumulated(lattice: Lattice, inside: NDArray[np.bool_] | None = None) -> NDArray[Any]:
@@ -52,7 +54,8 @@ def accumulated(lattice: Lattice, inside: NDArray[np.bool_] | None = None) -> ND
         for col in range(len(lattice.cols)):
             top, left = lattice.rows[row] + MARGIN, lattice.cols[col] + MARGIN
             place = np.s_[top : top + SIZE, left : left + SIZE]
-            scores = stub(normalize(image[:, *place], valid[place], BANDS)[None])[0]
+            pixels = torch.from_numpy(image[:, *place]), torch.from_numpy(valid[place])
+            scores = stub(normalize(*pixels, *band_statistics(BANDS))[None])[0].numpy()
             total[:, *place] += scores * np.outer(rows[row], cols[col])
     wanted = ~HOLES if inside is None else ~HOLES & inside
     best = total.argmax(axis=0)[MARGIN:-MARGIN, MARGIN:-MARGIN]
@@ -91,7 +94,7 @@ def test_the_map_is_exact_whatever_the_memory_and_the_batch(
 ) -> None:
     plan = stub_plan(scene, columns=columns, batch=batch, group=group)
     with journal(tmp_path / "map.tif", {}, {}) as kept:
-        make_pieces(plan, stub, kept)
+        make_pieces(plan, stub, kept, device=CPU)
         np.testing.assert_array_equal(assembled(plan, kept), accumulated(plan.lattice))
 
 
@@ -102,7 +105,7 @@ def test_the_map_is_exact_whatever_the_number_of_processes(scene: Path, tmp_path
     folder = tmp_path / "journal"
     folder.mkdir()
     for rank in reversed(range(world)):  # none waits for another
-        make_pieces(plan, stub, Journal(folder, {}), rank=rank, world=world)
+        make_pieces(plan, stub, Journal(folder, {}), rank=rank, world=world, device=CPU)
     np.testing.assert_array_equal(assembled(plan, Journal(folder, {})), accumulated(plan.lattice))
 
 
@@ -114,11 +117,11 @@ def test_each_process_does_its_share(scene: Path, tmp_path: Path) -> None:
         for rank in range(world):
             done = [0]
 
-            def counting(images: torch.Tensor, done: list[int] = done) -> NDArray[np.float32]:
+            def counting(images: torch.Tensor, done: list[int] = done) -> torch.Tensor:
                 done[0] += len(images)
                 return stub(images)
 
-            make_pieces(plan, counting, Journal(tmp_path, {}), rank=rank, world=world)
+            make_pieces(plan, counting, Journal(tmp_path, {}), rank=rank, world=world, device=CPU)
             seen.append(done[0])
         counts.append(seen)
     (alone,), (first, second) = counts
@@ -135,27 +138,27 @@ def test_a_killed_run_goes_on_in_the_same_batches(scene: Path, tmp_path: Path, k
     batches: list[bytes] = []
     plan = stub_plan(scene, columns=columns, batch=6, group=2)
 
-    def recording(images: torch.Tensor) -> NDArray[np.float32]:
+    def recording(images: torch.Tensor) -> torch.Tensor:
         batches.append(images.numpy().tobytes())
         return stub(images)
 
     with journal(tmp_path / "whole.tif", {}, {}) as kept:
-        make_pieces(plan, recording, kept)
+        make_pieces(plan, recording, kept, device=CPU)
         expected = assembled(plan, kept)
     uninterrupted, batches = set(batches), []
     for kill in kills:
         left = [kill]
 
-        def dying(images: torch.Tensor, left: list[int] = left) -> NDArray[np.float32]:
+        def dying(images: torch.Tensor, left: list[int] = left) -> torch.Tensor:
             left[0] -= 1
             if left[0] < 0:
                 raise Killed
             return recording(images)
 
         with pytest.raises(Killed), journal(tmp_path / "map.tif", {}, {}) as kept:
-            make_pieces(plan, dying, kept)
+            make_pieces(plan, dying, kept, device=CPU)
     with journal(tmp_path / "map.tif", {}, {}) as kept:
-        make_pieces(plan, recording, kept)
+        make_pieces(plan, recording, kept, device=CPU)
         np.testing.assert_array_equal(assembled(plan, kept), expected)
     assert set(batches) == uninterrupted
 
@@ -163,12 +166,12 @@ def test_a_killed_run_goes_on_in_the_same_batches(scene: Path, tmp_path: Path, k
 def test_a_run_that_was_begun_by_three_is_ended_by_one(scene: Path, tmp_path: Path) -> None:
     plan = stub_plan(scene, columns=96)
     for rank in (0, 2):
-        make_pieces(plan, stub, Journal(tmp_path, {}), rank=rank, world=3)
+        make_pieces(plan, stub, Journal(tmp_path, {}), rank=rank, world=3, device=CPU)
     kept = Journal(tmp_path, {})
     kept.scan()
     missing = len(plan.pieces) - len(kept.pieces)
     assert 0 < missing < len(plan.pieces)
-    make_pieces(plan, stub, kept)
+    make_pieces(plan, stub, kept, device=CPU)
     np.testing.assert_array_equal(assembled(plan, kept), accumulated(plan.lattice))
 
 
@@ -176,7 +179,7 @@ def test_a_run_that_was_begun_by_three_is_ended_by_one(scene: Path, tmp_path: Pa
 def test_a_part_has_the_values_of_the_whole(scene: Path, tmp_path: Path, shown: Window) -> None:
     plan = stub_plan(scene, shown=shown, columns=32)
     with journal(tmp_path / "map.tif", {}, {}) as kept:
-        make_pieces(plan, stub, kept)
+        make_pieces(plan, stub, kept, device=CPU)
         whole = accumulated(plan.lattice)
         np.testing.assert_array_equal(assembled(plan, kept), whole[shown.toslices()])
 
@@ -187,7 +190,7 @@ def test_a_south_up_scene_is_cut_where_its_file_is(make_raster: MakeRaster, tmp_
     plan = stub_plan(path, row_cuts=cuts(0, HEIGHT, BLOCK, from_end=True))
     assert plan.row_cuts[:2] == (0, HEIGHT % BLOCK)
     with journal(tmp_path / "map.tif", {}, {}) as kept:
-        make_pieces(plan, stub, kept)
+        make_pieces(plan, stub, kept, device=CPU)
         np.testing.assert_array_equal(assembled(plan, kept), accumulated(plan.lattice))
 
 
@@ -195,7 +198,7 @@ def test_a_damaged_file_ends_the_work_with_a_sentence(make_raster: MakeRaster, t
     path = make_raster("scene.tif", IMAGE, tiled=True, blockxsize=48, blockysize=16, compress="deflate")
     path.write_bytes(path.read_bytes()[:-20_000] + b"\0" * 20_000)
     with pytest.raises(DataError, match=r"scene\.tif"), journal(tmp_path / "map.tif", {}, {}) as kept:
-        make_pieces(stub_plan(path), stub, kept)
+        make_pieces(stub_plan(path), stub, kept, device=CPU)
 
 
 def test_every_batch_is_a_sign_of_life_and_may_end_the_work(scene: Path, tmp_path: Path) -> None:
@@ -207,7 +210,7 @@ def test_every_batch_is_a_sign_of_life_and_may_end_the_work(scene: Path, tmp_pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), journal(tmp_path / "map.tif", {}, {}) as kept:
-        make_pieces(stub_plan(scene), stub, kept, beat=beat)
+        make_pieces(stub_plan(scene), stub, kept, beat=beat, device=CPU)
     assert len(beats) == 4
 
 
@@ -215,40 +218,40 @@ def test_every_batch_is_a_sign_of_life_and_may_end_the_work(scene: Path, tmp_pat
 def test_scores_that_are_not_finite_end_the_work_with_the_first_windows_place(
     scene: Path, tmp_path: Path, value: float
 ) -> None:
-    def broken(images: torch.Tensor) -> NDArray[np.float32]:
+    def broken(images: torch.Tensor) -> torch.Tensor:
         scores = stub(images)
         scores[0, 2] = value
         return scores
 
     with journal(tmp_path / "map.tif", {}, {}) as kept, pytest.raises(CheckpointError) as caught:
-        make_pieces(stub_plan(scene), broken, kept)
+        make_pieces(stub_plan(scene), broken, kept, device=CPU)
     assert f"not finite in the window at column 0, row 0 of `{scene}`" in str(caught.value)
 
 
 def test_a_models_own_padding_does_not_change_the_class_at_the_scenes_border(
     make_raster: MakeRaster, tmp_path: Path
 ) -> None:
-    def padded(images: torch.Tensor) -> NDArray[np.float32]:
+    def padded(images: torch.Tensor) -> torch.Tensor:
         """Class 0 where the mean of 3 × 3 pixels is large, class 1 where the zeros around a window lower it."""
         scores = torch.full((len(images), CLASSES, SIZE, SIZE), -10.0)
         scores[:, 0] = torch.nn.functional.avg_pool2d(images[:, :1], 3, stride=1, padding=1)[:, 0]
         scores[:, 1] = 0.9 * images[:, 0]
-        return scores.numpy()
+        return scores
 
     scene = make_raster("even.tif", np.full((2, HEIGHT, WIDTH), 200, np.uint8))
     plan = stub_plan(scene)
     with journal(tmp_path / "map.tif", {}, {}) as kept:
-        make_pieces(plan, padded, kept)
+        make_pieces(plan, padded, kept, device=CPU)
         assert set(np.unique(assembled(plan, kept))) == {0}
 
 
 def test_scores_of_pixels_without_data_may_be_anything(scene: Path, tmp_path: Path) -> None:
-    def broken(images: torch.Tensor) -> NDArray[np.float32]:
-        hidden = (images == 0).all(dim=1, keepdim=True).numpy()
-        return np.where(hidden, np.float32(np.nan), stub(images))
+    def broken(images: torch.Tensor) -> torch.Tensor:
+        hidden = (images == 0).all(dim=1, keepdim=True)
+        return torch.where(hidden, torch.nan, stub(images))
 
     between = tuple(dataclasses.replace(band, mean=120.5) for band in BANDS)  # so that no value becomes 0
     plan = stub_plan(scene, bands=between)
     with journal(tmp_path / "map.tif", {}, {}) as kept:
-        make_pieces(plan, broken, kept)
+        make_pieces(plan, broken, kept, device=CPU)
         np.testing.assert_array_equal(assembled(plan, kept) == 255, HOLES)

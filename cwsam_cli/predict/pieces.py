@@ -1,0 +1,224 @@
+"""Make the pieces of a map: read, score, blend, and append to the journal, each in a thread of its own.
+
+A process takes a stretch of the pieces that the journal lacks. It begins with the group of window rows that its first
+piece needs, so it repeats some windows that another process, or a run before a crash, has passed above. It repeats
+them in the same batches, so every piece has the same bytes whichever process makes it.
+
+# B windows, C bands, K classes, S pixels per side of a window
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import rasterio
+import torch
+from numpy.typing import NDArray
+from rasterio.windows import Window
+from torch import Tensor
+
+from cwsam_cli.console import track
+from cwsam_cli.dataset.transforms import band_statistics, normalize
+from cwsam_cli.errors import CheckpointError
+from cwsam_cli.journal import Journal
+from cwsam_cli.predict.aoi import read_area
+from cwsam_cli.predict.blend import Blender, Layers, WindowScores, cut_rows
+from cwsam_cli.predict.memory import Heap
+from cwsam_cli.predict.plan import MapPlan
+from cwsam_cli.predict.transfer import UploadStream, hand_over
+from cwsam_cli.predict.windows import SHOWN, VALID, Area, Readers, WindowPixels, batches
+from cwsam_cli.raster.network import gdal_settings
+from cwsam_cli.raster.prefetch import prefetch
+from cwsam_cli.raster.scene import open_scene
+from cwsam_cli.taxonomy import IGNORE
+
+ScoreWindows = Callable[[Tensor], Tensor]
+"""Normalised windows (B, C, S, S) → scores (B, K, S, S) float32, on the same device."""
+
+_Known = tuple[int, list[tuple[int, int]]]
+"""Offset of finished rows, and places of the windows that were checked since the rows before."""
+_MOST_READERS = 8  # threads; each decodes about 50 million values per second
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Windows, ready for the model."""
+
+    places: list[tuple[int, int]]
+    """Row and column in the lattice."""
+    images: Tensor
+    """Normalised (B, C, S, S)."""
+    hidden: Tensor
+    """(B, S, S) uint8: 255 where the map shows nodata, else 0."""
+    is_uploaded: Any
+    """Event of the upload stream."""
+
+
+def make_pieces(
+    plan: MapPlan,
+    score: ScoreWindows,
+    journal: Journal,
+    *,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+    beat: Callable[[], None] | None = None,
+) -> None:
+    """Make this process's share of the missing pieces.
+
+    Args:
+        plan: of the map.
+        score: the network.
+        journal: of the map.
+        device: of the network.
+        rank: number of this process.
+        world: number of processes.
+        beat: called for every batch; an exception that it raises ends the work.
+    """
+    todo = [(column, row) for column, row in plan.pieces if (row, column) not in journal.pieces]
+    own = todo[rank * len(todo) // world : (rank + 1) * len(todo) // world]
+    bar = track(range(len(own)), "predicting", unit="piece")
+    maker = _Maker(plan, score, device, beat)
+    with journal.appending(rank) as append:
+        for column, first, last in _stretches(own):
+            with closing(prefetch(maker.pieces(column, first, last))) as made:
+                for row, layers in made:
+                    append(row, column, layers.tobytes())
+                    next(bar, None)
+    next(bar, None)
+
+
+def _stretches(pieces: list[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Join neighbouring pieces of a column: column, first row, last row."""
+    start = 0
+    for at in range(1, len(pieces) + 1):
+        if at == len(pieces) or pieces[at] != (pieces[at - 1][0], pieces[at - 1][1] + 1):
+            yield pieces[start][0], pieces[start][1], pieces[at - 1][1]
+            start = at
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    plan: MapPlan
+    score: ScoreWindows
+    device: torch.device
+    beat: Callable[[], None] | None
+
+    def pieces(self, column: int, first: int, last: int) -> Generator[tuple[int, Layers], None, None]:
+        """Rows of pieces with their layers."""
+        plan = self.plan
+        left, right = plan.col_cuts[column], plan.col_cuts[column + 1]
+        row_cuts = plan.row_cuts[first : last + 2]
+        part = Window(left, row_cuts[0], right - left, row_cuts[-1] - row_cuts[0])
+        rows, cols = plan.lattice.touching(part)
+        every, _ = plan.lattice.touching(plan.shown)
+        begin = every.start + (rows.start - every.start) // plan.group * plan.group
+        end = min(every.stop, every.start - (every.start - rows.stop) // plan.group * plan.group)
+        finish = plan.layers.finisher(self.device)
+        blender = Blender(plan.lattice, finish, layers=plan.layers.count, device=self.device)
+        checks = _FiniteChecks(plan)
+        with closing(prefetch(self._scored(range(begin, end), cols, checks))) as windows:
+            finished = checks.join(blender.blend(windows, part))
+            for number, layers in cut_rows(checks.refuse_others(hand_over(finished)), row_cuts):
+                yield first + number, layers
+
+    def _scored(self, rows: range, cols: range, checks: "_FiniteChecks") -> Iterator[WindowScores]:
+        heap, uploads, size = Heap(), UploadStream(self.device), self.plan.lattice
+        height, width = min(size.size, size.height), min(size.size, size.width)
+        with closing(prefetch(self._read(rows, cols, uploads))) as read:
+            for batch in read:
+                if self.beat is not None:
+                    self.beat()
+                uploads.wait(batch.is_uploaded, batch.images, batch.hidden)
+                scores = self.score(batch.images)
+                heap.after_batch()
+                checks.add(batch, scores)
+                for (row, col), own, hidden in zip(batch.places, scores, batch.hidden, strict=True):
+                    yield WindowScores(row, col, own, hidden[:height, :width])
+
+    def _read(self, rows: range, cols: range, uploads: UploadStream) -> Iterator[_Batch]:
+        plan, request = self.plan, self.plan.request
+        settings = gdal_settings(request.scene, cache=plan.gdal_cache)
+        options: dict[str, Any] = {"wanted_bands": [band.name for band in plan.bands], "chosen_bands": request.bands}
+        options |= {"alpha": request.alpha, "pixel_m": plan.pixel_m}
+        with ExitStack() as stack:
+            stack.enter_context(rasterio.Env(**settings))
+            number = _number_of_readers(self.device, request.gpus)
+            scenes = [stack.enter_context(open_scene(request.scene, **options)) for _ in range(number)]
+            readers = stack.enter_context(closing(Readers(scenes, settings)))
+            inside = read_area(request.aoi, scenes[0].north_up) if request.aoi else None
+            area = Area(
+                lattice=plan.lattice,
+                rows=rows,
+                cols=cols,
+                shown=plan.shown,
+                inside=inside,
+                batch=plan.batch,
+                group=plan.group,
+            )
+            stack.enter_context(uploads.here())
+            mean, std = band_statistics(plan.bands, self.device)
+            for windows in batches(readers, area, self.device):
+                images, masks = _stack(windows, plan.lattice.size)
+                images = normalize(images, masks & VALID, mean, std)
+                hidden = (masks < SHOWN).to(torch.uint8) * IGNORE
+                yield _Batch([(item.row, item.col) for item in windows], images, hidden, uploads.mark())
+
+
+def _stack(windows: list[WindowPixels], size: int) -> tuple[Tensor, Tensor]:
+    """Windows as images (B, C, S, S) float32 and masks (B, S, S) uint8; what a small scene lacks is 0."""
+    bands, height, width = windows[0].image.shape
+    device = windows[0].mask.device
+    make = torch.empty if height == width == size else torch.zeros
+    images = make((len(windows), bands, size, size), device=device)
+    masks = make((len(windows), size, size), dtype=torch.uint8, device=device)
+    for item, image, mask in zip(windows, images, masks, strict=True):
+        image[:, :height, :width] = item.image
+        mask[:height, :width] = item.mask
+    return images, masks
+
+
+def _number_of_readers(device: torch.device, processes: int) -> int:
+    """Threads that decode the scene: one beside a model on the CPU, else as many as there are cores for them."""
+    return 1 if device.type == "cpu" else max(1, min(_MOST_READERS, (os.cpu_count() or 1) // processes))
+
+
+class _FiniteChecks:
+    """Checks that scores are finite where the map shows a pixel; the host reads them together with finished rows."""
+
+    def __init__(self, plan: MapPlan) -> None:
+        self.plan = plan
+        self._done: deque[tuple[list[tuple[int, int]], Tensor]] = deque()
+
+    def add(self, batch: _Batch, scores: Tensor) -> None:
+        """Check a batch; the score of a hidden class is minus infinity, so the best class counts."""
+        best = scores[:, : len(self.plan.layers.taxonomy)].amax(dim=1)
+        self._done.append((batch.places, (best.isfinite() | (batch.hidden > 0)).flatten(1).all(dim=1)))
+
+    def join(self, stretches: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[_Known, list[Tensor]]]:
+        """Add to finished rows the checks of all windows that they may come from."""
+        for top, rows in stretches:
+            done = [self._done.popleft() for _ in range(len(self._done))]
+            places = [place for of_batch, _ in done for place in of_batch]
+            yield (top, places), [rows, *(flags for _, flags in done)]
+
+    def refuse_others(self, stretches: Iterable[tuple[_Known, list[NDArray[Any]]]]) -> Iterator[tuple[int, Layers]]:
+        """Pass rows on whose checks are true.
+
+        Raises:
+            CheckpointError: a check is false.
+        """
+        for (top, places), (rows, *flags) in stretches:
+            for (row, col), is_finite in zip(places, chain.from_iterable(flags), strict=True):
+                if not is_finite:
+                    x, y = max(0, self.plan.lattice.cols[col]), max(0, self.plan.lattice.rows[row])
+                    raise CheckpointError(
+                        f"the model's scores are not finite in the window at column {x}, row {y} of "
+                        f"`{self.plan.request.scene}`",
+                        hint="try --precision fp32; if that does not help, train the model again with a lower lr",
+                    )
+            yield top, rows
