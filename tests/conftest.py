@@ -1,6 +1,8 @@
 """Rasters are made, not shipped: every test says what its scene looks like."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,15 @@ def make_raster(tmp_path: Path) -> MakeRaster:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def accelerated() -> Iterator[Callable[..., Any]]:
+    """Call a function of a test module in a process that has the pretended accelerator; returns its result."""
+    from tests.pretended_accelerator import call
+
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        yield lambda function, *arguments: pool.submit(call, function, arguments).result()
 
 
 @pytest.fixture(scope="session")

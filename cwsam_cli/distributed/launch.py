@@ -90,14 +90,14 @@ def _join_group(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
     if rank:
         console.only_errors()
     device = choose_device(cluster.device)
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
+    if device.type != "cpu":
+        count = torch.get_device_module(device).device_count()
         if 1 < count <= local:
             raise UsageError(
                 f"there is no GPU for rank {rank}: this machine has {count}", hint="start one process per GPU"
             )
-        device = torch.device("cuda", local if count > 1 else 0)  # SLURM may show each process only its own
-        torch.cuda.set_device(device)
+        device = torch.device(device.type, local if count > 1 else 0)  # SLURM may show each process only its own
+        torch.accelerator.set_device_index(device)
     else:
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, torch.get_num_threads() // neighbours))
@@ -106,7 +106,7 @@ def _join_group(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
     )  # longer than the watchdog's limit, because the watchdog gives the better message
     store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=timeout))
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device)}",
         store=dist.PrefixStore("run", store),
         rank=rank,
         world_size=size,
@@ -153,10 +153,10 @@ def _launch_processes(worker: Callable[..., T], arguments: tuple[Any, ...], clus
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if choose_device(cluster.device).type == "cuda" and cluster.processes > torch.cuda.device_count():
-        raise UsageError(
-            f"--gpus is {cluster.processes}, but this machine has {torch.cuda.device_count()}", hint="use fewer --gpus"
-        )
+    device = choose_device(cluster.device)
+    count = torch.get_device_module(device).device_count()
+    if device.type != "cpu" and cluster.processes > count:
+        raise UsageError(f"--gpus is {cluster.processes}, but this machine has {count}", hint="use fewer --gpus")
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(("torch.distributed.elastic", "torch.multiprocessing.spawn")):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # the message below reports the failure once

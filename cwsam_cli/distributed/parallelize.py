@@ -55,7 +55,7 @@ def shard(
     """
     reduced = DTYPES[settings.reduce_dtype]
     reduced_once = torch.float32 if accumulates else reduced
-    offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if settings.cpu_offload else OffloadPolicy()
+    offload = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if settings.cpu_offload else OffloadPolicy()
 
     def unit(
         module: nn.Module | list[nn.Module],

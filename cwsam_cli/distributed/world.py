@@ -104,11 +104,10 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        if device.type != "cuda":
-            torch.empty(0, device=device)
-        elif not 0 <= (device.index or 0) < torch.cuda.device_count():  # this check takes no GPU memory
-            raise RuntimeError(f"CUDA shows {torch.cuda.device_count()} devices")
-    except (RuntimeError, AssertionError) as error:
+        count = torch.get_device_module(device).device_count()  # this check takes no GPU memory
+        if not 0 <= (device.index or 0) < count:
+            raise RuntimeError(f"torch shows {count} devices of type {device.type}")
+    except RuntimeError as error:
         raise UsageError(
             f"there is no device `{name}` here: {str(error).splitlines()[0]}", hint="use --device cpu"
         ) from None

@@ -102,7 +102,7 @@ def training_steps(
         probabilities=probabilities,
     )
     step: list[Batch] = []
-    for batch in load_batches(dataset, shares, workers=settings.workers, pin_memory=world.device.type == "cuda"):
+    for batch in load_batches(dataset, shares, workers=settings.workers, pin_memory=world.device.type != "cpu"):
         world.beat()
         step.append(batch)
         if len(step) == settings.grad_accum_steps:

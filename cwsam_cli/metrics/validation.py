@@ -51,7 +51,7 @@ def validate(
     batches = [list(own_samples[start : start + batch_size]) for start in range(0, rounds, batch_size)]
     dtype = DTYPES[precision]
     with torch.no_grad():  # inference mode does not work with sharded weights
-        loaded = load_batches(dataset, batches, workers=workers, pin_memory=world.device.type == "cuda")
+        loaded = load_batches(dataset, batches, workers=workers, pin_memory=world.device.type != "cpu")
         for image, label in track(loaded, "validating", total=len(batches), unit="batch"):
             world.beat()
             with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):

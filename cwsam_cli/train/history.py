@@ -93,11 +93,12 @@ def routing_figures(routing: Mapping[str, RoutingCounts]) -> dict[str, float]:
 
 def memory_figures(device: torch.device) -> dict[str, float]:
     """Return the memory use of this process in bytes: on the GPU, or the peak resident memory."""
-    if device.type == "cuda":
+    if device.type != "cpu":
+        memory = torch.get_device_module(device)
         return {
-            "memory/allocated": torch.cuda.memory_allocated(device),
-            "memory/reserved": torch.cuda.memory_reserved(device),
-            "memory/peak": torch.cuda.max_memory_allocated(device),
+            "memory/allocated": memory.memory_allocated(device),
+            "memory/reserved": memory.memory_reserved(device),
+            "memory/peak": memory.max_memory_allocated(device),
         }
     try:
         import resource
