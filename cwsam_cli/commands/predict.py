@@ -57,6 +57,12 @@ def predict(
             help="Main memory for all processes, such as 4GB. Default: 4 GB besides the weights.",
         ),
     ] = None,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu-memory", metavar="SIZE", help="Memory of each GPU, such as 20GB. Default: 90 % of what is free."
+        ),
+    ] = None,
     device: Device = "auto",
     gpus: Gpus = 1,
     bounds: Annotated[
@@ -153,6 +159,7 @@ def predict(
         precision=precision,
         batch_size=batch_size,
         max_memory=memory_size(max_memory, "--max-memory") if max_memory else None,
+        gpu_memory=memory_size(gpu_memory, "--gpu-memory") if gpu_memory else None,
         device=device,
         gpus=gpus,
         bounds=bounds,

@@ -29,7 +29,7 @@ def normalize(image: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor
     """Bring each band to mean 0 and standard deviation 1; nodata becomes 0.
 
     Args:
-        image: pixels (…, C, H, W) in the raster's dtype and units.
+        image: pixels (…, C, H, W) in the raster's dtype and units; float32 pixels are overwritten.
         valid: mask of valid pixels, (…, H, W).
         mean: mean of each band, (C, 1, 1) float32.
         std: standard deviation of each band, likewise.
@@ -37,7 +37,7 @@ def normalize(image: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor
     Returns:
         Image (…, C, H, W) float32, clipped to ±10 standard deviations.
     """
-    scaled = (image.to(torch.float32) - mean).div_(std).nan_to_num_(0.0, 0.0, 0.0).clamp_(-_LIMIT, _LIMIT)
+    scaled = image.to(torch.float32).sub_(mean).div_(std).nan_to_num_(0.0, 0.0, 0.0).clamp_(-_LIMIT, _LIMIT)
     return scaled.mul_(valid.unsqueeze(-3).to(torch.float32))
 
 

@@ -93,31 +93,31 @@ class Blender:
         waiting = (item for item in windows if item.row in rows and item.col in cols)
         item = next(waiting, None)
         below: Tensor | None = None  # sums of earlier rows of windows in unfinished rows of pixels, (K, overlap, width)
-        depth = max((tops.end(row - 1) - tops.begin(row) for row in rows[1:]), default=0)
+        beside: Tensor | None = None  # sums in the columns that the window before shares, (K, S, overlap)
         for row in rows:
             top, done, bottom = tops.begin(row), tops.done(row), tops.end(row)
             carried = tops.end(row - 1) - top if row > rows[0] else 0
             finished = torch.full((self.layers, done - top, width), IGNORE, dtype=torch.uint8, device=self.device)
-            beside: Tensor | None = None  # sums in the columns that the window before shares with this one
-            before = -1
+            before = -2
             while item is not None and item.row == row:
                 col, scores = item.col, item.scores
                 left, final, right = lefts.begin(col), lefts.done(col), lefts.end(col)
-                if below is None:
-                    below = torch.zeros((len(scores), depth, width), device=self.device)
+                if below is None or beside is None:
+                    below = torch.zeros((len(scores), tops.largest_overlap, width), device=self.device)
+                    beside = torch.empty((len(scores), size, lefts.largest_overlap), device=self.device)
                 at_row, at_col = top - self.lattice.rows[row], left - self.lattice.cols[col]
                 own = slice(at_row, at_row + bottom - top), slice(at_col, at_col + right - left)
                 total = scores[:, *own]
                 total *= self.row_shares[row][own[0], None] * self.col_shares[col][own[1]]
-                shared = lefts.end(before) - left if beside is not None and before == col - 1 else 0
-                if shared and beside is not None:
-                    total[..., :shared] += beside
+                shared = lefts.end(before) - left if before == col - 1 else 0
+                if shared:
+                    total[..., :shared] += beside[:, : bottom - top, :shared]
                 origin = left - int(area.col_off)
                 if carried:
                     total[:, :carried, shared:] += below[:, :carried, origin + shared : origin + right - left]
                 if bottom > done:
                     below[:, : bottom - done, origin : origin + final - left] = total[:, done - top :, : final - left]
-                beside = total[..., final - left :].clone()
+                beside[:, : bottom - top, : right - final] = total[..., final - left :]
                 if done > top and final > left:
                     layers = self.finish(total[:, : done - top, : final - left])
                     hidden = item.hidden[own][: done - top, : final - left]
@@ -136,6 +136,11 @@ class _Axis:
     size: int
     first: int
     last: int
+
+    @property
+    def largest_overlap(self) -> int:
+        """Pixels that neighbouring windows share, at most."""
+        return max((self.end(index - 1) - self.begin(index) for index in self.touching[1:]), default=0)
 
     def begin(self, index: int) -> int:
         """The first pixel of window `index` within the area."""

@@ -49,7 +49,9 @@ class Estimate:
     seconds: float | None
     """Time in the model, from one timed batch. None if no process holds the model alone."""
     memory: int
-    """Bytes at the peak."""
+    """Bytes of main memory at the peak."""
+    device_memory: int
+    """Bytes of one accelerator at the peak; 0 on the CPU."""
     disk: int
     """Bytes while working, at most: the finished pieces and the files made from them."""
     warnings: tuple[str, ...]
@@ -61,11 +63,12 @@ class Estimate:
         else:
             time = f"about {self.seconds:.0f} s" if self.seconds < 120 else f"about {self.seconds / 60:.0f} min"
             time += " in the model"
+        gpu = f", {size_text(self.device_memory)} on each GPU" if self.device_memory else ""
         return "\n".join(
             [
                 f"{self.scene}: {self.grid}",
                 f"  {self.windows} windows, {self.batch} at a time, {self.columns} column(s), {self.precision}",
-                f"  {time}, {size_text(self.memory)} of memory, at most {size_text(self.disk)} of disk",
+                f"  {time}, {size_text(self.memory)} of memory{gpu}, at most {size_text(self.disk)} of disk",
             ]
         )
 
@@ -195,6 +198,7 @@ def _estimate(plan: MapPlan, seconds: float | None) -> Estimate:
         precision=plan.precision,
         seconds=None if seconds is None else seconds * len(rows) * across / request.gpus,
         memory=plan.total_memory,
+        device_memory=plan.device_memory,
         disk=plan.grid.width * plan.grid.height * plan.layers.count * (3 if request.format == "COG" else 2),
         warnings=plan.warnings,
     )

@@ -1,8 +1,14 @@
-"""Memory that a model takes for prediction, and memory that a machine has."""
+"""Memory that a map takes, and memory that a machine has.
+
+Memory grows with the width of what is worked on, never with its height, so a scene that is too wide is cut into
+columns. Neighbouring columns share the windows on their border, which the model then sees twice. So columns are as
+wide as the memory allows, and batches become smaller before columns become narrow.
+"""
 
 import ctypes
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,9 +18,124 @@ from cwsam_cli.console import size_text
 from cwsam_cli.errors import MachineError
 from cwsam_cli.model.encoder import MLP_RATIO
 from cwsam_cli.model.variants import Architecture
+from cwsam_cli.predict.request import BLOCK, MapRequest
+from cwsam_cli.predict.windows import CELL_BYTES
+from cwsam_cli.raster.lattice import Lattice
 
 _USABLE = 0.94  # of a device's memory
+_FREE = 0.9  # of an accelerator's free memory
+_FEW = 6  # windows across a column; below that, smaller batches cost less than narrower columns
+_IN_FLIGHT = 3  # batches at a time: one is read, one is with the model, one is blended
 _SLACK = 32 << 20  # bytes; the system must provide returned pages again, so memory is not returned after every batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """Memory that one process needs, by the width of a column and the number of windows per batch.
+
+    On an accelerator the strip of the scene, the model and the blending take the device's memory. The host then holds
+    rows on their way up and finished rows.
+    """
+
+    lattice: Lattice
+    fixed: int
+    """Bytes before the first pixel: the program, GDAL's cache, and on the CPU the weights."""
+    device_fixed: int | None = None
+    """Bytes of weights on an accelerator; None on the CPU."""
+    model: int
+    """Bytes that the model takes for each window of a batch."""
+    bands: int
+    image_bytes: int
+    """Bytes of one value of the scene."""
+    classes: int
+    layers: int
+    block_height: int
+    """Pixels, of a block in the scene's file."""
+
+    def group(self, width: int, batch: int) -> int:
+        """Rows of windows that fill a batch together."""
+        across = min(len(self.lattice.cols), width // max(1, self.lattice.size - self.lattice.largest_overlap) + 1)
+        return max(1, batch // across)
+
+    def bytes(self, width: int, batch: int) -> int:
+        """Peak of the host, with columns of so many pixels and batches of so many windows."""
+        own = self._strip(width, batch) if self.device_fixed is not None else self._work(width, batch)
+        return self.fixed + 2 * CELL_BYTES + own + self._finished(width)
+
+    def device_bytes(self, width: int, batch: int) -> int:
+        """Peak of the accelerator; 0 on the CPU."""
+        if self.device_fixed is None:
+            return 0
+        return self.device_fixed + self._work(width, batch) + self._finished(width)
+
+    def _strip(self, width: int, batch: int) -> int:
+        size, overlap = self.lattice.size, self.lattice.largest_overlap
+        seen = min(width + 2 * size, self.lattice.width)
+        step = size - min(overlap, size - 1)
+        rows = size + (self.group(width, batch) - 1) * step + min(self.block_height, max(size, 512))
+        return 2 * seen * rows * (self.bands * self.image_bytes + 2)
+
+    def _work(self, width: int, batch: int) -> int:
+        size, overlap = self.lattice.size, self.lattice.largest_overlap
+        window = size * size * 4
+        flight = batch * (self.model + window * _IN_FLIGHT * (self.classes + self.bands))
+        kept = 4 * self.classes * overlap * (width + size)
+        blending = (5 if self.layers > 1 else 2) * window * self.classes
+        return self._strip(width, batch) + flight + kept + blending
+
+    def _finished(self, width: int) -> int:
+        return self.layers * width * (3 * self.lattice.size + 3 * BLOCK)
+
+
+def cut(
+    needs: Needs, width: int, request: MapRequest, *, limit: int, waiting: int = 0, room: int = 0
+) -> tuple[int, int]:
+    """Choose the widest columns, and the largest batch up to the request's, that stay within the limits.
+
+    Args:
+        needs: of one process.
+        width: pixels across the map.
+        request: says how many windows and processes there may be.
+        limit: bytes of main memory for all processes together.
+        waiting: bytes of a further process that waits for the others.
+        room: bytes of one accelerator, if there is one.
+
+    Returns:
+        Pixels across a column, a multiple of `BLOCK`, and windows per batch.
+
+    Raises:
+        MachineError: even one window at a time needs more.
+    """
+    share = (limit - waiting) // request.gpus
+    blocks = -(-width // BLOCK)
+    enough = min(blocks * BLOCK, max(BLOCK, _FEW * needs.lattice.size // BLOCK * BLOCK))
+    widths = sorted({-(-blocks // parts) * BLOCK for parts in range(1, blocks + 1)}, reverse=True)
+    batch = request.batch_size
+    while True:
+        for column in widths:
+            fits = needs.bytes(column, batch) <= share and needs.device_bytes(column, batch) <= room
+            if fits and (batch == 1 or column >= enough):
+                return column, batch
+        if batch == 1:
+            break
+        batch = (batch + 1) // 2
+    least, on_device = needs.bytes(widths[-1], 1), needs.device_bytes(widths[-1], 1)
+    if on_device > room:
+        raise MachineError(
+            f"--gpu-memory {size_text(room)} is not enough: this model and scene need {size_text(on_device)}",
+            hint=f"give it more, or free some: {size_text(needs.device_fixed or 0)} of it are the weights",
+        )
+    least, fixed = (each * request.gpus + waiting for each in (least, needs.fixed))
+    raise MachineError(
+        f"--max-memory {size_text(limit)} is not enough: this model and scene need {size_text(least)}",
+        hint=f"give it more, or leave it out: {size_text(fixed)} of it are the program and the weights",
+    )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may be taken of an accelerator: 90 % of what is free."""
+    free, _ = torch.get_device_module(device).mem_get_info(device)
+    return int(_FREE * free)
 
 
 def must_be_shared(trained: Checkpoint, device: torch.device, processes: int) -> bool:
@@ -26,8 +147,8 @@ def must_be_shared(trained: Checkpoint, device: torch.device, processes: int) ->
         MachineError: not even a part fits.
     """
     weights, pass_ = weight_bytes(trained), activation_bytes(trained.architecture)
-    on_gpu = device.type == "cuda"
-    room = torch.cuda.get_device_properties(device).total_memory if on_gpu else physical_memory()
+    on_gpu = device.type != "cpu"
+    room = torch.get_device_module(device).get_device_properties(device).total_memory if on_gpu else physical_memory()
     if room is None or weights + pass_ <= _USABLE * room:
         return False
     if on_gpu and weights / processes + pass_ <= _USABLE * room:

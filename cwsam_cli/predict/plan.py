@@ -1,9 +1,7 @@
 """Everything that is decided about a map before work begins.
 
 `make_plan` opens the scene once: it compares the scene with the model, fingerprints it, and cuts the work so that it
-fits in memory. Memory grows with the width of what is worked on, never with its height, so a scene that is too wide is
-cut into columns. Neighbouring columns share the windows on their border, which the model then sees twice. So columns
-are as wide as the memory allows, and batches become smaller before columns become narrow.
+fits in memory.
 """
 
 import hashlib
@@ -23,16 +21,16 @@ from rasterio.windows import Window
 from cwsam_cli import __version__
 from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.config.schema import Precision
-from cwsam_cli.console import ONCE_A_KIND, log, size_text
+from cwsam_cli.console import ONCE_A_KIND, log
 from cwsam_cli.dataset.manifest import Band
-from cwsam_cli.errors import MachineError, UsageError
+from cwsam_cli.errors import UsageError
 from cwsam_cli.predict.aoi import read_area
 from cwsam_cli.predict.layers import MapLayers
-from cwsam_cli.predict.memory import activation_bytes, weight_bytes
+from cwsam_cli.predict.memory import Needs, activation_bytes, cut, free_memory, weight_bytes
 from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.request import BLOCK, MapRequest
 from cwsam_cli.predict.scorer import AUGMENTATIONS
-from cwsam_cli.predict.windows import CELL_BYTES, MARGIN, sample
+from cwsam_cli.predict.windows import MARGIN, sample
 from cwsam_cli.raster.fingerprint import fingerprint, fingerprint_of_file
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.lattice import Lattice
@@ -43,13 +41,11 @@ from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 _MEMORY = 4_000_000_000  # bytes in addition to the program and the weights, unless --max-memory says otherwise
 _ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
 _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
-_FEW = 6  # windows across a column; below that, smaller batches cost less than narrower columns
-_IN_FLIGHT = 3  # batches at a time: one is read, one is with the model, one is blended
 
 _FAR = 8.0  # standard deviations of the training data
 _NO_CRS = "`%s` has no coordinate reference system, so the map has none either"
-_NOT_IN_KEY = {"scene", "checkpoint", "output", "overwrite", "command", "max_memory", "batch_size", "device", "gpus"}
-_NOT_IN_KEY |= {"preview", "aoi", "format", "creation"}
+_NOT_IN_KEY = {"scene", "checkpoint", "output", "overwrite", "command", "preview", "aoi", "format", "creation"}
+_NOT_IN_KEY |= {"max_memory", "gpu_memory", "batch_size", "device", "gpus"}
 """Fields of a request on which pixels do not depend, or that the key holds as a hash."""
 
 
@@ -66,7 +62,7 @@ class MapPlan:
     area_fingerprint: str | None = None
     """Fingerprint of the file with the area of interest."""
     device: str
-    """Kind of device: `cpu` or `cuda`."""
+    """Kind of device, such as `cpu` or `cuda`."""
     precision: Precision
     is_shared: bool = False
     """Whether several processes hold the model together."""
@@ -97,6 +93,10 @@ class MapPlan:
     """Bytes of the process that waits for several others."""
     memory_limit: int = 0
     """Bytes that all processes together may take."""
+    device_memory: int = 0
+    """Estimated peak of one accelerator in bytes; 0 on the CPU."""
+    device_limit: int = 0
+    """Bytes that may be taken of one accelerator."""
     warnings: tuple[str, ...] = ()
     """What may make the map worse than it could be."""
 
@@ -145,7 +145,8 @@ class MapPlan:
 
     def cut_like(self, older: "MapPlan") -> "MapPlan":
         """The same map, in the pieces and batches of an older plan for it."""
-        return replace(self, batch=older.batch, group=older.group, col_cuts=older.col_cuts, memory=older.memory)
+        kept = {name: getattr(older, name) for name in ("batch", "group", "col_cuts", "memory", "device_memory")}
+        return replace(self, **kept)
 
     def log_warnings(self) -> None:
         """Log the warnings; of many scenes without a CRS only the first is named."""
@@ -235,7 +236,8 @@ def make_plan(request: MapRequest, model: Model) -> MapPlan:
         waiting = model.program_bytes if request.gpus > 1 else 0
         own = _MEMORY + model.program_bytes + weight_bytes(trained)
         limit = request.max_memory or own * request.gpus + waiting
-        width, batch = cut(needs, int(shown.width), request, limit=limit, waiting=waiting)
+        room = 0 if model.device.type == "cpu" else request.gpu_memory or free_memory(model.device)
+        width, batch = cut(needs, int(shown.width), request, limit=limit, waiting=waiting, room=room)
         return MapPlan(
             request=request,
             scene_fingerprint=fingerprint(request.scene, scene.original or scene.dataset, whole=request.verify),
@@ -259,6 +261,8 @@ def make_plan(request: MapRequest, model: Model) -> MapPlan:
             memory=needs.bytes(width, batch),
             waiting_memory=waiting,
             memory_limit=limit,
+            device_memory=needs.device_bytes(width, batch),
+            device_limit=room,
             warnings=tuple(remarks),
         )
 
@@ -271,77 +275,6 @@ def cuts(first: int, length: int, step: int, *, from_end: bool = False) -> tuple
     return (*range(first, end, step), end)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Needs:
-    """Memory that one process needs, by the width of a column and the number of windows per batch."""
-
-    lattice: Lattice
-    fixed: int
-    """Bytes before the first pixel: the program, the weights, GDAL's cache."""
-    model: int
-    """Bytes that the model takes for each window of a batch."""
-    bands: int
-    image_bytes: int
-    """Bytes of one value of the scene."""
-    classes: int
-    layers: int
-    block_height: int
-    """Pixels, of a block in the scene's file."""
-
-    def group(self, width: int, batch: int) -> int:
-        """Rows of windows that fill a batch together."""
-        across = min(len(self.lattice.cols), width // max(1, self.lattice.size - self.lattice.largest_overlap) + 1)
-        return max(1, batch // across)
-
-    def bytes(self, width: int, batch: int) -> int:
-        """Peak with columns of so many pixels and batches of so many windows."""
-        size, overlap = self.lattice.size, self.lattice.largest_overlap
-        seen = min(width + 2 * size, self.lattice.width)
-        step = size - min(overlap, size - 1)
-        rows = size + (self.group(width, batch) - 1) * step + min(self.block_height, max(size, 512))
-        strip = 2 * seen * rows * (self.bands * self.image_bytes + 2)
-        window = size * size * 4
-        flight = batch * (self.model + window * _IN_FLIGHT * (self.classes + self.bands))
-        kept = 4 * self.classes * overlap * (width + size)
-        finished = self.layers * width * (3 * size + 3 * BLOCK)
-        blending = (5 if self.layers > 1 else 2) * window * self.classes
-        return self.fixed + strip + 2 * CELL_BYTES + flight + kept + blending + finished
-
-
-def cut(needs: Needs, width: int, request: MapRequest, *, limit: int, waiting: int = 0) -> tuple[int, int]:
-    """Choose the widest columns, and the largest batch up to the request's, that stay within the limit.
-
-    Args:
-        needs: of one process.
-        width: pixels across the map.
-        request: says how many windows and processes there may be.
-        limit: bytes for all processes together.
-        waiting: bytes of a further process that waits for the others.
-
-    Returns:
-        Pixels across a column, a multiple of `BLOCK`, and windows per batch.
-
-    Raises:
-        MachineError: even one window at a time needs more.
-    """
-    share = (limit - waiting) // request.gpus
-    blocks = -(-width // BLOCK)
-    enough = min(blocks * BLOCK, max(BLOCK, _FEW * needs.lattice.size // BLOCK * BLOCK))
-    widths = sorted({-(-blocks // parts) * BLOCK for parts in range(1, blocks + 1)}, reverse=True)
-    batch = request.batch_size
-    while True:
-        for column in widths:
-            if (batch == 1 or column >= enough) and needs.bytes(column, batch) <= share:
-                return column, batch
-        if batch == 1:
-            least, fixed = (each * request.gpus + waiting for each in (needs.bytes(widths[-1], 1), needs.fixed))
-            raise MachineError(
-                f"--max-memory {size_text(limit)} is not enough: this model and scene need {size_text(least)}",
-                hint=f"give it more, or leave it out: {size_text(fixed)} of it are the program and the weights",
-            )
-        batch = (batch + 1) // 2
-
-
 def _needs(scene: Scene, model: Model, request: MapRequest, layers: MapLayers, lattice: Lattice) -> tuple[int, Needs]:
     """Bytes of GDAL's cache, and what takes memory."""
     on_cpu, arch = model.device.type == "cpu", model.trained.architecture
@@ -351,11 +284,12 @@ def _needs(scene: Scene, model: Model, request: MapRequest, layers: MapLayers, l
     # Blocks too high to hold as rows of pixels are held as blocks, or each would be decoded for every row of windows.
     high = height > max(512, arch.inp_size)
     cache = GDAL_CACHE + (min(row_of_blocks * 5 // 4, _HIGH_BLOCKS) if high else 0)
-    weights = weight_bytes(model.trained) + _ONCE[model.precision] if on_cpu else 0
+    weights = weight_bytes(model.trained)
     return cache, Needs(
         lattice=lattice,
-        fixed=model.program_bytes + weights + cache,
-        model=activation_bytes(arch, views=len(AUGMENTATIONS[request.tta])) if on_cpu else 0,
+        fixed=model.program_bytes + cache + (weights + _ONCE[model.precision] if on_cpu else 0),
+        device_fixed=None if on_cpu else weights // (request.gpus if model.is_shared else 1),
+        model=activation_bytes(arch, views=len(AUGMENTATIONS[request.tta])),
         bands=len(scene.bands),
         image_bytes=image_bytes,
         classes=len(layers.taxonomy) + layers.expert_groups,

@@ -60,6 +60,8 @@ class MapRequest:
     """Largest number of windows per batch."""
     max_memory: int | None = None
     """Bytes of main memory; None is 4 GB in addition to the program and the weights."""
+    gpu_memory: int | None = None
+    """Bytes of each accelerator; None is 90 % of what is free."""
     device: str = "auto"
     gpus: int = 1
     """Processes, each with a device of its own."""

@@ -134,10 +134,12 @@ def _can_follow(plan: MapPlan, raw: Mapping[str, Any]) -> bool:
     except (KeyError, TypeError, ValueError):  # another version wrote it
         return False
     request, before = plan.request, older.request
-    if (request.max_memory, request.batch_size, request.gpus) == (before.max_memory, before.batch_size, before.gpus):
+    names = ("max_memory", "gpu_memory", "batch_size", "gpus")
+    if all(getattr(request, name) == getattr(before, name) for name in names):
         return True
     together = older.memory * request.gpus + plan.waiting_memory
-    return older.batch <= request.batch_size and together <= plan.memory_limit
+    fits = together <= plan.memory_limit and older.device_memory <= plan.device_limit
+    return fits and older.batch <= request.batch_size
 
 
 def _share(world: World, plan: MapPlan, folder: Path) -> None:

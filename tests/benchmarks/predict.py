@@ -69,8 +69,8 @@ def stub_plan(scene: Path, max_memory: int | None):  # type: ignore[no-untyped-d
     import rasterio
 
     from cwsam_cli.dataset.manifest import Band
-    from cwsam_cli.predict.memory import resident_memory
-    from cwsam_cli.predict.plan import Needs, cut, cuts
+    from cwsam_cli.predict.memory import Needs, cut, resident_memory
+    from cwsam_cli.predict.plan import cuts
     from cwsam_cli.predict.windows import MARGIN
     from cwsam_cli.raster.grid import Grid
     from cwsam_cli.raster.scene import GDAL_CACHE

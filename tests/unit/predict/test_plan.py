@@ -14,7 +14,8 @@ from rasterio.crs import CRS
 
 from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.errors import MachineError
-from cwsam_cli.predict.plan import MapPlan, Needs, cut
+from cwsam_cli.predict.memory import Needs, cut
+from cwsam_cli.predict.plan import MapPlan
 from cwsam_cli.predict.request import BLOCK, MapRequest
 from cwsam_cli.predict.windows import sample
 from cwsam_cli.raster.grid import Grid
@@ -195,3 +196,27 @@ def test_a_sample_holds_valid_pixels_only(make_raster: MakeRaster) -> None:
     with open_scene(make_raster("scene.tif", values, nodata=0)) as scene:
         found = sample(scene)
     assert found.shape == (2, 700) and (found == 9).all()
+
+
+ON_A_GPU = {"fixed": 300_000_000, "device_fixed": 200_000_000}
+
+
+@pytest.mark.parametrize("room", [600_000_000, 900_000_000, 2_000_000_000])
+def test_a_cut_stays_within_the_memory_of_the_gpu(room: int) -> None:
+    needs = of(50_000, **ON_A_GPU)
+    columns, batch = cut(needs, 50_000, request(), limit=10**11, room=room)
+    assert needs.device_bytes(columns, batch) <= room
+    assert needs.device_bytes(2 * columns, batch) > room or columns >= 50_000
+    assert cut(needs, 50_000, request(), limit=10**11, room=10**11)[1] == 8
+
+
+def test_a_gpu_spares_the_main_memory() -> None:
+    apart, together = of(9_000, **ON_A_GPU), of(9_000)
+    assert apart.bytes(9_000, 8) - apart.fixed < 0.3 * (together.bytes(9_000, 8) - together.fixed)
+    assert together.device_bytes(9_000, 8) == 0
+
+
+def test_too_little_memory_of_the_gpu_is_told_with_figures() -> None:
+    with pytest.raises(MachineError, match=r"--gpu-memory 250 MB is not enough.* need \d+ MB") as caught:
+        cut(of(50_000, **ON_A_GPU), 50_000, request(), limit=10**11, room=250_000_000)
+    assert caught.value.exit_code == 6 and "200 MB of it are the weights" in caught.value.hint
