@@ -1,6 +1,6 @@
 """Maps by streaming against the accumulator of the whole scene that peers keep, and what a map costs.
 
-python tests/benchmarks/predict.py [PART ...]     parts: stub large limit tiny read
+python tests/benchmarks/predict.py [PART ...]     parts: stub large limit tiny read accelerator
 
 A stub stands for the model, so that only reading, blending and writing count: 33 classes,
 windows of 512 pixels, a quarter shared. The peer adds weighted logits into a float64 array
@@ -156,6 +156,9 @@ def peer(scene: Path, height: int, width: int, output: Path) -> None:
 def child(arguments: list[str]) -> None:
     what, folder, height, width, limit = arguments
     shape = int(height), int(width)
+    if what == "accelerator":
+        count_travel(Path(folder), shape[0])
+        return
     scene = scene_file(Path(folder), *shape)
     output = Path(folder) / f"{what}-{height}x{width}.tif"
 
@@ -267,6 +270,48 @@ def read(folder: Path) -> None:
         print(f"4,000², five bands, {name}: {total / scene.stat().st_size:.2f} × the file is read (target 1.1)")
 
 
+def accelerator(folder: Path) -> None:
+    """What travels between the host and a pretended accelerator, and how often the host waits."""
+    command = [sys.executable, __file__, "child", "accelerator", str(folder), "1024", "1024", "0"]
+    subprocess.run(command, check=True)
+
+
+def count_travel(folder: Path, side: int) -> None:
+    import numpy as np
+    import rasterio
+
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from cwsam_cli.distributed.world import World
+    from cwsam_cli.predict.network import Model
+    from cwsam_cli.predict.plan import make_plan
+    from cwsam_cli.predict.request import MapRequest
+    from cwsam_cli.predict.work import make_map
+    from tests.pretended_accelerator import COUNT, DEVICE, on
+
+    bands = tuple(f"band_{n}" for n in range(1, 6))
+    scene, checkpoint = folder / "five.tif", untrained(folder / "five.pth", bands)
+    values = np.random.default_rng(0).integers(1, 255, (5, side, side), np.uint8)
+    grid = {"width": side, "height": side, "count": 5, "dtype": "uint8", "nodata": 0, "crs": "EPSG:32617"}
+    transform = rasterio.Affine(10, 0, 600_000, 0, -10, 4_000_000)
+    with rasterio.open(scene, "w", driver="GTiff", transform=transform, **grid) as target:
+        target.write(values)
+    with on():
+        request = MapRequest(
+            scene=str(scene), checkpoint=checkpoint, output=folder / "five_map.tif", device=DEVICE, precision="fp32"
+        )
+        model = Model.open(request)
+        plan, score = make_plan(request, model), model.scorer(request)
+        weights = COUNT["up"]
+        COUNT.clear()
+        make_map(plan, score, World(model.device))
+    pixels = side * side
+    print(f"sam_tiny, {side:,}², five uint8 bands, seven classes: {COUNT['up'] / pixels:.2f} bytes per pixel go up")
+    print(f"  besides {weights / 1e6:.0f} MB of weights; {COUNT['down'] / pixels:.2f} come down (targets 12 and 2)")
+    print(
+        f"  {COUNT['reads']} host reads, {COUNT['waits']} waits for finished rows, {COUNT['operations']:,} operations"
+    )
+
+
 def tiny(folder: Path) -> None:
     """sam_tiny from end to end: where the time goes, whether the cut changes the map, and two processes."""
     import time
@@ -330,7 +375,7 @@ def main() -> None:
     if sys.argv[1:2] == ["child"]:
         child(sys.argv[2:])
         return
-    parts = {"stub": stub, "large": large, "limit": limit, "tiny": tiny, "read": read}
+    parts = {"stub": stub, "large": large, "limit": limit, "tiny": tiny, "read": read, "accelerator": accelerator}
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("part", nargs="*", choices=[*parts, []], default=list(parts))
     with tempfile.TemporaryDirectory() as folder:
