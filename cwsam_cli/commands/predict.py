@@ -136,6 +136,7 @@ def predict(
     continue and the exit code is 4. --gpus shares one scene by rows, several by scene; GPUs
     of which none holds the model alone share the model.
     """
+    _refuse_launcher(gpus)
     checkpoint = checkpoint_given(checkpoint)
     # oneDNN would keep 1,024 kernels, one for each number of rows that an expert met: 0.5 GB after many windows.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
@@ -198,6 +199,25 @@ def predict(
     print_result(made, "\n".join(lines), as_json=as_json)
     if made.failed:
         raise typer.Exit(_DATA)
+
+
+def _refuse_launcher(gpus: int) -> None:
+    """Stop if torchrun or SLURM started several processes for one map, because `predict` starts its own.
+
+    SLURM's tasks are accepted without --gpus: each may map a scene of its own.
+
+    Raises:
+        UsageError: they did.
+    """
+    from cwsam_cli.distributed.cluster import launcher_environment
+    from cwsam_cli.errors import UsageError
+
+    started = int(launcher_environment().get("WORLD_SIZE", "1"))
+    if started > 1 and (gpus > 1 or "WORLD_SIZE" in os.environ):
+        raise UsageError(
+            f"a launcher started {started} processes of `predict`, which starts its processes itself",
+            hint=f"without torchrun or srun: cwsam predict … --gpus {max(gpus, started)}",
+        )
 
 
 def _line(result: "MapResult") -> str:

@@ -87,6 +87,29 @@ def test_a_device_that_is_not_here_is_named(refused: Refused, run: Any, device: 
     refused(2, *common, "--device", device, names=f"`{device}`")
 
 
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus"), [(TORCHRUN, 1), (TORCHRUN, 2), (SRUN, 2)], ids=["torchrun", "torchrun gpus", "srun gpus"]
+)
+def test_predict_refuses_processes_of_another_launcher(
+    refused: Refused, run: Any, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], gpus: int
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    common = ("predict", run.scene, "-c", run.checkpoint, "-o", "map.tif")
+    assert "--gpus 2" in refused(2, *common, "--gpus", gpus, names="a launcher started 2 processes")
+
+
+def test_each_slurm_task_may_map_a_scene_of_its_own(cwsam: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SRUN.items():
+        monkeypatch.setenv(name, value)
+    cwsam("predict", run.scene, "-c", run.checkpoint, "-o", "map.tif")
+    assert Path("map.tif").exists()
+
+
 def test_existing_outputs_are_not_touched(refused: Refused, run: Any, tmp_path: Path) -> None:
     for name in ("map.tif", "polygons.gpkg", "polygons.shp", "dataset"):
         (tmp_path / name).write_text("mine")
