@@ -36,9 +36,7 @@ def open_pretrained(name: str) -> PretrainedWeights:
         hint = f"give a file, a URL, or one of {', '.join(_OFFICIAL)}"
         if path.is_dir():
             inside = find_best(path)
-            raise CheckpointError(
-                f"`{path}` is a folder, not a checkpoint", hint=f"use {inside}" if inside else hint
-            )
+            raise CheckpointError(f"`{path}` is a folder, not a checkpoint", hint=f"use {inside}" if inside else hint)
         raise CheckpointError(f"there is no checkpoint `{path}`", hint=hint)
     raw = read_torch_file(path)
     if isinstance(raw, dict) and raw.get("format") == FORMAT:

@@ -32,6 +32,8 @@ def tile_scenes(request: TileRequest) -> Manifest:
     """
     refuse_existing(request.output, overwrite=request.overwrite, marker=NAME)
     refuse_other_dataset(request.output)
+    if request.overlaps_to is not None:
+        refuse_existing(request.overlaps_to, overwrite=request.overwrite)
     with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         warnings.filterwarnings("ignore", message="'crs' was not provided")  # `look` warns once about both

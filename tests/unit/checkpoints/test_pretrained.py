@@ -206,7 +206,7 @@ def test_a_folder_without_a_checkpoint_is_answered_with_what_may_be_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="`.` is a folder, not a checkpoint") as caught:
+    with pytest.raises(CheckpointError, match=r"`\.` is a folder, not a checkpoint") as caught:
         open_pretrained(".")
     assert all(official in caught.value.hint for official in ("sam_vit_h", "sam_vit_l", "sam_vit_b", "URL"))
 

@@ -531,7 +531,10 @@ def test_a_wrong_key_of_the_file_is_blamed_on_the_file_if_set_changes_another(lo
     ("overrides", "blamed"),
     [
         (["epoch_max=-1"], r"`.*tiny\.yaml` with `--set epoch_max=-1`: epoch_max"),
-        (["lr_min=0", "model.args.inp_size=-2"], r"`model\.args` in `.*tiny\.yaml` with `--set model\.args\.inp_size=-2`: "),
+        (
+            ["lr_min=0", "model.args.inp_size=-2"],
+            r"`model\.args` in `.*tiny\.yaml` with `--set model\.args\.inp_size=-2`: ",
+        ),
     ],
 )
 def test_a_contradiction_names_the_set_options_of_its_section(overrides: list[str], blamed: str) -> None:
