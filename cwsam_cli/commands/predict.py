@@ -13,11 +13,11 @@ from cwsam_cli.commands.options import (
     Gpus,
     Json,
     Overwrite,
-    checkpoint_given,
     command_line,
-    key_values,
-    memory_size,
+    parse_key_values,
+    parse_memory_size,
     print_result,
+    require_checkpoint,
 )
 from cwsam_cli.console import loading
 from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Views
@@ -137,7 +137,7 @@ def predict(
     of which none holds the model alone share the model.
     """
     _refuse_launcher(gpus)
-    checkpoint = checkpoint_given(checkpoint)
+    checkpoint = require_checkpoint(checkpoint)
     # oneDNN would keep 1,024 kernels, one for each number of rows that an expert met: 0.5 GB after many windows.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     from cwsam_cli.errors import UsageError
@@ -153,7 +153,7 @@ def predict(
         tta=tta,
         precision=precision,
         batch_size=batch_size,
-        max_memory=memory_size(max_memory, "--max-memory") if max_memory else None,
+        max_memory=parse_memory_size(max_memory, "--max-memory") if max_memory else None,
         device=device,
         gpus=gpus,
         bounds=bounds,
@@ -168,7 +168,7 @@ def predict(
         experts=experts,
         min_confidence=min_confidence,
         format=format,
-        creation=key_values(creation),
+        creation=parse_key_values(creation),
         preview=preview,
     )
     named, many = expand(scenes)

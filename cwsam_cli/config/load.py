@@ -60,7 +60,7 @@ _TYPES = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Source:
+class _Origin:
     """Where values come from, for messages: a file, and the `--set` options that change it."""
 
     file: str
@@ -91,7 +91,7 @@ def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None =
         ConfigError: the file is missing or not YAML, a key is unknown, a value has the wrong type.
     """
     path = _find(name, _shipped(), "configuration")
-    source = _Source(str(path), overrides)
+    source = _Origin(str(path), overrides)
     raw = _read_yaml(path, "a configuration; start from a shipped one, e.g. tiny.yaml")
     for override in overrides:
         _override(raw, override)
@@ -169,10 +169,10 @@ def validate(kind: type[T], raw: object, source: str) -> T:
     Raises:
         ConfigError: a key is unknown, missing or has a wrong value; the message names the first one.
     """
-    return _validate(kind, raw, _Source(source))
+    return _validate(kind, raw, _Origin(source))
 
 
-def _validate(kind: type[T], raw: object, source: _Source) -> T:
+def _validate(kind: type[T], raw: object, source: _Origin) -> T:
     _refuse_booleans(kind, raw, "", source)
     try:
         return TypeAdapter(kind).validate_python(raw)
@@ -255,7 +255,7 @@ def _at(raw: object, dotted: str) -> Any:
     return raw if isinstance(raw, dict) else None
 
 
-def _drop_retired(raw: dict[str, Any], source: _Source) -> list[str]:
+def _drop_retired(raw: dict[str, Any], source: _Origin) -> list[str]:
     """Remove keys that have no effect; return their dotted names."""
     dropped = []
     for parent, keys in _RETIRED.items():
@@ -280,7 +280,7 @@ def _options(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
-def _refuse_booleans(annotation: Any, raw: object, key: str, source: _Source) -> None:
+def _refuse_booleans(annotation: Any, raw: object, key: str, source: _Origin) -> None:
     options = _options(annotation)
     if isinstance(raw, bool):
         if bool not in options and {int, float} & set(options):
@@ -310,7 +310,7 @@ def _below(kind: type, name: str) -> str | None:
     return None
 
 
-def _first_problem(kind: type, raw: object, error: ValidationError, source: _Source) -> ConfigError:
+def _first_problem(kind: type, raw: object, error: ValidationError, source: _Origin) -> ConfigError:
     """Return an error for the first wrong key, in terms of the configuration, not of pydantic."""
     problems = error.errors(include_url=False)
     problem = next((one for one in problems if one["type"] == "unexpected_keyword_argument"), problems[0])

@@ -21,12 +21,12 @@ from cwsam_cli.raster.grid import offsets
 from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.raster.style import read_taxonomy
 from cwsam_cli.taxonomy import Taxonomy
-from cwsam_cli.tile.footprints import PlannedTile, footprints
+from cwsam_cli.tile.footprints import PlannedTile, draw_footprints
 from cwsam_cli.tile.labels import NO_LABEL, Conflicts
 from cwsam_cli.tile.overlaps import write_overlaps
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import Inputs, LabelledScene, each_opened
-from cwsam_cli.tile.split import Block, assign, block_size, cut_blocks
+from cwsam_cli.tile.split import Block, assign, choose_block_size, cut_blocks
 
 Histograms = dict[tuple[object, ...], Counter[int]]
 """Labelled pixels by ground block and class code."""
@@ -56,7 +56,7 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
             are not in the class table.
     """
     scenes = inputs.scenes
-    side = block_size([scene.grid for scene in scenes], request.size)
+    side = choose_block_size([scene.grid for scene in scenes], request.size)
     blocks = [cut_blocks(scene.grid, side, request.size, number) for number, scene in enumerate(scenes)]
     found = _count_classes(inputs, blocks, request)
     taxonomy = inputs.taxonomy or _raster_taxonomy(scenes, found)
@@ -191,7 +191,7 @@ def _starts(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
 
 def _leaks(scenes: Sequence[LabelledScene], tiles: list[PlannedTile], size: int) -> set[int]:
     """Return the tiles that share more than one pixel's width of ground with a tile of a stricter split."""
-    shapes = footprints(scenes, tiles).geometry.to_numpy()
+    shapes = draw_footprints(scenes, tiles).geometry.to_numpy()
     ours, theirs = shapely.STRtree(shapes).query(shapes, predicate="intersects")
     rank = np.array([SPLITS.index(tile.split) for tile in tiles])
     own = [scenes[tile.scene] for tile in tiles]
