@@ -37,26 +37,26 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             console.close_bars()
-            if _first():
+            if _is_first():
                 typer.echo("interrupted", err=True)
             raise typer.Exit(_INTERRUPTED) from None
         except Exception as error:
             told = as_user_error(error)
             if told is None:
                 raise
-            if not _first():
+            if not _is_first():
                 time.sleep(
                     _COURTESY_S
                 )  # torchrun ends this process meanwhile if rank 0 fails too, so one error is printed
-            raise typer.Exit(_tell(told)) from None
+            raise typer.Exit(_print_error(told)) from None
 
 
-def _first() -> bool:
+def _is_first() -> bool:
     """Whether this process is the first that torchrun started on this machine; only it prints messages."""
     return launcher_environment().get("LOCAL_RANK", "0") == "0"
 
 
-def _tell(error: CwsamError) -> int:
+def _print_error(error: CwsamError) -> int:
     """Print an error and its hint on stderr, and return its exit code."""
     console.close_bars()
     typer.echo(f"error: {error}", err=True)

@@ -15,12 +15,17 @@ def refuse_missing(path: Path) -> None:
         CheckpointError: the path is a folder, or nothing is there. The hint names a checkpoint to use.
     """
     if path.is_dir():
-        inside = _newest([*path.glob(_BEST), *path.glob(f"*/{_BEST}")])
+        inside = find_best(path)
         raise CheckpointError(
             f"`{path}` is a folder, not a checkpoint", hint=f"use -c {inside}" if inside else newest_checkpoint()
         )
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint `{path}`", hint=newest_checkpoint())
+
+
+def find_best(folder: Path) -> Path | None:
+    """Return the newest `model_epoch_best.pth` of a run's folder, or of a folder of runs."""
+    return _newest([*folder.glob(_BEST), *folder.glob(f"*/{_BEST}")])
 
 
 def newest_checkpoint() -> str:

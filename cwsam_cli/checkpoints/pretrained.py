@@ -7,6 +7,7 @@ import torch
 
 from cwsam_cli.checkpoints.checkpoint import FORMAT, load_checkpoint, read_torch_file
 from cwsam_cli.checkpoints.download import download
+from cwsam_cli.checkpoints.newest import find_best
 from cwsam_cli.console import log
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.weights import LoadReport, PretrainedWeights
@@ -27,14 +28,16 @@ def open_pretrained(name: str) -> PretrainedWeights:
             are kept in torch's cache.
 
     Raises:
-        CheckpointError: the file does not exist, or holds other weights.
+        CheckpointError: the file does not exist, is a folder, or holds other weights.
         MachineError: the download failed.
     """
     path = locate(name)
     if not path.is_file():
-        raise CheckpointError(
-            f"there is no checkpoint `{path}`", hint=f"give a path, a URL, or one of {', '.join(_OFFICIAL)}"
-        )
+        hint = f"give a file, a URL, or one of {', '.join(_OFFICIAL)}"
+        if path.is_dir():
+            inside = find_best(path)
+            raise CheckpointError(f"`{path}` is a folder, not a checkpoint", hint=f"use {inside}" if inside else hint)
+        raise CheckpointError(f"there is no checkpoint `{path}`", hint=hint)
     raw = read_torch_file(path)
     if isinstance(raw, dict) and raw.get("format") == FORMAT:
         ours = load_checkpoint(path)

@@ -32,6 +32,7 @@ def demo(
     $ cwsam demo --scene my.tif --labels my_labels.tif -o my_demo/
 
     The scene is Landsat 7 over Raleigh, North Carolina. Two CPU cores need a few minutes.
+    A first quicklook.png, of scene and reference, is there after some seconds.
     The folder receives map.tif, polygons.gpkg, quicklook.png (scene, reference and map side
     by side), the model in run/ and the accuracy report in report/.
     """

@@ -12,8 +12,8 @@ from cwsam_cli.commands.options import (
     Device,
     Json,
     Overwrite,
-    checkpoint_given,
     print_result,
+    require_checkpoint,
 )
 from cwsam_cli.console import loading
 
@@ -43,7 +43,7 @@ def evaluate(
     out of the means. With -o, a folder receives metrics.json and confusion_matrix.csv (rows:
     reference, columns: map).
     """
-    checkpoint = checkpoint_given(checkpoint)
+    checkpoint = require_checkpoint(checkpoint)
     from cwsam_cli.assess.report import METRICS, as_dict, as_table
     from cwsam_cli.dataset.manifest import read_manifest
     from cwsam_cli.files import refuse_existing

@@ -51,7 +51,7 @@ def _without_secrets(argument: str) -> str:
     return re.sub(r"://[^/@]*@", "://", argument.partition("?")[0])
 
 
-def checkpoint_given(checkpoint: Path | None) -> Path:
+def require_checkpoint(checkpoint: Path | None) -> Path:
     """Return the checkpoint's path.
 
     Raises:
@@ -67,7 +67,7 @@ def checkpoint_given(checkpoint: Path | None) -> Path:
     return checkpoint
 
 
-def key_values(pairs: list[str] | None) -> dict[str, str]:
+def parse_key_values(pairs: list[str] | None) -> dict[str, str]:
     """Read `--co KEY=VALUE` as a mapping; keys become lower case.
 
     Raises:
@@ -81,7 +81,7 @@ def key_values(pairs: list[str] | None) -> dict[str, str]:
     return {pair.partition("=")[0].lower(): pair.partition("=")[2] for pair in pairs or []}
 
 
-def memory_size(text: str, option: str, *, prefixes: str = "kmgt") -> int:
+def parse_memory_size(text: str, option: str, *, prefixes: str = "kmgt") -> int:
     """Read `4GB`, `500MB` or `2GiB` as bytes; a bare number is refused.
 
     Args:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cwsam_cli.commands.options import Config, Json, Settings, memory_size, print_result
+from cwsam_cli.commands.options import Config, Json, Settings, parse_memory_size, print_result
 
 
 def plan(
@@ -42,7 +42,7 @@ def plan(
     """
     from cwsam_cli.config.load import load_config
 
-    size, loaded = memory_size(gpu_memory, "--gpu-memory", prefixes="gt"), load_config(config, settings or [])
+    size, loaded = parse_memory_size(gpu_memory, "--gpu-memory", prefixes="gt"), load_config(config, settings or [])
     from cwsam_cli.plan.pipeline import (
         estimate_run as run,
     )  # torch takes seconds to import; a wrong key is reported before

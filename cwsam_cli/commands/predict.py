@@ -13,11 +13,11 @@ from cwsam_cli.commands.options import (
     Gpus,
     Json,
     Overwrite,
-    checkpoint_given,
     command_line,
-    key_values,
-    memory_size,
+    parse_key_values,
+    parse_memory_size,
     print_result,
+    require_checkpoint,
 )
 from cwsam_cli.console import loading
 from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Views
@@ -142,7 +142,8 @@ def predict(
     continue and the exit code is 4. --gpus shares one scene by rows, several by scene; GPUs
     of which none holds the model alone share the model.
     """
-    checkpoint = checkpoint_given(checkpoint)
+    _refuse_launcher(gpus)
+    checkpoint = require_checkpoint(checkpoint)
     # oneDNN would keep 1,024 kernels, one for each number of rows that an expert met: 0.5 GB after many windows.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     from cwsam_cli.errors import UsageError
@@ -158,8 +159,8 @@ def predict(
         tta=tta,
         precision=precision,
         batch_size=batch_size,
-        max_memory=memory_size(max_memory, "--max-memory") if max_memory else None,
-        gpu_memory=memory_size(gpu_memory, "--gpu-memory") if gpu_memory else None,
+        max_memory=parse_memory_size(max_memory, "--max-memory") if max_memory else None,
+        gpu_memory=parse_memory_size(gpu_memory, "--gpu-memory") if gpu_memory else None,
         device=device,
         gpus=gpus,
         bounds=bounds,
@@ -174,7 +175,7 @@ def predict(
         experts=experts,
         min_confidence=min_confidence,
         format=format,
-        creation=key_values(creation),
+        creation=parse_key_values(creation),
         preview=preview,
     )
     named, many = expand(scenes)
@@ -205,6 +206,25 @@ def predict(
     print_result(made, "\n".join(lines), as_json=as_json)
     if made.failed:
         raise typer.Exit(_DATA)
+
+
+def _refuse_launcher(gpus: int) -> None:
+    """Stop if torchrun or SLURM started several processes for one map, because `predict` starts its own.
+
+    SLURM's tasks are accepted without --gpus: each may map a scene of its own.
+
+    Raises:
+        UsageError: they did.
+    """
+    from cwsam_cli.distributed.cluster import launcher_environment
+    from cwsam_cli.errors import UsageError
+
+    started = int(launcher_environment().get("WORLD_SIZE", "1"))
+    if started > 1 and (gpus > 1 or "WORLD_SIZE" in os.environ):
+        raise UsageError(
+            f"a launcher started {started} processes of `predict`, which starts its processes itself",
+            hint=f"without torchrun or srun: cwsam predict … --gpus {max(gpus, started)}",
+        )
 
 
 def _line(result: "MapResult") -> str:

@@ -31,6 +31,15 @@ def tile(
         typer.Option("--split", metavar="TRAIN VAL TEST", help="Shares of the ground.", show_default="70 15 15"),
     ] = (70, 15, 15),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the split.")] = 0,
+    overlaps_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--overlaps-to",
+            metavar="GPKG",
+            help="If polygons of different classes overlap, write the overlaps to this GeoPackage. The command still "
+            "fails.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -58,6 +67,7 @@ def tile(
         class_field=class_field,
         shares=split,
         seed=seed,
+        overlaps_to=overlaps_to,
         overwrite=overwrite,
         command=command_line(),
     )

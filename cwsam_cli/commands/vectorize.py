@@ -110,7 +110,7 @@ def vectorize(
         overwrite=overwrite,
     )
     from cwsam_cli.vectorize.pipeline import vectorize as run  # rasterio is slow to import
-    from cwsam_cli.vectorize.result import summary
+    from cwsam_cli.vectorize.result import format_result
 
     result = run(request)
-    print_result(result, summary(result), as_json=as_json)
+    print_result(result, format_result(result), as_json=as_json)

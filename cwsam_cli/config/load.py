@@ -59,6 +59,26 @@ _TYPES = {
 }
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where values come from, for messages: a file, and the `--set` options that change it."""
+
+    file: str
+    overrides: Sequence[str] = ()
+
+    def of(self, key: str) -> str:
+        """Return the last `--set` option that sets a key or a section around it, or else the file."""
+        for override in reversed(self.overrides):
+            changed = override.partition("=")[0]
+            if f"{key}.".startswith(f"{changed}."):
+                return _set_text([override])
+        return self.file
+
+
+def _set_text(overrides: Sequence[str]) -> str:
+    return " ".join(f"--set {override[:80]}" for override in overrides)
+
+
 def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None = None) -> RunConfig:
     """Read a run's configuration.
 
@@ -71,6 +91,7 @@ def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None =
         ConfigError: the file is missing or not YAML, a key is unknown, a value has the wrong type.
     """
     path = _find(name, _shipped(), "configuration")
+    source = _Origin(str(path), overrides)
     raw = _read_yaml(path, "a configuration; start from a shipped one, e.g. tiny.yaml")
     for override in overrides:
         _override(raw, override)
@@ -80,7 +101,7 @@ def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None =
             args |= {"root_path_1": str(data / "images" / split), "root_path_2": str(data / "labels" / split)}
             for key in ("classes", "palette"):
                 args.pop(key, None)
-    retired = _drop_retired(raw, str(path))
+    retired = _drop_retired(raw, source)
     if retired:
         log.warning("`%s`: %s have no effect here and are ignored", path, ", ".join(retired))
     args = _at(raw, "model.args") or {}
@@ -91,7 +112,7 @@ def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None =
         mode.setdefault("prompt_embed_dim", mode.pop("out_chans"))
     if "use_checkpoint" in mode:  # likewise
         _descend(raw, "training_settings", str(path)).setdefault("activation_checkpointing", mode.pop("use_checkpoint"))
-    return validate(RunConfig, raw, str(path))
+    return _validate(RunConfig, raw, source)
 
 
 def dump_config(config: RunConfig) -> str:
@@ -148,6 +169,10 @@ def validate(kind: type[T], raw: object, source: str) -> T:
     Raises:
         ConfigError: a key is unknown, missing or has a wrong value; the message names the first one.
     """
+    return _validate(kind, raw, _Origin(source))
+
+
+def _validate(kind: type[T], raw: object, source: _Origin) -> T:
     _refuse_booleans(kind, raw, "", source)
     try:
         return TypeAdapter(kind).validate_python(raw)
@@ -230,7 +255,7 @@ def _at(raw: object, dotted: str) -> Any:
     return raw if isinstance(raw, dict) else None
 
 
-def _drop_retired(raw: dict[str, Any], source: str) -> list[str]:
+def _drop_retired(raw: dict[str, Any], source: _Origin) -> list[str]:
     """Remove keys that have no effect; return their dotted names."""
     dropped = []
     for parent, keys in _RETIRED.items():
@@ -240,13 +265,13 @@ def _drop_retired(raw: dict[str, Any], source: str) -> list[str]:
     for key, built in _built_in(raw).items():
         if key not in mode:
             continue
-        value = mode.pop(key)
+        value, whole = mode.pop(key), f"model.args.encoder_mode.{key}"
         if str(value).removesuffix(".0") != str(built):
             raise ConfigError(
-                f"`model.args.encoder_mode.{key}` in `{source}` is {value}, but here it is always {built}",
+                f"`{whole}` in `{source.of(whole)}` is {value}, but here it is always {built}",
                 hint="remove the key",
             )
-        dropped.append(f"model.args.encoder_mode.{key}")
+        dropped.append(whole)
     return dropped
 
 
@@ -255,11 +280,13 @@ def _options(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
-def _refuse_booleans(annotation: Any, raw: object, key: str, source: str) -> None:
+def _refuse_booleans(annotation: Any, raw: object, key: str, source: _Origin) -> None:
     options = _options(annotation)
     if isinstance(raw, bool):
         if bool not in options and {int, float} & set(options):
-            raise ConfigError(f"`{key}` in `{source}` must be a number, not {str(raw).lower()}", hint="give a number")
+            raise ConfigError(
+                f"`{key}` in `{source.of(key)}` must be a number, not {str(raw).lower()}", hint="give a number"
+            )
     elif isinstance(raw, dict):
         for kind in filter(dataclasses.is_dataclass, options):
             hints = get_type_hints(kind)
@@ -283,7 +310,7 @@ def _below(kind: type, name: str) -> str | None:
     return None
 
 
-def _first_problem(kind: type, raw: object, error: ValidationError, source: str) -> ConfigError:
+def _first_problem(kind: type, raw: object, error: ValidationError, source: _Origin) -> ConfigError:
     """Return an error for the first wrong key, in terms of the configuration, not of pydantic."""
     problems = error.errors(include_url=False)
     problem = next((one for one in problems if one["type"] == "unexpected_keyword_argument"), problems[0])
@@ -296,28 +323,30 @@ def _first_problem(kind: type, raw: object, error: ValidationError, source: str)
         inner = [option for option in (*options, *items) if dataclasses.is_dataclass(option)]
         parent, known = known, cast(type, inner[0]) if inner else known
     key = ".".join(part for part in loc if "[" not in part and part != "str")  # union members are not keys
+    where = f"`{key}` in `{source.of(key)}`"
     if key.endswith("dataset.args.classes"):
         return ConfigError(
-            f"`{key}` in `{source}` must be a list of names, or a class table's path or shipped name",
+            f"{where} must be a list of names, or a class table's path or shipped name",
             hint="for example: classes: land_cover_33",
         )
     if problem["type"] == "unexpected_keyword_argument":
         names = [field.name for field in dataclasses.fields(cast(Any, parent))]
         close = difflib.get_close_matches(loc[-1], names, n=1, cutoff=0.5)
         nearest = _MEANT.get(loc[-1]) or _below(parent, loc[-1]) or next(iter(close), None)
-        where = "".join(f"{part}." for part in loc[:-1]) if nearest and "." in nearest else ""
-        hint = f"did you mean `{where}{nearest}`?" if nearest else f"known keys: {', '.join(names)}"
-        return ConfigError(f"`{key}` in `{source}` is not a known key", hint=hint)
+        section = "".join(f"{part}." for part in loc[:-1]) if nearest and "." in nearest else ""
+        hint = f"did you mean `{section}{nearest}`?" if nearest else f"known keys: {', '.join(names)}"
+        return ConfigError(f"{where} is not a known key", hint=hint)
     if problem["type"] == "invalid_key":
-        return ConfigError(f"`{key}` in `{source}` is not a key", hint="keys are words")
+        return ConfigError(f"{where} is not a key", hint="keys are words")
     if problem["type"] == "missing":
-        return ConfigError(f"`{key}` is missing in `{source}`", hint="add the key")
+        return ConfigError(f"`{key}` is missing in `{source.of(key)}`", hint="add the key")
     if problem["type"] == "value_error":
-        where = f"`{key}` in `{source}`" if key else f"`{source}`"
+        inside = [override for override in source.overrides if not key or override.startswith(f"{key}.")]
+        where = (where if key else f"`{source.file}`") + (f" with `{_set_text(inside)}`" if inside else "")
         return ConfigError(f"{where}: {problem['ctx']['error']}", hint="change one of them")
     told = _TYPES.get(problem["type"]) or problem["msg"].removeprefix("Input should be ")
     given = problem["input"]
     shown = (
         "nothing" if given is None else repr(given) if isinstance(given, str | int | float) else type(given).__name__
     )
-    return ConfigError(f"`{key}` in `{source}` should be {told}, not {shown}", hint="correct the value")
+    return ConfigError(f"{where} should be {told}, not {shown}", hint="correct the value")

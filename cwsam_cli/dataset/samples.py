@@ -54,7 +54,7 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         size: side of a sample in pixels.
         train: whether to take one random square per tile. Otherwise squares cover each tile.
         augmented: whether to apply flips, quarter turns and changes of brightness in training.
-        without: names of tiles to leave out; see `bad_tiles`.
+        without: names of tiles to leave out; see `find_bad_tiles`.
 
     Raises:
         DataError: a folder is missing or empty, or a file has no file of the same name in the other folder.
@@ -190,7 +190,7 @@ def balanced_probabilities(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
     This corresponds to drawing a class first, and then a tile by its share of that class's pixels.
 
     Args:
-        pixels: labelled pixels by tile and class index, (N, K); see `class_pixels`.
+        pixels: labelled pixels by tile and class index, (N, K); see `count_class_pixels`.
 
     Returns:
         Probabilities (N,).
@@ -240,7 +240,7 @@ def describe(args: FolderArgs) -> Manifest:
         return Manifest(taxonomy=named, bands=stats.bands(names), dtype=dataset.dtypes[0], gsd_m=Grid.of(dataset).gsd_m)
 
 
-def bad_tiles(args: FolderArgs, taxonomy: Taxonomy, bands: tuple[Band, ...]) -> list[str]:
+def find_bad_tiles(args: FolderArgs, taxonomy: Taxonomy, bands: tuple[Band, ...]) -> list[str]:
     """Try to read all tiles, and return the names of those that cannot be read.
 
     Raises:
@@ -258,7 +258,7 @@ def bad_tiles(args: FolderArgs, taxonomy: Taxonomy, bands: tuple[Band, ...]) -> 
     return bad
 
 
-def class_pixels(dataset: TileDataset, classes: int) -> NDArray[np.int64]:
+def count_class_pixels(dataset: TileDataset, classes: int) -> NDArray[np.int64]:
     """Count labelled pixels by tile and class index, (N, K), over whole tiles."""
     counts = np.zeros((len(dataset.pairs), classes), np.int64)
     for row, (_, path) in zip(counts, track(dataset.pairs, "counting labels", unit="tile"), strict=True):

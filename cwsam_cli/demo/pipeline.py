@@ -116,6 +116,10 @@ def run_demo(
     log.info("1/5 tile")
     wanted = TileRequest(scenes=(scene,), labels=labels, output=dataset, size=size, overlap=size // 2, classes=classes)
     manifest = tile_scenes(wanted)
+    picture = output / "quicklook.png"
+    with rasterio.Env(), open_scene(scene) as image:
+        draw_quicklook(image, labels, None, manifest.taxonomy, picture)
+    log.info("`%s` shows the scene and its labels; the map follows at the end", picture)
     log.info("2/5 train (a few minutes on a laptop)")
     per_epoch = -(-manifest.tiles["train"] // config.train_dataset.batch_size)
     epochs = -(-steps // per_epoch)
@@ -132,7 +136,7 @@ def run_demo(
     log.info("5/5 vectorize")
     polygons = vectorize(VectorizeRequest(map_path=mapped.path, output=output / "polygons.gpkg"))
     with rasterio.Env(), open_scene(scene) as image:
-        draw_quicklook(image, labels, mapped.path, manifest.taxonomy, output / "quicklook.png")
+        draw_quicklook(image, labels, mapped.path, manifest.taxonomy, picture)
     largest = int(held_out.matrix.sum(axis=1).argmax())
     constant = compute_metrics(constant_matrix(held_out.matrix, largest))
     return DemoResult(

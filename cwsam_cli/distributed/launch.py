@@ -7,6 +7,7 @@ which one failed and why.
 
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -173,7 +174,7 @@ def _launch_processes(worker: Callable[..., T], arguments: tuple[Any, ...], clus
             nproc_per_node=cluster.processes,
             run_id="cwsam",
             max_restarts=0,
-            start_method="spawn",
+            start_method=_choose_start_method(worker, device),
             signals_to_handle=",".join(name for name in _ENDING if name not in _signal_names(cluster)),
             shutdown_timeout=_GRACE_S,
             local_addr="127.0.0.1" if cluster.nodes == 1 else None,
@@ -195,6 +196,18 @@ def _launch_processes(worker: Callable[..., T], arguments: tuple[Any, ...], clus
                     if cluster.node_rank == 0:  # this process hosts the store
                         time.sleep(_GRACE_S)
     raise cause from None
+
+
+def _choose_start_method(worker: Callable[..., Any], device: torch.device) -> str:
+    """Return how processes start: on Linux they fork from a server that imports the worker's module once.
+
+    Ranks of accelerators do not fork: a module that looks for devices when it is imported, as bitsandbytes does,
+    makes CUDA unusable in forked processes.
+    """
+    if sys.platform != "linux" or device.type != "cpu":  # Windows cannot fork; macOS' libraries may not survive it
+        return "spawn"
+    multiprocessing.set_forkserver_preload(["cwsam_cli.distributed.rank_server", worker.__module__, __name__])
+    return "forkserver"
 
 
 def _open_store(cluster: Cluster) -> dist.TCPStore:
@@ -233,6 +246,7 @@ def _run_process(
 ) -> T | None:
     """Run the worker in a started process. A failure is recorded and ends the process with our exit code."""
     console.setup(verbosity)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server, which forks this process, ignores it
     rank = int(os.environ["RANK"])
     failure = Path(folder) / _FAILURE
     (Path(folder) / f"{rank}.pid").write_text(str(os.getpid()))
@@ -324,7 +338,10 @@ def _forward_signals(folder: Path, cluster: Cluster) -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         interruption(number, frame)
-        for path in folder.glob("*.pid"):
+        started = list(folder.glob("*.pid"))
+        if not started:
+            raise KeyboardInterrupt
+        for path in started:
             try:
                 os.kill(int(path.read_text()), number)
             except (OSError, ValueError):

@@ -22,7 +22,7 @@ from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import MachineError
 from cwsam_cli.learning.learner import Learner
 from cwsam_cli.learning.losses import BatchTotals, count_totals, loss_parts
-from cwsam_cli.learning.optim import drop_gradients, gradient_norm, take_gradients
+from cwsam_cli.learning.optim import compute_gradient_norm, drop_gradients, take_gradients
 from cwsam_cli.model.experts import collect_routing
 from cwsam_cli.model.routing import RoutingCounts, routing_loss, sum_counts
 
@@ -152,7 +152,7 @@ def take_step(
     take_gradients(model, learner.shards, learner.frozen_bands)
     if scaler is not None:
         scaler.unscale_(learner.optimizer)
-    norm = gradient_norm(learner.shards, world)
+    norm = compute_gradient_norm(learner.shards, world)
     status = torch.tensor(get_status(), dtype=torch.float32, device=world.device)
     to_reduce = [
         world.total(torch.cat([torch.stack([*passes.losses.values()]), status])),

@@ -135,7 +135,7 @@ def drop_gradients(model: nn.Module, shards: Shards) -> None:
         holder.grad = None
 
 
-def gradient_norm(shards: Shards, world: World) -> Tensor:
+def compute_gradient_norm(shards: Shards, world: World) -> Tensor:
     """Compute the norm of the full gradient over the shards of all processes."""
     squares = [shard.grad.square().sum().to(world.device) for shard in shards.values() if shard.grad is not None]
     return world.total(torch.stack([torch.zeros((), device=world.device), *squares]).sum()).sqrt()

@@ -58,27 +58,27 @@ def _digest(*parts: str) -> str:
 
 
 def _describe(name: str, *, whole: bool) -> str:
-    path = _on_disk(name)
+    path = _find_on_disk(name)
     if path is None:
         if "http://" in name or "https://" in name:
-            return f"{name} {_told_by_server(_address(name))}"
-        return f"{name} {_told_by_store(name)}" if name.startswith(tuple(CLOUDS.values())) else name
+            return f"{name} {_ask_server(_extract_url(name))}"
+        return f"{name} {_ask_store(name)}" if name.startswith(tuple(CLOUDS.values())) else name
     inside = name.rpartition(str(path))[2]  # of an archive
     status = path.stat()
     identity = (path, status.st_size, status.st_mtime_ns)
     if whole:
-        return _whole(*identity) + inside
-    return f"{status.st_size} {status.st_mtime_ns} {_sampled(*identity)}{inside}"
+        return _hash_whole(*identity) + inside
+    return f"{status.st_size} {status.st_mtime_ns} {_hash_sample(*identity)}{inside}"
 
 
 @cache
-def _whole(path: Path, size: int, changed_ns: int) -> str:
+def _hash_whole(path: Path, size: int, changed_ns: int) -> str:
     """Hash a file once, however many scenes an archive holds or virtual rasters share it."""
     return sha256(path)
 
 
 @cache
-def _sampled(path: Path, size: int, changed_ns: int) -> str:
+def _hash_sample(path: Path, size: int, changed_ns: int) -> str:
     """Hash a file's head and tail and blocks at equal distances between them, or a small file whole."""
     if size <= _BLOCK * _BLOCKS:
         return sha256(path)
@@ -90,7 +90,7 @@ def _sampled(path: Path, size: int, changed_ns: int) -> str:
     return digest.hexdigest()
 
 
-def _on_disk(name: str) -> Path | None:
+def _find_on_disk(name: str) -> Path | None:
     """The file itself, or the archive that a virtual path points into."""
     for prefix in ("zip://", "tar://", "gzip://", "/vsizip/", "/vsitar/", "/vsigzip/"):
         name = name.removeprefix(prefix)
@@ -98,14 +98,14 @@ def _on_disk(name: str) -> Path | None:
     return next((part for part in (path, *path.parents) if part.is_file()), None)
 
 
-def _address(name: str) -> str:
+def _extract_url(name: str) -> str:
     """The URL in one of GDAL's virtual paths; for a file in an archive, the archive's URL."""
     url = name[name.index("http") :].partition("!")[0]
     archive = re.match(r".*?\.(?:zip|tar|tgz|gz)(?=/)", url) if "/vsi" in name else None
     return archive[0] if archive else url
 
 
-def _told_by_server(url: str) -> str:
+def _ask_server(url: str) -> str:
     """Ask a server about a file by HEAD, or by GET of its first byte where a signed URL allows no HEAD.
 
     Raises:
@@ -117,25 +117,25 @@ def _told_by_server(url: str) -> str:
             time.sleep(number)
         try:
             try:
-                return _headers(Request(url, method="HEAD"))
+                return _read_headers(Request(url, method="HEAD"))
             except HTTPError:
-                return _headers(Request(url, headers={"Range": "bytes=0-0"}))
+                return _read_headers(Request(url, headers={"Range": "bytes=0-0"}))
         except (HTTPException, OSError, ValueError) as error:
             reason = error
     raise _unanswered(url, str(reason))
 
 
-def _headers(request: Request) -> str:
+def _read_headers(request: Request) -> str:
     with urlopen(request, timeout=30) as answer:
-        return _length_and_version(dict(answer.headers.items()))
+        return _describe_headers(dict(answer.headers.items()))
 
 
-def _length_and_version(told: Mapping[str, str]) -> str:
+def _describe_headers(told: Mapping[str, str]) -> str:
     length = told.get("Content-Range", "").rpartition("/")[2] or told.get("Content-Length")
     return " ".join(map(str, (length, told.get("ETag"), told.get("Last-Modified"))))
 
 
-def _told_by_store(name: str) -> str:
+def _ask_store(name: str) -> str:
     """Ask an object store about an object, through GDAL, which holds the credentials.
 
     Raises:
@@ -153,7 +153,7 @@ def _told_by_store(name: str) -> str:
     told = dict(line.decode().split("=", 1) for line in lines)
     if not told:
         raise _unanswered(name, "it does not answer")
-    return _length_and_version(told)
+    return _describe_headers(told)
 
 
 def _unanswered(name: str, reason: str) -> MachineError:

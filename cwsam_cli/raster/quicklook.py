@@ -24,27 +24,25 @@ _INK = (30, 30, 30)
 _EMPTY = (236, 236, 236)
 
 
-def draw_quicklook(scene: Scene, reference: Path, map_path: Path, taxonomy: Taxonomy, output: Path) -> None:
+def draw_quicklook(scene: Scene, reference: Path, map_path: Path | None, taxonomy: Taxonomy, output: Path) -> None:
     """Write a PNG: image | reference | map, with the legend of the classes below.
 
     Args:
         scene: the image, shown in its red, green and blue bands, or in its bands 3, 2 and 1.
         reference: path of the label raster, on any grid.
-        map_path: path of the map, on the scene's grid.
+        map_path: path of the map, on the scene's grid; None leaves its panel out.
         taxonomy: class table with names and colours.
         output: path of the PNG.
     """
     scale = min(1.0, _PANEL / scene.grid.width)
     shape = (max(1, round(scene.grid.height * scale)), max(1, round(scene.grid.width * scale)))
-    with open_raster(map_path) as dataset, reading(map_path):
-        mapped = dataset.read(1, out_shape=shape, resampling=Resampling.nearest)
     with open_raster(reference) as dataset, reading(reference), _on_grid_of(scene, dataset) as view:
         truth = view.read(1, out_shape=shape, resampling=Resampling.nearest, masked=True).astype(np.int32).filled(-1)
-    panels = {
-        "image": _stretched(scene, shape),
-        "reference": _colored(truth, taxonomy),
-        "map": _colored(mapped, taxonomy),
-    }
+    panels = {"image": _stretched(scene, shape), "reference": _colored(truth, taxonomy)}
+    if map_path is not None:
+        with open_raster(map_path) as dataset, reading(map_path):
+            mapped = dataset.read(1, out_shape=shape, resampling=Resampling.nearest)
+        panels["map"] = _colored(mapped, taxonomy)
     with staged(output, overwrite=True) as path:
         _compose(panels, taxonomy).save(path, format="PNG")
 

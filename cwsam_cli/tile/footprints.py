@@ -39,7 +39,7 @@ class PlannedTile:
         return max(0, above - self.overlap), max(0, beside - self.overlap)
 
 
-def footprints(scenes: Sequence[LabelledScene], tiles: Sequence[PlannedTile]) -> geopandas.GeoDataFrame:
+def draw_footprints(scenes: Sequence[LabelledScene], tiles: Sequence[PlannedTile]) -> geopandas.GeoDataFrame:
     """Return the outlines of tiles in the scenes' CRS, or in EPSG:4326 if the scenes' CRSs differ.
 
     Args:

@@ -192,7 +192,7 @@ def is_vector(path: Path) -> bool:
 
 
 @contextmanager
-def raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLabels]:
+def open_raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLabels]:
     """Open a label raster on a scene's grid.
 
     Args:
@@ -306,7 +306,7 @@ def read_polygons(path: Path, class_field: str, taxonomy: Taxonomy | None) -> "t
     return frame[frame["code"] != NO_LABEL].sort_values("code", kind="stable"), taxonomy
 
 
-def vector_labels(frame: "GeoDataFrame", grid: Grid, scene: Path) -> VectorLabels:
+def place_polygons(frame: "GeoDataFrame", grid: Grid, scene: Path) -> VectorLabels:
     """Place polygons on a scene's grid.
 
     Args:

@@ -18,7 +18,7 @@ from cwsam_cli.taxonomy import IGNORE, Taxonomy
 from cwsam_cli.tile.labels import NO_LABEL
 from cwsam_cli.tile.plan import TilePlan, make_plan
 from cwsam_cli.tile.request import TileRequest
-from cwsam_cli.tile.scenes import Inputs, each_opened, look
+from cwsam_cli.tile.scenes import Inputs, each_opened, inspect_inputs
 from cwsam_cli.tile.tiles import Pixels, WrittenTile, tile_name, write_index, write_pair
 
 
@@ -32,10 +32,12 @@ def tile_scenes(request: TileRequest) -> Manifest:
     """
     refuse_existing(request.output, overwrite=request.overwrite, marker=NAME)
     refuse_other_dataset(request.output)
+    if request.overlaps_to is not None:
+        refuse_existing(request.overlaps_to, overwrite=request.overwrite)
     with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        warnings.filterwarnings("ignore", message="'crs' was not provided")  # `look` warns once about both
-        inputs = look(request)
+        warnings.filterwarnings("ignore", message="'crs' was not provided")  # `inspect_inputs` warns once about both
+        inputs = inspect_inputs(request)
         plan = make_plan(request, inputs)
         log.debug("plan: %s", json.dumps(asdict(plan), default=str, ensure_ascii=False))
         with (

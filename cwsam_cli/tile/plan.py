@@ -21,11 +21,12 @@ from cwsam_cli.raster.grid import offsets
 from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.raster.style import read_taxonomy
 from cwsam_cli.taxonomy import Taxonomy
-from cwsam_cli.tile.footprints import PlannedTile, footprints
+from cwsam_cli.tile.footprints import PlannedTile, draw_footprints
 from cwsam_cli.tile.labels import NO_LABEL, Conflicts
+from cwsam_cli.tile.overlaps import write_overlaps
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import Inputs, LabelledScene, each_opened
-from cwsam_cli.tile.split import Block, assign, block_size, cut_blocks
+from cwsam_cli.tile.split import Block, assign, choose_block_size, cut_blocks
 
 Histograms = dict[tuple[object, ...], Counter[int]]
 """Labelled pixels by ground block and class code."""
@@ -55,9 +56,9 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
             are not in the class table.
     """
     scenes = inputs.scenes
-    side = block_size([scene.grid for scene in scenes], request.size)
+    side = choose_block_size([scene.grid for scene in scenes], request.size)
     blocks = [cut_blocks(scene.grid, side, request.size, number) for number, scene in enumerate(scenes)]
-    found = _count_classes(inputs, blocks, request.labels)
+    found = _count_classes(inputs, blocks, request)
     taxonomy = inputs.taxonomy or _raster_taxonomy(scenes, found)
     _refuse_unknown(taxonomy, found, request.labels)
     splits = _split(found, taxonomy, request.shares, request.seed)
@@ -72,7 +73,7 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
     )
 
 
-def _count_classes(inputs: Inputs, blocks: list[list[Block]], labels: Path) -> Histograms:
+def _count_classes(inputs: Inputs, blocks: list[list[Block]], request: TileRequest) -> Histograms:
     """Count the labelled pixels of each class in each ground block."""
     found: Histograms = {}
     conflicts: Conflicts = Counter()
@@ -84,24 +85,32 @@ def _count_classes(inputs: Inputs, blocks: list[list[Block]], labels: Path) -> H
         del histogram[NO_LABEL]
         found.setdefault(block.key, Counter()).update(histogram)
     if conflicts:
-        _refuse_conflicts(conflicts, labels)
+        _refuse_conflicts(conflicts, inputs, request)
     if not any(found.values()):
         others = f", nor of {len(inputs.scenes) - 1} more scenes" if len(inputs.scenes) > 1 else ""
         raise DataError(
-            f"no valid pixel of `{inputs.scenes[0].path}` is labelled by `{labels}`{others}",
+            f"no valid pixel of `{inputs.scenes[0].path}` is labelled by `{request.labels}`{others}",
             hint="check with gdalinfo -stats that labels and scene cover the same ground, and that the scene has data",
         )
     return found
 
 
-def _refuse_conflicts(conflicts: Conflicts, labels: Path) -> NoReturn:
+def _refuse_conflicts(conflicts: Conflicts, inputs: Inputs, request: TileRequest) -> NoReturn:
     worst = [ids for ids, _ in conflicts.most_common(5)]
     shown = "; ".join(f"{' and '.join(map(str, ids))} (at least {conflicts[ids]:,} pixel(s))" for ids in worst)
     ids = ", ".join(str(feature) for feature in sorted({feature for ids in worst for feature in ids}))
+    cut = "cut each overlap out of one feature"
+    hint = f"select them in QGIS with Select by Expression: $id IN ({ids}); {cut}"
+    path = request.overlaps_to
+    if path is None:
+        hint += "; --overlaps-to overlaps.gpkg writes a layer of the overlaps"
+    elif inputs.polygons is not None and inputs.taxonomy is not None:
+        if write_overlaps(inputs.polygons, inputs.taxonomy, path, overwrite=request.overwrite):
+            hint = f"open `{path}`, which holds all overlaps; {cut}"
     raise DataError(
-        f"`{labels}`: features of different classes overlap: {shown}"
+        f"`{request.labels}`: features of different classes overlap: {shown}"
         + (f", and {len(conflicts) - len(worst)} more" if len(conflicts) > len(worst) else ""),
-        hint=f"select them in QGIS with Select by Expression: $id IN ({ids}); cut each overlap out of one feature",
+        hint=hint,
     )
 
 
@@ -182,7 +191,7 @@ def _starts(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
 
 def _leaks(scenes: Sequence[LabelledScene], tiles: list[PlannedTile], size: int) -> set[int]:
     """Return the tiles that share more than one pixel's width of ground with a tile of a stricter split."""
-    shapes = footprints(scenes, tiles).geometry.to_numpy()
+    shapes = draw_footprints(scenes, tiles).geometry.to_numpy()
     ours, theirs = shapely.STRtree(shapes).query(shapes, predicate="intersects")
     rank = np.array([SPLITS.index(tile.split) for tile in tiles])
     own = [scenes[tile.scene] for tile in tiles]

@@ -35,8 +35,10 @@ class TileRequest:
     """Shares of the ground for train, val and test. Their sum need not be 1."""
     seed: int = 0
     """The seed of the split."""
+    overlaps_to: Path | None = None
+    """A GeoPackage for the overlaps of label polygons, if they are refused because of them."""
     overwrite: bool = False
-    """Replace an older dataset."""
+    """Replace an older dataset, and an older layer of overlaps."""
     command: str = ""
     """The command line, for the record in `dataset.yaml`."""
 
@@ -55,3 +57,10 @@ class TileRequest:
         if twice:
             raise UsageError(f"`{twice[0]}` is given twice", hint="name each scene once")
         refuse_input(self.output, self.labels, *self.scenes)
+        if self.overlaps_to is not None:
+            refuse_input(self.overlaps_to, self.labels, *self.scenes)
+            if self.overlaps_to.suffix.lower() != ".gpkg":
+                raise UsageError(
+                    f"--overlaps-to `{self.overlaps_to}` is not the name of a GeoPackage",
+                    hint="give it the suffix .gpkg",
+                )

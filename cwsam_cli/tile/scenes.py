@@ -21,7 +21,7 @@ from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.scene import Scene, open_scene
 from cwsam_cli.taxonomy import Taxonomy
-from cwsam_cli.tile.labels import NO_LABEL, Codes, Labels, is_vector, raster_labels, read_polygons, vector_labels
+from cwsam_cli.tile.labels import NO_LABEL, Codes, Labels, is_vector, open_raster_labels, place_polygons, read_polygons
 from cwsam_cli.tile.request import TileRequest
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class LabelledScene:
     dtype: str
 
     @classmethod
-    def look(cls, name: str, path: Path, labels: Path) -> "LabelledScene":
+    def inspect(cls, name: str, path: Path, labels: Path) -> "LabelledScene":
         """Read what a scene's header says.
 
         Raises:
@@ -84,9 +84,9 @@ class LabelledScene:
         with ExitStack() as stack:
             scene = stack.enter_context(open_scene(self.path))
             if polygons is not None:
-                labels: Labels = vector_labels(polygons, scene.grid, self.path)
+                labels: Labels = place_polygons(polygons, scene.grid, self.path)
             else:
-                labels = stack.enter_context(raster_labels(self.labels, scene.grid, self.path))
+                labels = stack.enter_context(open_raster_labels(self.labels, scene.grid, self.path))
             yield OpenScene(scene, labels)
 
 
@@ -116,7 +116,7 @@ class Inputs:
     """The class table; None if only the pixels of the labels can tell it."""
 
 
-def look(request: TileRequest) -> Inputs:
+def inspect_inputs(request: TileRequest) -> Inputs:
     """Look into all scenes and labels.
 
     Raises:
@@ -139,9 +139,9 @@ def look(request: TileRequest) -> Inputs:
     stems = Counter(path.stem for path in request.scenes)
     for number, path in enumerate(request.scenes):
         name = path.stem if stems[path.stem] == 1 else f"{path.stem}-{number}"
-        scene = LabelledScene.look(name, path, labels / path.name if labels.is_dir() else labels)
+        scene = LabelledScene.inspect(name, path, labels / path.name if labels.is_dir() else labels)
         if polygons is None:
-            with raster_labels(scene.labels, scene.grid, path):
+            with open_raster_labels(scene.labels, scene.grid, path):
                 pass  # the labels can be brought onto the scene's grid
         first = scenes[0] if scenes else scene
         if (scene.band_names, scene.dtype) != (first.band_names, first.dtype):

@@ -30,7 +30,7 @@ class Block:
     window: Window
 
 
-def block_size(grids: Sequence[Grid], size: int) -> int:
+def choose_block_size(grids: Sequence[Grid], size: int) -> int:
     """Return the pixels per side of a block: a few tiles, but small enough to leave a choice of blocks.
 
     Args:

@@ -17,7 +17,7 @@ from rasterio.windows import transform as window_transform
 from cwsam_cli.raster.scene import Scene, not_written
 from cwsam_cli.raster.style import colormap
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
-from cwsam_cli.tile.footprints import PlannedTile, footprints
+from cwsam_cli.tile.footprints import PlannedTile, draw_footprints
 from cwsam_cli.tile.scenes import LabelledScene
 from cwsam_cli.vector.layers import write_frame
 
@@ -147,6 +147,6 @@ def write_index(
         }
         for tile in tiles
     ]
-    frame = footprints(scenes, [tile.planned for tile in tiles])
+    frame = draw_footprints(scenes, [tile.planned for tile in tiles])
     index = geopandas.GeoDataFrame(rows, geometry=frame.geometry, crs=frame.crs)
     write_frame(index, folder / "tiles.gpkg", layer="tiles")

@@ -78,7 +78,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def routing_figures(routing: Mapping[str, RoutingCounts]) -> dict[str, float]:
+def summarize_routing(routing: Mapping[str, RoutingCounts]) -> dict[str, float]:
     """Return each expert layer's load per group and per expert, and the entropy of its routers."""
     figures = {}
     for name, counts in routing.items():
@@ -91,7 +91,7 @@ def routing_figures(routing: Mapping[str, RoutingCounts]) -> dict[str, float]:
     return figures
 
 
-def memory_figures(device: torch.device) -> dict[str, float]:
+def read_memory(device: torch.device) -> dict[str, float]:
     """Return the memory use of this process in bytes: on the GPU, or the peak resident memory."""
     if device.type != "cpu":
         memory = torch.get_device_module(device)

@@ -33,9 +33,9 @@ from cwsam_cli.train.history import (
     HISTORY,
     HistoryWriter,
     format_history,
-    memory_figures,
     read_history,
-    routing_figures,
+    read_memory,
+    summarize_routing,
 )
 from cwsam_cli.train.run import BEST, LAST, Run, prepare_run, resolve_resume
 
@@ -261,7 +261,7 @@ def _run_epoch(run: Run, epoch: int, stage: StageConfig | None) -> dict[str, flo
     if seen:  # 0 if the run was interrupted after the last step of the epoch
         figures["train/images_per_s"] = seen / (time.monotonic() - began)
     progress.epoch, progress.samples, progress.sums = epoch, 0, {}
-    return figures | memory_figures(world.device)
+    return figures | read_memory(world.device)
 
 
 def _stop_for_time_limit(run: Run, epoch: int) -> NoReturn:
@@ -285,7 +285,7 @@ def _add_step(sums: dict[str, float], result: StepResult, rate: float) -> None:
     figures = {"skipped": 1.0}
     if not result.is_skipped:
         losses = {f"train/{name}": value for name, value in {"loss": result.loss, **result.losses}.items()}
-        figures = {"steps": 1.0, **losses, **routing_figures(result.routing)}
+        figures = {"steps": 1.0, **losses, **summarize_routing(result.routing)}
         sums["train/gradient_norm"] = result.gradient_norm
     for name, value in figures.items():
         sums[name] = sums.get(name, 0.0) + value

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import NAME, Manifest, read_manifest
-from cwsam_cli.dataset.samples import TileDataset, bad_tiles, balanced_probabilities, class_pixels, describe, has_labels
+from cwsam_cli.dataset.samples import (
+    TileDataset,
+    balanced_probabilities,
+    count_class_pixels,
+    describe,
+    find_bad_tiles,
+    has_labels,
+)
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.learning.losses import class_weights
@@ -59,7 +66,7 @@ def prepare_data(config: RunConfig, world: World) -> TrainingData:
     balanced = config.train_dataset.sampler == "balanced"
     counts = None
     if balanced or args.loss_weight == "auto":
-        counts = world.agree(class_pixels(training, len(codes)) if world.is_main else None)
+        counts = world.agree(count_class_pixels(training, len(codes)) if world.is_main else None)
         if counts is None or not counts.any():
             raise DataError("the training tiles have no labelled pixels", hint="check the labels and the class table")
     weights = _weights(config, len(codes), counts)
@@ -96,7 +103,7 @@ def _dataset(config: RunConfig, manifest: Manifest, which: str, world: World) ->
     section = getattr(config, which)
     bad: list[str] = []
     if config.training_settings.skip_bad_tiles:
-        found = bad_tiles(section.dataset.args, manifest.taxonomy, manifest.bands) if world.is_main else []
+        found = find_bad_tiles(section.dataset.args, manifest.taxonomy, manifest.bands) if world.is_main else []
         bad = world.agree(found)
         log.info("%s: %d tiles cannot be read and are skipped", which, len(bad))
     return TileDataset(

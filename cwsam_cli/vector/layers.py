@@ -119,7 +119,7 @@ def _write_parquet(
             writer.write_batch(batch.replace_schema_metadata(schema.metadata))
 
 
-def within_shapefile(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
+def check_size(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[pa.RecordBatch]:
     """Yield the batches while they fit into a shapefile.
 
     Args:
@@ -142,7 +142,7 @@ def within_shapefile(batches: Iterator[pa.RecordBatch], name: str) -> Iterator[p
         yield batch
 
 
-def beside_layer(batches: Iterator[pa.RecordBatch], path: Path, layer: str) -> Iterator[pa.RecordBatch]:
+def check_overlap(batches: Iterator[pa.RecordBatch], path: Path, layer: str) -> Iterator[pa.RecordBatch]:
     """Yield the batches while they overlap no polygon of an existing layer.
 
     Args:

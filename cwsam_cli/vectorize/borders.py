@@ -108,7 +108,7 @@ class Borders(NamedTuple):
     """(1,) of COUNTERS."""
 
 
-def no_borders(width: int, statistics: int) -> Borders:
+def make_borders(width: int, statistics: int) -> Borders:
     """Return the state above the first row.
 
     Args:

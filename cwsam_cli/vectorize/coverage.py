@@ -28,7 +28,7 @@ class Coverage:
     drawn: dict[int, float] = field(default_factory=dict)
     """Area of the polygons in m², by code."""
     mapped: dict[int, float] = field(default_factory=dict)
-    """Area of the pixels in m², by code; `counted` fills it."""
+    """Area of the pixels in m², by code; `count_areas` fills it."""
     _keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     _signs: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
@@ -90,7 +90,9 @@ class Coverage:
         return max((abs(one - other) / max(one, other) for one, other in pairs), default=0.0)
 
 
-def counted(strips: Iterable[Strip], areas: Callable[[int, int], Floats], mapped: dict[int, float]) -> Iterator[Strip]:
+def count_areas(
+    strips: Iterable[Strip], areas: Callable[[int, int], Floats], mapped: dict[int, float]
+) -> Iterator[Strip]:
     """Yield the strips unchanged and add up the area of each code's pixels.
 
     Args:

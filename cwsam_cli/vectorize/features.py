@@ -117,7 +117,7 @@ def _bytes(kind: pa.DataType, items: Sequence[bytes]) -> pa.Array:
     return pa.Array.from_buffers(kind, len(items), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(items))])
 
 
-def wkb(xy: NDArray[np.float64], regions: Regions) -> pa.Array:
+def encode_regions(xy: NDArray[np.float64], regions: Regions) -> pa.Array:
     """Return the regions' polygons as WKB, without one Python object per polygon.
 
     Args:
@@ -128,7 +128,7 @@ def wkb(xy: NDArray[np.float64], regions: Regions) -> pa.Array:
     return pa.Array.from_buffers(pa.large_binary(), len(regions), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
-def wkb_of(geometries: NDArray[Any]) -> pa.Array:
+def encode_geometries(geometries: NDArray[Any]) -> pa.Array:
     """Return shapely geometries as WKB."""
     return _bytes(pa.large_binary(), shapely.to_wkb(geometries).tolist())
 

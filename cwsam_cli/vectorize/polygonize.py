@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cwsam_cli.vectorize import borders as b
 from cwsam_cli.vectorize import rings
 from cwsam_cli.vectorize.codes import OUTSIDE, Strip
-from cwsam_cli.vectorize.scan import census, scan
+from cwsam_cli.vectorize.scan import count_elements, scan
 from cwsam_cli.vectorize.simplify import Bends, simplify_arcs
 
 
@@ -121,7 +121,7 @@ def polygonize(
 
     Source: the same polygons as GDAL's polygonize, https://gdal.org/programs/gdal_polygonize.html
     """
-    state = b.no_borders(width, statistics)
+    state = b.make_borders(width, statistics)
     codes = np.full((1, width + 2), OUTSIDE, np.int32)
     labels = np.zeros((1, width + 2), np.int32)
     changes = np.zeros((width // 8 + 1) * 8, np.uint8)
@@ -138,7 +138,7 @@ def polygonize(
         codes[rows + 1] = OUTSIDE
         last = rows
         size = rows + 1 + (top + rows == height)  # a row of OUTSIDE below the last row closes all regions
-        nodes, turns, starts = census(codes[:size])
+        nodes, turns, starts = count_elements(codes[:size])
         capacity = 4 * nodes + 2 * turns + 8  # a loop closes with two vertices
         state = b.with_capacity(state, capacity, capacity, starts)
         oldest = b.oldest_line(state, top) if simplify else 0
@@ -148,7 +148,7 @@ def polygonize(
         if simplify:
             bends.take_in(codes[:size], top, height, oldest)
             simplify_arcs(state, simplify.tolerance_m, simplify.smooth, simplify.jacobians, bends.bits, bends.first)
-        edges = rings.outline(state) if outline else np.empty((0, 2, 2))
+        edges = rings.collect_outline(state) if outline else np.empty((0, 2, 2))
         rings.register(state)
         regions = _closed(state, edges)
         if len(regions) or len(edges):

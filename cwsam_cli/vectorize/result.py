@@ -45,7 +45,7 @@ class VectorizeResult:
     check: CheckResult | None = None
 
 
-def summary(result: VectorizeResult) -> str:
+def format_result(result: VectorizeResult) -> str:
     """Return a table of the classes, a line about the layer, and a line about the check."""
     area = area_text(sum(result.area_m2.values()))
     lengths = "too" if result.lengths == result.areas else result.lengths

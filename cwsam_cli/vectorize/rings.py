@@ -43,7 +43,7 @@ def collect_statistics(b: Borders, labels: Int32, values: NDArray[np.float32]) -
 
 
 @allocating
-def outline(b: Borders) -> Floats:
+def collect_outline(b: Borders) -> Floats:
     """Return the edges of complete arcs that have a region on one side only.
 
     Call it before `register`.

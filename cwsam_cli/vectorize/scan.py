@@ -9,7 +9,7 @@ from cwsam_cli.vectorize.compiled import compiled, inlined
 
 
 @compiled
-def census(codes: Int32) -> tuple[int, int, int]:
+def count_elements(codes: Int32) -> tuple[int, int, int]:
     """Count nodes, other bends and first pixels of runs on the lines between rows.
 
     Args:

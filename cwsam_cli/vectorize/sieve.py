@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike, NDArray
 from cwsam_cli.vectorize.clusters import CONTACT, Contacts, Int32, Int64, Unsettled, merge_equal, root, settle
 from cwsam_cli.vectorize.codes import HOLE, NODATA, OUTSIDE, Strip
 from cwsam_cli.vectorize.compiled import compiled
-from cwsam_cli.vectorize.scan import census
+from cwsam_cli.vectorize.scan import count_elements
 
 Codes = NDArray[np.integer[Any]]
 
@@ -48,7 +48,7 @@ class Weights(NamedTuple):
     """Length of a pixel's left edge by row (H,)."""
 
 
-def new_codes(
+def choose_codes(
     strips: Iterable[Strip], width: int, weights: Weights, minimum: int, dtype: DTypeLike = np.int32
 ) -> Codes:
     """Return the new code of every label: the first pass.
@@ -69,7 +69,7 @@ def new_codes(
     for strip in strips:
         rows = len(strip.codes)
         codes, labels = _below(codes, strip.codes), _below(labels, np.full((rows, width), -1, np.int32), -1)
-        _, _, starts = census(codes)
+        _, _, starts = count_elements(codes)
         old = len(regions.code)
         regions = regions.resized(old + starts)
         regions.parent[old:] = np.arange(old, old + starts)
@@ -102,7 +102,7 @@ def recode(strips: Iterable[Strip], width: int, fates: Codes) -> Iterator[Strip]
     Args:
         strips: the same map as in the first pass.
         width: columns of the map.
-        fates: from `new_codes`.
+        fates: from `choose_codes`.
     """
     above = np.full((2, width), OUTSIDE, np.int32)  # old and new codes of the row above
     born = 0
@@ -131,16 +131,16 @@ def _recode(codes: Int32, recoded: Int32, above: Int32, fates: Codes, born: int)
     return born
 
 
-def holes(strips: Iterable[Strip]) -> Iterator[Strip]:
+def select_holes(strips: Iterable[Strip]) -> Iterator[Strip]:
     """Yield the map with its nodata as regions of area 0, unless they reach the map's edge.
 
-    With a minimum of 1, `new_codes` joins these regions to their neighbours.
+    With a minimum of 1, `choose_codes` joins these regions to their neighbours.
     """
     return (Strip(np.where(strip.codes == NODATA, np.int32(HOLE), strip.codes), strip.values) for strip in strips)
 
 
-def without_holes(strips: Iterable[Strip]) -> Iterator[Strip]:
-    """Yield the map with the remaining regions of `holes` as nodata."""
+def drop_holes(strips: Iterable[Strip]) -> Iterator[Strip]:
+    """Yield the map with the remaining regions of `select_holes` as nodata."""
     return (Strip(np.where(strip.codes == HOLE, np.int32(NODATA), strip.codes), strip.values) for strip in strips)
 
 

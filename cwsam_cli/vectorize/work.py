@@ -13,22 +13,22 @@ from cwsam_cli.console import log
 from cwsam_cli.errors import DataError
 from cwsam_cli.files import reserved, staged
 from cwsam_cli.vector.layers import (
-    beside_layer,
+    check_overlap,
+    check_size,
     copy_geopackage,
     refuse_other_layer,
-    within_shapefile,
     write_layer_style,
     write_stream,
 )
 from cwsam_cli.vectorize.codes import Strip
-from cwsam_cli.vectorize.coverage import Coverage, counted
-from cwsam_cli.vectorize.features import Columns, dissolve, wkb, wkb_of
+from cwsam_cli.vectorize.coverage import Coverage, count_areas
+from cwsam_cli.vectorize.features import Columns, dissolve, encode_geometries, encode_regions
 from cwsam_cli.vectorize.measure import measure_regions, to_ground, with_areas
 from cwsam_cli.vectorize.plan import GEOJSON, VectorizePlan
 from cwsam_cli.vectorize.polygonize import Regions, Simplify, polygonize
 from cwsam_cli.vectorize.reproject import Reprojection, densify, densify_edges, split_at_antimeridian
 from cwsam_cli.vectorize.result import CheckResult, ClassArea, VectorizeResult
-from cwsam_cli.vectorize.sieve import holes, new_codes, recode, without_holes
+from cwsam_cli.vectorize.sieve import choose_codes, drop_holes, recode, select_holes
 from cwsam_cli.vectorize.sizes import Size
 from cwsam_cli.vectorize.strips import ClassRaster, OtherRaster, on_grid, open_classes
 from cwsam_cli.vectorize.units import sieve_weights, step_jacobians
@@ -52,13 +52,13 @@ def write_polygons(plan: VectorizePlan) -> VectorizeResult:
         stream = _Polygons(plan, source, others)
         batches = stream.batches()
         if plan.driver == "ESRI Shapefile":
-            batches = within_shapefile(batches, plan.output.name)
+            batches = check_size(batches, plan.output.name)
         with reserved(plan.output), staged(plan.output, overwrite=plan.overwrite or plan.append) as path:
             if plan.append and plan.output.exists():
                 refuse_other_layer(plan.output, plan.layer, crs, stream.columns.schema, plan.geometry_type)
                 copy_geopackage(plan.output, path)
                 if not plan.allow_overlap:
-                    batches = beside_layer(batches, plan.output, plan.layer)
+                    batches = check_overlap(batches, plan.output, plan.layer)
             write_stream(
                 batches,
                 stream.columns.schema,
@@ -145,7 +145,7 @@ class _Polygons:
         if parts:
             whole, areas, perimeters, geometry = dissolve(parts)
             self.polygons = len(whole)
-            yield self.columns.batch(whole, areas, perimeters, plan.legend, wkb_of(self._split(geometry)))
+            yield self.columns.batch(whole, areas, perimeters, plan.legend, encode_geometries(self._split(geometry)))
 
     def _strips(self, pixels_differ: bool) -> Iterator[Strip]:
         """Yield the map after holes were filled and small regions joined their neighbours."""
@@ -156,19 +156,19 @@ class _Polygons:
             return source.strips(what, self.others if what == "polygons" else ())
 
         def filled(what: str) -> Iterator[Strip]:
-            return read(what) if filling is None else without_holes(recode(holes(read(what)), width, filling))
+            return read(what) if filling is None else drop_holes(recode(select_holes(read(what)), width, filling))
 
         filling = None
         if plan.fill_nodata_holes:
             weights, minimum = sieve_weights(source.grid, Size(1, in_pixels=True))
-            filling = new_codes(holes(read("holes")), width, weights, minimum)
+            filling = choose_codes(select_holes(read("holes")), width, weights, minimum)
         strips = filled("polygons")
         if plan.min_area is not None:
             weights, minimum = sieve_weights(source.grid, plan.min_area)
-            joined = new_codes(filled("small regions"), width, weights, minimum, source.dtype)
+            joined = choose_codes(filled("small regions"), width, weights, minimum, source.dtype)
             strips = recode(strips, width, joined)
         if plan.check:
-            strips = counted(strips, source.grid.pixel_areas, self.coverage.mapped)
+            strips = count_areas(strips, source.grid.pixel_areas, self.coverage.mapped)
         return with_areas(strips, source.grid) if pixels_differ else strips
 
     def _placed(self, regions: Regions, areas: NDArray[np.float64]) -> Regions:
@@ -193,10 +193,10 @@ class _Polygons:
         x = regions.xy[:, 0]
         if self.plan.is_split:
             parts, polygons = shapely.get_parts(self._split(regions.polygons()), return_index=True)
-            return wkb_of(np.asarray(shapely.multipolygons(parts, indices=polygons)))
+            return encode_geometries(np.asarray(shapely.multipolygons(parts, indices=polygons)))
         if self.plan.driver in GEOJSON and (np.abs(np.diff(x) if self.reprojection else x) > 180).any():
-            return wkb_of(self._split(regions.polygons()))
-        return wkb(regions.xy, regions)
+            return encode_geometries(self._split(regions.polygons()))
+        return encode_regions(regions.xy, regions)
 
     def _split(self, geometry: NDArray[np.object_]) -> NDArray[np.object_]:
         """Cut geometries at the antimeridian, if the layer needs it."""

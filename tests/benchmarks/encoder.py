@@ -67,13 +67,15 @@ def measure(who: str, dtype: str) -> dict[str, float]:
 
 
 def main() -> None:
+    from hardware import choose_precisions
+
     from cwsam_cli.model.variants import VARIANTS, Architecture
     from cwsam_cli.plan.parameters import forward_flops
 
     arch = Architecture(**VARIANTS["sam_vit_b"], num_bands=3, num_classes=33, inp_size=512)
     flops = forward_flops(arch)  # the decoder's 1 % is counted in, which favours nobody but the peak
     fp32 = 0.0
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("float32", "bfloat16")[: len(choose_precisions())]:
         peak = measure("matmul", dtype)["flops"]
         for peer in ("transformers-eager", "transformers-sdpa"):
             pairs = [(measure("cwsam", dtype), measure(peer, dtype)) for _ in range(PAIRS)]
@@ -87,7 +89,8 @@ def main() -> None:
                 flush=True,
             )
         fp32 = fp32 or ours
-    print(f"bfloat16 against float32: {fp32 / ours:.2f}×")
+    if dtype == "bfloat16":
+        print(f"bfloat16 against float32: {fp32 / ours:.2f}×")
 
 
 if __name__ == "__main__":

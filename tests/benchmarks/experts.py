@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 
 import torch
+from hardware import choose_precisions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cwsam_cli.distributed.parallelize import DTYPES
 from cwsam_cli.model.experts import HierarchicalExperts
 
 TOKENS = 1024
@@ -100,7 +102,7 @@ def main() -> None:
     torch.set_num_threads(1)  # two threads wait for each other when anything else runs here
     pairs = 3 if quick else 9
     print(f"{'':44s} ×dense  usual ÷ ours careful ÷ ours   CPU ms")
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (DTYPES[precision] for precision in choose_precisions()):
         for dim in (256, 1280):
             for groups in (1, 6):
                 for skewed in (False, True):

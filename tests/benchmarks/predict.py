@@ -320,6 +320,7 @@ def tiny(folder: Path) -> None:
     import numpy as np
     import rasterio
     import torch
+    from hardware import choose_precisions
 
     from cwsam_cli.predict import plan as planning
     from cwsam_cli.predict.request import MapRequest
@@ -353,7 +354,7 @@ def tiny(folder: Path) -> None:
             return seconds, dataset.read(1)
 
     Scorer.__call__ = timed  # type: ignore[method-assign]
-    for precision in ("fp32", "bf16"):
+    for precision in choose_precisions():
         spent[0] = 0.0
         seconds, _ = run("warm.tif", precision=precision)
         share = spent[0] / seconds

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from cwsam_cli.errors import DataError
@@ -70,6 +71,14 @@ def test_an_old_demo_is_replaced_whole(scene_and_labels, tmp_path, monkeypatch):
     assert (out / "map.tif").exists(), "not without --overwrite"
     assert demo("--scene", scene, "--labels", labels, "-o", out, "--overwrite").exit_code == 4
     assert [path.name for path in out.iterdir()] == [".cwsam-demo"]
+
+
+def test_a_first_picture_of_scene_and_labels_is_there_before_training(scene_and_labels, tmp_path, monkeypatch):
+    scene, labels = scene_and_labels
+    monkeypatch.setattr("cwsam_cli.demo.pipeline.train", _stop)
+    assert demo("--scene", scene, "--labels", labels, "-o", tmp_path / "out").exit_code == 4
+    with Image.open(tmp_path / "out" / "quicklook.png") as picture:
+        assert 2 * 420 < picture.width < 3 * 420  # two panels
 
 
 def _stop(*_: object, **__: object) -> None:

@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 import torch
 from shapely.geometry import box
+from typer.testing import CliRunner
+
+from cwsam_cli.main import app
 
 Refused = Callable[..., str]
 
@@ -85,6 +88,29 @@ def test_a_device_that_is_not_here_is_named(refused: Refused, run: Any, device: 
         pytest.skip("cuda is here")
     common = ("predict", run.scene, "-c", run.checkpoint, "-o", "map.tif")
     refused(2, *common, "--device", device, names=f"`{device}`")
+
+
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus"), [(TORCHRUN, 1), (TORCHRUN, 2), (SRUN, 2)], ids=["torchrun", "torchrun gpus", "srun gpus"]
+)
+def test_predict_refuses_processes_of_another_launcher(
+    refused: Refused, run: Any, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], gpus: int
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    common = ("predict", run.scene, "-c", run.checkpoint, "-o", "map.tif")
+    assert "--gpus 2" in refused(2, *common, "--gpus", gpus, names="a launcher started 2 processes")
+
+
+def test_each_slurm_task_may_map_a_scene_of_its_own(cwsam: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SRUN.items():
+        monkeypatch.setenv(name, value)
+    cwsam("predict", run.scene, "-c", run.checkpoint, "-o", "map.tif")
+    assert Path("map.tif").exists()
 
 
 def test_existing_outputs_are_not_touched(refused: Refused, run: Any, tmp_path: Path) -> None:
@@ -427,7 +453,38 @@ def test_overlapping_classes_are_refused_with_their_pixels(refused: Refused, run
     common = ("tile", run.scene, "--labels", labels, "--class-field", "kind", "-o", "dataset")
     told = refused(4, *common, names="overlap")
     assert "500 " in told.split("\n")[0] and "1 and 2" in told.split("\n")[0]
-    assert "$id IN (1, 2)" in told
+    assert "$id IN (1, 2)" in told and "--overlaps-to" in told
+
+
+def test_overlapping_classes_are_written_as_a_layer_on_request(run: Any, tmp_path: Path) -> None:
+    shapes = pixels(0, 0, 100, 160), pixels(90, 20, 200, 70), pixels(80, 0, 100, 10), pixels(100, 0, 150, 20)
+    labels = polygons(tmp_path / "f.gpkg", ["water", "forest", "water", "crop"], *shapes)
+    layer = tmp_path / "overlaps.gpkg"
+    common = ("tile", run.scene, "--labels", labels, "--class-field", "kind", "-o", tmp_path / "dataset")
+    words = [str(word) for word in (*common, "--overlaps-to", layer)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 4 and f"open `{layer}`" in result.stderr
+    assert not (tmp_path / "dataset").exists()
+    found = gpd.read_file(layer)
+    assert found.crs == "EPSG:32617"
+    (row,) = found.itertuples()  # polygons that share an edge, or a class, do not overlap
+    assert {(row.id_1, row.class_1), (row.id_2, row.class_2)} == {(1, "water"), (2, "forest")}
+    assert row.geometry.equals(pixels(90, 20, 100, 70))
+    assert CliRunner().invoke(app, words).exit_code == 2  # it exists
+    assert CliRunner().invoke(app, [*words, "--overwrite"]).exit_code == 4
+    assert len(gpd.read_file(layer)) == 1
+
+
+def test_no_layer_is_written_for_points_that_share_a_pixel(refused: Refused, run: Any, tmp_path: Path) -> None:
+    points = polygons(tmp_path / "p.gpkg", ["a", "b"], pixels(5, 5, 6, 6).centroid, pixels(5, 5, 6, 6).centroid)
+    common = ("tile", run.scene, "--labels", points, "--class-field", "kind", "-o", "dataset")
+    assert "$id IN (1, 2)" in refused(4, *common, "--overlaps-to", "overlaps.gpkg", names="overlap")
+
+
+@pytest.mark.parametrize("name", ["overlaps.shp", "overlaps"])
+def test_overlaps_go_to_a_geopackage(refused: Refused, run: Any, name: str) -> None:
+    common = ("tile", run.scene, "--labels", run.labels, "-o", "dataset")
+    refused(2, *common, "--overlaps-to", name, names=f"`{name}` is not the name of a GeoPackage")
 
 
 def test_scenes_of_different_bands_are_refused(refused: Refused, run: Any, make_raster: Any) -> None:

@@ -18,7 +18,7 @@ from rasterio.transform import from_origin
 from rio_cogeo.cogeo import cog_validate
 from typer.testing import CliRunner, Result
 
-from cwsam_cli.commands.options import command_line, memory_size
+from cwsam_cli.commands.options import command_line, parse_memory_size
 from cwsam_cli.main import app
 
 Cwsam = Callable[..., Result]
@@ -338,7 +338,7 @@ def test_a_size_of_memory_without_a_unit_is_refused(refused: Any, run: Any, scen
     ("text", "size"), [("4GB", 4 * 10**9), ("1.5 GiB", 3 * 2**29), ("500mb", 5 * 10**8), ("2g", 2 * 10**9), ("7B", 7)]
 )
 def test_a_size_of_memory_is_read_with_its_unit(text: str, size: int) -> None:
-    assert memory_size(text, "--max-memory") == size
+    assert parse_memory_size(text, "--max-memory") == size
 
 
 def test_too_little_memory_is_told_with_what_is_needed(refused: Any, run: Any, scene: Path) -> None:

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,8 @@ def on_two(worker: Any, *arguments: Any, timeout_s: float = HANGING_S) -> Any:
 
 
 def orphans() -> list[str]:
-    """Processes of this test whose parent is gone."""
-    mine = os.getpid()
+    """Processes that outlive a launch: ranks, and servers of ranks whose launcher is gone."""
+    mine, server = os.getpid(), _forkserver._forkserver_pid
     mark = f"CWSAM_TEST_PROCESS={mine}\0".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -46,7 +48,10 @@ def orphans() -> list[str]:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-        if is_ours and "multiprocessing.spawn" in line and "resource_tracker" not in line and parent in (1, mine):
+        if folder.name != str(server) and (
+            parent == server
+            or (is_ours and "multiprocessing." in line and "resource_tracker" not in line and parent in (1, mine))
+        ):
             found.append(line)
     return found
 
@@ -97,9 +102,8 @@ def test_a_process_that_stands_still_is_blamed_not_its_victim(worker: Any, rank:
     assert orphans() == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_outlives_the_launcher(end: signal.Signals, tmp_path: Path) -> None:
+def start_counting(tmp_path: Path) -> "subprocess.Popen[str]":
+    """Start a program whose two processes write `running` into the folder and count until they are asked to stop."""
     script = (
         "from tests.distributed import workers\n"
         "from cwsam_cli.distributed.cluster import Cluster\n"
@@ -110,19 +114,46 @@ def test_nothing_outlives_the_launcher(end: signal.Signals, tmp_path: Path) -> N
     path.write_text("if __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in script.splitlines()))
     root = str(Path(__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": root}
-    process = subprocess.Popen([sys.executable, str(path)], env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + HANGING_S
-    while not (tmp_path / "running").exists() and time.monotonic() < deadline:
+    words = [sys.executable, str(path)]
+    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_until(event: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not event() and time.monotonic() < deadline:
         time.sleep(0.1)
+    return event()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_the_launcher(end: signal.Signals, tmp_path: Path) -> None:
+    process = start_counting(tmp_path)
+    assert wait_until((tmp_path / "running").exists, HANGING_S)
     process.send_signal(end)
     _, stderr = process.communicate(timeout=HANGING_S)
     assert process.returncode != 0
     if end != signal.SIGKILL:
         assert {signal.SIGINT: "KeyboardInterrupt", signal.SIGTERM: "ended by SIGTERM"}[end] in stderr
-    deadline = time.monotonic() + 60
-    while orphans() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert orphans() == []
+    assert wait_until(lambda: orphans() == [], 60), orphans()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux starts processes from a server")
+def test_ctrl_c_while_the_processes_start_ends_the_run(tmp_path: Path) -> None:
+    process = start_counting(tmp_path)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+    def server_runs() -> bool:
+        lines = (Path(f"/proc/{child}/cmdline") for child in children.read_text().split())
+        return any("multiprocessing.forkserver" in line.read_text() for line in lines)
+
+    assert wait_until(server_runs, HANGING_S)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, stderr = process.communicate(timeout=HANGING_S)
+    assert process.returncode != 0 and "KeyboardInterrupt" in stderr
+    assert not (tmp_path / "running").exists()
+    assert wait_until(lambda: orphans() == [], 60), orphans()
 
 
 def test_who_no_longer_publishes_has_stopped_who_is_behind_is_to_blame() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cwsam_cli.vectorize import sieve
 from cwsam_cli.vectorize.codes import NODATA, Strip
-from cwsam_cli.vectorize.sieve import Weights, holes, new_codes, recode, without_holes
+from cwsam_cli.vectorize.sieve import Weights, choose_codes, drop_holes, recode, select_holes
 
 modest = settings(
     max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -48,7 +48,7 @@ def sieved(codes: Codes, minimum: int, rows: int) -> Codes:
     height, width = codes.shape
     weights = Weights(*(np.ones(n, np.int64) for n in (height, height + 1, height)))
     strips = [Strip(codes[top : top + rows]) for top in range(0, height, rows)]
-    fates = new_codes(strips, width, weights, minimum)
+    fates = choose_codes(strips, width, weights, minimum)
     return np.concatenate([strip.codes for strip in recode(strips, width, fates)])
 
 
@@ -149,8 +149,8 @@ def test_nodata_inside_is_filled_from_the_longest_border_and_nodata_at_the_edge_
     height, width = codes.shape
     weights = Weights(*(np.ones(n, np.int64) for n in (height, height + 1, height)))
     strips = [Strip(codes[top : top + rows]) for top in range(0, height, rows)]
-    fates = new_codes(holes(strips), width, weights, 1)
-    result = np.concatenate([strip.codes for strip in without_holes(recode(holes(strips), width, fates))])
+    fates = choose_codes(select_holes(strips), width, weights, 1)
+    result = np.concatenate([strip.codes for strip in drop_holes(recode(select_holes(strips), width, fates))])
     np.testing.assert_array_equal(result[codes != NODATA], codes[codes != NODATA])
     gaps = labelled(np.where(codes == NODATA, 1, NODATA).astype(np.int32))
     regions = labelled(codes)

@@ -12,7 +12,7 @@ from rasterio.crs import CRS
 
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.tile.split import Block, assign, block_size, cut_blocks
+from cwsam_cli.tile.split import Block, assign, choose_block_size, cut_blocks
 
 modest = settings(max_examples=60, deadline=None, database=None)
 UTM = CRS.from_epsg(32617)
@@ -120,7 +120,7 @@ def test_scenes_without_a_place_share_no_block(ground: Ground, size: int, times:
 @modest
 @given(st.lists(grounds, min_size=1, max_size=3), tiles)
 def test_a_block_is_a_whole_number_of_tiles(scenes: list[Ground], size: int) -> None:
-    side = block_size([ground.grid() for ground in scenes], size)
+    side = choose_block_size([ground.grid() for ground in scenes], size)
     assert side % size == 0 and size <= side <= 8 * size
 
 

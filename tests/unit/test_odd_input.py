@@ -22,7 +22,7 @@ from cwsam_cli.raster.quicklook import draw_quicklook
 from cwsam_cli.raster.scene import open_scene
 from cwsam_cli.raster.style import CLASSES_TAG, colormap, read_taxonomy, write_sidecar
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy, from_names
-from cwsam_cli.tile.labels import NO_LABEL, raster_labels, read_polygons, vector_labels
+from cwsam_cli.tile.labels import NO_LABEL, open_raster_labels, place_polygons, read_polygons
 from cwsam_cli.tile.split import assign
 from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.measure import measure_regions
@@ -95,7 +95,7 @@ def test_a_plain_raster_of_nodata_alone_gives_an_empty_layer(make_raster: MakeRa
 @pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "float32", "float64"])
 def test_ground_beyond_the_label_raster_is_unlabelled_even_without_nodata(make_raster: MakeRaster, dtype: str) -> None:
     path = make_raster("small.tif", np.ones((8, 8), dtype), transform=from_origin(600_060, 3_999_940, 15, 15))
-    with raster_labels(path, GRID, Path("scene.tif")) as labels:
+    with open_raster_labels(path, GRID, Path("scene.tif")) as labels:
         read = labels.read(WHOLE)
     assert (read[2:6, 2:6] == 1).all()
     assert (read == NO_LABEL).sum() == read.size - 16
@@ -105,7 +105,7 @@ def test_labels_in_an_engineering_crs_are_refused(make_raster: MakeRaster) -> No
     path = make_raster("local.tif", np.ones((8, 8), np.uint8), crs='LOCAL_CS["site",UNIT["metre",1]]')
     with (
         pytest.raises(DataError, match=r"local\.tif") as caught,
-        raster_labels(path, GRID, Path("scene.tif")),
+        open_raster_labels(path, GRID, Path("scene.tif")),
     ):
         pass
     assert "{" not in str(caught.value), "no dump of the CRS"
@@ -114,7 +114,7 @@ def test_labels_in_an_engineering_crs_are_refused(make_raster: MakeRaster) -> No
 def test_polygons_in_an_engineering_crs_are_refused() -> None:
     site = geopandas.GeoDataFrame({"code": [1]}, geometry=[shapely.box(0, 0, 1, 1)], crs='LOCAL_CS["site"]')
     with pytest.raises(DataError, match=r"site, to that of `scene\.tif`"):
-        vector_labels(site, GRID, Path("scene.tif"))
+        place_polygons(site, GRID, Path("scene.tif"))
 
 
 def layer(tmp_path: Path, values: list[object]) -> Path:

@@ -178,7 +178,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
         open_pretrained(str(tmp_path / "model.pth"))
 
 
-@pytest.mark.parametrize("name", ["gone.pth", "sam_vit_x", "."])
+@pytest.mark.parametrize("name", ["gone.pth", "sam_vit_x"])
 def test_what_is_not_there_is_named_beside_what_may_be_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -186,6 +186,28 @@ def test_what_is_not_there_is_named_beside_what_may_be_given(
     with pytest.raises(CheckpointError, match=f"there is no checkpoint `{name}`") as caught:
         open_pretrained(name)
     assert caught.value.exit_code == 5
+    assert all(official in caught.value.hint for official in ("sam_vit_h", "sam_vit_l", "sam_vit_b", "URL"))
+
+
+@pytest.mark.parametrize("name", ["zion/run", "zion"])
+def test_a_runs_folder_is_answered_with_the_checkpoint_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    best = Path("zion/run/model_epoch_best.pth")
+    best.parent.mkdir(parents=True)
+    best.touch()
+    with pytest.raises(CheckpointError, match=f"`{name}` is a folder, not a checkpoint") as caught:
+        open_pretrained(name)
+    assert caught.value.hint == f"use {best}"
+
+
+def test_a_folder_without_a_checkpoint_is_answered_with_what_may_be_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"`\.` is a folder, not a checkpoint") as caught:
+        open_pretrained(".")
     assert all(official in caught.value.hint for official in ("sam_vit_h", "sam_vit_l", "sam_vit_b", "URL"))
 
 

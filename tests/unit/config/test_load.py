@@ -504,3 +504,39 @@ def test_a_broken_class_table_is_named_by_key_and_file(tmp_path: Path, text: str
         load_taxonomy(str(path))
     assert "table.yaml`" in str(caught.value)
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("epoch=3", "epoch"),
+        ("epoch_max=many", "epoch_max"),
+        ("epoch_max=true", "epoch_max"),
+        ("optimizer={name: adamw, args: {rate: 1}}", "optimizer.args.rate"),
+        ("model.args.encoder_mode.mlp_ratio=3", "model.args.encoder_mode.mlp_ratio"),
+    ],
+)
+def test_a_wrong_key_or_value_of_set_is_blamed_on_set_not_on_the_file(load: Load, override: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("tiny", ["lr_min=0", override])
+    assert str(caught.value).startswith(f"`{key}` in `--set {override.partition('=')[0]}")
+
+
+def test_a_wrong_key_of_the_file_is_blamed_on_the_file_if_set_changes_another(load: Load) -> None:
+    with pytest.raises(ConfigError, match=r"`epoch_maxx` in `.*run\.yaml`"):
+        load("epoch_maxx: 3", "epoch_max=3")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "blamed"),
+    [
+        (["epoch_max=-1"], r"`.*tiny\.yaml` with `--set epoch_max=-1`: epoch_max"),
+        (
+            ["lr_min=0", "model.args.inp_size=-2"],
+            r"`model\.args` in `.*tiny\.yaml` with `--set model\.args\.inp_size=-2`: ",
+        ),
+    ],
+)
+def test_a_contradiction_names_the_set_options_of_its_section(overrides: list[str], blamed: str) -> None:
+    with pytest.raises(ConfigError, match=blamed):
+        load_config("tiny", overrides)

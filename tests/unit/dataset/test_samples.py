@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.dataset.manifest import Band, Manifest, write_manifest
-from cwsam_cli.dataset.samples import BatchShare, TileDataset, balanced_probabilities, class_pixels, describe
+from cwsam_cli.dataset.samples import BatchShare, TileDataset, balanced_probabilities, count_class_pixels, describe
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, from_names
 
@@ -112,7 +112,7 @@ def test_pixels_are_counted_by_tile_and_class_over_whole_tiles(make_tiles: MakeT
         index = INDEX[random_tile(number, *size)[1]]
         expected.append(np.bincount(index[index != IGNORE], minlength=3).tolist())
     for training in (False, True):
-        assert class_pixels(TileDataset(args, TAXONOMY, PLAIN, 4, train=training), 3).tolist() == expected
+        assert count_class_pixels(TileDataset(args, TAXONOMY, PLAIN, 4, train=training), 3).tolist() == expected
 
 
 # --- samples ---

@@ -11,8 +11,8 @@ from cwsam_cli.config.schema import LrFactors, OptimizerArgs, OptimizerConfig
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.optim import (
     build_optimizer,
+    compute_gradient_norm,
     drop_gradients,
-    gradient_norm,
     learning_rate,
     local_shards,
     take_gradients,
@@ -201,13 +201,13 @@ def test_frozen_bands_stay_bit_for_bit_and_the_others_learn_whatever_decays() ->
 def test_the_norm_is_that_of_all_gradients_together() -> None:
     layer = nn.Linear(3, 2)
     layer.weight.grad, shards = torch.full((2, 3), 2.0), local_shards(layer)
-    assert gradient_norm(shards, World(torch.device("cpu"))).item() == pytest.approx(24**0.5)
+    assert compute_gradient_norm(shards, World(torch.device("cpu"))).item() == pytest.approx(24**0.5)
     layer.bias.grad = torch.full((2,), 5.0)
-    assert gradient_norm(shards, World(torch.device("cpu"))).item() == pytest.approx(74**0.5)
+    assert compute_gradient_norm(shards, World(torch.device("cpu"))).item() == pytest.approx(74**0.5)
 
 
 def test_the_norm_of_no_gradient_is_0() -> None:
-    assert gradient_norm(local_shards(nn.Linear(3, 2)), World(torch.device("cpu"))).item() == 0
+    assert compute_gradient_norm(local_shards(nn.Linear(3, 2)), World(torch.device("cpu"))).item() == 0
 
 
 # --- 8 bits ---

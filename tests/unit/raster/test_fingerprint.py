@@ -28,8 +28,8 @@ def scene(make_raster: MakeRaster) -> Path:
 
 def known_as(scene: Path | str, *, whole: bool = False) -> str:
     """A scene's fingerprint, taken as a new process would take it."""
-    room._whole.cache_clear()
-    room._sampled.cache_clear()
+    room._hash_whole.cache_clear()
+    room._hash_sample.cache_clear()
     with rasterio.Env(**gdal_settings(str(scene))), rasterio.open(scene) as dataset:
         return fingerprint(str(scene), dataset, whole=whole)
 
@@ -217,19 +217,19 @@ def test_an_object_that_was_replaced_is_another_scene(store: str, tmp_path: Path
 
 def test_a_server_that_refuses_to_answer_head_is_asked_for_a_byte(store: str, tmp_path: Path) -> None:
     url = f"http://{store}/bucket/scene.tif"
-    told = room._told_by_server(url)
+    told = room._ask_server(url)
     (tmp_path / "no_head").touch()
-    assert room._told_by_server(url) == told
+    assert room._ask_server(url) == told
     assert "one" in told
 
 
 def test_a_server_that_does_not_answer_makes_no_other_fingerprint(store: str, tmp_path: Path) -> None:
     (tmp_path / "down").touch()
     with pytest.raises(MachineError, match=r"does not say whether `http://.*/bucket/scene.tif` has changed") as caught:
-        room._told_by_server(f"http://{store}/bucket/scene.tif?token=secret")
+        room._ask_server(f"http://{store}/bucket/scene.tif?token=secret")
     assert "secret" not in str(caught.value)
     with pytest.raises(MachineError, match=r"`/vsis3/bucket/scene\.tif` has changed"):
-        room._told_by_store("/vsis3/bucket/scene.tif")
+        room._ask_store("/vsis3/bucket/scene.tif")
 
 
 @pytest.mark.parametrize(
@@ -242,4 +242,4 @@ def test_a_server_that_does_not_answer_makes_no_other_fingerprint(store: str, tm
     ],
 )
 def test_a_file_in_an_archive_on_a_server_is_known_by_the_archive(name: str, url: str) -> None:
-    assert room._address(name) == url
+    assert room._extract_url(name) == url

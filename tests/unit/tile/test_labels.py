@@ -27,9 +27,9 @@ from cwsam_cli.tile.labels import (
     NO_LABEL,
     VectorLabels,
     is_vector,
-    raster_labels,
+    open_raster_labels,
+    place_polygons,
     read_polygons,
-    vector_labels,
 )
 
 MakeRaster = Callable[..., Path]
@@ -51,7 +51,7 @@ def codes(height: int = 16, width: int = 20, seed: int = 0) -> NDArray[np.uint8]
 
 
 def on_scene(path: Path, grid: Grid = GRID, window: Window | None = None) -> NDArray[np.int32]:
-    with raster_labels(path, grid, SCENE) as labels:
+    with open_raster_labels(path, grid, SCENE) as labels:
         return labels.read(window or Window(0, 0, grid.width, grid.height))
 
 
@@ -252,7 +252,7 @@ def test_labels_with_a_crs_on_a_scene_without_one_need_the_same_pixels(make_rast
 
 
 def test_a_raster_has_no_conflicts(make_raster: MakeRaster) -> None:
-    with raster_labels(make_raster("label.tif", codes()), GRID, SCENE) as labels:
+    with open_raster_labels(make_raster("label.tif", codes()), GRID, SCENE) as labels:
         assert labels.conflicts(WHOLE).total() == 0
 
 
@@ -304,7 +304,7 @@ def test_polygons_that_cross_the_antimeridian_label_both_sides(grid: Grid, crs: 
     hole = shapely.segmentize(shapely.box(first + 1.9, 9.8, first + 2.1, 10.2), 0.05)
     degrees = geopandas.GeoSeries([whole.difference(hole), hole], crs="EPSG:4326")
     frame = geopandas.GeoDataFrame({"code": [3, 7]}, geometry=degrees, crs="EPSG:4326").to_crs(crs)
-    found = vector_labels(frame, grid, SCENE).read(Window(0, 0, 100, 100))
+    found = place_polygons(frame, grid, SCENE).read(Window(0, 0, 100, 100))
     cols, rows = np.meshgrid(np.arange(100) + 0.5, np.arange(100) + 0.5)
     way = Transformer.from_crs(grid.crs.to_wkt(), "EPSG:4326", always_xy=True)
     longitude, latitude = (np.asarray(axis) for axis in way.transform(*grid.transform @ (cols, rows)))
@@ -317,7 +317,7 @@ def test_polygons_cut_at_the_antimeridian_label_both_sides() -> None:
     halved = shapely.MultiPolygon([shapely.box(178, 8, 180, 12), shapely.box(-180, 8, -178, 12)])
     frame = geopandas.GeoDataFrame({"code": [3]}, geometry=[halved], crs="EPSG:4326")
     for grid in ACROSS.values():
-        assert (vector_labels(frame, grid, SCENE).read(Window(0, 0, 100, 100)) == 3).all()
+        assert (place_polygons(frame, grid, SCENE).read(Window(0, 0, 100, 100)) == 3).all()
 
 
 @pytest.mark.parametrize("crs", [4326, 3857, 3832])
@@ -325,7 +325,7 @@ def test_a_polygon_round_the_whole_globe_labels_it_all(crs: int) -> None:
     frame = geopandas.GeoDataFrame({"code": [3]}, geometry=[shapely.box(-180, -80, 180, 80)], crs="EPSG:4326")
     wide = 360 if crs == 4326 else 40_000_000
     grid = Grid(CRS.from_epsg(crs), from_origin(-wide / 2, wide / 8, wide / 100, wide / 100), 100, 20)
-    assert (vector_labels(frame, grid, SCENE).read(Window(0, 0, 100, 20)) == 3).all()
+    assert (place_polygons(frame, grid, SCENE).read(Window(0, 0, 100, 20)) == 3).all()
 
 
 def square(col: float, row: float, width: float, height: float) -> shapely.Polygon:
@@ -345,7 +345,7 @@ def layer(tmp_path: Path, rows: Sequence[tuple[object, shapely.Geometry]], *, cr
 
 
 def laid(path: Path, taxonomy: Taxonomy | None = None, grid: Grid = GRID) -> VectorLabels:
-    return vector_labels(read_polygons(path, "class", taxonomy)[0], grid, SCENE)
+    return place_polygons(read_polygons(path, "class", taxonomy)[0], grid, SCENE)
 
 
 def test_a_pixel_belongs_to_the_polygon_that_holds_its_centre(tmp_path: Path) -> None:
@@ -486,7 +486,7 @@ def test_without_a_table_names_make_one(tmp_path: Path) -> None:
     frame, taxonomy = read_polygons(path, "class", None)
     assert sorted(taxonomy.names) == sorted(["林地", "水体"])
     assert sorted(taxonomy.codes) == [1, 2]
-    burnt = vector_labels(frame, GRID, SCENE).read(WHOLE)
+    burnt = place_polygons(frame, GRID, SCENE).read(WHOLE)
     by_name = dict(zip(taxonomy.names, taxonomy.codes, strict=True))
     assert (burnt[0, 0], burnt[4, 4], burnt[8, 8]) == (by_name["水体"], by_name["林地"], by_name["水体"])
 
@@ -516,7 +516,7 @@ def test_polygons_without_a_crs_are_refused(tmp_path: Path) -> None:
 def test_polygons_on_a_scene_without_a_crs_are_refused(tmp_path: Path) -> None:
     frame, _ = read_polygons(layer(tmp_path, [(3, square(0, 0, 2, 2))]), "class", TAXONOMY)
     with pytest.raises(MissingCRS, match=r"scene\.tif"):
-        vector_labels(frame, Grid(None, Affine.identity(), 5, 5), SCENE)
+        place_polygons(frame, Grid(None, Affine.identity(), 5, 5), SCENE)
 
 
 def test_labels_tell_whether_they_are_polygons(tmp_path: Path, make_raster: MakeRaster) -> None:
@@ -550,7 +550,7 @@ def test_features_that_have_no_place_in_the_scenes_crs_are_refused(tmp_path: Pat
     frame = geopandas.GeoDataFrame({"code": [3]}, geometry=[shapely.box(0, -90, 10, 10)], crs="EPSG:4326")
     grid = Grid(CRS.from_epsg(3034), from_origin(4_000_000, 2_000_000, 1000, 1000), 10, 10)
     with pytest.raises(DataError, match=r"feature\(s\) 0 .* `scene\.tif`"):
-        vector_labels(frame, grid, SCENE)
+        place_polygons(frame, grid, SCENE)
 
 
 def test_labels_with_several_pages_are_read_with_a_warning(

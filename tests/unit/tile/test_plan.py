@@ -12,7 +12,7 @@ from rasterio.windows import Window
 from cwsam_cli.tile.footprints import PlannedTile
 from cwsam_cli.tile.plan import TilePlan, make_plan
 from cwsam_cli.tile.request import TileRequest
-from cwsam_cli.tile.scenes import look
+from cwsam_cli.tile.scenes import inspect_inputs
 
 MakeRaster = Callable[..., Path]
 
@@ -22,7 +22,7 @@ def plan_of(make_raster: MakeRaster, tmp_path: Path, **values: int) -> TilePlan:
     scene = make_raster("scene.tif", rng.integers(1, 255, (3, 100, 130)).astype(np.uint8))
     labels = make_raster("labels.tif", rng.integers(1, 4, (100, 130)).astype(np.uint8))
     request = TileRequest(scenes=(scene,), labels=labels, output=tmp_path / "dataset", size=32, **values)
-    return make_plan(request, look(request))
+    return make_plan(request, inspect_inputs(request))
 
 
 def test_a_plan_survives_json(make_raster: MakeRaster, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.tile.split import assign, block_size, cut_blocks
+from cwsam_cli.tile.split import assign, choose_block_size, cut_blocks
 
 UTM = CRS.from_epsg(32617)
 
@@ -25,7 +25,7 @@ def grid(width: int, height: int, *, col: int = 0, row: int = 0, crs: CRS | None
     [(100, 1), (1000, 2), (3000, 6), (50_000, 8)],  # 4, 100, 900 and 250,000 tiles
 )
 def test_blocks_grow_with_the_ground_but_leave_enough_to_choose_from(side: int, tiles: int) -> None:
-    assert block_size([grid(side, side)], 50 if side == 100 else 100) == tiles * (50 if side == 100 else 100)
+    assert choose_block_size([grid(side, side)], 50 if side == 100 else 100) == tiles * (50 if side == 100 else 100)
 
 
 def test_blocks_lie_on_the_ground_lattice_and_not_on_the_scenes_corner() -> None:

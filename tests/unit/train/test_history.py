@@ -20,9 +20,9 @@ from cwsam_cli.train.history import (
     HISTORY,
     HistoryWriter,
     format_history,
-    memory_figures,
     read_history,
-    routing_figures,
+    read_memory,
+    summarize_routing,
 )
 
 
@@ -130,11 +130,11 @@ def test_a_few_tiles_of_many_are_shown_and_none_of_none(tmp_path: Path) -> None:
 def test_the_routing_of_each_layer_is_told_by_group_and_expert() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(HierarchicalExperts(8, 8, groups=2, experts=3, top_groups=1, top_experts=2))
-    assert routing_figures({}) == {}
+    assert summarize_routing({}) == {}
     with collect_routing(model.train()) as routing:
         model(torch.randn(40, 8))
     counts = routing["0"].counts
-    figures = routing_figures({"0": counts})
+    figures = summarize_routing({"0": counts})
     groups = [figures[f"load/0/group_{group}"] for group in range(2)]
     experts = [[figures[f"load/0/group_{g}/expert_{e}"] for e in range(3)] for g in range(2)]
     assert sum(groups) == pytest.approx(1)
@@ -144,7 +144,7 @@ def test_the_routing_of_each_layer_is_told_by_group_and_expert() -> None:
 
 
 def test_the_memory_of_this_process_is_told_in_bytes() -> None:
-    (value,) = memory_figures(torch.device("cpu")).values()
+    (value,) = read_memory(torch.device("cpu")).values()
     assert 2e7 < value < 1e12
 
 

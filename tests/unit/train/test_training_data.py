@@ -59,13 +59,13 @@ def config(make_raster: Callable[..., Path], tmp_path: Path) -> Callable[..., Ru
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with every counting of the labels."""
-    calls, count = [], training_data.class_pixels
+    calls, count = [], training_data.count_class_pixels
 
     def counting(*arguments: Any) -> Any:
         calls.append(1)
         return count(*arguments)
 
-    monkeypatch.setattr(training_data, "class_pixels", counting)
+    monkeypatch.setattr(training_data, "count_class_pixels", counting)
     return calls
 
 

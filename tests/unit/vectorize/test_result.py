@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cwsam_cli.vectorize.result import CheckResult, ClassArea, VectorizeResult, summary
+from cwsam_cli.vectorize.result import CheckResult, ClassArea, VectorizeResult, format_result
 
 KIND = "projected, in the map's CRS"
 
@@ -13,7 +13,7 @@ def result(*classes: ClassArea, check: CheckResult | None = None) -> VectorizeRe
 
 
 def test_classes_are_told_with_hectares_and_shares() -> None:
-    told = summary(result(ClassArea(1, "water", 1234.5, 0.25), ClassArea(200, "a longer name", 3703.5, 0.75)))
+    told = format_result(result(ClassArea(1, "water", 1234.5, 0.25), ClassArea(200, "a longer name", 3703.5, 0.75)))
     head, water, other, last = told.splitlines()
     assert head.split() == ["code", "class", "ha", "share"]
     assert water.split() == ["1", "water", "1,234.50", "25.0", "%"]
@@ -23,10 +23,10 @@ def test_classes_are_told_with_hectares_and_shares() -> None:
 
 
 def test_a_layer_without_polygons_has_no_table() -> None:
-    assert summary(result()).startswith("p.gpkg: 7 polygons, 0 m²")
+    assert format_result(result()).startswith("p.gpkg: 7 polygons, 0 m²")
 
 
 def test_the_check_is_told_last() -> None:
-    told = summary(result(ClassArea(1, "water", 1, 1), check=CheckResult(10, 0, 0, 0.05)))
+    told = format_result(result(ClassArea(1, "water", 1, 1), check=CheckResult(10, 0, 0, 0.05)))
     assert told.splitlines()[-1].startswith("checked: 10 edges, 0 without their opposite")
     assert told.endswith("class areas off by 5 % at most")

@@ -1,0 +1,61 @@
+"""Where label polygons of different classes overlap, as a layer for a GIS."""
+
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import shapely
+
+from cwsam_cli.files import staged
+from cwsam_cli.taxonomy import Taxonomy
+from cwsam_cli.vector.layers import write_frame
+
+
+def find_overlaps(frame: geopandas.GeoDataFrame, taxonomy: Taxonomy) -> geopandas.GeoDataFrame:
+    """Return the areas that two polygons of different classes share, the largest first.
+
+    Args:
+        frame: polygons with a column `code`. The index is the feature id. Points and lines are left out.
+        taxonomy: the class table.
+
+    Returns:
+        MultiPolygons in the CRS of the labels, with the id and the class name of both features.
+    """
+    shapes = shapely.make_valid(frame.geometry.to_numpy())
+    codes, ids = frame["code"].to_numpy(), frame.index.to_numpy()
+    one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    both_areas = (shapely.get_dimensions(shapes[one]) == 2) & (shapely.get_dimensions(shapes[other]) == 2)
+    pairs = (codes[one] < codes[other]) & both_areas
+    one, other = one[pairs], other[pairs]
+    shared = shapely.buffer(shapely.intersection(shapes[one], shapes[other]), 0)  # drops shared points and edges
+    names = {entry.code: entry.name for entry in taxonomy.classes}
+    found = geopandas.GeoDataFrame(
+        {
+            "id_1": ids[one],
+            "class_1": [names[code] for code in codes[one].tolist()],
+            "id_2": ids[other],
+            "class_2": [names[code] for code in codes[other].tolist()],
+        },
+        geometry=[shapely.multipolygons(shapely.get_parts(area)) for area in shared],
+        crs=frame.crs,
+    )
+    area = shapely.area(shared)
+    order = np.argsort(-area, kind="stable")
+    return found.iloc[order[area[order] > 0]]
+
+
+def write_overlaps(frame: geopandas.GeoDataFrame, taxonomy: Taxonomy, path: Path, *, overwrite: bool) -> bool:
+    """Write `find_overlaps` into a GeoPackage, unless there is none, and return whether it was written.
+
+    Args:
+        frame: see `find_overlaps`.
+        taxonomy: see `find_overlaps`.
+        path: the GeoPackage.
+        overwrite: whether an existing file may be replaced.
+    """
+    found = find_overlaps(frame, taxonomy)
+    if found.empty:
+        return False
+    with staged(path, overwrite=overwrite) as target:
+        write_frame(found, target, layer="overlaps")
+    return True
