@@ -77,9 +77,10 @@ def shard(
         )
 
     for layer in [module for module in model.modules() if isinstance(module, HierarchicalExperts)]:
+        layer.is_whole = False
         for group in layer.groups:
             unit(group, DTYPES[precision])
-        unit([*layer.routers, *([layer.group_router] if layer.group_router else [])])
+        unit(layer)  # what is left of it: the routers
     for block in (*model.image_encoder.blocks, *model.mask_decoder.transformer.layers):
         unit(block)
     unit(model, keep=True)

@@ -123,7 +123,7 @@ def sum_routing(
         z = z + group_logits.logsumexp(dim=-1).square().sum()
     joint = (groups[..., None] * within).flatten(1).detach()
     entropy = -(joint * joint.clamp(min=1e-9).log()).sum()
-    tokens = entropy.new_tensor(len(within))
+    tokens = entropy.new_full((), len(within))
     counts = torch.cat([torch.stack([tokens, entropy]), picked.sum(dim=0), by_expert.flatten()]).detach()
     return Routing(
         counts=RoutingCounts(counts, count),

@@ -87,7 +87,7 @@ def simulate_step(
         parameter.requires_grad_(name in learning)
     mean = sum(parameter.numel() for parameter in model.parameters()) / gpus
     for _, layer in expert_layers(model):
-        layer._rows = functools.partial(_even_rows, layer)  # type: ignore[method-assign]
+        layer.run_groups = functools.partial(run_evenly, layer)  # type: ignore[method-assign]
     if device == "cuda":
         for module in (
             model,
@@ -198,12 +198,12 @@ def _local_size(parameter: Tensor) -> int:
     return (parameter.to_local() if isinstance(parameter, DTensor) else parameter).numel()
 
 
-def _even_rows(layer: HierarchicalExperts, chosen: Tensor) -> list[list[int]]:
-    """Give each expert an equal number of slots, instead of counting them."""
-    slots, experts = chosen.numel(), len(layer.groups) * layer.experts
-    ends = [slots * index // experts for index in range(experts + 1)]
-    rows = [end - start for start, end in pairwise(ends)]
-    return [rows[start : start + layer.experts] for start in range(0, experts, layer.experts)]
+def run_evenly(layer: HierarchicalExperts, slots: Tensor, numbers: Tensor) -> Tensor:
+    """Run the groups of a layer as if its experts shared the slots evenly. Nothing is counted or read."""
+    total, groups = len(numbers), len(layer.groups)
+    ends = [-(-total * group // groups) for group in range(groups + 1)]
+    even = torch.arange(total) * (groups * layer.experts) // max(total, 1)
+    return HierarchicalExperts.run_groups(layer, slots, even, [end - start for start, end in pairwise(ends)])
 
 
 def _with_cuda_autocast(forward: Callable[..., Tensor], *args: Tensor) -> Tensor:

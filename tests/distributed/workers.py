@@ -28,6 +28,7 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.learning.learner import Learner
 from cwsam_cli.learning.loop import StepResult, take_step
 from cwsam_cli.learning.stages import learning_names
+from cwsam_cli.model.experts import HierarchicalExperts
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.train.start import build_learner, restore_learner, save_state
@@ -247,7 +248,9 @@ def dtypes(world: World) -> tuple[dict[str, str], dict[str, str]]:
     weights: dict[str, str] = {}
 
     def look(module: torch.nn.Module, given: Any, name: str) -> None:
-        weights.update({f"{name}.{key}": str(weight.dtype) for key, weight in module.named_parameters(recurse=False)})
+        with_routers = isinstance(module, HierarchicalExperts)  # the layer itself multiplies by its routers
+        parameters = module.named_parameters(recurse=with_routers)
+        weights.update({f"{name}.{key}": str(weight.dtype) for key, weight in parameters})
         inputs[name] = str(given[0].dtype) if isinstance(given[0], torch.Tensor) else ""
 
     for name, module in learner.model.named_modules():

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import weakref
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from cwsam_cli.model.encoder import MLP
 from cwsam_cli.model.experts import HierarchicalExperts, collect_routing, expert_layers
 from cwsam_cli.model.routing import Routing, routing_loss, sum_counts
+from tests.pretended_accelerator import COUNT, DEVICE
 
 DIM, HIDDEN = 16, 24
 SHAPES = [
@@ -76,7 +79,7 @@ def _oracle(layer: HierarchicalExperts, x: Tensor) -> Tensor:
 def _gradients(layer: HierarchicalExperts, y: Tensor, x: Tensor) -> dict[str, Tensor]:
     """Of a random projection of the output; 0 where nothing arrives."""
     layer.zero_grad()
-    direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
+    direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).to(y.device)
     names, tensors = zip(*layer.named_parameters(), strict=True)
     grads = torch.autograd.grad((y.float() * direction).sum(), [x, *tensors], allow_unused=True)
     return {
@@ -112,9 +115,12 @@ def _trained(layer: HierarchicalExperts, x: Tensor) -> Routing:
 # What comes out, and what goes back
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_outputs_and_all_gradients_equal_a_plain_loop(shape: tuple[int, int, int, int]) -> None:
+def test_outputs_and_all_gradients_equal_a_plain_loop(shape: tuple[int, int, int, int], packed: bool) -> None:
     layer, x = _layer(*shape), _tokens().requires_grad_()
+    if packed:
+        layer.pack()
     expected, served = _oracle(layer, x), layer(x)
     torch.testing.assert_close(served, expected)
     theirs, ours = _gradients(layer, expected, x), _gradients(layer, served, x)
@@ -150,6 +156,47 @@ def test_thousands_of_rows_an_expert_lose_nothing_of_the_gradient_in_bfloat16() 
     for name, gradient in exact.items():
         assert gradient is not None
         assert (rough[name] - gradient).norm() < 0.03 * gradient.norm(), name
+
+
+def _on_accelerator(shape: tuple[int, int, int, int], device: str) -> tuple[Tensor, dict[str, Tensor], int]:
+    """Output and gradients of a layer, and the number of its operations in a forward pass without gradients."""
+    layer, x = _layer(*shape).to(device), _tokens().to(device).requires_grad_()
+    with torch.no_grad():
+        layer(x)
+    COUNT.clear()
+    with torch.no_grad():
+        layer(x.view(2, 3, 4, DIM))
+    operations = COUNT["operations"]
+    y = layer(x)
+    gradients = _gradients(layer, y, x)
+    assert not COUNT["reads"] and not COUNT["downs"]
+    return y.detach().cpu(), {name: gradient.cpu() for name, gradient in gradients.items()}, operations
+
+
+@pytest.mark.parametrize(("shape", "most"), [((6, 16, 2, 2), 40), ((3, 4, 2, 2), 40), ((1, 4, 1, 1), 45)])
+def test_an_accelerator_never_waits_for_the_host(
+    accelerated: Callable[..., Any], shape: tuple[int, int, int, int], most: int
+) -> None:
+    y, gradients, operations = accelerated(_on_accelerator, shape, DEVICE)
+    assert operations <= most
+    expected, theirs, _ = accelerated(_on_accelerator, shape, "cpu")
+    torch.testing.assert_close(y, expected)
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(gradients[name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_replaced_weights_count_and_copies_keep_theirs() -> None:
+    layer, other, x = _layer(), _layer(), _tokens()
+    for packed in (layer, other):
+        packed.pack()
+    nn.init.zeros_(other.groups[1].lin2_weight)
+    expected = other(x)
+    layer.load_state_dict(other.state_dict(), assign=True)
+    torch.testing.assert_close(layer(x), expected)
+    copy = deepcopy(other)
+    nn.init.ones_(other.groups[1].lin2_weight)
+    torch.testing.assert_close(copy(x), expected)
+    torch.testing.assert_close(other(x), _oracle(other, x))
 
 
 def test_any_leading_shape_is_a_list_of_tokens() -> None:
@@ -296,14 +343,16 @@ def test_routers_learn_which_experts_answer_best(kg: int, ke: int) -> None:
 
 
 def test_routing_is_computed_in_float32_under_bfloat16() -> None:
-    layer = _layer()
-    seen: list[torch.dtype] = []
-    assert layer.group_router is not None
-    for router in (*layer.routers, layer.group_router):
-        router.register_forward_hook(lambda module, args, output: seen.extend([args[0].dtype, output.dtype]))
+    layer, x = _layer(), _tokens()
+    exact = _trained(layer, x)
     with torch.autocast("cpu", torch.bfloat16):
-        layer(_tokens())
-    assert seen == [torch.float32] * 8
+        mixed = _trained(layer, x)
+    for ours, theirs in (
+        (mixed.counts.values, exact.counts.values),
+        (mixed.z, exact.z),
+        (mixed.balance, exact.balance),
+    ):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("where", ["routers", "tokens"])
@@ -462,7 +511,9 @@ def test_loads_are_shares_of_the_slots(shape: tuple[int, int, int, int]) -> None
     layer, x = _layer(*shape), _tokens(50)
     rows: list[Tensor] = []
     for group in layer.groups:
-        group.register_forward_hook(lambda module, args, output: rows.append(torch.as_tensor(args[1])))
+        group.register_forward_hook(
+            lambda module, args, output: rows.append(torch.bincount(args[1], minlength=experts))
+        )
     routing = _trained(layer, x)
     assert routing.counts.expert_load.shape == (groups, experts)
     assert float(routing.counts.expert_load.sum()) == pytest.approx(1.0, abs=1e-6)

@@ -74,7 +74,7 @@ def _real(arch: Architecture, batch: int, precision: Precision, checkpointed: bo
     torch.manual_seed(0)
     model = ClassWiseSam(arch).train()
     for _, layer in expert_layers(model):  # the plan assumes that experts share the tokens evenly
-        layer._rows = partial(room._even_rows, layer)  # type: ignore[method-assign]
+        layer.run_groups = partial(room.run_evenly, layer)  # type: ignore[method-assign]
     if checkpointed:
         checkpoint_activations(model)
     args, settings = ModelArgs(loss="ce+dice"), _settings(precision, checkpointed)
@@ -107,7 +107,7 @@ def test_an_imagined_step_of_sam_vit_b_needs_what_a_real_one_needs(
 def test_a_sharded_step_needs_what_one_on_real_tensors_needs(checkpointed: bool) -> None:
     model = ClassWiseSam(SMALL).train()
     for _, layer in expert_layers(model):  # weights of ranks that do not exist are noise, and so are routes
-        layer._rows = partial(room._even_rows, layer)  # type: ignore[method-assign]
+        layer.run_groups = partial(room.run_evenly, layer)  # type: ignore[method-assign]
     if checkpointed:
         checkpoint_activations(model)
     settings = _settings("bf16", checkpointed, 2)
