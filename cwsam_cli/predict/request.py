@@ -23,7 +23,7 @@ _CONTINUE = "the same command continues where it was"
 BLOCK = 256
 """Pixels per side of a map file's blocks; pieces of a map are as high."""
 
-COG_CREATION: dict[str, Any] = {"compress": "deflate", "bigtiff": "if_safer"}
+COG_CREATION: dict[str, Any] = {"compress": "deflate", "bigtiff": "if_safer", "num_threads": "all_cpus"}
 GTIFF_CREATION: dict[str, Any] = COG_CREATION | {
     "tiled": True,
     "blockxsize": BLOCK,
