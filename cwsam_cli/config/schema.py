@@ -310,6 +310,14 @@ class FsdpSettings:
     shard_experts_evenly: bool = True
     """If true, experts' weights are divided along their hidden width where the number of experts is not a
     multiple of the number of processes."""
+    expert_parallel: int | Literal["auto"] = 1
+    """Number of processes over which the experts of each group are distributed. Each process keeps its experts
+    whole, and tokens travel instead of weights. It must divide the number of processes and of experts per group.
+    `auto`: the largest such number up to 16 whose processes are on one machine."""
+
+    def __post_init__(self) -> None:
+        if self.expert_parallel != "auto":
+            _positive(self, "expert_parallel")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

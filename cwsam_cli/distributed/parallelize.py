@@ -8,21 +8,26 @@ the 10B model, gathered at once, would take 2.4 GiB in bf16.
 Autocast decides the number formats, as in one process, so several processes compute the same
 result. Only experts are gathered in half precision: they are nearly all of a large model and
 cast their weights themselves. Norms, tokens and position tables stay in float32.
+
+With expert parallelism, the ranks form a second mesh (fsdp, experts). Along `experts`, each rank
+keeps some whole experts of every group, so that a frozen group is spread evenly too. Along
+`fsdp`, experts are sharded as above, in units of their own.
 Source: Zhao et al., PyTorch FSDP, 2023; torch.distributed.fsdp.fully_shard.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import broadcast, is_initialized
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 from cwsam_cli.config.schema import FsdpSettings, Precision
+from cwsam_cli.distributed.exchange import TokenExchange
 from cwsam_cli.model.experts import ExpertGroup, HierarchicalExperts
 from cwsam_cli.model.network import ClassWiseSam
 
@@ -41,7 +46,13 @@ def checkpoint_activations(model: ClassWiseSam) -> None:
 
 
 def shard(
-    model: ClassWiseSam, mesh: DeviceMesh, *, precision: Precision, settings: FsdpSettings, accumulates: bool
+    model: ClassWiseSam,
+    mesh: DeviceMesh,
+    *,
+    precision: Precision,
+    settings: FsdpSettings,
+    accumulates: bool,
+    expert_parallel: int = 1,
 ) -> None:
     """Shard a model in place, also on the meta device; `assign_weights` then gives it its weights.
 
@@ -52,22 +63,24 @@ def shard(
         settings: `fsdp_settings` of the configuration.
         accumulates: whether a step has several batches. The gradients of all weights except experts are
             summed over batches and processes in one format, which is then float32.
+        expert_parallel: number of ranks over which the experts of each group are distributed.
     """
     reduced = DTYPES[settings.reduce_dtype]
     reduced_once = torch.float32 if accumulates else reduced
-    offload = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if settings.cpu_offload else OffloadPolicy()
+    offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if settings.cpu_offload else OffloadPolicy()
 
     def unit(
         module: nn.Module | list[nn.Module],
         dtype: torch.dtype = torch.float32,
         *,
+        over: DeviceMesh = mesh,
         keep: bool = False,
     ) -> None:
         fully_shard(
             module,
-            mesh=mesh,
+            mesh=over,
             reshard_after_forward=settings.reshard_after_forward and not keep,
-            shard_placement_fn=partial(_placement, size=mesh.size(), even=settings.shard_experts_evenly),
+            shard_placement_fn=partial(_placement, size=over.size(), even=settings.shard_experts_evenly),
             mp_policy=MixedPrecisionPolicy(
                 param_dtype=dtype,
                 reduce_dtype=reduced if isinstance(module, ExpertGroup) else reduced_once,
@@ -76,18 +89,45 @@ def shard(
             offload_policy=offload,
         )
 
+    expert_mesh = mesh
+    if expert_parallel > 1:
+        shape = mesh.size() // expert_parallel, expert_parallel
+        expert_mesh = init_device_mesh(mesh.device_type, shape, mesh_dim_names=("fsdp", "experts"))
     for layer in [module for module in model.modules() if isinstance(module, HierarchicalExperts)]:
         layer.is_whole = False
+        if expert_parallel > 1:
+            _distribute_experts(layer, expert_mesh["experts"])
         for group in layer.groups:
-            unit(group, DTYPES[precision])
+            unit(group, DTYPES[precision], over=expert_mesh["fsdp"] if expert_parallel > 1 else mesh)
         unit(layer)  # what is left of it: the routers
     for block in (*model.image_encoder.blocks, *model.mask_decoder.transformer.layers):
         unit(block)
     unit(model, keep=True)
 
 
+def _distribute_experts(layer: HierarchicalExperts, mesh: DeviceMesh) -> None:
+    """Keep this rank's experts of each group, and let the layer's tokens travel to the experts of the others."""
+    for group in layer.groups:
+        for name, parameter in list(group.named_parameters(recurse=False)):
+            part = distribute_tensor(parameter.data, mesh, [Shard(0)])
+            setattr(group, name, nn.Parameter(part, parameter.requires_grad))
+        group.stacks = partial(_local_stacks, group.stacks)
+    layer.exchange = TokenExchange(mesh.get_group(), len(layer.groups), layer.experts // mesh.size())
+
+
+def _local_stacks(stacks: Callable[[], tuple[DTensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(stack.to_local() for stack in stacks())
+
+
 def _placement(parameter: nn.Parameter, *, size: int, even: bool) -> Shard | None:
-    """Cut experts' weights (E, out, in) along `out` or `in` if E does not divide evenly but one of them does."""
+    """Choose the dimension along which FSDP cuts a weight.
+
+    Experts that are distributed over ranks are cut along their width, because torch supports two cuts of one
+    dimension only in part. Other experts' weights (E, out, in) are cut along `out` or `in` if E does not divide
+    evenly but one of them does.
+    """
+    if isinstance(parameter, DTensor):
+        return next((Shard(dim) for dim in range(1, parameter.ndim) if parameter.shape[dim] % size == 0), None)
     if even and parameter.ndim == 3 and parameter.shape[0] % size:
         return next((Shard(dim) for dim in (1, 2) if parameter.shape[dim] % size == 0), None)
     return None

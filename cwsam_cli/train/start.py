@@ -91,6 +91,7 @@ def _allocate_learner(config: RunConfig, arch: Architecture, world: World, band_
             precision=settings.precision,
             settings=config.fsdp_settings,
             accumulates=settings.grad_accum_steps > 1,
+            expert_parallel=config.fsdp_settings.expert_parallel,
         )
     model.to_empty(device="cpu" if offload else world.device)
     for buffer in model.buffers():  # FSDP does not offload buffers
