@@ -15,8 +15,10 @@ keeps some whole experts of every group, so that a frozen group is spread evenly
 Source: Zhao et al., PyTorch FSDP, 2023; torch.distributed.fsdp.fully_shard.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,8 @@ from torch.utils.checkpoint import checkpoint
 
 from cwsam_cli.config.schema import FsdpSettings, Precision
 from cwsam_cli.distributed.exchange import TokenExchange
-from cwsam_cli.model.experts import ExpertGroup, HierarchicalExperts
+from cwsam_cli.errors import ConfigError
+from cwsam_cli.model.experts import ExpertGroup, HierarchicalExperts, expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -43,6 +46,42 @@ def checkpoint_activations(model: ClassWiseSam) -> None:
     """
     for block in model.image_encoder.blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, early_stop=False)
+
+
+_MOST_AUTO = 16
+"""Largest `expert_parallel` that `auto` chooses."""
+
+
+def choose_expert_parallel(
+    wanted: int | Literal["auto"], model: ClassWiseSam, *, processes: int, per_machine: int
+) -> int:
+    """Decide over how many ranks the experts of each group are distributed.
+
+    Args:
+        wanted: `fsdp_settings.expert_parallel` of the configuration.
+        model: the model, possibly on the meta device.
+        processes: number of ranks.
+        per_machine: number of consecutive ranks that share a machine.
+
+    Returns:
+        The number of ranks; 1 for a model without experts.
+
+    Raises:
+        ConfigError: the wanted number does not divide the number of processes, or of experts per group.
+    """
+    experts = {layer.experts for _, layer in expert_layers(model)}
+    if not experts:
+        return 1
+    if wanted == "auto":
+        common = math.gcd(per_machine, *experts)
+        return max(count for count in range(1, _MOST_AUTO + 1) if common % count == 0)
+    for what, number in [("processes", processes), *(("experts per group", own) for own in sorted(experts))]:
+        if number % wanted:
+            raise ConfigError(
+                f"`fsdp_settings.expert_parallel` is {wanted}, which does not divide the number of {what} ({number})",
+                hint="--set fsdp_settings.expert_parallel=auto",
+            )
+    return wanted
 
 
 def shard(
@@ -93,7 +132,7 @@ def shard(
     if expert_parallel > 1:
         shape = mesh.size() // expert_parallel, expert_parallel
         expert_mesh = init_device_mesh(mesh.device_type, shape, mesh_dim_names=("fsdp", "experts"))
-    for layer in [module for module in model.modules() if isinstance(module, HierarchicalExperts)]:
+    for _, layer in list(expert_layers(model)):
         layer.is_whole = False
         if expert_parallel > 1:
             _distribute_experts(layer, expert_mesh["experts"])
