@@ -30,6 +30,10 @@ class Layout:
         stop[self.cut] = min(start[self.cut] + rows, last)
         return start, stop
 
+    def slices(self, shape: tuple[int, ...], rank: int) -> tuple[slice, ...]:
+        """Return the part as slices of the whole weight."""
+        return tuple(map(slice, *self.part(shape, rank)))
+
 
 def layout_of(weight: Tensor) -> Layout:
     """Return the layout of a weight that `parallelize` has sharded, or of a whole weight."""

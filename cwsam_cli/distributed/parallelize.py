@@ -21,8 +21,8 @@ from functools import partial
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import broadcast, is_initialized
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cwsam_cli.config.schema import FsdpSettings, Precision
 from cwsam_cli.distributed.exchange import TokenExchange
+from cwsam_cli.distributed.layout import layout_of
 from cwsam_cli.errors import ConfigError
 from cwsam_cli.model.experts import ExpertGroup, HierarchicalExperts, expert_layers
 from cwsam_cli.model.network import ClassWiseSam
@@ -187,31 +188,36 @@ def assign_weights(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], devi
     targets = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, tensor in tensors:
         target = targets[name]
-        value = torch.empty(tensor.shape, device=device) if tensor.is_meta else tensor.to(device)
+        value = torch.empty(tensor.shape, device=device) if tensor.is_meta else tensor.to(device).contiguous()
+        if dist.is_initialized():
+            dist.broadcast(value, src=0)
         with torch.no_grad():
             if isinstance(target, DTensor):
-                part = distribute_tensor(value.contiguous(), target.device_mesh, target.placements)
-                target.to_local().copy_(part.to_local())
+                target.to_local().copy_(value[layout_of(target).slices(value.shape, dist.get_rank())])
             else:
-                if is_initialized():
-                    broadcast(value, src=0)
                 target.copy_(value)
         yield name
 
 
 def gather_tensor(tensor: Tensor, device: torch.device) -> Tensor:
-    """Gather a sharded tensor in every process, on `device`. A plain tensor is returned as it is."""
+    """Gather a sharded tensor in every process, on `device`. A plain tensor is returned as it is.
+
+    torch's own `full_tensor` does not support experts that are distributed and then divided unevenly.
+    """
     if not isinstance(tensor, DTensor):
         return tensor
-    part = DTensor.from_local(
-        tensor.to_local().to(device),
-        tensor.device_mesh,
-        tensor.placements,
-        run_check=False,
-        shape=tensor.shape,
-        stride=tensor.stride(),
-    )
-    return part.full_tensor()
+    layout = layout_of(tensor)
+    places = [layout.slices(tensor.shape, rank) for rank in range(layout.processes)]
+    whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    largest = max(whole[place].numel() for place in places)
+    own, parts = whole.new_zeros(largest), whole.new_empty(layout.processes, largest)
+    local = tensor.to_local()
+    own[: local.numel()] = local.flatten()
+    dist.all_gather([*parts], own)
+    for part, place in zip(parts, places, strict=True):
+        target = whole[place]
+        target.copy_(part[: target.numel()].view(target.shape))
+    return whole
 
 
 def sharded_like(parameter: nn.Parameter, local: Tensor) -> Tensor:
