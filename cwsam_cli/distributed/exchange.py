@@ -12,7 +12,7 @@ them. All R are consecutive ranks, so with R a power of two this is exact.
 Source: Lepikhin et al., GShard, 2021; torch.distributed.all_to_all_single.
 """
 
-from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -22,22 +22,22 @@ from torch import Tensor
 from cwsam_cli.model.experts import Run, permute_rows
 
 
-@dataclass(frozen=True, slots=True)
 class TokenExchange:
-    """Exchange of tokens between ranks, for one expert layer."""
+    """Exchange of tokens between ranks, for one expert layer.
 
-    group: dist.ProcessGroup
-    """The R ranks."""
-    groups: int
-    """Number of groups G."""
-    experts: int
-    """Number of experts E per group and rank."""
+    Args:
+        ranks: the R ranks.
+        groups: number of groups G.
+        experts: number of experts E per group and rank.
+    """
+
+    def __init__(self, ranks: dist.ProcessGroup, *, groups: int, experts: int) -> None:
+        self._ranks, self._shape = ranks, (ranks.size(), groups, experts)
 
     def number(self, chosen: Tensor) -> Tensor:
         """Renumber experts from (group, rank, expert) to (rank, group, expert)."""
-        shape = self.group.size(), self.groups, self.experts
-        numbers = torch.arange(self.group.size() * self.groups * self.experts, device=chosen.device)
-        return numbers.view(shape).transpose(0, 1).flatten()[chosen]
+        numbers = torch.arange(prod(self._shape), device=chosen.device)
+        return numbers.view(self._shape).transpose(0, 1).flatten()[chosen]
 
     def __call__(self, slots: Tensor, numbers: Tensor, run: Run) -> Tensor:
         """Bring slots to their experts and back.
@@ -50,27 +50,39 @@ class TokenExchange:
         Returns:
             Served rows (S, D), in the order of `slots`.
         """
-        ranks, own = self.group.size(), self.groups * self.experts
-        sent = numbers.new_zeros(ranks * own).scatter_add_(0, numbers, torch.ones_like(numbers))
+        ranks, groups, experts = self._shape
+        sent = numbers.new_zeros(prod(self._shape)).scatter_add_(0, numbers, torch.ones_like(numbers))
         received = torch.empty_like(sent)
-        dist.all_to_all_single(received, sent, group=self.group)
-        sizes = torch.cat([sent.view(ranks, own).sum(dim=1), received]).tolist()  # the only read on the host
-        to_ranks, counts = sizes[:ranks], sizes[ranks:]
-        from_ranks = [sum(counts[start : start + own]) for start in range(0, len(counts), own)]
-        rows = [sum(counts[expert::own]) for expert in range(own)]
-        by_group = [rows[start : start + self.experts] for start in range(0, own, self.experts)]
-        arrived = _Travel.apply(slots, to_ranks, from_ranks, self.group, 1.0 * ranks)
+        dist.all_to_all_single(received, sent, group=self._ranks)
+        to_ranks, arrivals = self.read(sent, received)
+        from_ranks = [sum(counts) for counts in arrivals]
+        rows = [sum(counts) for counts in zip(*arrivals, strict=True)]
+        arrived = self._send(slots, to_ranks, from_ranks, float(ranks))
         # Rows arrive by (sender, group, expert). The experts need them by (group, expert).
-        expert_T = torch.arange(own, device=slots.device).repeat(ranks).repeat_interleave(
-            received, output_size=sum(counts)
-        )
-        order_T = expert_T.argsort(stable=True)
+        own_T = torch.arange(groups * experts, device=slots.device).repeat(ranks)
+        order_T = own_T.repeat_interleave(received, output_size=sum(rows)).argsort(stable=True)
         inverse_T = torch.empty_like(order_T).scatter_(0, order_T, torch.arange(len(order_T), device=slots.device))
+        by_group = [rows[start : start + experts] for start in range(0, len(rows), experts)]
         served = run(permute_rows(arrived, order_T, inverse_T), by_group)
-        returned: Tensor = _Travel.apply(
-            permute_rows(served, inverse_T, order_T), from_ranks, to_ranks, self.group, 1.0 / ranks
-        )
-        return returned
+        back = permute_rows(served, inverse_T, order_T)
+        return self._send(back, from_ranks, to_ranks, 1 / ranks)
+
+    def _send(self, x: Tensor, to_ranks: list[int], from_ranks: list[int], factor: float) -> Tensor:
+        arrived: Tensor = _Travel.apply(x, to_ranks, from_ranks, self._ranks, factor)  # type: ignore[no-untyped-call]
+        return arrived
+
+    def read(self, sent: Tensor, received: Tensor) -> tuple[list[int], list[list[int]]]:
+        """Read on the host how many rows travel. Nothing else is read.
+
+        Args:
+            sent: rows to each expert of each rank (R·G·E,).
+            received: rows from each rank to each expert of this rank (R·G·E,).
+
+        Returns:
+            Rows to each rank, and rows from each rank to each expert.
+        """
+        both = torch.cat([sent, received]).view(2, self._shape[0], -1).tolist()
+        return [sum(counts) for counts in both[0]], both[1]
 
 
 class _Travel(torch.autograd.Function):

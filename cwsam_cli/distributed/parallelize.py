@@ -18,7 +18,7 @@ Source: Zhao et al., PyTorch FSDP, 2023; torch.distributed.fsdp.fully_shard.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -116,10 +116,11 @@ def shard(
         over: DeviceMesh = mesh,
         keep: bool = False,
     ) -> None:
+        keep = keep or not settings.reshard_after_forward
         fully_shard(
             module,
             mesh=over,
-            reshard_after_forward=settings.reshard_after_forward and not keep,
+            reshard_after_forward=not keep,
             shard_placement_fn=partial(_placement, size=over.size(), even=settings.shard_experts_evenly),
             mp_policy=MixedPrecisionPolicy(
                 param_dtype=dtype,
@@ -128,6 +129,8 @@ def shard(
             ),
             offload_policy=offload,
         )
+        for own in module if isinstance(module, list) else [module]:
+            own.is_kept = keep  # type: ignore[assignment] # read by `begin_batch`
 
     expert_mesh = mesh
     if expert_parallel > 1:
@@ -147,16 +150,16 @@ def shard(
 
 def _distribute_experts(layer: HierarchicalExperts, mesh: DeviceMesh) -> None:
     """Keep this rank's experts of each group, and let the layer's tokens travel to the experts of the others."""
-    for group in layer.groups:
+    for group in cast(Iterable[ExpertGroup], layer.groups):
         for name, parameter in list(group.named_parameters(recurse=False)):
             part = distribute_tensor(parameter.data, mesh, [Shard(0)])
             setattr(group, name, nn.Parameter(part, parameter.requires_grad))
-        group.stacks = partial(_local_stacks, group.stacks)
-    layer.exchange = TokenExchange(mesh.get_group(), len(layer.groups), layer.experts // mesh.size())
+        group.stacks = partial(_local_stacks, group.stacks)  # type: ignore[method-assign]
+    layer.exchange = TokenExchange(mesh.get_group(), groups=len(layer.groups), experts=layer.experts // mesh.size())
 
 
-def _local_stacks(stacks: Callable[[], tuple[DTensor, ...]]) -> tuple[Tensor, ...]:
-    return tuple(stack.to_local() for stack in stacks())
+def _local_stacks(stacks: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(cast(DTensor, stack).to_local() for stack in stacks())
 
 
 def _placement(parameter: nn.Parameter, *, size: int, even: bool) -> Shard | None:
@@ -230,19 +233,22 @@ def sharded_like(parameter: nn.Parameter, local: Tensor) -> Tensor:
     return DTensor(local, parameter._spec, requires_grad=False)
 
 
-def sync_gradients(model: nn.Module, *, last: bool) -> None:
-    """Sum gradients over the processes only in the last batch of a step.
+def begin_batch(model: nn.Module, *, last: bool) -> None:
+    """Sum gradients over the processes, and release kept weights, only in the last batch of a step.
 
-    Expert groups sum theirs after every batch: unsharded until the last batch, the gradients of
-    the 10B model's experts would take 40 GB in every process.
+    Expert groups sum their gradients after every batch: unsharded until the last batch, the
+    gradients of the 10B model's experts would take 40 GB in every process.
 
     Args:
         model: the model. Without shards, nothing changes.
-        last: whether the next batch is the last one of the step.
+        last: whether the batch that begins is the last one of the step.
     """
     for module in model.modules():
-        if isinstance(module, FSDPModule) and not isinstance(module, ExpertGroup):
-            module.set_requires_gradient_sync(last, recurse=False)
+        if isinstance(module, FSDPModule):
+            if not isinstance(module, ExpertGroup):
+                module.set_requires_gradient_sync(last, recurse=False)
+            if module.is_kept:
+                module.set_reshard_after_backward(last, recurse=False)
 
 
 def refresh_units(model: nn.Module) -> None:
