@@ -107,16 +107,9 @@ def test_two_processes_with_their_own_experts_learn_what_one_does() -> None:
     assert two["auto"]["plain"]["losses"] == two["plain"]["plain"]["losses"]  # auto chooses 2
 
 
-@pytest.mark.parametrize(
-    ("wanted", "shape", "message"),
-    [
-        (2, {}, r"`fsdp_settings.expert_parallel` is 2, which does not divide the number of processes \(1\)"),
-    ],
-)
-def test_a_number_that_does_not_divide_is_refused(wanted: int, shape: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        workers.begin(ALONE, _case({"shape": shape}, wanted))
-    assert caught.value.hint == "--set fsdp_settings.expert_parallel=auto"
+def test_experts_of_other_processes_are_refused_in_a_single_process() -> None:
+    with pytest.raises(ConfigError, match="is 2, which does not divide the number of processes"):
+        workers.begin(ALONE, _case({}, 2))
 
 
 @pytest.fixture(scope="module")
