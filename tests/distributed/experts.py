@@ -1,15 +1,19 @@
 """What the processes of `test_expert_parallel.py` do."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cwsam_cli.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from cwsam_cli.checkpoints.pretrained import open_pretrained
 from cwsam_cli.dataset.manifest import Band
-from cwsam_cli.distributed.parallelize import gather_tensor, sharded_like
+from cwsam_cli.distributed.layout import layout_of
+from cwsam_cli.distributed.parallelize import sharded_like
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.learner import Learner
 from cwsam_cli.model.variants import Architecture, architecture
@@ -41,29 +45,29 @@ def describe(arch: Architecture, weights: dict[str, torch.Tensor]) -> Checkpoint
     )
 
 
-def contents(learner: Learner, world: World) -> dict[str, torch.Tensor]:
-    """All whole weights, averages and the optimizer's averages of 32 bits."""
+def checksums(learner: Learner, world: World) -> list[int]:
+    """Sums over the bits of all weights, averages and AdamW's averages. They do not depend on the sharding."""
     parameters = dict(learner.model.named_parameters())
-    held: dict[str, torch.Tensor] = {f"model/{name}": tensor for name, tensor in parameters.items()}
-    held |= {f"average/{name}": sharded_like(parameters[name], value) for name, value in learner.average.items()}
-    for name, parameter in parameters.items():
-        for key in ("exp_avg", "exp_avg_sq"):
-            own = learner.optimizer.state.get(learner.shards[name]) or {"": None}
-            if isinstance(learner.optimizer, torch.optim.AdamW) and parameter.requires_grad:
-                value = own.get(key, torch.zeros_like(learner.shards[name]))  # no state without a part
-                held[f"{key}/{name}"] = sharded_like(parameter, value)
-    return {name: gather_tensor(tensor.detach(), world.device) for name, tensor in held.items()}
+    held: list[torch.Tensor] = [*parameters.values()]
+    held += [sharded_like(parameters[name], value) for name, value in learner.average.items()]
+    for name, shard in learner.shards.items():
+        if isinstance(learner.optimizer, torch.optim.AdamW):
+            own = learner.optimizer.state.get(shard) or {}  # nothing for an empty shard
+            held += [
+                sharded_like(parameters[name], own.get(key, torch.zeros_like(shard, requires_grad=False)))
+                for key in ("exp_avg", "exp_avg_sq")
+            ]
+    sums = []
+    for tensor in held:
+        place = layout_of(tensor).slices(tensor.shape, world.rank)
+        index = torch.arange(tensor.numel()).view(tensor.shape)[place]
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        sums.append(((local.detach().contiguous().view(torch.int32).long() + 1) * (index * 2654435761 + 1)).sum())
+    return world.total(torch.stack(sums)).tolist()
 
 
-def digest(learner: Learner, world: World) -> str:
-    sha = hashlib.sha256()
-    for tensor in contents(learner, world).values():
-        sha.update(tensor.contiguous().cpu().numpy().tobytes())
-    return sha.hexdigest()
-
-
-Ending = tuple[str, list[float]]
-"""A hash of everything when the state was saved or read, and the losses of the steps after that."""
+Ending = tuple[list[int], list[float]]
+"""Checksums of everything when the state was saved or read, and the losses of the steps after that."""
 
 
 def save(world: World, cases: dict[str, dict[str, Any]], folder: str) -> dict[str, Ending]:
@@ -76,24 +80,15 @@ def save(world: World, cases: dict[str, dict[str, Any]], folder: str) -> dict[st
         writer = StateWriter(Path(folder) / name / "last", world)
         save_state(writer, config, learner, world, identity=IDENTITY, progress={})
         writer.wait()
-        endings[name] = digest(learner, world), _losses(world, case, learner)
+        endings[name] = checksums(learner, world), _losses(world, case, learner)
     return endings
 
 
-def resume(world: World, cases: dict[str, dict[str, Any]], folder: str) -> dict[str, Ending]:
-    """Read the state that a key's first word names, and take the two steps. Keys are `SAVED resumed as`."""
-    endings = {}
-    for name, case in cases.items():
-        learner, _ = restore_learner(
-            Path(folder) / name.split()[0] / "last",
-            workers.configuration(case),
-            arch_of(case),
-            world,
-            band_names=BAND_NAMES,
-            identity=IDENTITY,
-        )
-        endings[name] = digest(learner, world), _losses(world, case, learner)
-    return endings
+def resume(world: World, case: dict[str, Any], folder: str, name: str) -> Ending:
+    """Read a state that `save` wrote, and take the two steps."""
+    config, state = workers.configuration(case), Path(folder) / name / "last"
+    learner, _ = restore_learner(state, config, arch_of(case), world, band_names=BAND_NAMES, identity=IDENTITY)
+    return checksums(learner, world), _losses(world, case, learner)
 
 
 def _losses(world: World, case: dict[str, Any], learner: Learner) -> list[float]:
@@ -103,35 +98,47 @@ def _losses(world: World, case: dict[str, Any], learner: Learner) -> list[float]
     ]
 
 
-def written(world: World, cases: dict[str, dict[str, Any]], folder: str) -> dict[str, str]:
-    """A hash of the checkpoint that each case's processes write."""
-    hashes = {}
-    for name, case in cases.items():
-        _, learner = workers.begin(world, case)
-        path = Path(folder) / "model.pth"
-        weights = dict(learner.model.named_parameters()) | dict(learner.model.named_buffers())
-        save_checkpoint(describe(arch_of(case), weights), path, world)
-        hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest() if world.is_main else ""
-        world.barrier()
-    return hashes
+def written(world: World, case: dict[str, Any], folder: str) -> str:
+    """A hash of the checkpoint that the processes write."""
+    _, learner = workers.begin(world, case)
+    path = Path(folder) / "model.pth"
+    weights = dict(learner.model.named_parameters()) | dict(learner.model.named_buffers())
+    save_checkpoint(describe(arch_of(case), weights), path, world)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if world.is_main else ""
 
 
-def grown(world: World, case: dict[str, Any], path: str) -> tuple[str, float]:
-    """A hash of the model that grows from a checkpoint, and the largest share of it on a process."""
+def grown(world: World, case: dict[str, Any], path: str) -> tuple[list[int], float]:
+    """Checksums of the model that grows from a checkpoint, and the largest share of it on a process."""
     source = open_pretrained(path) if world.is_main else None
     config = workers.configuration(case)
     learner, _ = build_learner(config, arch_of(case), world, source, band_names=BAND_NAMES, class_names=list("abcd"))
     held = torch.zeros(world.size)
     held[world.rank] = sum(shard.numel() for shard in learner.shards.values())
     held = world.total(held)
-    return digest(learner, world), float(held.max() / held.sum())
+    return checksums(learner, world), float(held.max() / held.sum())
 
 
-def all_at_once(world: World, calls: dict[str, tuple[str, tuple[Any, ...]]]) -> dict[str, Any]:
-    """What several functions of this module or of `workers` return: processes take long to start."""
-    return {
-        key: getattr(workers if name in ("learn", "overflow") else __import__(__name__, fromlist=[name]), name)(
-            world, *arguments
-        )
-        for key, (name, arguments) in calls.items()
-    }
+def gathers(world: World, case: dict[str, Any]) -> int:
+    """Count how often units are gathered in a step, which is not the first one."""
+    config, learner = workers.begin(world, case)
+    workers.step(world, config, learner, 0, world.size)
+    with _Gathers() as found:
+        workers.step(world, config, learner, 0, world.size)
+    return found.count
+
+
+class _Gathers(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.c10d._allgather_base_.default
+        return func(*args, **kwargs or {})
+
+
+Calls = dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
+"""Functions of this module or of `workers`, with their arguments after the world."""
+
+
+def call_all(world: World, calls: Calls) -> dict[str, Any]:
+    """What several functions return: processes take long to start."""
+    return {key: worker(world, *arguments) for key, (worker, arguments) in calls.items()}

@@ -228,7 +228,7 @@ def _learn(world: World, case: dict[str, Any], processes: int) -> dict[str, Any]
     losses = []
 
     def keep(*_: Any) -> None:
-        if len(losses) < STILL:
+        if len(losses) < case.get("still", STILL):
             gradients.append(
                 {
                     name: gather_tensor(sharded_like(parameters[name], shard.grad), world.device).clone()
@@ -239,7 +239,9 @@ def _learn(world: World, case: dict[str, Any], processes: int) -> dict[str, Any]
 
     learner.optimizer.register_step_pre_hook(keep)
     for number in range(case.get("steps", STEPS)):
-        rate = 0.0 if number < STILL else 1e-4  # at larger ones Adam makes 1e-3 of a rounding within 20 steps
+        rate = (
+            0.0 if number < case.get("still", STILL) else 1e-4
+        )  # at larger ones Adam makes 1e-3 of a rounding within 20 steps
         result = step(world, config, learner, number, processes, rate=rate, weights=weights)
         losses.append((result.loss, result.gradient_norm))
     return {"losses": losses, "gradients": gradients if world.is_main else None}
