@@ -141,20 +141,24 @@ def _recut(state: _Parts, name: str, key: str, parameter: nn.Parameter, code: Te
     written, saved = state.written, state.record
     start, stop = layout_of(parameter).part(parameter.shape, world.rank)
     before = Layout(saved.processes, saved.optimizer.cut[name], saved.optimizer.expert_parallel.get(name, 1))
-    values = torch.zeros([last - first for first, last in zip(start, stop, strict=True)])
+    read: Tensors = {}
+    parts = []
     for rank in range(saved.processes):
-        codes, scale = _key(name, key, rank), _key(name, _PARTS[key], rank)
         begin, end = before.part(parameter.shape, rank)
         first, last = [*map(max, start, begin)], [*map(min, stop, end)]
         if any(low >= high for low, high in zip(first, last, strict=True)):
             continue
+        codes, scale = _key(name, key, rank), _key(name, _PARTS[key], rank)
         size, kind = written.get(codes, ([], torch.uint8))  # reading a part that is missing raises the error
-        read = {codes: torch.empty(size, dtype=kind)}
+        read[codes] = torch.empty(size, dtype=kind)
         if scale in written:
             read[scale] = torch.empty(written[scale][0], dtype=written[scale][1])
-        read_tensors(state.folder, read, state.index)
+        parts.append((codes, scale, _slices(first, last, start), _slices(first, last, begin)))
+    read_tensors(state.folder, read, state.index)
+    values = torch.zeros([last - first for first, last in zip(start, stop, strict=True)])
+    for codes, scale, own, of_part in parts:
         decoded = dequantize(read[codes], read[scale], code) if scale in read else read[codes]
-        values[_slices(first, last, start)] = decoded[_slices(first, last, begin)]
+        values[own] = decoded[of_part]
     return values
 
 
