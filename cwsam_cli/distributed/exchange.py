@@ -44,7 +44,7 @@ class TokenExchange:
 
         Args:
             slots: rows (S, D) of this rank, sorted by number.
-            numbers: numbers of their experts (S,), in any order.
+            numbers: numbers of their experts (S,).
             run: function that runs this rank's experts.
 
         Returns:
@@ -56,14 +56,14 @@ class TokenExchange:
         dist.all_to_all_single(received, sent, group=self._ranks)
         to_ranks, arrivals = self.read(sent, received)
         from_ranks = [sum(counts) for counts in arrivals]
-        rows = [sum(counts) for counts in zip(*arrivals, strict=True)]
         arrived = self._send(slots, to_ranks, from_ranks, float(ranks))
         # Rows arrive by (sender, group, expert). The experts need them by (group, expert).
-        own_T = torch.arange(groups * experts, device=slots.device).repeat(ranks)
-        order_T = own_T.repeat_interleave(received, output_size=sum(rows)).argsort(stable=True)
+        own = torch.arange(prod(self._shape), device=slots.device).view(groups, -1)[:, :experts].flatten()
+        own_T, order_T = own.repeat(ranks).repeat_interleave(received, output_size=sum(from_ranks)).sort(stable=True)
         inverse_T = torch.empty_like(order_T).scatter_(0, order_T, torch.arange(len(order_T), device=slots.device))
-        by_group = [rows[start : start + experts] for start in range(0, len(rows), experts)]
-        served = run(permute_rows(arrived, order_T, inverse_T), by_group)
+        rows = [sum(counts) for counts in zip(*arrivals, strict=True)]
+        by_group = [sum(rows[start : start + experts]) for start in range(0, len(rows), experts)]
+        served = run(permute_rows(arrived, order_T, inverse_T), own_T, by_group)
         back = permute_rows(served, inverse_T, order_T)
         return self._send(back, from_ranks, to_ranks, 1 / ranks)
 
