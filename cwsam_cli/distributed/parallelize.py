@@ -110,7 +110,7 @@ def shard(
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if settings.cpu_offload else OffloadPolicy()
 
     def unit(
-        module: nn.Module | list[nn.Module],
+        module: nn.Module,
         dtype: torch.dtype = torch.float32,
         *,
         over: DeviceMesh = mesh,
@@ -129,8 +129,7 @@ def shard(
             ),
             offload_policy=offload,
         )
-        for own in module if isinstance(module, list) else [module]:
-            own.is_kept = keep  # type: ignore[assignment] # read by `begin_batch`
+        module.is_kept = keep  # type: ignore[assignment] # read by `begin_batch`
 
     expert_mesh = mesh
     if expert_parallel > 1:
