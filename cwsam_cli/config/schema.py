@@ -304,7 +304,8 @@ class FsdpSettings:
     """If true, weights, gradients and optimizer stay in the host's memory."""
     reshard_after_forward: bool = True
     """If true, a block's gathered weights are freed after each pass and gathered again for the next one: less
-    memory, more communication. If false, they are gathered once per step, also with `grad_accum_steps`."""
+    memory, more communication. If false, they are gathered once per step, also with `grad_accum_steps`. Gradients
+    of experts are then summed once per step too, if `expert_parallel` is above 1."""
     reduce_dtype: Literal["fp32", "bf16"] = "fp32"
     """Number format in which gradients are summed over the processes."""
     shard_experts_evenly: bool = True

@@ -101,22 +101,21 @@ def shard(
         mesh: mesh of one dimension with all processes.
         precision: number format in which experts' weights are gathered.
         settings: `fsdp_settings` of the configuration.
-        accumulates: whether a step has several batches. The gradients of all weights except experts are
-            summed over batches and processes in one format, which is then float32.
+        accumulates: whether a step has several batches. Gradients that are summed over processes only in the
+            last one are summed over batches and processes in one format, which is then float32.
         expert_parallel: number of ranks over which the experts of each group are distributed.
     """
-    reduced = DTYPES[settings.reduce_dtype]
-    reduced_once = torch.float32 if accumulates else reduced
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if settings.cpu_offload else OffloadPolicy()
+    keep = not settings.reshard_after_forward
 
     def unit(
         module: nn.Module,
         dtype: torch.dtype = torch.float32,
         *,
         over: DeviceMesh = mesh,
-        keep: bool = False,
+        keep: bool = keep,
+        sums_once: bool = True,
     ) -> None:
-        keep = keep or not settings.reshard_after_forward
         fully_shard(
             module,
             mesh=over,
@@ -124,12 +123,12 @@ def shard(
             shard_placement_fn=partial(_placement, size=over.size(), even=settings.shard_experts_evenly),
             mp_policy=MixedPrecisionPolicy(
                 param_dtype=dtype,
-                reduce_dtype=reduced if isinstance(module, ExpertGroup) else reduced_once,
+                reduce_dtype=torch.float32 if accumulates and sums_once else DTYPES[settings.reduce_dtype],
                 cast_forward_inputs=False,
             ),
             offload_policy=offload,
         )
-        module.is_kept = keep  # type: ignore[assignment] # read by `begin_batch`
+        module.is_kept, module.sums_once = keep, sums_once  # type: ignore[assignment] # read by `begin_batch`
 
     expert_mesh = mesh
     if expert_parallel > 1:
@@ -140,7 +139,8 @@ def shard(
         if expert_parallel > 1:
             _distribute_experts(layer, expert_mesh["experts"])
         for group in layer.groups:
-            unit(group, DTYPES[precision], over=expert_mesh["fsdp"] if expert_parallel > 1 else mesh)
+            over = expert_mesh["fsdp"] if expert_parallel > 1 else mesh
+            unit(group, DTYPES[precision], over=over, sums_once=keep and expert_parallel > 1)
         unit(layer)  # what is left of it: the routers
     for block in (*model.image_encoder.blocks, *model.mask_decoder.transformer.layers):
         unit(block)
@@ -235,8 +235,9 @@ def sharded_like(parameter: nn.Parameter, local: Tensor) -> Tensor:
 def begin_batch(model: nn.Module, *, last: bool) -> None:
     """Sum gradients over the processes, and release kept weights, only in the last batch of a step.
 
-    Expert groups sum their gradients after every batch: unsharded until the last batch, the
-    gradients of the 10B model's experts would take 40 GB in every process.
+    Without expert parallelism, experts sum their gradients after every batch. Unsharded until the
+    last batch, the gradients of the 10B model's experts would take 40 GB in every process. With
+    expert parallelism over 8 processes they take 5 GB, so experts that are kept sum them once.
 
     Args:
         model: the model. Without shards, nothing changes.
@@ -244,7 +245,7 @@ def begin_batch(model: nn.Module, *, last: bool) -> None:
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            if not isinstance(module, ExpertGroup):
+            if module.sums_once:
                 module.set_requires_gradient_sync(last, recurse=False)
             if module.is_kept:
                 module.set_reshard_after_backward(last, recurse=False)

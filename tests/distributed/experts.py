@@ -118,20 +118,29 @@ def grown(world: World, case: dict[str, Any], path: str) -> tuple[list[int], flo
     return checksums(learner, world), float(held.max() / held.sum())
 
 
-def gathers(world: World, case: dict[str, Any]) -> int:
-    """Count how often units are gathered in a step, which is not the first one."""
+def collectives(world: World, case: dict[str, Any]) -> dict[str, int]:
+    """Count the collective operations of a step, which is not the first one."""
     config, learner = workers.begin(world, case)
     workers.step(world, config, learner, 0, world.size)
-    with _Gathers() as found:
+    with _Counter() as found:
         workers.step(world, config, learner, 0, world.size)
-    return found.count
+    return found.counts
 
 
-class _Gathers(TorchDispatchMode):
-    count = 0
+class _Counter(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        c10d = torch.ops.c10d
+        self._kinds = {
+            c10d._allgather_base_.default: "gather",
+            c10d._reduce_scatter_base_.default: "reduce",
+            c10d.alltoall_base_.default: "exchange",
+        }
+        self.counts = dict.fromkeys(self._kinds.values(), 0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.c10d._allgather_base_.default
+        if func in self._kinds:
+            self.counts[self._kinds[func]] += 1
         return func(*args, **kwargs or {})
 
 

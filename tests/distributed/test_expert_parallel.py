@@ -48,7 +48,11 @@ CASES: dict[str, dict[str, Any]] = {
     "checkpointing": {"args": {"loss": "ce+dice"}, "settings": {"activation_checkpointing": True}},
     "frozen": {"args": {"loss": "ce"}, "frozen": ".mlp.groups.0."},
     "offload": {"args": {"loss": "ce+iou"}, "fsdp": {"cpu_offload": True}},
-    "gathered": {"args": {"loss": "ce"}, "fsdp": {"reshard_after_forward": False}},
+    "kept": {
+        "args": {"loss": "ce", **OFF},
+        "fsdp": {"reshard_after_forward": False},
+        "settings": {"grad_accum_steps": 2},
+    },
     "clipped": {"args": {"loss": "ce"}, "settings": {"clip_grad_norm": 0.1}},
     "together": {
         "args": {"loss": "ce+dice", **OFF},
@@ -61,7 +65,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fp16": {"args": {"loss": "ce"}, "settings": {"precision": "fp16"}, "shape": EVERY, "scale": 2.0**12},
 }
 QUICK = ("plain", "accumulation", "first", "last")
-AMONG_FOUR = {2: ("together", "8-bit"), 4: ("plain",)}
+AMONG_FOUR = {2: ("together", "kept", "8-bit"), 4: ("plain",)}
 """Cases that four processes learn, by `expert_parallel`."""
 HALF = ("bf16", "fp16")
 LAYOUTS = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]
@@ -105,11 +109,7 @@ def test_two_processes_with_their_own_experts_learn_what_one_does() -> None:
     still = {"still": 3, "steps": 4}
     calls: experts.Calls = {"learn": (workers.learn, ({name: _case(CASES[name] | still, 2) for name in QUICK}, 2))}
     calls["auto"] = (workers.learn, ({"": _case(CASES["plain"] | {"steps": 1}, "auto")}, 2))
-    kept = CASES["accumulation"] | {"fsdp": {"reshard_after_forward": False}}
-    calls |= {
-        f"gathers {reshards}": (experts.gathers, (_case(case, 2),))
-        for reshards, case in ((True, CASES["accumulation"]), (False, kept))
-    }
+    calls |= {name: (experts.collectives, (_case(CASES[name], 2),)) for name in ("accumulation", "kept")}
     two = _on(2, calls)
     alone = workers.learn(ALONE, {name: _case(CASES[name] | still, 1) for name in QUICK}, 1)
     for name, one in alone.items():
@@ -120,8 +120,10 @@ def test_two_processes_with_their_own_experts_learn_what_one_does() -> None:
                 assert (by_expert > 0).tolist() == ([True] * 2 + [False] * 2)[:: 1 if name == "first" else -1]
     assert two["auto"][""]["losses"] == two["learn"]["plain"]["losses"][:1]  # auto chooses 2
     units = 3 + 2 + 2  # of routers, blocks and the decoder's layers; no experts are gathered
-    assert two["gathers True"] == 4 * units + 1  # twice in each of two batches, and the rest of the model once
-    assert two["gathers False"] == units + 1
+    exchanges = 2 * 3 * (1 + 2 + 2)  # per batch and layer: counts, rows there and back, and their gradients
+    counts = {"reduce": units + 1, "exchange": exchanges}  # gradients are summed in the last of two batches
+    assert two["accumulation"] == {"gather": 2 * 2 * units + 1} | counts  # and for the rest of the model once
+    assert two["kept"] == {"gather": units + 1} | counts
 
 
 def test_experts_of_other_processes_are_refused_in_a_single_process() -> None:
@@ -149,6 +151,8 @@ def _calls(layout: tuple[int, int], folder: str, source: str) -> experts.Calls:
     if layout == (1, 1) or layout in PARALLEL:
         calls["learn"] = (workers.learn, (cases, processes))
         calls["grown"] = (experts.grown, (plain, source))
+    if layout == (4, 2):
+        calls["kept"] = (experts.collectives, (_case(CASES["kept"], expert_parallel),))
     if layout == (2, 2):
         calls["overflow"] = (workers.overflow, (plain,))
     return {f"{layout} {name}": call for name, call in calls.items()}
@@ -219,6 +223,13 @@ def test_processes_with_their_own_experts_learn_what_one_does(
 ) -> None:
     one, many = (outcomes[f"{own} learn"][case] for own in ((1, 1), layout))
     _compare(one, many, CASES[case].get("settings", {}).get("precision", "fp32"))
+
+
+@pytest.mark.slow
+def test_kept_experts_are_gathered_and_summed_once_per_step(outcomes: dict[str, Any]) -> None:
+    units = 3 + 2 + 3 + 2 + 2 + 1  # groups in encoder and decoder, routers, blocks, layers of the decoder, the rest
+    counts = outcomes["(4, 2) kept"]
+    assert (counts["gather"], counts["reduce"]) == (units, units)
 
 
 @pytest.mark.slow
