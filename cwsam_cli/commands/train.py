@@ -74,6 +74,8 @@ def train(
     optimizer.args.lr_factors.encoder=0.1  multiply it for a part of the model
     optimizer.name=adamw8bit        a quarter of the optimizer's memory
     fsdp_settings.cpu_offload=true  weights and optimizer in the host's memory
+    fsdp_settings.expert_parallel=auto  tokens travel to experts, not weights to tokens
+    fsdp_settings.reshard_after_forward=false  more memory, less communication
 
     \b
     training_settings.activation_checkpointing=true  less memory, more time

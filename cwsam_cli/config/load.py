@@ -322,7 +322,7 @@ def _first_problem(kind: type, raw: object, error: ValidationError, source: _Ori
         items = [item for option in options if get_origin(option) in (list, tuple) for item in get_args(option)]
         inner = [option for option in (*options, *items) if dataclasses.is_dataclass(option)]
         parent, known = known, cast(type, inner[0]) if inner else known
-    key = ".".join(part for part in loc if "[" not in part and part != "str")  # union members are not keys
+    key = ".".join(part for part in loc if "[" not in part and part not in ("str", "int"))  # union members are not keys
     where = f"`{key}` in `{source.of(key)}`"
     if key.endswith("dataset.args.classes"):
         return ConfigError(

@@ -303,13 +303,22 @@ class FsdpSettings:
     cpu_offload: bool = False
     """If true, weights, gradients and optimizer stay in the host's memory."""
     reshard_after_forward: bool = True
-    """If true, a block's gathered weights are freed after its forward pass and gathered again for the backward
-    pass: less memory, more communication."""
+    """If true, a block's gathered weights are freed after each pass and gathered again for the next one: less
+    memory, more communication. If false, they are gathered once per step, also with `grad_accum_steps`. Gradients
+    of experts are then summed once per step too, if `expert_parallel` is above 1."""
     reduce_dtype: Literal["fp32", "bf16"] = "fp32"
     """Number format in which gradients are summed over the processes."""
     shard_experts_evenly: bool = True
     """If true, experts' weights are divided along their hidden width where the number of experts is not a
     multiple of the number of processes."""
+    expert_parallel: int | Literal["auto"] = 1
+    """Number of processes over which the experts of each group are distributed. Each process keeps its experts
+    whole, and tokens travel instead of weights. It must divide the number of processes and of experts per group.
+    `auto`: the largest such number up to 16 whose processes are on one machine."""
+
+    def __post_init__(self) -> None:
+        if self.expert_parallel != "auto":
+            _positive(self, "expert_parallel")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,22 +8,31 @@ the 10B model, gathered at once, would take 2.4 GiB in bf16.
 Autocast decides the number formats, as in one process, so several processes compute the same
 result. Only experts are gathered in half precision: they are nearly all of a large model and
 cast their weights themselves. Norms, tokens and position tables stay in float32.
+
+With expert parallelism, the ranks form a second mesh (fsdp, experts). Along `experts`, each rank
+keeps some whole experts of every group, so that a frozen group is spread evenly too. Along
+`fsdp`, experts are sharded as above, in units of their own.
 Source: Zhao et al., PyTorch FSDP, 2023; torch.distributed.fsdp.fully_shard.
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Literal, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import broadcast, is_initialized
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 from cwsam_cli.config.schema import FsdpSettings, Precision
-from cwsam_cli.model.experts import ExpertGroup, HierarchicalExperts
+from cwsam_cli.distributed.exchange import TokenExchange
+from cwsam_cli.distributed.layout import layout_of
+from cwsam_cli.errors import ConfigError
+from cwsam_cli.model.experts import ExpertGroup, HierarchicalExperts, expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,8 +49,50 @@ def checkpoint_activations(model: ClassWiseSam) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, early_stop=False)
 
 
+_MOST_AUTO = 16
+"""Largest `expert_parallel` that `auto` chooses."""
+
+
+def choose_expert_parallel(
+    wanted: int | Literal["auto"], model: ClassWiseSam, *, processes: int, per_machine: int
+) -> int:
+    """Decide over how many ranks the experts of each group are distributed.
+
+    Args:
+        wanted: `fsdp_settings.expert_parallel` of the configuration.
+        model: the model, possibly on the meta device.
+        processes: number of ranks.
+        per_machine: number of consecutive ranks that share a machine.
+
+    Returns:
+        The number of ranks; 1 for a model without experts.
+
+    Raises:
+        ConfigError: the wanted number does not divide the number of processes, or of experts per group.
+    """
+    experts = {layer.experts for _, layer in expert_layers(model)}
+    if not experts:
+        return 1
+    if wanted == "auto":
+        common = math.gcd(per_machine, *experts)
+        return max(count for count in range(1, _MOST_AUTO + 1) if common % count == 0)
+    for what, number in [("processes", processes), *(("experts per group", own) for own in sorted(experts))]:
+        if number % wanted:
+            raise ConfigError(
+                f"`fsdp_settings.expert_parallel` is {wanted}, which does not divide the number of {what} ({number})",
+                hint="--set fsdp_settings.expert_parallel=auto",
+            )
+    return wanted
+
+
 def shard(
-    model: ClassWiseSam, mesh: DeviceMesh, *, precision: Precision, settings: FsdpSettings, accumulates: bool
+    model: ClassWiseSam,
+    mesh: DeviceMesh,
+    *,
+    precision: Precision,
+    settings: FsdpSettings,
+    accumulates: bool,
+    expert_parallel: int = 1,
 ) -> None:
     """Shard a model in place, also on the meta device; `assign_weights` then gives it its weights.
 
@@ -50,44 +101,75 @@ def shard(
         mesh: mesh of one dimension with all processes.
         precision: number format in which experts' weights are gathered.
         settings: `fsdp_settings` of the configuration.
-        accumulates: whether a step has several batches. The gradients of all weights except experts are
-            summed over batches and processes in one format, which is then float32.
+        accumulates: whether a step has several batches. Gradients that are summed over processes only in the
+            last one are summed over batches and processes in one format, which is then float32.
+        expert_parallel: number of ranks over which the experts of each group are distributed.
     """
-    reduced = DTYPES[settings.reduce_dtype]
-    reduced_once = torch.float32 if accumulates else reduced
-    offload = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if settings.cpu_offload else OffloadPolicy()
+    offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if settings.cpu_offload else OffloadPolicy()
+    keep = not settings.reshard_after_forward
 
     def unit(
-        module: nn.Module | list[nn.Module],
+        module: nn.Module,
         dtype: torch.dtype = torch.float32,
         *,
-        keep: bool = False,
+        over: DeviceMesh = mesh,
+        keep: bool = keep,
+        sums_once: bool = True,
     ) -> None:
         fully_shard(
             module,
-            mesh=mesh,
-            reshard_after_forward=settings.reshard_after_forward and not keep,
-            shard_placement_fn=partial(_placement, size=mesh.size(), even=settings.shard_experts_evenly),
+            mesh=over,
+            reshard_after_forward=not keep,
+            shard_placement_fn=partial(_placement, size=over.size(), even=settings.shard_experts_evenly),
             mp_policy=MixedPrecisionPolicy(
                 param_dtype=dtype,
-                reduce_dtype=reduced if isinstance(module, ExpertGroup) else reduced_once,
+                reduce_dtype=torch.float32 if accumulates and sums_once else DTYPES[settings.reduce_dtype],
                 cast_forward_inputs=False,
             ),
             offload_policy=offload,
         )
+        module.is_kept, module.sums_once = keep, sums_once  # type: ignore[assignment] # read by `begin_batch`
 
-    for layer in [module for module in model.modules() if isinstance(module, HierarchicalExperts)]:
+    expert_mesh = mesh
+    if expert_parallel > 1:
+        shape = mesh.size() // expert_parallel, expert_parallel
+        expert_mesh = init_device_mesh(mesh.device_type, shape, mesh_dim_names=("fsdp", "experts"))
+    for _, layer in list(expert_layers(model)):
         layer.is_whole = False
+        if expert_parallel > 1:
+            _distribute_experts(layer, expert_mesh["experts"])
         for group in layer.groups:
-            unit(group, DTYPES[precision])
+            over = expert_mesh["fsdp"] if expert_parallel > 1 else mesh
+            unit(group, DTYPES[precision], over=over, sums_once=keep and expert_parallel > 1)
         unit(layer)  # what is left of it: the routers
     for block in (*model.image_encoder.blocks, *model.mask_decoder.transformer.layers):
         unit(block)
     unit(model, keep=True)
 
 
+def _distribute_experts(layer: HierarchicalExperts, mesh: DeviceMesh) -> None:
+    """Keep this rank's experts of each group, and let the layer's tokens travel to the experts of the others."""
+    for group in cast(Iterable[ExpertGroup], layer.groups):
+        for name, parameter in list(group.named_parameters(recurse=False)):
+            part = distribute_tensor(parameter.data, mesh, [Shard(0)])
+            setattr(group, name, nn.Parameter(part, parameter.requires_grad))
+        group.stacks = partial(_local_stacks, group.stacks)  # type: ignore[method-assign]
+    layer.exchange = TokenExchange(mesh.get_group(), groups=len(layer.groups), experts=layer.experts // mesh.size())
+
+
+def _local_stacks(stacks: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return tuple(cast(DTensor, stack).to_local() for stack in stacks())
+
+
 def _placement(parameter: nn.Parameter, *, size: int, even: bool) -> Shard | None:
-    """Cut experts' weights (E, out, in) along `out` or `in` if E does not divide evenly but one of them does."""
+    """Choose the dimension along which FSDP cuts a weight.
+
+    Experts that are distributed over ranks are cut along their width, because torch supports two cuts of one
+    dimension only in part. Other experts' weights (E, out, in) are cut along `out` or `in` if E does not divide
+    evenly but one of them does.
+    """
+    if isinstance(parameter, DTensor):
+        return next((Shard(dim) for dim in range(1, parameter.ndim) if parameter.shape[dim] % size == 0), None)
     if even and parameter.ndim == 3 and parameter.shape[0] % size:
         return next((Shard(dim) for dim in (1, 2) if parameter.shape[dim] % size == 0), None)
     return None
@@ -108,31 +190,36 @@ def assign_weights(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], devi
     targets = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, tensor in tensors:
         target = targets[name]
-        value = torch.empty(tensor.shape, device=device) if tensor.is_meta else tensor.to(device)
+        value = torch.empty(tensor.shape, device=device) if tensor.is_meta else tensor.to(device).contiguous()
+        if dist.is_initialized():
+            dist.broadcast(value, src=0)
         with torch.no_grad():
             if isinstance(target, DTensor):
-                part = distribute_tensor(value.contiguous(), target.device_mesh, target.placements)
-                target.to_local().copy_(part.to_local())
+                target.to_local().copy_(value[layout_of(target).slices(value.shape, dist.get_rank())])
             else:
-                if is_initialized():
-                    broadcast(value, src=0)
                 target.copy_(value)
         yield name
 
 
 def gather_tensor(tensor: Tensor, device: torch.device) -> Tensor:
-    """Gather a sharded tensor in every process, on `device`. A plain tensor is returned as it is."""
+    """Gather a sharded tensor in every process, on `device`. A plain tensor is returned as it is.
+
+    torch's own `full_tensor` does not support experts that are distributed and then divided unevenly.
+    """
     if not isinstance(tensor, DTensor):
         return tensor
-    part = DTensor.from_local(
-        tensor.to_local().to(device),
-        tensor.device_mesh,
-        tensor.placements,
-        run_check=False,
-        shape=tensor.shape,
-        stride=tensor.stride(),
-    )
-    return part.full_tensor()
+    layout = layout_of(tensor)
+    places = [layout.slices(tensor.shape, rank) for rank in range(layout.processes)]
+    whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    largest = max(whole[place].numel() for place in places)
+    own, parts = whole.new_zeros(largest), whole.new_empty(layout.processes, largest)
+    local = tensor.to_local()
+    own[: local.numel()] = local.flatten()
+    dist.all_gather([*parts], own)
+    for part, place in zip(parts, places, strict=True):
+        target = whole[place]
+        target.copy_(part[: target.numel()].view(target.shape))
+    return whole
 
 
 def sharded_like(parameter: nn.Parameter, local: Tensor) -> Tensor:
@@ -145,19 +232,23 @@ def sharded_like(parameter: nn.Parameter, local: Tensor) -> Tensor:
     return DTensor(local, parameter._spec, requires_grad=False)
 
 
-def sync_gradients(model: nn.Module, *, last: bool) -> None:
-    """Sum gradients over the processes only in the last batch of a step.
+def begin_batch(model: nn.Module, *, last: bool) -> None:
+    """Sum gradients over the processes, and release kept weights, only in the last batch of a step.
 
-    Expert groups sum theirs after every batch: unsharded until the last batch, the gradients of
-    the 10B model's experts would take 40 GB in every process.
+    Without expert parallelism, experts sum their gradients after every batch. Unsharded until the
+    last batch, the gradients of the 10B model's experts would take 40 GB in every process. With
+    expert parallelism over 8 processes they take 5 GB, so experts that are kept sum them once.
 
     Args:
         model: the model. Without shards, nothing changes.
-        last: whether the next batch is the last one of the step.
+        last: whether the batch that begins is the last one of the step.
     """
     for module in model.modules():
-        if isinstance(module, FSDPModule) and not isinstance(module, ExpertGroup):
-            module.set_requires_gradient_sync(last, recurse=False)
+        if isinstance(module, FSDPModule):
+            if module.sums_once:
+                module.set_requires_gradient_sync(last, recurse=False)
+            if module.is_kept:
+                module.set_reshard_after_backward(last, recurse=False)
 
 
 def refresh_units(model: nn.Module) -> None:

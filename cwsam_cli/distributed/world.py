@@ -4,6 +4,7 @@ With one process, every method returns at once.
 """
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -61,6 +62,14 @@ class World:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def count_per_machine(self) -> int:
+        """Return how many consecutive processes share a machine, on every machine; see `largest_block`."""
+        if self.size == 1:
+            return 1
+        hosts = [""] * self.size
+        dist.all_gather_object(hosts, socket.gethostname())
+        return largest_block(hosts)
+
     @contextmanager
     def pause_watchdog(self) -> Iterator[None]:
         """Suspend the watchdog's time limit inside the `with` statement, e.g. to write to a slow disk."""
@@ -75,6 +84,20 @@ class World:
         """Wait until all processes get here."""
         if self.size > 1:
             dist.barrier()
+
+
+def largest_block(hosts: Sequence[str]) -> int:
+    """Return the largest divisor of the number of ranks whose blocks of consecutive ranks are each on one machine.
+
+    Args:
+        hosts: name of each rank's machine.
+    """
+    return max(
+        size
+        for size in range(1, len(hosts) + 1)
+        if len(hosts) % size == 0
+        and all(len({*hosts[start : start + size]}) == 1 for start in range(0, len(hosts), size))
+    )
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cwsam_cli.config.schema import ModelArgs, TrainingSettings
 from cwsam_cli.dataset.loader import Batch, load_batches
 from cwsam_cli.dataset.samples import BatchShare, TileDataset
-from cwsam_cli.distributed.parallelize import DTYPES, sync_gradients
+from cwsam_cli.distributed.parallelize import DTYPES, begin_batch
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import MachineError
 from cwsam_cli.learning.learner import Learner
@@ -241,7 +241,7 @@ def backward_passes(
     sums: dict[str, Tensor] = {}
     counts: dict[str, RoutingCounts] = {}
     for number, (image, label) in enumerate(batches, start=1):
-        sync_gradients(model, last=number == len(batches))
+        begin_batch(model, last=number == len(batches))
         autocast = torch.autocast(device.type, DTYPES[settings.precision], enabled=settings.precision != "fp32")
         with collect_routing(model) as routing, autocast:
             logits = model(image.to(device, non_blocking=True))

@@ -20,7 +20,7 @@ ST-MoE, 2022 (z-loss); Riquelme et al., V-MoE, 2021 (noise).
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +64,12 @@ class ExpertGroup(nn.Module):
         Returns:
             Rows (S, D).
         """
-        stacks = [getattr(self, name) for name in _STACKS]
+        stacks = self.stacks()
         return _apply_experts(x, numbers, stacks, [(stack,) for stack in stacks], self.activation)
+
+    def stacks(self) -> tuple[Tensor, ...]:
+        """Return the weights and biases, in the order of `_STACKS`."""
+        return tuple(getattr(self, name) for name in _STACKS)
 
 
 def _apply_experts(
@@ -166,6 +170,29 @@ def _sum_rows(x: Tensor, ends: Tensor) -> Tensor:
     return F.grouped_mm(ones, x, offs=ends)[:, 0]
 
 
+Run = Callable[[Tensor, Tensor, list[int]], Tensor]
+"""Function like `HierarchicalExperts.run_groups`."""
+
+
+class Exchange(Protocol):
+    """Carrier of rows between processes that each hold some experts of every group."""
+
+    def number(self, chosen: Tensor) -> Tensor:
+        """Renumber chosen experts, so that the experts of one process have consecutive numbers."""
+
+    def __call__(self, slots: Tensor, numbers: Tensor, run: Run) -> Tensor:
+        """Bring slots to their experts and back.
+
+        Args:
+            slots: rows (S, D) of this process, sorted by the new numbers of their experts.
+            numbers: these numbers (S,).
+            run: function that runs this process's experts.
+
+        Returns:
+            Served rows (S, D), in the order of `slots`.
+        """
+
+
 class HierarchicalExperts(nn.Module):
     """Routers and groups of experts, in place of an MLP D → hidden → D.
 
@@ -209,6 +236,8 @@ class HierarchicalExperts(nn.Module):
         """Whether this process holds all experts, unsharded."""
         self._packed: list[Tensor] = []
         """One stack of all groups for each of `_STACKS`, whose parts the parameters are; see `pack`."""
+        self.exchange: Exchange | None = None
+        """Carrier of rows to other processes. None if this process holds some part of every expert."""
         self.collect: Callable[[Routing], None] | None = None
         """Function that receives the routing of each forward pass in training mode; see `collect_routing`."""
 
@@ -317,11 +346,16 @@ class HierarchicalExperts(nn.Module):
         Returns:
             Slots (S, D), in the order of `chosen`.
         """
-        numbers, order = chosen.flatten().sort(stable=True)
+        flat = chosen.flatten() if self.exchange is None else self.exchange.number(chosen.flatten())
+        numbers, order = flat.sort(stable=True)
         slots = torch.arange(len(order), device=order.device)
         inverse = torch.empty(len(order), dtype=order.dtype, device=order.device).scatter_(0, order, slots)
         dispatched = _Dispatch.apply(tokens, order, inverse, self.top_groups * self.top_experts)
-        return _Collect.apply(self.run_groups(dispatched, numbers), order, inverse)
+        if self.exchange is None:
+            served = self.run_groups(dispatched, numbers)
+        else:
+            served = self.exchange(dispatched, numbers, self.run_groups)
+        return permute_rows(served, inverse, order)
 
     def run_groups(self, slots: Tensor, numbers: Tensor, sizes: list[int] | None = None) -> Tensor:
         """Run the groups on slots that are sorted by expert.
@@ -368,18 +402,23 @@ class _Dispatch(torch.autograd.Function):
         )
 
 
-class _Collect(torch.autograd.Function):
-    """Undo the sorting by expert. Both passes gather."""
+def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """Return `x[order]` for a permutation of the rows and its inverse."""
+    return _Permute.apply(x, order, inverse)
+
+
+class _Permute(torch.autograd.Function):
+    """Permute rows. Both passes gather; torch's own backward pass would scatter."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(order)
-        return x.index_select(0, inverse)
+        ctx.save_for_backward(inverse)
+        return x.index_select(0, order)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (order,) = ctx.saved_tensors
-        return grad.index_select(0, order), None, None
+        (inverse,) = ctx.saved_tensors
+        return grad.index_select(0, inverse), None, None
 
 
 def _straight_through(probability: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint import Metadata
-from torch.distributed.tensor import DTensor, Shard
 
+from cwsam_cli.distributed.layout import Layout, layout_of
 from cwsam_cli.distributed.parallelize import sharded_like
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.optim import VALUES_PER_SCALE, Shards
@@ -41,7 +41,14 @@ def optimizer_tensors(
         for key in (*_PARTS, *_PARTS.values()):
             if key in own_state:
                 tensors[_key(name, key, world.rank)] = own_state[key]
-    return tensors, OptimizerRecord(steps=steps, cut={name: _shard_dim(parameters[name]) for name in steps})
+    layouts = {name: layout_of(parameters[name]) for name in steps}
+    return tensors, OptimizerRecord(
+        steps=steps,
+        cut={name: layout.cut for name, layout in layouts.items()},
+        expert_parallel={
+            name: layout.expert_parallel for name, layout in layouts.items() if layout.expert_parallel > 1
+        },
+    )
 
 
 def restore_optimizer(
@@ -79,8 +86,10 @@ def restore_optimizer(
             bnb.state[shard]["step"] = step
     tensors, current = optimizer_tensors(model, shards, optimizer, world)
     written = shapes(index)
-    is_same_sharding = record.processes == world.size and all(
-        current.cut[name] == saved.cut.get(name) for name in current.cut
+    is_same_sharding = (
+        record.processes == world.size
+        and current.expert_parallel == saved.expert_parallel
+        and all(current.cut[name] == saved.cut.get(name) for name in current.cut)
     )
     is_same_layout = is_same_sharding and all(
         written.get(name) == (tensor.shape, tensor.dtype) for name, tensor in tensors.items()
@@ -109,11 +118,6 @@ def _key(name: str, key: str, rank: int) -> str:
     return f"optimizer/{name}/{key}/{rank}"
 
 
-def _shard_dim(parameter: nn.Parameter) -> int:
-    placement = parameter.placements[0] if isinstance(parameter, DTensor) else None
-    return placement.dim if isinstance(placement, Shard) else 0
-
-
 def _code(optimizer: Any, key: str) -> Tensor:
     """Return the values of the 256 codes, ascending. The second average is never negative."""
     if not optimizer.name2qmap:
@@ -134,27 +138,32 @@ class _Parts:
 
 def _recut(state: _Parts, name: str, key: str, parameter: nn.Parameter, code: Tensor, world: World) -> Tensor:
     """Assemble this process's shard of an average, in float32, from the saved parts it overlaps."""
-    written, cut, dim = state.written, state.record.optimizer.cut[name], _shard_dim(parameter)
-    start, stop = 0, parameter.shape[dim]
-    if isinstance(parameter, DTensor):
-        rows = -(-stop // world.size)
-        start, stop = min(world.rank * rows, stop), min((world.rank + 1) * rows, stop)
-    parts: list[Tensor] = []
-    base = offset = 0
-    for rank in range(state.record.processes):
+    written, saved = state.written, state.record
+    start, stop = layout_of(parameter).part(parameter.shape, world.rank)
+    before = Layout(saved.processes, saved.optimizer.cut[name], saved.optimizer.expert_parallel.get(name, 1))
+    read: Tensors = {}
+    parts = []
+    for rank in range(saved.processes):
+        begin, end = before.part(parameter.shape, rank)
+        first, last = [*map(max, start, begin)], [*map(min, stop, end)]
+        if any(low >= high for low, high in zip(first, last, strict=True)):
+            continue
         codes, scale = _key(name, key, rank), _key(name, _PARTS[key], rank)
-        if codes not in written:  # that process had no shard of this weight
-            continue
-        begins, offset = offset, offset + written[codes][0][cut]
-        if cut == dim and (offset <= start or begins >= stop):
-            continue
-        base = begins if not parts and cut == dim else base
-        read = {
-            part: torch.empty(written[part][0], dtype=written[part][1]) for part in (codes, scale) if part in written
-        }
-        read_tensors(state.folder, read, state.index)
-        parts.append(dequantize(read[codes], read[scale], code) if scale in read else read[codes])
-    return torch.cat(parts, dim=cut).narrow(dim, start - base, stop - start)
+        size, kind = written.get(codes, ([], torch.uint8))  # reading a part that is missing raises the error
+        read[codes] = torch.empty(size, dtype=kind)
+        if scale in written:
+            read[scale] = torch.empty(written[scale][0], dtype=written[scale][1])
+        parts.append((codes, scale, _slices(first, last, start), _slices(first, last, begin)))
+    read_tensors(state.folder, read, state.index)
+    values = torch.zeros([last - first for first, last in zip(start, stop, strict=True)])
+    for codes, scale, own, of_part in parts:
+        decoded = dequantize(read[codes], read[scale], code) if scale in read else read[codes]
+        values[own] = decoded[of_part]
+    return values
+
+
+def _slices(first: list[int], last: list[int], origin: list[int]) -> tuple[slice, ...]:
+    return tuple(slice(low - zero, high - zero) for low, high, zero in zip(first, last, origin, strict=True))
 
 
 def dequantize(codes: Tensor, scale: Tensor, code: Tensor) -> Tensor:

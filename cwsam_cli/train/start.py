@@ -16,7 +16,13 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.dataset.manifest import Band
-from cwsam_cli.distributed.parallelize import assign_weights, checkpoint_activations, shard, sharded_like
+from cwsam_cli.distributed.parallelize import (
+    assign_weights,
+    checkpoint_activations,
+    choose_expert_parallel,
+    shard,
+    sharded_like,
+)
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.learning.learner import Learner
@@ -82,6 +88,9 @@ def _allocate_learner(config: RunConfig, arch: Architecture, world: World, band_
         model = ClassWiseSam(arch)
     if settings.activation_checkpointing:
         checkpoint_activations(model)
+    expert_parallel = choose_expert_parallel(
+        config.fsdp_settings.expert_parallel, model, processes=world.size, per_machine=world.count_per_machine()
+    )
     offload = world.shares_model and config.fsdp_settings.cpu_offload
     if world.shares_model:
         mesh = init_device_mesh(world.device.type, (world.size,))
@@ -91,6 +100,7 @@ def _allocate_learner(config: RunConfig, arch: Architecture, world: World, band_
             precision=settings.precision,
             settings=config.fsdp_settings,
             accumulates=settings.grad_accum_steps > 1,
+            expert_parallel=expert_parallel,
         )
     model.to_empty(device="cpu" if offload else world.device)
     for buffer in model.buffers():  # FSDP does not offload buffers

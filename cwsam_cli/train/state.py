@@ -15,7 +15,7 @@ import shutil
 import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -51,6 +51,8 @@ class OptimizerRecord:
     """Number of steps taken."""
     cut: dict[str, int]
     """Dimension along which the weight is sharded."""
+    expert_parallel: dict[str, int] = field(default_factory=dict)
+    """Number of processes over which the weight's experts are distributed, if more than 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

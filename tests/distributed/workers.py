@@ -22,7 +22,7 @@ from cwsam_cli.config.schema import (
     RunConfig,
     TrainingSettings,
 )
-from cwsam_cli.distributed.parallelize import gather_tensor, sharded_like
+from cwsam_cli.distributed.parallelize import assign_weights, gather_tensor, sharded_like
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import DataError
 from cwsam_cli.learning.learner import Learner
@@ -172,6 +172,10 @@ def begin(world: World, case: dict[str, Any]) -> tuple[RunConfig, Learner]:
     arch = architecture(config.model, num_bands=BANDS, num_classes=CLASSES)
     names = [f"band_{i}" for i in range(BANDS)]
     learner, _ = build_learner(config, arch, world, None, band_names=names, class_names=list("abcd"))
+    for _ in assign_weights(learner.model, case.get("weights", {}).items(), world.device):
+        pass
+    if learner.scaler is not None and "scale" in case:
+        learner.scaler.load_state_dict(learner.scaler.state_dict() | {"scale": case["scale"]})
     frozen = case.get("frozen", "nothing")
     learner.learn({name for name in learner.shards if frozen not in name})
     if config.training_settings.ema is not None:
@@ -224,7 +228,7 @@ def _learn(world: World, case: dict[str, Any], processes: int) -> dict[str, Any]
     losses = []
 
     def keep(*_: Any) -> None:
-        if len(losses) < STILL:
+        if len(losses) < case.get("still", STILL):
             gradients.append(
                 {
                     name: gather_tensor(sharded_like(parameters[name], shard.grad), world.device).clone()
@@ -235,7 +239,9 @@ def _learn(world: World, case: dict[str, Any], processes: int) -> dict[str, Any]
 
     learner.optimizer.register_step_pre_hook(keep)
     for number in range(case.get("steps", STEPS)):
-        rate = 0.0 if number < STILL else 1e-4  # at larger ones Adam makes 1e-3 of a rounding within 20 steps
+        rate = (
+            0.0 if number < case.get("still", STILL) else 1e-4
+        )  # at larger ones Adam makes 1e-3 of a rounding within 20 steps
         result = step(world, config, learner, number, processes, rate=rate, weights=weights)
         losses.append((result.loss, result.gradient_norm))
     return {"losses": losses, "gradients": gradients if world.is_main else None}
@@ -273,12 +279,13 @@ def thaw(world: World, precision: str) -> dict[str, bool]:
     return dict(zip(moved, (sums > 0).tolist(), strict=True))
 
 
-def overflow(world: World) -> tuple[bool, float]:
+DENSE: dict[str, Any] = {"shape": {"moe_num_expert_groups": 0, "moe_decoder_experts": 0}}
+
+
+def overflow(world: World, case: dict[str, Any] = DENSE) -> tuple[bool, float]:
     """Whether a step whose gradient overflows leaves the weights alone, and the scale of the loss afterwards."""
-    shape = {"moe_num_expert_groups": 0, "moe_decoder_experts": 0}
-    config, learner = begin(world, {"settings": {"precision": "fp16"}, "shape": shape})
+    config, learner = begin(world, case | {"settings": {"precision": "fp16"}, "scale": 2.0**100})
     assert learner.scaler is not None
-    learner.scaler.load_state_dict(learner.scaler.state_dict() | {"scale": 2.0**100})
     before = {name: shard.detach().clone() for name, shard in learner.shards.items()}
     step(world, config, learner, 0, world.size)
     unchanged = all(torch.equal(before[name], shard) for name, shard in learner.shards.items())

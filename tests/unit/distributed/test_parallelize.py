@@ -1,4 +1,4 @@
-"""How weights are cut, without any process."""
+"""How weights are cut and experts are distributed, without any process."""
 
 from typing import Any
 
@@ -10,7 +10,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from cwsam_cli.distributed.parallelize import _placement, sharded_like
+from cwsam_cli.distributed.parallelize import _placement, choose_expert_parallel, sharded_like
+from cwsam_cli.errors import ConfigError
+from cwsam_cli.model.network import ClassWiseSam
+from cwsam_cli.model.variants import architecture
+from tests.distributed import workers
 
 
 @pytest.mark.parametrize(
@@ -44,3 +48,53 @@ def test_a_part_that_lies_elsewhere_than_its_weight_is_not_copied() -> None:
         assert same.to_local().data_ptr() == here.data_ptr()
     finally:
         dist.destroy_process_group()
+
+
+def _model(experts: int, decoder_experts: int) -> ClassWiseSam:
+    shape = {"moe_experts_per_group": experts, "moe_decoder_experts": decoder_experts, "moe_k_experts": 1}
+    shape |= {"moe_num_expert_groups": 3 if experts else 0}
+    with torch.device("meta"):
+        return ClassWiseSam(architecture(workers.configuration({"shape": shape}).model, num_bands=4, num_classes=4))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "experts", "processes", "per_machine", "chosen"),
+    [
+        ("auto", (16, 16), 8, 8, 8),
+        ("auto", (16, 16), 64, 8, 8),
+        ("auto", (16, 16), 64, 64, 16),
+        ("auto", (64, 64), 64, 64, 16),  # at most 16
+        ("auto", (16, 16), 6, 6, 2),
+        ("auto", (16, 3), 8, 8, 1),
+        ("auto", (16, 0), 8, 8, 8),
+        ("auto", (0, 0), 8, 8, 1),
+        ("auto", (16, 16), 1, 1, 1),
+        (4, (16, 16), 8, 8, 4),
+        (8, (16, 16), 16, 1, 8),
+        (1, (16, 3), 7, 7, 1),
+        (5, (0, 0), 8, 8, 1),  # no experts
+    ],
+)
+def test_experts_are_distributed_as_wanted(
+    wanted: Any, experts: tuple[int, int], processes: int, per_machine: int, chosen: int
+) -> None:
+    assert choose_expert_parallel(wanted, _model(*experts), processes=processes, per_machine=per_machine) == chosen
+
+
+@pytest.mark.parametrize(
+    ("wanted", "experts", "processes", "what"),
+    [
+        (2, (16, 16), 1, r"processes \(1\)"),
+        (3, (12, 12), 8, r"processes \(8\)"),
+        (8, (16, 4), 8, r"experts per group \(4\)"),
+        (8, (12, 16), 8, r"experts per group \(12\)"),
+    ],
+)
+def test_a_number_that_does_not_divide_is_refused(
+    wanted: int, experts: tuple[int, int], processes: int, what: str
+) -> None:
+    message = rf"^`fsdp_settings.expert_parallel` is {wanted}, which does not divide the number of {what}$"
+    with pytest.raises(ConfigError, match=message) as caught:
+        choose_expert_parallel(wanted, _model(*experts), processes=processes, per_machine=processes)
+    assert caught.value.hint == "--set fsdp_settings.expert_parallel=auto"
+    assert caught.value.exit_code == 3

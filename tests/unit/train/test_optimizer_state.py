@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from cwsam_cli.config.schema import OptimizerArgs, OptimizerConfig
+from cwsam_cli.distributed.layout import Layout
 from cwsam_cli.distributed.world import World
+from cwsam_cli.errors import CheckpointError
 from cwsam_cli.learning.optim import build_optimizer, local_shards
 from cwsam_cli.train.optimizer_state import (
     VALUES_PER_SCALE,
@@ -213,34 +215,53 @@ def test_the_codes_are_those_of_the_library() -> None:
 # --- cut anew ---
 
 
-def _halves(folder: Path, tensors: dict[str, Tensor], dim: int, code: dict[str, Tensor]) -> None:
-    """Write what two processes, each with its half of every weight, would have written."""
+def _write_parts(folder: Path, tensors: dict[str, Tensor], layouts: dict[str, Layout], code: dict[str, Tensor]) -> None:
+    """Write what several processes, each with its part of every weight, would have written."""
     written: dict[str, Tensor] = {}
-    for name in {name.rpartition("/")[0].rpartition("/")[0] for name in tensors}:
+    for name, layout in layouts.items():
         for key, scale in (("state1", "absmax1"), ("state2", "absmax2")):
-            value = tensors[f"{name}/{key}/0"]
-            if f"{name}/{scale}/0" in tensors:
-                value = dequantize(value, tensors[f"{name}/{scale}/0"], code[key])
-            for rank, half in enumerate(value.chunk(2, dim if value.ndim > 1 else 0)):
-                written[f"{name}/{key}/{rank}"] = half.contiguous()
-                if half.numel() >= 2048:  # as if the library's limit were lower: coded by one, not by the other
-                    codes, scales = quantize(half, code[key])
-                    written[f"{name}/{key}/{rank}"], written[f"{name}/{scale}/{rank}"] = codes, scales
+            value = tensors[f"optimizer/{name}/{key}/0"]
+            if f"optimizer/{name}/{scale}/0" in tensors:
+                value = dequantize(value, tensors[f"optimizer/{name}/{scale}/0"], code[key])
+            for expert, experts in enumerate(value.chunk(layout.expert_parallel)):
+                shards = experts.chunk(layout.processes // layout.expert_parallel, layout.cut)
+                for rank, part in zip(range(expert, layout.processes, layout.expert_parallel), shards, strict=False):
+                    written[f"optimizer/{name}/{key}/{rank}"] = part.contiguous()
+                    if part.numel() >= 1200:  # as if the library's limit were lower: some parts are coded
+                        codes, scales = quantize(part, code[key])
+                        written[f"optimizer/{name}/{key}/{rank}"] = codes
+                        written[f"optimizer/{name}/{scale}/{rank}"] = scales
     save_state(folder, written)
 
 
-@pytest.mark.parametrize("dim", [0, 1])
-def test_what_two_processes_wrote_is_put_together_by_one(tmp_path: Path, dim: int) -> None:
+@pytest.mark.parametrize(
+    ("processes", "cut", "expert_parallel"),
+    [(2, 0, 1), (2, 1, 1), (4, 0, 1), (2, 0, 2), (4, 1, 2), (4, 0, 2), (4, 1, 4)],
+)
+def test_what_several_processes_wrote_is_put_together_by_one(
+    tmp_path: Path, processes: int, cut: int, expert_parallel: int
+) -> None:
+    """Of four processes, the last one has no part of a weight with three rows."""
     model, optimizer = _begin("adamw8bit")
     _learn(model, optimizer, range(6))
     shards = local_shards(model)
     tensors, plain = optimizer_tensors(model, shards, optimizer, WORLD)
     code = {"state1": _map("dynamic"), "state2": _map("udynamic")}
-    _halves(tmp_path / "last", tensors, dim, code)
-    cut = {name: dim if shards[name].ndim > 1 else 0 for name in plain.steps}
+    layouts = {name: Layout(processes) for name in plain.steps}
+    layouts |= {
+        name: Layout(processes, cut, expert_parallel if shards[name].shape[0] % 4 == 0 else 1)
+        for name in plain.steps
+        if shards[name].ndim > 1
+    }
+    _write_parts(tmp_path / "last", tensors, layouts, code)
+    facts = dataclasses.replace(
+        plain,
+        cut={name: layout.cut for name, layout in layouts.items()},
+        expert_parallel={name: layout.expert_parallel for name, layout in layouts.items()},
+    )
     other, fresh = _begin("adamw8bit")
     other.load_state_dict(model.state_dict())
-    kept = plain_state(processes=2, optimizer=dataclasses.replace(plain, cut=cut))
+    kept = plain_state(processes=processes, optimizer=facts)
     restore_optimizer(tmp_path / "last", read_index(tmp_path / "last"), kept, other, local_shards(other), fresh, WORLD)
     for name in plain.steps:
         before, after = optimizer.state[shards[name]], fresh.state[dict(other.named_parameters())[name]]
@@ -260,16 +281,16 @@ def test_what_two_processes_wrote_is_put_together_by_one(tmp_path: Path, dim: in
         assert (first - second).norm() <= 0.05 * (first - begun).norm()
 
 
-def test_a_process_that_held_no_part_of_a_weight_is_passed_over(tmp_path: Path) -> None:
+def test_a_missing_part_is_an_error(tmp_path: Path) -> None:
     model, optimizer = _begin("adamw8bit")
     _learn(model, optimizer, range(2))
     tensors, plain = optimizer_tensors(model, local_shards(model), optimizer, WORLD)
-    save_state(tmp_path / "last", tensors)  # of two processes, the first one held all
+    save_state(tmp_path / "last", tensors)  # of two processes, only the first one wrote
     other, fresh = _begin("adamw8bit")
     kept = plain_state(processes=2, optimizer=plain)
-    restore_optimizer(tmp_path / "last", read_index(tmp_path / "last"), kept, other, local_shards(other), fresh, WORLD)
-    narrow = fresh.state[other.narrow.weight]["state1"]
-    assert torch.equal(narrow, optimizer.state[model.narrow.weight]["state1"])
+    index = read_index(tmp_path / "last")
+    with pytest.raises(CheckpointError, match="damaged"):
+        restore_optimizer(tmp_path / "last", index, kept, other, local_shards(other), fresh, WORLD)
 
 
 def test_a_state_of_32_bits_may_be_read_by_name(tmp_path: Path) -> None:
