@@ -105,7 +105,7 @@ def shard(
             last one are summed over batches and processes in one format, which is then float32.
         expert_parallel: number of ranks over which the experts of each group are distributed.
     """
-    offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if settings.cpu_offload else OffloadPolicy()
+    offload = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if settings.cpu_offload else OffloadPolicy()
     keep = not settings.reshard_after_forward
 
     def unit(
