@@ -8,7 +8,7 @@ receive no row or all rows.
 
 A rank's experts receive the gradients of R ranks summed, while FSDP averages gradients over
 processes. The backward pass therefore divides by R before the experts and multiplies by R after
-them. All R are consecutive ranks, so with R a power of two this is exact.
+them. If R is a power of two, this is exact.
 Source: Lepikhin et al., GShard, 2021; torch.distributed.all_to_all_single.
 """
 
