@@ -6,9 +6,10 @@ Each rank holds E experts of every group. Rows travel twice in the forward pass 
 backward pass; weights do not travel. No row is dropped, however uneven the load: a rank may
 receive no row or all rows.
 
-A rank's experts receive the gradients of R ranks summed, while FSDP averages gradients over
-processes. The backward pass therefore divides by R before the experts and multiplies by R after
-them. If R is a power of two, this is exact.
+The loss expects gradients that are averaged over all processes. A rank's experts receive the
+summed gradients of R ranks, and FSDP averages them only over the ranks that share an expert. The
+backward pass therefore divides by R before the experts, and multiplies by R after them. If R is
+a power of two, this is exact.
 Source: Lepikhin et al., GShard, 2021; torch.distributed.all_to_all_single.
 """
 
