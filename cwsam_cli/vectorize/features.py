@@ -25,7 +25,7 @@ _ATTRIBUTES = (
     pa.field("perim_m", pa.float64()),
     pa.field("pixels", pa.int64()),
 )
-_MEASURES = ("mean", "min", "max")
+_AGGREGATES = ("mean", "min", "max")
 _SHAPEFILE_NAME = 10
 
 
@@ -52,7 +52,9 @@ class Columns:
     @property
     def schema(self) -> pa.Schema:
         """Return the Arrow schema of the record batches."""
-        statistics = [pa.field(f"{name}_{measure}", pa.float64()) for name in self.statistics for measure in _of(name)]
+        statistics = [
+            pa.field(f"{name}_{kind}", pa.float64()) for name in self.statistics for kind in _list_aggregates(name)
+        ]
         return pa.schema([*_ATTRIBUTES, *statistics, pa.field(GEOMETRY, pa.large_binary())])
 
     def batch(
@@ -78,7 +80,7 @@ class Columns:
         numbers = (areas, areas / 1e4, perimeters, regions.pixels)
         arrays = [_numbers(regions.codes), name, *map(_numbers, numbers)]
         for at, statistic in enumerate(self.statistics):
-            arrays += [_measure(regions.statistics[:, at], measure) for measure in _of(statistic)]
+            arrays += [_aggregate(regions.statistics[:, at], kind) for kind in _list_aggregates(statistic)]
         return pa.RecordBatch.from_arrays([*arrays, geometry], schema=self.schema)
 
 
@@ -86,16 +88,16 @@ def _cut(name: str, size: int) -> str:
     return name.encode()[:size].decode(errors="ignore")
 
 
-def _of(statistic: str) -> tuple[str, ...]:
-    return _MEASURES[:2] if statistic == CONFIDENCE else _MEASURES
+def _list_aggregates(statistic: str) -> tuple[str, ...]:
+    return _AGGREGATES[:2] if statistic == CONFIDENCE else _AGGREGATES
 
 
-def _measure(statistic: Records, measure: str) -> pa.Array:
+def _aggregate(statistic: Records, kind: str) -> pa.Array:
     count = statistic["count"]
-    if measure == "mean":
+    if kind == "mean":
         values = statistic["total"] / np.maximum(count, 1)
     else:
-        values = statistic["low" if measure == "min" else "high"]
+        values = statistic["low" if kind == "min" else "high"]
     return _numbers(values, np.packbits(count > 0, bitorder="little"))
 
 

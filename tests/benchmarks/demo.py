@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cwsam_cli.assess.pipeline import evaluate
 from cwsam_cli.config.load import load_config
-from cwsam_cli.demo.pipeline import _example
+from cwsam_cli.demo.pipeline import SETTINGS, _example
 from cwsam_cli.metrics.confusion import compute_metrics, constant_matrix
 from cwsam_cli.tile.pipeline import tile_scenes
 from cwsam_cli.tile.request import TileRequest
@@ -29,9 +29,11 @@ def run(
     dataset: Path, folder: Path, steps: int, seed: int, overrides: tuple[str, ...]
 ) -> tuple[float, float, int, float]:
     """Accuracy, mIoU and classes predicted on held-out ground, and CPU seconds of training."""
-    per_epoch = -(-len(list((dataset / "images" / "train").iterdir())) // 8)
+    batch = load_config("tiny", SETTINGS).train_dataset.batch_size
+    per_epoch = -(-len(list((dataset / "images" / "train").iterdir())) // batch)
     epochs = -(-steps // per_epoch)
-    settings = [f"epoch_max={epochs}", f"epoch_val={max(1, epochs // 8)}", f"training_settings.seed={seed}", *overrides]
+    schedule = (f"epoch_max={epochs}", f"epoch_val={max(1, epochs // 8)}", f"training_settings.seed={seed}")
+    settings = [*SETTINGS, *schedule, *overrides]
     start = time.process_time()
     train(load_config("tiny", settings, data=dataset), folder)
     seconds = time.process_time() - start

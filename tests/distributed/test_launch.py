@@ -102,13 +102,13 @@ def test_a_process_that_stands_still_is_blamed_not_its_victim(worker: Any, rank:
     assert orphans() == []
 
 
-def start_counting(tmp_path: Path) -> "subprocess.Popen[str]":
+def start_counting(tmp_path: Path, options: str = "") -> "subprocess.Popen[str]":
     """Start a program whose two processes write `running` into the folder and count until they are asked to stop."""
     script = (
         "from tests.distributed import workers\n"
         "from cwsam_cli.distributed.cluster import Cluster\n"
         "from cwsam_cli.distributed.launch import launch\n"
-        f"launch(workers.count_until_asked, {str(tmp_path)!r}, cluster=Cluster(processes=2, device='cpu'))\n"
+        f"launch(workers.count_until_asked, {str(tmp_path)!r}, cluster=Cluster(processes=2, device='cpu', {options}))\n"
     )
     path = tmp_path / "run.py"
     path.write_text("if __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in script.splitlines()))
@@ -135,6 +135,18 @@ def test_nothing_outlives_the_launcher(end: signal.Signals, tmp_path: Path) -> N
     assert process.returncode != 0
     if end != signal.SIGKILL:
         assert {signal.SIGINT: "KeyboardInterrupt", signal.SIGTERM: "ended by SIGTERM"}[end] in stderr
+    assert wait_until(lambda: orphans() == [], 60), orphans()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_all_processes_lets_them_finish(number: signal.Signals, tmp_path: Path) -> None:
+    """As SLURM sends it. What starts the processes must survive it, or they would be killed."""
+    process = start_counting(tmp_path, "saves_when_ended=True")
+    assert wait_until((tmp_path / "running").exists, HANGING_S)
+    os.killpg(process.pid, number)
+    _, stderr = process.communicate(timeout=HANGING_S)
+    assert process.returncode != 0 and "KeyboardInterrupt" in stderr and "MachineError" not in stderr
     assert wait_until(lambda: orphans() == [], 60), orphans()
 
 
