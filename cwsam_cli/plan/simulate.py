@@ -37,6 +37,7 @@ from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.plan.live import LiveBytes, LiveStorages
+from cwsam_cli.plan.work import StepWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class SimulatedStep:
     """Bytes at the peak, besides weights, gradients and optimizer state."""
     activations: int
     """Largest bytes of activations at any moment."""
+    work: StepWork
+    """Work of the whole step."""
 
 
 @functools.cache
@@ -77,7 +80,8 @@ def simulate_step(
         batch: images per rank.
         loss: as in `model.args.loss`.
         smoothing: as in `model.args.label_smoothing`.
-        settings: precision, activation checkpointing and batches per step.
+        settings: precision, activation checkpointing and batches per step. Two batches are simulated at
+            most: a third one needs no more memory than the second, and as much work as the first.
         fsdp: settings of the sharding; `cpu_offload` changes nothing here.
         device: `cuda` or `cpu`, whose autocast keeps different operations in float32.
     """
@@ -106,7 +110,7 @@ def simulate_step(
             image = torch.empty(batch, arch.num_bands, arch.inp_size, arch.inp_size)
             label = torch.empty(batch, arch.inp_size, arch.inp_size, dtype=torch.uint8)
             args = ModelArgs(loss=loss, label_smoothing=smoothing)
-            batches = [(image, label)] * settings.grad_accum_steps
+            batches = [(image, label)] * min(settings.grad_accum_steps, 2)
             live = run_tracked_passes(model, batches, gpus=gpus, args=args, settings=settings, order=order)
     return SimulatedStep(
         shards=tuple(size for size, _, _ in held),
@@ -114,6 +118,7 @@ def simulate_step(
         unevenness=sum(size for size, _, _ in held) / mean,
         worst=live.worst,
         activations=live.most_activations,
+        work=live.work(settings.grad_accum_steps),
     )
 
 
