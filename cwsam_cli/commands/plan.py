@@ -1,7 +1,7 @@
 """`cwsam plan`."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -75,7 +75,7 @@ def plan(
     from cwsam_cli.config.load import load_config
 
     size = None if gpu_memory is None else parse_memory_size(gpu_memory, "--gpu-memory", prefixes="gt")
-    rates: dict[str, float] = {} if tflops is None else {"tflops": tflops}
+    rates: dict[str, Any] = {} if tflops is None else {"tflops": tflops}
     for name, text in (("bandwidth", bandwidth), ("link", link)):
         if text is not None:
             rates[name] = parse_memory_size(text, f"--{name}", prefixes="gt")
