@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+MACHINE = 8
+"""GPUs per machine."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:

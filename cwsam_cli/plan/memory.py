@@ -16,13 +16,12 @@ import torch.distributed as dist
 from cwsam_cli.config.schema import RunConfig, TrainingSettings
 from cwsam_cli.learning.optim import MIN_8BIT_VALUES, VALUES_PER_SCALE
 from cwsam_cli.model.variants import Architecture
+from cwsam_cli.plan.cards import MACHINE
 from cwsam_cli.plan.live import LiveBytes
 from cwsam_cli.plan.simulate import SimulatedStep, simulate_step
 
 RESERVE = 0.06
 """Share of a GPU's memory kept for the driver, buffers of NCCL and cuDNN, and fragmentation."""
-MACHINE = 8
-"""GPUs per machine, for the host memory of offloading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

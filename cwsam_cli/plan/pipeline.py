@@ -13,7 +13,7 @@ from cwsam_cli.plan.cards import CARDS, Card
 from cwsam_cli.plan.check import MemoryCheck, check_memory, list_savings
 from cwsam_cli.plan.memory import estimate_memory
 from cwsam_cli.plan.parameters import model_size
-from cwsam_cli.plan.speed import StepTime, estimate_time
+from cwsam_cli.plan.speed import TimeCheck, check_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class RunEstimate:
     """Floating-point operations of one forward pass of one image."""
     memory: MemoryCheck | None
     """Memory on the GPUs; None if no number of GPUs was given."""
-    time: StepTime | None
+    time: TimeCheck | None
     """Time of a step; None if no number of GPUs was given."""
 
 
@@ -60,7 +60,7 @@ def estimate_run(
     fit = time = None
     if gpus is not None:
         fit = check_memory(config, arch, learning, gpus=gpus, gpu_memory=gpu_memory or card.memory)
-        time = estimate_time(config, arch, frozenset(learning[fit.stage]), gpus=gpus, card=card)
+        time = check_time(config, arch, frozenset(learning[fit.stage]), gpus=gpus, card=card)
     return RunEstimate(config.model.name, size.total, size.active, trainable, size.parts, size.flops, fit, time)
 
 

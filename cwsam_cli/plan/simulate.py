@@ -10,11 +10,13 @@ besides their results. The reserve of the estimate covers the workspace of cuDNN
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -29,13 +31,14 @@ from torch.utils._pytree import tree_map
 
 from cwsam_cli.config.schema import FsdpSettings, Loss, ModelArgs, TrainingSettings
 from cwsam_cli.dataset.loader import Batch
-from cwsam_cli.distributed.parallelize import checkpoint_activations, shard
+from cwsam_cli.distributed.parallelize import checkpoint_activations, choose_expert_parallel, shard
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.loop import backward_passes
 from cwsam_cli.learning.losses import BatchTotals
-from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
+from cwsam_cli.model.experts import Exchange, HierarchicalExperts, Run, expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
+from cwsam_cli.plan.cards import MACHINE
 from cwsam_cli.plan.live import LiveBytes, LiveStorages
 from cwsam_cli.plan.work import StepWork
 
@@ -80,8 +83,8 @@ def simulate_step(
         batch: images per rank.
         loss: as in `model.args.loss`.
         smoothing: as in `model.args.label_smoothing`.
-        settings: precision, activation checkpointing and batches per step. Two batches are simulated at
-            most: a third one needs no more memory than the second, and as much work as the first.
+        settings: precision, activation checkpointing and batches per step. Only the first batches and the last
+            one are simulated, because those between them cost the same.
         fsdp: settings of the sharding; `cpu_offload` changes nothing here.
         device: `cuda` or `cpu`, whose autocast keeps different operations in float32.
     """
@@ -100,9 +103,19 @@ def simulate_step(
             module.forward = functools.partial(_with_cuda_autocast, module.forward)
     if settings.activation_checkpointing:
         checkpoint_activations(model)
+    expert_parallel = resolve_expert_parallel(arch, fsdp, gpus=gpus)
     with _fake_ranks(gpus) as mesh:
         if mesh is not None:
-            shard(model, mesh, precision=settings.precision, settings=fsdp, accumulates=settings.grad_accum_steps > 1)
+            shard(
+                model,
+                mesh,
+                precision=settings.precision,
+                settings=fsdp,
+                accumulates=settings.grad_accum_steps > 1,
+                expert_parallel=expert_parallel,
+            )
+            for _, layer in expert_layers(model):
+                layer.exchange = layer.exchange and _EvenExchange(layer.exchange, expert_parallel)
         held = [(_local_size(own), own.numel(), own.requires_grad) for own in model.parameters()]
         order = _leave_out_repetitions(model)
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -110,7 +123,8 @@ def simulate_step(
             image = torch.empty(batch, arch.num_bands, arch.inp_size, arch.inp_size)
             label = torch.empty(batch, arch.inp_size, arch.inp_size, dtype=torch.uint8)
             args = ModelArgs(loss=loss, label_smoothing=smoothing)
-            batches = [(image, label)] * min(settings.grad_accum_steps, 2)
+            # Without resharding, the first batch gathers all weights and the others none.
+            batches = [(image, label)] * min(settings.grad_accum_steps, 2 if fsdp.reshard_after_forward else 3)
             live = run_tracked_passes(model, batches, gpus=gpus, args=args, settings=settings, order=order)
     return SimulatedStep(
         shards=tuple(size for size, _, _ in held),
@@ -120,6 +134,18 @@ def simulate_step(
         activations=live.most_activations,
         work=live.work(settings.grad_accum_steps),
     )
+
+
+def resolve_expert_parallel(arch: Architecture, fsdp: FsdpSettings, *, gpus: int) -> int:
+    """Return the number of GPUs over which the experts of each group are distributed.
+
+    Raises:
+        ConfigError: `fsdp_settings.expert_parallel` does not fit the model or the number of GPUs.
+    """
+    with torch.device("meta"):
+        model = ClassWiseSam(arch)
+    per_machine = gpus if gpus <= MACHINE else math.gcd(gpus, MACHINE)
+    return choose_expert_parallel(fsdp.expert_parallel, model, processes=gpus, per_machine=per_machine)
 
 
 def run_tracked_passes(
@@ -203,12 +229,40 @@ def _local_size(parameter: Tensor) -> int:
     return (parameter.to_local() if isinstance(parameter, DTensor) else parameter).numel()
 
 
-def run_evenly(layer: HierarchicalExperts, slots: Tensor, numbers: Tensor) -> Tensor:
+def run_evenly(
+    layer: HierarchicalExperts, slots: Tensor, numbers: Tensor, sizes: list[int] | None = None
+) -> Tensor:
     """Run the groups of a layer as if its experts shared the slots evenly. Nothing is counted or read."""
-    total, groups = len(numbers), len(layer.groups)
-    ends = [-(-total * group // groups) for group in range(groups + 1)]
-    even = torch.arange(total) * (groups * layer.experts) // max(total, 1)
-    return HierarchicalExperts.run_groups(layer, slots, even, [end - start for start, end in pairwise(ends)])
+    if sizes is None:
+        numbers = torch.arange(len(numbers)) * (len(layer.groups) * layer.experts) // max(len(numbers), 1)
+        sizes = _evenly(len(numbers), len(layer.groups))
+    return HierarchicalExperts.run_groups(layer, slots, numbers, sizes)
+
+
+def _evenly(slots: int, parts: int) -> list[int]:
+    ends = [-(-slots * part // parts) for part in range(parts + 1)]
+    return [end - start for start, end in pairwise(ends)]
+
+
+class _EvenExchange:
+    """Exchange in which each expert gets an equal number of rows from each rank, instead of counting them."""
+
+    def __init__(self, exchange: Exchange, ranks: int) -> None:
+        self._exchange, self._ranks = exchange, ranks
+
+    def number(self, chosen: Tensor) -> Tensor:
+        """Renumber experts; see `TokenExchange`."""
+        return self._exchange.number(chosen)
+
+    def __call__(self, slots: Tensor, numbers: Tensor, run: Run) -> Tensor:
+        """Bring slots to their experts and back; see `TokenExchange`."""
+
+        def read(sent: Tensor, received: Tensor) -> tuple[list[int], list[list[int]]]:
+            rows, own = _evenly(len(slots), len(sent)), len(sent) // self._ranks
+            return [sum(rows[start : start + own]) for start in range(0, len(rows), own)], [rows[:own]] * self._ranks
+
+        with mock.patch.object(self._exchange, "read", read):
+            return self._exchange(slots, numbers, run)
 
 
 def _with_cuda_autocast(forward: Callable[..., Tensor], *args: Tensor) -> Tensor:

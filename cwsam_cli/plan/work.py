@@ -6,14 +6,18 @@ Views cost nothing. Without `torch.compile`, this is how a GPU runs a step.
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed.fsdp  # defines the operations of sharding
 from torch import Tensor
-from torch.distributed import ProcessGroup
+from torch.distributed import ProcessGroup, get_process_group_ranks
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
+
+from cwsam_cli.plan.cards import MACHINE
+
+Kind = Literal["all_gather", "reduce_scatter", "all_to_all"]
 
 _aten = torch.ops.aten
 _NO_WORK = {
@@ -30,9 +34,11 @@ _FLOPS = flop_registry | {
     _aten._grouped_mm: lambda a, b, *_, **__: 2 * a.numel() * b.shape[-1],
 }
 _COPY_IN = torch.ops.fsdp.all_gather_copy_in.default
-_ALL_GATHER = torch.ops.c10d._allgather_base_.default
-_REDUCE_SCATTER = torch.ops.c10d._reduce_scatter_base_.default
-_ALL_TO_ALL = torch.ops.c10d.alltoall_base_.default
+_COLLECTIVES: dict[Any, Kind] = {
+    torch.ops.c10d._allgather_base_.default: "all_gather",
+    torch.ops.c10d._reduce_scatter_base_.default: "reduce_scatter",
+    torch.ops.c10d.alltoall_base_.default: "all_to_all",
+}
 
 
 class Kernel(NamedTuple):
@@ -44,6 +50,14 @@ class Kernel(NamedTuple):
     """Bytes read and written."""
     is_float32: bool
     """Whether the first argument is float32."""
+
+
+class Message(NamedTuple):
+    """Kind of a collective operation between ranks."""
+
+    kind: Kind
+    neighbours: int | None
+    """Number of its ranks on each machine; None if all of them are on one machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +86,23 @@ class StepWork:
 
     kernels: dict[Kernel, int]
     """Number of kernels of each amount of work."""
-    sent: SentBytes
+    messages: dict[Message, int]
+    """Bytes that the rank sends, by kind of message."""
+
+    @property
+    def sent(self) -> SentBytes:
+        """Sum the bytes by kind of operation."""
+        sums: Counter[str] = Counter()
+        for message, size in self.messages.items():
+            sums[message.kind] += size
+        return SentBytes(**sums)
 
 
 class WorkCounter:
     """Counter of a step's work. Parts of the step are counted apart, so that a part can stand for several."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[int, int | None, Counter[Kernel | str]]] = [(0, None, Counter())]
+        self._parts: list[tuple[int, int | None, Counter[Kernel | Message]]] = [(0, None, Counter())]
 
     def begin(self, number: int, block: int) -> None:
         """Begin a part: the forward or backward pass of a block in the numbered pass of the step, from 1."""
@@ -88,12 +111,13 @@ class WorkCounter:
     def add(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
         """Count one operation that torch has run."""
         counts = self._parts[-1][2]
-        if func is _ALL_GATHER or func is _REDUCE_SCATTER:
-            whole, share = sorted((_size(args[0]), _size(args[1])), reverse=True)
-            counts["all_gather" if func is _ALL_GATHER else "reduce_scatter"] += whole - share
-        elif func is _ALL_TO_ALL:
-            ranks = ProcessGroup.unbox(args[2]).size()
-            counts["all_to_all"] += _size(args[1]) * (ranks - 1) // ranks
+        if func in _COLLECTIVES:
+            group = ProcessGroup.unbox(args[2])
+            ranks = get_process_group_ranks(group)
+            machines = {rank // MACHINE for rank in ranks}
+            message = Message(_COLLECTIVES[func], len(ranks) // len(machines) if len(machines) > 1 else None)
+            given = _size(args[1]) * (1 if message.kind != "all_gather" else len(ranks))
+            counts[message] += given * (len(ranks) - 1) // len(ranks)
         elif not func.is_view and func not in _NO_WORK:
             if func is _COPY_IN:  # it gets the whole buffer of gathered weights, and writes one rank's share of it
                 read = written = _tensors(args[0])
@@ -109,16 +133,19 @@ class WorkCounter:
 
         Args:
             often: how many blocks each block stands for.
-            batches: number of batches of the step. Each batch beyond the counted ones costs as much as the first.
+            batches: number of batches of the step. Batches beyond the counted ones cost as much as the last but
+                one of these.
         """
-        counts: Counter[Kernel | str] = Counter()
-        further = batches - max(number for number, _, _ in self._parts)
+        counts: Counter[Kernel | Message] = Counter()
+        last = max(number for number, _, _ in self._parts)
         for number, block, part in self._parts:
-            times = (1 if block is None else often[block]) * (1 + (further if number == 1 else 0))
+            times = (1 if block is None else often[block]) * (1 + (batches - last if number == last - 1 else 0))
             for key, count in part.items():
                 counts[key] += times * count
-        sent = SentBytes(**{key: count for key, count in counts.items() if isinstance(key, str)})
-        return StepWork({key: count for key, count in counts.items() if isinstance(key, Kernel)}, sent)
+        return StepWork(
+            {key: count for key, count in counts.items() if isinstance(key, Kernel)},
+            {key: count for key, count in counts.items() if isinstance(key, Message)},
+        )
 
 
 def _tensors(values: Any) -> list[Tensor]:
