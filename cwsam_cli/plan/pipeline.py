@@ -54,7 +54,7 @@ def estimate_run(
         gpu_memory: memory of one GPU in bytes; None: that of the card.
         card: peak rates of one GPU.
     """
-    arch, counts, learning = _learning_by_stage(config, bands)
+    arch, counts, learning = learning_by_stage(config, bands)
     size = model_size(arch)
     trainable = {stage: sum(counts[name] for name in names) for stage, names in learning.items()}
     fit = time = None
@@ -72,7 +72,7 @@ def explain_overflow(config: RunConfig, *, gpus: int, device: str) -> str:
         gpus: number of its processes.
         device: `cuda` or `cpu`.
     """
-    arch, _, learning = _learning_by_stage(config, bands=3)
+    arch, _, learning = learning_by_stage(config, bands=3)
     most = max(learning.values(), key=len)
     memory = estimate_memory(config, arch, frozenset(most), gpus=gpus, device=device)
     tries = list_savings(config, gpus) or ["more GPUs"]
@@ -87,7 +87,7 @@ def explain_overflow(config: RunConfig, *, gpus: int, device: str) -> str:
     )
 
 
-def _learning_by_stage(config: RunConfig, bands: int) -> tuple[Architecture, dict[str, int], dict[str, set[str]]]:
+def learning_by_stage(config: RunConfig, bands: int) -> tuple[Architecture, dict[str, int], dict[str, set[str]]]:
     """Return the architecture, the size of each parameter, and the parameters that learn in each stage."""
     taxonomy = dataset_taxonomy(config.train_dataset.dataset.args)
     classes = config.model.args.num_classes or (len(taxonomy) if taxonomy else 33)

@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_map
 
 from cwsam_cli.config.schema import FsdpSettings, Loss, ModelArgs, TrainingSettings
 from cwsam_cli.dataset.loader import Batch
-from cwsam_cli.distributed.parallelize import checkpoint_activations, choose_expert_parallel, shard
+from cwsam_cli.distributed.parallelize import checkpoint_activations, choose_expert_parallel, refresh_units, shard
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.loop import backward_passes
 from cwsam_cli.learning.losses import BatchTotals
@@ -120,6 +120,7 @@ def simulate_step(
         order = _leave_out_repetitions(model)
         with FakeTensorMode(allow_non_fake_inputs=True):
             model.to_empty(device="cpu")
+            refresh_units(model)  # as training does; otherwise FSDP's first pass copies unevenly divided weights
             image = torch.empty(batch, arch.num_bands, arch.inp_size, arch.inp_size)
             label = torch.empty(batch, arch.inp_size, arch.inp_size, dtype=torch.uint8)
             args = ModelArgs(loss=loss, label_smoothing=smoothing)
