@@ -5,6 +5,9 @@ runs the forward pass, the loss and the backward pass on torch's fake tensors, w
 but no bytes, and `live` counts them. A thousand ranks take no longer than two. Of identical
 encoder blocks only some run; their counts are repeated for the others.
 
+torch's own FSDPMemTracker (2.13) is not used. For the 10B model on 8 ranks it found 0.986 × these
+bytes in 98 CPU s instead of 11, and it refuses a step of several batches.
+
 Two assumptions: each expert serves an equal share of the tokens, and GPU kernels need no memory
 besides their results. The reserve of the estimate covers the workspace of cuDNN and cuBLAS.
 """
