@@ -140,6 +140,7 @@ def simulate_step(
     )
 
 
+@functools.cache
 def resolve_expert_parallel(arch: Architecture, fsdp: FsdpSettings, *, gpus: int) -> int:
     """Return the number of GPUs over which the experts of each group are distributed.
 
