@@ -14,8 +14,9 @@ besides their results. The reserve of the estimate covers the workspace of cuDNN
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -38,6 +39,7 @@ from cwsam_cli.distributed.parallelize import checkpoint_activations, choose_exp
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.loop import backward_passes
 from cwsam_cli.learning.losses import BatchTotals
+from cwsam_cli.model import experts
 from cwsam_cli.model.experts import Exchange, HierarchicalExperts, Run, expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
@@ -121,8 +123,10 @@ def simulate_step(
                 layer.exchange = layer.exchange and _EvenExchange(layer.exchange, expert_parallel)
         held = [(_local_size(own), own.numel(), own.requires_grad) for own in model.parameters()]
         order = _leave_out_repetitions(model)
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with FakeTensorMode(allow_non_fake_inputs=True), _experts_as_on(device):
             model.to_empty(device="cpu")
+            for _, layer in expert_layers(model) if device == "cuda" and gpus == 1 else ():
+                layer.pack()  # moving a layer to a GPU packs it
             refresh_units(model)  # as training does; otherwise FSDP's first pass copies unevenly divided weights
             image = torch.empty(batch, arch.num_bands, arch.inp_size, arch.inp_size)
             label = torch.empty(batch, arch.inp_size, arch.inp_size, dtype=torch.uint8)
@@ -234,9 +238,7 @@ def _local_size(parameter: Tensor) -> int:
     return (parameter.to_local() if isinstance(parameter, DTensor) else parameter).numel()
 
 
-def run_evenly(
-    layer: HierarchicalExperts, slots: Tensor, numbers: Tensor, sizes: list[int] | None = None
-) -> Tensor:
+def run_evenly(layer: HierarchicalExperts, slots: Tensor, numbers: Tensor, sizes: list[int] | None = None) -> Tensor:
     """Run the groups of a layer as if its experts shared the slots evenly. Nothing is counted or read."""
     if sizes is None:
         numbers = torch.arange(len(numbers)) * (len(layer.groups) * layer.experts) // max(len(numbers), 1)
@@ -268,6 +270,11 @@ class _EvenExchange:
 
         with mock.patch.object(self._exchange, "read", read):
             return self._exchange(slots, numbers, run)
+
+
+def _experts_as_on(device: str) -> AbstractContextManager[Any]:
+    """Let expert layers add biases to all rows at once, as on a GPU; on a CPU they do it in blocks."""
+    return mock.patch.object(experts, "_BLOCK_BYTES", sys.maxsize) if device == "cuda" else nullcontext()
 
 
 def _with_cuda_autocast(forward: Callable[..., Tensor], *args: Tensor) -> Tensor:
