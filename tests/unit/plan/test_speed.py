@@ -15,7 +15,7 @@ from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.plan.cards import CARDS, Card
 from cwsam_cli.plan.live import LiveStorages
-from cwsam_cli.plan.speed import _UPDATE, StepTime, estimate_time
+from cwsam_cli.plan.speed import _UPDATE, StepTime, check_time, estimate_time
 
 SETTINGS = [
     "model.args.inp_size=64",
@@ -80,6 +80,22 @@ def test_the_optimizer_moves_what_torchs_own_moves() -> None:
     assert moved / weight.numel() == pytest.approx(_UPDATE["adamw"], rel=0.1)
 
 
+def test_the_better_number_of_ranks_for_experts_is_named() -> None:
+    config = load_config(
+        "tiny",
+        [*SETTINGS[:2], "model.args.encoder_mode={depth: 1, global_attn_indexes: [], moe_start_layer_index: 0}"],
+    )
+    arch = architecture(config.model, num_bands=3, num_classes=7)
+    with torch.device("meta"):
+        names = frozenset(name for name, _ in ClassWiseSam(arch).named_parameters())
+    check = check_time(config, arch, names, gpus=4, card=dataclasses.replace(FAST, link=1e3))
+    assert check.other is not None
+    assert (check.configured.expert_parallel, check.other.expert_parallel) == (1, 4)
+    assert check.better is check.other  # weights of experts do not travel
+    assert check.other.sent.all_to_all > 0 and check.other.sent.all_gather < check.configured.sent.all_gather
+    assert "better: --set fsdp_settings.expert_parallel=4" in check.as_text()
+
+
 def test_rates_on_the_command_line_replace_those_of_the_card() -> None:
     options = [word for setting in SETTINGS for word in ("--set", setting)]
     base = ["plan", "--config", "tiny", *options, "--gpus", "2", "--json"]
@@ -90,9 +106,13 @@ def test_rates_on_the_command_line_replace_those_of_the_card() -> None:
         return json.loads(result.stdout)
 
     h100, slow, a100 = planned(), planned("--link", "45GB", "--bandwidth", "335GB"), planned("--card", "a100")
-    assert slow["time"]["communication_s"] == pytest.approx(10 * h100["time"]["communication_s"])
-    assert slow["time"]["memory_s"] > 9 * h100["time"]["memory_s"]
-    assert a100["time"]["communication_s"] == pytest.approx(1.5 * h100["time"]["communication_s"])
+    assert slow["time"]["configured"]["communication_s"] == pytest.approx(
+        10 * h100["time"]["configured"]["communication_s"]
+    )
+    assert slow["time"]["configured"]["memory_s"] > 9 * h100["time"]["configured"]["memory_s"]
+    assert a100["time"]["configured"]["communication_s"] == pytest.approx(
+        1.5 * h100["time"]["configured"]["communication_s"]
+    )
     assert planned("--card", "l40s")["memory"]["gpu_memory"] == 48 * 10**9
     refused = CliRunner().invoke(app, [*base, "--link", "450"])
     assert refused.exit_code == 2
