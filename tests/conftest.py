@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 from numpy.typing import NDArray
-from rasterio.transform import from_origin
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -20,6 +18,8 @@ MakeRaster = Callable[..., Path]
 @pytest.fixture
 def make_raster(tmp_path: Path) -> MakeRaster:
     """Write an array (C, H, W) or (H, W) as a GeoTIFF; keywords go to rasterio.open."""
+    import rasterio  # tests of one GPU run without it
+    from rasterio.transform import from_origin
 
     def make(name: str, values: NDArray[Any], *, mask: NDArray[Any] | None = None, **profile: Any) -> Path:
         bands = values if values.ndim == 3 else values[None]

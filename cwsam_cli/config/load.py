@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from cwsam_cli.config.schema import FolderArgs, RunConfig
 from cwsam_cli.console import log
@@ -173,11 +172,13 @@ def validate(kind: type[T], raw: object, source: str) -> T:
 
 
 def _validate(kind: type[T], raw: object, source: _Origin) -> T:
+    from pydantic import TypeAdapter, ValidationError  # 60 ms; a training step needs no validation, nor pydantic
+
     _refuse_booleans(kind, raw, "", source)
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
-        raise _first_problem(kind, raw, error, source) from None
+        raise _first_problem(kind, error.errors(include_url=False), source) from None
 
 
 _MEANT = {"epoch": "epoch_max", "epochs": "epoch_max"}
@@ -310,9 +311,8 @@ def _below(kind: type, name: str) -> str | None:
     return None
 
 
-def _first_problem(kind: type, raw: object, error: ValidationError, source: _Origin) -> ConfigError:
+def _first_problem(kind: type, problems: list[Any], source: _Origin) -> ConfigError:
     """Return an error for the first wrong key, in terms of the configuration, not of pydantic."""
-    problems = error.errors(include_url=False)
     problem = next((one for one in problems if one["type"] == "unexpected_keyword_argument"), problems[0])
     loc = [str(part) for part in problem["loc"]]
     parent, known = kind, kind

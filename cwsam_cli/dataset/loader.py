@@ -3,20 +3,71 @@
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
-from cwsam_cli.dataset.samples import BatchShare, TileDataset
 from cwsam_cli.errors import CwsamError
+
+if TYPE_CHECKING:  # it reads rasters, and training steps run without
+    from cwsam_cli.dataset.samples import TileDataset
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, S, S) float32 and class indices (B, S, S) uint8; B may be 0."""
 
 
+class BatchShare(Sampler[list[tuple[int, int]]]):
+    """Sampler of one process's share of each batch in an epoch: sample numbers, each with a seed.
+
+    Order and seeds depend only on the run's seed and the epoch, so any number of processes learns
+    from the same batches. Batches are divided as evenly as possible. A share may be empty.
+
+    Args:
+        count: number of samples in the dataset.
+        batch_size: samples per batch and process.
+        seed: seed of the run.
+        epoch: number of the epoch.
+        rank: rank of this process.
+        size: number of processes.
+        samples_done: samples of the epoch to skip, because a run learned from them before an interruption.
+        probabilities: probability of each sample, (count,). If given, `count` samples are drawn with
+            replacement.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        rank: int = 0,
+        size: int = 1,
+        samples_done: int = 0,
+        probabilities: NDArray[np.float64] | None = None,
+    ) -> None:
+        rng = np.random.default_rng((seed, epoch))
+        order = rng.permutation(count) if probabilities is None else rng.choice(count, count, p=probabilities)
+        samples = list(zip(order.tolist(), rng.integers(2**62, size=count).tolist(), strict=True))
+        full_batch = batch_size * size
+        self._batches = [
+            batch[len(batch) * rank // size : len(batch) * (rank + 1) // size]
+            for batch in (samples[start : start + full_batch] for start in range(samples_done, count, full_batch))
+        ]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self._batches)
+
+
 def load_batches(
-    dataset: TileDataset, batches: Sequence[Sequence[int]] | BatchShare, *, workers: int, pin_memory: bool
+    dataset: "TileDataset", batches: Sequence[Sequence[int]] | BatchShare, *, workers: int, pin_memory: bool
 ) -> Iterator[Batch]:
     """Yield batches in the given order.
 

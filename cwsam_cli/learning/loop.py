@@ -7,7 +7,7 @@ with no image, because all processes gather sharded weights together.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cwsam_cli.config.schema import ModelArgs, TrainingSettings
-from cwsam_cli.dataset.loader import Batch, load_batches
-from cwsam_cli.dataset.samples import BatchShare, TileDataset
+from cwsam_cli.dataset.loader import Batch, BatchShare, load_batches
 from cwsam_cli.distributed.parallelize import DTYPES, begin_batch
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import MachineError
@@ -25,6 +24,9 @@ from cwsam_cli.learning.losses import BatchTotals, count_totals, loss_parts
 from cwsam_cli.learning.optim import compute_gradient_norm, drop_gradients, take_gradients
 from cwsam_cli.model.experts import collect_routing
 from cwsam_cli.model.routing import RoutingCounts, routing_loss, sum_counts
+
+if TYPE_CHECKING:
+    from cwsam_cli.dataset.samples import TileDataset
 
 _MOST_SKIPPED = 30
 """Largest number of skipped steps in a row with fp16. The loss scale starts at 2¹⁶ and is halved each time."""
@@ -65,7 +67,7 @@ class StepResult:
 
 
 def training_steps(
-    dataset: TileDataset,
+    dataset: "TileDataset",
     batch_size: int,
     settings: TrainingSettings,
     epoch: int,

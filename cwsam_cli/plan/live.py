@@ -1,4 +1,4 @@
-"""Count the bytes of live tensors, real or fake.
+"""Count the bytes of live tensors, real or fake, and the work of the operations that make them.
 
 A dispatch mode sees every storage that torch makes, and a finalizer reports when it is freed.
 Real CPU tensors and the fake ones of `simulate` give the same count.
@@ -23,6 +23,8 @@ from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from cwsam_cli.plan.work import StepWork, WorkCounter
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class LiveStorages(TorchDispatchMode):
         self._changes: list[tuple[str, int, int]] = []  # kind, bytes, block that made the storage
         self._begun: list[tuple[int, tuple[int, bool], int]] = []  # changes so far, (pass, is backward), block
         self._sizes: dict[int, tuple[str, int, int]] = {}
+        self._work = WorkCounter()
         self._patches = ExitStack()
 
     @property
@@ -81,6 +84,10 @@ class LiveStorages(TorchDispatchMode):
     def most_activations(self) -> int:
         """Largest live bytes of activations at any moment."""
         return int(self._alive()[:, 0].max())
+
+    def work(self, batches: int = 1) -> StepWork:
+        """Sum the work of a step of so many batches; see `WorkCounter.total`."""
+        return self._work.total(Counter(self._order), batches)
 
     def _alive(self) -> NDArray[np.int64]:
         """Compute the live bytes of each kind after every change, (N, 3)."""
@@ -134,6 +141,7 @@ class LiveStorages(TorchDispatchMode):
             out = _grouped_mm_result(*args)
         else:
             out = func(*args, **(kwargs or {}))
+        self._work.add(func, args, out)
         cast = func is torch.ops.aten._to_copy.default and self._is_weight(args[0].untyped_storage())
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
@@ -164,6 +172,7 @@ class LiveStorages(TorchDispatchMode):
         self._block = block
         self._passes += block == 0 and not backward
         self._begun.append((len(self._changes), (self._passes, backward), block))
+        self._work.begin(self._passes, block)
 
     def _await_backward(self, block: int, _module: nn.Module, _given: Any, out: Tensor) -> None:
         if out.requires_grad:

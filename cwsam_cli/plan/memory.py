@@ -16,13 +16,12 @@ import torch.distributed as dist
 from cwsam_cli.config.schema import RunConfig, TrainingSettings
 from cwsam_cli.learning.optim import MIN_8BIT_VALUES, VALUES_PER_SCALE
 from cwsam_cli.model.variants import Architecture
+from cwsam_cli.plan.cards import MACHINE
 from cwsam_cli.plan.live import LiveBytes
-from cwsam_cli.plan.simulate import simulate_step
+from cwsam_cli.plan.simulate import SimulatedStep, simulate_step
 
 RESERVE = 0.06
 """Share of a GPU's memory kept for the driver, buffers of NCCL and cuDNN, and fragmentation."""
-MACHINE = 8
-"""GPUs per machine, for the host memory of offloading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,23 +125,7 @@ def estimate_memory(
             return apart.submit(estimate_memory, config, arch, learning, gpus=gpus, device=device).result()
     settings, fsdp = config.training_settings, config.fsdp_settings
     kept, recomputed = (
-        simulate_step(
-            arch,
-            learning,
-            gpus=gpus,
-            batch=config.train_dataset.batch_size,
-            loss=config.model.args.loss,
-            smoothing=config.model.args.label_smoothing,
-            settings=TrainingSettings(
-                precision=settings.precision,
-                grad_accum_steps=min(
-                    settings.grad_accum_steps, 2
-                ),  # a third batch would need the same memory as the second
-                activation_checkpointing=checkpointed,
-            ),
-            fsdp=dataclasses.replace(fsdp, cpu_offload=False),
-            device=device,
-        )
+        simulate_run(config, arch, learning, gpus=gpus, device=device, checkpointed=checkpointed)
         for checkpointed in (False, True)
     )
     step = recomputed if settings.activation_checkpointing else kept
@@ -172,6 +155,31 @@ def estimate_memory(
         unevenness=step.unevenness,
         gpu=(0 if offloaded else together) + max(step.worst.total, updating),
         host=together if offloaded else 0,
+    )
+
+
+def simulate_run(
+    config: RunConfig, arch: Architecture, learning: frozenset[str], *, gpus: int, device: str, checkpointed: bool
+) -> SimulatedStep:
+    """Simulate a step of a run; see `estimate_memory` for the arguments.
+
+    Offloading changes nothing here. Equal steps are simulated once.
+    """
+    settings = config.training_settings
+    return simulate_step(
+        arch,
+        learning,
+        gpus=gpus,
+        batch=config.train_dataset.batch_size,
+        loss=config.model.args.loss,
+        smoothing=config.model.args.label_smoothing,
+        settings=TrainingSettings(
+            precision=settings.precision,
+            grad_accum_steps=settings.grad_accum_steps,
+            activation_checkpointing=checkpointed,
+        ),
+        fsdp=dataclasses.replace(config.fsdp_settings, cpu_offload=False),
+        device=device,
     )
 
 

@@ -1,4 +1,4 @@
-"""Estimate the size of a configuration's model and the memory that training needs."""
+"""Estimate the size of a configuration's model, and the memory and time that training needs."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,11 @@ from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.learning.stages import learning_names
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture, architecture
+from cwsam_cli.plan.cards import CARDS, Card
 from cwsam_cli.plan.check import MemoryCheck, check_memory, list_savings
 from cwsam_cli.plan.memory import estimate_memory
 from cwsam_cli.plan.parameters import model_size
+from cwsam_cli.plan.speed import TimeCheck, check_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +33,35 @@ class RunEstimate:
     """Floating-point operations of one forward pass of one image."""
     memory: MemoryCheck | None
     """Memory on the GPUs; None if no number of GPUs was given."""
+    time: TimeCheck | None
+    """Time of a step; None if no number of GPUs was given."""
 
 
 def estimate_run(
-    config: RunConfig, *, bands: int = 3, gpus: int | None = None, gpu_memory: int = 80_000_000_000
+    config: RunConfig,
+    *,
+    bands: int = 3,
+    gpus: int | None = None,
+    gpu_memory: int | None = None,
+    card: Card = CARDS["h100"],
 ) -> RunEstimate:
     """Estimate a run on the meta device.
 
     Args:
         config: configuration of the run.
         bands: number of image bands, which the configuration does not contain.
-        gpus: number of GPUs to train on; None leaves out the memory.
-        gpu_memory: memory of one GPU in bytes.
+        gpus: number of GPUs to train on; None leaves out memory and time.
+        gpu_memory: memory of one GPU in bytes; None: that of the card.
+        card: peak rates of one GPU.
     """
-    arch, counts, learning = _learning_by_stage(config, bands)
+    arch, counts, learning = learning_by_stage(config, bands)
     size = model_size(arch)
     trainable = {stage: sum(counts[name] for name in names) for stage, names in learning.items()}
-    fit = None if gpus is None else check_memory(config, arch, learning, gpus=gpus, gpu_memory=gpu_memory)
-    return RunEstimate(config.model.name, size.total, size.active, trainable, size.parts, size.flops, fit)
+    fit = time = None
+    if gpus is not None:
+        fit = check_memory(config, arch, learning, gpus=gpus, gpu_memory=gpu_memory or card.memory)
+        time = check_time(config, arch, frozenset(learning[fit.stage]), gpus=gpus, card=card)
+    return RunEstimate(config.model.name, size.total, size.active, trainable, size.parts, size.flops, fit, time)
 
 
 def explain_overflow(config: RunConfig, *, gpus: int, device: str) -> str:
@@ -59,7 +72,7 @@ def explain_overflow(config: RunConfig, *, gpus: int, device: str) -> str:
         gpus: number of its processes.
         device: `cuda` or `cpu`.
     """
-    arch, _, learning = _learning_by_stage(config, bands=3)
+    arch, _, learning = learning_by_stage(config, bands=3)
     most = max(learning.values(), key=len)
     memory = estimate_memory(config, arch, frozenset(most), gpus=gpus, device=device)
     tries = list_savings(config, gpus) or ["more GPUs"]
@@ -74,7 +87,7 @@ def explain_overflow(config: RunConfig, *, gpus: int, device: str) -> str:
     )
 
 
-def _learning_by_stage(config: RunConfig, bands: int) -> tuple[Architecture, dict[str, int], dict[str, set[str]]]:
+def learning_by_stage(config: RunConfig, bands: int) -> tuple[Architecture, dict[str, int], dict[str, set[str]]]:
     """Return the architecture, the size of each parameter, and the parameters that learn in each stage."""
     taxonomy = dataset_taxonomy(config.train_dataset.dataset.args)
     classes = config.model.args.num_classes or (len(taxonomy) if taxonomy else 33)

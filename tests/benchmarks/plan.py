@@ -2,8 +2,8 @@
 
     python tests/benchmarks/plan.py [--quick]
 
-The first two tables are computed: nothing runs on a GPU. The last one is measured on this
-CPU: peak bytes of live tensor storages in one step beside weights and complete gradients,
+The tables of the large models are computed: nothing runs on a GPU. The first one is measured on
+this CPU: peak bytes of live tensor storages in one step beside weights and complete gradients,
 as torch's own memory tracker finds them, and what the process grew by.
 """
 
@@ -22,13 +22,18 @@ from cwsam_cli.learning.loop import backward_passes
 from cwsam_cli.learning.losses import BatchTotals
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
+from cwsam_cli.plan.cards import CARDS
 from cwsam_cli.plan.check import MemoryCheck
 from cwsam_cli.plan.memory import estimate_memory
-from cwsam_cli.plan.pipeline import estimate_run
+from cwsam_cli.plan.pipeline import estimate_run, learning_by_stage
+from cwsam_cli.plan.speed import estimate_time
 
 CHECKPOINTED = "training_settings.activation_checkpointing=true"
 OFFLOADED = "fsdp_settings.cpu_offload=true"
 FULL = "optimizer.name=adamw"
+EXCHANGED = "fsdp_settings.expert_parallel=auto"
+KEPT = "fsdp_settings.reshard_after_forward=false"
+HALF = "fsdp_settings.reduce_dtype=bf16"
 
 
 def planned(name: str, gpus: int, memory_gb: int, *overrides: str) -> None:
@@ -39,7 +44,13 @@ def planned(name: str, gpus: int, memory_gb: int, *overrides: str) -> None:
     shares = needed.parameters + needed.gradients + needed.optimizer
     options = ", ".join(
         word
-        for word, given in (("checkpointed", CHECKPOINTED), ("32-bit AdamW", FULL), ("offloaded", OFFLOADED))
+        for word, given in (
+            ("checkpointed", CHECKPOINTED),
+            ("32-bit AdamW", FULL),
+            ("offloaded", OFFLOADED),
+            ("expert parallel", EXCHANGED),
+            ("kept", KEPT),
+        )
         if given in overrides
     )
     print(
@@ -52,6 +63,24 @@ def planned(name: str, gpus: int, memory_gb: int, *overrides: str) -> None:
     )
     for change in fit.changes:
         print(f"    fits with {' '.join(change.options)}: {change.gpu / 1e9:.2f} GB", flush=True)
+
+
+def sent(gpus: int, *overrides: str) -> None:
+    """Bytes that each GPU sends in a step of the 10B model, and its shortest time."""
+    start = time.process_time()
+    config = load_config("XinTong/10b_fsdp", overrides)
+    arch, _, learning = learning_by_stage(config, bands=3)
+    names = frozenset(learning["finetune"])
+    took = estimate_time(config, arch, names, gpus=gpus, card=CARDS["h100"])
+    print(
+        f"10b_fsdp {gpus:3} × h100  {' '.join(overrides):90} "
+        f"all-gather {took.sent.all_gather / 1e9:7.2f}  reduce-scatter {took.sent.reduce_scatter / 1e9:7.2f}  "
+        f"all-to-all {took.sent.all_to_all / 1e9:5.2f}  sum {took.sent.total / 1e9:7.2f} GB  "
+        f"communication {took.communication_s:.3f}  memory traffic {took.memory_s:.3f}  "
+        f"launches {took.launching_s:.3f}  step {took.step_s:.3f} s  {took.limit}  "
+        f"({time.process_time() - start:.0f} CPU s)",
+        flush=True,
+    )
 
 
 def resident() -> tuple[int, int]:
@@ -121,8 +150,12 @@ def main() -> None:
     planned("XinTong/1dot5B", 1, 80)
     if quick:
         return
+    for gpus in (8, 16, 64):
+        for overrides in ((), (EXCHANGED,), (EXCHANGED, KEPT, HALF)):
+            sent(gpus, *overrides)
     for gpus, memory_gb in ((8, 80), (16, 40), (64, 80), (4, 80)):
-        for overrides in ((), (OFFLOADED,), (CHECKPOINTED,), (CHECKPOINTED, OFFLOADED), (FULL,)):
+        exchanged = ((EXCHANGED,), (EXCHANGED, KEPT, HALF)) if gpus == 8 else ()
+        for overrides in ((), (OFFLOADED,), (CHECKPOINTED,), (CHECKPOINTED, OFFLOADED), (FULL,), *exchanged):
             planned("XinTong/10b_fsdp", gpus, memory_gb, *overrides)
 
 

@@ -120,6 +120,7 @@ def test_a_sharded_step_needs_what_one_on_real_tensors_needs(checkpointed: bool)
     imagined = _imagined(gpus=4, precision="bf16", checkpointed=checkpointed, batches=2)
     assert imagined.worst.total == pytest.approx(real.worst.total, rel=0.02)
     assert imagined.worst.reducing == pytest.approx(real.worst.reducing, rel=0.02)
+    assert imagined.work.sent == real.work(2).sent
 
 
 def test_shares_of_all_ranks_hold_the_model() -> None:
