@@ -209,7 +209,10 @@ def _seconds_per_window(model: Model, request: MapRequest, batch: int) -> float:
     arch = model.trained.architecture
     images = torch.zeros(batch, arch.num_bands, arch.inp_size, arch.inp_size, device=model.device)
     score = model.scorer(request)
-    score(images[:1]).cpu()  # the first pass of all is slower
+    score(images[:1])  # the first pass of all is slower
+    device = torch.get_device_module(model.device)
+    device.synchronize()
     start = time.perf_counter()
-    score(images).cpu()
+    score(images)
+    device.synchronize()
     return (time.perf_counter() - start) / len(images)

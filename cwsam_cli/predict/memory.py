@@ -25,7 +25,7 @@ from cwsam_cli.raster.lattice import Lattice
 _USABLE = 0.94  # of a device's memory
 _FREE = 0.9  # of an accelerator's free memory
 _FEW = 6  # windows across a column; below that, smaller batches cost less than narrower columns
-_IN_FLIGHT = 3  # batches at a time: one is read, one is with the model, one is blended
+_IN_FLIGHT = 3  # batches at a time: one is read, one is with the model, one is blended; see `transfer.Pace`
 _SLACK = 32 << 20  # bytes; the system must provide returned pages again, so memory is not returned after every batch
 
 
@@ -59,14 +59,15 @@ class Needs:
 
     def bytes(self, width: int, batch: int) -> int:
         """Peak of the host, with columns of so many pixels and batches of so many windows."""
-        own = self._strip(width, batch) if self.device_fixed is not None else self._work(width, batch)
+        # torch rounds pinned memory up to powers of two.
+        own = 2 * self._strip(width, batch) if self.device_fixed is not None else self._work(width, batch)
         return self.fixed + 2 * CELL_BYTES + own + self._finished(width)
 
     def device_bytes(self, width: int, batch: int) -> int:
         """Peak of the accelerator; 0 on the CPU."""
         if self.device_fixed is None:
             return 0
-        return self.device_fixed + self._work(width, batch) + self._finished(width)
+        return self.device_fixed + self._work(width, batch) + self._strip(width, batch) // 2 + self._finished(width)
 
     def _strip(self, width: int, batch: int) -> int:
         size, overlap = self.lattice.size, self.lattice.largest_overlap
@@ -121,9 +122,10 @@ def cut(
         batch = (batch + 1) // 2
     least, on_device = needs.bytes(widths[-1], 1), needs.device_bytes(widths[-1], 1)
     if on_device > room:
+        limit_text = f"--gpu-memory {size_text(room)}" if request.gpu_memory else f"the GPU's free {size_text(room)}"
         raise MachineError(
-            f"--gpu-memory {size_text(room)} is not enough: this model and scene need {size_text(on_device)}",
-            hint=f"give it more, or free some: {size_text(needs.device_fixed or 0)} of it are the weights",
+            f"{limit_text} is not enough: this model and scene need {size_text(on_device)}",
+            hint=f"end other programs on the GPU: {size_text(needs.device_fixed or 0)} of it are the weights",
         )
     least, fixed = (each * request.gpus + waiting for each in (least, needs.fixed))
     raise MachineError(
@@ -133,9 +135,18 @@ def cut(
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that may be taken of an accelerator: 90 % of what is free."""
-    free, _ = torch.get_device_module(device).mem_get_info(device)
-    return int(_FREE * free)
+    """Bytes that may be taken of an accelerator: 90 % of what is free or what this process has taken already."""
+    module = torch.get_device_module(device)
+    if not hasattr(module, "mem_get_info"):  # Apple's GPUs have the machine's memory
+        return int(_FREE * (_total_memory(device) or 0))
+    return int(_FREE * (module.mem_get_info(device)[0] + module.memory_reserved(device)))
+
+
+def _total_memory(device: torch.device) -> int | None:
+    module = torch.get_device_module(device)
+    if device.type == "cpu" or not hasattr(module, "get_device_properties"):
+        return physical_memory()
+    return int(module.get_device_properties(device).total_memory)
 
 
 def must_be_shared(trained: Checkpoint, device: torch.device, processes: int) -> bool:
@@ -148,7 +159,7 @@ def must_be_shared(trained: Checkpoint, device: torch.device, processes: int) ->
     """
     weights, pass_ = weight_bytes(trained), activation_bytes(trained.architecture)
     on_gpu = device.type != "cpu"
-    room = torch.get_device_module(device).get_device_properties(device).total_memory if on_gpu else physical_memory()
+    room = _total_memory(device)
     if room is None or weights + pass_ <= _USABLE * room:
         return False
     if on_gpu and weights / processes + pass_ <= _USABLE * room:

@@ -2,12 +2,12 @@
 
 A process takes a stretch of the pieces that the journal lacks. It begins with the group of window rows that its first
 piece needs, so it repeats some windows that another process, or a run before a crash, has passed above. It repeats
-them in the same batches, so every piece has the same bytes whichever process makes it.
+them in the same batches, so every piece has the same bytes whichever process makes it. Only batches that were halved
+because an accelerator's memory was short may differ in the last bits of their scores.
 
 # B windows, C bands, K classes, S pixels per side of a window
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
@@ -29,8 +29,8 @@ from cwsam_cli.predict.aoi import read_area
 from cwsam_cli.predict.blend import Blender, Layers, WindowScores, cut_rows
 from cwsam_cli.predict.memory import Heap
 from cwsam_cli.predict.plan import MapPlan
-from cwsam_cli.predict.transfer import UploadStream, hand_over
-from cwsam_cli.predict.windows import SHOWN, VALID, Area, Readers, WindowPixels, batches
+from cwsam_cli.predict.transfer import Pace, UploadStream, hand_over, use_device
+from cwsam_cli.predict.windows import SHOWN, VALID, Area, Readers, WindowPixels, batches, count_readers
 from cwsam_cli.raster.network import gdal_settings
 from cwsam_cli.raster.prefetch import prefetch
 from cwsam_cli.raster.scene import open_scene
@@ -39,9 +39,8 @@ from cwsam_cli.taxonomy import IGNORE
 ScoreWindows = Callable[[Tensor], Tensor]
 """Normalised windows (B, C, S, S) → scores (B, K, S, S) float32, on the same device."""
 
-_Known = tuple[int, list[tuple[int, int]]]
+_Finished = tuple[int, list[tuple[int, int]]]
 """Offset of finished rows, and places of the windows that were checked since the rows before."""
-_MOST_READERS = 8  # threads; each decodes about 50 million values per second
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +109,7 @@ class _Maker:
 
     def pieces(self, column: int, first: int, last: int) -> Generator[tuple[int, Layers], None, None]:
         """Rows of pieces with their layers."""
+        use_device(self.device)
         plan = self.plan
         left, right = plan.col_cuts[column], plan.col_cuts[column + 1]
         row_cuts = plan.row_cuts[first : last + 2]
@@ -127,8 +127,9 @@ class _Maker:
                 yield first + number, layers
 
     def _scored(self, rows: range, cols: range, checks: "_FiniteChecks") -> Iterator[WindowScores]:
-        heap, uploads, size = Heap(), UploadStream(self.device), self.plan.lattice
-        height, width = min(size.size, size.height), min(size.size, size.width)
+        use_device(self.device)
+        heap, uploads, pace, lattice = Heap(), UploadStream(self.device), Pace(self.device), self.plan.lattice
+        height, width = min(lattice.size, lattice.height), min(lattice.size, lattice.width)
         with closing(prefetch(self._read(rows, cols, uploads))) as read:
             for batch in read:
                 if self.beat is not None:
@@ -136,18 +137,20 @@ class _Maker:
                 uploads.wait(batch.is_uploaded, batch.images, batch.hidden)
                 scores = self.score(batch.images)
                 heap.after_batch()
+                pace.after_batch()
                 checks.add(batch, scores)
                 for (row, col), own, hidden in zip(batch.places, scores, batch.hidden, strict=True):
                     yield WindowScores(row, col, own, hidden[:height, :width])
 
     def _read(self, rows: range, cols: range, uploads: UploadStream) -> Iterator[_Batch]:
+        use_device(self.device)
         plan, request = self.plan, self.plan.request
         settings = gdal_settings(request.scene, cache=plan.gdal_cache)
         options: dict[str, Any] = {"wanted_bands": [band.name for band in plan.bands], "chosen_bands": request.bands}
         options |= {"alpha": request.alpha, "pixel_m": plan.pixel_m}
         with ExitStack() as stack:
             stack.enter_context(rasterio.Env(**settings))
-            number = _number_of_readers(self.device, request.gpus)
+            number = count_readers(self.device, request.gpus)
             scenes = [stack.enter_context(open_scene(request.scene, **options)) for _ in range(number)]
             readers = stack.enter_context(closing(Readers(scenes, settings)))
             inside = read_area(request.aoi, scenes[0].north_up) if request.aoi else None
@@ -160,7 +163,7 @@ class _Maker:
                 batch=plan.batch,
                 group=plan.group,
             )
-            stack.enter_context(uploads.here())
+            stack.enter_context(uploads.enter())
             mean, std = band_statistics(plan.bands, self.device)
             for windows in batches(readers, area, self.device):
                 images, masks = _stack(windows, plan.lattice.size)
@@ -182,11 +185,6 @@ def _stack(windows: list[WindowPixels], size: int) -> tuple[Tensor, Tensor]:
     return images, masks
 
 
-def _number_of_readers(device: torch.device, processes: int) -> int:
-    """Threads that decode the scene: one beside a model on the CPU, else as many as there are cores for them."""
-    return 1 if device.type == "cpu" else max(1, min(_MOST_READERS, (os.cpu_count() or 1) // processes))
-
-
 class _FiniteChecks:
     """Checks that scores are finite where the map shows a pixel; the host reads them together with finished rows."""
 
@@ -199,14 +197,14 @@ class _FiniteChecks:
         best = scores[:, : len(self.plan.layers.taxonomy)].amax(dim=1)
         self._done.append((batch.places, (best.isfinite() | (batch.hidden > 0)).flatten(1).all(dim=1)))
 
-    def join(self, stretches: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[_Known, list[Tensor]]]:
+    def join(self, stretches: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[_Finished, list[Tensor]]]:
         """Add to finished rows the checks of all windows that they may come from."""
         for top, rows in stretches:
             done = [self._done.popleft() for _ in range(len(self._done))]
             places = [place for of_batch, _ in done for place in of_batch]
             yield (top, places), [rows, *(flags for _, flags in done)]
 
-    def refuse_others(self, stretches: Iterable[tuple[_Known, list[NDArray[Any]]]]) -> Iterator[tuple[int, Layers]]:
+    def refuse_others(self, stretches: Iterable[tuple[_Finished, list[NDArray[Any]]]]) -> Iterator[tuple[int, Layers]]:
         """Pass rows on whose checks are true.
 
         Raises:

@@ -30,7 +30,7 @@ from cwsam_cli.predict.memory import Needs, activation_bytes, cut, free_memory, 
 from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.request import BLOCK, MapRequest
 from cwsam_cli.predict.scorer import AUGMENTATIONS
-from cwsam_cli.predict.windows import MARGIN, sample
+from cwsam_cli.predict.windows import MARGIN, count_readers, sample
 from cwsam_cli.raster.fingerprint import fingerprint, fingerprint_of_file
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.lattice import Lattice
@@ -40,6 +40,7 @@ from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 
 _MEMORY = 4_000_000_000  # bytes in addition to the program and the weights, unless --max-memory says otherwise
 _ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
+_RUNTIME = 1 << 30  # bytes of main memory that an accelerator's libraries take
 _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
 
 _FAR = 8.0  # standard deviations of the training data
@@ -283,11 +284,12 @@ def _needs(scene: Scene, model: Model, request: MapRequest, layers: MapLayers, l
     row_of_blocks = height * scene.grid.width * len(scene.bands) * image_bytes
     # Blocks too high to hold as rows of pixels are held as blocks, or each would be decoded for every row of windows.
     high = height > max(512, arch.inp_size)
-    cache = GDAL_CACHE + (min(row_of_blocks * 5 // 4, _HIGH_BLOCKS) if high else 0)
+    readers = count_readers(model.device, request.gpus)
+    cache = GDAL_CACHE * readers + (min(row_of_blocks * 5 // 4, _HIGH_BLOCKS) if high else 0)
     weights = weight_bytes(model.trained)
     return cache, Needs(
         lattice=lattice,
-        fixed=model.program_bytes + cache + (weights + _ONCE[model.precision] if on_cpu else 0),
+        fixed=model.program_bytes + cache + (weights + _ONCE[model.precision] if on_cpu else _RUNTIME),
         device_fixed=None if on_cpu else weights // (request.gpus if model.is_shared else 1),
         model=activation_bytes(arch, views=len(AUGMENTATIONS[request.tta])),
         bands=len(scene.bands),

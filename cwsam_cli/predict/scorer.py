@@ -59,8 +59,7 @@ class Scorer:
         while True:
             size = min(self.most_windows, len(images))
             try:
-                parts = [self.score_batch(part) for part in images.split(size)]
-                return parts[0] if len(parts) == 1 else torch.cat(parts)
+                return self._score_parts(images, size)
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise MachineError(
@@ -69,6 +68,17 @@ class Scorer:
             self.most_windows = size // 2
             log.info("%s has not enough memory for %d windows at a time: %d from now on", self.device, size, size // 2)
             torch.get_device_module(self.device).empty_cache()
+
+    def _score_parts(self, images: Tensor, size: int) -> Tensor:
+        first = self.score_batch(images[:size])
+        if size == len(images):
+            return first
+        scores = first.new_empty(len(images), *first.shape[1:])
+        scores[:size] = first
+        del first
+        for begin in range(size, len(images), size):
+            scores[begin : begin + size] = self.score_batch(images[begin : begin + size])
+        return scores
 
     def score_batch(self, images: Tensor) -> Tensor:
         """Score all windows at once; see `__call__`."""
@@ -85,7 +95,7 @@ class Scorer:
 
     def _one_view(self, images: Tensor, view: Turn) -> Tensor:
         turns, flip = view
-        seen = torch.rot90(images, turns, (2, 3))
+        seen = torch.rot90(images, turns, (2, 3)) if turns else images  # a turn by 0 is a copy
         with _watch_experts(self.model, self.expert_groups) as served:
             scores = self.model(seen.flip(3) if flip else seen).float()
         if self.hidden is not None:
@@ -94,7 +104,8 @@ class Scorer:
             by_patch = torch.stack(served).mean(dim=0).movedim(-1, 1)
             by_pixel = nn.functional.interpolate(by_patch, size=scores.shape[-2:], mode="nearest")
             scores = torch.cat([scores, by_pixel], dim=1)
-        return torch.rot90(scores.flip(3) if flip else scores, -turns, (2, 3)).contiguous()
+        scores = scores.flip(3) if flip else scores
+        return (torch.rot90(scores, -turns, (2, 3)) if turns else scores).contiguous()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ by several threads if the device is an accelerator. Batches never mix groups of 
 depend on where the reading began: a run that starts in the middle repeats the same batches.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ its training ground, that changes the class of 25 % of the outermost pixels, wit
 """
 
 CELL_BYTES = 4 << 20  # read at a time: GDAL's cache must hold blocks of the image and of every band's mask until then
+
+_MOST_READERS = 8  # threads; each decodes about 50 million values per second
 
 _PLACES = ((0.5, 0.5), (0.1, 0.1), (0.9, 0.9), (0.1, 0.9), (0.9, 0.1), (0.5, 0.1), (0.5, 0.9), (0.1, 0.5), (0.9, 0.5))
 """Where a scene is sampled, as shares of its height and width; the first ones count most."""
@@ -156,6 +159,11 @@ class Readers:
         """Wait for the threads. The scenes stay open."""
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
+
+
+def count_readers(device: torch.device, processes: int) -> int:
+    """Count threads that decode the scene: one beside a model on the CPU, else as many as there are cores for them."""
+    return 1 if device.type == "cpu" else max(1, min(_MOST_READERS, (os.cpu_count() or 1) // processes))
 
 
 class _Strip:

@@ -217,6 +217,9 @@ def test_a_gpu_spares_the_main_memory() -> None:
 
 
 def test_too_little_memory_of_the_gpu_is_told_with_figures() -> None:
-    with pytest.raises(MachineError, match=r"--gpu-memory 250 MB is not enough.* need \d+ MB") as caught:
+    wished = request(gpu_memory=250_000_000)
+    with pytest.raises(MachineError, match=r"the GPU's free 250 MB is not enough.* need \d+ MB"):
         cut(of(50_000, **ON_A_GPU), 50_000, request(), limit=10**11, room=250_000_000)
+    with pytest.raises(MachineError, match=r"--gpu-memory 250 MB is not enough.* need \d+ MB") as caught:
+        cut(of(50_000, **ON_A_GPU), 50_000, wished, limit=10**11, room=250_000_000)
     assert caught.value.exit_code == 6 and "200 MB of it are the weights" in caught.value.hint
