@@ -48,6 +48,9 @@ def predict(
     precision: Annotated[
         PrecisionChoice, typer.Option("--precision", help="auto is bf16 if the hardware computes in it.")
     ] = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the model first, which takes minutes; for large scenes.")
+    ] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Largest number of windows per batch.")] = 8,
     max_memory: Annotated[
         str | None,
@@ -158,6 +161,7 @@ def predict(
         overlap=overlap,
         tta=tta,
         precision=precision,
+        compile=compile,
         batch_size=batch_size,
         max_memory=parse_memory_size(max_memory, "--max-memory") if max_memory else None,
         gpu_memory=parse_memory_size(gpu_memory, "--gpu-memory") if gpu_memory else None,

@@ -146,7 +146,7 @@ def take_step(
     model, scaler = learner.model, learner.scaler
     model.train()
     own_totals = count_totals([label for _, label in batches], weights)
-    counts = world.total(torch.cat([part.view(-1) for part in own_totals]).to(world.device))
+    counts = world.total(torch.cat([part.view(-1) for part in own_totals]).to(world.device, non_blocking=True))
     totals = BatchTotals(counts[0], counts[1], counts[2:])
     passes = backward_passes(
         model, batches, world, args=args, settings=settings, weights=weights, totals=totals, scaler=scaler
@@ -155,7 +155,7 @@ def take_step(
     if scaler is not None:
         scaler.unscale_(learner.optimizer)
     norm = compute_gradient_norm(learner.shards, world)
-    status = torch.tensor(get_status(), dtype=torch.float32, device=world.device)
+    status = torch.tensor(get_status(), dtype=torch.float32).to(world.device, non_blocking=True)
     to_reduce = [
         world.total(torch.cat([torch.stack([*passes.losses.values()]), status])),
         norm.view(1),

@@ -2,10 +2,10 @@
 
 # B batch, H W patches, T = H·W tokens, D width, N heads, d = D/N
 
-Names and shapes are Segment Anything's, so its checkpoints load unchanged. With gradients, the
-attention is written out, which trains fastest on a CPU. Without gradients, the position bias is
-the mask of torch's fused attention. Extra head dimensions in place of the T×T mask took 1.3 ×
-the time of the written-out form (ViT-B at 512 pixels, fp32).
+Names and shapes are Segment Anything's, so its checkpoints load unchanged. The position bias is
+the mask of torch's fused attention. On a CPU with gradients, the attention is written out instead,
+which trains fastest there. Extra head dimensions in place of the T×T mask took 1.3 × the time of
+the written-out form (ViT-B at 512 pixels, fp32, on a CPU). On GPUs the forms were not compared.
 Source: Kirillov et al., Segment Anything, 2023; Li et al., Exploring Plain Vision
 Transformer Backbones for Object Detection, 2022.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_HEADS_AT_ONCE = 4  # without gradients: limits the T×T bias, which cuts the peak memory to a third
+_HEADS_AT_ONCE = 4  # on a CPU without gradients: limits the T×T bias, which cuts the peak memory to a third
 
 
 class Attention(nn.Module):
@@ -42,11 +42,12 @@ class Attention(nn.Module):
             self.qkv(x).reshape(batch, height * width, 3, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
         )
         q, k, v = qkv.unbind(0)  # each (B, N, T, d)
-        if torch.is_grad_enabled() or not batch:  # some fused kernels refuse an empty batch
+        on_cpu = x.device.type == "cpu"
+        if not batch or (on_cpu and torch.is_grad_enabled()):  # some fused kernels refuse an empty batch
             bias = self._position_bias(q, height, width)
             mixed = (q * self.scale @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
         else:
-            heads = (part.split(_HEADS_AT_ONCE, dim=1) for part in (q, k, v))
+            heads = (part.split(_HEADS_AT_ONCE if on_cpu else self.num_heads, dim=1) for part in (q, k, v))
             mixed = torch.cat(
                 [
                     F.scaled_dot_product_attention(

@@ -26,13 +26,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cwsam_cli.model.grouped import grouped_linear
 from cwsam_cli.model.routing import Routing, sum_routing
 
 Activation = Callable[[Tensor], Tensor]
 
 _STACKS = ("lin1_weight", "lin1_bias", "lin2_weight", "lin2_bias")
-_BLOCK_BYTES = 1 << 18
-"""Rows that get their biases at once on a CPU. The copies of the biases then stay in its cache."""
 
 
 class ExpertGroup(nn.Module):
@@ -88,86 +87,11 @@ def _apply_experts(
         parameters: the parameters that make up each stack. They receive its gradient.
         activation: activation between the two layers.
     """
-    experts = torch.arange(len(stacks[0]), device=x.device, dtype=numbers.dtype)
+    weight1, bias1, weight2, bias2 = stacks
+    experts = torch.arange(len(weight1), device=x.device, dtype=numbers.dtype)
     ends = torch.searchsorted(numbers, experts, right=True, out_int32=True)
-    hidden = _GroupedLinear.apply(x, numbers, ends, *stacks[:2], *parameters[0], *parameters[1])
-    return _GroupedLinear.apply(activation(hidden), numbers, ends, *stacks[2:], *parameters[2], *parameters[3])
-
-
-class _GroupedLinear(torch.autograd.Function):
-    """Linear layer of each expert on its rows.
-
-    The number of operations does not depend on the number of experts. The sum over each expert's
-    rows in the bias's gradient is a grouped product with a row of ones. On a CPU it takes half the
-    time of a loop.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, numbers: Tensor, ends: Tensor, weight: Tensor, bias: Tensor, *parameters: Tensor
-    ) -> Tensor:
-        """Map rows (S, in), sorted by expert, to (S, out).
-
-        Args:
-            ctx: context of the pass.
-            x: rows (S, in).
-            numbers: number of each row's expert (S,).
-            ends: end of each expert's rows (E,) int32.
-            weight: values of the weights (E, out, in).
-            bias: values of the biases (E, out).
-            parameters: parts of `weight`, then as many parts of `bias`.
-        """
-        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-        ctx.save_for_backward(x, ends, weight)
-        ctx.parts = [(part.shape[0], part.dtype) for part in parameters]
-        if not x.shape[0]:
-            return x.new_empty(0, bias.shape[1])
-        out = F.grouped_mm(x, weight.transpose(1, 2), offs=ends)
-        for rows, own in _blocks(out, numbers):
-            rows.add_(bias.index_select(0, own))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of the rows and the parameters."""
-        x, ends, weight = ctx.saved_tensors
-        learns = ctx.needs_input_grad[5:]
-        half = len(learns) // 2
-        grads: list[Tensor | None] = [None] * len(learns)
-        if any(learns[:half]):
-            total = F.grouped_mm(grad.t(), x, offs=ends) if x.shape[0] else torch.zeros_like(weight)
-            grads[:half] = total.split([experts for experts, _ in ctx.parts[:half]])
-        if any(learns[half:]):
-            total = _sum_rows(grad, ends)
-            grads[half:] = total.split([experts for experts, _ in ctx.parts[half:]])
-        grads = [
-            part.to(dtype) if part is not None and needed else None
-            for part, needed, (_, dtype) in zip(grads, learns, ctx.parts, strict=True)
-        ]
-        to_x = None
-        if ctx.needs_input_grad[0]:
-            to_x = F.grouped_mm(grad, weight, offs=ends) if x.shape[0] else torch.zeros_like(x)
-        return to_x, None, None, None, None, *grads
-
-
-def _blocks(x: Tensor, numbers: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cut rows into blocks that a CPU's cache holds. On other devices, all rows are one block."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return iter([(x, numbers)])
-    rows = max(1, _BLOCK_BYTES // (x.shape[1] * x.element_size()))
-    return zip(x.split(rows), numbers.split(rows), strict=True)
-
-
-def _sum_rows(x: Tensor, ends: Tensor) -> Tensor:
-    """Sum the rows (S, D) of each expert: (E, D)."""
-    rows, aligned = x.shape[0], 16 // x.element_size()  # strides must be multiples of 16 bytes
-    if not rows:
-        return x.new_zeros(len(ends), x.shape[1])
-    if x.device.type == "cpu":
-        ones = x.new_ones(1, rows + -rows % aligned)[:, :rows]
-    else:  # each expert's ones must begin at a multiple of 16 bytes, too
-        ones = x.new_ones(rows, aligned).t()
-    return F.grouped_mm(ones, x, offs=ends)[:, 0]
+    hidden = activation(grouped_linear(x, numbers, ends, weight1, bias1, [*parameters[0], *parameters[1]]))
+    return grouped_linear(hidden, numbers, ends, weight2, bias2, [*parameters[2], *parameters[3]])
 
 
 Run = Callable[[Tensor, Tensor, list[int]], Tensor]

@@ -15,6 +15,7 @@ from cwsam_cli.distributed.parallelize import assign_weights, release_gathered, 
 from cwsam_cli.distributed.world import World, choose_device
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import sha256
+from cwsam_cli.model.compiled import compile_blocks, pack_experts
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.weights import named_tensors
 from cwsam_cli.predict.memory import must_be_shared, resident_memory
@@ -79,11 +80,20 @@ class Model:
         Args:
             request: how to compute.
             world: the processes that share the model; None or an unshared model puts all of it on this device.
+
+        Raises:
+            UsageError: the request wants a compiled model, but several processes share it.
+            MachineError: this machine cannot compile.
         """
+        if self.is_shared and request.compile:
+            raise UsageError("--compile: several processes share this model", hint="leave it out")
         if self.is_shared and world is not None:
             network: nn.Module = shared_network(self.trained, world, self.precision)
         else:
             network = self.trained.model().to(self.device)
+            if request.compile:
+                compile_blocks(network, self.device, experts=not request.experts)
+                pack_experts(network)
         scorer = Scorer(
             network,
             self.device,

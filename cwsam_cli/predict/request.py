@@ -56,6 +56,8 @@ class MapRequest:
     """Share of a window that its neighbours also see, 0 to 0.9."""
     tta: Views = "none"
     precision: PrecisionChoice = "auto"
+    compile: bool = False
+    """Compile the model with torch.compile."""
     batch_size: int = 8
     """Largest number of windows per batch."""
     max_memory: int | None = None

@@ -24,9 +24,10 @@ from cwsam_cli.distributed.parallelize import (
     sharded_like,
 )
 from cwsam_cli.distributed.world import World
-from cwsam_cli.errors import CheckpointError
+from cwsam_cli.errors import CheckpointError, ConfigError
 from cwsam_cli.learning.learner import Learner
 from cwsam_cli.learning.optim import build_optimizer, local_shards
+from cwsam_cli.model.compiled import compile_blocks, pack_experts
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.model.weights import LoadReport, PretrainedWeights, make_weights, named_tensors, rgb_bands
@@ -86,6 +87,14 @@ def _allocate_learner(config: RunConfig, arch: Architecture, world: World, band_
     settings = config.training_settings
     with torch.device("meta"):
         model = ClassWiseSam(arch)
+    compiles_experts = settings.compile and not settings.activation_checkpointing
+    if settings.compile:
+        if world.shares_model:
+            raise ConfigError(
+                f"`training_settings.compile` is true, but {world.size} processes share the model",
+                hint="--set training_settings.compile=false, or train with one process",
+            )
+        compile_blocks(model, world.device, experts=compiles_experts)
     if settings.activation_checkpointing:
         checkpoint_activations(model)
     expert_parallel = choose_expert_parallel(
@@ -103,6 +112,8 @@ def _allocate_learner(config: RunConfig, arch: Architecture, world: World, band_
             expert_parallel=expert_parallel,
         )
     model.to_empty(device="cpu" if offload else world.device)
+    if compiles_experts:
+        pack_experts(model)
     for buffer in model.buffers():  # FSDP does not offload buffers
         buffer.data = buffer.data.to(world.device)
     for block in model.image_encoder.blocks:

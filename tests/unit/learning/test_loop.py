@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cwsam_cli.config.schema import Loss, ModelArgs, OptimizerArgs, OptimizerConfig, TrainingSettings
+from cwsam_cli.config.schema import Loss, ModelArgs, ModelConfig, OptimizerArgs, OptimizerConfig, TrainingSettings
 from cwsam_cli.dataset.loader import Batch
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import MachineError
@@ -17,8 +17,9 @@ from cwsam_cli.learning.learner import Learner
 from cwsam_cli.learning.loop import RunStatus, StepResult, take_step
 from cwsam_cli.learning.optim import build_optimizer, local_shards
 from cwsam_cli.model.network import ClassWiseSam
-from cwsam_cli.model.variants import Architecture
+from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.taxonomy import IGNORE
+from tests.pretended_accelerator import COUNT, DEVICE
 from tests.small import ARCH
 
 WORLD = World(torch.device("cpu"))
@@ -103,6 +104,26 @@ def _weights(learner: Learner) -> dict[str, Tensor]:
 
 def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _count_waits() -> tuple[int, int]:
+    """How often the host waits for the device in a step of `sam_tiny`, and whether the step learned (1) or not (0)."""
+    arch = architecture(ModelConfig(name="sam_tiny", args=ModelArgs(inp_size=32)), num_bands=2, num_classes=3)
+    assert arch.moe_num_expert_groups
+    learner = _learner(ClassWiseSam(arch).to(DEVICE), plain=False)
+    settings = TrainingSettings(clip_grad_norm=1.0, workers=0)
+    options: dict[str, Any] = {"loss": "ce+dice", "settings": settings, "rate": 1e-3}
+    losses = []
+    for _ in range(2):
+        COUNT.clear()
+        losses.append(_step(learner, _batch(2), _batch(2), world=World(torch.device(DEVICE)), **options).loss)
+    return COUNT["reads"] + COUNT["downs"] + COUNT["waits"], int(losses[1] < losses[0])
+
+
+def test_the_host_waits_for_an_accelerator_at_most_twice_in_a_step(accelerated: Callable[..., Any]) -> None:
+    waits, learned = accelerated(_count_waits)
+    assert waits <= 2
+    assert learned
 
 
 @pytest.mark.parametrize("loss", LOSSES)
