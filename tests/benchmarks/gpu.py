@@ -403,7 +403,17 @@ def agreement(bench: Bench) -> None:
 
 def tests(bench: Bench, left: float) -> None:
     """Run the tests marked `gpu1`. Options of the project's own configuration need plugins of pytest."""
-    options = ["-q", "-m", "gpu1", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
+    options = [
+        "-q",
+        "-m",
+        "gpu1",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=--import-mode=importlib",
+        "-o",
+        "filterwarnings=",
+    ]
     env = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     began = time.perf_counter()
     try:

@@ -49,7 +49,18 @@ def _python(*words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str
 
 
 def test_tests_of_one_gpu_are_collected_with_torch_alone(bare: dict[str, str]) -> None:
-    options = ["-q", "--collect-only", "-m", "gpu1", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
+    options = [
+        "-q",
+        "--collect-only",
+        "-m",
+        "gpu1",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=--import-mode=importlib",
+        "-o",
+        "filterwarnings=",
+    ]
     done = _python("-m", "pytest", *options, "tests/gpu", env=bare)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "test_a_gpu_learns_what_a_cpu_learns" in done.stdout
