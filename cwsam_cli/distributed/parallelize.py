@@ -140,7 +140,8 @@ def shard(
             _distribute_experts(layer, expert_mesh["experts"])
         for group in layer.groups:
             over = expert_mesh["fsdp"] if expert_parallel > 1 else mesh
-            unit(group, DTYPES[precision], over=over, sums_once=keep and expert_parallel > 1)
+            # Experts that no other rank holds send no gradients, so summing them once would only cost memory.
+            unit(group, DTYPES[precision], over=over, sums_once=keep and expert_parallel > 1 and over.size() > 1)
         unit(layer)  # what is left of it: the routers
     for block in (*model.image_encoder.blocks, *model.mask_decoder.transformer.layers):
         unit(block)

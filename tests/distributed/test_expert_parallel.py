@@ -143,7 +143,7 @@ def _calls(layout: tuple[int, int], folder: str, source: str) -> experts.Calls:
     """Calls that begin runs, by layout and name."""
     processes, expert_parallel = layout
     runs = {_named(layout, name): _case(RUN | {"optimizer": name}, expert_parallel) for name in GOES_ON}
-    cases = {name: _case(case, expert_parallel) for name, case in CASES.items() if processes < 4 or name in AMONG_FOUR}
+    cases = {name: _case(CASES[name], expert_parallel) for name in _learned(layout)}
     plain = _case({}, expert_parallel)
     calls: experts.Calls = {"save": (experts.save, (runs, folder))}
     if layout == (2, 1) or layout in PARALLEL:
