@@ -266,7 +266,7 @@ class TrainingSettings:
     less memory, more time."""
     compile: bool = False
     """If true, torch.compile compiles the encoder's blocks and the decoder, which takes minutes at the start. Only one
-    process can do so. With `activation_checkpointing`, experts are not compiled."""
+    process can do so. Experts of the decoder are not compiled, nor any experts with `activation_checkpointing`."""
     ema: float | None = None
     """Decay per step of a moving average of the weights. The average is validated and saved instead of the
     weights. 0.999 has a half-life of 693 steps. Early in a run the half-life is a tenth of the steps so far."""

@@ -3,7 +3,6 @@
 import torch
 
 from cwsam_cli.errors import MachineError
-from cwsam_cli.model.encoder import Block
 from cwsam_cli.model.experts import expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 
@@ -13,12 +12,13 @@ _GRAPHS_PER_BLOCK = 8  # training and validation, batches of several sizes
 def compile_blocks(model: ClassWiseSam, device: torch.device, *, experts: bool) -> None:
     """Compile the encoder's blocks and the decoder. Each is compiled when it first runs.
 
-    Only forward functions are compiled, so hooks and checkpoints see no difference.
+    Only forward functions are compiled, so hooks and checkpoints see no difference. A decoder with
+    experts is left as it is, because torch 2.13 breaks its graph.
 
     Args:
         model: the whole model, unsharded; it may be on the meta device.
         device: the device on which the model will run.
-        experts: whether to compile experts, too. Hooks on layers of experts then do not run. If a
+        experts: whether to compile the encoder's experts, too. Hooks on layers of experts then do not run. If a
             block with experts recomputes its activations, it must not be compiled as a whole.
 
     Raises:
@@ -27,11 +27,11 @@ def compile_blocks(model: ClassWiseSam, device: torch.device, *, experts: bool) 
     _require_compiler(device)
     blocks = [*model.image_encoder.blocks]
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS_PER_BLOCK * len(blocks))
-    for module in (*blocks, model.mask_decoder):
-        if experts or not any(expert_layers(module)):
-            module.forward = torch.compile(module.forward)
-        elif isinstance(module, Block):
-            module.attn.forward = torch.compile(module.attn.forward)  # type: ignore[method-assign]
+    for block in blocks:
+        part = block if experts or not any(expert_layers(block)) else block.attn
+        part.forward = torch.compile(part.forward)
+    if not any(expert_layers(model.mask_decoder)):
+        model.mask_decoder.forward = torch.compile(model.mask_decoder.forward)  # type: ignore[method-assign]
 
 
 def pack_experts(model: ClassWiseSam) -> None:
