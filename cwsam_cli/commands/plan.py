@@ -46,7 +46,7 @@ def plan(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Count a model's parameters, and the memory and time that training needs.
+    """Compute the memory and time that training will need.
 
     \b
     $ cwsam plan --config XinTong/10b_fsdp --gpus 8

@@ -70,8 +70,9 @@ class _GroupedLinear(torch.autograd.Function):
         if any(learns[half:]):
             total = _sum_rows(grad, ends)
             grads[half:] = total.split([experts for experts, _ in ctx.parts[half:]])
+        shares = not all(learns)  # a view would keep the gradients of frozen parts in memory
         grads = [
-            part.to(dtype) if part is not None and needed else None
+            part.to(dtype, copy=shares) if part is not None and needed else None
             for part, needed, (_, dtype) in zip(grads, learns, ctx.parts, strict=True)
         ]
         to_x = None

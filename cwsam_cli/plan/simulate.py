@@ -39,7 +39,7 @@ from cwsam_cli.distributed.parallelize import checkpoint_activations, choose_exp
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.loop import backward_passes
 from cwsam_cli.learning.losses import BatchTotals
-from cwsam_cli.model import experts
+from cwsam_cli.model import grouped
 from cwsam_cli.model.experts import Exchange, HierarchicalExperts, Run, expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
@@ -274,7 +274,7 @@ class _EvenExchange:
 
 def _experts_as_on(device: str) -> AbstractContextManager[Any]:
     """Let expert layers add biases to all rows at once, as on a GPU; on a CPU they do it in blocks."""
-    return mock.patch.object(experts, "_BLOCK_BYTES", sys.maxsize) if device == "cuda" else nullcontext()
+    return mock.patch.object(grouped, "_BLOCK_BYTES", sys.maxsize) if device == "cuda" else nullcontext()
 
 
 def _with_cuda_autocast(forward: Callable[..., Tensor], *args: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ FULL = "optimizer.name=adamw"
 EXCHANGED = "fsdp_settings.expert_parallel=auto"
 KEPT = "fsdp_settings.reshard_after_forward=false"
 HALF = "fsdp_settings.reduce_dtype=bf16"
+FSDP_ALONE = ("fsdp_settings.expert_parallel=1", "fsdp_settings.reshard_after_forward=true")
 
 
 def planned(name: str, gpus: int, memory_gb: int, *overrides: str) -> None:
@@ -152,11 +153,11 @@ def main() -> None:
         return
     for gpus in (8, 16, 64):
         for overrides in ((), (EXCHANGED,), (EXCHANGED, KEPT, HALF)):
-            sent(gpus, *overrides)
+            sent(gpus, *FSDP_ALONE, *overrides)
     for gpus, memory_gb in ((8, 80), (16, 40), (64, 80), (4, 80)):
         exchanged = ((EXCHANGED,), (EXCHANGED, KEPT, HALF)) if gpus == 8 else ()
         for overrides in ((), (OFFLOADED,), (CHECKPOINTED,), (CHECKPOINTED, OFFLOADED), (FULL,), *exchanged):
-            planned("XinTong/10b_fsdp", gpus, memory_gb, *overrides)
+            planned("XinTong/10b_fsdp", gpus, memory_gb, *FSDP_ALONE, *overrides)
 
 
 if __name__ == "__main__":
