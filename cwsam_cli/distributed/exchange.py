@@ -9,7 +9,7 @@ receive no row or all rows.
 The loss expects gradients that are averaged over all processes. A rank's experts receive the
 summed gradients of R ranks, and FSDP averages them only over the ranks that share an expert. The
 backward pass therefore divides by R before the experts, and multiplies by R after them. If R is
-a power of two, this is exact.
+a power of two, this is exact in fp32 and bf16. In fp16, small gradients may underflow.
 Source: Lepikhin et al., GShard, 2021; torch.distributed.all_to_all_single.
 """
 

@@ -46,7 +46,7 @@ def describe(arch: Architecture, weights: dict[str, torch.Tensor]) -> Checkpoint
 
 
 def checksums(learner: Learner, world: World) -> list[int]:
-    """Sums over the bits of all weights, averages and AdamW's averages. They do not depend on the sharding."""
+    """Return sums over the bits of all weights, averages and AdamW's averages. They do not depend on the sharding."""
     parameters = dict(learner.model.named_parameters())
     held: list[torch.Tensor] = [*parameters.values()]
     held += [sharded_like(parameters[name], value) for name, value in learner.average.items()]
@@ -92,14 +92,14 @@ def resume(world: World, case: dict[str, Any], folder: str, name: str) -> Ending
 
 
 def _losses(world: World, case: dict[str, Any], learner: Learner) -> list[float]:
-    """Losses of a step; with 8-bit averages, which have no checksums, of two."""
+    """Return the losses of a step; with 8-bit averages, which have no checksums, of two."""
     config = workers.configuration(case)
     numbers = range(SAVED_AFTER, SAVED_AFTER + (2 if config.optimizer.name == "adamw8bit" else 1))
     return [workers.step(world, config, learner, number, world.size, rate=1e-3).loss for number in numbers]
 
 
-def written(world: World, case: dict[str, Any], folder: str) -> str:
-    """A hash of the checkpoint that the processes write."""
+def write(world: World, case: dict[str, Any], folder: str) -> str:
+    """Return a hash of the checkpoint that the processes write."""
     _, learner = workers.begin(world, case)
     path = Path(folder) / "model.pth"
     weights = dict(learner.model.named_parameters()) | dict(learner.model.named_buffers())
@@ -107,8 +107,8 @@ def written(world: World, case: dict[str, Any], folder: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if world.is_main else ""
 
 
-def grown(world: World, case: dict[str, Any], path: str) -> tuple[list[int], float]:
-    """Checksums of the model that grows from a checkpoint, and the largest share of it on a process."""
+def grow(world: World, case: dict[str, Any], path: str) -> tuple[list[int], float]:
+    """Return checksums of the model that grows from a checkpoint, and the largest share of it on a process."""
     source = open_pretrained(path) if world.is_main else None
     config = workers.configuration(case)
     learner, _ = build_learner(config, arch_of(case), world, source, band_names=BAND_NAMES, class_names=list("abcd"))
@@ -118,7 +118,7 @@ def grown(world: World, case: dict[str, Any], path: str) -> tuple[list[int], flo
     return checksums(learner, world), float(held.max() / held.sum())
 
 
-def collectives(world: World, case: dict[str, Any]) -> dict[str, int]:
+def count_collectives(world: World, case: dict[str, Any]) -> dict[str, int]:
     """Count the collective operations of a step, which is not the first one."""
     config, learner = workers.begin(world, case)
     workers.step(world, config, learner, 0, world.size)
@@ -149,5 +149,5 @@ Calls = dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
 
 
 def call_all(world: World, calls: Calls) -> dict[str, Any]:
-    """What several functions return: processes take long to start."""
+    """Return the results of several functions, because processes take long to start."""
     return {key: worker(world, *arguments) for key, (worker, arguments) in calls.items()}

@@ -109,7 +109,7 @@ def test_two_processes_with_their_own_experts_learn_what_one_does() -> None:
     still = {"still": 3, "steps": 4}
     calls: experts.Calls = {"learn": (workers.learn, ({name: _case(CASES[name] | still, 2) for name in QUICK}, 2))}
     calls["auto"] = (workers.learn, ({"": _case(CASES["plain"] | {"steps": 1}, "auto")}, 2))
-    calls |= {name: (experts.collectives, (_case(CASES[name], 2),)) for name in ("accumulation", "kept")}
+    calls |= {name: (experts.count_collectives, (_case(CASES[name], 2),)) for name in ("accumulation", "kept")}
     two = _on(2, calls)
     alone = workers.learn(ALONE, {name: _case(CASES[name] | still, 1) for name in QUICK}, 1)
     for name, one in alone.items():
@@ -147,12 +147,12 @@ def _calls(layout: tuple[int, int], folder: str, source: str) -> experts.Calls:
     plain = _case({}, expert_parallel)
     calls: experts.Calls = {"save": (experts.save, (runs, folder))}
     if layout == (2, 1) or layout in PARALLEL:
-        calls["written"] = (experts.written, (plain, folder))
+        calls["written"] = (experts.write, (plain, folder))
     if layout == (1, 1) or layout in PARALLEL:
         calls["learn"] = (workers.learn, (cases, processes))
-        calls["grown"] = (experts.grown, (plain, source))
+        calls["grown"] = (experts.grow, (plain, source))
     if layout == (4, 2):
-        calls["kept"] = (experts.collectives, (_case(CASES["kept"], expert_parallel),))
+        calls["kept"] = (experts.count_collectives, (_case(CASES["kept"], expert_parallel),))
     if layout == (2, 2):
         calls["overflow"] = (workers.overflow, (plain,))
     return {f"{layout} {name}": call for name, call in calls.items()}
