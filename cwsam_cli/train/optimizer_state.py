@@ -88,8 +88,8 @@ def restore_optimizer(
     written = shapes(index)
     is_same_sharding = (
         record.processes == world.size
-        and current.expert_parallel == saved.expert_parallel
         and all(current.cut[name] == saved.cut.get(name) for name in current.cut)
+        and all(current.expert_parallel.get(name, 1) == saved.expert_parallel.get(name, 1) for name in current.cut)
     )
     is_same_layout = is_same_sharding and all(
         written.get(name) == (tensor.shape, tensor.dtype) for name, tensor in tensors.items()
