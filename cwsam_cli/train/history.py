@@ -93,8 +93,8 @@ def summarize_routing(routing: Mapping[str, RoutingCounts]) -> dict[str, float]:
 
 def read_memory(device: torch.device) -> dict[str, float]:
     """Return the memory use of this process in bytes: on the GPU, or the peak resident memory."""
-    if device.type != "cpu":
-        memory = torch.get_device_module(device)
+    memory = torch.get_device_module(device)
+    if hasattr(memory, "memory_reserved"):  # not on CPUs and Apple's GPUs
         return {
             "memory/allocated": memory.memory_allocated(device),
             "memory/reserved": memory.memory_reserved(device),

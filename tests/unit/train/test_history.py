@@ -143,8 +143,9 @@ def test_the_routing_of_each_layer_is_told_by_group_and_expert() -> None:
     assert len(figures) == 1 + 2 + 6
 
 
-def test_the_memory_of_this_process_is_told_in_bytes() -> None:
-    (value,) = read_memory(torch.device("cpu")).values()
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_the_memory_of_this_process_is_told_in_bytes(device: str) -> None:
+    (value,) = read_memory(torch.device(device)).values()
     assert 2e7 < value < 1e12
 
 
