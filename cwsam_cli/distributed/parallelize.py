@@ -191,7 +191,11 @@ def assign_weights(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], devi
     targets = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, tensor in tensors:
         target = targets[name]
-        value = torch.empty(tensor.shape, device=device) if tensor.is_meta else tensor.to(device).contiguous()
+        is_received = dist.is_initialized() and dist.get_rank() > 0
+        if is_received or tensor.is_meta:  # broadcasting writes into the tensor, which may be the caller's
+            value = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        else:
+            value = tensor.to(device).contiguous()
         if dist.is_initialized():
             dist.broadcast(value, src=0)
         with torch.no_grad():

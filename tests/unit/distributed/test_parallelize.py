@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from cwsam_cli.distributed.parallelize import _placement, choose_expert_parallel, sharded_like
+from cwsam_cli.distributed.parallelize import _placement, assign_weights, choose_expert_parallel, sharded_like
 from cwsam_cli.errors import ConfigError
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
@@ -48,6 +48,23 @@ def test_a_part_that_lies_elsewhere_than_its_weight_is_not_copied() -> None:
         assert same.to_local().data_ptr() == here.data_ptr()
     finally:
         dist.destroy_process_group()
+
+
+def test_values_from_the_first_process_do_not_overwrite_tensors_of_the_caller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def receive(value: torch.Tensor, src: int) -> None:
+        value.fill_(7)
+
+    monkeypatch.setattr(dist, "broadcast", receive)
+    dist.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+    try:
+        model, own = nn.Linear(3, 1, bias=False), torch.zeros(1, 3)
+        assert list(assign_weights(model, [("weight", own)], torch.device("cpu"))) == ["weight"]
+    finally:
+        dist.destroy_process_group()
+    assert torch.equal(model.weight, torch.full((1, 3), 7.0))
+    assert torch.equal(own, torch.zeros(1, 3))
 
 
 def _model(experts: int, decoder_experts: int) -> ClassWiseSam:
