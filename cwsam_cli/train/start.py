@@ -15,6 +15,7 @@ from torch.distributed import init_device_mesh
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from cwsam_cli.config.schema import RunConfig
+from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.distributed.parallelize import (
     assign_weights,
@@ -97,9 +98,12 @@ def _allocate_learner(config: RunConfig, arch: Architecture, world: World, band_
         compile_blocks(model, world.device, experts=compiles_experts)
     if settings.activation_checkpointing:
         checkpoint_activations(model)
-    expert_parallel = choose_expert_parallel(
-        config.fsdp_settings.expert_parallel, model, processes=world.size, per_machine=world.count_per_machine()
-    )
+    wanted = config.fsdp_settings.expert_parallel
+    expert_parallel = choose_expert_parallel(wanted, model, processes=world.size, per_machine=world.count_per_machine())
+    if world.is_main and (wanted == "auto" or expert_parallel > 1):
+        log.info(
+            "expert_parallel is %d: the experts of each group are distributed over this many processes", expert_parallel
+        )
     offload = world.shares_model and config.fsdp_settings.cpu_offload
     if world.shares_model:
         mesh = init_device_mesh(world.device.type, (world.size,))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from cwsam_cli.config.schema import (
     EncoderMode,
+    FsdpSettings,
     ModelArgs,
     ModelConfig,
     OptimizerArgs,
@@ -18,6 +20,7 @@ from cwsam_cli.config.schema import (
     RunConfig,
     TrainingSettings,
 )
+from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError
@@ -71,6 +74,16 @@ def _begin(config: RunConfig, source: PretrainedWeights | None = None) -> Learne
     if config.training_settings.ema is not None:
         learner.begin_average()
     return learner
+
+
+@pytest.mark.parametrize("wanted", [1, "auto"])
+def test_what_auto_chose_for_the_experts_is_logged(
+    wanted: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "propagate", True)
+    caplog.set_level(logging.INFO, logger=log.name)
+    _begin(dataclasses.replace(_config(), fsdp_settings=FsdpSettings(expert_parallel=wanted)))
+    assert ("expert_parallel is 1" in caplog.text) == (wanted == "auto")
 
 
 def _learn(config: RunConfig, learner: Learner, steps: range) -> list[float]:
