@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -174,7 +174,7 @@ def _launch_processes(worker: Callable[..., T], arguments: tuple[Any, ...], clus
             nproc_per_node=cluster.processes,
             run_id="cwsam",
             max_restarts=0,
-            start_method=_choose_start_method(worker, device),
+            start_method=_choose_start_method(device),
             signals_to_handle=",".join(name for name in _ENDING if name not in _signal_names(cluster)),
             shutdown_timeout=_GRACE_S,
             local_addr="127.0.0.1" if cluster.nodes == 1 else None,
@@ -183,7 +183,9 @@ def _launch_processes(worker: Callable[..., T], arguments: tuple[Any, ...], clus
         store = _open_store(cluster) if cluster.nodes > 1 else None
         with _forward_signals(Path(folder), cluster):
             try:
-                results = elastic_launch(config, _run_process)(folder, console.verbosity(), cluster, worker, arguments)
+                with _fork_server(worker) if config.start_method == "forkserver" else nullcontext():
+                    start = elastic_launch(config, _run_process)
+                    results = start(folder, console.verbosity(), cluster, worker, arguments)
             except ChildFailedError as error:
                 cause = _find_cause(Path(folder), error)
             except SignalException as error:
@@ -198,16 +200,44 @@ def _launch_processes(worker: Callable[..., T], arguments: tuple[Any, ...], clus
     raise cause from None
 
 
-def _choose_start_method(worker: Callable[..., Any], device: torch.device) -> str:
-    """Return how processes start: on Linux they fork from a server that imports the worker's module once.
+def _choose_start_method(device: torch.device) -> str:
+    """Return how processes start: on Linux they fork from a server.
 
     Ranks of accelerators do not fork: a module that looks for devices when it is imported, as bitsandbytes does,
     makes CUDA unusable in forked processes.
     """
     if sys.platform != "linux" or device.type != "cpu":  # Windows cannot fork; macOS' libraries may not survive it
         return "spawn"
-    multiprocessing.set_forkserver_preload(["cwsam_cli.distributed.rank_server", worker.__module__, __name__])
     return "forkserver"
+
+
+@contextmanager
+def _fork_server(worker: Callable[..., Any]) -> Iterator[None]:
+    """Run the server from which processes fork. It imports the worker's module once.
+
+    The server is `python -c …`, which looks for modules in the current folder first. It must import the launcher's
+    modules, so it gets the launcher's `sys.path` instead. It ends with the launch, because processes get its
+    environment, and it keeps 225 MB.
+    """
+    from multiprocessing import forkserver  # not on Windows
+
+    server: Any = forkserver._forkserver  # the module has no public way to stop it
+    multiprocessing.set_forkserver_preload(["cwsam_cli.distributed.rank_server", worker.__module__, __name__])
+    wanted = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    before = {name: os.environ[name] for name in wanted if name in os.environ}
+    try:
+        try:
+            os.environ.update(wanted)
+            server.ensure_running()
+        finally:
+            for name in wanted:
+                os.environ.pop(name, None)
+            os.environ.update(before)
+        yield
+    finally:
+        if server._forkserver_pid is not None:
+            os.kill(server._forkserver_pid, signal.SIGKILL)  # else it waits for all that inherited its pipe
+            server._stop()
 
 
 def _open_store(cluster: Cluster) -> dist.TCPStore:

@@ -42,6 +42,10 @@ def add_ranks(world: World, start: int) -> tuple[int, int, float]:
     return world.rank, world.size, total.item()
 
 
+def read_environment(world: World, name: str) -> str | None:
+    return os.environ.get(name)
+
+
 def fail_on_one(world: World) -> None:
     if world.rank == 1:
         raise DataError("`tile.tif` is damaged", hint="tile again")
