@@ -360,7 +360,12 @@ def _signals(cluster: Cluster) -> list[int]:
 
 @contextmanager
 def _forward_signals(folder: Path, cluster: Cluster) -> Iterator[None]:
-    """Forward Ctrl-C and similar signals to the processes, which then finish their step."""
+    """Forward Ctrl-C and similar signals to the processes, which then finish their step.
+
+    Before any process has started, there is no step to finish, so the launch ends at once.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException  # slow to import
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -369,8 +374,10 @@ def _forward_signals(folder: Path, cluster: Cluster) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         interruption(number, frame)
         started = list(folder.glob("*.pid"))
-        if not started:
+        if not started and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not started:
+            raise SignalException(f"no process has started before signal {number}", signal.Signals(number))
         for path in started:
             try:
                 os.kill(int(path.read_text()), number)

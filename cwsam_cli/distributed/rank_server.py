@@ -2,24 +2,25 @@
 
 The server imports the worker's module once, which takes 5 CPU seconds because of torch. Each rank then starts at once.
 Signals to the whole process group must reach the ranks, but not end the server, because it reports their exit codes.
-The server ends with the launcher. torch then sends SIGINT to the ranks, because their parent is gone.
+The server ends with the launcher. The kernel then sends SIGINT to the ranks, as torch asks it to (PR_SET_PDEATHSIG).
+The server keeps ignoring SIGINT in the ranks, whatever is restored here, so each rank restores it itself.
 """
 
 import os
 import signal
 
-_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT)
+_RESTORED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT)
 _SERVER = os.getpid()
 
 
 def _restore_handlers() -> None:
     if os.getppid() != _SERVER:  # a process that a rank starts keeps the rank's handlers
         return
-    for number in _NUMBERS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    for number in _RESTORED:
+        signal.signal(number, signal.SIG_DFL)
 
 
-for _number in _NUMBERS:
+for _number in (signal.SIGINT, *_RESTORED):
     signal.signal(_number, signal.SIG_IGN)
 os.register_at_fork(after_in_child=_restore_handlers)
 

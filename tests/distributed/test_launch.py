@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,8 @@ def on_two(worker: Any, *arguments: Any, timeout_s: float = HANGING_S) -> Any:
 
 
 def orphans() -> list[str]:
-    """Processes that outlive a launch: ranks, and servers of ranks whose launcher is gone."""
-    mine, server = os.getpid(), _forkserver._forkserver_pid
+    """Processes that outlive a launch: ranks and their server."""
+    mine = os.getpid()
     mark = f"CWSAM_TEST_PROCESS={mine}\0".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -48,16 +47,46 @@ def orphans() -> list[str]:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-        if folder.name != str(server) and (
-            parent == server
-            or (is_ours and "multiprocessing." in line and "resource_tracker" not in line and parent in (1, mine))
-        ):
+        if is_ours and "multiprocessing." in line and "resource_tracker" not in line and parent in (1, mine):
             found.append(line)
     return found
 
 
 def test_the_first_process_answers_for_all() -> None:
     assert on_two(workers.add_ranks, 3) == (0, 2, 7.0)
+
+
+def test_each_launch_has_its_own_environment_and_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/of/the/user")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    for value in ("first", "second"):
+        monkeypatch.setenv("CWSAM_TEST_VALUE", value)
+        assert on_two(workers.read_environment, "CWSAM_TEST_VALUE") == value
+        assert orphans() == []
+    assert (os.environ["PYTHONPATH"], "PYTHONSAFEPATH" in os.environ) == ("/of/the/user", False)
+
+
+def test_a_package_of_the_same_name_in_the_current_folder_is_not_imported(tmp_path: Path) -> None:
+    for name in ("cwsam_cli", "numpy"):
+        (tmp_path / "current" / name).mkdir(parents=True)
+        (tmp_path / "current" / name / "__init__.py").write_text("raise SystemExit('the wrong package')\n")
+    script = tmp_path / "run.py"
+    script.write_text(
+        "from tests.distributed import workers\n"
+        "from cwsam_cli.distributed.cluster import Cluster\n"
+        "from cwsam_cli.distributed.launch import launch\n"
+        "if __name__ == '__main__':\n"
+        "    print(launch(workers.add_ranks, 3, cluster=Cluster(processes=2, device='cpu')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path / "current",
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=HANGING_S,
+    )
+    assert (done.stdout, done.returncode) == ("(0, 2, 7.0)\n", 0), done.stderr
 
 
 def test_one_process_needs_no_process_group() -> None:
@@ -152,8 +181,16 @@ def test_a_signal_to_all_processes_lets_them_finish(number: signal.Signals, tmp_
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux starts processes from a server")
-def test_ctrl_c_while_the_processes_start_ends_the_run(tmp_path: Path) -> None:
-    process = start_counting(tmp_path)
+@pytest.mark.parametrize(
+    ("number", "what"),
+    [
+        (signal.SIGINT, "KeyboardInterrupt"),
+        (signal.SIGTERM, "the run was ended by SIGTERM"),
+        (signal.SIGUSR1, "the run was ended by SIGUSR1"),
+    ],
+)
+def test_a_signal_while_the_processes_start_ends_the_run(number: signal.Signals, what: str, tmp_path: Path) -> None:
+    process = start_counting(tmp_path, "saves_when_ended=True")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
     def server_runs() -> bool:
@@ -161,9 +198,9 @@ def test_ctrl_c_while_the_processes_start_ends_the_run(tmp_path: Path) -> None:
         return any("multiprocessing.forkserver" in line.read_text() for line in lines)
 
     assert wait_until(server_runs, HANGING_S)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(process.pid, number)  # as a terminal does, or SLURM
     _, stderr = process.communicate(timeout=HANGING_S)
-    assert process.returncode != 0 and "KeyboardInterrupt" in stderr
+    assert process.returncode != 0 and what in stderr.splitlines()[-1]
     assert not (tmp_path / "running").exists()
     assert wait_until(lambda: orphans() == [], 60), orphans()
 
