@@ -28,9 +28,10 @@ test: $(READY)
 
 # Tests of several processes stay on one worker (group "processes"); all others are shared out one by one.
 # The demo trains with all cores, so it comes last and alone.
+# Warnings are errors in `make test` only: not every slow test has been run with them as errors.
 test-slow: $(VENV)/.demo-scene
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto --dist loadgroup --ignore tests/real/test_demo.py
-	$(BIN)/python -m pytest -m slow tests/real/test_demo.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default -m slow -n auto --dist loadgroup --ignore tests/real/test_demo.py
+	$(BIN)/python -m pytest -W default -m slow tests/real/test_demo.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .
