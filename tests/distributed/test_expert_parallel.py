@@ -65,7 +65,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fp16": {"args": {"loss": "ce"}, "settings": {"precision": "fp16"}, "shape": EVERY, "scale": 2.0**12},
 }
 QUICK = ("plain", "accumulation", "first", "last")
-AMONG_FOUR = {2: ("together", "kept", "8-bit"), 4: ("plain",)}
+AMONG_FOUR: dict[int, tuple[str, ...]] = {1: (), 2: ("together", "kept", "8-bit"), 4: ("plain",)}
 """Cases that four processes learn, by `expert_parallel`."""
 HALF = ("bf16", "fp16")
 LAYOUTS = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]
