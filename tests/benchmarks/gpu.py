@@ -57,7 +57,7 @@ from cwsam_cli.plan.speed import estimate_time  # noqa: E402
 from cwsam_cli.predict.blend import Blender, WindowScores  # noqa: E402
 from cwsam_cli.predict.layers import MapLayers  # noqa: E402
 from cwsam_cli.predict.scorer import Scorer  # noqa: E402
-from cwsam_cli.predict.transfer import UploadStream, hand_over, staging  # noqa: E402
+from cwsam_cli.predict.transfer import Pace, UploadStream, hand_over, staging  # noqa: E402
 from cwsam_cli.raster.lattice import Lattice  # noqa: E402
 from cwsam_cli.raster.prefetch import prefetch  # noqa: E402
 from cwsam_cli.taxonomy import from_names  # noqa: E402
@@ -342,12 +342,12 @@ def predict(bench: Bench, scorer: Scorer, scene: NDArray[np.uint8], *, batch: in
     size = scorer.model.arch.inp_size
     lattice = Lattice.over(width, height, size, size // 4)
     places = [(row, col) for row in range(len(lattice.rows)) for col in range(len(lattice.cols))]
-    uploads = UploadStream(bench.device)
+    uploads, pace = UploadStream(bench.device), Pace(bench.device)
     mean, std = (torch.full((BANDS, 1, 1), value, device=bench.device) for value in (127.0, 74.0))
     shown = torch.ones(size, size, dtype=torch.uint8, device=bench.device)
 
     def read() -> Iterator[tuple[list[tuple[int, int]], Tensor, Any]]:
-        with uploads.here():
+        with uploads.enter():
             for start in range(0, len(places), batch):
                 own = places[start : start + batch]
                 raw = torch.empty(len(own), BANDS, size, size, dtype=torch.uint8, device=bench.device)
@@ -363,7 +363,9 @@ def predict(bench: Bench, scorer: Scorer, scene: NDArray[np.uint8], *, batch: in
         with contextlib.closing(prefetch(read())) as ready:
             for own, images, event in ready:
                 uploads.wait(event, images)
-                for (row, col), scores in zip(own, scorer(images), strict=True):
+                batch_scores = scorer(images)
+                pace.after_batch()
+                for (row, col), scores in zip(own, batch_scores, strict=True):
                     yield WindowScores(row, col, scores, torch.zeros_like(shown))
 
     layers = MapLayers(from_names([f"class {index}" for index in range(CLASSES)]))
