@@ -68,8 +68,8 @@ def plan(
     is a lower bound. It assumes that all kernels reach the card's peak rates, and that
     communication and computation overlap. Offloading is not included.
 
-    Everything is computed. No GPU is needed, and the model is not held in memory. A large
-    model takes about 15 seconds. One H200 needed 0.97 × the planned memory for the 10B model,
+    Everything is computed. No GPU is needed, and the model is not held in memory. The 10B
+    model takes about 75 seconds. One H200 needed 0.97 × the planned memory for the 10B model,
     0.96 × for vit_b and 0.87 × for 1.5B.
     """
     from cwsam_cli.config.load import load_config

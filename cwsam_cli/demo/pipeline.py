@@ -123,7 +123,7 @@ def run_demo(
     with rasterio.Env(), open_scene(scene) as image:
         draw_quicklook(image, labels, None, manifest.taxonomy, picture)
     log.info("`%s` shows the scene and its labels; the map follows at the end", picture)
-    log.info("2/5 train (a minute or two on two cores)")
+    log.info("2/5 train (about two minutes on two cores)")
     per_epoch = -(-manifest.tiles["train"] // config.train_dataset.batch_size)
     epochs = -(-steps // per_epoch)
     overrides += [f"epoch_max={epochs}", f"epoch_val={max(1, epochs // 8)}"]

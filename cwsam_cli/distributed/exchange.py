@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cwsam_cli.model.experts import Run, permute_rows
+from cwsam_cli.model.experts import RunGroups, permute_rows
 
 
 class TokenExchange:
@@ -40,7 +40,7 @@ class TokenExchange:
         numbers = torch.arange(prod(self._shape), device=chosen.device)
         return numbers.view(self._shape).transpose(0, 1).flatten()[chosen]
 
-    def __call__(self, slots: Tensor, numbers: Tensor, run: Run) -> Tensor:
+    def __call__(self, slots: Tensor, numbers: Tensor, run: RunGroups) -> Tensor:
         """Bring slots to their experts and back.
 
         Args:

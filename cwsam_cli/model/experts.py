@@ -94,7 +94,7 @@ def _apply_experts(
     return grouped_linear(hidden, numbers, ends, weight2, bias2, [*parameters[2], *parameters[3]])
 
 
-Run = Callable[[Tensor, Tensor, list[int]], Tensor]
+RunGroups = Callable[[Tensor, Tensor, list[int]], Tensor]
 """Function like `HierarchicalExperts.run_groups`."""
 
 
@@ -104,7 +104,7 @@ class Exchange(Protocol):
     def number(self, chosen: Tensor) -> Tensor:
         """Renumber chosen experts, so that the experts of one process have consecutive numbers."""
 
-    def __call__(self, slots: Tensor, numbers: Tensor, run: Run) -> Tensor:
+    def __call__(self, slots: Tensor, numbers: Tensor, run: RunGroups) -> Tensor:
         """Bring slots to their experts and back.
 
         Args:

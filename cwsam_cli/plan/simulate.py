@@ -40,7 +40,7 @@ from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.loop import backward_passes
 from cwsam_cli.learning.losses import BatchTotals
 from cwsam_cli.model import grouped
-from cwsam_cli.model.experts import Exchange, HierarchicalExperts, Run, expert_layers
+from cwsam_cli.model.experts import Exchange, HierarchicalExperts, RunGroups, expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 from cwsam_cli.plan.cards import MACHINE
@@ -261,7 +261,7 @@ class _EvenExchange:
         """Renumber experts; see `TokenExchange`."""
         return self._exchange.number(chosen)
 
-    def __call__(self, slots: Tensor, numbers: Tensor, run: Run) -> Tensor:
+    def __call__(self, slots: Tensor, numbers: Tensor, run: RunGroups) -> Tensor:
         """Bring slots to their experts and back; see `TokenExchange`."""
 
         def read(sent: Tensor, received: Tensor) -> tuple[list[int], list[list[int]]]:

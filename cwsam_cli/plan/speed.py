@@ -93,7 +93,9 @@ class TimeCheck:
                 f"With expert_parallel {self.other.expert_parallel} instead of {self.configured.expert_parallel}, each "
                 f"GPU sends {gigabytes(self.other.sent.total)}.",
                 f"A step then takes at least {self.other.step_s:.3f} s, limited by {self.other.limit}.",
-                f"better: --set fsdp_settings.expert_parallel={self.better.expert_parallel}",
+                "The configured number is better."
+                if self.better is self.configured
+                else f"better: --set fsdp_settings.expert_parallel={self.other.expert_parallel}",
             ]
         return "\n".join(lines)
 

@@ -75,7 +75,7 @@ class Blender:
         )
 
     def blend(self, windows: Iterable[WindowScores], area: Rectangle) -> Iterator[tuple[int, Tensor]]:
-        """Finished rows of the area, top to bottom.
+        """Yield finished rows of the area, top to bottom.
 
         Args:
             windows: in the lattice's order. Those without a pixel that the map shows, and those that do not touch

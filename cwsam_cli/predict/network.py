@@ -99,7 +99,7 @@ class Model:
             self.device,
             views=AUGMENTATIONS[request.tta],
             precision=self.precision,
-            hidden=self.trained.hidden_class,
+            hidden_class=self.trained.hidden_class,
             expert_groups=self.expert_groups(request),
         )
         if not self.is_shared or world is None:

@@ -108,7 +108,7 @@ class _Maker:
     beat: Callable[[], None] | None
 
     def pieces(self, column: int, first: int, last: int) -> Generator[tuple[int, Layers], None, None]:
-        """Rows of pieces with their layers."""
+        """Yield the row of each piece, and its layers (L, rows, width)."""
         use_device(self.device)
         plan = self.plan
         left, right = plan.col_cuts[column], plan.col_cuts[column + 1]
@@ -123,7 +123,7 @@ class _Maker:
         checks = _FiniteChecks(plan)
         with closing(prefetch(self._scored(range(begin, end), cols, checks))) as windows:
             finished = checks.join(blender.blend(windows, part))
-            for number, layers in cut_rows(checks.refuse_others(hand_over(finished)), row_cuts):
+            for number, layers in cut_rows(checks.refuse_nonfinite(hand_over(finished)), row_cuts):
                 yield first + number, layers
 
     def _scored(self, rows: range, cols: range, checks: "_FiniteChecks") -> Iterator[WindowScores]:
@@ -173,7 +173,7 @@ class _Maker:
 
 
 def _stack(windows: list[WindowPixels], size: int) -> tuple[Tensor, Tensor]:
-    """Windows as images (B, C, S, S) float32 and masks (B, S, S) uint8; what a small scene lacks is 0."""
+    """Stack windows to images (B, C, S, S) float32 and masks (B, S, S) uint8. Beyond a small scene both are 0."""
     bands, height, width = windows[0].image.shape
     device = windows[0].mask.device
     make = torch.empty if height == width == size else torch.zeros
@@ -204,11 +204,13 @@ class _FiniteChecks:
             places = [place for of_batch, _ in done for place in of_batch]
             yield (top, places), [rows, *(flags for _, flags in done)]
 
-    def refuse_others(self, stretches: Iterable[tuple[_Finished, list[NDArray[Any]]]]) -> Iterator[tuple[int, Layers]]:
-        """Pass rows on whose checks are true.
+    def refuse_nonfinite(
+        self, stretches: Iterable[tuple[_Finished, list[NDArray[Any]]]]
+    ) -> Iterator[tuple[int, Layers]]:
+        """Pass on rows whose scores are finite.
 
         Raises:
-            CheckpointError: a check is false.
+            CheckpointError: scores are not finite where the map shows a pixel.
         """
         for (top, places), (rows, *flags) in stretches:
             for (row, col), is_finite in zip(places, chain.from_iterable(flags), strict=True):

@@ -31,14 +31,14 @@ AUGMENTATIONS: dict[Views, tuple[Turn, ...]] = {
 class Scorer:
     """Scores of a batch of windows.
 
-    The model is on its device already. Scores are averaged over `views`, and the class `hidden` is never predicted.
+    The model is on its device already. Scores are averaged over `views`. `hidden_class` is never predicted.
     """
 
     model: nn.Module
     device: torch.device
     views: tuple[Turn, ...] = AUGMENTATIONS["none"]
     precision: str = "fp32"
-    hidden: int | None = None
+    hidden_class: int | None = None
     expert_groups: int = 0
     """Number of further planes that say which expert group served a pixel; the model must have as many groups."""
     most_windows: int = sys.maxsize
@@ -98,8 +98,8 @@ class Scorer:
         seen = torch.rot90(images, turns, (2, 3)) if turns else images  # a turn by 0 is a copy
         with _watch_experts(self.model, self.expert_groups) as served:
             scores = self.model(seen.flip(3) if flip else seen).float()
-        if self.hidden is not None:
-            scores[:, self.hidden] = -torch.inf
+        if self.hidden_class is not None:
+            scores[:, self.hidden_class] = -torch.inf
         if self.expert_groups:
             by_patch = torch.stack(served).mean(dim=0).movedim(-1, 1)
             by_pixel = nn.functional.interpolate(by_patch, size=scores.shape[-2:], mode="nearest")

@@ -183,7 +183,7 @@ class _Strip:
         width = self.right - self.left
         self.image = torch.empty((len(self.scene.bands), height, width), dtype=self.dtype, device=self.device)
         self.mask = torch.empty((height, width), dtype=torch.uint8, device=self.device)
-        self.shown = np.zeros((height, width), bool)  # as the mask's bit; the host asks which windows are needed
+        self.is_shown = np.zeros((height, width), bool)  # as the mask's bit; the host asks which windows are needed
 
     def move_to(self, rows: range) -> bool:
         """Hold the rows of pixels under some rows of windows; return False if the map shows none of them."""
@@ -195,10 +195,14 @@ class _Strip:
         begin = max(top, self.end)
         end = max(begin, need, self.scene.end_of_blocks(min(need, lattice.height), lattice.size))
         kept, new = max(0, self.end - top), end - begin
-        image, mask, shown = self.image, self.mask, self.shown
+        image, mask, is_shown = self.image, self.mask, self.is_shown
         self._hold(kept + new)
         if kept:
-            self.image[:, :kept], self.mask[:kept], self.shown[:kept] = image[:, -kept:], mask[-kept:], shown[-kept:]
+            self.image[:, :kept], self.mask[:kept], self.is_shown[:kept] = (
+                image[:, -kept:],
+                mask[-kept:],
+                is_shown[-kept:],
+            )
         self.top, self.end = top, end
         if new:
             first, last = max(begin, 0), min(end, lattice.height)
@@ -236,7 +240,7 @@ class _Strip:
             own = slice(window.col_off - left, window.col_off - left + window.width)
             image[:, :, own], mask[:, own] = values, valid
             self._mark_shown(window, valid)
-        mask |= self.shown[place].astype(np.uint8) * SHOWN
+        mask |= self.is_shown[place].astype(np.uint8) * SHOWN
         for target, pixels in zip(targets, staged, strict=True):
             if pixels is not target:
                 target.copy_(pixels, non_blocking=True)
@@ -247,9 +251,9 @@ class _Strip:
         west, east = max(left, int(shown.col_off)), min(left + valid.shape[1], int(shown.col_off + shown.width))
         if above < below and west < east:
             part = np.s_[above - self.top : below - self.top, west - self.left : east - self.left]
-            self.shown[part] = valid[above - top : below - top, west - left : east - left]
+            self.is_shown[part] = valid[above - top : below - top, west - left : east - left]
             if self.area.inside is not None:
-                self.shown[part] &= self.area.inside.mask(Window(west, above, east - west, below - above))
+                self.is_shown[part] &= self.area.inside.mask(Window(west, above, east - west, below - above))
 
     def _cells(self, left: int, right: int, height: int) -> list[int]:
         """Where to cut the reading of a few rows: at borders of blocks, `CELL_BYTES` apart."""
@@ -265,4 +269,4 @@ class _Strip:
             place.row_off - self.top : place.row_off - self.top + place.height,
             place.col_off - self.left : place.col_off - self.left + place.width,
         ]
-        return WindowPixels(row, col, self.image[:, *own], self.mask[own]) if self.shown[own].any() else None
+        return WindowPixels(row, col, self.image[:, *own], self.mask[own]) if self.is_shown[own].any() else None

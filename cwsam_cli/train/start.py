@@ -100,7 +100,7 @@ def _allocate_learner(config: RunConfig, arch: Architecture, world: World, band_
         checkpoint_activations(model)
     wanted = config.fsdp_settings.expert_parallel
     expert_parallel = choose_expert_parallel(wanted, model, processes=world.size, per_machine=world.count_per_machine())
-    if world.is_main and (wanted == "auto" or expert_parallel > 1):
+    if world.is_main and (expert_parallel > 1 or (wanted == "auto" and world.shares_model)):
         log.info(
             "expert_parallel is %d: the experts of each group are distributed over this many processes", expert_parallel
         )

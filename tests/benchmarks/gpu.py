@@ -62,6 +62,7 @@ from cwsam_cli.raster.lattice import Lattice  # noqa: E402
 from cwsam_cli.raster.prefetch import prefetch  # noqa: E402
 from cwsam_cli.taxonomy import from_names  # noqa: E402
 from cwsam_cli.train.start import build_learner  # noqa: E402
+from tests.gpu.options import GPU1  # noqa: E402
 
 LIMIT_S = 235
 """Seconds of a run without `--long`."""
@@ -404,23 +405,12 @@ def agreement(bench: Bench) -> None:
 
 
 def tests(bench: Bench, left: float) -> None:
-    """Run the tests marked `gpu1`. Options of the project's own configuration need plugins of pytest."""
-    options = [
-        "-q",
-        "-m",
-        "gpu1",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "addopts=--import-mode=importlib",
-        "-o",
-        "filterwarnings=",
-    ]
+    """Run the tests marked `gpu1`."""
     env = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     began = time.perf_counter()
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", *options, "tests/gpu"],
+            [sys.executable, "-m", "pytest", *GPU1, "tests/gpu"],
             cwd=ROOT,
             env=env,
             capture_output=True,

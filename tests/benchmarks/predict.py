@@ -18,6 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for modules of the tests
+
 CLASSES, SIZE, OVERLAP, BATCH = 33, 512, 128, 4
 
 
@@ -74,8 +76,6 @@ def stub_plan(scene: Path, max_memory: int | None):  # type: ignore[no-untyped-d
     from cwsam_cli.predict.windows import MARGIN
     from cwsam_cli.raster.grid import Grid
     from cwsam_cli.raster.scene import GDAL_CACHE
-
-    sys.path.insert(0, str(Path(__file__).parents[2]))
     from tests.predict_plans import plan_of
 
     with rasterio.open(scene) as dataset:
@@ -214,28 +214,14 @@ def untrained(path: Path, bands: tuple[str, ...], *settings: str) -> Path:
     """Write a checkpoint of `tiny` with random weights and seven classes."""
     import torch
 
-    from cwsam_cli.checkpoints.checkpoint import Checkpoint, save_checkpoint
     from cwsam_cli.config.load import load_config
-    from cwsam_cli.dataset.manifest import Band
     from cwsam_cli.model.network import ClassWiseSam
     from cwsam_cli.model.variants import architecture
-    from cwsam_cli.taxonomy import from_names
+    from tests.checkpoints import save_network
 
     torch.manual_seed(0)
     arch = architecture(load_config("tiny", list(settings)).model, num_bands=len(bands), num_classes=7)
-    checkpoint = Checkpoint(
-        weights=ClassWiseSam(arch).state_dict(),
-        architecture=arch,
-        taxonomy=from_names([f"class {n}" for n in range(7)]),
-        bands=tuple(Band(name=name, mean=120.0, std=40.0) for name in bands),
-        dtype="uint8",
-        gsd_m=10.0,
-        ignore_background=False,
-        epoch=0,
-        metrics={},
-    )
-    save_checkpoint(checkpoint, path)
-    return path
+    return save_network(ClassWiseSam(arch), path, bands)
 
 
 def read(folder: Path) -> None:
@@ -280,7 +266,6 @@ def count_travel(folder: Path, side: int) -> None:
     import numpy as np
     import rasterio
 
-    sys.path.insert(0, str(Path(__file__).parents[2]))
     from cwsam_cli.distributed.world import World
     from cwsam_cli.predict.network import Model
     from cwsam_cli.predict.plan import make_plan

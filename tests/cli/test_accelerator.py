@@ -60,32 +60,15 @@ def write_model(path: Path) -> None:
     """A model of five bands and seven classes, 128 pixels wide, with all experts at work; its weights are random."""
     import torch
 
-    from cwsam_cli.checkpoints.checkpoint import Checkpoint, save_checkpoint
-    from cwsam_cli.dataset.manifest import Band
     from cwsam_cli.model.network import ClassWiseSam
-    from cwsam_cli.taxonomy import from_names
+    from tests.checkpoints import save_network
     from tests.small import small
 
     torch.manual_seed(0)
-    experts: dict[str, int] = {
-        "moe_num_expert_groups": 2,
-        "moe_experts_per_group": 2,
-        "moe_k_groups": 2,
-        "moe_k_experts": 2,
-    }
+    experts: dict[str, int] = {"moe_num_expert_groups": 2, "moe_experts_per_group": 2}
+    experts |= {"moe_k_groups": 2, "moe_k_experts": 2}
     arch = small(num_bands=BANDS, num_classes=CLASSES, inp_size=128, moe_start_layer_index=1, **experts)
-    checkpoint = Checkpoint(
-        weights=ClassWiseSam(arch).state_dict(),
-        architecture=arch,
-        taxonomy=from_names([f"class {number}" for number in range(CLASSES)]),
-        bands=tuple(Band(name=f"b{number}", mean=120.0, std=40.0) for number in range(BANDS)),
-        dtype="uint8",
-        gsd_m=30.0,
-        ignore_background=False,
-        epoch=1,
-        metrics={},
-    )
-    save_checkpoint(checkpoint, path)
+    save_network(ClassWiseSam(arch), path)
 
 
 def count_of_map(scene: Path, checkpoint: Path, target: Path, device: str, options: dict[str, Any]) -> dict[str, int]:

@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from cwsam_cli.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from cwsam_cli.config.load import load_config
-from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
 from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.plan import make_plan
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.work import predict
-from cwsam_cli.taxonomy import from_names
+from tests.checkpoints import save_network
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -41,20 +39,7 @@ def one_class_model(tmp_path: Path) -> Path:
         network = ClassWiseSam(arch)
         for parameter in network.parameters():
             parameter.zero_()
-    path = tmp_path / "model.pth"
-    checkpoint = Checkpoint(
-        weights=network.state_dict(),
-        architecture=arch,
-        taxonomy=from_names(["a", "b", "c"]),
-        bands=tuple(Band(name=f"band_{n}", mean=120.0, std=50.0) for n in range(1, 6)),
-        dtype="uint8",
-        gsd_m=30.0,
-        ignore_background=False,
-        epoch=1,
-        metrics={},
-    )
-    save_checkpoint(checkpoint, path)
-    return path
+    return save_network(network, tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,10 @@ import pytest
 import torch
 from typer.testing import Result
 
-from cwsam_cli.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from cwsam_cli.config.load import load_config
-from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.taxonomy import from_names
+from tests.checkpoints import save_network
 
 Cwsam = Callable[..., Result]
 
@@ -81,20 +79,7 @@ def test_memory_does_not_grow_with_a_scenes_height(make_raster: Any, tmp_path: P
     """With the model that ships and no limit: its experts meet other numbers of rows in every batch."""
     torch.manual_seed(0)
     arch = architecture(load_config("tiny", []).model, num_bands=5, num_classes=7)
-    save_checkpoint(
-        Checkpoint(
-            weights=ClassWiseSam(arch).state_dict(),
-            architecture=arch,
-            taxonomy=from_names([f"class {n}" for n in range(7)]),
-            bands=tuple(Band(name=f"band_{n}", mean=120.0, std=50.0) for n in range(1, 6)),
-            dtype="uint8",
-            gsd_m=30.0,
-            ignore_background=False,
-            epoch=1,
-            metrics={},
-        ),
-        tmp_path / "model.pth",
-    )
+    save_network(ClassWiseSam(arch), tmp_path / "model.pth")
     peaks = []
     for height in (2048, 8192):
         scene = make_raster(f"{height}.tif", noise(height, 512, 5))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.gpu.options import GPU1
+
 ROOT = Path(__file__).parents[2]
 INSTALLED = {"torch", "numpy", "pyyaml", "pytest"}
 """Distributions of such a machine; the next line has what they need themselves."""
@@ -49,19 +51,7 @@ def _python(*words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str
 
 
 def test_tests_of_one_gpu_are_collected_with_torch_alone(bare: dict[str, str]) -> None:
-    options = [
-        "-q",
-        "--collect-only",
-        "-m",
-        "gpu1",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "addopts=--import-mode=importlib",
-        "-o",
-        "filterwarnings=",
-    ]
-    done = _python("-m", "pytest", *options, "tests/gpu", env=bare)
+    done = _python("-m", "pytest", "--collect-only", *GPU1, "tests/gpu", env=bare)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "test_a_gpu_learns_what_a_cpu_learns" in done.stdout
     refused = _python("-c", "import rasterio", env=bare)

@@ -55,7 +55,7 @@ def test_views_differ_from_each_other_and_are_averaged(tta: str, number: int) ->
 
 
 def test_the_hidden_class_never_wins() -> None:
-    scores = Scorer(Local(), CPU, hidden=0)(images())
+    scores = Scorer(Local(), CPU, hidden_class=0)(images())
     assert (scores.argmax(axis=1) != 0).all()
     assert scores[:, 1:].isfinite().all()
 

@@ -76,14 +76,15 @@ def _begin(config: RunConfig, source: PretrainedWeights | None = None) -> Learne
     return learner
 
 
-@pytest.mark.parametrize("wanted", [1, "auto"])
-def test_what_auto_chose_for_the_experts_is_logged(
-    wanted: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("wanted", "chosen", "is_logged"), [(1, 1, False), ("auto", 1, False), ("auto", 2, True)])
+def test_over_how_many_processes_experts_are_distributed_is_logged(
+    wanted: Any, chosen: int, is_logged: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log, "propagate", True)
     caplog.set_level(logging.INFO, logger=log.name)
+    monkeypatch.setattr("cwsam_cli.train.start.choose_expert_parallel", lambda *_, **__: chosen)
     _begin(dataclasses.replace(_config(), fsdp_settings=FsdpSettings(expert_parallel=wanted)))
-    assert ("expert_parallel is 1" in caplog.text) == (wanted == "auto")
+    assert (f"expert_parallel is {chosen}" in caplog.text) == is_logged
 
 
 def _learn(config: RunConfig, learner: Learner, steps: range) -> list[float]:
