@@ -109,6 +109,9 @@ class _Module(backend_registration._DummyBackendModule):
     def stream(self, *_: Any) -> Any:
         return contextlib.nullcontext()
 
+    def set_device(self, device: Any) -> None:
+        assert torch.device(device) == torch.device(DEVICE)
+
     def synchronize(self, *_: Any) -> None:
         COUNT["waits"] += 1
 

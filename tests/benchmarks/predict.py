@@ -292,9 +292,7 @@ def count_travel(folder: Path, side: int) -> None:
     pixels = side * side
     print(f"sam_tiny, {side:,}², five uint8 bands, seven classes: {COUNT['up'] / pixels:.2f} bytes per pixel go up")
     print(f"  besides {weights / 1e6:.0f} MB of weights; {COUNT['down'] / pixels:.2f} come down (targets 12 and 2)")
-    print(
-        f"  {COUNT['reads']} host reads, {COUNT['waits']} waits for finished rows, {COUNT['operations']:,} operations"
-    )
+    print(f"  {COUNT['reads']} host reads, {COUNT['waits']} waits for earlier work, {COUNT['operations']:,} operations")
 
 
 def tiny(folder: Path) -> None:

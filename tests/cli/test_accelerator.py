@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cwsam_cli.main import app
 from tests.cli.runs import history
-from tests.pretended_accelerator import COUNT
+from tests.pretended_accelerator import COUNT, DEVICE
 
 MakeRaster = Callable[..., Path]
 Accelerated = Callable[..., Any]
@@ -110,7 +110,7 @@ def test_a_map_is_the_map_of_the_cpu_and_only_pixels_and_layers_travel(
     checkpoint = tmp_path / "model.pth"
     write_model(checkpoint)
     maps = []
-    for device in ("cpu", "pgpu"):
+    for device in ("cpu", DEVICE):
         target = tmp_path / device / "map.tif"
         target.parent.mkdir()
         count = accelerated(count_of_map, scene, checkpoint, target, device, options)
