@@ -290,6 +290,8 @@ def _run_process(
         else:
             _record_failure(failure, error, rank)
         sys.stderr.flush()
+        for reader in multiprocessing.active_children():
+            reader.kill()  # it would notice only after seconds, and then miss the launcher's temporary folder
         os._exit(getattr(error, "exit_code", 1))
 
 

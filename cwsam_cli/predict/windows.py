@@ -2,7 +2,8 @@
 
 A strip on the model's device holds the rows that the current windows need, in the scene's dtype. Rows that the next
 windows share with them are kept. The others are read from the end of the last reading to the end of a row of blocks,
-by several threads if the device is an accelerator. Batches never mix groups of window rows, so their content does not
+by several threads if the device is an accelerator. These threads read ahead for the next group of window rows while
+the model works on the current one. Batches never mix groups of window rows, so their content does not
 depend on where the reading began: a run that starts in the middle repeats the same batches.
 """
 
@@ -115,10 +116,13 @@ def batches(readers: "Readers", area: Area, device: torch.device) -> Iterator[li
         device: where the pixels go.
     """
     strip = _Strip(readers, area, device)
-    for first in range(area.rows.start, area.rows.stop, area.group):
-        own = range(first, min(first + area.group, area.rows.stop))
+    starts = range(area.rows.start, area.rows.stop, area.group)
+    groups = [range(first, min(first + area.group, area.rows.stop)) for first in starts]
+    for own, following in zip(groups, [*groups[1:], None], strict=True):
         if not strip.move_to(own):
             continue
+        if following is not None:
+            strip.read_ahead(following)
         seen = [window for row in own for col in area.cols if (window := strip.window(row, col)) is not None]
         parts = -(-len(seen) // area.batch)
         ends = [part * len(seen) // parts for part in range(parts + 1)] if seen else []
@@ -139,10 +143,14 @@ class Readers:
         self._free: SimpleQueue[Scene] = SimpleQueue()
         for scene in scenes:
             self._free.put(scene)
-        self._threads = ThreadPoolExecutor(len(scenes)) if len(scenes) > 1 else None
+        self.count = len(scenes)
+        self._threads = ThreadPoolExecutor(self.count) if self.count > 1 else None
 
     def read(self, windows: Sequence[Window]) -> Iterator[tuple[NDArray[np.generic], NDArray[np.bool_]]]:
-        """Read windows of the scene; see `Scene.read_north_up`."""
+        """Read windows of the scene; see `Scene.read_north_up`.
+
+        If there are several threads, they begin at once. Otherwise each window is read when it is asked for.
+        """
         if self._threads is None:
             return map(self.scene.read_north_up, windows)
         return self._threads.map(self._read, windows)
@@ -166,6 +174,18 @@ def count_readers(device: torch.device, processes: int) -> int:
     return 1 if device.type == "cpu" else max(1, min(_MOST_READERS, (os.cpu_count() or 1) // processes))
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Rows of the scene that are being read."""
+
+    begin: int
+    end: int
+    cells: list[Window]
+    """Windows that share out the rows; empty if the rows lie outside the scene."""
+    pixels: Iterator[tuple[NDArray[np.generic], NDArray[np.bool_]]]
+    """Image (C, h, w) and validity (h, w) of each cell."""
+
+
 class _Strip:
     """Rows of the scene, across some columns of windows."""
 
@@ -177,6 +197,7 @@ class _Strip:
         self.right = lattice.cols[area.cols.stop - 1] + min(lattice.size, lattice.width)
         self.top = self.end = lattice.rows[0]
         self.dtype = torch.from_numpy(np.empty(0, self.scene.dtype)).dtype
+        self._ahead: _Reading | None = None
         self._hold(0)
 
     def _hold(self, height: int) -> None:
@@ -187,13 +208,10 @@ class _Strip:
 
     def move_to(self, rows: range) -> bool:
         """Hold the rows of pixels under some rows of windows; return False if the map shows none of them."""
-        lattice, inside = self.lattice, self.area.inside
-        top = lattice.rows[rows.start]
-        need = lattice.rows[rows.stop - 1] + min(lattice.size, lattice.height)
-        if inside is not None and not inside.touches(Window(self.left, top, self.right - self.left, need - top)):
+        if not self._is_touched(rows):
             return False
-        begin = max(top, self.end)
-        end = max(begin, need, self.scene.end_of_blocks(min(need, lattice.height), lattice.size))
+        top = self.lattice.rows[rows.start]
+        begin, end = self._missing(rows)
         kept, new = max(0, self.end - top), end - begin
         image, mask, is_shown = self.image, self.mask, self.is_shown
         self._hold(kept + new)
@@ -205,11 +223,34 @@ class _Strip:
             )
         self.top, self.end = top, end
         if new:
-            first, last = max(begin, 0), min(end, lattice.height)
-            if first < last:
-                self._read(first, last)
+            reading = self._ahead or self._start_reading(begin, end)
+            self._ahead = None
+            if reading.cells:
+                self._read(reading)
             self._repeat_edges(slice(kept, kept + new))
         return True
+
+    def read_ahead(self, rows: range) -> None:
+        """Begin to read what the next call, `move_to(rows)`, will need."""
+        begin, end = self._missing(rows)
+        if self.readers.count > 1 and begin < end and self._is_touched(rows):
+            self._ahead = self._start_reading(begin, end)
+
+    def _is_touched(self, rows: range) -> bool:
+        top, need = self._span(rows)
+        inside = self.area.inside
+        return inside is None or inside.touches(Window(self.left, top, self.right - self.left, need - top))
+
+    def _span(self, rows: range) -> tuple[int, int]:
+        """Return the first row of pixels under some rows of windows, and the row after the last one."""
+        lattice = self.lattice
+        return lattice.rows[rows.start], lattice.rows[rows.stop - 1] + min(lattice.size, lattice.height)
+
+    def _missing(self, rows: range) -> tuple[int, int]:
+        """Return the first row of pixels to read for some rows of windows, and the row after the last one."""
+        top, need = self._span(rows)
+        begin = max(top, self.end)
+        return begin, max(begin, need, self.scene.end_of_blocks(min(need, self.lattice.height), self.lattice.size))
 
     def _repeat_edges(self, rows: slice) -> None:
         """Continue the scene's outermost pixels into the margin that windows see around it."""
@@ -228,18 +269,23 @@ class _Strip:
             self.mask[:upper] &= VALID
             self.mask[lower + 1 :] &= VALID
 
-    def _read(self, begin: int, end: int) -> None:
-        """Read some rows of the scene to the device."""
+    def _start_reading(self, begin: int, end: int) -> _Reading:
+        """Start to read some rows; rows above and below the scene are left out."""
+        begin, end = max(begin, 0), min(end, self.lattice.height)
+        cells = [Window(a, begin, b - a, end - begin) for a, b in self._cells(end - begin)] if begin < end else []
+        return _Reading(begin, end, cells, self.readers.read(cells))
+
+    def _read(self, reading: _Reading) -> None:
+        """Bring rows of the scene to the device."""
         left, right = max(self.left, 0), min(self.right, self.lattice.width)
-        place = np.s_[begin - self.top : end - self.top, left - self.left : right - self.left]
+        place = np.s_[reading.begin - self.top : reading.end - self.top, left - self.left : right - self.left]
         targets = self.image[:, *place], self.mask[place]
         staged = [staging(target) for target in targets]
         image, mask = (pixels.numpy() for pixels in staged)
-        windows = [Window(a, begin, b - a, end - begin) for a, b in pairwise(self._cells(left, right, end - begin))]
-        for window, (values, valid) in zip(windows, self.readers.read(windows), strict=True):
-            own = slice(window.col_off - left, window.col_off - left + window.width)
+        for cell, (values, valid) in zip(reading.cells, reading.pixels, strict=True):
+            own = slice(cell.col_off - left, cell.col_off - left + cell.width)
             image[:, :, own], mask[:, own] = values, valid
-            self._mark_shown(window, valid)
+            self._mark_shown(cell, valid)
         mask |= self.is_shown[place].astype(np.uint8) * SHOWN
         for target, pixels in zip(targets, staged, strict=True):
             if pixels is not target:
@@ -255,12 +301,14 @@ class _Strip:
             if self.area.inside is not None:
                 self.is_shown[part] &= self.area.inside.mask(Window(west, above, east - west, below - above))
 
-    def _cells(self, left: int, right: int, height: int) -> list[int]:
-        """Where to cut the reading of a few rows: at borders of blocks, `CELL_BYTES` apart."""
+    def _cells(self, height: int) -> Iterator[tuple[int, int]]:
+        """Cut the reading of a few rows at borders of blocks: at most `CELL_BYTES` each, and one for every thread."""
+        left, right = max(self.left, 0), min(self.right, self.lattice.width)
         block = self.scene.block_width
-        pixel = len(self.scene.bands) * self.image.itemsize
-        step = max(1, CELL_BYTES // (pixel * height * block)) * block
-        return [left, *range((left // step + 1) * step, right, step), right]
+        widest = CELL_BYTES // (len(self.scene.bands) * self.image.itemsize * height)
+        fair = -(-(right - left) // self.readers.count) + block - 1
+        step = max(1, min(widest, fair) // block) * block
+        return pairwise([left, *range((left // step + 1) * step, right, step), right])
 
     def window(self, row: int, col: int) -> WindowPixels | None:
         """Return a window's pixels; None if the map shows none of them."""

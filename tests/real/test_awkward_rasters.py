@@ -260,7 +260,7 @@ def test_a_part_of_the_whole_world_is_mapped_without_the_rest(
 WORLD = """
 import re, sys
 from pathlib import Path
-import numpy as np, rasterio
+import rasterio, torch
 from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.journal import journal
 from cwsam_cli.predict.mapfile import write_map
@@ -275,8 +275,8 @@ bands = (Band(name="b", mean=127.0, std=60.0),)
 plan = plan_of(sys.argv[1], grid, classes=2, size=1024, overlap=128, columns=9216, bands=bands)
 
 def score(images):
-    values = images.numpy()[:, 0]
-    return np.stack([-values, values], axis=1)
+    values = images[:, 0]
+    return torch.stack([-values, values], dim=1)
 
 def peak():  # of this program alone; getrusage would tell the test's own, if that is larger
     return int(re.search("VmHWM:\\s*([0-9]+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -284,7 +284,7 @@ def peak():  # of this program alone; getrusage would tell the test's own, if th
 before = peak()
 target = Path(sys.argv[2])
 with journal(target, {}, {}) as kept:
-    make_pieces(plan, score, kept)
+    make_pieces(plan, score, kept, device=torch.device("cpu"))
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
         write_map(target, plan, kept.read, scratch=kept.folder)
 print(peak() - before)

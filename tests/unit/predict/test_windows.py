@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -103,11 +104,12 @@ def test_a_side_that_is_no_longer_than_a_window_has_no_margin(scene: Path) -> No
         assert {image.shape for _, _, image, *_ in batch} == {(3, HEIGHT, HEIGHT)}
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("margin", [0, 16])
 @pytest.mark.parametrize("cell", [1, 20_000, 1 << 24])
 @pytest.mark.parametrize("size", [32, 64])
 def test_every_pixel_is_read_once_in_whole_rows_of_blocks(
-    scene: Path, monkeypatch: pytest.MonkeyPatch, cell: int, size: int, margin: int
+    scene: Path, monkeypatch: pytest.MonkeyPatch, cell: int, size: int, margin: int, threads: int
 ) -> None:
     reads: list[Window] = []
     read = Scene.read
@@ -118,13 +120,45 @@ def test_every_pixel_is_read_once_in_whole_rows_of_blocks(
 
     monkeypatch.setattr(Scene, "read", spy)
     monkeypatch.setattr(stream, "CELL_BYTES", cell)
-    stream_of(scene, Lattice.over(WIDTH, HEIGHT, size, 12, margin), batch=4)
+    stream_of(scene, Lattice.over(WIDTH, HEIGHT, size, 12, margin), batch=4, threads=threads)
     times = np.zeros((HEIGHT, WIDTH), int)
     for window in reads:
         times[window.toslices()] += 1
         assert window.row_off % 32 == 0 and window.col_off % 64 == 0
     assert (times == 1).all()
-    assert (len(reads) > 5) == (cell < 1 << 24)
+    assert (len(reads) > 5) == (cell < 1 << 24 or threads > 1)
+
+
+def test_threads_read_the_next_rows_before_the_current_ones_are_used(
+    scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last_row = 0
+    has_read_ahead = Event()
+    read = Scene.read
+
+    def spy(self: Scene, window: Window) -> tuple[NDArray[Any], NDArray[Any]]:
+        nonlocal last_row
+        last_row = max(last_row, window.row_off + window.height)
+        if last_row > 32:
+            has_read_ahead.set()
+        return read(self, window)
+
+    monkeypatch.setattr(Scene, "read", spy)
+    lattice = Lattice.over(WIDTH, HEIGHT, 32, 0)
+    area = Area(
+        lattice=lattice,
+        rows=range(len(lattice.rows)),
+        cols=range(len(lattice.cols)),
+        shown=Window(0, 0, WIDTH, HEIGHT),
+    )
+    with ExitStack() as stack:
+        scenes = [stack.enter_context(open_scene(scene)) for _ in range(2)]
+        readers = stack.enter_context(closing(Readers(scenes, {})))
+        with closing(batches(readers, area, torch.device("cpu"))) as made:
+            first = next(made)
+            assert first[0].row == 0
+            assert has_read_ahead.wait(timeout=60)
+            assert last_row <= 64  # not the whole scene
 
 
 def test_a_south_up_scene_is_read_once_too(make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch) -> None:
