@@ -24,7 +24,7 @@ from cwsam_cli.raster.style import CLASSES_TAG, colormap, read_taxonomy, write_s
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy, from_names
 from cwsam_cli.tile.labels import NO_LABEL, open_raster_labels, place_polygons, read_polygons
 from cwsam_cli.tile.split import assign
-from cwsam_cli.vectorize.codes import Strip
+from cwsam_cli.maps.codes import Strip
 from cwsam_cli.vectorize.measure import measure_regions
 from cwsam_cli.vectorize.pipeline import vectorize
 from cwsam_cli.vectorize.polygonize import polygonize

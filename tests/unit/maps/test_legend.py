@@ -8,7 +8,7 @@ import rasterio
 
 from cwsam_cli.raster.style import tag_classes, write_sidecar
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
-from cwsam_cli.vectorize.legend import Legend
+from cwsam_cli.maps.legend import Legend
 
 MakeRaster = Callable[..., Path]
 TAXONOMY = Taxonomy(
