@@ -16,12 +16,12 @@ from rasterio.windows import Window
 
 from cwsam_cli.console import track
 from cwsam_cli.errors import DataError
+from cwsam_cli.maps.codes import HOLE, NODATA, Strip
 from cwsam_cli.raster.globe import views_on
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import missing_crs
 from cwsam_cli.raster.prefetch import prefetch
 from cwsam_cli.raster.scene import on_pixels_of, open_raster, reading, refuse_unplaced
-from cwsam_cli.maps.codes import HOLE, NODATA, Strip
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "int32")
 _PIXELS = 2**19
@@ -83,6 +83,23 @@ class ClassRaster:
     def dtype(self) -> np.dtype[Any]:
         """Return the dtype of the codes in the file."""
         return np.dtype(self.dataset.dtypes[self.band - 1])
+
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Return rows and columns of the file's blocks."""
+        rows, columns = self.dataset.block_shapes[self.band - 1]
+        return int(rows), int(columns)
+
+    @property
+    def nodata(self) -> float | None:
+        """Return the nodata value, None if there is none."""
+        return self.dataset.nodatavals[self.band - 1]
+
+    @property
+    def has_mask(self) -> bool:
+        """Return whether a mask, and not a value, says where there is no data."""
+        flags = self.dataset.mask_flag_enums[self.band - 1]
+        return MaskFlags.nodata not in flags and MaskFlags.all_valid not in flags
 
     @property
     def cache_bytes(self) -> int:
