@@ -17,6 +17,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.dataset.manifest import NAME, read_manifest
 from cwsam_cli.errors import DataError
+from cwsam_cli.maps.codes import Strip
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.quicklook import draw_quicklook
 from cwsam_cli.raster.scene import open_scene
@@ -24,7 +25,6 @@ from cwsam_cli.raster.style import CLASSES_TAG, colormap, read_taxonomy, write_s
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy, from_names
 from cwsam_cli.tile.labels import NO_LABEL, open_raster_labels, place_polygons, read_polygons
 from cwsam_cli.tile.split import assign
-from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.measure import measure_regions
 from cwsam_cli.vectorize.pipeline import vectorize
 from cwsam_cli.vectorize.polygonize import polygonize

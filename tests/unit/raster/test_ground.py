@@ -9,8 +9,8 @@ from pyproj import Geod, Transformer
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
+from cwsam_cli.maps.codes import Strip
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.measure import measure_regions, to_ground, with_areas
 from cwsam_cli.vectorize.polygonize import Regions, polygonize
 from cwsam_cli.vectorize.sizes import Size
