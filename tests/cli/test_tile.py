@@ -687,3 +687,79 @@ def test_a_disk_that_is_full_within_a_tile_is_told(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert not (tmp_path / "dataset").exists() and not list(tmp_path.glob(".*"))
+
+
+# Options of vector labels
+
+
+def codes_of_features(tmp_path: Path, cwsam: Cwsam, make_raster: Any, labels: Any, *options: Any) -> Any:
+    """Tile a scene of 64 × 64 pixels with vector labels; returns the codes."""
+    scene = make_raster("scene.tif", noise(3, 64, 64))
+    common = ("--class-field", "kind", "-o", "dataset", "--size", 64, "--split", 100, 0, 0)
+    cwsam("tile", scene, "--labels", labels, *common, *options)
+    return mosaic(tmp_path / "dataset", 64, 64)
+
+
+def test_where_and_priority_choose_features_and_their_order(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    shapes = [pixels(0, 0, 40, 64), pixels(20, 0, 64, 30), pixels(0, 0, 64, 64)]
+    labels = polygons(tmp_path / "f.gpkg", ["forest", "road", "cloud"], *shapes)
+    options = ("--where", "kind <> 'cloud'", "--priority", "road, forest")
+    found = codes_of_features(tmp_path, cwsam, make_raster, labels, *options)
+    assert (found[:30, 20:] == 2).all() and (found[30:, :40] == 1).all() and (found[30:, 40:] == 255).all()
+
+
+def test_a_layer_of_several_is_named_or_the_one_with_the_field(
+    cwsam: Cwsam, refused: Any, make_raster: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "many.gpkg"
+    for code, name in ((1, "old"), (2, "new")):
+        frame = gpd.GeoDataFrame({"kind": [code]}, geometry=[pixels(0, 0, 64, 64)], crs="EPSG:32617")
+        frame.to_file(path, layer=name)
+    frame.rename(columns={"kind": "other"}).to_file(path, layer="third")
+    found = codes_of_features(tmp_path, cwsam, make_raster, f"{path}:new", "--overwrite")
+    assert (found == 2).all()
+    common = ("tile", tmp_path / "scene.tif", "-o", "more", "--labels")
+    assert f"--labels {path}:old or" in refused(2, *common, path, "--class-field", "kind", names="several layers")
+    assert "old, new, third" in refused(4, *common, f"{path}:x", "--class-field", "kind", names="no layer `x`")
+    assert "kind (layer old)" in refused(4, *common, path, "--class-field", "none", names="no field `none`")
+    cwsam(*common, path, "--class-field", "other", "--size", 64)
+
+
+def test_lines_and_points_label_the_ground_within_the_buffer(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    line = pixels(0, 20.5, 64, 40.5).boundary
+    found = codes_of_features(
+        tmp_path, cwsam, make_raster, polygons(tmp_path / "f.gpkg", [3], line), "--buffer", "0.075km"
+    )
+    assert (found[18:23, 5:60] == 3).all() and (found[26:36, 5:58] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--buffer", "5"), "--buffer `5` is not a size"),
+        (("--buffer", "2px"), "--buffer `2px` is not a size"),
+        (("--priority", "road,lava"), "--priority `lava` is no class"),
+        (("--priority", "road,2"), "names a class twice"),
+        (("--where", "colour = 3"), "--where `colour = 3`"),
+    ],
+)
+def test_options_of_features_that_cannot_be_meant_are_refused(
+    refused: Any, make_raster: Any, tmp_path: Path, options: Any, told: str
+) -> None:
+    scene = make_raster("scene.tif", noise(3, 64, 64))
+    labels = polygons(tmp_path / "f.gpkg", ["forest", "road"], pixels(0, 0, 20, 64), pixels(20, 0, 40, 64))
+    refused(2, "tile", scene, "--labels", labels, "--class-field", "kind", "-o", "dataset", *options, names=told)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--where", "a = 1"), ("--priority", "a"), ("--all-touched",), ("--buffer", "5m"), ("--class-field", "a")],
+)
+def test_options_of_features_are_refused_for_rasters(refused: Any, run: Any, option: Any) -> None:
+    refused(2, "tile", run.scene, "--labels", run.labels, "-o", "dataset", *option, names=option[0])
+
+
+def test_touched_pixels_are_labelled_if_wanted(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    labels = polygons(tmp_path / "f.gpkg", [3], pixels(10.6, 10.6, 20.4, 20.4))
+    found = codes_of_features(tmp_path, cwsam, make_raster, labels, "--all-touched")
+    assert (found[10:21, 10:21] == 3).all() and (found == 3).sum() == 121
