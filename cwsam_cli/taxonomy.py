@@ -125,6 +125,11 @@ class LabelTable:
     values: dict[int | str, int]
     """Class code by value, `IGNORE` for a value that means "no label". Texts are colours `#rrggbb` or field values."""
 
+    @property
+    def has_own_values(self) -> bool:
+        """Whether a class has another value than its code."""
+        return any(self.values.get(code) != code for code in self.taxonomy.codes)
+
     @classmethod
     def of(
         cls,

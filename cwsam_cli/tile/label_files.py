@@ -7,9 +7,13 @@ from pathlib import Path
 import pyogrio
 import rasterio
 
-from cwsam_cli.config.load import load_taxonomy
+from cwsam_cli.config.class_files import SUFFIXES, table_keys
+from cwsam_cli.config.load import load_label_table, make_label_table
+from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.scene import open_raster
+from cwsam_cli.raster.style import has_wide_values, read_label_table
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.label_raster import open_raster_labels
 from cwsam_cli.tile.label_vector import VectorSource, field_codes, field_table
@@ -67,18 +71,49 @@ def find_labels(request: TileRequest) -> LabelFiles:
         DataError: the labels cannot be used.
         UsageError: an option for vector labels is missing, or is given for a raster.
     """
-    table = LabelTable.of(load_taxonomy(request.classes)) if request.classes else None
+    table = _read_table(request.classes) if request.classes else None
     if request.labels.is_dir():
         _refuse_vector_options(request)
         return LabelFiles(None, request.labels, table)
     path, layer = _layer_of(request.labels)
     if layer is None and not is_vector(path):
         _refuse_vector_options(request)
-        return LabelFiles(RasterSource(path=path), path, table)
+        return LabelFiles(RasterSource(path=path), path, table or _wide_table(path))
     source = _vector_source(path, layer, request)
     table = table or field_table(source)
     source = replace(source, priority=_priority(request.priority, table))
     return LabelFiles(source, path, table)
+
+
+def _read_table(classes: str) -> LabelTable:
+    """Read a class table from any file that `load_label_table` reads, an ESRI attribute table or a raster.
+
+    Raises:
+        ConfigError: a file is missing, or is not a valid class table.
+        DataError: a raster has no class table.
+    """
+    path = Path(classes)
+    if not path.is_file() or path.suffix.lower() in (*SUFFIXES, ".yaml", ".yml"):
+        return load_label_table(classes)
+    if path.suffix.lower() == ".dbf":
+        frame = pyogrio.read_dataframe(path, read_geometry=False)
+        return make_label_table(table_keys(list(frame.columns), frame.to_numpy().tolist(), path), classes)
+    try:
+        dataset = rasterio.open(path)
+    except rasterio.errors.RasterioIOError:
+        return load_label_table(classes)  # which says what is wrong with it
+    with dataset:
+        return read_label_table(dataset)
+
+
+def _wide_table(path: Path) -> LabelTable | None:
+    """Return the class table in a label raster if its values cannot be class codes; else its codes tell the classes."""
+    with open_raster(path) as dataset:
+        if dataset.count != 1 or not has_wide_values(dataset):
+            return None
+        table = read_label_table(dataset)
+    log.info("`%s` has values outside 0-254, so its %d classes are numbered from 1", path, len(table.taxonomy))
+    return table
 
 
 def _refuse_vector_options(request: TileRequest) -> None:
