@@ -52,7 +52,7 @@ def _write(plan: TilePlan, inputs: Inputs, folder: Path) -> Manifest:
 
     Args:
         plan: the tiles.
-        inputs: the labels' polygons, which would take long to read again.
+        inputs: the class table of the labels.
         folder: where the dataset is written.
     """
     for kind in ("images", "labels"):
@@ -64,7 +64,7 @@ def _write(plan: TilePlan, inputs: Inputs, folder: Path) -> Manifest:
     written = []
     pixels = {split: np.zeros(len(taxonomy), np.int64) for split in SPLITS}
     work = [(plan.scenes[tile.scene], tile) for tile in plan.tiles]
-    for opened, tile in each_opened(work, inputs.polygons, "writing tiles", "tile"):
+    for opened, tile in each_opened(work, inputs.table, "writing tiles", "tile"):
         codes = opened.codes(tile.window)
         above, beside = tile.unlabelled
         codes[:above] = codes[:, :beside] = NO_LABEL

@@ -22,11 +22,13 @@ from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.raster.style import read_taxonomy
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.footprints import PlannedTile, draw_footprints
-from cwsam_cli.tile.labels import NO_LABEL, Conflicts
+from cwsam_cli.tile.label_files import RasterSource
+from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Conflicts, Value
 from cwsam_cli.tile.overlaps import write_overlaps
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import Inputs, LabelledScene, each_opened
 from cwsam_cli.tile.split import Block, assign, choose_block_size, cut_blocks
+from cwsam_cli.tile.unexpected import refuse_unexpected
 
 Histograms = dict[tuple[object, ...], Counter[int]]
 """Labelled pixels by ground block and class code."""
@@ -59,8 +61,7 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
     side = choose_block_size([scene.grid for scene in scenes], request.size)
     blocks = [cut_blocks(scene.grid, side, request.size, number) for number, scene in enumerate(scenes)]
     found = _count_classes(inputs, blocks, request)
-    taxonomy = inputs.taxonomy or _raster_taxonomy(scenes, found)
-    _refuse_unknown(taxonomy, found, request.labels)
+    taxonomy = inputs.table.taxonomy if inputs.table else _raster_taxonomy(scenes, found)
     splits = _split(found, taxonomy, request.shares, request.seed)
     return TilePlan(
         scenes=scenes,
@@ -77,13 +78,18 @@ def _count_classes(inputs: Inputs, blocks: list[list[Block]], request: TileReque
     """Count the labelled pixels of each class in each ground block."""
     found: Histograms = {}
     conflicts: Conflicts = Counter()
+    unexpected: Counter[Value] = Counter()
     work = [(scene, block) for scene, own in zip(inputs.scenes, blocks, strict=True) for block in own]
-    for opened, block in each_opened(work, inputs.polygons, "reading labels", "block"):
+    for opened, block in each_opened(work, inputs.table, "reading labels", "block"):
         conflicts += opened.labels.conflicts(block.window)
         codes, counts = np.unique(opened.codes(block.window), return_counts=True)
         histogram = Counter(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
-        del histogram[NO_LABEL]
+        if histogram[UNEXPECTED]:
+            unexpected += opened.labels.unexpected(block.window)
+        del histogram[NO_LABEL], histogram[UNEXPECTED]
         found.setdefault(block.key, Counter()).update(histogram)
+    if unexpected:
+        refuse_unexpected(unexpected, inputs.table, request)
     if conflicts:
         _refuse_conflicts(conflicts, inputs, request)
     if not any(found.values()):
@@ -99,14 +105,13 @@ def _refuse_conflicts(conflicts: Conflicts, inputs: Inputs, request: TileRequest
     worst = [ids for ids, _ in conflicts.most_common(5)]
     shown = "; ".join(f"{' and '.join(map(str, ids))} (at least {conflicts[ids]:,} pixel(s))" for ids in worst)
     ids = ", ".join(str(feature) for feature in sorted({feature for ids in worst for feature in ids}))
-    cut = "cut each overlap out of one feature"
+    cut = "cut each overlap out of one feature, or say which class wins: --priority"
     hint = f"select them in QGIS with Select by Expression: $id IN ({ids}); {cut}"
     path = request.overlaps_to
     if path is None:
         hint += "; --overlaps-to overlaps.gpkg writes a layer of the overlaps"
-    elif inputs.polygons is not None and inputs.taxonomy is not None:
-        if write_overlaps(inputs.polygons, inputs.taxonomy, path, overwrite=request.overwrite):
-            hint = f"open `{path}`, which holds all overlaps; {cut}"
+    elif inputs.table is not None and write_overlaps(inputs.scenes, inputs.table, path, overwrite=request.overwrite):
+        hint = f"open `{path}`, which holds all overlaps; {cut}"
     raise DataError(
         f"`{request.labels}`: features of different classes overlap: {shown}"
         + (f", and {len(conflicts) - len(worst)} more" if len(conflicts) > len(worst) else ""),
@@ -116,19 +121,10 @@ def _refuse_conflicts(conflicts: Conflicts, inputs: Inputs, request: TileRequest
 
 def _raster_taxonomy(scenes: Sequence[LabelledScene], found: Histograms) -> Taxonomy:
     present = sorted(set().union(*found.values()))
-    with open_raster(scenes[0].labels) as dataset:
+    source = scenes[0].labels
+    assert isinstance(source, RasterSource)
+    with open_raster(source.path) as dataset:
         return read_taxonomy(dataset, present)
-
-
-def _refuse_unknown(taxonomy: Taxonomy, found: Histograms, labels: Path) -> None:
-    total = sum(found.values(), Counter[int]())
-    unknown = {code: total[code] for code in sorted(total) if code not in (*taxonomy.codes, *taxonomy.unlabelled)}
-    if unknown:
-        shown = ", ".join(f"{code} ({count:,} pixels)" for code, count in list(unknown.items())[:8])
-        raise DataError(
-            f"`{labels}` holds codes that are not in the class table: {shown}",
-            hint=f"add them to its classes, or to its codes without a class: unlabelled: {list(unknown)}",
-        )
 
 
 def _split(found: Histograms, taxonomy: Taxonomy, shares: Sequence[float], seed: int) -> dict[tuple[object, ...], str]:

@@ -9,19 +9,17 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
-import geopandas
-import pyogrio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from cwsam_cli.config.load import load_taxonomy
 from cwsam_cli.console import log, track
-from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.errors import DataError
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.scene import Scene, open_scene
-from cwsam_cli.taxonomy import Taxonomy
-from cwsam_cli.tile.labels import NO_LABEL, Codes, Labels, is_vector, open_raster_labels, place_polygons, read_polygons
+from cwsam_cli.taxonomy import LabelTable
+from cwsam_cli.tile.label_files import LabelFiles, LabelSource, find_labels
+from cwsam_cli.tile.labels import NO_LABEL, Codes, Labels
 from cwsam_cli.tile.request import TileRequest
 
 T = TypeVar("T")
@@ -34,7 +32,7 @@ class LabelledScene:
     name: str
     """The first part of its tiles' names."""
     path: Path
-    labels: Path
+    labels: LabelSource
     crs: str | None
     """The scene's CRS, as WKT."""
     transform: tuple[float, ...]
@@ -45,18 +43,18 @@ class LabelledScene:
     dtype: str
 
     @classmethod
-    def inspect(cls, name: str, path: Path, labels: Path) -> "LabelledScene":
-        """Read what a scene's header says.
+    def inspect(cls, name: str, path: Path, labels: LabelFiles) -> "LabelledScene":
+        """Read what the headers of a scene and its labels say.
 
         Raises:
-            DataError: the scene cannot be used.
+            DataError: the scene or its labels cannot be used.
         """
         with open_scene(path) as scene:
             grid = scene.grid
             return cls(
                 name=name,
                 path=path,
-                labels=labels,
+                labels=labels.of(str(path), grid),
                 crs=grid.crs.to_wkt() if grid.crs else None,
                 transform=tuple(grid.transform)[:6],
                 width=grid.width,
@@ -72,21 +70,18 @@ class LabelledScene:
         return Grid(crs, Affine(*self.transform), self.width, self.height)
 
     @contextmanager
-    def opened(self, polygons: geopandas.GeoDataFrame | None) -> "Iterator[OpenScene]":
+    def opened(self, table: LabelTable | None) -> "Iterator[OpenScene]":
         """Open the scene, and its labels on its grid.
 
         Args:
-            polygons: the labels' polygons; None if the labels are a raster.
+            table: the class table; None if the labels' values are class codes.
 
         Raises:
             DataError: the labels cannot be brought onto the scene's grid.
         """
         with ExitStack() as stack:
             scene = stack.enter_context(open_scene(self.path))
-            if polygons is not None:
-                labels: Labels = place_polygons(polygons, scene.grid, self.path)
-            else:
-                labels = stack.enter_context(open_raster_labels(self.labels, scene.grid, self.path))
+            labels: Labels = stack.enter_context(self.labels.opened(scene.grid, self.path, table))
             yield OpenScene(scene, labels)
 
 
@@ -107,12 +102,10 @@ class OpenScene:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What the headers of the scenes say, and the labels' polygons, which are read once."""
+    """What the headers of the scenes and of their labels say."""
 
     scenes: tuple[LabelledScene, ...]
-    polygons: geopandas.GeoDataFrame | None
-    """None if the labels are rasters."""
-    taxonomy: Taxonomy | None
+    table: LabelTable | None
     """The class table; None if only the pixels of the labels can tell it."""
 
 
@@ -121,28 +114,14 @@ def inspect_inputs(request: TileRequest) -> Inputs:
 
     Raises:
         DataError: a scene or the labels cannot be used, or scenes differ in bands or dtype.
-        UsageError: the class field is missing, or is given for a raster.
+        UsageError: an option for vector labels is missing, or is given for a raster.
     """
-    labels, field = request.labels, request.class_field
-    taxonomy = load_taxonomy(request.classes) if request.classes else None
-    polygons = None
-    if not labels.is_dir() and is_vector(labels):
-        if field is None:
-            names = " or ".join(pyogrio.read_info(labels)["fields"])
-            raise UsageError(
-                f"`{labels}` holds polygons, so the field of their classes is needed", hint=f"--class-field {names}"
-            )
-        polygons, taxonomy = read_polygons(labels, field, taxonomy)
-    elif field is not None:
-        raise UsageError(f"--class-field is for polygons, but `{labels}` is a raster", hint="leave it out")
+    labels = find_labels(request)
     scenes: list[LabelledScene] = []
     stems = Counter(path.stem for path in request.scenes)
     for number, path in enumerate(request.scenes):
         name = path.stem if stems[path.stem] == 1 else f"{path.stem}-{number}"
-        scene = LabelledScene.inspect(name, path, labels / path.name if labels.is_dir() else labels)
-        if polygons is None:
-            with open_raster_labels(scene.labels, scene.grid, path):
-                pass  # the labels can be brought onto the scene's grid
+        scene = LabelledScene.inspect(name, path, labels)
         first = scenes[0] if scenes else scene
         if (scene.band_names, scene.dtype) != (first.band_names, first.dtype):
             raise DataError(
@@ -154,21 +133,21 @@ def inspect_inputs(request: TileRequest) -> Inputs:
     unplaced = [scene.path for scene in scenes if scene.crs is None]
     if unplaced:
         log.warning("%d scene(s) have no CRS, such as `%s`: their tiles have none either", len(unplaced), unplaced[0])
-    return Inputs(tuple(scenes), polygons, taxonomy)
+    return Inputs(tuple(scenes), labels.table)
 
 
 def each_opened(
-    work: Iterable[tuple[LabelledScene, T]], polygons: geopandas.GeoDataFrame | None, what: str, unit: str
+    work: Iterable[tuple[LabelledScene, T]], table: LabelTable | None, what: str, unit: str
 ) -> Iterator[tuple[OpenScene, T]]:
     """Yield the items of work with their open scene. One scene is open at a time.
 
     Args:
         work: items with their scenes, sorted by scene.
-        polygons: the labels' polygons; None if the labels are rasters.
+        table: the class table; None if the labels' values are class codes.
         what: text of the progress bar.
         unit: name of one item.
     """
     for scene, items in groupby(track(work, what, unit=unit), key=itemgetter(0)):
-        with scene.opened(polygons) as opened:
+        with scene.opened(table) as opened:
             for _, item in items:
                 yield opened, item
