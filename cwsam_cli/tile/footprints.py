@@ -22,6 +22,8 @@ class PlannedTile:
     width: int
     """Its window in the scene, in pixels. It is smaller than a tile if the scene is smaller."""
     split: str
+    block: str
+    """The name of its block of ground. Tiles of one block are near each other; see `split.Block`."""
     shared: tuple[int, int] = (0, 0)
     """Rows at the top and columns at the left that earlier tiles also contain."""
     overlap: int = 0

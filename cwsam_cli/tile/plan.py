@@ -28,7 +28,7 @@ from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import Inputs, LabelledScene, each_opened
 from cwsam_cli.tile.split import Block, assign, choose_block_size, cut_blocks
 
-Histograms = dict[tuple[object, ...], Counter[int]]
+Histograms = dict[str, Counter[int]]
 """Labelled pixels by ground block and class code."""
 
 
@@ -57,7 +57,7 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
     """
     scenes = inputs.scenes
     side = choose_block_size([scene.grid for scene in scenes], request.size)
-    blocks = [cut_blocks(scene.grid, side, request.size, number) for number, scene in enumerate(scenes)]
+    blocks = [cut_blocks(scene.grid, side, request.size, scene.name) for scene in scenes]
     found = _count_classes(inputs, blocks, request)
     taxonomy = inputs.taxonomy or _raster_taxonomy(scenes, found)
     _refuse_unknown(taxonomy, found, request.labels)
@@ -131,7 +131,7 @@ def _refuse_unknown(taxonomy: Taxonomy, found: Histograms, labels: Path) -> None
         )
 
 
-def _split(found: Histograms, taxonomy: Taxonomy, shares: Sequence[float], seed: int) -> dict[tuple[object, ...], str]:
+def _split(found: Histograms, taxonomy: Taxonomy, shares: Sequence[float], seed: int) -> dict[str, str]:
     """Return the split of each labelled ground block."""
     keys = [key for key, histogram in found.items() if any(histogram[code] for code in taxonomy.codes)]
     if not keys:
@@ -151,7 +151,7 @@ def _split(found: Histograms, taxonomy: Taxonomy, shares: Sequence[float], seed:
 def _place(
     scenes: Sequence[LabelledScene],
     blocks: list[list[Block]],
-    splits: dict[tuple[object, ...], str],
+    splits: dict[str, str],
     size: int,
     overlap: int,
 ) -> tuple[PlannedTile, ...]:
@@ -173,6 +173,7 @@ def _place(
                         height=min(size, height),
                         width=min(size, width),
                         split=split,
+                        block=block.key,
                         shared=(above, beside),
                         overlap=wanted,
                     )

@@ -7,6 +7,7 @@ tiles never leave their block. Scenes on the same grid share the blocks of the g
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from math import isqrt
 
 import numpy as np
@@ -25,8 +26,8 @@ _LARGEST_BLOCK = 8
 class Block:
     """A rectangle of one scene that goes to one split."""
 
-    key: tuple[object, ...]
-    """Its place on the ground. Blocks with equal keys go to the same split."""
+    key: str
+    """Its name: grid, pixels per side, column and row on the lattice. Blocks with equal keys go to the same split."""
     window: Window
 
 
@@ -41,24 +42,24 @@ def choose_block_size(grids: Sequence[Grid], size: int) -> int:
     return size * min(_LARGEST_BLOCK, max(1, isqrt(tiles // _ENOUGH_BLOCKS)))
 
 
-def cut_blocks(grid: Grid, block: int, size: int, scene: int) -> list[Block]:
+def cut_blocks(grid: Grid, block: int, size: int, scene: str) -> list[Block]:
     """Cut a scene's grid into blocks. A remainder smaller than a tile joins the block beside it.
 
     Args:
         grid: the scene's grid.
         block: pixels per side of a block.
         size: pixels per side of a tile.
-        scene: the scene's number, which distinguishes scenes without CRS and position.
+        scene: the scene's name, which distinguishes scenes without CRS and position.
     """
     t = grid.transform
-    place: tuple[object, ...]
     if t.b or t.d or (grid.crs is None and (t.c, t.f) == (0, 0)):
-        place, phase_x, phase_y = (scene,), 0, 0
+        place, phase_x, phase_y = scene, 0, 0
     else:
-        place = (grid.crs.to_wkt() if grid.crs else None, t.a, t.e)
+        lattice = f"{grid.crs.to_wkt() if grid.crs else None} {t.a!r} {t.e!r}"
+        place = sha256(lattice.encode()).hexdigest()[:8]
         phase_x, phase_y = round(t.c / t.a), round(t.f / t.e)
     return [
-        Block((*place, x, y), Window(left, top, right - left, bottom - top))
+        Block(f"{place}/{block}/{x}/{y}", Window(left, top, right - left, bottom - top))
         for y, top, bottom in _cut(grid.height, block, size, phase_y)
         for x, left, right in _cut(grid.width, block, size, phase_x)
     ]

@@ -133,6 +133,7 @@ def write_index(
         {
             "tile": tile.name,
             "split": tile.planned.split,
+            "block": tile.planned.block,
             "scene": str(scenes[tile.planned.scene].path),
             "col_off": tile.planned.col_off,
             "row_off": tile.planned.row_off,

@@ -97,7 +97,7 @@ def test_a_dataset_is_the_folder_of_the_design(run: Any) -> None:
 
 def test_the_index_says_of_every_tile_where_it_lies_and_what_it_shows(run: Any) -> None:
     index = tiles(run.dataset)
-    known = {"tile", "split", "scene", "col_off", "row_off", "width", "height", "valid", "labelled", "share_1"}
+    known = {"tile", "split", "block", "scene", "col_off", "row_off", "width", "height", "valid", "labelled", "share_1"}
     assert known <= set(index.columns)
     assert {Path(scene).name for scene in index.scene} == {"scene.tif"}
     assert index.crs.to_epsg() == 32617
@@ -110,6 +110,16 @@ def test_the_index_says_of_every_tile_where_it_lies_and_what_it_shows(run: Any) 
         assert tile.labelled == pytest.approx((codes != 255).mean())
         shares = [tile.share_1, tile.share_2, tile.share_3]
         assert shares == pytest.approx([(codes == code).sum() / (codes != 255).sum() for code in (1, 2, 3)])
+
+
+def test_the_index_names_the_block_of_ground_of_every_tile(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    scene, labels = make_raster("scene.tif", noise(1, 160, 160)), make_raster("labels.tif", striped(160, 160))
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 8)
+    index = tiles(tmp_path / "dataset")
+    outlines = index.dissolve("block").geometry
+    assert 20 < len(outlines) < len(index) / 3
+    assert (index.groupby("block").split.nunique() == 1).all()
+    assert sum(outlines.area) == pytest.approx(outlines.union_all().area), "blocks share no ground"
 
 
 def test_the_manifest_says_all_that_the_next_stage_needs(run: Any) -> None:

@@ -60,7 +60,7 @@ def owners(blocks: list[Block], ground: Ground) -> NDArray[np.object_]:
 @given(grounds, tiles, multiples, st.sampled_from([UTM, None]))
 def test_blocks_partition_the_scene(ground: Ground, size: int, times: int, crs: CRS | None) -> None:
     seen = np.zeros((ground.height, ground.width), int)
-    for block in cut_blocks(ground.grid(crs), size * times, size, 0):
+    for block in cut_blocks(ground.grid(crs), size * times, size, "0"):
         assert block.window.col_off >= 0 and block.window.col_off + block.window.width <= ground.width
         assert block.window.row_off >= 0 and block.window.row_off + block.window.height <= ground.height
         seen[block.window.toslices()] += 1
@@ -70,7 +70,7 @@ def test_blocks_partition_the_scene(ground: Ground, size: int, times: int, crs: 
 @modest
 @given(grounds, tiles, multiples)
 def test_no_block_is_narrower_than_a_tile_unless_the_scene_is(ground: Ground, size: int, times: int) -> None:
-    for block in cut_blocks(ground.grid(), size * times, size, 0):
+    for block in cut_blocks(ground.grid(), size * times, size, "0"):
         assert block.window.width >= min(size, ground.width)
         assert block.window.height >= min(size, ground.height)
 
@@ -78,14 +78,14 @@ def test_no_block_is_narrower_than_a_tile_unless_the_scene_is(ground: Ground, si
 @modest
 @given(grounds, tiles, multiples)
 def test_a_block_grows_by_less_than_a_tile_a_side(ground: Ground, size: int, times: int) -> None:
-    for block in cut_blocks(ground.grid(), size * times, size, 0):
+    for block in cut_blocks(ground.grid(), size * times, size, "0"):
         assert max(block.window.width, block.window.height) <= size * times + 2 * (size - 1)
 
 
 @modest
 @given(grounds, tiles, multiples)
 def test_blocks_of_one_scene_have_keys_of_their_own(ground: Ground, size: int, times: int) -> None:
-    keys = [block.key for block in cut_blocks(ground.grid(), size * times, size, 0)]
+    keys = [block.key for block in cut_blocks(ground.grid(), size * times, size, "0")]
     assert len(set(keys)) == len(keys)
 
 
@@ -101,7 +101,7 @@ def test_scenes_on_one_grid_give_shared_ground_the_same_block(
     shared, merged = [], []
     for number, ground in enumerate((first, second)):
         window = np.s_[top - ground.row : bottom - ground.row, left - ground.col : right - ground.col]
-        shared.append(owners(cut_blocks(ground.grid(), size * times, size, number), ground)[window])
+        shared.append(owners(cut_blocks(ground.grid(), size * times, size, str(number)), ground)[window])
         rows = narrow(ground.row, ground.height, size * times, size)
         cols = narrow(ground.col, ground.width, size * times, size)
         merged.append((rows[:, None] | cols)[window])
@@ -113,7 +113,7 @@ def test_scenes_on_one_grid_give_shared_ground_the_same_block(
 @given(grounds, tiles, multiples)
 def test_scenes_without_a_place_share_no_block(ground: Ground, size: int, times: int) -> None:
     grid = dataclasses.replace(ground.grid(None), transform=Affine.identity())
-    first, second = ({block.key for block in cut_blocks(grid, size * times, size, n)} for n in (0, 1))
+    first, second = ({block.key for block in cut_blocks(grid, size * times, size, str(n))} for n in (0, 1))
     assert not first & second
 
 

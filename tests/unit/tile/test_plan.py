@@ -43,6 +43,8 @@ def test_tiles_cover_the_labelled_ground_within_the_scene(make_raster: MakeRaste
 
 
 def test_what_an_earlier_tile_shows_has_no_labels_beyond_the_overlap() -> None:
-    tile = PlannedTile(scene=0, row_off=4, col_off=2, height=32, width=32, split="train", shared=(10, 3), overlap=5)
+    tile = PlannedTile(
+        scene=0, row_off=4, col_off=2, height=32, width=32, split="train", block="a", shared=(10, 3), overlap=5
+    )
     assert tile.unlabelled == (5, 0)
     assert tile.window == Window(2, 4, 32, 32)
