@@ -220,7 +220,7 @@ def test_together_the_tiles_show_all_the_ground_but_the_seams_of_the_splits(
 ) -> None:
     codes = striped(200, 300)
     scene, labels = make_raster("scene.tif", noise(3, 200, 300)), make_raster("labels.tif", codes)
-    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 24)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 24, "--buffer", 0)
     found = mosaic(tmp_path / "dataset", 200, 300)
     assert ((found == codes) | (found == 255)).all()
     assert (found == codes).mean() > 0.9
@@ -675,7 +675,7 @@ def test_files_are_open_only_while_they_are_read(cwsam: Cwsam, make_raster: Any,
     open_now = len(list(Path("/proc/self/fd").iterdir()))
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 25, most[1]))
     try:
-        cwsam("tile", *scenes, "--labels", labels, *field, "-o", "dataset", "--size", 16)
+        cwsam("tile", *scenes, "--labels", labels, *field, "-o", "dataset", "--size", 16, "--buffer", 0)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, most)
     assert len(files(tmp_path / "dataset")) == 40
