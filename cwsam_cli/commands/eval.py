@@ -54,7 +54,7 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure the accuracy of a model on held-out ground, or of any map.
+    """Measure the accuracy of a model or of any map.
 
     \b
     $ cwsam eval -c save/first/model_epoch_best.pth --data dataset/

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import yaml
@@ -16,6 +16,7 @@ from cwsam_cli.taxonomy import Taxonomy
 
 NAME = "dataset.yaml"
 SPLITS = ("train", "val", "test")
+Unit = Literal["block", "scene", "date", "polygons"]
 VERSION = 1
 _WRITTEN = ("images", "labels", "tiles", "dataset")
 """Names of a dataset's files and folders, without suffixes."""
@@ -28,6 +29,21 @@ class Band:
     name: str
     mean: float
     std: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitRule:
+    """How the ground was divided into training, validation and test."""
+
+    by: Unit
+    """What goes to one split together. Under `date`, splits share ground."""
+    block_px: int
+    """Pixels per side of a block. `tiles.gpkg` names the block of each tile."""
+    buffer_px: int
+    """Smallest distance of tiles of different splits, in pixels."""
+    seed: int
+    folds: int | None = None
+    """Number of folds; `tiles.gpkg` has the fold of each tile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +64,8 @@ class Manifest:
     """Number of tiles by split."""
     pixels: dict[str, list[int]] = field(default_factory=dict)
     """Labelled pixels by split and class index; a pixel in two tiles counts once."""
+    split: SplitRule | None = None
+    """How the ground was divided; None if an older version wrote the dataset."""
     command: str = ""
     """The command line that made the dataset."""
     version: int = VERSION

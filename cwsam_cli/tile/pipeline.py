@@ -90,6 +90,7 @@ def _write(plan: TilePlan, inputs: Inputs, folder: Path) -> Manifest:
         gsd_m=plan.scenes[plan.tiles[0].scene].grid.gsd_m,
         tiles={split: sum(tile.planned.split == split for tile in written) for split in SPLITS},
         pixels={split: counts.tolist() for split, counts in pixels.items()},
+        split=plan.rule,
         command=plan.command,
     )
     write_index(plan.scenes, written, taxonomy, folder)
