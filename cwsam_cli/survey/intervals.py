@@ -3,7 +3,7 @@
 # H strata
 
 Symmetric intervals of 1.96 standard errors fail where a heavy stratum has few points of a class: with 0 to 2 omitted
-points they cover in 41 to 90 % of the samples. So each stratum gets limits of its own, and they are combined.
+points they cover in 41 to 90 % of the samples. So the parts of a sum get limits of their own, and they are combined.
 
 Sources: Cai 2005, Journal of Statistical Planning and Inference 131, 63-88 (limits of one proportion, corrected to
 second order); Zou, Huang and Zhang 2009, Computational Statistics & Data Analysis 53, 1080-1085 (MOVER: limits of a
