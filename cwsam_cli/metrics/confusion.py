@@ -3,16 +3,20 @@
 # K classes; rows are the reference, columns the map
 """
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cwsam_cli.taxonomy import IGNORE
-
 Matrix = NDArray[np.int64]
 
-_CHUNK = 1_000_000  # pixels; larger chunks do not fit the cache and are slower
+_CHUNK = 2**18
+"""Pixels that are counted together; larger chunks do not fit the cache and are slower."""
+_PAIRS = 2**16
+"""Two bytes read as one number count twice as fast as products and masks. `IGNORE` has a row of its own."""
+_HIGH = 1 if sys.byteorder == "little" else 0
+"""Place of the byte that counts 256."""
 
 
 def confusion_matrix(reference: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int) -> Matrix:
@@ -24,12 +28,13 @@ def confusion_matrix(reference: NDArray[np.uint8], predicted: NDArray[np.uint8],
         classes: number of classes K.
     """
     reference, predicted = reference.ravel(), predicted.ravel()
-    counts = np.zeros(classes * classes, np.int64)
+    counts = np.zeros(_PAIRS, np.int64)
     for start in range(0, reference.size, _CHUNK):
-        truth, guess = reference[start : start + _CHUNK], predicted[start : start + _CHUNK]
-        known = truth != IGNORE
-        counts += np.bincount(truth[known].astype(np.int64) * classes + guess[known], minlength=classes * classes)
-    return counts.reshape(classes, classes)
+        truth = reference[start : start + _CHUNK]
+        pairs = np.empty((truth.size, 2), np.uint8)
+        pairs[:, _HIGH], pairs[:, 1 - _HIGH] = truth, predicted[start : start + _CHUNK]
+        counts += np.bincount(pairs.view(np.uint16).ravel(), minlength=_PAIRS)
+    return counts.reshape(256, 256)[:classes, :classes].copy()
 
 
 @dataclass(frozen=True, slots=True)

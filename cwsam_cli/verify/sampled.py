@@ -23,7 +23,7 @@ Codes = NDArray[np.int64]
 FEW = 2
 """Fewest points of a class from which its error can be estimated."""
 RELIABLE = 10
-"""Fewest points of a class with reliable intervals. With 2 points, those of user's accuracy cover in 57 % of samples."""
+"""Fewest points of a class with reliable intervals. With 2 points, user's accuracy is covered in 57 % of samples."""
 
 
 def assess_sample(
