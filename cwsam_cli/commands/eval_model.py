@@ -1,0 +1,27 @@
+"""`cwsam eval` of a model on a dataset."""
+
+from cwsam_cli.assess.request import METRICS, ModelRequest
+from cwsam_cli.commands.options import print_result
+from cwsam_cli.console import loading
+
+
+def evaluate_model(request: ModelRequest, *, as_json: bool) -> None:
+    """Print a model's accuracy."""
+    _check_early(request, METRICS)
+    with loading("torch"):
+        from cwsam_cli.assess.pipeline import evaluate
+        from cwsam_cli.assess.report import as_dict, as_table
+
+    result = evaluate(request)
+    if result is not None:
+        print_result(as_dict(result), as_table(result), as_json=as_json)
+
+
+def _check_early(request: ModelRequest, marker: str) -> None:
+    """Stop before torch loads at an output that exists, or at a folder that is no dataset."""
+    from cwsam_cli.dataset.manifest import read_manifest
+    from cwsam_cli.files import refuse_existing
+
+    if request.output is not None:
+        refuse_existing(request.output, overwrite=request.overwrite, marker=marker)
+    read_manifest(request.data)
