@@ -15,7 +15,6 @@ from cwsam_cli.distributed.world import World
 from cwsam_cli.metrics.boundary import count_boundaries
 from cwsam_cli.metrics.confusion import confusion_matrix
 from cwsam_cli.metrics.reliability import count_bins
-from cwsam_cli.metrics.validation import score_batches
 from cwsam_cli.taxonomy import IGNORE
 
 
@@ -34,14 +33,7 @@ def count_hits(
     """
     classes = len(trained.taxonomy)
     counts = Counts.empty(cell_count, len(cells), classes)
-    for batch in score_batches(
-        trained.model,
-        trained.dataset,
-        world,
-        batch_size=batch_size,
-        precision="fp32",
-        hidden_class=trained.hidden_class,
-    ):
+    for batch in trained.score(world, batch_size):
         logits = batch.logits.float() / trained.temperature
         best, index = logits.max(dim=1)
         confidence = (logits - best[:, None]).exp().sum(dim=1).reciprocal().cpu().numpy()

@@ -155,8 +155,10 @@ def evaluate_counts(
 def sum_by_block(counts: Counts, cells: Sequence[tuple[str, str]]) -> dict[str, NDArray[Any]]:
     """Sum counts over the scenes that share a block, and leave out blocks without labelled pixels."""
     blocks = [block for _, block in cells]
-    is_labelled = _sum_by(counts.matrices, blocks).sum(axis=(1, 2)) > 0
-    return {name: _sum_by(getattr(counts, name), blocks)[is_labelled] for name in ("matrices", "boundaries", "bins")}
+    is_labelled = sum_by_group(counts.matrices, blocks).sum(axis=(1, 2)) > 0
+    return {
+        name: sum_by_group(getattr(counts, name), blocks)[is_labelled] for name in ("matrices", "boundaries", "bins")
+    }
 
 
 def as_interval(ends: NDArray[np.float64]) -> Interval:
@@ -164,7 +166,7 @@ def as_interval(ends: NDArray[np.float64]) -> Interval:
     return None if np.isnan(ends).any() else (float(ends[0]), float(ends[1]))
 
 
-def _sum_by(values: NDArray[Any], groups: Sequence[str]) -> NDArray[Any]:
+def sum_by_group(values: NDArray[Any], groups: Sequence[str]) -> NDArray[Any]:
     """Sum an array (G, ...) over entries of the same group, in the order in which groups appear."""
     positions = {name: number for number, name in enumerate(dict.fromkeys(groups))}
     sums = np.zeros((len(positions), *values.shape[1:]), values.dtype)
@@ -177,7 +179,7 @@ def _evaluate_scenes(
 ) -> tuple[SceneResult, ...]:
     tiles = Counter(places.scenes)
     found = []
-    for scene, matrix in zip(dict.fromkeys(scene_of_cell), _sum_by(matrices, scene_of_cell), strict=True):
+    for scene, matrix in zip(dict.fromkeys(scene_of_cell), sum_by_group(matrices, scene_of_cell), strict=True):
         metrics = compute_metrics(matrix)
         name = Path(scene).name
         found.append(SceneResult(name, tiles[scene], metrics.pixels, metrics.accuracy, metrics.mean_iou, metrics.kappa))

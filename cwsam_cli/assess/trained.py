@@ -1,5 +1,6 @@
 """Open a model and the split of a dataset on which it is measured."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.dataset.manifest import read_manifest
 from cwsam_cli.dataset.samples import TileDataset
+from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError, DataError
+from cwsam_cli.metrics.validation import ScoredBatch, score_batches
 from cwsam_cli.taxonomy import Taxonomy
 
 
@@ -34,7 +37,21 @@ class Trained:
             CheckpointError: the weights do not fit the architecture, or are not finite.
         """
         about = load_checkpoint(checkpoint)
-        return cls(about.model().to(device), open_split(about, data, split), about.taxonomy, about.hidden_class)
+        dataset = open_split(about, data, split)
+        temperature = about.calibration.temperature if about.calibration else 1.0
+        return cls(about.model().to(device), dataset, about.taxonomy, about.hidden_class, temperature)
+
+    def score(self, world: World, batch_size: int, samples: Sequence[int] | None = None) -> Iterator[ScoredBatch]:
+        """Yield this process's share of the dataset with the model's scores; see `score_batches`."""
+        return score_batches(
+            self.model,
+            self.dataset,
+            world,
+            batch_size=batch_size,
+            precision="fp32",
+            hidden_class=self.hidden_class,
+            samples=samples,
+        )
 
 
 def open_split(about: Checkpoint, data: Path, split: str) -> TileDataset:

@@ -48,12 +48,23 @@ def evaluate(
     ] = "test",
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder of the report."),
+        typer.Option("-o", "--output", help="Folder of the report, or the calibrated checkpoint."),
     ] = None,
     overwrite: Overwrite = False,
     tolerance: Annotated[
         int, typer.Option("--tolerance", min=0, help="Pixels by which a boundary may be off in boundary F1.")
     ] = 2,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit a temperature on validation ground; -o receives the checkpoint.")
+    ] = False,
+    conformal: Annotated[
+        float | None,
+        typer.Option(
+            "--conformal",
+            metavar="SHARE",
+            help="Fit sets of classes that hold the true class of this share of pixels, such as 0.9.",
+        ),
+    ] = None,
     batch_size: BatchSize = 8,
     device: Device = "auto",
     gpus: Gpus = 1,
@@ -66,6 +77,7 @@ def evaluate(
     $ cwsam eval --sample sample.gpkg --map map.tif
     $ cwsam eval --map map.tif --reference labels.tif --crosswalk table.csv
     $ cwsam eval -c save/first/model_epoch_best.pth --data dataset/ -o report/ --json
+    $ cwsam eval -c first.pth --data dataset/ --calibrate -o calibrated.pth
 
     The table lists IoU, precision (user's accuracy), recall (producer's accuracy), F1,
     boundary F1 and labelled pixels per class, then means over the classes. A class without
@@ -77,6 +89,12 @@ def evaluate(
 
     With -o, a folder receives metrics.json, confusion_matrix.csv (rows: reference, columns:
     map), classes.csv, scenes.csv, tiles.csv (the least accurate first) and reliability.csv.
+
+    --calibrate divides the model's scores by a temperature, so that it is as sure as it is
+    right. --conformal finds for each class the smallest probability that keeps it in a
+    pixel's set of classes; `predict --set-size` maps how many remain. Both are fitted on
+    the val split and measured on --split. -o receives a copy of the checkpoint that
+    `predict` and `eval` use like the original. Weights and classes stay as they are.
 
     --sample estimates accuracies and areas from interpreted points, with 95 % intervals
     (Olofsson et al. 2014, Stehman 2014). Pixels count by their area on the ground. If --map
@@ -97,9 +115,26 @@ def evaluate(
     checkpoint = require_checkpoint(checkpoint)
     if data is None:
         raise UsageError("no dataset is given", hint="--data dataset/, or assess a map: --map map.tif")
-    from cwsam_cli.assess.request import ModelRequest
-    from cwsam_cli.commands.eval_model import evaluate_model
+    from cwsam_cli.assess.request import CalibrationRequest, ModelRequest
+    from cwsam_cli.commands.eval_model import calibrate_model, evaluate_model
 
+    if calibrate or conformal is not None:
+        if output is None:
+            raise UsageError("no output is given for the calibrated checkpoint", hint="say: -o calibrated.pth")
+        fit = CalibrationRequest(
+            checkpoint=checkpoint,
+            data=data,
+            output=output,
+            temperature=calibrate,
+            coverage=conformal,
+            split=split,
+            overwrite=overwrite,
+            batch_size=batch_size,
+            device=device,
+            gpus=gpus,
+        )
+        calibrate_model(fit, as_json=as_json)
+        return
     request = ModelRequest(
         checkpoint=checkpoint,
         data=data,

@@ -1,6 +1,6 @@
 """`cwsam eval` of a model on a dataset."""
 
-from cwsam_cli.assess.request import METRICS, ModelRequest
+from cwsam_cli.assess.request import METRICS, CalibrationRequest, ModelRequest
 from cwsam_cli.commands.options import print_result
 from cwsam_cli.console import loading
 
@@ -15,6 +15,20 @@ def evaluate_model(request: ModelRequest, *, as_json: bool) -> None:
     result = evaluate(request)
     if result is not None:
         print_result(as_dict(result), as_table(result), as_json=as_json)
+
+
+def calibrate_model(request: CalibrationRequest, *, as_json: bool) -> None:
+    """Write a calibrated copy of a model, and print what the calibration is worth."""
+    from cwsam_cli.dataset.manifest import read_manifest
+
+    request.refuse_early()
+    read_manifest(request.data)
+    with loading("torch"):
+        from cwsam_cli.assess.calibrate import calibrate, describe
+
+    result = calibrate(request)
+    if result is not None:
+        print_result(result, describe(result), as_json=as_json)
 
 
 def _check_early(request: ModelRequest, marker: str) -> None:
