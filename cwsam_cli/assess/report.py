@@ -5,16 +5,20 @@ import dataclasses
 import io
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cwsam_cli.assess.evaluation import Evaluation, Interval
+from cwsam_cli.assess.page import write_page
+from cwsam_cli.assess.pictures import Pictures
 from cwsam_cli.assess.request import METRICS
+from cwsam_cli.assess.words import describe_blocks, list_limits, summarize
 from cwsam_cli.files import write_text
-from cwsam_cli.metrics.bootstrap import ENOUGH_BLOCKS
 
-NAMES = ("metrics", "confusion_matrix", "classes", "scenes", "tiles", "reliability")
+PAGE = "report.html"
+NAMES = ("report", "metrics", "confusion_matrix", "classes", "scenes", "tiles", "reliability")
 """Names of a report's files, without suffixes."""
 VERSION = 1
 """Version of the schema of `metrics.json`."""
@@ -29,6 +33,23 @@ _OVERALL = {
     "calibration_error": "calibration error",
 }
 """Titles of the overall figures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where the figures come from."""
+
+    checkpoint: Path
+    checkpoint_sha256: str
+    data: Path
+    split: str
+    command: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    """Names and values about the model and the data, for the page."""
+    configuration: str = ""
+    """Configuration of the training run, as YAML."""
+    history: Sequence[Mapping[str, float]] = ()
+    """Figures of the training run by epoch; see `read_history`."""
 
 
 def as_dict(result: Evaluation) -> dict[str, Any]:
@@ -96,31 +117,55 @@ def as_table(result: Evaluation) -> str:
     return "\n".join([*lines, "", describe_blocks(result)])
 
 
-def describe_blocks(result: Evaluation) -> str:
-    """Say in a sentence or two from what the intervals were computed, and whether they can be relied on."""
-    kind = "block" if result.has_blocks else "tile"
-    count = f"{result.blocks} {kind}{'s' if result.blocks != 1 else ''}"
-    if result.blocks < 2:
-        return f"The test ground is {count} only, so there are no intervals."
-    told = f"95 % intervals: bootstrap of {count}."
-    if not result.has_blocks:
-        told += " The dataset names no blocks, and neighbouring tiles are alike, so intervals may be too narrow."
-    if not result.is_reliable:
-        told += f" With fewer than {ENOUGH_BLOCKS} blocks they are not reliable."
-    return told
-
-
-def write_report(result: Evaluation, folder: Path, origin: dict[str, Any]) -> None:
+def write_report(result: Evaluation, folder: Path, origin: Origin, pictures: Pictures | None = None) -> None:
     """Write the files of a report.
 
     Args:
         result: the figures.
         folder: the folder, which is made.
-        origin: model, data and command, for `metrics.json`.
+        origin: model, data and command.
+        pictures: pictures for the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"version": VERSION} | origin | as_dict(result), indent=2, ensure_ascii=False)
-    write_text(folder / METRICS, text + "\n")
+    _write_tables(result, folder)
+    _write_page(result, folder / PAGE, origin, pictures or Pictures((), ()))
+    names = ("checkpoint", "checkpoint_sha256", "data", "split", "command")
+    about = {name: str(getattr(origin, name)) for name in names}
+    told = {"version": VERSION} | about | {"summary": " ".join(summarize(result))} | as_dict(result)
+    write_text(folder / METRICS, json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write_page(result: Evaluation, path: Path, origin: Origin, pictures: Pictures) -> None:
+    figures = as_dict(result)
+    colors = [entry.color for entry in result.taxonomy.classes]
+    classes = [row | {"color": color} for row, color in zip(figures["classes"], colors, strict=True)]
+    curves = ("epoch", "train/loss", "val/mIoU", "val/accuracy")
+    data = figures | {
+        "classes": classes,
+        "matrix": result.matrix.tolist(),
+        "pictures": {
+            "places": [picture.as_dict() for picture in pictures.places],
+            "worst": [picture.as_dict() for picture in pictures.worst],
+        },
+        "history": [{name: row[name] for name in curves if name in row} for row in origin.history],
+        "facts": origin.facts,
+        "configuration": origin.configuration,
+        "limits": list_limits(result),
+        "areas": None,
+    }
+    is_doubtful = not (result.is_reliable and result.has_blocks)
+    blocks = [describe_blocks(result)]
+    write_page(
+        path,
+        data,
+        title=f"{origin.checkpoint.parent.name}/{origin.checkpoint.name}".lstrip("/"),
+        origin=f"Measured on the {origin.split} split of {origin.data}",
+        summary=[*summarize(result), *([] if is_doubtful else blocks)],
+        warnings=blocks if is_doubtful else [],
+    )
+
+
+def _write_tables(result: Evaluation, folder: Path) -> None:
     names = [_cell(name) for name in result.taxonomy.names]
     counts = zip(names, result.matrix.tolist(), strict=True)
     _write_csv(folder / "confusion_matrix.csv", ["reference \\ map", *names], [[name, *row] for name, row in counts])

@@ -87,8 +87,9 @@ def evaluate(
     because pixels of one block are alike. Fewer than 10 blocks give no reliable interval.
     The calibration error compares the model's confidence with its accuracy, in 15 bins.
 
-    With -o, a folder receives metrics.json, confusion_matrix.csv (rows: reference, columns:
-    map), classes.csv, scenes.csv, tiles.csv (the least accurate first) and reliability.csv.
+    With -o, a folder receives report.html (a page for the browser that needs no network),
+    metrics.json, confusion_matrix.csv (rows: reference, columns: map), classes.csv,
+    scenes.csv, tiles.csv (the least accurate first) and reliability.csv.
 
     --calibrate divides the model's scores by a temperature, so that it is as sure as it is
     right. --conformal finds for each class the smallest probability that keeps it in a

@@ -57,7 +57,7 @@ class DemoResult:
 
     def as_text(self) -> str:
         """Return the text that the demo prints at the end."""
-        files = ("map.tif", "polygons.gpkg", "quicklook.png", "run/model_epoch_best.pth", "report/metrics.json")
+        files = ("report/report.html", "map.tif", "polygons.gpkg", "quicklook.png", "run/model_epoch_best.pth")
         constant = f"always {self.largest_class}"
         width = max(len(constant), len("this model"))
         return "\n".join(

@@ -15,7 +15,10 @@ import rasterio
 import yaml
 from typer.testing import Result
 
-FILES = {f"{name}.csv" for name in ("confusion_matrix", "classes", "scenes", "tiles", "reliability")} | {"metrics.json"}
+FILES = {f"{name}.csv" for name in ("confusion_matrix", "classes", "scenes", "tiles", "reliability")} | {
+    "metrics.json",
+    "report.html",
+}
 
 Cwsam = Callable[..., Result]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cwsam_cli.assess.evaluation import Evaluation
-from cwsam_cli.assess.report import as_dict, as_table, write_report
+from cwsam_cli.assess.report import Origin, as_dict, as_table, write_report
 from cwsam_cli.metrics.confusion import compute_metrics
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 from tests.unit.assess.counted import evaluation
@@ -20,7 +20,16 @@ TAXONOMY = Taxonomy(
         LandCoverClass(code=code, name=name, color="#336699") for code, name in zip((40, 7, 9), NAMES, strict=True)
     )
 )
-FILES = ["classes.csv", "confusion_matrix.csv", "metrics.json", "reliability.csv", "scenes.csv", "tiles.csv"]
+FILES = [
+    "classes.csv",
+    "confusion_matrix.csv",
+    "metrics.json",
+    "reliability.csv",
+    "report.html",
+    "scenes.csv",
+    "tiles.csv",
+]
+ORIGIN = Origin(checkpoint=Path("模型.pth"), checkpoint_sha256="0" * 64, data=Path("dataset"), split="test")
 MATRIX = np.array([[1_200_000, 300_000, 0], [100_000, 900_000, 0], [0, 0, 0]], np.int64)
 
 
@@ -43,7 +52,7 @@ def _lines(scores: Evaluation) -> dict[str, str]:
 @pytest.fixture
 def report(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / "报告"
-    write_report(_of(MATRIX), folder, {"checkpoint": "模型.pth", "split": "test"})
+    write_report(_of(MATRIX), folder, ORIGIN)
     return folder
 
 
@@ -87,7 +96,7 @@ def test_csv_has_one_row_a_reference_class_and_one_column_a_mapped_one(report: P
 
 
 def test_a_report_replaces_an_older_one_and_leaves_only_its_files(report: Path) -> None:
-    write_report(_of(MATRIX * 2), report, {})
+    write_report(_of(MATRIX * 2), report, ORIGIN)
     assert json.loads((report / "metrics.json").read_text(encoding="utf-8"))["pixels"] == 5_000_000
     assert sorted(entry.name for entry in report.iterdir()) == FILES
 
@@ -128,7 +137,7 @@ def test_a_class_name_is_never_a_formula(tmp_path: Path) -> None:
         classes=tuple(LandCoverClass(code=code, name=name, color="#336699") for code, name in enumerate(names))
     )
     matrix = np.eye(5, dtype=np.int64)
-    write_report(evaluation(matrix[None], table), tmp_path, {})
+    write_report(evaluation(matrix[None], table), tmp_path, ORIGIN)
     rows = list(csv.reader((tmp_path / "confusion_matrix.csv").read_text("utf-8").splitlines()))
     safe = [*(f"'{name}" for name in names[:4]), names[4]]
     assert rows[0][1:] == [row[0] for row in rows[1:]] == safe
