@@ -23,7 +23,7 @@ NAMES = ("report", "metrics", "confusion_matrix", "classes", "scenes", "tiles", 
 VERSION = 1
 """Version of the schema of `metrics.json`."""
 _WORST = 10
-_OVERALL = {
+OVERALL = {
     "accuracy": "overall accuracy",
     "mean_iou": "mean IoU",
     "mean_f1": "mean F1",
@@ -112,7 +112,7 @@ def as_table(result: Evaluation) -> str:
         lines.append(f"{name}{padding}  {_figure(row.iou)} {_ends(ends)} {figures} {row.support:>11,}{note}")
     lines.append("")
     overall = as_dict(result)
-    for name, title in _OVERALL.items():
+    for name, title in OVERALL.items():
         lines.append(f"{title:<24}{_figure(overall[name])} {_ends(result.intervals[name])}")
     return "\n".join([*lines, "", describe_blocks(result)])
 
@@ -166,7 +166,7 @@ def _write_page(result: Evaluation, path: Path, origin: Origin, pictures: Pictur
 
 
 def _write_tables(result: Evaluation, folder: Path) -> None:
-    names = [_cell(name) for name in result.taxonomy.names]
+    names = [quote_cell(name) for name in result.taxonomy.names]
     counts = zip(names, result.matrix.tolist(), strict=True)
     _write_csv(folder / "confusion_matrix.csv", ["reference \\ map", *names], [[name, *row] for name, row in counts])
     columns = ["iou", "precision", "recall", "f1", "boundary_f1"]
@@ -180,7 +180,7 @@ def _write_tables(result: Evaluation, folder: Path) -> None:
     _write_csv(folder / "classes.csv", head, rows)
     for file, items in (("scenes.csv", result.scenes), ("tiles.csv", result.tiles)):
         dicts = [dataclasses.asdict(item) for item in items]
-        _write_csv(folder / file, list(dicts[0]), [[_cell(value) for value in item.values()] for item in dicts])
+        _write_csv(folder / file, list(dicts[0]), [[quote_cell(value) for value in item.values()] for item in dicts])
     bins = _reliability(result)
     _write_csv(folder / "reliability.csv", list(bins[0]), [list(row.values()) for row in bins])
 
@@ -192,7 +192,7 @@ def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -
     write_text(path, text.getvalue())
 
 
-def _cell(value: Any) -> Any:
+def quote_cell(value: Any) -> Any:
     """Quote a text that a spreadsheet would run as a formula."""
     return f"'{value}" if isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") else value
 

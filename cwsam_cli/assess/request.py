@@ -9,6 +9,8 @@ from cwsam_cli.files import refuse_existing, refuse_input
 
 METRICS = "metrics.json"
 """The file that only folders of a report contain."""
+COMPARISON = "comparison.json"
+"""The file that only folders of a comparison contain."""
 _AGAIN = "start the command again"
 
 

@@ -65,6 +65,9 @@ def evaluate(
             help="Fit sets of classes that hold the true class of this share of pixels, such as 0.9.",
         ),
     ] = None,
+    compare: Annotated[
+        Path | None, typer.Option("--compare", metavar="MODEL", help="A second model, measured on the same ground.")
+    ] = None,
     batch_size: BatchSize = 8,
     device: Device = "auto",
     gpus: Gpus = 1,
@@ -78,6 +81,7 @@ def evaluate(
     $ cwsam eval --map map.tif --reference labels.tif --crosswalk table.csv
     $ cwsam eval -c save/first/model_epoch_best.pth --data dataset/ -o report/ --json
     $ cwsam eval -c first.pth --data dataset/ --calibrate -o calibrated.pth
+    $ cwsam eval -c second.pth --data dataset/ --compare first.pth
 
     The table lists IoU, precision (user's accuracy), recall (producer's accuracy), F1,
     boundary F1 and labelled pixels per class, then means over the classes. A class without
@@ -96,6 +100,11 @@ def evaluate(
     pixel's set of classes; `predict --set-size` maps how many remain. Both are fitted on
     the val split and measured on --split. -o receives a copy of the checkpoint that
     `predict` and `eval` use like the original. Weights and classes stay as they are.
+
+    --compare prints both models' figures and their differences (-c minus --compare). The
+    intervals are paired: both models are drawn on the same blocks. A test turns the signs of
+    whole blocks and tells how often chance alone would make such a difference. -o receives
+    comparison.json and comparison.csv.
 
     --sample estimates accuracies and areas from interpreted points, with 95 % intervals
     (Olofsson et al. 2014, Stehman 2014). Pixels count by their area on the ground. If --map
@@ -117,9 +126,11 @@ def evaluate(
     if data is None:
         raise UsageError("no dataset is given", hint="--data dataset/, or assess a map: --map map.tif")
     from cwsam_cli.assess.request import CalibrationRequest, ModelRequest
-    from cwsam_cli.commands.eval_model import calibrate_model, evaluate_model
+    from cwsam_cli.commands.eval_model import calibrate_model, compare_models, evaluate_model
 
     if calibrate or conformal is not None:
+        if compare is not None:
+            raise UsageError("--compare does not go with --calibrate and --conformal", hint="run one after the other")
         if output is None:
             raise UsageError("no output is given for the calibrated checkpoint", hint="say: -o calibrated.pth")
         fit = CalibrationRequest(
@@ -148,4 +159,7 @@ def evaluate(
         gpus=gpus,
         command=command_line(),
     )
+    if compare is not None:
+        compare_models(request, require_checkpoint(compare), as_json=as_json)
+        return
     evaluate_model(request, as_json=as_json)

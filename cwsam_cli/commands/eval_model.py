@@ -1,6 +1,8 @@
 """`cwsam eval` of a model on a dataset."""
 
-from cwsam_cli.assess.request import METRICS, CalibrationRequest, ModelRequest
+from pathlib import Path
+
+from cwsam_cli.assess.request import COMPARISON, METRICS, CalibrationRequest, ModelRequest
 from cwsam_cli.commands.options import print_result
 from cwsam_cli.console import loading
 
@@ -29,6 +31,17 @@ def calibrate_model(request: CalibrationRequest, *, as_json: bool) -> None:
     result = calibrate(request)
     if result is not None:
         print_result(result, describe(result), as_json=as_json)
+
+
+def compare_models(request: ModelRequest, other: Path, *, as_json: bool) -> None:
+    """Print the differences of two models."""
+    _check_early(request, COMPARISON)
+    with loading("torch"):
+        from cwsam_cli.assess.compare import compare, comparison_dict, comparison_table
+
+    result = compare(request, other)
+    if result is not None:
+        print_result(comparison_dict(result), comparison_table(result), as_json=as_json)
 
 
 def _check_early(request: ModelRequest, marker: str) -> None:

@@ -17,11 +17,9 @@ def places(*cells: tuple[str, str], has_blocks: bool = True) -> Places:
     return Places(scenes=scenes, blocks=blocks, windows=(None,) * len(cells), has_blocks=has_blocks)
 
 
-def evaluation(matrices: NDArray[Any], taxonomy: Taxonomy, where: Places | None = None) -> Evaluation:
-    """The evaluation of one tile per confusion matrix (G, K, K), each a block of its own by default."""
-    count, classes = len(matrices), len(taxonomy)
-    tiles = [f"tile_{number}" for number in range(count)]
-    where = where or places(*(("scene.tif", tile) for tile in tiles))
+def counted(matrices: NDArray[Any], where: Places) -> Counts:
+    """The counts of one tile per confusion matrix (N, K, K)."""
+    count, classes = len(matrices), matrices.shape[1]
     counts = Counts.empty(count, count, classes)
     counts.matrices[:] = matrices
     counts.tiles[:, 0] = matrices.sum(axis=(1, 2))
@@ -34,4 +32,11 @@ def evaluation(matrices: NDArray[Any], taxonomy: Taxonomy, where: Places | None 
     for name in ("matrices", "boundaries", "bins"):
         np.add.at(getattr(grouped, name), cells, getattr(counts, name))
     grouped.tiles[:] = counts.tiles
-    return evaluate_counts(grouped, where, tiles, taxonomy, 2)
+    return grouped
+
+
+def evaluation(matrices: NDArray[Any], taxonomy: Taxonomy, where: Places | None = None) -> Evaluation:
+    """The evaluation of one tile per confusion matrix (N, K, K), each a block of its own by default."""
+    tiles = [f"tile_{number}" for number in range(len(matrices))]
+    where = where or places(*(("scene.tif", tile) for tile in tiles))
+    return evaluate_counts(counted(matrices, where), where, tiles, taxonomy, 2)
