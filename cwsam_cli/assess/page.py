@@ -10,7 +10,8 @@ from typing import Any
 from cwsam_cli import __version__
 from cwsam_cli.files import write_text
 
-_TEMPLATE = Path(__file__).with_name("template")
+TEMPLATE = Path(__file__).with_name("template")
+"""Folder of the page's text, style and script."""
 
 
 def write_page(
@@ -36,8 +37,8 @@ def write_page(
         "footer": html.escape(f"Written by cwsam {__version__}"),
         # Without "<", no text can end the script element or begin a comment in it.
         "data": json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
-        "style": (_TEMPLATE / "page.css").read_text(encoding="utf-8"),
-        "script": (_TEMPLATE / "page.js").read_text(encoding="utf-8"),
+        "style": (TEMPLATE / "page.css").read_text(encoding="utf-8"),
+        "script": (TEMPLATE / "page.js").read_text(encoding="utf-8"),
     }
-    page = Template((_TEMPLATE / "page.html").read_text(encoding="utf-8"))
+    page = Template((TEMPLATE / "page.html").read_text(encoding="utf-8"))
     write_text(path, page.substitute(values))
