@@ -192,13 +192,17 @@ def describe(result: Calibrated) -> str:
 def _failures(result: Calibrated) -> list[str]:
     """Say where sets do not keep their promise, or cannot be judged."""
     wanted = result.calibration.coverage or 0.0
-    short = [f"{row.name} ({row.coverage:.3f})" for row in result.classes if (row.coverage or 1.0) < wanted - 0.005]
+    short = [row for row in result.classes if row.coverage is not None and row.coverage < wanted]
+    failed = [row.name for row in short if row.interval is not None and row.interval[1] < wanted]
     unknown = [row.name for row in result.classes if not row.fitted_on and row.threshold <= 1]
     lines = []
     if short:
+        named = ", ".join(f"{row.name} ({row.coverage:.3f})" for row in short)
+        lines.append(f"Below the wanted coverage: {named}.")
+    if failed:
         lines.append(
-            f"The sets miss the wanted coverage for {', '.join(short)}: {result.split} ground differs from validation "
-            "ground, or one of them is too small."
+            f"The interval excludes {wanted:g} for {', '.join(failed)}: {result.split} ground differs from validation "
+            "ground there, or the fit had too few pixels."
         )
     if unknown:
         lines.append(f"Without validation pixels, these classes are in every set: {', '.join(unknown)}.")

@@ -90,6 +90,7 @@ def evaluate(
     Intervals hold with 95 % confidence. They come from drawing whole blocks of ground again,
     because pixels of one block are alike. Fewer than 10 blocks give no reliable interval.
     The calibration error compares the model's confidence with its accuracy, in 15 bins.
+    --gpus shares out the tiles. Each GPU holds the whole model.
 
     With -o, a folder receives report.html (a page for the browser that needs no network),
     metrics.json, confusion_matrix.csv (rows: reference, columns: map), classes.csv,

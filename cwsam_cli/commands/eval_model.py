@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cwsam_cli.assess.request import COMPARISON, METRICS, CalibrationRequest, ModelRequest
 from cwsam_cli.commands.options import print_result
-from cwsam_cli.console import loading
+from cwsam_cli.console import loading, log
 
 
 def evaluate_model(request: ModelRequest, *, as_json: bool) -> None:
@@ -12,11 +12,13 @@ def evaluate_model(request: ModelRequest, *, as_json: bool) -> None:
     _check_early(request, METRICS)
     with loading("torch"):
         from cwsam_cli.assess.pipeline import evaluate
-        from cwsam_cli.assess.report import as_dict, as_table
+        from cwsam_cli.assess.report import PAGE, as_dict, as_table
 
     result = evaluate(request)
     if result is not None:
         print_result(as_dict(result), as_table(result), as_json=as_json)
+        if request.output is not None:
+            log.info("`%s` shows this in a browser", request.output / PAGE)
 
 
 def calibrate_model(request: CalibrationRequest, *, as_json: bool) -> None:

@@ -50,9 +50,11 @@ def test_the_coverage_is_measured_by_class_and_told_where_it_fails(cwsam: Cwsam,
     held = sum(row["pixels"] * row["coverage"] for row in told["classes"])
     assert told["coverage"] == pytest.approx(held / pixels)
     assert f"{told['coverage']:.3f} of 0.97 wanted" in text
-    short = [row["name"] for row in told["classes"] if row["coverage"] < 0.965]
-    assert ("miss the wanted coverage" in text) == bool(short)
-    assert all(name in text.rpartition("miss the wanted coverage")[2] for name in short)
+    short = [f"{row['name']} ({row['coverage']:.3f})" for row in told["classes"] if row["coverage"] < 0.97]
+    named = [line for line in text.splitlines() if line.startswith("Below the wanted coverage: ")]
+    assert [line.partition(": ")[2] for line in named] == ([", ".join(short) + "."] if short else [])
+    failed = [row["name"] for row in told["classes"] if row["interval"] and row["interval"][1] < 0.97]
+    assert ("The interval excludes 0.97 for " + ", ".join(failed) + ":" in text) == bool(failed)
 
 
 def test_eval_of_the_copy_has_its_calibration_error_and_the_same_accuracy(cwsam: Cwsam, run: Any) -> None:
