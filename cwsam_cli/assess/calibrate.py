@@ -11,7 +11,7 @@ from cwsam_cli.assess.places import Places, read_places
 from cwsam_cli.assess.request import CalibrationRequest
 from cwsam_cli.assess.sets import Coverage, count_own_probabilities, find_thresholds, measure_coverage
 from cwsam_cli.assess.temperature import fit_temperature, sample_scores
-from cwsam_cli.assess.trained import Trained, check_fit, open_split
+from cwsam_cli.assess.trained import Trained, check_fit, list_tiles, open_split
 from cwsam_cli.checkpoints.calibration import Calibration, hash_weights
 from cwsam_cli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from cwsam_cli.dataset.samples import has_labels
@@ -78,7 +78,7 @@ def calibrate(request: CalibrationRequest) -> Calibrated | None:
         check_fit(request.checkpoint, about, request.data, split)
         if not has_labels(open_split(about, request.data, split)):
             raise DataError(f"the {split} split of `{request.data}` has no labelled pixels", hint="tile it again")
-    tiles = [image.stem for image, _ in open_split(about, request.data, request.split).pairs]
+    tiles = list_tiles(request.data, request.split)
     places = read_places(request.data, tiles)
     fitted = launch(_fit, request, places, cluster=request.cluster)
     if fitted is None:

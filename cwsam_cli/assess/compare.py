@@ -21,7 +21,7 @@ from cwsam_cli.assess.evaluation import (
 from cwsam_cli.assess.places import Places, read_places
 from cwsam_cli.assess.report import OVERALL, VERSION, as_dict, quote_cell
 from cwsam_cli.assess.request import COMPARISON, ModelRequest
-from cwsam_cli.assess.trained import Trained, check_fit, open_split
+from cwsam_cli.assess.trained import Trained, check_fit, list_tiles
 from cwsam_cli.assess.words import describe_blocks
 from cwsam_cli.checkpoints.checkpoint import load_checkpoint
 from cwsam_cli.distributed.launch import launch
@@ -80,7 +80,7 @@ def compare(request: ModelRequest, other: Path) -> Comparison | None:
             f"`{other}` and `{request.checkpoint}` do not count the same labels: code 0 is background for one of them",
             hint="train both with the same dataset.args.ignore_bg",
         )
-    tiles = [image.stem for image, _ in open_split(models[0], request.data, request.split).pairs]
+    tiles = list_tiles(request.data, request.split)
     places = read_places(request.data, tiles)
     counted = launch(_count_both, request, paths, places, cluster=request.cluster)
     if counted is None:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from cwsam_cli.metrics.reliability import BINS
 
+_FEWEST = 0.05  # share of the largest tile's labelled pixels; a tile with fewer is not called the worst
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -33,3 +35,16 @@ class Counts:
             np.zeros((cells, BINS, 3)),
             np.zeros((tiles, 2), np.int64),
         )
+
+
+def find_worst(tiles: NDArray[np.int64], count: int) -> list[int]:
+    """Return the numbers of the least accurate tiles, without those of which hardly a pixel is labelled.
+
+    Args:
+        tiles: labelled and correct pixels of each tile, (N, 2).
+        count: largest number of tiles.
+    """
+    pixels, right = tiles.T
+    enough = np.flatnonzero((pixels > 0) & (pixels >= _FEWEST * pixels.max(initial=0)))
+    order = np.argsort(right[enough] / pixels[enough], kind="stable")
+    return [int(number) for number in enough[order][:count]]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from cwsam_cli.assess.counts import find_worst
 from cwsam_cli.assess.pictures import Picture, Pictures
 from cwsam_cli.assess.places import Places
 from cwsam_cli.assess.trained import Trained
@@ -78,7 +79,7 @@ def draw_pictures(
     alone = replace(world, rank=0, size=1)
     names = [image.stem for image, _ in trained.dataset.pairs]
     jobs: list[tuple[str, list[int]]] = []
-    for number in _worst(tiles):
+    for number in find_worst(tiles, _WORST):
         pixels, right = tiles[number].tolist()
         jobs.append((f"{names[number]}: {100 * right / pixels:.0f} % of {pixels:,} pixels correct", [number]))
     worst = len(jobs)
@@ -101,13 +102,6 @@ def draw_pictures(
                 canvas.paint(windows[sample.tile], sample, image, label, guess)
         pictures.append(canvas.picture(title, bands))
     return Pictures(tuple(pictures[worst:]), tuple(pictures[:worst]))
-
-
-def _worst(tiles: NDArray[np.int64]) -> list[int]:
-    """Return the numbers of the least accurate tiles; see `Evaluation.worst_tiles`."""
-    enough = np.flatnonzero((tiles[:, 0] > 0) & (tiles[:, 0] >= 0.05 * tiles[:, 0].max()))
-    accuracy = tiles[enough, 1] / tiles[enough, 0]
-    return [int(number) for number in enough[np.argsort(accuracy, kind="stable")][:_WORST]]
 
 
 def _scenes(places: Places, tiles: NDArray[np.int64]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cwsam_cli.assess.counts import Counts
+from cwsam_cli.assess.counts import Counts, find_worst
 from cwsam_cli.assess.places import Places
 from cwsam_cli.metrics.bootstrap import ENOUGH_BLOCKS, Arrays, bootstrap
 from cwsam_cli.metrics.boundary import boundary_f1
@@ -23,7 +23,7 @@ from cwsam_cli.taxonomy import Taxonomy
 Interval = tuple[float, float] | None
 """Lower and upper end of a 95 % interval; None if there is none."""
 
-_FEWEST = 0.05  # share of the largest tile's labelled pixels; a tile with fewer is not called the worst
+_WORST = 10  # least accurate tiles named
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +82,13 @@ class Evaluation:
     scenes: tuple[SceneResult, ...]
     tiles: tuple[TileResult, ...]
     """The least accurate first."""
+    worst: tuple[TileResult, ...]
+    """The least accurate tiles without those of which hardly a pixel is labelled."""
 
     @property
     def is_reliable(self) -> bool:
         """Whether there are enough blocks for intervals that can be relied on."""
         return self.blocks >= ENOUGH_BLOCKS
-
-    def worst_tiles(self, count: int) -> tuple[TileResult, ...]:
-        """Return the least accurate tiles, without those of which hardly a pixel is labelled."""
-        fewest = _FEWEST * max((tile.pixels for tile in self.tiles), default=0)
-        return tuple(tile for tile in self.tiles if tile.pixels and tile.pixels >= fewest)[:count]
 
 
 def compute_figures(sums: Arrays) -> Arrays:
@@ -127,6 +124,7 @@ def evaluate_counts(
         tolerance: pixels at which boundaries match.
     """
     _, cells = places.cells()
+    by_tile = _evaluate_tiles(counts.tiles, places, tiles)
     by_block = sum_by_block(counts, cells)
     sums = {name: values.sum(axis=0, keepdims=True) for name, values in by_block.items()}
     figures = {name: values[0] for name, values in compute_figures(sums).items()}
@@ -148,7 +146,8 @@ def evaluate_counts(
             name: tuple(as_interval(column) for column in values.T) for name, values in ends.items() if values.ndim == 2
         },
         scenes=_evaluate_scenes(counts.matrices, [scene for scene, _ in cells], places),
-        tiles=_evaluate_tiles(counts.tiles, places, tiles),
+        tiles=tuple(sorted(by_tile, key=lambda tile: (tile.accuracy is None, tile.accuracy, tile.tile))),
+        worst=tuple(by_tile[number] for number in find_worst(counts.tiles, _WORST)),
     )
 
 
@@ -186,11 +185,9 @@ def _evaluate_scenes(
     return tuple(found)
 
 
-def _evaluate_tiles(counts: NDArray[np.int64], places: Places, tiles: Sequence[str]) -> tuple[TileResult, ...]:
-    found = [
+def _evaluate_tiles(counts: NDArray[np.int64], places: Places, tiles: Sequence[str]) -> list[TileResult]:
+    rows = zip(tiles, places.scenes, places.blocks, counts.tolist(), strict=True)
+    return [
         TileResult(tile, Path(scene).name, block, pixels, right / pixels if pixels else None)
-        for tile, scene, block, (pixels, right) in zip(
-            tiles, places.scenes, places.blocks, counts.tolist(), strict=True
-        )
+        for tile, scene, block, (pixels, right) in rows
     ]
-    return tuple(sorted(found, key=lambda tile: (tile.accuracy is None, tile.accuracy, tile.tile)))

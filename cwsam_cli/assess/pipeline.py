@@ -8,7 +8,7 @@ from cwsam_cli.assess.pictures import Pictures
 from cwsam_cli.assess.places import Places, read_places
 from cwsam_cli.assess.report import NAMES, Origin, write_report
 from cwsam_cli.assess.request import METRICS, ModelRequest
-from cwsam_cli.assess.trained import Trained, check_fit, open_split
+from cwsam_cli.assess.trained import Trained, check_fit, list_tiles
 from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from cwsam_cli.dataset.manifest import read_manifest
 from cwsam_cli.distributed.launch import launch
@@ -35,7 +35,7 @@ def evaluate(request: ModelRequest) -> Evaluation | None:
         refuse_foreign(output, NAMES)
     about = load_checkpoint(request.checkpoint)
     check_fit(request.checkpoint, about, request.data, request.split)
-    tiles = [image.stem for image, _ in open_split(about, request.data, request.split).pairs]
+    tiles = list_tiles(request.data, request.split)
     places = read_places(request.data, tiles)
     counted = launch(_count, request, places, cluster=request.cluster)
     if counted is None:

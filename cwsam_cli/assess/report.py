@@ -22,7 +22,6 @@ NAMES = ("report", "metrics", "confusion_matrix", "classes", "scenes", "tiles", 
 """Names of a report's files, without suffixes."""
 VERSION = 1
 """Version of the schema of `metrics.json`."""
-_WORST = 10
 OVERALL = {
     "accuracy": "overall accuracy",
     "mean_iou": "mean IoU",
@@ -64,7 +63,7 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
         "intervals": dict(result.intervals),
         "classes": [_class_dict(result, index) for index in range(len(result.taxonomy))],
         "scenes": [dataclasses.asdict(scene) for scene in result.scenes],
-        "worst_tiles": [dataclasses.asdict(tile) for tile in result.worst_tiles(_WORST)],
+        "worst_tiles": [dataclasses.asdict(tile) for tile in result.worst],
         "reliability": _reliability(result),
     }
 

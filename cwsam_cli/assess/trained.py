@@ -10,6 +10,7 @@ from torch import nn
 from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.dataset.manifest import read_manifest
+from cwsam_cli.dataset.pairs import find_pairs
 from cwsam_cli.dataset.samples import TileDataset
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError, DataError
@@ -62,6 +63,11 @@ def open_split(about: Checkpoint, data: Path, split: str) -> TileDataset:
         ignore_bg=about.ignore_background,
     )
     return TileDataset(args, about.taxonomy, about.bands, about.architecture.inp_size)
+
+
+def list_tiles(data: Path, split: str) -> list[str]:
+    """Return the names of the tiles of a split in the order of the dataset, without opening them."""
+    return [image.stem for image, _ in find_pairs(data / "images" / split, data / "labels" / split)]
 
 
 def check_fit(checkpoint: Path, about: Checkpoint, data: Path, split: str) -> None:

@@ -79,5 +79,5 @@ def test_the_least_accurate_tiles_come_first_and_hardly_labelled_ones_are_not_am
     own[:, 0, 1] = [10, 50, 2, 20]
     result = evaluation(own, CLASSES)
     assert [tile.tile for tile in result.tiles] == ["tile_2", "tile_1", "tile_3", "tile_0"]
-    assert [tile.tile for tile in result.worst_tiles(2)] == ["tile_1", "tile_3"]
+    assert [tile.tile for tile in result.worst] == ["tile_1", "tile_3", "tile_0"]
     assert result.tiles[1].accuracy == pytest.approx(0.5)
