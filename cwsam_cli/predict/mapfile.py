@@ -156,6 +156,7 @@ def write_map(target: Path, plan: MapPlan, read: Callable[[int, int], bytes], *,
                 CWSAM_CHECKPOINT_SHA256=plan.checkpoint_sha256,
                 CWSAM_COMMAND=request.command,
                 CWSAM_SCENE=plan.scene_fingerprint,
+                CWSAM_CALIBRATION=plan.calibration,
                 **{KEY: plan.digest},
             )
             _describe(dataset, kind, layers)
@@ -169,7 +170,7 @@ def write_map(target: Path, plan: MapPlan, read: Callable[[int, int], bytes], *,
                 dataset.write(piece[first:last], window=window)
     for kind, path in files.items():
         if is_cog:
-            resampling = "mode" if kind in ("codes", "experts") else "average"
+            resampling = "mode" if kind in ("codes", "experts", "set_size") else "average"
             with writing(path):
                 creation = COG_CREATION | {"overview_resampling": resampling} | own
                 rasterio.shutil.copy(drafts[kind], path, driver="COG", **creation)
@@ -207,5 +208,5 @@ def _describe(dataset: DatasetWriter, kind: str, layers: MapLayers) -> None:
         dataset.descriptions = (kind,)
     if kind == "experts":
         tag_classes(dataset, from_names([f"group {group}" for group in range(layers.expert_groups)]))
-    elif kind != "codes":
+    elif kind not in ("codes", "set_size"):
         dataset.units = ("%",) * dataset.count

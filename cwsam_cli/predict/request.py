@@ -81,6 +81,7 @@ class MapRequest:
     probabilities: bool = False
     entropy: bool = False
     experts: bool = False
+    set_size: bool = False
     min_confidence: float = 0.0
     """Per cent."""
     format: MapFormat = "GTiff"
