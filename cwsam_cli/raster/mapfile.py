@@ -44,8 +44,11 @@ class Tally:
     def add(self, codes: NDArray[np.uint8], window: Window) -> None:
         """Count the codes (h, w) of a window."""
         flat = codes.ravel()
-        self.pixels[:] += np.bincount(flat, minlength=256)
-        if self.grid.crs is not None:
+        pixels = np.bincount(flat, minlength=256)
+        self.pixels[:] += pixels
+        if self.grid.pixel_area_m2 is not None:
+            self.areas_m2[:] += pixels * self.grid.pixel_area_m2
+        elif self.grid.crs is not None:
             areas = self.grid.pixel_areas(int(window.row_off), codes.shape[0])
             if areas.shape[1] > 1:
                 areas = areas[:, int(window.col_off) : int(window.col_off) + codes.shape[1]]
