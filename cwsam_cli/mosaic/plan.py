@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import rasterio
@@ -23,7 +24,9 @@ from cwsam_cli.mosaic.request import MosaicRequest, Step
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import refuse_impossible
 from cwsam_cli.taxonomy import Taxonomy
-from cwsam_cli.vector.area import AreaOfInterest, read_area
+
+if TYPE_CHECKING:
+    from cwsam_cli.vector.area import AreaOfInterest
 
 _ALIGNED = 1e-3
 """Pixels. Two grids whose pixels lie this close count as equal."""
@@ -61,7 +64,7 @@ class MosaicPlan:
     taxonomy: Taxonomy
     maps: tuple[PlacedMap, ...]
     """Those that touch the mosaic, in the order in which they are merged."""
-    area: AreaOfInterest | None
+    area: "AreaOfInterest | None"
     """Polygons outside of which the mosaic is nodata."""
     tiles: tuple[Tile, ...]
     """Parts that become files; empty if the mosaic is one file."""
@@ -193,8 +196,10 @@ def _outwards(low: float, high: float) -> tuple[int, int]:
     return math.floor(low + _ALIGNED), math.ceil(high - _ALIGNED)
 
 
-def _cut(request: MosaicRequest, grid: Grid) -> tuple[Grid, AreaOfInterest]:
+def _cut(request: MosaicRequest, grid: Grid) -> tuple[Grid, "AreaOfInterest"]:
     """Return the part of a grid around the cutline's polygons, and the polygons on it."""
+    from cwsam_cli.vector.area import AreaOfInterest, read_area  # geopandas is slow to import
+
     assert request.cutline is not None
     area = read_area(request.cutline, grid, raster="the maps")
     part = grid.part(grid.within(shapely.total_bounds(area.polygons.geometries).tolist()))

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-import rasterio.shutil
 from numpy.typing import NDArray
-from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
 from cwsam_cli import __version__
@@ -20,11 +18,12 @@ from cwsam_cli.mosaic.merge import Agreement, Merge
 from cwsam_cli.mosaic.plan import MosaicPlan
 from cwsam_cli.mosaic.request import INDEX
 from cwsam_cli.mosaic.sources import OpenMaps
+from cwsam_cli.raster.cog import DRAFT_CREATION, write_class_cog
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.mapfile import BLOCK, COG_CREATION, Tally
+from cwsam_cli.raster.mapfile import BLOCK, Tally
 from cwsam_cli.raster.network import gdal_settings
-from cwsam_cli.raster.scene import verify_written, writing
-from cwsam_cli.raster.style import tag_classes, write_sidecar, write_style
+from cwsam_cli.raster.scene import writing
+from cwsam_cli.raster.style import write_sidecar, write_style
 from cwsam_cli.raster.virtual import Source, write_virtual
 from cwsam_cli.taxonomy import IGNORE
 
@@ -32,7 +31,6 @@ _STRIP_PIXELS = 2**22
 _MOST_BLOCKS = 8
 """A strip has at most so many rows of blocks."""
 _LEAST_CACHE = 16 << 20
-_DRAFT = {"compress": "zstd", "zstd_level": 1, "bigtiff": "yes", "sparse_ok": True}
 
 Codes = NDArray[np.uint8]
 
@@ -56,14 +54,14 @@ def write_mosaic(plan: MosaicPlan) -> tuple[Tally, Agreement, int]:
         tempfile.TemporaryDirectory(prefix=".draft-", dir=target.parent) as scratch,
     ):
         draft, agreement = Path(scratch) / "merged.tif", Agreement()
-        _write_draft(draft, plan, _merge(plan, agreement))
+        tally = _write_draft(draft, plan.grid, _merge(plan, agreement))
         if request.smallest_area is not None:
             sieved = Path(scratch) / "sieved.tif"
-            _write_draft(sieved, plan, _join_small(draft, plan.grid, request.smallest_area))
+            tally = _write_draft(sieved, plan.grid, _join_small(draft, plan.grid, request.smallest_area))
             draft.unlink()
             draft = sieved
         files = _write_tiles(draft, target, plan) if request.tile else _write_map(draft, target, plan)
-        return _count(draft, plan.grid), agreement, files
+        return tally, agreement, files
 
 
 def _strips(grid: Grid) -> Iterator[Window]:
@@ -72,24 +70,15 @@ def _strips(grid: Grid) -> Iterator[Window]:
         yield Window(0, top, grid.width, min(rows, grid.height - top))
 
 
-def _write_draft(path: Path, plan: MosaicPlan, strips: Iterator[Codes]) -> None:
-    grid = plan.grid
-    size = {"width": grid.width, "height": grid.height, "count": 1, "dtype": "uint8", "nodata": IGNORE}
-    place = {"crs": grid.crs, "transform": grid.transform}
-    blocks = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
-    with writing(path), rasterio.open(path, "w", driver="GTiff", **size, **place, **blocks, **_DRAFT) as draft:
-        _describe(draft, plan)
+def _write_draft(path: Path, grid: Grid, strips: Iterator[Codes]) -> Tally:
+    """Write strips into a file, and count what their classes cover."""
+    tally = Tally(grid)
+    place = {"width": grid.width, "height": grid.height, "crs": grid.crs, "transform": grid.transform}
+    with writing(path), rasterio.open(path, "w", **place, **DRAFT_CREATION) as draft:
         for window, codes in zip(_strips(grid), strips, strict=True):
             draft.write(codes, 1, window=window)
-
-
-def _describe(dataset: DatasetWriter, plan: MosaicPlan) -> None:
-    tag_classes(dataset, plan.taxonomy)
-    dataset.update_tags(**_tags(plan))
-
-
-def _tags(plan: MosaicPlan) -> dict[str, str]:
-    return {"CWSAM_VERSION": __version__, "CWSAM_COMMAND": plan.request.command}
+            tally.add(codes, window)
+    return tally
 
 
 def _merge(plan: MosaicPlan, agreement: Agreement) -> Iterator[Codes]:
@@ -142,30 +131,33 @@ def _join_small(draft: Path, grid: Grid, size: Size) -> Iterator[Codes]:
 
 
 def _write_map(draft: Path, target: Path, plan: MosaicPlan) -> int:
-    _copy(draft, target)
-    _explain(target, plan)
+    _write_file(draft, Window(0, 0, plan.grid.width, plan.grid.height), target, plan)
     return 1
 
 
 def _write_tiles(draft: Path, target: Path, plan: MosaicPlan) -> int:
     """Write the tiles that show any class, and a VRT of them; return their number."""
     target.mkdir()
-    grid, sources = plan.grid, []
-    part = draft.with_suffix(".vrt")
+    sources = []
     for tile in track(plan.tiles, "tiles", unit="tile"):
         window = tile.window
-        if not _has_classes(draft, window):
-            continue
-        size = int(window.width), int(window.height)
-        whole = Window(0, 0, *size)
-        cut = Source(draft.name, (grid.width, grid.height), window, whole)
-        write_virtual(part, grid.part(window), [cut], plan.taxonomy, _tags(plan))
-        _copy(part, target / tile.name)
-        _explain(target / tile.name, plan)
-        sources.append(Source(tile.name, size, whole, window))
-    write_virtual(target / INDEX, grid, sources, plan.taxonomy, _tags(plan))
+        if _has_classes(draft, window):
+            _write_file(draft, window, target / tile.name, plan)
+            size = int(window.width), int(window.height)
+            sources.append(Source(tile.name, size, Window(0, 0, *size), window))
+    write_virtual(target / INDEX, plan.grid, sources, plan.taxonomy, _tags(plan))
     write_style(target / INDEX, plan.taxonomy)
     return len(sources)
+
+
+def _write_file(draft: Path, window: Window, target: Path, plan: MosaicPlan) -> None:
+    write_class_cog(draft, window, target, plan.taxonomy, _tags(plan))
+    write_sidecar(target, plan.taxonomy)
+    write_style(target, plan.taxonomy)
+
+
+def _tags(plan: MosaicPlan) -> dict[str, str]:
+    return {"CWSAM_VERSION": __version__, "CWSAM_COMMAND": plan.request.command}
 
 
 def _has_classes(draft: Path, window: Window) -> bool:
@@ -176,22 +168,3 @@ def _has_classes(draft: Path, window: Window) -> bool:
             if (dataset.read(1, window=rows) != IGNORE).any():
                 return True
     return False
-
-
-def _copy(source: Path, target: Path) -> None:
-    with writing(target):
-        rasterio.shutil.copy(source, target, driver="COG", **COG_CREATION | {"overview_resampling": "mode"})
-    verify_written(target)
-
-
-def _explain(target: Path, plan: MosaicPlan) -> None:
-    write_sidecar(target, plan.taxonomy)
-    write_style(target, plan.taxonomy)
-
-
-def _count(draft: Path, grid: Grid) -> Tally:
-    tally = Tally(grid)
-    with rasterio.open(draft) as dataset:
-        for window in _strips(grid):
-            tally.add(dataset.read(1, window=window), window)
-    return tally

@@ -32,7 +32,13 @@ class Source(NamedTuple):
 
 
 def write_virtual(
-    path: Path, grid: Grid, sources: Iterable[Source], taxonomy: Taxonomy, tags: Mapping[str, str]
+    path: Path,
+    grid: Grid,
+    sources: Iterable[Source],
+    taxonomy: Taxonomy,
+    tags: Mapping[str, str],
+    *,
+    overviews: Iterable[str] = (),
 ) -> None:
     """Write a VRT of class codes; ground without a source is nodata.
 
@@ -42,6 +48,7 @@ def write_virtual(
         sources: the rasters in it.
         taxonomy: the classes.
         tags: more metadata.
+        overviews: paths of rasters that show the same in a half, a quarter and so on of the size, relative to the VRT.
     """
     root = ElementTree.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
     if grid.crs is not None:
@@ -69,6 +76,10 @@ def write_virtual(
         for tag, window in (("SrcRect", source.part), ("DstRect", source.place)):
             edges = {"xOff": window.col_off, "yOff": window.row_off, "xSize": window.width, "ySize": window.height}
             ElementTree.SubElement(shown, tag, {name: str(int(edge)) for name, edge in edges.items()})
+    for name in overviews:
+        overview = ElementTree.SubElement(band, "Overview")
+        _add(overview, "SourceFilename", name, relativeToVRT="1")
+        _add(overview, "SourceBand", "1")
     ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=False)
 
 
