@@ -28,8 +28,8 @@ from cwsam_cli.taxonomy import Taxonomy
 if TYPE_CHECKING:
     from cwsam_cli.vector.area import AreaOfInterest
 
-_ALIGNED = 1e-3
-"""Pixels. Two grids whose pixels lie this close count as equal."""
+ALIGNED = 1e-3
+"""Pixels. Two grids whose pixels lie this close count as equal, and resampling is as exact."""
 _MAX_SIDE = 2**31 - 1
 Bounds = tuple[float, float, float, float]
 
@@ -193,7 +193,7 @@ def _grid_over(bounds: Sequence[Bounds], crs: CRS, width: float, height: float, 
 
 
 def _outwards(low: float, high: float) -> tuple[int, int]:
-    return math.floor(low + _ALIGNED), math.ceil(high - _ALIGNED)
+    return math.floor(low + ALIGNED), math.ceil(high - ALIGNED)
 
 
 def _cut(request: MosaicRequest, grid: Grid) -> tuple[Grid, "AreaOfInterest"]:
@@ -218,7 +218,7 @@ def _place(source: SourceMap, bounds: Bounds, grid: Grid, table: NDArray[np.int1
     is_aligned = (
         _is_same(source.grid.crs, grid.crs)
         and t.b == t.d == 0
-        and max(drift, abs(left - round(left)), abs(top - round(top))) < _ALIGNED
+        and max(drift, abs(left - round(left)), abs(top - round(top))) < ALIGNED
     )
     window = Window(first_column, first_row, end_column - first_column, end_row - first_row)
     return PlacedMap(source=source, recoding=table, window=window, is_aligned=is_aligned)

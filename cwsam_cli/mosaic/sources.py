@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.mosaic.plan import MosaicPlan, PlacedMap
+from cwsam_cli.mosaic.plan import ALIGNED, MosaicPlan, PlacedMap
 from cwsam_cli.raster.globe import views_on
 from cwsam_cli.raster.scene import open_raster, reading
 from cwsam_cli.taxonomy import IGNORE
@@ -88,6 +88,6 @@ class OpenMaps:
         dataset = stack.enter_context(open_raster(path))
         views: tuple[Any, ...] = (dataset,)
         if not placed.is_aligned:
-            views = views_on(self._plan.grid, dataset, stack, src_nodata=IGNORE, nodata=IGNORE)
+            views = views_on(self._plan.grid, dataset, stack, tolerance=ALIGNED, src_nodata=IGNORE, nodata=IGNORE)
         self._open[path] = stack, views
         return views

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,10 @@ COG = {"COMPRESS": "DEFLATE", "OVERVIEW_RESAMPLING": "MODE", "BIGTIFF": "IF_SAFE
 COPY = "import rasterio.shutil, sys; rasterio.shutil.copy(*sys.argv[1:3], driver='COG', **%r)" % COG  # noqa: UP031
 
 
-def make_maps(folder: Path, side: int, size: int) -> list[str]:
+def make_maps(folder: Path, side: int, size: int) -> None:
     """Overlapping maps of one landscape, from north to south and west to east."""
     folder.mkdir()
     step = size * 9 // 10
-    names = []
     for row in range(side):
         levels = [
             ((band - 0.25) / 0.5 * BANDS).clip(0, BANDS - 1).astype(np.uint8)
@@ -57,8 +57,6 @@ def make_maps(folder: Path, side: int, size: int) -> list[str]:
             with rasterio.open(path, "w", height=size, width=size, transform=place, **form, **GTIFF_CREATION) as target:
                 target.write(part, 1)
                 tag_classes(target, from_names([f"class {code}" for code in range(CLASSES)]))
-            names.append(str(path))
-    return names
 
 
 def measured(*words: str) -> tuple[float, float, float]:
@@ -86,7 +84,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        maps = make_maps(folder / "maps", arguments.side, arguments.size)
+        # In a process of its own, because the memory of this one would count as that of the programs it starts.
+        maker = get_context("spawn").Process(target=make_maps, args=(folder / "maps", arguments.side, arguments.size))
+        maker.start()
+        maker.join()
+        maps = sorted(str(path) for path in (folder / "maps").iterdir())
 
         def target() -> str:
             path = folder / "region.tif"

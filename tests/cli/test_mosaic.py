@@ -160,14 +160,17 @@ def test_maps_of_other_crs_show_the_nearest_pixel(cwsam: Cwsam) -> None:
     rows, columns = np.indices(shown.shape)
     x, y = transform @ np.stack([columns + 0.5, rows + 0.5])
     expected = np.full(shown.shape, 255, np.uint8)
+    is_between = np.zeros(shown.shape, bool)
     for name, crs in (("a.tif", "EPSG:32617"), ("b.tif", "EPSG:4326")):
         with rasterio.open(name) as dataset:
             place = Transformer.from_crs("EPSG:32617", crs, always_xy=True).transform(x, y)
-            column, row = (np.floor(part).astype(int) for part in ~dataset.transform @ np.stack(place))
+            places = ~dataset.transform @ np.stack(place)
+            is_between |= (np.abs(places - np.round(places)) < 0.002).any(axis=0)
+            column, row = np.floor(places).astype(int)
             inside = (column >= 0) & (row >= 0) & (column < dataset.width) & (row < dataset.height)
             expected[inside] = dataset.read(1)[row[inside], column[inside]]
-    np.testing.assert_array_equal(shown, expected)
-    assert (expected != 255).sum() > 7000
+    np.testing.assert_array_equal(shown[~is_between], expected[~is_between])
+    assert (expected[~is_between] != 255).sum() > 7000
 
 
 def test_the_mosaic_may_have_another_crs_and_pixel_size(cwsam: Cwsam) -> None:
