@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from cwsam_cli.commands.options import Json, Overwrite, command_line, print_result
-from cwsam_cli.mosaic.request import MosaicRequest, Rule
+from cwsam_cli.errors import UsageError
+from cwsam_cli.mosaic.request import ChangeRequest, MosaicRequest, Rule
 
 
 def mosaic(
@@ -15,8 +16,9 @@ def mosaic(
         typer.Argument(metavar="MAP", help="Class maps, folders, patterns, a .txt with one path per line, URLs."),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="The mosaic, a cloud-optimised GeoTIFF; a folder with --by-tile.")
-    ],
+        Path | None,
+        typer.Option("-o", "--output", help="The mosaic, a cloud-optimised GeoTIFF; a folder with --by-tile."),
+    ] = None,
     by: Annotated[Rule, typer.Option("--by", help="The class where maps overlap; see below.")] = "first",
     crs: Annotated[
         str | None, typer.Option("--crs", metavar="CRS", help="CRS, such as EPSG:3035. Default: the first map's.")
@@ -36,6 +38,10 @@ def mosaic(
         str | None,
         typer.Option("--min-area", metavar="SIZE", help="Smallest mapping unit: 1ha, 900m2 or 10px."),
     ] = None,
+    change: Annotated[
+        bool,
+        typer.Option("--change", help="Instead count what changed from an older map to a newer one; -o is a .csv."),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -45,6 +51,7 @@ def mosaic(
     $ cwsam mosaic maps/ -o region.tif --by confidence
     $ cwsam mosaic 'maps/*.tif' -o region.tif --crs EPSG:3035 --res 10m --min-area 1ha
     $ cwsam mosaic maps/ -o tiles/ --by-tile 100km --cutline region.gpkg
+    $ cwsam mosaic --change old.tif new.tif -o change.csv
 
     Maps may have any CRS and overlap. Maps on the mosaic's pixels are copied; others are
     resampled to the nearest neighbour. Classes are equal if their names are: a map with
@@ -64,7 +71,22 @@ def mosaic(
     how stable the maps are, not how accurate they are. --min-area joins the smallest
     regions first, each to the neighbour with the longest common border, also for a single
     map. The first such run takes about ten seconds longer, because numba compiles the loops.
+
+    --change counts the hectares of each pair of classes where both maps show one, on the
+    older map's pixels or those of --crs and --res. These are counts of the maps, not
+    estimates of true change.
     """
+    if change:
+        if by != "first" or by_tile or min_area:
+            raise UsageError("--change excludes --by, --by-tile and --min-area", hint="leave them out")
+        changed = ChangeRequest(maps=tuple(maps), output=output, crs=crs, res=res, cutline=cutline, overwrite=overwrite)
+        from cwsam_cli.mosaic.change import count_changes, format_changes  # rasterio is slow to import
+
+        found = count_changes(changed)
+        print_result(found, format_changes(found), as_json=as_json)
+        return
+    if output is None:
+        raise UsageError("no output is given", hint="for example: -o region.tif")
     request = MosaicRequest(
         maps=tuple(maps),
         output=output,

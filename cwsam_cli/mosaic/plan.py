@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,9 +21,8 @@ from rasterio.windows import Window
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.mosaic.catalogue import SourceMap, inspect_maps
 from cwsam_cli.mosaic.classes import recoding, unite
-from cwsam_cli.mosaic.request import MosaicRequest, Step
+from cwsam_cli.mosaic.request import MapsRequest, MosaicRequest, Rule, Step
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.place import refuse_impossible
 from cwsam_cli.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -56,16 +56,22 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MosaicPlan:
-    """A mosaic, decided in every respect."""
+class Placement:
+    """Maps on one grid."""
 
-    request: MosaicRequest
     grid: Grid
     taxonomy: Taxonomy
     maps: tuple[PlacedMap, ...]
-    """Those that touch the mosaic, in the order in which they are merged."""
+    """Those that touch the ground that counts, in the order of the command line, or of their dates."""
     area: "AreaOfInterest | None"
-    """Polygons outside of which the mosaic is nodata."""
+    """Polygons outside of which nothing counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MosaicPlan(Placement):
+    """A mosaic, decided in every respect."""
+
+    request: MosaicRequest
     tiles: tuple[Tile, ...]
     """Parts that become files; empty if the mosaic is one file."""
 
@@ -74,20 +80,41 @@ def make_plan(request: MosaicRequest) -> MosaicPlan:
     """Look at all maps and decide how they become a mosaic.
 
     Raises:
-        DataError: a raster is not a map, class tables contradict each other, or no map touches the cutline.
-        UsageError: the CRS is not known, or a size does not fit it.
+        DataError, UsageError: see `place_maps`; or the tiles' size does not fit the CRS.
     """
-    sources = inspect_maps(request.maps, request.by)
+    placed = place_maps(request, request.by)
+    tiles = tuple(_cut_tiles(placed.grid, request.tile)) if request.tile else ()
+    return MosaicPlan(
+        grid=placed.grid,
+        taxonomy=placed.taxonomy,
+        maps=placed.maps,
+        area=placed.area,
+        request=request,
+        tiles=tiles,
+    )
+
+
+def place_maps(request: MapsRequest, rule: Rule) -> Placement:
+    """Look at all maps and decide on their common grid and classes.
+
+    Args:
+        request: the maps.
+        rule: how classes are chosen where maps overlap; it decides what a map must have.
+
+    Raises:
+        DataError: a raster is not a map, class tables contradict each other, or no map touches the cutline.
+        UsageError: the CRS is not known, or the pixel size does not fit it.
+    """
+    sources = inspect_maps(request.maps, rule)
     taxonomy = unite([(source.path, source.taxonomy) for source in sources])
     crs = _target_crs(request, sources[0])
     bounds = [_bounds_on(source, crs) for source in sources]
     grid = _grid_over(bounds, crs, *_lattice(request, sources[0], crs))
-    area = None
-    if request.cutline:
-        grid, area = _cut(request, grid)
     if max(grid.width, grid.height) > _MAX_SIDE:
         raise UsageError(f"the mosaic would have {grid.width} × {grid.height} pixels", hint="give a larger --res")
-    refuse_impossible(grid, request.output)
+    area = None
+    if request.cutline:
+        grid, area = _cut(request.cutline, grid)
     maps = [
         _place(source, edges, grid, recoding(source.taxonomy, taxonomy))
         for source, edges in zip(sources, bounds, strict=True)
@@ -98,19 +125,12 @@ def make_plan(request: MosaicRequest) -> MosaicPlan:
             raise DataError(
                 f"no map lies inside the polygons of `{request.cutline}`", hint="check that both show the same ground"
             )
-    if request.by == "date" and len(sources) > 1:
+    if rule == "date":
         maps.sort(key=lambda placed: str(placed.source.day))  # stable: of the same day, the later one wins
-    return MosaicPlan(
-        request=request,
-        grid=grid,
-        taxonomy=taxonomy,
-        maps=tuple(maps),
-        area=area,
-        tiles=tuple(_cut_tiles(grid, request.tile)) if request.tile else (),
-    )
+    return Placement(grid=grid, taxonomy=taxonomy, maps=tuple(maps), area=area)
 
 
-def _target_crs(request: MosaicRequest, first: SourceMap) -> CRS:
+def _target_crs(request: MapsRequest, first: SourceMap) -> CRS:
     if request.crs is None:
         return first.grid.crs
     try:
@@ -149,7 +169,7 @@ def _bounds_on(source: SourceMap, crs: CRS) -> Bounds:
     return bounds
 
 
-def _lattice(request: MosaicRequest, first: SourceMap, crs: CRS) -> tuple[float, float, float, float]:
+def _lattice(request: MapsRequest, first: SourceMap, crs: CRS) -> tuple[float, float, float, float]:
     """Return the pixels' width and height and a corner of one of them, in the CRS.
 
     The corner is one of the first map's pixels if the mosaic has its pixels, otherwise 0, 0.
@@ -196,12 +216,11 @@ def _outwards(low: float, high: float) -> tuple[int, int]:
     return math.floor(low + ALIGNED), math.ceil(high - ALIGNED)
 
 
-def _cut(request: MosaicRequest, grid: Grid) -> tuple[Grid, "AreaOfInterest"]:
+def _cut(cutline: Path, grid: Grid) -> tuple[Grid, "AreaOfInterest"]:
     """Return the part of a grid around the cutline's polygons, and the polygons on it."""
     from cwsam_cli.vector.area import AreaOfInterest, read_area  # geopandas is slow to import
 
-    assert request.cutline is not None
-    area = read_area(request.cutline, grid, raster="the maps")
+    area = read_area(cutline, grid, raster="the maps")
     part = grid.part(grid.within(shapely.total_bounds(area.polygons.geometries).tolist()))
     return part, AreaOfInterest(area.polygons, part)
 

@@ -28,7 +28,39 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MosaicRequest:
+class MapsRequest:
+    """Maps and the pixels on which they are compared.
+
+    Raises:
+        UsageError: the pixel size has no unit.
+    """
+
+    maps: tuple[str, ...]
+    """Paths or URLs of the maps; the first one decides CRS, pixels and class codes."""
+    crs: str | None = None
+    """The CRS, such as `EPSG:3035`; the first map's if None."""
+    res: str | None = None
+    """The pixel size, `30m` or `0.0003deg`; the first map's if None."""
+    cutline: Path | None = None
+    """Polygons; pixels whose centre lies outside do not count."""
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self.pixel  # a wrong one raises
+
+    @property
+    def pixel(self) -> Step | None:
+        """Return `res` in degrees or metres."""
+        return _step(self.res, "--res", "30m, 0.0003deg") if self.res else None
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Return the files that an output must not replace."""
+        return [*map(Path, self.maps), *([self.cutline] if self.cutline else [])]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MosaicRequest(MapsRequest):
     """What a user asks of `cwsam mosaic`.
 
     Raises:
@@ -36,43 +68,30 @@ class MosaicRequest:
         OutputExists: the output exists and may not be replaced.
     """
 
-    maps: tuple[str, ...]
-    """Paths or URLs of the maps; the first one decides CRS, pixels and class codes."""
     output: Path
     """The mosaic, a GeoTIFF; a folder if it is cut into tiles."""
     by: Rule = "first"
-    crs: str | None = None
-    """The mosaic's CRS, such as `EPSG:3035`; the first map's if None."""
-    res: str | None = None
-    """The mosaic's pixel size, `30m` or `0.0003deg`; the first map's if None."""
-    cutline: Path | None = None
-    """Polygons; pixels whose centre lies outside become nodata."""
     by_tile: str | None = None
     """Size of the tiles, `100km` or `1deg`; None writes one file."""
     min_area: str | None = None
     """The smallest mapping unit, `1ha`, `900m2` or `10px`."""
-    overwrite: bool = False
     command: str = ""
     """The command line, for the record in the mosaic."""
 
     def __post_init__(self) -> None:
+        MapsRequest.__post_init__(self)
         if not self.by_tile and self.output.suffix.lower() not in (".tif", ".tiff"):
             raise UsageError(f"`{self.output}` is not the name of a GeoTIFF", hint="give it the suffix .tif")
         if self.by_tile and self.output.suffix:
             raise UsageError(f"--by-tile needs a folder, not `{self.output}`", hint="for example: -o tiles/")
-        _ = self.pixel, self.tile, self.smallest_area  # a wrong one raises
-        refuse_input(self.output, *map(Path, self.maps), *([self.cutline] if self.cutline else []))
+        _ = self.tile, self.smallest_area  # a wrong one raises
+        refuse_input(self.output, *self.inputs)
         refuse_existing(self.output, overwrite=self.overwrite, marker=self.marker)
 
     @property
     def marker(self) -> str:
         """Return the file that a folder must contain to be replaced."""
         return INDEX if self.by_tile else ""
-
-    @property
-    def pixel(self) -> Step | None:
-        """Return `res` in degrees or metres."""
-        return _step(self.res, "--res", "30m, 0.0003deg") if self.res else None
 
     @property
     def tile(self) -> Step | None:
@@ -83,6 +102,29 @@ class MosaicRequest:
     def smallest_area(self) -> Size | None:
         """Return `min_area` in m² or pixels."""
         return sizes.area(self.min_area, "--min-area") if self.min_area else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeRequest(MapsRequest):
+    """What a user asks of `cwsam mosaic --change`.
+
+    Raises:
+        UsageError: there are not two maps, or the output has another suffix or is an input.
+        OutputExists: the output exists and may not be replaced.
+    """
+
+    output: Path | None = None
+    """A CSV file; None only prints."""
+
+    def __post_init__(self) -> None:
+        MapsRequest.__post_init__(self)
+        if len(self.maps) != 2:
+            raise UsageError(f"--change compares two maps, not {len(self.maps)}", hint="name the older one first")
+        if self.output is not None:
+            if self.output.suffix.lower() != ".csv":
+                raise UsageError(f"`{self.output}` is not the name of a CSV file", hint="give it the suffix .csv")
+            refuse_input(self.output, *self.inputs)
+            refuse_existing(self.output, overwrite=self.overwrite)
 
 
 def _step(text: str, option: str, examples: str) -> Step:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.mosaic.plan import ALIGNED, MosaicPlan, PlacedMap
+from cwsam_cli.mosaic.plan import ALIGNED, PlacedMap, Placement
 from cwsam_cli.raster.globe import views_on
 from cwsam_cli.raster.scene import open_raster, reading
 from cwsam_cli.taxonomy import IGNORE
@@ -23,10 +23,10 @@ Codes = NDArray[np.uint8]
 
 
 class OpenMaps:
-    """The maps of a plan. Those that were read last stay open, because GDAL keeps their decoded blocks."""
+    """Maps on one grid. Those that were read last stay open, because GDAL keeps their decoded blocks."""
 
-    def __init__(self, plan: MosaicPlan) -> None:
-        self._plan = plan
+    def __init__(self, placement: Placement) -> None:
+        self._grid = placement.grid
         self._open: OrderedDict[str, tuple[ExitStack, tuple[rasterio.DatasetReader, ...]]] = OrderedDict()
 
     def __enter__(self) -> "OpenMaps":
@@ -88,6 +88,6 @@ class OpenMaps:
         dataset = stack.enter_context(open_raster(path))
         views: tuple[Any, ...] = (dataset,)
         if not placed.is_aligned:
-            views = views_on(self._plan.grid, dataset, stack, tolerance=ALIGNED, src_nodata=IGNORE, nodata=IGNORE)
+            views = views_on(self._grid, dataset, stack, tolerance=ALIGNED, src_nodata=IGNORE, nodata=IGNORE)
         self._open[path] = stack, views
         return views

@@ -1,10 +1,12 @@
 """A mosaic shows each map's classes at their place, says how far maps agree, and explains itself."""
 
+import csv
 import json
 import os
 import resource
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,11 @@ import pytest
 import rasterio
 import shapely
 from numpy.typing import NDArray
-from pyproj import Transformer
+from pyproj import Geod, Transformer
 from rasterio.transform import from_origin
 from typer.testing import Result
 
-from cwsam_cli.mosaic import sources, work
+from cwsam_cli.mosaic import change, sources, work
 from cwsam_cli.raster.style import band_names, tag_classes, write_sidecar
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 
@@ -308,6 +310,56 @@ def test_many_maps_need_few_open_files(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["maps"] == 200
     assert read(tmp_path / "region.tif").shape == (8, 4 * 200 + 4)
+
+
+def test_changes_are_counted_where_both_maps_show_a_class(cwsam: Cwsam, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(change, "BLOCK", 16)
+    old, new = patches(60, 80), patches(60, 80, seed=1)
+    old[5:9, 20:40] = 255
+    write_map("old.tif", old)
+    new[new == 3] = 5
+    recode = np.array([0, 3, 1, 0, 0, 2], np.uint8)
+    write_map("new.tif", new[10:, 30:], row=10, column=30, classes=table(**{"город": 1, "water": 2, NAMES[1]: 5}))
+    told = json.loads(cwsam("mosaic", "--change", "old.tif", "new.tif", "-o", "change.csv", "--json").stdout)
+    before, after = old[10:, 30:], recode[new[10:, 30:]]
+    pairs = Counter(zip(before.ravel().tolist(), after.ravel().tolist(), strict=True))
+    assert {(one["from_code"], one["to_code"]): one["pixels"] for one in told["changes"]} == dict(pairs)
+    assert all(one["area_ha"] == pytest.approx(0.09 * one["pixels"]) for one in told["changes"])
+    assert told["unchanged"] == pytest.approx((before == after).mean())
+    assert "not estimates" in told["note"]
+    rows = list(csv.DictReader(Path("change.csv").read_text("utf-8").splitlines()))
+    assert [row["from_name"] for row in rows] == [one["from_name"] for one in told["changes"]]
+    shown = cwsam("mosaic", "--change", "old.tif", "new.tif").stdout
+    assert "water → город" in shown and "not estimates" in shown
+
+
+def test_changes_in_degrees_are_areas_on_the_ground(cwsam: Cwsam) -> None:
+    place = {"crs": "EPSG:4326", "transform": from_origin(10, 60.4, 0.001, 0.002)}
+    write_map("old.tif", np.full((200, 50), 1, np.uint8), **place)
+    write_map("new.tif", np.full((200, 50), 2, np.uint8), **place)
+    (one,) = json.loads(cwsam("mosaic", "--change", "old.tif", "new.tif", "--json").stdout)["changes"]
+    area, _ = Geod(ellps="WGS84").geometry_area_perimeter(shapely.box(10, 60, 10.05, 60.4).segmentize(0.001))
+    assert one["area_ha"] == pytest.approx(abs(area) / 1e4, rel=1e-5)
+
+
+def test_changes_inside_a_cutline(cwsam: Cwsam) -> None:
+    write_map("old.tif", patches(40, 40))
+    write_map("new.tif", patches(40, 40, seed=1))
+    box = shapely.box(WEST + 10 * PIXEL, NORTH - 30 * PIXEL, WEST + 50 * PIXEL, NORTH - 5 * PIXEL)
+    gpd.GeoDataFrame(geometry=[box], crs="EPSG:32617").to_file("region.gpkg")
+    arguments = ("--change", "old.tif", "new.tif", "--cutline", "region.gpkg", "--json")
+    assert json.loads(cwsam("mosaic", *arguments).stdout)["pixels"] == 25 * 30
+
+
+def test_bad_changes_are_refused(refused: Refused) -> None:
+    old, new = write_map("old.tif", patches(10, 10)), write_map("new.tif", patches(10, 10), column=10)
+    refused(4, "mosaic", "--change", old, new, names="share no pixel")
+    refused(2, "mosaic", "--change", old, names="compares two maps, not 1")
+    refused(2, "mosaic", "--change", old, new, "-o", "change.tif", names="`change.tif` is not the name of a CSV")
+    refused(2, "mosaic", "--change", old, new, "--min-area", "1ha", names="--change excludes")
+    refused(2, "mosaic", old, new, names="no output is given")
+    Path("there.csv").touch()
+    refused(2, "mosaic", "--change", old, new, "-o", "there.csv", names="`there.csv` exists")
 
 
 def test_bad_maps_are_refused(refused: Refused) -> None:
