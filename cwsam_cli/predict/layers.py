@@ -21,7 +21,7 @@ class MapLayers:
 
     taxonomy: Taxonomy
     kinds: tuple[str, ...] = ()
-    """Names of `choices.KINDS`; each is a file beside the map."""
+    """Names of `raster.mapfile.KINDS`; each is a file beside the map."""
     min_confidence: float = 0.0
     """Per cent; a pixel with less is nodata in the map."""
     expert_groups: int = 0

@@ -24,19 +24,20 @@ from cwsam_cli.config.schema import Precision
 from cwsam_cli.console import ONCE, ONCE_A_KIND, log
 from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.errors import UsageError
-from cwsam_cli.predict.aoi import read_area
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.memory import Needs, activation_bytes, cut, free_memory, weight_bytes
 from cwsam_cli.predict.network import Model
-from cwsam_cli.predict.request import BLOCK, MapRequest
+from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.scorer import AUGMENTATIONS
 from cwsam_cli.predict.windows import MARGIN, count_readers, sample
 from cwsam_cli.raster.fingerprint import fingerprint, fingerprint_of_file
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.lattice import Lattice
+from cwsam_cli.raster.mapfile import BLOCK
 from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
 from cwsam_cli.raster.scene import Scene, open_scene
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
+from cwsam_cli.vector.area import read_area
 
 _MEMORY = 4_000_000_000  # bytes in addition to the program and the weights, unless --max-memory says otherwise
 _ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
