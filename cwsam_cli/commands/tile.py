@@ -5,16 +5,17 @@ from typing import Annotated
 
 import typer
 
-from cwsam_cli.commands.options import Json, Overwrite, command_line, print_result
+from cwsam_cli.commands.options import Bands, Json, Overwrite, Scenes, command_line, parse_names, print_result
 
 
 def tile(
-    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE", help="Images with the same bands and dtype.")],
+    scenes: Scenes,
     labels: Annotated[
         Path,
         typer.Option("--labels", help="Class raster in any CRS and resolution, polygons, or a folder of rasters."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The dataset's folder.")],
+    bands: Bands = None,
     classes: Annotated[
         str | None,
         typer.Option("--classes", help="Class table: a file or a shipped name. Default: what the labels say."),
@@ -46,21 +47,24 @@ def tile(
     """Cut scenes and labels into training tiles.
 
     \b
-    $ cwsam tile scenes/*.tif --labels landcover.tif -o dataset/
+    $ cwsam tile scenes/ --labels landcover.tif -o dataset/ --bands 4,3,2
     $ cwsam tile scene.tif --labels fields.gpkg --class-field crop --classes crops.yaml -o dataset/
 
+    All scenes need the same bands and dtype. Each may have its own CRS and pixel size.
     Labels are resampled to each scene's pixel grid. The scene itself is never resampled.
     Training, validation and test ground are separate blocks, so no pixel is in two splits.
     tiles.gpkg in the dataset shows the split in QGIS. Without --classes, names and colours
     come from the class table, the category names and the palette of a label raster, or from
     the values of the class field.
     """
+    from cwsam_cli.raster.sources import expand
     from cwsam_cli.tile.request import TileRequest
 
     request = TileRequest(
-        scenes=tuple(scenes),
+        scenes=tuple(expand(scenes)[0]),
         labels=labels,
         output=output,
+        bands=parse_names(bands),
         size=size,
         overlap=overlap,
         classes=classes,

@@ -192,7 +192,7 @@ def is_vector(path: Path) -> bool:
 
 
 @contextmanager
-def open_raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLabels]:
+def open_raster_labels(path: Path, grid: Grid, scene: str) -> Iterator[RasterLabels]:
     """Open a label raster on a scene's grid.
 
     Args:
@@ -215,7 +215,7 @@ def open_raster_labels(path: Path, grid: Grid, scene: Path) -> Iterator[RasterLa
         )
         if own.crs is None or grid.crs is None:
             if not same_pixels:
-                both = ((scene, grid), (path, own))
+                both: tuple[tuple[Path | str, Grid], tuple[Path | str, Grid]] = ((scene, grid), (path, own))
                 lacking = both[0] if grid.crs is None else both[1]
                 raise missing_crs(*lacking, "so labels and scene cannot be combined", both)
             if own.crs is None and grid.crs is not None:
@@ -306,7 +306,7 @@ def read_polygons(path: Path, class_field: str, taxonomy: Taxonomy | None) -> "t
     return frame[frame["code"] != NO_LABEL].sort_values("code", kind="stable"), taxonomy
 
 
-def place_polygons(frame: "GeoDataFrame", grid: Grid, scene: Path) -> VectorLabels:
+def place_polygons(frame: "GeoDataFrame", grid: Grid, scene: str) -> VectorLabels:
     """Place polygons on a scene's grid.
 
     Args:

@@ -1,12 +1,13 @@
 """The wish behind one `cwsam tile`, validated before rasterio is loaded."""
 
-from collections import Counter
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_input
+from cwsam_cli.raster.network import is_plain_file
+from cwsam_cli.raster.sources import refuse_repeated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +18,14 @@ class TileRequest:
         UsageError: two values contradict each other, or the output is an input.
     """
 
-    scenes: tuple[Path, ...]
-    """Images with the same bands and dtype."""
+    scenes: tuple[str, ...]
+    """Images with the same bands and dtype: paths, URLs or GDAL's virtual paths."""
     labels: Path
     """A class raster, a vector file, or a folder of class rasters with the names of the scenes."""
     output: Path
     """The dataset's folder."""
+    bands: tuple[str, ...] = ()
+    """Names or numbers of the scenes' bands in the order of the tiles' bands; empty takes all."""
     size: int = 512
     """Pixels per side of a tile."""
     overlap: int = 0
@@ -53,12 +56,11 @@ class TileRequest:
                 f"--split {tuple(self.shares)} cannot be shares of train, val and test",
                 hint="for example: --split 70 15 15",
             )
-        twice = [path for path, count in Counter(path.resolve() for path in self.scenes).items() if count > 1]
-        if twice:
-            raise UsageError(f"`{twice[0]}` is given twice", hint="name each scene once")
-        refuse_input(self.output, self.labels, *self.scenes)
+        refuse_repeated(self.scenes)
+        inputs = [self.labels, *(Path(scene) for scene in self.scenes if is_plain_file(scene))]
+        refuse_input(self.output, *inputs)
         if self.overlaps_to is not None:
-            refuse_input(self.overlaps_to, self.labels, *self.scenes)
+            refuse_input(self.overlaps_to, *inputs)
             if self.overlaps_to.suffix.lower() != ".gpkg":
                 raise UsageError(
                     f"--overlaps-to `{self.overlaps_to}` is not the name of a GeoPackage",

@@ -1,16 +1,17 @@
 """The scenes of a dataset with their labels: look into them, and open one at a time."""
 
-from collections import Counter
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import geopandas
 import pyogrio
+import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
@@ -19,7 +20,9 @@ from cwsam_cli.config.load import load_taxonomy
 from cwsam_cli.console import log, track
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.network import gdal_settings
 from cwsam_cli.raster.scene import Scene, open_scene
+from cwsam_cli.raster.sources import file_name, scene_names
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.labels import NO_LABEL, Codes, Labels, is_vector, open_raster_labels, place_polygons, read_polygons
 from cwsam_cli.tile.request import TileRequest
@@ -33,8 +36,13 @@ class LabelledScene:
 
     name: str
     """The first part of its tiles' names."""
-    path: Path
+    path: str
+    """A path, a URL or one of GDAL's virtual paths."""
     labels: Path
+    chosen_bands: tuple[str, ...]
+    """Names or numbers of the bands; empty takes all."""
+    alpha: Literal["mask", "ignore"]
+    """Whether a band tagged alpha hides pixels or is a band like the others."""
     crs: str | None
     """The scene's CRS, as WKT."""
     transform: tuple[float, ...]
@@ -45,19 +53,27 @@ class LabelledScene:
     dtype: str
 
     @classmethod
-    def inspect(cls, name: str, path: Path, labels: Path) -> "LabelledScene":
+    def inspect(cls, name: str, path: str, labels: Path, bands: tuple[str, ...] = ()) -> "LabelledScene":
         """Read what a scene's header says.
+
+        Args:
+            name: the first part of its tiles' names.
+            path: the scene.
+            labels: its labels.
+            bands: names or numbers of its bands; empty takes all.
 
         Raises:
             DataError: the scene cannot be used.
         """
-        with open_scene(path) as scene:
+        with rasterio.Env(**gdal_settings(path)), open_scene(path, chosen_bands=bands) as scene:
             grid = scene.grid
             return cls(
                 name=name,
                 path=path,
                 labels=labels,
-                crs=grid.crs.to_wkt() if grid.crs else None,
+                chosen_bands=bands,
+                alpha="mask" if scene.alpha else "ignore",
+                crs=sys.intern(grid.crs.to_wkt()) if grid.crs else None,
                 transform=tuple(grid.transform)[:6],
                 width=grid.width,
                 height=grid.height,
@@ -82,7 +98,8 @@ class LabelledScene:
             DataError: the labels cannot be brought onto the scene's grid.
         """
         with ExitStack() as stack:
-            scene = stack.enter_context(open_scene(self.path))
+            stack.enter_context(rasterio.Env(**gdal_settings(self.path)))
+            scene = stack.enter_context(open_scene(self.path, chosen_bands=self.chosen_bands, alpha=self.alpha))
             if polygons is not None:
                 labels: Labels = place_polygons(polygons, scene.grid, self.path)
             else:
@@ -136,10 +153,9 @@ def inspect_inputs(request: TileRequest) -> Inputs:
     elif field is not None:
         raise UsageError(f"--class-field is for polygons, but `{labels}` is a raster", hint="leave it out")
     scenes: list[LabelledScene] = []
-    stems = Counter(path.stem for path in request.scenes)
-    for number, path in enumerate(request.scenes):
-        name = path.stem if stems[path.stem] == 1 else f"{path.stem}-{number}"
-        scene = LabelledScene.inspect(name, path, labels / path.name if labels.is_dir() else labels)
+    for path, name in zip(request.scenes, scene_names(request.scenes), strict=True):
+        own = labels / file_name(path) if labels.is_dir() else labels
+        scene = LabelledScene.inspect(name, path, own, request.bands)
         if polygons is None:
             with open_raster_labels(scene.labels, scene.grid, path):
                 pass  # the labels can be brought onto the scene's grid
