@@ -41,6 +41,7 @@ def tile(
             "fails.",
         ),
     ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that read and write.")] = 1,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -72,6 +73,7 @@ def tile(
         shares=split,
         seed=seed,
         overlaps_to=overlaps_to,
+        workers=workers,
         overwrite=overwrite,
         command=command_line(),
     )

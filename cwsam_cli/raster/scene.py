@@ -99,6 +99,36 @@ class Scene:
         image, valid = self.read(self.mirrored(window))
         return image[:, ::-1], valid[::-1]
 
+    @property
+    def hides_pixels(self) -> bool:
+        """Whether any pixel can be without data."""
+        flags = {flag for band in self.bands for flag in self.dataset.mask_flag_enums[band - 1]}
+        masked = MaskFlags.nodata in flags or (MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags)
+        return bool(self.alpha) or masked or np.issubdtype(self.dtype, np.floating)
+
+    def read_reduced_valid(self, side: int = 1024) -> NDArray[np.bool_]:
+        """Return where the whole scene is valid, at a reduced size (H, W).
+
+        GDAL takes it from overviews if there are any, and from a mask band without reading pixels.
+
+        Args:
+            side: largest number of rows and columns.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        shape = min(self.grid.height, side), min(self.grid.width, side)
+        with reading(self.path):
+            valid = _read_valid(self.dataset, self.bands, self.whole, self.alpha, shape)
+            if np.issubdtype(self.dtype, np.floating):
+                valid &= np.isfinite(_read_bands(self.dataset, self.bands, self.whole, shape)).all(axis=0)
+        return valid
+
+    @property
+    def whole(self) -> Window:
+        """The window of all pixels."""
+        return Window(0, 0, self.grid.width, self.grid.height)
+
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Image (C, H, W) in the scene's own dtype, and where it is valid (H, W).
 
@@ -122,27 +152,45 @@ def read_image(
         window: what to read.
         alpha: the band that hides pixels, 0 for none; None is one tagged so that is not among the bands.
     """
+    image = _read_bands(dataset, bands, window)
+    if alpha is None:
+        alpha = next((band for band in _tagged_alpha(dataset) if band not in bands), 0)
+    valid = _read_valid(dataset, bands, window, alpha)
+    if np.issubdtype(image.dtype, np.floating):
+        valid &= np.isfinite(image).all(axis=0)
+    return image, valid
+
+
+def _read_bands(
+    dataset: rasterio.DatasetReader, bands: Sequence[int], window: Window, shape: tuple[int, int] | None = None
+) -> NDArray[np.generic]:
     if len({dataset.dtypes[band - 1] for band in bands}) == 1:
-        image = dataset.read(bands, window=window)
-    else:  # rasterio reads bands of one dtype only
-        image = np.stack([dataset.read(band, window=window) for band in bands])
+        return np.asarray(dataset.read(bands, window=window, out_shape=shape and (len(bands), *shape)))
+    # rasterio reads bands of one dtype only
+    return np.stack([dataset.read(band, window=window, out_shape=shape) for band in bands])
+
+
+def _read_valid(
+    dataset: rasterio.DatasetReader,
+    bands: Sequence[int],
+    window: Window,
+    alpha: int,
+    shape: tuple[int, int] | None = None,
+) -> NDArray[np.bool_]:
+    """Read where a mask, alpha or the nodata value hides no pixel (H, W)."""
     flags = dataset.mask_flag_enums[bands[0] - 1]
-    floats = np.issubdtype(image.dtype, np.floating)
     if MaskFlags.nodata in flags:
-        masks = dataset.read_masks(bands, window=window) > 0
+        masks = dataset.read_masks(bands, window=window, out_shape=shape and (len(bands), *shape)) > 0
+        floats = any(np.issubdtype(dataset.dtypes[band - 1], np.floating) for band in bands)
         any_band = floats or dataset.nodatavals[bands[0] - 1] < 0  # 0 or 255 in one band may be brightness
         valid = masks.all(axis=0) if any_band else masks.any(axis=0)
     elif MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
-        valid = dataset.read_masks(bands[0], window=window) > 0
+        valid = dataset.read_masks(bands[0], window=window, out_shape=shape) > 0
     else:
-        valid = np.ones(image.shape[1:], bool)
-    if alpha is None:
-        alpha = next((band for band in _tagged_alpha(dataset) if band not in bands), 0)
+        valid = np.ones(shape or (int(window.height), int(window.width)), bool)
     if alpha:  # GDAL itself takes it for a mask only beside one or three bands
-        valid &= dataset.read(alpha, window=window) > 0
-    if floats:
-        valid &= np.isfinite(image).all(axis=0)
-    return image, valid
+        valid &= dataset.read(alpha, window=window, out_shape=shape) > 0
+    return np.asarray(valid)
 
 
 def _tagged_alpha(dataset: rasterio.DatasetReader) -> list[int]:

@@ -3,23 +3,24 @@
 import json
 import warnings
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import rasterio
-from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 from cwsam_cli.console import log
-from cwsam_cli.dataset.manifest import NAME, SPLITS, Manifest, RunningStats, refuse_other_dataset, write_manifest
+from cwsam_cli.dataset.manifest import NAME, SPLITS, Manifest, refuse_other_dataset, write_manifest
+from cwsam_cli.dataset.statistics import RunningStats, class_weights
 from cwsam_cli.files import refuse_existing, reserved, staged
 from cwsam_cli.raster.scene import GDAL_CACHE
-from cwsam_cli.taxonomy import IGNORE, Taxonomy
-from cwsam_cli.tile.labels import NO_LABEL
 from cwsam_cli.tile.plan import TilePlan, make_plan
 from cwsam_cli.tile.request import TileRequest
-from cwsam_cli.tile.scenes import Inputs, each_opened, inspect_inputs
-from cwsam_cli.tile.tiles import Pixels, WrittenTile, tile_name, write_index, write_pair
+from cwsam_cli.tile.scenes import Inputs, inspect_inputs
+from cwsam_cli.tile.tiles import WrittenTile, write_index
+from cwsam_cli.tile.work import WrittenPart, cut_parts, writing_parts
+from cwsam_cli.tile.workers import in_order
 
 
 def tile_scenes(request: TileRequest) -> Manifest:
@@ -59,44 +60,25 @@ def _write(plan: TilePlan, inputs: Inputs, folder: Path) -> Manifest:
         for split in SPLITS:
             (folder / kind / split).mkdir(parents=True)
     statistics = RunningStats()
-    taxonomy = plan.taxonomy
-    to_index = np.frombuffer(taxonomy.code_to_index(), np.uint8)
-    written = []
-    pixels = {split: np.zeros(len(taxonomy), np.int64) for split in SPLITS}
-    work = [(plan.scenes[tile.scene], tile) for tile in plan.tiles]
-    for opened, tile in each_opened(work, inputs.polygons, "writing tiles", "tile"):
-        codes = opened.codes(tile.window)
-        above, beside = tile.unlabelled
-        codes[:above] = codes[:, :beside] = NO_LABEL
-        codes[(codes == NO_LABEL) | np.isin(codes, taxonomy.unlabelled)] = IGNORE
-        index = to_index[codes]
-        labelled = _count(index, taxonomy)
-        if not labelled.any():
-            continue
-        image, valid = opened.scene.read(tile.window)
-        above, beside = tile.shared
-        pixels[tile.split] += _count(index[above:, beside:], taxonomy)
-        if tile.split == "train":
-            statistics.add(image[:, above:, beside:], valid[above:, beside:])
-        name = tile_name(plan.scenes[tile.scene], tile)
-        own = Pixels(image, valid, codes.astype(np.uint8))
-        write_pair(Path(tile.split, f"{name}.tif"), tile.window, opened.scene, own, taxonomy, folder, plan.size)
-        written.append(WrittenTile(tile, name, float(valid.mean()), labelled))
+    pixels = np.zeros((len(SPLITS), len(plan.taxonomy)), np.int64)
+    tiles: list[WrittenTile] = []
+    for raw in in_order(partial(writing_parts, plan, inputs, folder), cut_parts(plan), plan.workers, "writing tiles"):
+        part = WrittenPart.from_bytes(raw)
+        statistics.merge(part.statistics)
+        pixels += part.pixels
+        tiles += part.tiles(plan)
     first = plan.scenes[0]
+    by_split = dict(zip(SPLITS, pixels.tolist(), strict=True))
     manifest = Manifest(
-        taxonomy=taxonomy,
+        taxonomy=plan.taxonomy,
         bands=statistics.bands(first.band_names),
         dtype=first.dtype,
         gsd_m=plan.scenes[plan.tiles[0].scene].grid.gsd_m,
-        tiles={split: sum(tile.planned.split == split for tile in written) for split in SPLITS},
-        pixels={split: counts.tolist() for split, counts in pixels.items()},
+        tiles={split: sum(tile.planned.split == split for tile in tiles) for split in SPLITS},
+        pixels=by_split,
+        weights=class_weights(by_split["train"]),
         command=plan.command,
     )
-    write_index(plan.scenes, written, taxonomy, folder)
+    write_index(plan.scenes, tiles, plan.taxonomy, folder)
     write_manifest(folder, manifest)
     return manifest
-
-
-def _count(index: NDArray[np.uint8], taxonomy: Taxonomy) -> NDArray[np.int64]:
-    """Return the number of labelled pixels by class index (K,)."""
-    return np.bincount(index[index != IGNORE], minlength=len(taxonomy))

@@ -5,14 +5,17 @@ placed inside the blocks.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import shapely
+from rasterio.windows import Window
 
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import SPLITS
@@ -22,14 +25,19 @@ from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.raster.style import read_taxonomy
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.footprints import PlannedTile, draw_footprints
-from cwsam_cli.tile.labels import NO_LABEL, Conflicts
+from cwsam_cli.tile.labels import NO_LABEL, Codes, Conflicts
 from cwsam_cli.tile.overlaps import write_overlaps
 from cwsam_cli.tile.request import TileRequest
-from cwsam_cli.tile.scenes import Inputs, LabelledScene, each_opened
+from cwsam_cli.tile.scenes import Inputs, LabelledScene, SceneReader
 from cwsam_cli.tile.split import Block, assign, choose_block_size, cut_blocks
+from cwsam_cli.tile.workers import cut, in_order
 
 Histograms = dict[tuple[object, ...], Counter[int]]
 """Labelled pixels by ground block and class code."""
+_Work = tuple[int, tuple[object, ...], Window]
+"""A scene's number, a block's key, and a window in the block."""
+_LEAST = 16
+"""Fewest windows that a process counts at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +47,11 @@ class TilePlan:
     scenes: tuple[LabelledScene, ...]
     taxonomy: Taxonomy
     tiles: tuple[PlannedTile, ...]
-    """In the order of their scenes."""
+    """In the order in which the scenes are read."""
     size: int
     """Pixels per side of a tile."""
+    workers: int
+    """Processes that write tiles."""
     output: Path
     overwrite: bool
     command: str
@@ -62,11 +72,13 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
     taxonomy = inputs.taxonomy or _raster_taxonomy(scenes, found)
     _refuse_unknown(taxonomy, found, request.labels)
     splits = _split(found, taxonomy, request.shares, request.seed)
+    tiles = _place(scenes, blocks, splits, request.size, request.overlap)
     return TilePlan(
         scenes=scenes,
         taxonomy=taxonomy,
-        tiles=_place(scenes, blocks, splits, request.size, request.overlap),
+        tiles=_sort(tiles, [scene.column_width(request.size) for scene in scenes]),
         size=request.size,
+        workers=request.workers,
         output=request.output,
         overwrite=request.overwrite,
         command=request.command,
@@ -75,15 +87,18 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
 
 def _count_classes(inputs: Inputs, blocks: list[list[Block]], request: TileRequest) -> Histograms:
     """Count the labelled pixels of each class in each ground block."""
-    found: Histograms = {}
+    found: Histograms = {block.key: Counter() for own in blocks for block in own}  # the order of the split
     conflicts: Conflicts = Counter()
-    work = [(scene, block) for scene, own in zip(inputs.scenes, blocks, strict=True) for block in own]
-    for opened, block in each_opened(work, inputs.polygons, "reading labels", "block"):
-        conflicts += opened.labels.conflicts(block.window)
-        codes, counts = np.unique(opened.codes(block.window), return_counts=True)
-        histogram = Counter(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
-        del histogram[NO_LABEL]
-        found.setdefault(block.key, Counter()).update(histogram)
+    work = [
+        (number, block.key, window)
+        for number, own in enumerate(blocks)
+        for block, window in _reading_order(own, inputs.scenes[number].column_width(request.size), request.size)
+    ]
+    parts = [work[part] for part in cut([(number, window.row_off) for number, _, window in work], _LEAST)]
+    for counted, shared in in_order(partial(_counting, inputs, request.size), parts, request.workers, "reading labels"):
+        conflicts += shared
+        for key, histogram in counted.items():
+            found[key].update(histogram)
     if conflicts:
         _refuse_conflicts(conflicts, inputs, request)
     if not any(found.values()):
@@ -93,6 +108,43 @@ def _count_classes(inputs: Inputs, blocks: list[list[Block]], request: TileReque
             hint="check with gdalinfo -stats that labels and scene cover the same ground, and that the scene has data",
         )
     return found
+
+
+def _reading_order(blocks: Sequence[Block], column: int, rows: int) -> list[tuple[Block, Window]]:
+    """Cut blocks into windows of some rows, in the order in which a file holds them."""
+    windows = [
+        (block, Window(block.window.col_off, top, block.window.width, min(rows, end - top)))
+        for block in blocks
+        for end in [int(block.window.row_off + block.window.height)]
+        for top in range(int(block.window.row_off), end, rows)
+    ]
+    return sorted(windows, key=lambda item: (item[1].col_off // column, item[1].row_off, item[1].col_off))
+
+
+@contextmanager
+def _counting(inputs: Inputs, rows: int) -> Iterator[Callable[[list[_Work]], tuple[Histograms, Conflicts]]]:
+    """Yield a function that counts the labels in windows of blocks."""
+    with closing(SceneReader(inputs.scenes, inputs.polygons, rows)) as reader:
+
+        def count(work: list[_Work]) -> tuple[Histograms, Conflicts]:
+            found: Histograms = {}
+            conflicts: Conflicts = Counter()
+            for number, key, window in work:
+                opened = reader.open(number)
+                conflicts += opened.labels.conflicts(window)
+                histogram = _histogram(opened.about_codes(window))
+                del histogram[NO_LABEL]
+                found.setdefault(key, Counter()).update(histogram)
+            return found, conflicts
+
+        yield count
+
+
+def _histogram(codes: Codes) -> Counter[int]:
+    first = int(codes.min())
+    counts = np.bincount(codes.ravel() - first)  # codes are small numbers
+    present = np.flatnonzero(counts)
+    return Counter(dict(zip((present + first).tolist(), counts[present].tolist(), strict=True)))
 
 
 def _refuse_conflicts(conflicts: Conflicts, inputs: Inputs, request: TileRequest) -> NoReturn:
@@ -181,6 +233,16 @@ def _place(
     if leaking:
         log.warning("%d tiles are left out, because another scene gives their ground to another split", len(leaking))
     return tuple(tile for number, tile in enumerate(tiles) if number not in leaking)
+
+
+def _sort(tiles: Sequence[PlannedTile], columns: Sequence[int]) -> tuple[PlannedTile, ...]:
+    """Return the tiles in the order in which the scenes' files hold them.
+
+    Args:
+        tiles: the tiles.
+        columns: width of the columns in which each scene is read.
+    """
+    return tuple(sorted(tiles, key=lambda t: (t.scene, t.col_off // columns[t.scene], t.row_off, t.col_off)))
 
 
 def _starts(length: int, size: int, overlap: int) -> list[tuple[int, int]]:

@@ -40,6 +40,8 @@ class TileRequest:
     """The seed of the split."""
     overlaps_to: Path | None = None
     """A GeoPackage for the overlaps of label polygons, if they are refused because of them."""
+    workers: int = 1
+    """Processes that read and write."""
     overwrite: bool = False
     """Replace an older dataset, and an older layer of overlaps."""
     command: str = ""

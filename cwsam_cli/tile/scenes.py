@@ -1,33 +1,37 @@
 """The scenes of a dataset with their labels: look into them, and open one at a time."""
 
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import geopandas
+import numpy as np
 import pyogrio
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from cwsam_cli.config.load import load_taxonomy
-from cwsam_cli.console import log, track
+from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.raster.fingerprint import fingerprint
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.network import gdal_settings
+from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
 from cwsam_cli.raster.scene import Scene, open_scene
 from cwsam_cli.raster.sources import file_name, scene_names
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.labels import NO_LABEL, Codes, Labels, is_vector, open_raster_labels, place_polygons, read_polygons
 from cwsam_cli.tile.request import TileRequest
 
-T = TypeVar("T")
+_COLUMN_BYTES = 96 << 20
+"""Decoded blocks to keep; a scene whose rows of blocks need more is read in columns."""
+_LARGEST_CACHE = 1 << 30
+"""Bytes. A file whose blocks are as wide as the scene cannot be read in columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,14 @@ class LabelledScene:
     """Names or numbers of the bands; empty takes all."""
     alpha: Literal["mask", "ignore"]
     """Whether a band tagged alpha hides pixels or is a band like the others."""
+    hides_pixels: bool
+    """Whether any pixel can be without data."""
+    block: tuple[int, int]
+    """Rows and columns of a block of the file."""
+    pixel_bytes: int
+    """Bytes of a pixel in all bands of the file."""
+    fingerprint: str
+    """Changes with the file; see `raster.fingerprint`."""
     crs: str | None
     """The scene's CRS, as WKT."""
     transform: tuple[float, ...]
@@ -73,6 +85,10 @@ class LabelledScene:
                 labels=labels,
                 chosen_bands=bands,
                 alpha="mask" if scene.alpha else "ignore",
+                hides_pixels=scene.hides_pixels,
+                block=scene.dataset.block_shapes[scene.bands[0] - 1],
+                pixel_bytes=sum(np.dtype(dtype).itemsize for dtype in scene.dataset.dtypes),
+                fingerprint=fingerprint(path, scene.dataset),
                 crs=sys.intern(grid.crs.to_wkt()) if grid.crs else None,
                 transform=tuple(grid.transform)[:6],
                 width=grid.width,
@@ -87,39 +103,86 @@ class LabelledScene:
         crs = CRS.from_wkt(self.crs) if self.crs else None
         return Grid(crs, Affine(*self.transform), self.width, self.height)
 
-    @contextmanager
-    def opened(self, polygons: geopandas.GeoDataFrame | None) -> "Iterator[OpenScene]":
-        """Open the scene, and its labels on its grid.
+    def cache_bytes(self, rows: int) -> int:
+        """Return the bytes of decoded blocks to keep so that no block is decoded twice.
+
+        Windows of some rows are read in the order of `column_width`, row by row.
 
         Args:
-            polygons: the labels' polygons; None if the labels are a raster.
-
-        Raises:
-            DataError: the labels cannot be brought onto the scene's grid.
+            rows: rows of a window.
         """
-        with ExitStack() as stack:
-            stack.enter_context(rasterio.Env(**gdal_settings(self.path)))
-            scene = stack.enter_context(open_scene(self.path, chosen_bands=self.chosen_bands, alpha=self.alpha))
-            if polygons is not None:
-                labels: Labels = place_polygons(polygons, scene.grid, self.path)
-            else:
-                labels = stack.enter_context(open_raster_labels(self.labels, scene.grid, self.path))
-            yield OpenScene(scene, labels)
+        return min(self._row_bytes(rows) * self.column_width(rows) * 5 // 4, _LARGEST_CACHE)
+
+    def column_width(self, rows: int) -> int:
+        """Return the width of the columns into which the scene is cut for reading; mostly its own width.
+
+        Args:
+            rows: rows of a window.
+        """
+        block = self.block[1]
+        fitting = _COLUMN_BYTES // self._row_bytes(rows)
+        return self.width if self.width <= fitting or block >= self.width else max(1, fitting // block) * block
+
+    def _row_bytes(self, rows: int) -> int:
+        """Return the bytes of all blocks that windows of some rows touch, per column."""
+        height = self.block[0]
+        return min(self.height + height, (-(-rows // height) + 1) * height) * self.pixel_bytes
 
 
-@dataclass(frozen=True, slots=True)
 class OpenScene:
-    """An open scene with the labels on its grid."""
+    """An open scene with the labels on its grid. The scene's file is opened when its pixels are first read.
 
-    scene: Scene
-    labels: Labels
+    Args:
+        described: the scene.
+        polygons: the labels' polygons; None if the labels are a raster.
+        rows: rows that are read together, for the size of GDAL's cache.
 
-    def codes(self, window: Window) -> Codes:
-        """Return the label codes (H, W) of a window, `NO_LABEL` where the scene has no data."""
+    Raises:
+        DataError: the labels cannot be brought onto the scene's grid.
+    """
+
+    def __init__(self, described: LabelledScene, polygons: geopandas.GeoDataFrame | None, rows: int) -> None:
+        self._described = described
+        self._scene: Scene | None = None
+        self._reduced: NDArray[np.bool_] | None = None
+        with ExitStack() as stack:
+            cache = GDAL_CACHE + described.cache_bytes(rows)
+            stack.enter_context(rasterio.Env(**gdal_settings(described.path, cache=cache)))
+            if polygons is not None:
+                self.labels: Labels = place_polygons(polygons, described.grid, described.path)
+            else:
+                raster = open_raster_labels(described.labels, described.grid, described.path)
+                self.labels = stack.enter_context(raster)
+            self._files = stack.pop_all()
+
+    @property
+    def scene(self) -> Scene:
+        """The scene."""
+        if self._scene is None:
+            described = self._described
+            opened = open_scene(described.path, chosen_bands=described.chosen_bands, alpha=described.alpha)
+            self._scene = self._files.enter_context(opened)
+        return self._scene
+
+    def about_codes(self, window: Window) -> Codes:
+        """Return the label codes (H, W) of a window, `NO_LABEL` where a reduced view of the scene has no data."""
         codes = self.labels.read(window)
-        _, valid = self.scene.read(window)
-        codes[~valid] = NO_LABEL
+        if self._described.hides_pixels:
+            if self._reduced is None:
+                self._reduced = self.scene.read_reduced_valid()
+            rows, cols = (
+                (np.arange(start, start + count) * reduced) // whole
+                for start, count, reduced, whole in (
+                    (int(window.row_off), int(window.height), self._reduced.shape[0], self._described.height),
+                    (int(window.col_off), int(window.width), self._reduced.shape[1], self._described.width),
+                )
+            )
+            codes[~self._reduced[rows][:, cols]] = NO_LABEL
         return codes
+
+    def close(self) -> None:
+        """Close all files."""
+        self._files.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,18 +236,33 @@ def inspect_inputs(request: TileRequest) -> Inputs:
     return Inputs(tuple(scenes), polygons, taxonomy)
 
 
-def each_opened(
-    work: Iterable[tuple[LabelledScene, T]], polygons: geopandas.GeoDataFrame | None, what: str, unit: str
-) -> Iterator[tuple[OpenScene, T]]:
-    """Yield the items of work with their open scene. One scene is open at a time.
+class SceneReader:
+    """Opens the scenes of a dataset, one at a time. A process needs one of its own.
 
     Args:
-        work: items with their scenes, sorted by scene.
+        scenes: the scenes.
         polygons: the labels' polygons; None if the labels are rasters.
-        what: text of the progress bar.
-        unit: name of one item.
+        rows: see `OpenScene`.
     """
-    for scene, items in groupby(track(work, what, unit=unit), key=itemgetter(0)):
-        with scene.opened(polygons) as opened:
-            for _, item in items:
-                yield opened, item
+
+    def __init__(self, scenes: Sequence[LabelledScene], polygons: geopandas.GeoDataFrame | None, rows: int) -> None:
+        self._scenes, self._polygons, self._rows = scenes, polygons, rows
+        self._number: int | None = None
+        self._open: OpenScene | None = None
+
+    def open(self, number: int) -> OpenScene:
+        """Open a scene and close the one before, unless it is the same.
+
+        Raises:
+            DataError: the labels cannot be brought onto the scene's grid.
+        """
+        if self._open is None or self._number != number:
+            self.close()
+            self._open, self._number = OpenScene(self._scenes[number], self._polygons, self._rows), number
+        return self._open
+
+    def close(self) -> None:
+        """Close all files."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None

@@ -1,0 +1,138 @@
+"""A dataset is written in one pass, by any number of processes, to the same bytes."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import yaml
+from rasterio.transform import from_origin
+
+from cwsam_cli.errors import MachineError
+from cwsam_cli.tile import plan, scenes, work, workers
+from cwsam_cli.tile.pipeline import tile_scenes
+from cwsam_cli.tile.request import TileRequest
+
+MakeRaster = Callable[..., Path]
+
+
+def bytes_read() -> int:
+    """Bytes that this process has read so far, from files or from the system's cache of them."""
+    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
+
+
+def noise(bands: int, height: int, width: int, dtype: str = "uint8") -> Any:
+    return np.random.default_rng(0).integers(1, 255, (bands, height, width)).astype(dtype)
+
+
+def codes(height: int, width: int) -> Any:
+    return (np.arange(width)[None, :] // 8 % 3 + 1).repeat(height, axis=0).astype(np.uint8)
+
+
+def content(dataset: Path) -> dict[str, Any]:
+    """Tiles as bytes, and the rows of the index."""
+    tiles: dict[str, Any] = {
+        str(path.relative_to(dataset)): path.read_bytes() for path in sorted(dataset.rglob("*.tif"))
+    }
+    return tiles | {"index": gpd.read_file(dataset / "tiles.gpkg").to_json()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts bytes as Linux does")
+@pytest.mark.parametrize("layout", [{"tiled": True, "blockxsize": 256, "blockysize": 256}, {"blockysize": 1}])
+@pytest.mark.parametrize("hiding", ["nothing", "mask"])
+def test_pixels_are_read_once_and_labels_twice(
+    make_raster: MakeRaster, tmp_path: Path, layout: dict[str, Any], hiding: str
+) -> None:
+    side = 900
+    mask = np.full((side, side), 255, np.uint8) if hiding == "mask" else None
+    scene = make_raster("scene.tif", noise(3, side, side, "uint16"), mask=mask, interleave="pixel", **layout)
+    labels = make_raster("labels.tif", codes(side, side), **layout)
+    before = bytes_read()
+    tile_scenes(TileRequest(scenes=(str(scene),), labels=labels, output=tmp_path / "dataset", size=100))
+    most = 1.1 * scene.stat().st_size + 2.1 * labels.stat().st_size
+    assert bytes_read() - before < most + 2_000_000, "PROJ's database and the written index are read, too"
+
+
+def test_several_processes_write_the_same_dataset_as_one(make_raster: MakeRaster, tmp_path: Path) -> None:
+    paths = [
+        make_raster("a.tif", noise(2, 100, 110, "float32"), nodata=7),
+        make_raster("b.tif", noise(2, 60, 90, "float32"), transform=from_origin(700_000, 4_000_000, 30, 30)),
+    ]
+    make_raster("labels/a.tif", codes(100, 110))
+    make_raster("labels/b.tif", codes(60, 90))
+    for count in (1, 3):
+        request = TileRequest(
+            scenes=tuple(map(str, paths)),
+            labels=tmp_path / "labels",
+            output=tmp_path / f"by{count}",
+            size=16,
+            overlap=4,
+            workers=count,
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(work, "_LEAST", 4)
+            patch.setattr(plan, "_LEAST", 4)
+            tile_scenes(request)
+    assert content(tmp_path / "by1") == content(tmp_path / "by3")
+    manifests = [(tmp_path / name / "dataset.yaml").read_text("utf-8") for name in ("by1", "by3")]
+    assert manifests[0] == manifests[1]
+
+
+def test_a_worker_that_dies_is_told(make_raster: MakeRaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, labels = make_raster("scene.tif", noise(1, 64, 64)), make_raster("labels.tif", codes(64, 64))
+    monkeypatch.setattr(work, "_LEAST", 1)
+    monkeypatch.setattr(work, "write_pair", lambda *_: os._exit(9))
+    request = TileRequest(scenes=(str(scene),), labels=labels, output=tmp_path / "dataset", size=16, workers=2)
+    with pytest.raises(MachineError, match="worker process died"):
+        tile_scenes(request)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.tif", "scene.tif"]
+
+
+def test_a_scene_too_wide_for_the_cache_is_read_in_columns(
+    make_raster: MakeRaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = {"tiled": True, "blockxsize": 16, "blockysize": 16}
+    scene, labels = make_raster("scene.tif", noise(2, 100, 300), **layout), make_raster("labels.tif", codes(100, 300))
+    request = TileRequest(scenes=(str(scene),), labels=labels, output=tmp_path / "whole", size=20)
+    tile_scenes(request)
+    monkeypatch.setattr(scenes, "_COLUMN_BYTES", 100 * 48 * 2)
+    assert scenes.inspect_inputs(request).scenes[0].column_width(20) == 96
+    tile_scenes(TileRequest(scenes=(str(scene),), labels=labels, output=tmp_path / "columns", size=20))
+    whole, columns = content(tmp_path / "whole"), content(tmp_path / "columns")
+    assert whole.keys() == columns.keys()
+    assert all(whole[name] == columns[name] for name in whole if name != "index")
+
+
+def test_blocks_without_data_belong_to_no_split(make_raster: MakeRaster, tmp_path: Path) -> None:
+    image = noise(1, 128, 1280)
+    image[:, :, 256:] = 0
+    scene, labels = make_raster("scene.tif", image, nodata=0), make_raster("labels.tif", codes(128, 1280))
+    manifest = tile_scenes(TileRequest(scenes=(str(scene),), labels=labels, output=tmp_path / "dataset", size=32))
+    assert all(manifest.tiles.values()), "only the ground with data is shared out"
+    index = gpd.read_file(tmp_path / "dataset" / "tiles.gpkg")
+    assert (index.valid > 0).all() and (index.col_off < 256).all()
+
+
+def test_the_manifest_has_every_statistic(make_raster: MakeRaster, tmp_path: Path) -> None:
+    image = noise(2, 96, 96, "uint16")
+    scene, labels = make_raster("scene.tif", image), make_raster("labels.tif", codes(96, 96))
+    request = TileRequest(
+        scenes=(str(scene),), labels=labels, output=tmp_path / "dataset", size=40, overlap=10, shares=(1, 0, 0)
+    )
+    tile_scenes(request)
+    raw = yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))
+    for band, pixels in zip(raw["bands"], image, strict=True):
+        figures = (pixels.mean(), pixels.std(), pixels.min(), pixels.max(), *np.percentile(pixels, (2, 98)))
+        assert [band[key] for key in ("mean", "std", "minimum", "maximum", "p2", "p98")] == pytest.approx(figures)
+    weighed = np.array(raw["weights"]) * raw["pixels"]["train"]
+    assert weighed.sum() == pytest.approx(sum(raw["pixels"]["train"]))
+
+
+def test_parts_end_where_the_place_changes() -> None:
+    assert workers.cut([0, 0, 0, 1, 2, 2], 2) == [slice(0, 3), slice(3, 6)]
+    assert workers.cut([0, 0, 0], 1) == [slice(0, 3)]
+    assert workers.cut([], 1) == [slice(0, 0)]
