@@ -23,7 +23,12 @@ def tile(
     class_field: Annotated[
         str | None, typer.Option("--class-field", help="Field of the polygons that holds their class code or name.")
     ] = None,
-    size: Annotated[int, typer.Option("--size", min=8, help="Pixels per side of a tile.")] = 512,
+    config: Annotated[
+        str | None, typer.Option("--config", help="The configuration that will train: it sets the default of --size.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", min=8, help="Pixels per side of a tile.", show_default="512")
+    ] = None,
     overlap: Annotated[
         int, typer.Option("--overlap", min=0, help="Pixels that neighbouring training tiles share.")
     ] = 0,
@@ -66,7 +71,7 @@ def tile(
         labels=labels,
         output=output,
         bands=parse_names(bands),
-        size=size,
+        size=size or _input_size(config),
         overlap=overlap,
         classes=classes,
         class_field=class_field,
@@ -82,5 +87,16 @@ def tile(
     manifest = tile_scenes(request)
     counts = ", ".join(f"{count} {name}" for name, count in manifest.tiles.items())
     bands = f"{len(manifest.bands)} bands" if len(manifest.bands) > 1 else "1 band"
-    text = f"{output}: {counts} tiles of {size} × {size} pixels, {bands}, {len(manifest.taxonomy)} classes"
+    text = (
+        f"{output}: {counts} tiles of {request.size} × {request.size} pixels, {bands}, {len(manifest.taxonomy)} classes"
+    )
     print_result(manifest, text, as_json=as_json)
+
+
+def _input_size(config: str | None) -> int:
+    """Return the side of a model's input in pixels."""
+    if config is None:
+        return 512
+    from cwsam_cli.config.load import load_config
+
+    return load_config(config).model.args.inp_size

@@ -1,26 +1,39 @@
 """Scenes and labels → a dataset: request → plan → work."""
 
+import hashlib
 import json
+import os
+import shutil
 import warnings
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import rasterio
+from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
+from cwsam_cli import __version__
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import NAME, SPLITS, Manifest, refuse_other_dataset, write_manifest
 from cwsam_cli.dataset.statistics import RunningStats, class_weights
-from cwsam_cli.files import refuse_existing, reserved, staged
+from cwsam_cli.files import refuse_existing, staged
+from cwsam_cli.journal import journal
+from cwsam_cli.raster.fingerprint import fingerprint_of_file
 from cwsam_cli.raster.scene import GDAL_CACHE
 from cwsam_cli.tile.plan import TilePlan, make_plan
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import Inputs, inspect_inputs
+from cwsam_cli.tile.split import choose_block_size, cut_blocks
 from cwsam_cli.tile.tiles import WrittenTile, write_index
 from cwsam_cli.tile.work import WrittenPart, cut_parts, writing_parts
 from cwsam_cli.tile.workers import in_order
+
+_SMALLEST = 8
+"""Pixels per side of the smallest tile that a warning recommends."""
+_BLOCKS_PER_SPLIT = 3
+"""Fewest blocks per split that a warning counts as enough, because not every block has labels."""
 
 
 def tile_scenes(request: TileRequest) -> Manifest:
@@ -41,35 +54,90 @@ def tile_scenes(request: TileRequest) -> Manifest:
         inputs = inspect_inputs(request)
         plan = make_plan(request, inputs)
         log.debug("plan: %s", json.dumps(asdict(plan), default=str, ensure_ascii=False))
-        with (
-            reserved(plan.output),
-            staged(plan.output, overwrite=plan.overwrite, marker=NAME) as folder,
-        ):
-            return _write(plan, inputs, folder)
+        manifest = _write(plan, inputs)
+    wanted = [split for split, share in zip(SPLITS, request.shares, strict=True) if share]
+    _warn_of_missing(plan, [split for split in wanted if not manifest.tiles[split]], len(wanted))
+    return manifest
 
 
-def _write(plan: TilePlan, inputs: Inputs, folder: Path) -> Manifest:
-    """Write the dataset.
+def _warn_of_missing(plan: TilePlan, missing: list[str], splits: int) -> None:
+    """Say that a split has no tile, and which smaller tiles would give some."""
+    if not missing:
+        return
+    hint, size = "more scenes would give some", plan.size // 2
+    grids = [scene.grid for scene in plan.scenes]
+    while size >= _SMALLEST:
+        side = choose_block_size(grids, size)
+        keys = {block.key for number, grid in enumerate(grids) for block in cut_blocks(grid, side, size, number)}
+        if len(keys) >= _BLOCKS_PER_SPLIT * splits:
+            hint = f"--size {size} would divide the ground into {len(keys)} blocks and give some"
+            break
+        size //= 2
+    log.warning(
+        "the dataset has no tiles for %s: the ground is too small for tiles of %d pixels; %s",
+        " and ".join(missing),
+        plan.size,
+        hint,
+    )
 
-    Args:
-        plan: the tiles.
-        inputs: the labels' polygons, which would take long to read again.
-        folder: where the dataset is written.
-    """
-    for kind in ("images", "labels"):
-        for split in SPLITS:
-            (folder / kind / split).mkdir(parents=True)
+
+def _write(plan: TilePlan, inputs: Inputs) -> Manifest:
+    """Write the dataset, or the parts of it that an interrupted run has not written."""
+    parts = cut_parts(plan)
     statistics = RunningStats()
     pixels = np.zeros((len(SPLITS), len(plan.taxonomy)), np.int64)
     tiles: list[WrittenTile] = []
-    for raw in in_order(partial(writing_parts, plan, inputs, folder), cut_parts(plan), plan.workers, "writing tiles"):
-        part = WrittenPart.from_bytes(raw)
-        statistics.merge(part.statistics)
-        pixels += part.pixels
-        tiles += part.tiles(plan)
+    with journal(plan.output, _key(plan), {}) as progress:
+        folder = progress.folder / "files"
+        if not (progress.pieces and folder.is_dir()):
+            progress.clear()
+            shutil.rmtree(folder, ignore_errors=True)
+        for kind in ("images", "labels"):
+            for split in SPLITS:
+                (folder / kind / split).mkdir(parents=True, exist_ok=True)
+        missing = [number for number in range(len(parts)) if (number, 0) not in progress.pieces]
+        work = in_order(
+            partial(writing_parts, plan, inputs, folder),
+            [parts[number] for number in missing],
+            plan.workers,
+            "writing tiles",
+        )
+        with progress.appending() as append, closing(work):
+            for number, raw in zip(missing, work, strict=True):
+                append(number, 0, raw)
+        for number in range(len(parts)):
+            part = WrittenPart.from_bytes(progress.read(number, 0))
+            statistics.merge(part.statistics)
+            pixels += part.pixels
+            tiles += part.tiles(plan)
+        manifest = _describe(plan, tiles, statistics, pixels)
+        write_index(plan.scenes, tiles, plan.taxonomy, folder)
+        write_manifest(folder, manifest)
+        with staged(plan.output, overwrite=plan.overwrite, marker=NAME) as stage:
+            os.replace(folder, stage)
+    return manifest
+
+
+def _key(plan: TilePlan) -> dict[str, str]:
+    """Return everything that the tiles' bytes depend on, by names for people."""
+    labels = [fingerprint_of_file(path) for path in sorted({scene.labels for scene in plan.scenes})]
+    parts = {
+        "scenes": [(scene.fingerprint, scene.chosen_bands) for scene in plan.scenes],
+        "labels": labels,
+        "class table": asdict(plan.taxonomy),
+        "tiles": [plan.size, *map(asdict, plan.tiles)],
+    }
+    digests = {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in parts.items()}
+    return digests | {"version of cwsam": __version__}
+
+
+def _describe(
+    plan: TilePlan, tiles: list[WrittenTile], statistics: RunningStats, pixels: NDArray[np.int64]
+) -> Manifest:
+    """Return the dataset's description."""
     first = plan.scenes[0]
     by_split = dict(zip(SPLITS, pixels.tolist(), strict=True))
-    manifest = Manifest(
+    return Manifest(
         taxonomy=plan.taxonomy,
         bands=statistics.bands(first.band_names),
         dtype=first.dtype,
@@ -79,6 +147,3 @@ def _write(plan: TilePlan, inputs: Inputs, folder: Path) -> Manifest:
         weights=class_weights(by_split["train"]),
         command=plan.command,
     )
-    write_index(plan.scenes, tiles, plan.taxonomy, folder)
-    write_manifest(folder, manifest)
-    return manifest

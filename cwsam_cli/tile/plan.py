@@ -190,13 +190,6 @@ def _split(found: Histograms, taxonomy: Taxonomy, shares: Sequence[float], seed:
         raise DataError("the labels hold none of the table's classes", hint="is this the right class table?")
     histograms = np.array([[found[key][code] for code in taxonomy.codes] for key in keys])
     splits = dict(zip(keys, assign(histograms, shares, seed=seed), strict=True))
-    missing = [split for split, share in zip(SPLITS, shares, strict=True) if share and split not in splits.values()]
-    if missing:
-        log.warning(
-            "the labelled ground has %d block(s), too few for the split(s) %s; smaller tiles give more blocks",
-            len(keys),
-            ", ".join(missing),
-        )
     return splits
 
 

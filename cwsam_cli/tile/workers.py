@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
@@ -21,7 +21,7 @@ _function: Callable[[Any], Any]
 
 def in_order(
     function: Callable[[], AbstractContextManager[Callable[[P], R]]], parts: Sequence[P], workers: int, what: str
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """Yield the results for all parts in order.
 
     Args:

@@ -690,11 +690,18 @@ def test_an_unknown_band_is_refused(refused: Any, make_raster: Any) -> None:
     refused(4, "tile", scene, "--labels", labels, "-o", "dataset", "--bands", "1,nir", names="no band `nir`")
 
 
+def test_a_configuration_sets_the_default_size(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    scene, labels = make_raster("scene.tif", noise(1, 130, 130)), make_raster("labels.tif", striped(130, 130))
+    assert "of 128 × 128 pixels" in cwsam("tile", scene, "--labels", labels, "-o", "tiny", "--config", "tiny").stdout
+    common = ("tile", scene, "--labels", labels, "-o", "small", "--config", "tiny", "--size", 64)
+    assert "of 64 × 64 pixels" in cwsam(*common).stdout
+
+
 def test_progress_and_warnings_keep_off_stdout(cwsam: Cwsam, make_raster: Any) -> None:
     scene, labels = make_raster("scene.tif", noise(3, 20, 20)), make_raster("labels.tif", striped(20, 20))
     result = cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 32)
     assert re.fullmatch(r"dataset: 1 train, 0 val, 0 test tiles .*\n", result.stdout)
-    assert "warning:" in result.stderr and "val, test" in result.stderr
+    assert "warning:" in result.stderr and "val and test" in result.stderr
 
 
 @pytest.mark.parametrize("labels", ["folder", "polygons.gpkg"])

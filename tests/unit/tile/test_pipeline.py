@@ -1,19 +1,22 @@
 """A dataset is written in one pass, by any number of processes, to the same bytes."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import pytest
+import rasterio
 import yaml
 from rasterio.transform import from_origin
 
 from cwsam_cli.errors import MachineError
-from cwsam_cli.tile import plan, scenes, work, workers
+from cwsam_cli.tile import pipeline, plan, scenes, work, workers
 from cwsam_cli.tile.pipeline import tile_scenes
 from cwsam_cli.tile.request import TileRequest
 
@@ -80,6 +83,72 @@ def test_several_processes_write_the_same_dataset_as_one(make_raster: MakeRaster
     assert content(tmp_path / "by1") == content(tmp_path / "by3")
     manifests = [(tmp_path / name / "dataset.yaml").read_text("utf-8") for name in ("by1", "by3")]
     assert manifests[0] == manifests[1]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_interrupted_run_continues_and_equals_an_uninterrupted_one(
+    make_raster: MakeRaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    scene, labels = make_raster("scene.tif", noise(2, 100, 110)), make_raster("labels.tif", codes(100, 110))
+    monkeypatch.setattr(work, "_LEAST", 4)
+    whole, broken = (
+        TileRequest(scenes=(str(scene),), labels=labels, output=tmp_path / name, size=16, overlap=3, workers=count)
+        for name in ("whole", "broken")
+    )
+    tile_scenes(whole)
+    write, tiles = work.write_pair, tmp_path / ".broken.journal" / "files" / "images"
+
+    def fail_late(*arguments: Any) -> None:
+        if len(list(tiles.rglob("*.tif"))) > 20:
+            raise MachineError("the disk is full")
+        write(*arguments)
+
+    monkeypatch.setattr(work, "write_pair", fail_late)
+    with pytest.raises(MachineError, match="the disk is full"):
+        tile_scenes(broken)
+    assert not (tmp_path / "broken").exists()
+    before = {path: path.stat().st_mtime_ns for path in tiles.rglob("*.tif")}
+    monkeypatch.setattr(work, "write_pair", write)
+    tile_scenes(broken)
+    assert content(tmp_path / "broken") == content(tmp_path / "whole")
+    kept = [
+        path
+        for path, when in before.items()
+        if (tmp_path / "broken" / "images" / path.relative_to(tiles)).stat().st_mtime_ns == when
+    ]
+    assert len(kept) >= 4, "finished tiles are not written again"
+    assert not list(tmp_path.glob(".broken*"))
+
+
+def test_a_run_with_another_scene_does_not_continue(
+    make_raster: MakeRaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, labels = make_raster("scene.tif", noise(1, 64, 64)), make_raster("labels.tif", codes(64, 64))
+    request = TileRequest(scenes=(str(scene),), labels=labels, output=tmp_path / "dataset", size=16)
+    monkeypatch.setattr(work, "_LEAST", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "write_index", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tile_scenes(request)
+    assert (tmp_path / ".dataset.journal").is_dir()
+    make_raster("scene.tif", 255 - noise(1, 64, 64))
+    tile_scenes(request)
+    (path,) = (tmp_path / "dataset" / "images").rglob("scene_r00000_c00000.tif")
+    with rasterio.open(path) as source:
+        assert (source.read() == (255 - noise(1, 64, 64))[:, :16, :16]).all()
+
+
+def test_a_dataset_without_a_split_is_warned_of_with_a_size_that_gives_some(
+    make_raster: MakeRaster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene, labels = make_raster("scene.tif", noise(1, 100, 100)), make_raster("labels.tif", codes(100, 100))
+    request = TileRequest(scenes=(str(scene),), labels=labels, output=tmp_path / "few", size=128)
+    with caplog.at_level("WARNING", logger="cwsam"):
+        tile_scenes(request)
+    assert "no tiles for val and test" in caplog.text
+    (size,) = re.findall(r"--size (\d+) would", caplog.text)
+    manifest = tile_scenes(replace(request, output=tmp_path / "some", size=int(size)))
+    assert all(manifest.tiles.values())
 
 
 def test_a_worker_that_dies_is_told(make_raster: MakeRaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
