@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cwsam_cli.commands.options import Bands, Json, Overwrite, Scenes, command_line, parse_names, print_result
+from cwsam_cli.tile.request import TileFormat, TileRequest
 
 
 def tile(
@@ -46,6 +47,14 @@ def tile(
             "fails.",
         ),
     ] = None,
+    format: Annotated[
+        TileFormat,
+        typer.Option(
+            "--format",
+            help="gtiff copies pixels into GeoTIFFs. windows writes VRTs that point into the scenes, which must stay "
+            "where they are.",
+        ),
+    ] = "gtiff",
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that read and write.")] = 1,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -64,7 +73,6 @@ def tile(
     the values of the class field.
     """
     from cwsam_cli.raster.sources import expand
-    from cwsam_cli.tile.request import TileRequest
 
     request = TileRequest(
         scenes=tuple(expand(scenes)[0]),
@@ -78,6 +86,7 @@ def tile(
         shares=split,
         seed=seed,
         overlaps_to=overlaps_to,
+        format=format,
         workers=workers,
         overwrite=overwrite,
         command=command_line(),

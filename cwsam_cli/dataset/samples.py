@@ -240,7 +240,9 @@ def _pairs(args: FolderArgs) -> list[tuple[Path, Path]]:
                 f"`dataset.args.{key}` is not a folder: `{folder}`",
                 hint="give the folder that `cwsam tile` wrote: --data DIR",
             )
-    images, labels = ({path.name: path for path in folder.glob("*.tif")} for folder in folders)
+    images, labels = (
+        {path.stem: path for path in folder.iterdir() if path.suffix in (".tif", ".vrt")} for folder in folders
+    )
     if not images:
         raise DataError(
             f"`{folders[0]}` holds no tiles", hint="tile more scenes, or make smaller tiles: cwsam tile --size"

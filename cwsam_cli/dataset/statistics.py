@@ -90,7 +90,7 @@ class RunningStats:
     def _count(self, pixels: NDArray[np.generic]) -> None:
         if pixels.dtype == np.uint8:
             self._widen(0, 256, len(pixels))
-            counts = [_count_bytes(np.ascontiguousarray(band)) for band in pixels]
+            counts = [count_bytes(np.ascontiguousarray(band)) for band in pixels]
             first = 0
         else:
             first = int(pixels.min())
@@ -170,8 +170,8 @@ class RunningStats:
         return Band(name=name, mean=mean, std=std, minimum=low, maximum=high, p2=p2, p98=p98)
 
 
-def _count_bytes(values: NDArray[np.generic]) -> NDArray[np.int64]:
-    """Count each of 256 values. Pairs are counted together, which takes half the time."""
+def count_bytes(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count each of 256 values of a flat array. Pairs are counted together, which takes half the time."""
     even = values.size // 2 * 2
     pairs = np.bincount(values[:even].view(np.uint16), minlength=1 << 16).reshape(256, 256)
     return np.asarray(pairs.sum(axis=0) + pairs.sum(axis=1) + np.bincount(values[even:].view(np.uint8), minlength=256))

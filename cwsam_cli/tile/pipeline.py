@@ -125,7 +125,7 @@ def _key(plan: TilePlan) -> dict[str, str]:
         "scenes": [(scene.fingerprint, scene.chosen_bands) for scene in plan.scenes],
         "labels": labels,
         "class table": asdict(plan.taxonomy),
-        "tiles": [plan.size, *map(asdict, plan.tiles)],
+        "tiles": [plan.format, plan.size, *map(asdict, plan.tiles)],
     }
     digests = {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in parts.items()}
     return digests | {"version of cwsam": __version__}

@@ -19,6 +19,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import SPLITS
+from cwsam_cli.dataset.statistics import count_bytes
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.grid import offsets
 from cwsam_cli.raster.scene import open_raster
@@ -27,7 +28,7 @@ from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.footprints import PlannedTile, draw_footprints
 from cwsam_cli.tile.labels import NO_LABEL, Codes, Conflicts
 from cwsam_cli.tile.overlaps import write_overlaps
-from cwsam_cli.tile.request import TileRequest
+from cwsam_cli.tile.request import TileFormat, TileRequest
 from cwsam_cli.tile.scenes import Inputs, LabelledScene, SceneReader
 from cwsam_cli.tile.split import Block, assign, choose_block_size, cut_blocks
 from cwsam_cli.tile.workers import cut, in_order
@@ -50,6 +51,7 @@ class TilePlan:
     """In the order in which the scenes are read."""
     size: int
     """Pixels per side of a tile."""
+    format: TileFormat
     workers: int
     """Processes that write tiles."""
     output: Path
@@ -78,6 +80,7 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
         taxonomy=taxonomy,
         tiles=_sort(tiles, [scene.column_width(request.size) for scene in scenes]),
         size=request.size,
+        format=request.format,
         workers=request.workers,
         output=request.output,
         overwrite=request.overwrite,
@@ -141,8 +144,11 @@ def _counting(inputs: Inputs, rows: int) -> Iterator[Callable[[list[_Work]], tup
 
 
 def _histogram(codes: Codes) -> Counter[int]:
-    first = int(codes.min())
-    counts = np.bincount(codes.ravel() - first)  # codes are small numbers
+    first, last = int(codes.min()), int(codes.max())
+    if last - first < 1 << 8:
+        counts = count_bytes((codes - first).astype(np.uint8).ravel())
+    else:
+        counts = np.bincount(codes.ravel() - first)  # codes are small numbers
     present = np.flatnonzero(counts)
     return Counter(dict(zip((present + first).tolist(), counts[present].tolist(), strict=True)))
 

@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from typing import Literal
 
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_input
 from cwsam_cli.raster.network import is_plain_file
 from cwsam_cli.raster.sources import refuse_repeated
+
+TileFormat = Literal["gtiff", "windows"]
+"""Image tiles are GeoTIFFs, or virtual rasters (VRT) that point into the scenes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,7 @@ class TileRequest:
     """The seed of the split."""
     overlaps_to: Path | None = None
     """A GeoPackage for the overlaps of label polygons, if they are refused because of them."""
+    format: TileFormat = "gtiff"
     workers: int = 1
     """Processes that read and write."""
     overwrite: bool = False

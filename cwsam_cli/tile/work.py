@@ -12,12 +12,12 @@ import rasterio
 from numpy.typing import NDArray
 
 from cwsam_cli.dataset.manifest import SPLITS
-from cwsam_cli.dataset.statistics import RunningStats
+from cwsam_cli.dataset.statistics import RunningStats, count_bytes
 from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.tile.labels import NO_LABEL
 from cwsam_cli.tile.plan import TilePlan
 from cwsam_cli.tile.scenes import Inputs, SceneReader
-from cwsam_cli.tile.tiles import Pixels, WrittenTile, tile_name, write_pair
+from cwsam_cli.tile.tiles import Place, WrittenTile, tile_name, write_image, write_labels, write_view
 from cwsam_cli.tile.workers import cut
 
 _LEAST = 32
@@ -80,8 +80,7 @@ def writing_parts(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator[Call
         folder: where the dataset is written.
     """
     taxonomy = plan.taxonomy
-    # The last entries are those of NO_LABEL and other negative numbers.
-    to_index = np.frombuffer(taxonomy.code_to_index() + bytes([IGNORE] * 8), np.uint8)
+    to_index = np.frombuffer(taxonomy.code_to_index(), np.uint8)
     to_code = np.frombuffer(taxonomy.index_to_code(), np.uint8)
     with (
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
@@ -98,7 +97,7 @@ def writing_parts(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator[Call
                 codes = opened.labels.read(tile.window)
                 above, beside = tile.unlabelled
                 codes[:above] = codes[:, :beside] = NO_LABEL
-                index = to_index[codes]
+                index = to_index[np.where(codes < 0, IGNORE, codes).astype(np.uint8)]
                 if (index == IGNORE).all():
                     continue
                 image, valid = opened.scene.read(tile.window)
@@ -111,9 +110,13 @@ def writing_parts(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator[Call
                 pixels[SPLITS.index(tile.split)] += _count(index[fresh], len(taxonomy)) if above or beside else labelled
                 if tile.split == "train":
                     statistics.add(image[:, *fresh], valid[fresh])
-                path = Path(tile.split, f"{tile_name(plan.scenes[tile.scene], tile)}.tif")
-                own = Pixels(image, valid, to_code[index])
-                write_pair(path, tile.window, opened.scene, own, taxonomy, folder, plan.size)
+                name = Path(tile.split, tile_name(plan.scenes[tile.scene], tile))
+                place = Place(folder, name, tile.window, plan.size)
+                if plan.format == "windows":
+                    write_view(place, opened.scene)
+                else:
+                    write_image(place, opened.scene, image, valid)
+                write_labels(place, opened.scene, to_code[index], taxonomy)
                 written.append((number, float(valid.mean()), labelled))
             return WrittenPart(
                 numbers=np.array([number for number, _, _ in written], np.int64),
@@ -128,4 +131,4 @@ def writing_parts(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator[Call
 
 def _count(index: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
     """Return the number of labelled pixels by class index (K,)."""
-    return np.bincount(index.ravel(), minlength=IGNORE + 1)[:classes]
+    return count_bytes(np.ascontiguousarray(index).ravel())[:classes]

@@ -15,6 +15,8 @@ import rasterio
 import yaml
 from rasterio.transform import from_origin
 
+from cwsam_cli.config.schema import FolderArgs
+from cwsam_cli.dataset.samples import TileDataset
 from cwsam_cli.errors import MachineError
 from cwsam_cli.tile import pipeline, plan, scenes, work, workers
 from cwsam_cli.tile.pipeline import tile_scenes
@@ -96,19 +98,19 @@ def test_an_interrupted_run_continues_and_equals_an_uninterrupted_one(
         for name in ("whole", "broken")
     )
     tile_scenes(whole)
-    write, tiles = work.write_pair, tmp_path / ".broken.journal" / "files" / "images"
+    write, tiles = work.write_image, tmp_path / ".broken.journal" / "files" / "images"
 
     def fail_late(*arguments: Any) -> None:
         if len(list(tiles.rglob("*.tif"))) > 20:
             raise MachineError("the disk is full")
         write(*arguments)
 
-    monkeypatch.setattr(work, "write_pair", fail_late)
+    monkeypatch.setattr(work, "write_image", fail_late)
     with pytest.raises(MachineError, match="the disk is full"):
         tile_scenes(broken)
     assert not (tmp_path / "broken").exists()
     before = {path: path.stat().st_mtime_ns for path in tiles.rglob("*.tif")}
-    monkeypatch.setattr(work, "write_pair", write)
+    monkeypatch.setattr(work, "write_image", write)
     tile_scenes(broken)
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
     kept = [
@@ -151,10 +153,50 @@ def test_a_dataset_without_a_split_is_warned_of_with_a_size_that_gives_some(
     assert all(manifest.tiles.values())
 
 
+@pytest.mark.parametrize("how", ["nothing", "value", "mask", "alpha", "nan", "padded"])
+def test_windows_into_the_scenes_hold_the_samples_of_copies(make_raster: MakeRaster, tmp_path: Path, how: str) -> None:
+    image, valid = noise(3, 70, 90), np.ones((70, 90), bool)
+    valid[5:20, 9:40] = False
+    labels = make_raster("labels.tif", codes(70, 90))
+    if how == "value":
+        scene = make_raster("scene.tif", np.where(valid, image, 0).astype(np.uint8), nodata=0)
+    elif how == "mask":
+        scene = make_raster("scene.tif", image, mask=(valid * 255).astype(np.uint8))
+    elif how == "alpha":
+        bands = np.concatenate([image, (valid * 255).astype(np.uint8)[None]])
+        scene = make_raster("scene.tif", bands, photometric="RGB", alpha="YES")
+    elif how == "nan":
+        scene = make_raster("scene.tif", np.where(valid, image, np.nan).astype(np.float32))
+    else:
+        scene = make_raster("scene.tif", image)
+    request = TileRequest(
+        scenes=(str(scene),),
+        labels=labels,
+        output=tmp_path / "gtiff",
+        size=80 if how == "padded" else 32,
+        shares=(1, 0, 0),
+        bands=("3", "1"),
+    )
+    copies = tile_scenes(request)
+    views = tile_scenes(replace(request, output=tmp_path / "windows", format="windows"))
+    assert replace(views, command="") == replace(copies, command="")
+    samples = []
+    for name, manifest in (("gtiff", copies), ("windows", views)):
+        args = FolderArgs(
+            root_path_1=str(tmp_path / name / "images" / "train"), root_path_2=str(tmp_path / name / "labels" / "train")
+        )
+        dataset = TileDataset(args, manifest.taxonomy, manifest.bands, request.size, train=True)
+        samples.append([dataset[number] for number in range(len(dataset))])
+    for (image_1, label_1), (image_2, label_2) in zip(*samples, strict=True):
+        assert image_1.equal(image_2) and label_1.equal(label_2)
+    with rasterio.open(next((tmp_path / "windows").rglob("*.vrt"))) as view:
+        assert view.crs.to_epsg() == 32617 and view.descriptions[:2] == ("blue", "red") if how == "alpha" else True
+
+
 def test_a_worker_that_dies_is_told(make_raster: MakeRaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene, labels = make_raster("scene.tif", noise(1, 64, 64)), make_raster("labels.tif", codes(64, 64))
     monkeypatch.setattr(work, "_LEAST", 1)
-    monkeypatch.setattr(work, "write_pair", lambda *_: os._exit(9))
+    monkeypatch.setattr(work, "write_image", lambda *_: os._exit(9))
     request = TileRequest(scenes=(str(scene),), labels=labels, output=tmp_path / "dataset", size=16, workers=2)
     with pytest.raises(MachineError, match="worker process died"):
         tile_scenes(request)
