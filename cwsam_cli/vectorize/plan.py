@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pyproj import CRS
 
+from cwsam_cli.config.sizes import Size
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import missing_crs
@@ -15,7 +16,6 @@ from cwsam_cli.vectorize.legend import Legend
 from cwsam_cli.vectorize.measure import to_ground
 from cwsam_cli.vectorize.reproject import Reprojection, crs_of
 from cwsam_cli.vectorize.request import VectorizeRequest
-from cwsam_cli.vectorize.sizes import Size
 from cwsam_cli.vectorize.strips import ClassRaster, on_grid, open_classes
 
 GEOJSON = ("GeoJSON", "GeoJSONSeq")

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cwsam_cli.config import sizes
+from cwsam_cli.config.sizes import Size
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.vector.formats import Format, vector_driver
-from cwsam_cli.vectorize import sizes
-from cwsam_cli.vectorize.sizes import Size
 
 CONFIDENCE = "conf"
 """The name of the statistic for `--confidence`. Its maximum is not written."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cwsam_cli.vectorize.sizes import area_text
+from cwsam_cli.config.sizes import area_text
 
 
 @dataclass(frozen=True, slots=True)

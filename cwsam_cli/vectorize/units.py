@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cwsam_cli.config.sizes import Size
 from cwsam_cli.raster.grid import Grid, geodesic
 from cwsam_cli.raster.ground import area_of, metric_field
 from cwsam_cli.vectorize.clusters import Int64
 from cwsam_cli.vectorize.sieve import Weights
-from cwsam_cli.vectorize.sizes import Size
 
 _EDGE = 2**20
 """The length of the longest pixel edge in `Weights`."""

@@ -9,6 +9,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
+from cwsam_cli.config.sizes import Size
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError
 from cwsam_cli.files import reserved, staged
@@ -29,7 +30,6 @@ from cwsam_cli.vectorize.polygonize import Regions, Simplify, polygonize
 from cwsam_cli.vectorize.reproject import Reprojection, densify, densify_edges, split_at_antimeridian
 from cwsam_cli.vectorize.result import CheckResult, ClassArea, VectorizeResult
 from cwsam_cli.vectorize.sieve import choose_codes, drop_holes, recode, select_holes
-from cwsam_cli.vectorize.sizes import Size
 from cwsam_cli.vectorize.strips import ClassRaster, OtherRaster, on_grid, open_classes
 from cwsam_cli.vectorize.units import sieve_weights, step_jacobians
 

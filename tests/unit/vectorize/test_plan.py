@@ -11,10 +11,10 @@ import pytest
 from pydantic import TypeAdapter
 from rasterio.transform import from_origin
 
+from cwsam_cli.config.sizes import Size
 from cwsam_cli.errors import UsageError
 from cwsam_cli.vectorize.plan import VectorizePlan, make_plan
 from cwsam_cli.vectorize.request import VectorizeRequest
-from cwsam_cli.vectorize.sizes import Size
 from cwsam_cli.vectorize.work import write_polygons
 
 MakeRaster = Callable[..., Path]

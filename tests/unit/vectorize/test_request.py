@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from cwsam_cli.config.sizes import Size
 from cwsam_cli.errors import OutputExists, UsageError
 from cwsam_cli.vectorize.request import VectorizeRequest, statistics
-from cwsam_cli.vectorize.sizes import Size
 
 MAP = Path("map.tif")
 

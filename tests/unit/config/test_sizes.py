@@ -2,8 +2,8 @@
 
 import pytest
 
+from cwsam_cli.config.sizes import Size, area, area_text, length
 from cwsam_cli.errors import UsageError
-from cwsam_cli.vectorize.sizes import Size, area, area_text, length
 
 
 @pytest.mark.parametrize(
