@@ -43,6 +43,18 @@ Scenes = Annotated[
         metavar="SCENE", help="Images, folders, patterns, a .txt with one path per line, URLs, /vsizip/ paths."
     ),
 ]
+Stack = Annotated[
+    str | None,
+    typer.Option(
+        "--stack",
+        metavar="PATTERN",
+        help="Files of one place are one scene: '{scene}_{band}.jp2' groups them by {scene}, and {band} names their "
+        "bands. All are brought to the finest grid.",
+    ),
+]
+Unscale = Annotated[
+    bool, typer.Option("--unscale", help="Apply the scale and offset of each band; values become float32.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the configuration; repeatable."),

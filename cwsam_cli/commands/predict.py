@@ -15,6 +15,8 @@ from cwsam_cli.commands.options import (
     Json,
     Overwrite,
     Scenes,
+    Stack,
+    Unscale,
     command_line,
     parse_key_values,
     parse_memory_size,
@@ -73,6 +75,8 @@ def predict(
     aoi: Annotated[
         Path | None, typer.Option("--aoi", help="Map only inside these polygons; the rest is nodata.")
     ] = None,
+    stack: Stack = None,
+    unscale: Unscale = False,
     bands: Bands = None,
     alpha: Annotated[
         AlphaRule | None,
@@ -148,6 +152,7 @@ def predict(
     from cwsam_cli.errors import UsageError
     from cwsam_cli.predict.request import MapRequest
     from cwsam_cli.raster.sources import expand
+    from cwsam_cli.raster.views import make_views
 
     request = MapRequest(
         checkpoint=checkpoint,
@@ -179,6 +184,9 @@ def predict(
         preview=preview,
     )
     named, many = expand(scenes)
+    if stack or unscale:
+        named = make_views(named, stack=stack, unscale=unscale)
+        many = many and len(named) > 1
     if output is None and not dry_run:
         raise UsageError("no output is given", hint="say: -o map.tif")
     if not many:

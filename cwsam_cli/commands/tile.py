@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from cwsam_cli.commands.options import Bands, Json, Overwrite, Scenes, command_line, parse_names, print_result
+from cwsam_cli.commands.options import (
+    Bands,
+    Json,
+    Overwrite,
+    Scenes,
+    Stack,
+    Unscale,
+    command_line,
+    parse_names,
+    print_result,
+)
 from cwsam_cli.tile.request import TileFormat, TileRequest
 
 
@@ -16,6 +26,12 @@ def tile(
         typer.Option("--labels", help="Class raster in any CRS and resolution, polygons, or a folder of rasters."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The dataset's folder.")],
+    stack: Stack = None,
+    crs: Annotated[str, typer.Option("--crs", help="Bring scenes to this CRS, such as EPSG:32632.")] = "",
+    res: Annotated[
+        str | None, typer.Option("--res", metavar="LENGTH", help="Bring scenes to pixels of this size, such as 10m.")
+    ] = None,
+    unscale: Unscale = False,
     bands: Bands = None,
     classes: Annotated[
         str | None,
@@ -63,19 +79,31 @@ def tile(
 
     \b
     $ cwsam tile scenes/ --labels landcover.tif -o dataset/ --bands 4,3,2
+    $ cwsam tile 's2/*_B*.jp2' --stack '{scene}_{band}.jp2' --labels landcover.tif -o dataset/
     $ cwsam tile scene.tif --labels fields.gpkg --class-field crop --classes crops.yaml -o dataset/
 
     All scenes need the same bands and dtype. Each may have its own CRS and pixel size.
-    Labels are resampled to each scene's pixel grid. The scene itself is never resampled.
+    Labels are resampled to each scene's pixel grid. Scenes are resampled only by --stack, --res
+    and --crs: means of smaller pixels, bilinear between larger ones.
     Training, validation and test ground are separate blocks, so no pixel is in two splits.
     tiles.gpkg in the dataset shows the split in QGIS. Without --classes, names and colours
     come from the class table, the category names and the palette of a label raster, or from
     the values of the class field.
     """
+    from cwsam_cli.config.sizes import length_m
     from cwsam_cli.raster.sources import expand
+    from cwsam_cli.raster.views import make_views
 
     request = TileRequest(
-        scenes=tuple(expand(scenes)[0]),
+        scenes=tuple(
+            make_views(
+                expand(scenes)[0],
+                stack=stack,
+                crs=crs,
+                pixel_m=length_m(res, "--res") if res else 0.0,
+                unscale=unscale,
+            )
+        ),
         labels=labels,
         output=output,
         bands=parse_names(bands),

@@ -44,6 +44,19 @@ def length(text: str, option: str) -> Size:
     return _size(text, _LENGTHS, option)
 
 
+def length_m(text: str, option: str) -> float:
+    """Read a length on the ground in metres.
+
+    Args:
+        text: a number with a unit, `15m` or `2km`.
+        option: the option that has this value, for the message.
+
+    Raises:
+        UsageError: the text is not a length, or its unit is missing.
+    """
+    return _size(text, {"m": 1.0, "km": 1e3}, option).value
+
+
 def _size(text: str, units: dict[str, float], option: str) -> Size:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+2?)\s*", text.lower().replace("²", "2"))
     if match is None or match[2] not in units or float(match[1]) <= 0:

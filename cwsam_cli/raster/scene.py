@@ -30,7 +30,9 @@ from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.raster.bands import band_index, band_names, choose_bands
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.network import GDAL_CACHE as GDAL_CACHE
+from cwsam_cli.raster.network import VIEW
 from cwsam_cli.raster.place import missing_crs, refuse_impossible
+from cwsam_cli.raster.vrt import gdal_name
 
 FAILED = (RasterioError, CPLE_BaseError)
 """What GDAL's complaints come as; of copying, the bare ones."""
@@ -179,10 +181,11 @@ def _read_valid(
 ) -> NDArray[np.bool_]:
     """Read where a mask, alpha or the nodata value hides no pixel (H, W)."""
     flags = dataset.mask_flag_enums[bands[0] - 1]
-    if MaskFlags.nodata in flags:
-        masks = dataset.read_masks(bands, window=window, out_shape=shape and (len(bands), *shape)) > 0
-        floats = any(np.issubdtype(dataset.dtypes[band - 1], np.floating) for band in bands)
-        any_band = floats or dataset.nodatavals[bands[0] - 1] < 0  # 0 or 255 in one band may be brightness
+    telling = [band for band in bands if MaskFlags.nodata in dataset.mask_flag_enums[band - 1]]
+    if telling:
+        masks = dataset.read_masks(telling, window=window, out_shape=shape and (len(telling), *shape)) > 0
+        floats = any(np.issubdtype(dataset.dtypes[band - 1], np.floating) for band in telling)
+        any_band = floats or min(dataset.nodatavals[band - 1] for band in telling) < 0  # 0 or 255 may be brightness
         valid = masks.all(axis=0) if any_band else masks.any(axis=0)
     elif MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
         valid = dataset.read_masks(bands[0], window=window, out_shape=shape) > 0
@@ -249,7 +252,9 @@ def open_raster(path: Path | str) -> rasterio.DatasetReader:
     Raises:
         DataError: there is no such file, or GDAL cannot read it.
     """
-    if "://" not in str(path) and not str(path).startswith("/vsi") and not Path(path).exists():
+    if str(path).startswith(VIEW):
+        path = gdal_name(str(path))
+    elif "://" not in str(path) and not str(path).startswith("/vsi") and not Path(path).exists():
         raise DataError(f"there is no file `{path}`", hint="check the path")
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # the callers say it in their own words

@@ -10,7 +10,7 @@ from rasterio._path import _parse_path, _vsi_path
 from rasterio.windows import Window
 
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.network import is_plain_file
+from cwsam_cli.raster.network import VIEW, is_plain_file
 
 _TYPES = {"uint8": "Byte", "int8": "Int8"}
 """GDAL's names of dtypes; the others are capitalised, with `UInt` for unsigned ones."""
@@ -30,6 +30,8 @@ class BandSource:
     window: Window
     """The part that is shown."""
     is_alpha: bool = False
+    scale: tuple[float, float] | None = None
+    """Factor and offset by which values are changed; nodata values stay."""
 
 
 def build_vrt(grid: Grid, bands: Sequence[BandSource], *, shown: Window, mask: BandSource | None = None) -> str:
@@ -57,6 +59,10 @@ def gdal_name(path: str) -> str:
     """Return the name by which GDAL opens a raster, from any folder."""
     if path.startswith("<VRTDataset"):
         return path
+    if path.startswith(VIEW):
+        from cwsam_cli.raster.compose import compose
+
+        return compose(path)
     return str(Path(path).absolute()) if is_plain_file(path) else _vsi_path(_parse_path(path))
 
 
@@ -69,9 +75,15 @@ def _add_band(parent: ElementTree.Element, source: BandSource, shown: Window, **
         SubElement(band, "NoDataValue").text = repr(source.nodata)
     if source.is_alpha:
         SubElement(band, "ColorInterp").text = "Alpha"
-    simple = SubElement(band, "SimpleSource")
+    simple = SubElement(band, "SimpleSource" if source.scale is None else "ComplexSource")
     SubElement(simple, "SourceFilename", relativeToVRT="0").text = gdal_name(source.path)
     SubElement(simple, "SourceBand").text = str(source.band)
     for tag, window in (("SrcRect", source.window), ("DstRect", shown)):
         left, top, width, height = (f"{value:.10g}" for value in window.flatten())
         SubElement(simple, tag, xOff=left, yOff=top, xSize=width, ySize=height)
+    if source.scale is not None:
+        factor, offset = source.scale
+        SubElement(simple, "ScaleOffset").text = repr(offset)
+        SubElement(simple, "ScaleRatio").text = repr(factor)
+        if source.nodata is not None:
+            SubElement(simple, "NODATA").text = repr(source.nodata)

@@ -110,18 +110,17 @@ def write_view(place: Place, scene: Scene) -> None:
     Raises:
         MachineError: the file could not be written whole.
     """
-    path, window, nodata = str(scene.path), place.window, scene.dataset.nodata
+    path, window = str(scene.path), place.window
+    dtypes, nodata = scene.dataset.dtypes, scene.dataset.nodatavals
     bands = [
-        BandSource(path=path, band=band, name=name, dtype=scene.dataset.dtypes[band - 1], nodata=nodata, window=window)
-        for band, name in zip(scene.bands, scene.band_names, strict=True)
+        BandSource(path=path, band=i, name=name, dtype=dtypes[i - 1], nodata=nodata[i - 1], window=window)
+        for i, name in zip(scene.bands, scene.band_names, strict=True)
     ]
     if scene.alpha:
-        bands.append(
-            BandSource(
-                path=path, band=scene.alpha, dtype=scene.dataset.dtypes[scene.alpha - 1], window=window, is_alpha=True
-            )
-        )
-    needs_mask = nodata is None and not scene.alpha and (scene.hides_pixels or place.is_padded)
+        alpha = scene.alpha
+        bands.append(BandSource(path=path, band=alpha, dtype=dtypes[alpha - 1], window=window, is_alpha=True))
+    has_nodata = any(band.nodata is not None for band in bands)
+    needs_mask = not has_nodata and not scene.alpha and (scene.hides_pixels or place.is_padded)
     mask = BandSource(path=path, band=f"mask,{scene.bands[0]}", window=window) if needs_mask else None
     shown = Window(0, 0, window.width, window.height)
     text = build_vrt(place.grid(scene), bands, shown=shown, mask=mask)

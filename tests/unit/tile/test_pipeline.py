@@ -18,6 +18,7 @@ from rasterio.transform import from_origin
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.dataset.samples import TileDataset
 from cwsam_cli.errors import MachineError
+from cwsam_cli.raster.views import make_views
 from cwsam_cli.tile import pipeline, plan, scenes, work, workers
 from cwsam_cli.tile.pipeline import tile_scenes
 from cwsam_cli.tile.request import TileRequest
@@ -153,7 +154,7 @@ def test_a_dataset_without_a_split_is_warned_of_with_a_size_that_gives_some(
     assert all(manifest.tiles.values())
 
 
-@pytest.mark.parametrize("how", ["nothing", "value", "mask", "alpha", "nan", "padded"])
+@pytest.mark.parametrize("how", ["nothing", "value", "mask", "alpha", "nan", "padded", "stack"])
 def test_windows_into_the_scenes_hold_the_samples_of_copies(make_raster: MakeRaster, tmp_path: Path, how: str) -> None:
     image, valid = noise(3, 70, 90), np.ones((70, 90), bool)
     valid[5:20, 9:40] = False
@@ -169,8 +170,15 @@ def test_windows_into_the_scenes_hold_the_samples_of_copies(make_raster: MakeRas
         scene = make_raster("scene.tif", np.where(valid, image, np.nan).astype(np.float32))
     else:
         scene = make_raster("scene.tif", image)
+    path = str(scene)
+    if how == "stack":
+        for number in (1, 2, 3):
+            make_raster(
+                f"s_{number}.tif", image[number - 1].astype("uint16" if number == 3 else "uint8"), nodata=number
+            )
+        (path,) = make_views([str(tmp_path / f"s_{number}.tif") for number in (1, 2, 3)], stack="{scene}_{band}.tif")
     request = TileRequest(
-        scenes=(str(scene),),
+        scenes=(path,),
         labels=labels,
         output=tmp_path / "gtiff",
         size=80 if how == "padded" else 32,
