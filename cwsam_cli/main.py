@@ -17,6 +17,7 @@ from cwsam_cli.commands.eval import evaluate
 from cwsam_cli.commands.info import info
 from cwsam_cli.commands.plan import plan
 from cwsam_cli.commands.predict import predict
+from cwsam_cli.commands.sample import sample
 from cwsam_cli.commands.tile import tile
 from cwsam_cli.commands.train import train
 from cwsam_cli.commands.upcycle import upcycle
@@ -119,6 +120,7 @@ for _name, _command in (
     ("eval", evaluate),
     ("predict", predict),
     ("vectorize", vectorize),
+    ("sample", sample),
     ("info", info),
     ("plan", plan),
     ("upcycle", upcycle),

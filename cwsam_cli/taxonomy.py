@@ -2,12 +2,13 @@
 
 A class's *code* is its value in rasters and polygons (0-254; 255 is "no label"). Its *index* is
 its row in the class table and its plane of the logits. `code_to_index` and `index_to_code`
-convert between the two.
+convert between the two. Label files of other people may hold other *values* for a class. A
+`LabelTable` gives the code of each.
 """
 
 import colorsys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -114,6 +115,47 @@ class Taxonomy:
     def same_classes(self, other: "Taxonomy") -> bool:
         """Return whether both tables have the same codes and names in the same order."""
         return [(c.code, c.name) for c in self.classes] == [(c.code, c.name) for c in other.classes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelTable:
+    """A class table, and the values in label files that stand for its classes."""
+
+    taxonomy: Taxonomy
+    values: dict[int | str, int]
+    """Class code by value, `IGNORE` for a value that means "no label". Texts are colours `#rrggbb` or field values."""
+
+    @property
+    def has_own_values(self) -> bool:
+        """Whether a class has another value than its code."""
+        return any(self.values.get(code) != code for code in self.taxonomy.codes)
+
+    @classmethod
+    def of(
+        cls,
+        taxonomy: Taxonomy,
+        sources: Mapping[int, Sequence[int | str]] | None = None,
+        unlabelled: Sequence[int | str] = (),
+    ) -> "LabelTable":
+        """Combine a class table with the values of its classes.
+
+        Args:
+            taxonomy: the class table.
+            sources: values by class code. The value of a class that is not there is its code.
+            unlabelled: more values that mean "no label".
+
+        Raises:
+            ValueError: a value has two meanings.
+        """
+        values: dict[int | str, int] = {}
+        names = {entry.code: f"`{entry.name}`" for entry in taxonomy.classes} | {IGNORE: "unlabelled"}
+        pairs = [(code, (sources or {}).get(code, (code,))) for code in taxonomy.codes]
+        for code, own in [*pairs, (IGNORE, (*taxonomy.unlabelled, *unlabelled))]:
+            for value in own:
+                meaning = values.setdefault(value, code)
+                if meaning != code:
+                    raise ValueError(f"the value {value} is both {names[meaning]} and {names[code]}")
+        return cls(taxonomy=taxonomy, values=values)
 
 
 def name_key(name: str) -> str:

@@ -23,7 +23,11 @@ def tile(
     scenes: Scenes,
     labels: Annotated[
         Path,
-        typer.Option("--labels", help="Class raster in any CRS and resolution, polygons, or a folder of rasters."),
+        typer.Option(
+            "--labels",
+            help="Class raster in any CRS and resolution, vector file (file.gpkg:layer names a layer), or a folder of "
+            "rasters.",
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The dataset's folder.")],
     stack: Stack = None,
@@ -38,7 +42,28 @@ def tile(
         typer.Option("--classes", help="Class table: a file or a shipped name. Default: what the labels say."),
     ] = None,
     class_field: Annotated[
-        str | None, typer.Option("--class-field", help="Field of the polygons that holds their class code or name.")
+        str | None, typer.Option("--class-field", help="Field of the features that holds their class code or name.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="SQL", help='Use only these features: "year = 2020" (OGR SQL).')
+    ] = None,
+    priority: Annotated[
+        str | None,
+        typer.Option(
+            "--priority",
+            metavar="CLASSES",
+            help="Classes that win where features overlap, the highest first: road,water (names or codes).",
+        ),
+    ] = None,
+    all_touched: Annotated[
+        bool,
+        typer.Option(
+            "--all-touched", help="Polygons also label pixels that they touch, if no polygon holds their centre."
+        ),
+    ] = False,
+    buffer: Annotated[
+        str | None,
+        typer.Option("--buffer", metavar="LENGTH", help="Points and lines label the ground around them: 5m."),
     ] = None,
     config: Annotated[
         str | None, typer.Option("--config", help="The configuration that will train: it sets the default of --size.")
@@ -111,6 +136,10 @@ def tile(
         overlap=overlap,
         classes=classes,
         class_field=class_field,
+        where=where,
+        priority=tuple(name.strip() for name in priority.split(",")) if priority else (),
+        all_touched=all_touched,
+        buffer_m=length_m(buffer, "--buffer") if buffer else 0.0,
         shares=split,
         seed=seed,
         overlaps_to=overlaps_to,

@@ -9,10 +9,11 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 
 import yaml
 
+from cwsam_cli.config import class_files
 from cwsam_cli.config.schema import FolderArgs, RunConfig
 from cwsam_cli.console import log
 from cwsam_cli.errors import ConfigError
-from cwsam_cli.taxonomy import Taxonomy, from_names
+from cwsam_cli.taxonomy import LabelTable, Taxonomy, from_names
 
 T = TypeVar("T")
 
@@ -127,16 +128,45 @@ def _plain(value: Any) -> Any:
 
 
 def load_taxonomy(name: str) -> Taxonomy:
-    """Read a class table.
+    """Read the classes of a class table; see `load_label_table`."""
+    return load_label_table(name).taxonomy
+
+
+def load_label_table(name: str) -> LabelTable:
+    """Read a class table, and the values that stand for its classes in label files.
 
     Args:
-        name: a YAML file's path, or a shipped table's name such as `land_cover_33`.
+        name: the path of a YAML file or of a file that `class_files` reads, or a shipped table's name such as
+            `land_cover_33`.
 
     Raises:
         ConfigError: the file is missing, or is not a valid class table.
     """
     path = _find(name, _shipped() / "classes", "class table")
-    return validate(Taxonomy, _read_yaml(path, "a class table; write one as in `zion_nlcd`"), str(path))
+    foreign = path.suffix.lower() in class_files.SUFFIXES
+    raw = (
+        class_files.read_class_file(path) if foreign else _read_yaml(path, "a class table; write one as in `zion_nlcd`")
+    )
+    return make_label_table(raw, str(path))
+
+
+def make_label_table(raw: dict[str, Any], source: str) -> LabelTable:
+    """Convert the keys of a class table.
+
+    Args:
+        raw: the keys, as YAML has them.
+        source: the file's name, for messages.
+
+    Raises:
+        ConfigError: a key is unknown, missing or has a wrong value, or a value has two meanings.
+    """
+    keys, own, unlabelled = class_files.split_values(raw, source)
+    taxonomy = validate(Taxonomy, keys, source)
+    values = {code: found for code, found in zip(taxonomy.codes, own, strict=True) if found is not None}
+    try:
+        return LabelTable.of(taxonomy, values, unlabelled)
+    except ValueError as error:
+        raise ConfigError(f"`{source}`: {error}", hint="give each value one meaning") from None
 
 
 def dataset_taxonomy(args: FolderArgs) -> Taxonomy | None:
@@ -148,7 +178,14 @@ def dataset_taxonomy(args: FolderArgs) -> Taxonomy | None:
     if args.classes is None:
         return None
     if isinstance(args.classes, str):
-        return load_taxonomy(args.classes)
+        table = load_label_table(args.classes)
+        if table.has_own_values:
+            raise ConfigError(
+                f"the class table `{args.classes}` says under `from` which values stand for its classes, "
+                "but labels of a dataset hold class codes",
+                hint="`cwsam tile` converts the values: cwsam tile SCENES --labels LABELS --classes TABLE -o DATASET",
+            )
+        return table.taxonomy
     try:
         return from_names(args.classes, args.palette)
     except ValueError as error:

@@ -16,8 +16,10 @@ import rasterio
 import rasterio.shutil
 from rasterio.io import DatasetReader, DatasetWriter
 
+from cwsam_cli.config.class_files import Entry, attribute_entries, class_keys
+from cwsam_cli.config.load import make_label_table
 from cwsam_cli.errors import DataError
-from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color, name_key
+from cwsam_cli.taxonomy import IGNORE, LabelTable, LandCoverClass, Taxonomy, default_color, name_key
 
 CLASSES_TAG = "CWSAM_CLASSES"
 
@@ -128,10 +130,52 @@ def _from_json(text: str) -> Taxonomy:
     return Taxonomy(classes=classes, **raw | {"unlabelled": tuple(raw.get("unlabelled", ()))})
 
 
+def read_label_table(dataset: DatasetReader) -> LabelTable:
+    """Read the class table of a raster, with the values that cannot be class codes.
+
+    Raises:
+        DataError: the raster has no class table.
+    """
+    entries = [] if dataset.tags().get(CLASSES_TAG) else _attribute_entries(dataset)
+    if any(not 0 <= entry.value <= IGNORE for entry in entries if isinstance(entry.value, int)):
+        palette = read_palette(dataset)
+        entries = [entry._replace(color=entry.color or palette.get(int(entry.value), "")) for entry in entries]
+        return make_label_table(class_keys(entries, Path(dataset.name).stem), dataset.name)
+    if not entries and not dataset.tags().get(CLASSES_TAG) and not any(band_names(dataset).values()):
+        raise DataError(
+            f"`{dataset.name}` names no classes",
+            hint="give a class table: --classes classes.yaml, written as `zion_nlcd`",
+        )
+    return LabelTable.of(read_taxonomy(dataset, ()))
+
+
+def has_wide_values(dataset: DatasetReader) -> bool:
+    """Return whether the raster names values that cannot be class codes."""
+    return any(isinstance(entry.value, int) and not 0 <= entry.value <= IGNORE for entry in _attribute_entries(dataset))
+
+
 def band_names(dataset: DatasetReader, band: int = 1) -> dict[int, str]:
     """Read class names by code, from GDAL's category names and the raster attribute table.
 
-    rasterio reads neither, but GDAL writes both into a VRT. Names in the attribute table win.
+    Names in the attribute table win.
+
+    Raises:
+        DataError: the names cannot be parsed.
+    """
+    root = _band_xml(dataset, band)
+    names = {code: entry.text or "" for code, entry in enumerate(root.findall("CategoryNames/Category"))}
+    return names | {int(entry.value): entry.name for entry in _attribute_entries(dataset, band) if entry.name}
+
+
+def _attribute_entries(dataset: DatasetReader, band: int = 1) -> list[Entry]:
+    """Read the raster attribute table; empty without one, or without values that are whole numbers."""
+    table = _band_xml(dataset, band).find("GDALRasterAttributeTable")
+    entries = attribute_entries(table) if table is not None else []
+    return entries if all(isinstance(entry.value, int) for entry in entries) else []
+
+
+def _band_xml(dataset: DatasetReader, band: int) -> ElementTree.Element:
+    """Return the description of a band in a VRT. rasterio reads no class names, but GDAL writes them into a VRT.
 
     Raises:
         DataError: the names cannot be parsed.
@@ -141,29 +185,10 @@ def band_names(dataset: DatasetReader, band: int = 1) -> dict[int, str]:
         rasterio.shutil.copy(dataset, view, driver="VRT")
         text = view.read_bytes().decode("utf-8", errors="replace")
     try:
-        root = ElementTree.fromstring(_NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)).findall("VRTRasterBand")[
-            band - 1
-        ]
+        root = ElementTree.fromstring(_NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text))
     except ElementTree.ParseError as error:
         raise DataError(f"the class names of `{dataset.name}` cannot be read: {error}", hint="remove them") from None
-    names = {code: entry.text or "" for code, entry in enumerate(root.findall("CategoryNames/Category"))}
-    return names | _table_names(root.find("GDALRasterAttributeTable"))
-
-
-def _table_names(table: ElementTree.Element | None) -> dict[int, str]:
-    """Read class names by code from a raster attribute table; empty without a column of names."""
-    if table is None:
-        return {}
-    columns = [
-        (c.findtext("Name", "").lower(), c.findtext("Type"), c.findtext("Usage")) for c in table.iter("FieldDefn")
-    ]
-    values = [i for i, (name, kind, usage) in enumerate(columns) if usage == "5" or (kind == "0" and name == "value")]
-    names = [i for i, (_, kind, usage) in enumerate(columns) if kind == "2" and usage == "2"]
-    names = names or [i for i, (_, kind, _) in enumerate(columns) if kind == "2"]
-    if not names:
-        return {}
-    rows = [[cell.text or "" for cell in row.iter("F")] for row in table.iter("Row")]
-    return {int(float(row[values[0]])) if values else i: row[names[0]] for i, row in enumerate(rows) if row[names[0]]}
+    return root.findall("VRTRasterBand")[band - 1]
 
 
 def read_palette(dataset: DatasetReader, band: int = 1) -> dict[int, str]:

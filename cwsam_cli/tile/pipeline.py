@@ -87,7 +87,7 @@ def _write(plan: TilePlan, inputs: Inputs) -> Manifest:
     statistics = RunningStats()
     pixels = np.zeros((len(SPLITS), len(plan.taxonomy)), np.int64)
     tiles: list[WrittenTile] = []
-    with journal(plan.output, _key(plan), {}) as progress:
+    with journal(plan.output, _key(plan, inputs), {}) as progress:
         folder = progress.folder / "files"
         if not (progress.pieces and folder.is_dir()):
             progress.clear()
@@ -118,16 +118,17 @@ def _write(plan: TilePlan, inputs: Inputs) -> Manifest:
     return manifest
 
 
-def _key(plan: TilePlan) -> dict[str, str]:
+def _key(plan: TilePlan, inputs: Inputs) -> dict[str, str]:
     """Return everything that the tiles' bytes depend on, by names for people."""
-    labels = [fingerprint_of_file(path) for path in sorted({scene.labels for scene in plan.scenes})]
+    labels = {scene.labels.path for scene in plan.scenes}
     parts = {
         "scenes": [(scene.fingerprint, scene.chosen_bands) for scene in plan.scenes],
-        "labels": labels,
-        "class table": asdict(plan.taxonomy),
+        "labels": [fingerprint_of_file(path) for path in sorted(labels)],
+        "options of labels": [asdict(scene.labels) for scene in plan.scenes[:1]],
+        "class table": [asdict(plan.taxonomy), inputs.table and asdict(inputs.table)],
         "tiles": [plan.format, plan.size, *map(asdict, plan.tiles)],
     }
-    digests = {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in parts.items()}
+    digests = {name: hashlib.sha256(json.dumps(part, default=str).encode()).hexdigest() for name, part in parts.items()}
     return digests | {"version of cwsam": __version__}
 
 

@@ -26,17 +26,21 @@ from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.raster.style import read_taxonomy
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.footprints import PlannedTile, draw_footprints
-from cwsam_cli.tile.labels import NO_LABEL, Codes, Conflicts
+from cwsam_cli.tile.label_files import RasterSource
+from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Codes, Conflicts, Value
 from cwsam_cli.tile.overlaps import write_overlaps
 from cwsam_cli.tile.request import TileFormat, TileRequest
 from cwsam_cli.tile.scenes import Inputs, LabelledScene, SceneReader
 from cwsam_cli.tile.split import Block, assign, choose_block_size, cut_blocks
+from cwsam_cli.tile.unexpected import refuse_unexpected
 from cwsam_cli.tile.workers import cut, in_order
 
 Histograms = dict[tuple[object, ...], Counter[int]]
 """Labelled pixels by ground block and class code."""
 _Work = tuple[int, tuple[object, ...], Window]
 """A scene's number, a block's key, and a window in the block."""
+_Counted = tuple[Histograms, Conflicts, Counter[Value]]
+"""Labels by block, overlaps of features, and values that no class has."""
 _LEAST = 16
 """Fewest windows that a process counts at a time."""
 
@@ -71,8 +75,7 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
     side = choose_block_size([scene.grid for scene in scenes], request.size)
     blocks = [cut_blocks(scene.grid, side, request.size, number) for number, scene in enumerate(scenes)]
     found = _count_classes(inputs, blocks, request)
-    taxonomy = inputs.taxonomy or _raster_taxonomy(scenes, found)
-    _refuse_unknown(taxonomy, found, request.labels)
+    taxonomy = inputs.table.taxonomy if inputs.table else _raster_taxonomy(scenes, found)
     splits = _split(found, taxonomy, request.shares, request.seed)
     tiles = _place(scenes, blocks, splits, request.size, request.overlap)
     return TilePlan(
@@ -92,16 +95,22 @@ def _count_classes(inputs: Inputs, blocks: list[list[Block]], request: TileReque
     """Count the labelled pixels of each class in each ground block."""
     found: Histograms = {block.key: Counter() for own in blocks for block in own}  # the order of the split
     conflicts: Conflicts = Counter()
+    unexpected: Counter[Value] = Counter()
     work = [
         (number, block.key, window)
         for number, own in enumerate(blocks)
         for block, window in _reading_order(own, inputs.scenes[number].column_width(request.size), request.size)
     ]
     parts = [work[part] for part in cut([(number, window.row_off) for number, _, window in work], _LEAST)]
-    for counted, shared in in_order(partial(_counting, inputs, request.size), parts, request.workers, "reading labels"):
+    for counted, shared, odd in in_order(
+        partial(_counting, inputs, request.size), parts, request.workers, "reading labels"
+    ):
         conflicts += shared
+        unexpected += odd
         for key, histogram in counted.items():
             found[key].update(histogram)
+    if unexpected:
+        refuse_unexpected(unexpected, inputs.table, request)
     if conflicts:
         _refuse_conflicts(conflicts, inputs, request)
     if not any(found.values()):
@@ -125,20 +134,23 @@ def _reading_order(blocks: Sequence[Block], column: int, rows: int) -> list[tupl
 
 
 @contextmanager
-def _counting(inputs: Inputs, rows: int) -> Iterator[Callable[[list[_Work]], tuple[Histograms, Conflicts]]]:
+def _counting(inputs: Inputs, rows: int) -> Iterator[Callable[[list[_Work]], _Counted]]:
     """Yield a function that counts the labels in windows of blocks."""
-    with closing(SceneReader(inputs.scenes, inputs.polygons, rows)) as reader:
+    with closing(SceneReader(inputs.scenes, inputs.table, rows)) as reader:
 
-        def count(work: list[_Work]) -> tuple[Histograms, Conflicts]:
+        def count(work: list[_Work]) -> _Counted:
             found: Histograms = {}
             conflicts: Conflicts = Counter()
+            unexpected: Counter[Value] = Counter()
             for number, key, window in work:
                 opened = reader.open(number)
                 conflicts += opened.labels.conflicts(window)
                 histogram = _histogram(opened.about_codes(window))
-                del histogram[NO_LABEL]
+                if histogram[UNEXPECTED]:
+                    unexpected += opened.labels.unexpected(window)
+                del histogram[NO_LABEL], histogram[UNEXPECTED]
                 found.setdefault(key, Counter()).update(histogram)
-            return found, conflicts
+            return found, conflicts, unexpected
 
         yield count
 
@@ -157,14 +169,13 @@ def _refuse_conflicts(conflicts: Conflicts, inputs: Inputs, request: TileRequest
     worst = [ids for ids, _ in conflicts.most_common(5)]
     shown = "; ".join(f"{' and '.join(map(str, ids))} (at least {conflicts[ids]:,} pixel(s))" for ids in worst)
     ids = ", ".join(str(feature) for feature in sorted({feature for ids in worst for feature in ids}))
-    cut = "cut each overlap out of one feature"
+    cut = "cut each overlap out of one feature, or say which class wins: --priority"
     hint = f"select them in QGIS with Select by Expression: $id IN ({ids}); {cut}"
     path = request.overlaps_to
     if path is None:
         hint += "; --overlaps-to overlaps.gpkg writes a layer of the overlaps"
-    elif inputs.polygons is not None and inputs.taxonomy is not None:
-        if write_overlaps(inputs.polygons, inputs.taxonomy, path, overwrite=request.overwrite):
-            hint = f"open `{path}`, which holds all overlaps; {cut}"
+    elif inputs.table is not None and write_overlaps(inputs.scenes, inputs.table, path, overwrite=request.overwrite):
+        hint = f"open `{path}`, which holds all overlaps; {cut}"
     raise DataError(
         f"`{request.labels}`: features of different classes overlap: {shown}"
         + (f", and {len(conflicts) - len(worst)} more" if len(conflicts) > len(worst) else ""),
@@ -174,19 +185,10 @@ def _refuse_conflicts(conflicts: Conflicts, inputs: Inputs, request: TileRequest
 
 def _raster_taxonomy(scenes: Sequence[LabelledScene], found: Histograms) -> Taxonomy:
     present = sorted(set().union(*found.values()))
-    with open_raster(scenes[0].labels) as dataset:
+    source = scenes[0].labels
+    assert isinstance(source, RasterSource)
+    with open_raster(source.path) as dataset:
         return read_taxonomy(dataset, present)
-
-
-def _refuse_unknown(taxonomy: Taxonomy, found: Histograms, labels: Path) -> None:
-    total = sum(found.values(), Counter[int]())
-    unknown = {code: total[code] for code in sorted(total) if code not in (*taxonomy.codes, *taxonomy.unlabelled)}
-    if unknown:
-        shown = ", ".join(f"{code} ({count:,} pixels)" for code, count in list(unknown.items())[:8])
-        raise DataError(
-            f"`{labels}` holds codes that are not in the class table: {shown}",
-            hint=f"add them to its classes, or to its codes without a class: unlabelled: {list(unknown)}",
-        )
 
 
 def _split(found: Histograms, taxonomy: Taxonomy, shares: Sequence[float], seed: int) -> dict[tuple[object, ...], str]:

@@ -38,6 +38,14 @@ class TileRequest:
     """A class table's path or shipped name; None takes the classes from the labels."""
     class_field: str | None = None
     """The field of a vector file that holds class codes or names."""
+    where: str | None = None
+    """A condition in OGR SQL that chooses features of a vector file."""
+    priority: tuple[str, ...] = ()
+    """Names or codes of classes, the highest first, that win where features of different classes overlap."""
+    all_touched: bool = False
+    """Whether polygons also label pixels that they touch, if no polygon contains the pixel's centre."""
+    buffer_m: float = 0.0
+    """Radius in metres by which points and lines become areas."""
     shares: tuple[float, float, float] = (70, 15, 15)
     """Shares of the ground for train, val and test. Their sum need not be 1."""
     seed: int = 0

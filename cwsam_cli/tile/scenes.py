@@ -4,28 +4,25 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-import geopandas
 import numpy as np
-import pyogrio
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from cwsam_cli.config.load import load_taxonomy
 from cwsam_cli.console import log
-from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.errors import DataError
 from cwsam_cli.raster.fingerprint import fingerprint
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
 from cwsam_cli.raster.scene import Scene, open_scene
-from cwsam_cli.raster.sources import file_name, scene_names
-from cwsam_cli.taxonomy import Taxonomy
-from cwsam_cli.tile.labels import NO_LABEL, Codes, Labels, is_vector, open_raster_labels, place_polygons, read_polygons
+from cwsam_cli.raster.sources import scene_names
+from cwsam_cli.taxonomy import LabelTable
+from cwsam_cli.tile.label_files import LabelFiles, LabelSource, find_labels
+from cwsam_cli.tile.labels import NO_LABEL, Codes, Labels
 from cwsam_cli.tile.request import TileRequest
 
 _COLUMN_BYTES = 96 << 20
@@ -42,7 +39,7 @@ class LabelledScene:
     """The first part of its tiles' names."""
     path: str
     """A path, a URL or one of GDAL's virtual paths."""
-    labels: Path
+    labels: LabelSource
     chosen_bands: tuple[str, ...]
     """Names or numbers of the bands; empty takes all."""
     alpha: Literal["mask", "ignore"]
@@ -65,8 +62,8 @@ class LabelledScene:
     dtype: str
 
     @classmethod
-    def inspect(cls, name: str, path: str, labels: Path, bands: tuple[str, ...] = ()) -> "LabelledScene":
-        """Read what a scene's header says.
+    def inspect(cls, name: str, path: str, labels: LabelFiles, bands: tuple[str, ...] = ()) -> "LabelledScene":
+        """Read what the headers of a scene and its labels say.
 
         Args:
             name: the first part of its tiles' names.
@@ -75,14 +72,14 @@ class LabelledScene:
             bands: names or numbers of its bands; empty takes all.
 
         Raises:
-            DataError: the scene cannot be used.
+            DataError: the scene or its labels cannot be used.
         """
         with rasterio.Env(**gdal_settings(path)), open_scene(path, chosen_bands=bands) as scene:
             grid = scene.grid
             return cls(
                 name=name,
                 path=path,
-                labels=labels,
+                labels=labels.of(path, grid),
                 chosen_bands=bands,
                 alpha="mask" if scene.alpha else "ignore",
                 hides_pixels=scene.hides_pixels,
@@ -134,25 +131,22 @@ class OpenScene:
 
     Args:
         described: the scene.
-        polygons: the labels' polygons; None if the labels are a raster.
+        table: the class table; None if the labels' values are class codes.
         rows: rows that are read together, for the size of GDAL's cache.
 
     Raises:
         DataError: the labels cannot be brought onto the scene's grid.
     """
 
-    def __init__(self, described: LabelledScene, polygons: geopandas.GeoDataFrame | None, rows: int) -> None:
+    def __init__(self, described: LabelledScene, table: LabelTable | None, rows: int) -> None:
         self._described = described
         self._scene: Scene | None = None
         self._reduced: NDArray[np.bool_] | None = None
         with ExitStack() as stack:
             cache = GDAL_CACHE + described.cache_bytes(rows)
             stack.enter_context(rasterio.Env(**gdal_settings(described.path, cache=cache)))
-            if polygons is not None:
-                self.labels: Labels = place_polygons(polygons, described.grid, described.path)
-            else:
-                raster = open_raster_labels(described.labels, described.grid, described.path)
-                self.labels = stack.enter_context(raster)
+            labels = described.labels.opened(described.grid, described.path, table)
+            self.labels: Labels = stack.enter_context(labels)
             self._files = stack.pop_all()
 
     @property
@@ -187,12 +181,10 @@ class OpenScene:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What the headers of the scenes say, and the labels' polygons, which are read once."""
+    """What the headers of the scenes and of their labels say."""
 
     scenes: tuple[LabelledScene, ...]
-    polygons: geopandas.GeoDataFrame | None
-    """None if the labels are rasters."""
-    taxonomy: Taxonomy | None
+    table: LabelTable | None
     """The class table; None if only the pixels of the labels can tell it."""
 
 
@@ -201,27 +193,12 @@ def inspect_inputs(request: TileRequest) -> Inputs:
 
     Raises:
         DataError: a scene or the labels cannot be used, or scenes differ in bands or dtype.
-        UsageError: the class field is missing, or is given for a raster.
+        UsageError: an option for vector labels is missing, or is given for a raster.
     """
-    labels, field = request.labels, request.class_field
-    taxonomy = load_taxonomy(request.classes) if request.classes else None
-    polygons = None
-    if not labels.is_dir() and is_vector(labels):
-        if field is None:
-            names = " or ".join(pyogrio.read_info(labels)["fields"])
-            raise UsageError(
-                f"`{labels}` holds polygons, so the field of their classes is needed", hint=f"--class-field {names}"
-            )
-        polygons, taxonomy = read_polygons(labels, field, taxonomy)
-    elif field is not None:
-        raise UsageError(f"--class-field is for polygons, but `{labels}` is a raster", hint="leave it out")
+    labels = find_labels(request)
     scenes: list[LabelledScene] = []
     for path, name in zip(request.scenes, scene_names(request.scenes), strict=True):
-        own = labels / file_name(path) if labels.is_dir() else labels
-        scene = LabelledScene.inspect(name, path, own, request.bands)
-        if polygons is None:
-            with open_raster_labels(scene.labels, scene.grid, path):
-                pass  # the labels can be brought onto the scene's grid
+        scene = LabelledScene.inspect(name, path, labels, request.bands)
         first = scenes[0] if scenes else scene
         if (scene.band_names, scene.dtype) != (first.band_names, first.dtype):
             raise DataError(
@@ -233,7 +210,7 @@ def inspect_inputs(request: TileRequest) -> Inputs:
     unplaced = [scene.path for scene in scenes if scene.crs is None]
     if unplaced:
         log.warning("%d scene(s) have no CRS, such as `%s`: their tiles have none either", len(unplaced), unplaced[0])
-    return Inputs(tuple(scenes), polygons, taxonomy)
+    return Inputs(tuple(scenes), labels.table)
 
 
 class SceneReader:
@@ -241,12 +218,12 @@ class SceneReader:
 
     Args:
         scenes: the scenes.
-        polygons: the labels' polygons; None if the labels are rasters.
+        table: the class table; None if the labels' values are class codes.
         rows: see `OpenScene`.
     """
 
-    def __init__(self, scenes: Sequence[LabelledScene], polygons: geopandas.GeoDataFrame | None, rows: int) -> None:
-        self._scenes, self._polygons, self._rows = scenes, polygons, rows
+    def __init__(self, scenes: Sequence[LabelledScene], table: LabelTable | None, rows: int) -> None:
+        self._scenes, self._table, self._rows = scenes, table, rows
         self._number: int | None = None
         self._open: OpenScene | None = None
 
@@ -258,7 +235,7 @@ class SceneReader:
         """
         if self._open is None or self._number != number:
             self.close()
-            self._open, self._number = OpenScene(self._scenes[number], self._polygons, self._rows), number
+            self._open, self._number = OpenScene(self._scenes[number], self._table, self._rows), number
         return self._open
 
     def close(self) -> None:

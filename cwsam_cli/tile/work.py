@@ -84,7 +84,7 @@ def writing_parts(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator[Call
     to_code = np.frombuffer(taxonomy.index_to_code(), np.uint8)
     with (
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        closing(SceneReader(plan.scenes, inputs.polygons, plan.size)) as reader,
+        closing(SceneReader(plan.scenes, inputs.table, plan.size)) as reader,
     ):
 
         def write(part: slice) -> bytes:

@@ -4,7 +4,7 @@ import json
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,7 +229,7 @@ def refuse_other_layer(path: Path, layer: str, crs: CRS, schema: pa.Schema, geom
 
 
 def write_layer_style(path: Path, layer: str, colors: Mapping[int, tuple[str, str]], field: str) -> None:
-    """Write the default QGIS style of a layer into its GeoPackage.
+    """Write the default QGIS style of a layer of polygons into its GeoPackage.
 
     Classes of an older style of the layer are kept.
 
@@ -241,38 +241,58 @@ def write_layer_style(path: Path, layer: str, colors: Mapping[int, tuple[str, st
 
     Raises:
         MachineError: the file could not be written.
-
-    Source: the table that QGIS creates with "Save style → in database".
     """
+    with _styles(path) as package:
+        older = package.execute("SELECT styleQML FROM layer_styles WHERE f_table_name = ?", (layer,)).fetchall()
+        for (text,) in older:
+            colors = read_qml(text) | dict(colors)
+        _put_style(package, layer, qml(colors, field))
+
+
+def write_default_style(path: Path, layer: str, style: str) -> None:
+    """Write the default QGIS style of a layer into its GeoPackage.
+
+    Args:
+        path: the GeoPackage.
+        layer: the layer's name.
+        style: content of a `.qml` file.
+
+    Raises:
+        MachineError: the file could not be written.
+    """
+    with _styles(path) as package:
+        _put_style(package, layer, style)
+
+
+@contextmanager
+def _styles(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a GeoPackage that has a table of styles, as QGIS creates it with "Save style → in database"."""
     try:
         with closing(sqlite3.connect(path)) as package, package:
-            _put_style(package, layer, colors, field)
+            package.execute(
+                "CREATE TABLE IF NOT EXISTS layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
+                " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
+                " f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,"
+                " useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),"
+                " update_time DATETIME DEFAULT CURRENT_TIMESTAMP)"
+            )
+            package.execute(
+                "INSERT OR REPLACE INTO gpkg_contents (table_name, data_type, identifier, description)"
+                " VALUES ('layer_styles', 'attributes', 'layer_styles', '')"
+            )
+            yield package
     except sqlite3.Error as error:
         raise MachineError(f"`{path.name}` could not be written: {error}", hint=_FULL) from None
 
 
-def _put_style(package: sqlite3.Connection, layer: str, colors: Mapping[int, tuple[str, str]], field: str) -> None:
-    package.execute(
-        "CREATE TABLE IF NOT EXISTS layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
-        " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
-        " f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,"
-        " useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),"
-        " update_time DATETIME DEFAULT CURRENT_TIMESTAMP)"
-    )
-    package.execute(
-        "INSERT OR REPLACE INTO gpkg_contents (table_name, data_type, identifier, description)"
-        " VALUES ('layer_styles', 'attributes', 'layer_styles', '')"
-    )
-    older = package.execute("SELECT styleQML FROM layer_styles WHERE f_table_name = ?", (layer,)).fetchall()
-    for (text,) in older:
-        colors = read_qml(text) | dict(colors)
+def _put_style(package: sqlite3.Connection, layer: str, style: str) -> None:
     package.execute("DELETE FROM layer_styles WHERE f_table_name = ?", (layer,))
     package.execute(
         "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName,"
         " styleQML, styleSLD, useAsDefault, description, owner)"
         " SELECT '', '', table_name, column_name, ?, ?, '', 1, '', '' FROM gpkg_geometry_columns"
         " WHERE table_name = ?",
-        (layer[:30], qml(colors, field), layer),
+        (layer[:30], style, layer),
     )
 
 

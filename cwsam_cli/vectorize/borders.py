@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cwsam_cli.vectorize.codes import OUTSIDE
+from cwsam_cli.maps.codes import OUTSIDE
 from cwsam_cli.vectorize.compiled import compiled, inlined
 
 Int32 = NDArray[np.int32]

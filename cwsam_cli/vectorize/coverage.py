@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from cwsam_cli.vectorize.codes import NODATA, Strip
+from cwsam_cli.maps.codes import NODATA, Strip
 
 Floats = NDArray[np.float64]
 

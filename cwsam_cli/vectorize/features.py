@@ -10,9 +10,9 @@ import pyarrow as pa
 import shapely
 from numpy.typing import NDArray
 
+from cwsam_cli.maps.legend import Legend
 from cwsam_cli.vector.layers import GEOMETRY
 from cwsam_cli.vectorize.borders import STATISTIC, Records
-from cwsam_cli.vectorize.legend import Legend
 from cwsam_cli.vectorize.measure import to_wkb
 from cwsam_cli.vectorize.polygonize import Regions
 from cwsam_cli.vectorize.request import CONFIDENCE

@@ -6,9 +6,9 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
+from cwsam_cli.maps.codes import Strip
 from cwsam_cli.raster.grid import Grid, geodesic
 from cwsam_cli.raster.ground import MetricField, metric_field
-from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.compiled import allocating, compiled
 from cwsam_cli.vectorize.polygonize import Regions
 from cwsam_cli.vectorize.reproject import densify

@@ -9,14 +9,14 @@ from pyproj import CRS
 
 from cwsam_cli.config.sizes import Size
 from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.maps.legend import Legend
+from cwsam_cli.maps.strips import ClassRaster, on_grid, open_classes
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import missing_crs
 from cwsam_cli.raster.scene import open_raster
-from cwsam_cli.vectorize.legend import Legend
 from cwsam_cli.vectorize.measure import to_ground
 from cwsam_cli.vectorize.reproject import Reprojection, crs_of
 from cwsam_cli.vectorize.request import VectorizeRequest
-from cwsam_cli.vectorize.strips import ClassRaster, on_grid, open_classes
 
 GEOJSON = ("GeoJSON", "GeoJSONSeq")
 _GEODESIC, _PROJECTED = "geodesic, on the map's ellipsoid", "projected, in the map's CRS"

@@ -13,9 +13,9 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from cwsam_cli.maps.codes import OUTSIDE, Strip
 from cwsam_cli.vectorize import borders as b
 from cwsam_cli.vectorize import rings
-from cwsam_cli.vectorize.codes import OUTSIDE, Strip
 from cwsam_cli.vectorize.scan import count_elements, scan
 from cwsam_cli.vectorize.simplify import Bends, simplify_arcs
 

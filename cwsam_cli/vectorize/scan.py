@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from cwsam_cli.maps.codes import NODATA
 from cwsam_cli.vectorize.borders import FIXED, NONE, OPEN, Borders, Int32, root
-from cwsam_cli.vectorize.codes import NODATA
 from cwsam_cli.vectorize.compiled import compiled, inlined
 
 

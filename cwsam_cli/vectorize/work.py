@@ -13,6 +13,8 @@ from cwsam_cli.config.sizes import Size
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError
 from cwsam_cli.files import reserved, staged
+from cwsam_cli.maps.codes import Strip
+from cwsam_cli.maps.strips import ClassRaster, OtherRaster, on_grid, open_classes
 from cwsam_cli.vector.layers import (
     check_overlap,
     check_size,
@@ -21,7 +23,6 @@ from cwsam_cli.vector.layers import (
     write_layer_style,
     write_stream,
 )
-from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.coverage import Coverage, count_areas
 from cwsam_cli.vectorize.features import Columns, dissolve, encode_geometries, encode_regions
 from cwsam_cli.vectorize.measure import measure_regions, to_ground, with_areas
@@ -30,7 +31,6 @@ from cwsam_cli.vectorize.polygonize import Regions, Simplify, polygonize
 from cwsam_cli.vectorize.reproject import Reprojection, densify, densify_edges, split_at_antimeridian
 from cwsam_cli.vectorize.result import CheckResult, ClassArea, VectorizeResult
 from cwsam_cli.vectorize.sieve import choose_codes, drop_holes, recode, select_holes
-from cwsam_cli.vectorize.strips import ClassRaster, OtherRaster, on_grid, open_classes
 from cwsam_cli.vectorize.units import sieve_weights, step_jacobians
 
 _ROUNDING = 1e-9

@@ -739,3 +739,174 @@ def test_a_disk_that_is_full_within_a_tile_is_told(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert not (tmp_path / "dataset").exists() and not list(tmp_path.glob(".*"))
+
+
+# Options of vector labels
+
+
+def codes_of_features(tmp_path: Path, cwsam: Cwsam, make_raster: Any, labels: Any, *options: Any) -> Any:
+    """Tile a scene of 64 × 64 pixels with vector labels; returns the codes."""
+    scene = make_raster("scene.tif", noise(3, 64, 64))
+    common = ("--class-field", "kind", "-o", "dataset", "--size", 64, "--split", 100, 0, 0)
+    cwsam("tile", scene, "--labels", labels, *common, *options)
+    return mosaic(tmp_path / "dataset", 64, 64)
+
+
+def test_where_and_priority_choose_features_and_their_order(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    shapes = [pixels(0, 0, 40, 64), pixels(20, 0, 64, 30), pixels(0, 0, 64, 64)]
+    labels = polygons(tmp_path / "f.gpkg", ["forest", "road", "cloud"], *shapes)
+    options = ("--where", "kind <> 'cloud'", "--priority", "road, forest")
+    found = codes_of_features(tmp_path, cwsam, make_raster, labels, *options)
+    assert (found[:30, 20:] == 2).all() and (found[30:, :40] == 1).all() and (found[30:, 40:] == 255).all()
+
+
+def test_a_layer_of_several_is_named_or_the_one_with_the_field(
+    cwsam: Cwsam, refused: Any, make_raster: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "many.gpkg"
+    for code, name in ((1, "old"), (2, "new")):
+        frame = gpd.GeoDataFrame({"kind": [code]}, geometry=[pixels(0, 0, 64, 64)], crs="EPSG:32617")
+        frame.to_file(path, layer=name)
+    frame.rename(columns={"kind": "other"}).to_file(path, layer="third")
+    found = codes_of_features(tmp_path, cwsam, make_raster, f"{path}:new", "--overwrite")
+    assert (found == 2).all()
+    common = ("tile", tmp_path / "scene.tif", "-o", "more", "--labels")
+    assert f"--labels {path}:old or" in refused(2, *common, path, "--class-field", "kind", names="several layers")
+    assert "old, new, third" in refused(4, *common, f"{path}:x", "--class-field", "kind", names="no layer `x`")
+    assert "kind (layer old)" in refused(4, *common, path, "--class-field", "none", names="no field `none`")
+    cwsam(*common, path, "--class-field", "other", "--size", 64)
+
+
+def test_lines_and_points_label_the_ground_within_the_buffer(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    line = pixels(0, 20.5, 64, 40.5).boundary
+    found = codes_of_features(
+        tmp_path, cwsam, make_raster, polygons(tmp_path / "f.gpkg", [3], line), "--buffer", "0.075km"
+    )
+    assert (found[18:23, 5:60] == 3).all() and (found[26:36, 5:58] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--buffer", "5"), "--buffer `5` is not a size"),
+        (("--buffer", "2px"), "--buffer `2px` is not a size"),
+        (("--priority", "road,lava"), "--priority `lava` is no class"),
+        (("--priority", "road,2"), "names a class twice"),
+        (("--where", "colour = 3"), "--where `colour = 3`"),
+    ],
+)
+def test_options_of_features_that_cannot_be_meant_are_refused(
+    refused: Any, make_raster: Any, tmp_path: Path, options: Any, told: str
+) -> None:
+    scene = make_raster("scene.tif", noise(3, 64, 64))
+    labels = polygons(tmp_path / "f.gpkg", ["forest", "road"], pixels(0, 0, 20, 64), pixels(20, 0, 40, 64))
+    refused(2, "tile", scene, "--labels", labels, "--class-field", "kind", "-o", "dataset", *options, names=told)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--where", "a = 1"), ("--priority", "a"), ("--all-touched",), ("--buffer", "5m"), ("--class-field", "a")],
+)
+def test_options_of_features_are_refused_for_rasters(refused: Any, run: Any, option: Any) -> None:
+    refused(2, "tile", run.scene, "--labels", run.labels, "-o", "dataset", *option, names=option[0])
+
+
+def test_touched_pixels_are_labelled_if_wanted(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    labels = polygons(tmp_path / "f.gpkg", [3], pixels(10.6, 10.6, 20.4, 20.4))
+    found = codes_of_features(tmp_path, cwsam, make_raster, labels, "--all-touched")
+    assert (found[10:21, 10:21] == 3).all() and (found == 3).sum() == 121
+
+
+# Values that are no codes
+
+
+NLCD = """
+classes:
+  - {code: 1, name: Water, color: "#476ba0", from: [11, 12]}
+  - {code: 2, name: Forest, color: "#68aa63", from: [41, 42, 43]}
+"""
+
+
+def test_values_of_the_table_become_their_classes(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    values = np.array([11, 12, 41, 42, 43, -9999])[striped(64, 64, classes=6) - 1].astype(np.int16)
+    (tmp_path / "nlcd.yaml").write_text(NLCD + "unlabelled: [-9999]")
+    scene, labels = make_raster("scene.tif", noise(3, 64, 64)), make_raster("labels.tif", values)
+    cwsam("tile", scene, "--labels", labels, "--classes", "nlcd.yaml", "-o", "dataset", "--size", 64)
+    expected = np.array([1, 1, 2, 2, 2, 255])[striped(64, 64, classes=6) - 1]
+    assert (mosaic(tmp_path / "dataset", 64, 64) == expected).all()
+    written = yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))
+    assert [entry["code"] for entry in written["taxonomy"]["classes"]] == [1, 2]
+
+
+def test_unexpected_values_are_listed_with_the_lines_that_admit_them(
+    cwsam: Cwsam, refused: Any, make_raster: Any, tmp_path: Path
+) -> None:
+    values = striped(64, 64).astype(np.int32) * 10  # 10, 20, 30
+    values[0, :5], values[1, :2] = -1, 70_000
+    scene, labels = make_raster("scene.tif", noise(3, 64, 64)), make_raster("labels.tif", values)
+    common = ("tile", scene, "--labels", labels, "-o", "dataset", "--size", 64, "--classes", "table.yaml")
+    table = tmp_path / "table.yaml"
+    table.write_text('classes:\n  - {code: 10, name: a, color: "#ff0000"}\n  - {code: 20, name: b, color: "#00ff00"}\n')
+    error = refused(4, *common, names="labels.tif")
+    assert "30 (1,024 pixels), -1 (5 pixels), 70000 (2 pixels)" in error
+    (unlabelled,) = re.findall(r"^unlabelled: .*$", error, re.MULTILINE)
+    (entry,) = re.findall(r"^  - {.*}$", error, re.MULTILINE)
+    table.write_text(table.read_text() + entry + "\n" + unlabelled.replace("30, ", "") + "\n")
+    cwsam(*common)
+    expected = np.select([values == 10, values == 20, values == 30], [10, 20, 1], 255)
+    assert (mosaic(tmp_path / "dataset", 64, 64) == expected).all()
+
+
+def test_values_without_a_table_are_listed_with_a_table_that_admits_them(
+    refused: Any, make_raster: Any, tmp_path: Path
+) -> None:
+    scene = make_raster("scene.tif", noise(3, 64, 64))
+    labels = make_raster("labels.tif", striped(64, 64).astype(np.int16) * 111)
+    error = refused(4, "tile", scene, "--labels", labels, "-o", "dataset", names="333 (1,024 pixels)")
+    assert "--classes" in error and "from: [" in error and "unlabelled: [" in error
+
+
+def test_an_attribute_table_of_wide_values_numbers_the_classes(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    values = np.array([111, 312, 523])[striped(64, 64) - 1].astype(np.uint16)
+    scene, labels = make_raster("scene.tif", noise(3, 64, 64)), make_raster("corine.tif", values)
+    heads = "".join(
+        f"<FieldDefn><Name>{n}</Name><Type>{t}</Type><Usage>{u}</Usage></FieldDefn>"
+        for n, t, u in (("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8))
+    )
+    rows = [(111, "urban", 230, 0, 77), (312, "coniferous", 0, 166, 0), (523, "sea", 230, 242, 255)]
+    cells = "".join(
+        f'<Row index="{i}">' + "".join(f"<F>{cell}</F>" for cell in row) + "</Row>" for i, row in enumerate(rows)
+    )
+    table = f"<GDALRasterAttributeTable>{heads}{cells}</GDALRasterAttributeTable>"
+    sidecar = labels.with_name("corine.tif.aux.xml")
+    sidecar.write_text(f'<PAMDataset><PAMRasterBand band="1">{table}</PAMRasterBand></PAMDataset>')
+    common = ("tile", scene, "--labels", labels, "--size", 64)
+    assert "numbered from 1" in cwsam(*common, "-o", "dataset").stderr
+    assert (mosaic(tmp_path / "dataset", 64, 64) == striped(64, 64)).all()
+    for number, classes in enumerate((labels, sidecar)):
+        cwsam(*common, "-o", f"again{number}", "--classes", classes)
+        assert (mosaic(tmp_path / f"again{number}", 64, 64) == striped(64, 64)).all()
+    for folder in ("dataset", "again0", "again1"):
+        classes = yaml.safe_load((tmp_path / folder / "dataset.yaml").read_text("utf-8"))["taxonomy"]["classes"]
+        assert [(entry["code"], entry["name"], entry["color"]) for entry in classes] == [
+            (1, "urban", "#e6004d"),
+            (2, "coniferous", "#00a600"),
+            (3, "sea", "#e6f2ff"),
+        ]
+
+
+def test_colors_are_labels_through_the_table(cwsam: Cwsam, refused: Any, make_raster: Any, tmp_path: Path) -> None:
+    (tmp_path / "nlcd.yaml").write_text(NLCD)
+    colors = np.array([[0x47, 0x6B, 0xA0], [0x68, 0xAA, 0x63], [0, 0, 1]], np.uint8)
+    rgb = np.moveaxis(colors[striped(64, 64, classes=2) - 1], -1, 0)
+    scene, labels = make_raster("scene.tif", noise(3, 64, 64)), make_raster("rgb.tif", rgb)
+    common = ("tile", scene, "--labels", labels, "--classes", "nlcd.yaml", "-o", "dataset", "--size", 64)
+    cwsam(*common)
+    assert (mosaic(tmp_path / "dataset", 64, 64) == striped(64, 64, classes=2)).all()
+    rgb[:, 3, 3:5] = colors[2][:, None]
+    make_raster("rgb.tif", rgb)
+    error = refused(4, *common, "--overwrite", names="#000001 (2 pixels)")
+    (line,) = re.findall(r"^unlabelled: .*$", error, re.MULTILINE)
+    (tmp_path / "nlcd.yaml").write_text(NLCD + line)
+    cwsam(*common, "--overwrite")
+    assert (mosaic(tmp_path / "dataset", 64, 64) == 255).sum() == 2

@@ -38,9 +38,9 @@ CASES: list[tuple[Any, ...]] = [
     ("fp16", True, False, 1, "adamw8bit", False, False, False, False, "other", 2),
     ("fp32", False, True, 2, "adamw", False, True, True, True, "other", 1),
 ]
-BOUNDS = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 5e-3}
-"""Of a loss of about 2.1 that falls by 0.01 to 0.12, against one process in float32 with none of the rest."""
-EIGHT_BIT = 3e-3
+BOUNDS = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 1e-3}
+"""Of a loss of about 2.1 that falls by 0.002 to 0.03, against one process in float32 with none of the rest."""
+EIGHT_BIT = 1e-3
 """More, with 8-bit AdamW."""
 NAMES = [f"{number}" for number in range(len(CASES))]
 
@@ -131,7 +131,7 @@ def test_a_run_learns_what_plain_float32_learns(outcomes: dict[str, dict[str, An
     own = outcomes[name]
     expected, found = torch.tensor(own["plain"][0]), torch.tensor(own["run"][0])
     bound = _bound(own["chosen"])
-    assert expected[-1] < expected[0] - 5e-3  # it learns
+    assert expected[6] < expected[0] - 1e-3  # it learns: both steps have the same tiles
     torch.testing.assert_close(found, expected, rtol=0, atol=bound)
 
 

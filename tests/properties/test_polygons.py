@@ -12,8 +12,8 @@ from rasterio.crs import CRS
 from rasterio.features import rasterize, shapes
 from shapely.geometry import shape
 
+from cwsam_cli.maps.codes import NODATA, Strip
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.vectorize.codes import NODATA, Strip
 from cwsam_cli.vectorize.coverage import Coverage
 from cwsam_cli.vectorize.measure import measure_regions, to_ground
 from cwsam_cli.vectorize.polygonize import Regions, Simplify, polygonize

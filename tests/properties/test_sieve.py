@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from cwsam_cli.maps.codes import NODATA, Strip
 from cwsam_cli.vectorize import sieve
-from cwsam_cli.vectorize.codes import NODATA, Strip
 from cwsam_cli.vectorize.sieve import Weights, choose_codes, drop_holes, recode, select_holes
 
 modest = settings(

@@ -17,14 +17,18 @@ from rasterio.windows import Window
 
 from cwsam_cli.dataset.manifest import NAME, read_manifest
 from cwsam_cli.errors import DataError
+from cwsam_cli.maps.codes import Strip
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.quicklook import draw_quicklook
 from cwsam_cli.raster.scene import open_scene
 from cwsam_cli.raster.style import CLASSES_TAG, colormap, read_taxonomy, write_sidecar
-from cwsam_cli.taxonomy import LandCoverClass, Taxonomy, from_names
-from cwsam_cli.tile.labels import NO_LABEL, open_raster_labels, place_polygons, read_polygons
+from cwsam_cli.taxonomy import LabelTable, LandCoverClass, Taxonomy, from_names
+from cwsam_cli.tile.label_files import find_labels
+from cwsam_cli.tile.label_raster import open_raster_labels
+from cwsam_cli.tile.label_vector import VectorSource, field_table, place_polygons
+from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED
+from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.split import assign
-from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.measure import measure_regions
 from cwsam_cli.vectorize.pipeline import vectorize
 from cwsam_cli.vectorize.polygonize import polygonize
@@ -112,7 +116,7 @@ def test_labels_in_an_engineering_crs_are_refused(make_raster: MakeRaster) -> No
 
 
 def test_polygons_in_an_engineering_crs_are_refused() -> None:
-    site = geopandas.GeoDataFrame({"code": [1]}, geometry=[shapely.box(0, 0, 1, 1)], crs='LOCAL_CS["site"]')
+    site = geopandas.GeoDataFrame({"code": [1], "rank": 0}, geometry=[shapely.box(0, 0, 1, 1)], crs='LOCAL_CS["site"]')
     with pytest.raises(DataError, match=r"site, to that of `scene\.tif`"):
         place_polygons(site, GRID, Path("scene.tif"))
 
@@ -123,9 +127,13 @@ def layer(tmp_path: Path, values: list[object]) -> Path:
     return tmp_path / "p.gpkg"
 
 
+def source(path: Path) -> VectorSource:
+    return VectorSource(path=path, layer=path.stem, class_field="class")
+
+
 def test_polygons_whose_classes_differ_in_capitals_only_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"`Forest` and `forest` differ") as caught:
-        read_polygons(layer(tmp_path, ["forest", "Forest"]), "class", None)
+        field_table(source(layer(tmp_path, ["forest", "Forest"])))
     assert "--classes" in caught.value.hint
 
 
@@ -171,7 +179,9 @@ def test_a_class_table_in_a_tag_that_cannot_be_read_is_refused(make_raster: Make
 
 
 def test_classes_with_digits_for_names_are_not_mixed_up(tmp_path: Path) -> None:
-    frame, taxonomy = read_polygons(layer(tmp_path, ["1", "10", "2"]), "class", None)
+    own = source(layer(tmp_path, ["1", "10", "2"]))
+    table = field_table(own)
+    frame, taxonomy = own.near(GRID, table), table.taxonomy
     place = {
         int(shape.bounds[0] - 600_000) // 90: code for shape, code in zip(frame.geometry, frame["code"], strict=True)
     }
@@ -181,22 +191,26 @@ def test_classes_with_digits_for_names_are_not_mixed_up(tmp_path: Path) -> None:
 
 
 def test_polygons_with_an_empty_name_are_left_out(tmp_path: Path) -> None:
-    frame, taxonomy = read_polygons(layer(tmp_path, ["forest", ""]), "class", None)
-    assert taxonomy.names == ["forest"] and len(frame) == 1
+    own = source(layer(tmp_path, ["forest", ""]))
+    table = field_table(own)
+    assert table.taxonomy.names == ["forest"] and len(own.near(GRID, table)) == 1
 
 
 @pytest.mark.parametrize("field", ["class", "missing"])
 def test_a_table_without_geometry_is_refused(tmp_path: Path, field: str) -> None:
     (tmp_path / "table.csv").write_text("class,x\na,1\n")
+    request = TileRequest(
+        scenes=(Path("scene.tif"),), labels=tmp_path / "table.csv", output=tmp_path / "data", class_field=field
+    )
     with pytest.raises(DataError, match=r"table\.csv"):
-        read_polygons(tmp_path / "table.csv", field, None)
+        find_labels(request)
 
 
-def test_a_field_of_dates_is_refused(tmp_path: Path) -> None:
+def test_a_field_of_dates_holds_no_class(tmp_path: Path) -> None:
     import pandas
 
-    with pytest.raises(DataError, match="class"):
-        read_polygons(layer(tmp_path, [pandas.Timestamp("2020-01-01")]), "class", TAXONOMY)
+    own = source(layer(tmp_path, [pandas.Timestamp("2020-01-01")]))
+    assert own.near(GRID, LabelTable.of(TAXONOMY))["code"].tolist() == [UNEXPECTED]
 
 
 def test_a_byte_reference_with_nodata_has_a_picture(make_raster: MakeRaster, tmp_path: Path) -> None:

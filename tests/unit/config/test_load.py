@@ -217,10 +217,10 @@ def test_a_file_without_keys_is_refused(load: Load, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["epoch_max: " + "9" * 5000, "model: " + "[" * 5000, "code,name\n1,forest\n"])
 def test_what_is_barely_yaml_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "classes.csv"
+    path = tmp_path / "classes.txt"
     path.write_text(text)
     for read in (load_config, load_taxonomy):
-        with pytest.raises(ConfigError, match=r"classes\.csv` is not") as caught:
+        with pytest.raises(ConfigError, match=r"classes\.txt` is not") as caught:
             read(str(path))
         assert caught.value.exit_code == 3
 

@@ -10,8 +10,8 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
 from cwsam_cli.config.sizes import Size
+from cwsam_cli.maps.codes import Strip
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.measure import measure_regions, to_ground, with_areas
 from cwsam_cli.vectorize.polygonize import Regions, polygonize
 from cwsam_cli.vectorize.units import sieve_weights, step_jacobians

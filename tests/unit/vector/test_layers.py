@@ -18,13 +18,13 @@ from pyproj import CRS
 from rasterio.transform import from_origin
 
 from cwsam_cli.errors import DataError, MachineError, UsageError
+from cwsam_cli.maps.codes import Strip
+from cwsam_cli.maps.legend import Legend
 from cwsam_cli.raster.style import qml, read_qml
 from cwsam_cli.vector import layers as vector
 from cwsam_cli.vector.formats import vector_driver
 from cwsam_cli.vector.layers import check_size, copy_geopackage, write_layer_style, write_stream
-from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.features import Columns, dissolve, encode_regions
-from cwsam_cli.vectorize.legend import Legend
 from cwsam_cli.vectorize.measure import to_ground
 from cwsam_cli.vectorize.polygonize import Regions, polygonize
 

@@ -10,8 +10,8 @@ from pyproj import Geod
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
+from cwsam_cli.maps.codes import Strip
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.measure import measure_regions, to_ground, to_wkb
 from cwsam_cli.vectorize.polygonize import Regions, polygonize
 

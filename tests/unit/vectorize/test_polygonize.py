@@ -5,7 +5,7 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 
-from cwsam_cli.vectorize.codes import NODATA, Strip
+from cwsam_cli.maps.codes import NODATA, Strip
 from cwsam_cli.vectorize.polygonize import Regions, polygonize
 
 

@@ -7,8 +7,8 @@ from affine import Affine
 from pyproj import CRS, Transformer
 
 from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.maps.codes import Strip
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.vectorize.codes import Strip
 from cwsam_cli.vectorize.coverage import Coverage
 from cwsam_cli.vectorize.measure import to_ground
 from cwsam_cli.vectorize.polygonize import Regions, polygonize

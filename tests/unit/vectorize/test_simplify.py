@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 
-from cwsam_cli.vectorize.codes import NODATA, Strip
+from cwsam_cli.maps.codes import NODATA, Strip
 from cwsam_cli.vectorize.coverage import Coverage
 from cwsam_cli.vectorize.polygonize import Regions, Simplify, polygonize
 

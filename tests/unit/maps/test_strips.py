@@ -12,9 +12,9 @@ from rasterio.control import GroundControlPoint
 from rasterio.transform import from_origin
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.vectorize import strips
-from cwsam_cli.vectorize.codes import NODATA
-from cwsam_cli.vectorize.strips import on_grid, open_classes
+from cwsam_cli.maps import strips
+from cwsam_cli.maps.codes import NODATA
+from cwsam_cli.maps.strips import on_grid, open_classes
 
 MakeRaster = Callable[..., Path]
 
@@ -105,7 +105,7 @@ def test_control_points_alone_are_refused(tmp_path: Path) -> None:
 
 
 def test_reading_a_class_raster_does_not_load_the_compiler() -> None:
-    program = "import sys, cwsam_cli.vectorize.strips; print('numba' in sys.modules)"
+    program = "import sys, cwsam_cli.maps.strips; print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
 

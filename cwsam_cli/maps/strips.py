@@ -16,12 +16,12 @@ from rasterio.windows import Window
 
 from cwsam_cli.console import track
 from cwsam_cli.errors import DataError
+from cwsam_cli.maps.codes import HOLE, NODATA, Strip
 from cwsam_cli.raster.globe import views_on
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import missing_crs
 from cwsam_cli.raster.prefetch import prefetch
 from cwsam_cli.raster.scene import on_pixels_of, open_raster, reading, refuse_unplaced
-from cwsam_cli.vectorize.codes import HOLE, NODATA, Strip
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "int32")
 _PIXELS = 2**19
@@ -85,6 +85,23 @@ class ClassRaster:
         return np.dtype(self.dataset.dtypes[self.band - 1])
 
     @property
+    def block_shape(self) -> tuple[int, int]:
+        """Return rows and columns of the file's blocks."""
+        rows, columns = self.dataset.block_shapes[self.band - 1]
+        return int(rows), int(columns)
+
+    @property
+    def nodata(self) -> float | None:
+        """Return the nodata value, None if there is none."""
+        return self.dataset.nodatavals[self.band - 1]
+
+    @property
+    def has_mask(self) -> bool:
+        """Return whether a mask, and not a value, says where there is no data."""
+        flags = self.dataset.mask_flag_enums[self.band - 1]
+        return MaskFlags.nodata not in flags and MaskFlags.all_valid not in flags
+
+    @property
     def cache_bytes(self) -> int:
         """Return the cache size with which GDAL decodes each block once; a strip may lie in two rows of blocks."""
         least, most = _CACHE_BYTES
@@ -99,12 +116,16 @@ class ClassRaster:
         rows = max(1, _PIXELS // self.grid.width)
         return max(rows, self.dataset.block_shapes[self.band - 1][0]) if self._row_of_blocks > _BLOCK_BYTES else rows
 
+    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return the codes (H, W) of a window in the file's dtype, and where there is no data."""
+        with reading(self.path):
+            raw = self.dataset.read(self.band, window=window)
+            return raw, self._empty(raw, window)
+
     def _read(self, top: int, rows: int, values: tuple[OtherRaster, ...]) -> Strip:
         window = Window(0, top, self.grid.width, rows)
         dataset = self.dataset
-        with reading(self.path):
-            raw = dataset.read(self.band, window=window)
-            empty = self._empty(raw, window)
+        raw, empty = self.read(window)
         codes = raw.astype(np.int32)
         if raw.dtype == np.int32 and (lowest := codes.min(where=~empty, initial=0)) <= HOLE:
             has_nodata = MaskFlags.all_valid not in dataset.mask_flag_enums[self.band - 1]

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
+from cwsam_cli.maps.legend import Legend
 from cwsam_cli.raster.style import tag_classes, write_sidecar
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
-from cwsam_cli.vectorize.legend import Legend
 
 MakeRaster = Callable[..., Path]
 TAXONOMY = Taxonomy(

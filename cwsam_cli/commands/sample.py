@@ -1,0 +1,109 @@
+"""`cwsam sample`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cwsam_cli.commands.options import Json, Overwrite, command_line, print_result
+from cwsam_cli.survey.allocation import Allocation
+
+
+def sample(
+    map_path: Annotated[Path, typer.Argument(metavar="MAP", help="A raster of class codes.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE.gpkg", help="The sample; a CSV is written beside it.")
+    ],
+    points: Annotated[int | None, typer.Option("-n", "--points", min=2, help="Number of points.")] = None,
+    target_se: Annotated[
+        float | None,
+        typer.Option(
+            "--target-se", min=0.0001, max=0.5, help="Standard error of the overall accuracy to reach, such as 0.01."
+        ),
+    ] = None,
+    target_area_se: Annotated[
+        float | None,
+        typer.Option(
+            "--target-area-se", min=0.0001, max=0.5, help="Standard error of every class's share of the area to reach."
+        ),
+    ] = None,
+    more: Annotated[
+        int | None, typer.Option("--more", min=1, help="Add so many points to the sample that --output names.")
+    ] = None,
+    allocation: Annotated[
+        Allocation, typer.Option("--allocation", help="How the points are shared out over the strata.")
+    ] = "proportional",
+    expected_ua: Annotated[
+        str | None,
+        typer.Option(
+            "--expected-ua",
+            metavar="0.8|CLASS=0.7,…",
+            help="User's accuracies that you expect; a number alone is for all other classes.",
+        ),
+    ] = None,
+    min_per_class: Annotated[
+        int, typer.Option("--min-per-class", min=2, help="Smallest number of points per stratum.")
+    ] = 10,
+    strata: Annotated[
+        Path | None,
+        typer.Option("--strata", help="Raster or polygons whose parts are the strata. Default: the map's classes."),
+    ] = None,
+    strata_field: Annotated[
+        str | None,
+        typer.Option("--strata-field", help="Field with the stratum's name. Default: each polygon is a stratum."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random draw.")] = 0,
+    chips: Annotated[
+        Path | None, typer.Option("--chips", metavar="DIR", help="Write a picture of the ground around each point.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="The image that --chips shows.")] = None,
+    band: Annotated[
+        int | None, typer.Option("--band", min=1, help="Band that holds the codes, if there are several.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Draw random points from a map, to find out how accurate it is.
+
+    \b
+    $ cwsam sample map.tif -n 500 -o sample.gpkg
+    $ cwsam sample map.tif --target-se 0.01 --allocation neyman --expected-ua 0.8 -o sample.gpkg
+    $ cwsam sample map.tif --more 200 -o sample.gpkg
+
+    Each stratum gets its number of points. Within a stratum every pixel has the same chance.
+    Strata are the map's classes by default. Allocation: proportional to pixels, neyman (the
+    smallest error of the overall accuracy), or equal.
+
+    Open the GeoPackage in QGIS, and choose the class that you see at each point. The form
+    hides the map's class from you. Or fill in the column `reference` of the CSV. A second
+    interpreter fills in `reference_2`. Then `cwsam eval --sample sample.gpkg --map map.tif`
+    prints accuracies and areas with 95 % intervals.
+
+    The design is stored in the GeoPackage. --more continues it: further random points per
+    stratum, more of them where the map was wrong so far. It keeps all references.
+    """
+    from cwsam_cli.sample.request import SampleRequest
+
+    request = SampleRequest(
+        map_path=map_path,
+        output=output,
+        points=points,
+        target_se=target_se,
+        target_area_se=target_area_se,
+        more=more,
+        allocation=allocation,
+        expected_ua=expected_ua,
+        min_per_class=min_per_class,
+        strata=strata,
+        strata_field=strata_field,
+        seed=seed,
+        chips=chips,
+        image=image,
+        band=band,
+        overwrite=overwrite,
+        command=command_line(),
+    )
+    from cwsam_cli.sample.pipeline import draw_sample, format_result  # rasterio is slow to import
+
+    result = draw_sample(request)
+    print_result(result, format_result(result), as_json=as_json)

@@ -1,0 +1,1 @@
+"""Draw a probability sample from a map: the command `sample`."""

@@ -1,0 +1,159 @@
+"""A map → a sample of its pixels: request → design and points → file."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cwsam_cli.console import log
+from cwsam_cli.errors import DataError
+from cwsam_cli.files import reserved
+from cwsam_cli.maps.legend import Legend
+from cwsam_cli.maps.strips import ClassRaster, open_classes
+from cwsam_cli.sample.chips import write_chips
+from cwsam_cli.sample.draw import Expectation, draw, first_allocation, further_allocation
+from cwsam_cli.sample.request import SampleRequest
+from cwsam_cli.sample.strata import StrataSource, open_strata
+from cwsam_cli.survey.allocation import overall_error
+from cwsam_cli.survey.design import Design, MapClass, Stratum
+from cwsam_cli.survey.population import Counts, Population, count_population
+from cwsam_cli.survey.samplefile import NO_REFERENCE, REFERENCE, Sample, read_sample, write_sample
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class SampleResult:
+    """A sample that was drawn."""
+
+    path: Path
+    points: int
+    added: int
+    """Points that this command drew."""
+    expected_se: float | None
+    """Standard error of the overall accuracy to expect; None without expected accuracies."""
+    strata: tuple[Stratum, ...]
+
+
+def draw_sample(request: SampleRequest) -> SampleResult:
+    """Draw a stratified random sample of a map's pixels, or add points to one.
+
+    Raises:
+        DataError: the map has no pixel, a stratum is too small, or the sample to continue is of another map.
+        UsageError: the points are too few, or an expected accuracy is missing.
+        MachineError: another process is writing the output.
+    """
+    with reserved(request.output), open_classes(request.map_path, request.band) as source:
+        legend = Legend.read(source.dataset, source.band)
+        with open_strata(request.strata, request.strata_field, source, legend) as strata:
+            population = count_population(source, strata.read)
+            if not len(population.values):
+                raise DataError(f"`{request.map_path}` has no pixel in any stratum", hint="check its nodata value")
+            if request.more is None:
+                frame, design, expected = _begin(request, source, strata, population, legend)
+                added = len(frame)
+            else:
+                frame, design, expected = _continue(request, source, strata, population)
+                added = request.more
+    weights = design.pixels / np.maximum(design.points, 1)
+    frame["weight"] = weights[frame["stratum"].to_numpy() - 1]
+    order = ["id", "stratum", "weight", "map", "pixel_m2"]
+    frame = frame[order + [name for name in frame.columns if name not in order]]
+    if request.chips is not None and request.image is not None:
+        write_chips(request.image, frame.iloc[-added:], request.chips)
+    write_sample(request.output, frame, design, overwrite=request.overwrite or request.more is not None)
+    return SampleResult(request.output, len(frame), added, expected, design.strata)
+
+
+def _begin(
+    request: SampleRequest, source: ClassRaster, strata: StrataSource, population: Population, legend: Legend
+) -> tuple["GeoDataFrame", Design, float | None]:
+    names = [strata.name(value) for value in population.values.tolist()]
+    expected = Expectation.of(request, names, population.values.tolist())
+    points = first_allocation(request, population.pixels, expected)
+    frame = draw(source, strata.read, population, points, seed=(request.seed, 1))
+    codes = set(legend.names) | set(frame["map"].tolist())
+    if request.strata is None:
+        codes |= set(population.values.tolist())
+    design = Design(
+        map=request.map_path.name,
+        map_sha256=population.sha256,
+        classes=tuple(MapClass(code=c, name=legend.name(c), color=legend.color(c)) for c in sorted(codes)),
+        strata_from=request.strata.name if request.strata else "",
+        strata=_strata(population, names, points, are_classes=request.strata is None),
+        allocation=request.allocation,
+        seed=request.seed,
+        command=request.command,
+    )
+    error = overall_error(points, population.pixels, expected.accuracies) if expected and points.all() else None
+    return frame, design, error
+
+
+def _continue(
+    request: SampleRequest, source: ClassRaster, strata: StrataSource, population: Population
+) -> tuple["GeoDataFrame", Design, float | None]:
+    import pandas
+
+    sample = read_sample(request.output)
+    design = sample.design
+    if design is None:
+        raise DataError(f"`{request.output}` has no design, so it cannot be continued", hint="draw one with -n")
+    if population.sha256 != design.map_sha256:
+        raise DataError(
+            f"`{request.output}` was drawn from `{design.map}`, and `{request.map_path}` has other pixels",
+            hint="give the map that the sample was drawn from",
+        )
+    if population.pixels.tolist() != design.pixels.tolist():
+        named = f"--strata {design.strata_from}" if design.strata_from else "no --strata"
+        raise DataError(f"the strata of `{request.output}` are others", hint=f"the sample was drawn with {named}")
+    assert request.more is not None
+    left = int((design.pixels - design.points).sum())
+    if request.more > left:
+        raise DataError(f"only {left:,} pixels are left to draw", hint="draw fewer points")
+    right, interpreted = _found(sample, design)
+    points = further_allocation(request.more, design.pixels, design.points, right, interpreted)
+    if not interpreted.any():
+        log.warning("no point of `%s` is interpreted yet: the allocation knows no accuracies", request.output)
+    frame = draw(source, strata.read, population, points, seed=(design.seed, design.rounds + 1), taken=sample.frame)
+    whole = pandas.concat([sample.frame, frame], ignore_index=True)
+    grown = tuple(
+        dataclasses.replace(stratum, points=stratum.points + int(count))
+        for stratum, count in zip(design.strata, points, strict=True)
+    )
+    return whole, dataclasses.replace(design, strata=grown, rounds=design.rounds + 1), None
+
+
+def _found(sample: Sample, design: Design) -> tuple[Counts, Counts]:
+    """Return the correct and the interpreted points of each stratum, (H,)."""
+    codes = sample.references(REFERENCE, design.classes)
+    strata, known = sample.frame["stratum"].to_numpy() - 1, codes != NO_REFERENCE
+    right = known & (codes == sample.frame["map"].to_numpy())
+    count = len(design.strata)
+    return np.bincount(strata[right], minlength=count), np.bincount(strata[known], minlength=count)
+
+
+def _strata(population: Population, names: list[str], points: Counts, *, are_classes: bool) -> tuple[Stratum, ...]:
+    areas: list[Any] = [None] * len(names) if population.areas_m2 is None else population.areas_m2.tolist()
+    return tuple(
+        Stratum(
+            number=number, name=name, code=value if are_classes else None, pixels=pixels, area_m2=area, points=count
+        )
+        for number, (name, value, pixels, area, count) in enumerate(
+            zip(names, population.values.tolist(), population.pixels.tolist(), areas, points.tolist(), strict=True), 1
+        )
+    )
+
+
+def format_result(result: SampleResult) -> str:
+    """Return a table of the strata, and lines about the files."""
+    wide = max(len("stratum"), *(len(stratum.name) for stratum in result.strata))
+    lines = [f"{'stratum':<{wide}}  {'pixels':>15}  {'points':>7}"]
+    lines += [f"{entry.name:<{wide}}  {entry.pixels:>15,}  {entry.points:>7,}" for entry in result.strata]
+    if result.expected_se is not None:
+        lines.append(f"expected standard error of the overall accuracy: {result.expected_se:.4f}")
+    grown = f", {result.added:,} of them new" if result.added < result.points else ""
+    lines.append(f"{result.path}: {result.points:,} points to interpret{grown}; the same in {result.path.stem}.csv")
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""Where strata come from: the map's classes, a raster of codes, or polygons."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from cwsam_cli.errors import DataError
+from cwsam_cli.maps.legend import Legend
+from cwsam_cli.maps.regions import NOWHERE, Regions, field_of, is_raster, read_features
+from cwsam_cli.maps.strips import ClassRaster, on_grid
+from cwsam_cli.raster.scene import open_raster
+from cwsam_cli.survey.population import Strata, classes_as_strata
+
+
+@dataclass(frozen=True, slots=True)
+class StrataSource:
+    """Strata, and what they are called."""
+
+    read: Strata
+    name: Callable[[int], str]
+    """From a value to the stratum's name."""
+
+
+@contextmanager
+def open_strata(path: Path | None, field: str | None, source: ClassRaster, legend: Legend) -> Iterator[StrataSource]:
+    """Open strata on a map's grid.
+
+    Args:
+        path: a raster or polygons; None takes the map's classes.
+        field: the field with the name of each polygon's stratum; None makes each polygon a stratum.
+        source: the map.
+        legend: names of the map's classes.
+
+    Raises:
+        DataError: the file cannot be read or placed on the map, or holds values that are not whole numbers.
+    """
+    if path is None:
+        yield StrataSource(classes_as_strata, legend.name)
+    elif is_raster(path):
+        with open_raster(path) as dataset:
+            names = Legend.read(dataset).names
+        with on_grid([path], source) as (raster,):
+
+            def read(
+                window: Window, codes: NDArray[Any], empty: NDArray[np.bool_]
+            ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+                values = raster.read(window)
+                none = empty | np.isnan(values)
+                whole = np.where(none, 0, values)
+                if (whole % 1).any():
+                    raise DataError(
+                        f"`{path}` holds values that are not whole numbers", hint="strata are codes of regions"
+                    )
+                return whole.astype(np.int32), none
+
+            yield StrataSource(read, lambda value: names.get(value) or f"stratum {value}")
+    else:
+        frame = read_features(path, source.grid, source.path)
+        labels = (
+            frame[field_of(frame, field, path)].astype(str) if field else "polygon " + (frame.index + 1).astype(str)
+        )
+        values, known = labels.factorize(sort=True) if field else (frame.index.to_numpy(), labels)
+        regions = Regions(frame.assign(value=values), source.grid)
+
+        def burn(
+            window: Window, codes: NDArray[Any], empty: NDArray[np.bool_]
+        ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+            burnt = regions.read(window)
+            return burnt, empty | (burnt == NOWHERE)
+
+        yield StrataSource(burn, lambda value: str(known[value]))

@@ -1,0 +1,94 @@
+"""The design of a sample: what a later assessment must know about how its points were drawn."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapClass:
+    """One class of the map."""
+
+    code: int
+    name: str
+    color: str
+    """Colour as `#rrggbb`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stratum:
+    """A part of the map from which points are drawn at random, each pixel with the same chance."""
+
+    number: int
+    """Value of the field `stratum`, from 1 on."""
+    name: str
+    code: int | None
+    """The map class whose pixels make up the stratum; None if strata are not classes."""
+    pixels: int
+    area_m2: float | None
+    """Area on the ground; None where the map has no CRS."""
+    points: int
+    """Points that were drawn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """How a sample was drawn."""
+
+    map: str
+    """Name of the map's file."""
+    map_sha256: str
+    """Hash of the map's codes and grid."""
+    classes: tuple[MapClass, ...]
+    strata_from: str
+    """Name of the file with the strata; empty if strata are the map's classes."""
+    strata: tuple[Stratum, ...]
+    allocation: str
+    seed: int
+    rounds: int = 1
+    """Number of draws: each `--more` adds one."""
+    command: str = ""
+    version: int = VERSION
+
+    @property
+    def pixels(self) -> NDArray[np.int64]:
+        """Pixels of each stratum, (H,)."""
+        return np.array([stratum.pixels for stratum in self.strata], np.int64)
+
+    @property
+    def points(self) -> NDArray[np.int64]:
+        """Points of each stratum, (H,)."""
+        return np.array([stratum.points for stratum in self.strata], np.int64)
+
+    @property
+    def areas_m2(self) -> NDArray[np.float64] | None:
+        """Area of each stratum, (H,); None where the map has no CRS."""
+        areas = [stratum.area_m2 for stratum in self.strata]
+        return None if None in areas else np.array(areas, np.float64)
+
+    def as_json(self) -> str:
+        """Return the design as JSON text."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Design":
+        """Read a design.
+
+        Raises:
+            ValueError: the text is not a design of this version.
+        """
+        try:
+            raw: dict[str, Any] = json.loads(text)
+            if raw["version"] != VERSION:
+                raise ValueError(f"its version is {raw['version']}, not {VERSION}")
+            strata = tuple(Stratum(**entry) for entry in raw.pop("strata"))
+            classes = tuple(MapClass(**entry) for entry in raw.pop("classes"))
+            return cls(strata=strata, classes=classes, **raw)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"it is damaged: {error}") from None

@@ -1,0 +1,186 @@
+"""Write and read samples: a GeoPackage with the design inside, and the same points as CSV.
+
+The reference is empty at first. Interpreters fill it in, in QGIS or in the CSV, with codes or names of classes. More
+interpreters add fields `reference_2`, `reference_3`.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cwsam_cli.errors import DataError
+from cwsam_cli.files import staged
+from cwsam_cli.survey.design import Design, MapClass
+from cwsam_cli.survey.form import form_style
+from cwsam_cli.taxonomy import name_key
+from cwsam_cli.vector.layers import write_default_style, write_frame
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+REFERENCE = "reference"
+LAYER = "sample"
+_DESIGN = "CWSAM_DESIGN"
+_SECRET = ("map", "pixel_m2")
+"""Fields that the CSV leaves out: one tells interpreters what the map says."""
+NO_REFERENCE = -(2**31)
+"""The value of a reference that is still empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Points of a sample, interpreted or not."""
+
+    path: Path
+    frame: "GeoDataFrame"
+    """Fields `id`, `stratum`, `weight` (pixels per point), `map` (code), `pixel_m2`, `reference`, and others."""
+    design: Design | None
+    """None where the file has no design."""
+
+    @property
+    def interpreters(self) -> list[str]:
+        """Names of the fields with references."""
+        return [name for name in self.frame.columns if re.fullmatch(rf"{REFERENCE}(_\d+)?", name)]
+
+    def references(self, field: str, classes: tuple[MapClass, ...]) -> NDArray[np.int64]:
+        """Return the reference code of each point, (N,), `NO_REFERENCE` where it is empty.
+
+        Raises:
+            DataError: a value is neither a code nor a name of a class.
+        """
+        known: dict[object, int] = {name_key(entry.name): entry.code for entry in classes}
+        known = {str(entry.code): entry.code for entry in classes} | known
+        codes = np.full(len(self.frame), NO_REFERENCE, np.int64)
+        wrong: list[str] = []
+        for place, value in enumerate(self.frame[field].tolist()):
+            text = _text(value)
+            if text and text not in known:
+                wrong.append(text)
+            elif text:
+                codes[place] = known[text]
+        if wrong:
+            raise DataError(
+                f"`{self.path}`: field `{field}` holds `{wrong[0]}`, which is not a class of the map",
+                hint="write a code or a name; the classes are "
+                + ", ".join(f"{entry.code} {entry.name}" for entry in classes),
+            )
+        return codes
+
+
+def _text(value: object) -> str:
+    """Return a value as it would be typed: empty for none, `3` for 3.0."""
+    if value is None or value != value or str(value) == "<NA>":
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return name_key(str(value))
+
+
+def write_sample(path: Path, frame: "GeoDataFrame", design: Design, *, overwrite: bool) -> None:
+    """Write a sample: the GeoPackage, and a CSV beside it that does not name the map's classes.
+
+    Args:
+        path: the GeoPackage.
+        frame: see `Sample`.
+        design: how the points were drawn.
+        overwrite: whether existing files are replaced.
+    """
+    fields = [name for name in frame.columns if name != frame.geometry.name]
+    references = [name for name in fields if name.startswith(REFERENCE)]
+    with staged(path, overwrite=overwrite) as file:
+        write_frame(frame, file, layer=LAYER, layer_metadata={_DESIGN: design.as_json()})
+        write_default_style(file, LAYER, form_style(design.classes, reference=references, fields=fields))
+        table = frame.drop(columns=[frame.geometry.name, *_SECRET], errors="ignore")
+        table.insert(1, "x", frame.geometry.x)
+        table.insert(2, "y", frame.geometry.y)
+        if frame.crs is not None and not frame.crs.is_geographic:
+            degrees = frame.geometry.to_crs(4326)
+            table.insert(3, "lon", degrees.x.round(7))
+            table.insert(4, "lat", degrees.y.round(7))
+        table.to_csv(file.with_suffix(".csv"), index=False)
+
+
+def read_sample(path: Path) -> Sample:
+    """Read a sample from a GeoPackage, another vector file or a CSV.
+
+    A CSV takes the design and the CRS from the GeoPackage of the same name.
+
+    Raises:
+        DataError: the file is missing or unreadable, or has no field `reference`.
+    """
+    import geopandas
+    import pyogrio
+
+    if not path.exists():
+        raise DataError(f"there is no file `{path}`", hint="check the path")
+    package = path.with_suffix(".gpkg") if path.suffix.lower() == ".csv" else path
+    try:
+        if path.suffix.lower() == ".csv":
+            frame = _read_csv(path, package if package.exists() else None)
+        else:
+            layers = pyogrio.list_layers(path)[:, 0]
+            frame = geopandas.read_file(path, layer=LAYER if LAYER in layers else layers[0])
+        text = _design_text(package) if package.exists() else None
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError, IndexError) as error:
+        raise DataError(f"`{path}` is not a readable sample: {error}", hint="a sample is a .gpkg or .csv") from None
+    if not isinstance(frame, geopandas.GeoDataFrame) or REFERENCE not in frame.columns:
+        raise DataError(
+            f"`{path}` has no points with a field `{REFERENCE}`",
+            hint=f"name the field with the reference classes `{REFERENCE}`",
+        )
+    try:
+        design = Design.from_json(text) if text else None
+    except ValueError as error:
+        raise DataError(
+            f"the design in `{package}` cannot be read: {error}", hint="draw the sample again with `cwsam sample`"
+        ) from None
+    if design is not None:
+        _check(path, frame, design)
+    return Sample(path, frame, design)
+
+
+def _read_csv(path: Path, package: Path | None) -> "GeoDataFrame":
+    import geopandas
+    import pandas
+    import pyogrio
+
+    table = pandas.read_csv(path, dtype={REFERENCE: object})
+    if not {"x", "y"} <= set(table.columns):
+        raise ValueError("it has no columns `x` and `y`")
+    crs = None
+    if package is not None:
+        crs = pyogrio.read_info(package, layer=LAYER)["crs"]
+        whole = geopandas.read_file(package, layer=LAYER)
+        table = table.merge(whole[["id", *_SECRET]], on="id", how="left", validate="one_to_one")
+    return geopandas.GeoDataFrame(table, geometry=geopandas.points_from_xy(table["x"], table["y"]), crs=crs)
+
+
+def _design_text(path: Path) -> str | None:
+    import pyogrio
+
+    for layer in pyogrio.list_layers(path)[:, 0]:
+        found = (pyogrio.read_info(path, layer=layer).get("layer_metadata") or {}).get(_DESIGN)
+        if found:
+            return str(found)
+    return None
+
+
+def _check(path: Path, frame: "GeoDataFrame", design: Design) -> None:
+    """Refuse points that are not those of the design."""
+    lacking = {"id", "stratum", "map"} - set(frame.columns)
+    if lacking:
+        raise DataError(
+            f"`{path}` has no field `{min(lacking)}`, which the design needs",
+            hint="keep the fields that `cwsam sample` wrote",
+        )
+    found = np.bincount(frame["stratum"].to_numpy().astype(np.int64), minlength=len(design.strata) + 1)[1:]
+    if frame["id"].duplicated().any() or found.tolist() != design.points.tolist():
+        raise DataError(
+            f"`{path}` holds {len(frame):,} points, but its design has {int(design.points.sum()):,}, or their strata "
+            "differ",
+            hint="no point may be added or deleted by hand: `cwsam sample --more` adds points",
+        )

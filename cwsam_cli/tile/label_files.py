@@ -1,0 +1,219 @@
+"""Find the label file of each scene, and the class table of all."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyogrio
+import rasterio
+
+from cwsam_cli.config.class_files import SUFFIXES, table_keys
+from cwsam_cli.config.load import load_label_table, make_label_table
+from cwsam_cli.console import log
+from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.scene import open_raster
+from cwsam_cli.raster.sources import file_name
+from cwsam_cli.raster.style import has_wide_values, read_label_table
+from cwsam_cli.taxonomy import LabelTable
+from cwsam_cli.tile.label_raster import open_raster_labels
+from cwsam_cli.tile.label_vector import VectorSource, field_codes, field_table
+from cwsam_cli.tile.labels import Labels
+from cwsam_cli.tile.request import TileRequest
+
+_KINDS = "labels can be a GeoTIFF or a GeoPackage, for example"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RasterSource:
+    """A label raster."""
+
+    path: Path
+
+    def opened(self, grid: Grid, scene: Path | str, table: LabelTable | None) -> AbstractContextManager[Labels]:
+        """Open the raster on a scene's grid; see `open_raster_labels`."""
+        return open_raster_labels(self.path, grid, scene, table)
+
+
+LabelSource = RasterSource | VectorSource
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFiles:
+    """The labels of a dataset."""
+
+    shared: LabelSource | None
+    """The labels of all scenes; None if each scene has its own in `folder`."""
+    folder: Path
+    table: LabelTable | None
+    """The class table; None if only the pixels of the labels can tell it."""
+
+    def of(self, scene: str, grid: Grid) -> LabelSource:
+        """Return the labels of a scene.
+
+        Args:
+            scene: the scene's path or URL.
+            grid: the scene's grid.
+
+        Raises:
+            DataError: there are none, or they cannot be brought onto the grid.
+        """
+        source = self.shared or RasterSource(path=self.folder / file_name(scene))
+        if isinstance(source, RasterSource):
+            with source.opened(grid, scene, self.table):
+                pass  # the labels can be brought onto the scene's grid
+        return source
+
+
+def find_labels(request: TileRequest) -> LabelFiles:
+    """Look into the labels.
+
+    Raises:
+        DataError: the labels cannot be used.
+        UsageError: an option for vector labels is missing, or is given for a raster.
+    """
+    table = _read_table(request.classes) if request.classes else None
+    if request.labels.is_dir():
+        _refuse_vector_options(request)
+        return LabelFiles(None, request.labels, table)
+    path, layer = _layer_of(request.labels)
+    if layer is None and not is_vector(path):
+        _refuse_vector_options(request)
+        return LabelFiles(RasterSource(path=path), path, table or _wide_table(path))
+    source = _vector_source(path, layer, request)
+    table = table or field_table(source)
+    source = replace(source, priority=_priority(request.priority, table))
+    return LabelFiles(source, path, table)
+
+
+def _read_table(classes: str) -> LabelTable:
+    """Read a class table from any file that `load_label_table` reads, an ESRI attribute table or a raster.
+
+    Raises:
+        ConfigError: a file is missing, or is not a valid class table.
+        DataError: a raster has no class table.
+    """
+    path = Path(classes)
+    if not path.is_file() or path.suffix.lower() in (*SUFFIXES, ".yaml", ".yml"):
+        return load_label_table(classes)
+    if path.suffix.lower() == ".dbf":
+        frame = pyogrio.read_dataframe(path, read_geometry=False)
+        return make_label_table(table_keys(list(frame.columns), frame.to_numpy().tolist(), path), classes)
+    try:
+        dataset = rasterio.open(path)
+    except rasterio.errors.RasterioIOError:
+        return load_label_table(classes)  # which says what is wrong with it
+    with dataset:
+        return read_label_table(dataset)
+
+
+def _wide_table(path: Path) -> LabelTable | None:
+    """Return the class table in a label raster if its values cannot be class codes; else its codes tell the classes."""
+    with open_raster(path) as dataset:
+        if dataset.count != 1 or not has_wide_values(dataset):
+            return None
+        table = read_label_table(dataset)
+    log.info("`%s` has values outside 0-254, so its %d classes are numbered from 1", path, len(table.taxonomy))
+    return table
+
+
+def _refuse_vector_options(request: TileRequest) -> None:
+    given = {
+        "--class-field": request.class_field,
+        "--where": request.where,
+        "--priority": request.priority,
+        "--all-touched": request.all_touched,
+        "--buffer": request.buffer_m,
+    }
+    named = next((option for option, value in given.items() if value), None)
+    if named is not None:
+        raise UsageError(f"{named} is for vector labels, but `{request.labels}` is a raster", hint="leave it out")
+
+
+def _layer_of(labels: Path) -> tuple[Path, str | None]:
+    """Split `file.gpkg:layer` into file and layer."""
+    file, colon, layer = str(labels).rpartition(":")
+    if colon and not labels.exists() and Path(file).is_file():
+        return Path(file), layer
+    return labels, None
+
+
+def is_vector(path: Path) -> bool:
+    """Return whether labels are features and not a raster.
+
+    Raises:
+        DataError: the file is missing, or is neither a raster nor a vector file.
+    """
+    if not path.exists():
+        raise DataError(f"there are no labels at `{path}`", hint="check the path")
+    try:
+        with rasterio.open(path):
+            return False
+    except rasterio.errors.RasterioIOError:
+        pass
+    try:
+        return len(pyogrio.list_layers(path)) > 0
+    except Exception:
+        raise DataError(f"`{path}` is neither a raster nor a vector file", hint=_KINDS) from None
+
+
+def _vector_source(path: Path, layer: str | None, request: TileRequest) -> VectorSource:
+    """Find the layer that has the class field.
+
+    Raises:
+        DataError: no layer has geometries, the field or a CRS.
+        UsageError: the field is not named, or several layers have it.
+    """
+    layers = [name for name, kind in pyogrio.list_layers(path).tolist() if kind is not None]
+    if not layers:
+        raise DataError(f"`{path}` is a table without geometry", hint=_KINDS)
+    if layer is not None and layer not in layers:
+        raise DataError(f"`{path}` has no layer `{layer}`", hint=f"its layers are: {', '.join(layers)}")
+    infos = {name: pyogrio.read_info(path, layer=name) for name in ([layer] if layer is not None else layers)}
+    field = request.class_field
+    if field is None:
+        names = " or ".join(dict.fromkeys(name for info in infos.values() for name in info["fields"]))
+        raise UsageError(
+            f"`{path}` holds features, so the field of their classes is needed", hint=f"--class-field {names}"
+        )
+    found = [name for name, info in infos.items() if field in info["fields"]]
+    if not found:
+        known = [
+            ", ".join(info["fields"]) + (f" (layer {name})" if len(infos) > 1 else "") for name, info in infos.items()
+        ]
+        raise DataError(f"`{path}` has no field `{field}`", hint=f"its fields are: {'; '.join(known)}")
+    if len(found) > 1:
+        raise UsageError(
+            f"several layers of `{path}` have a field `{field}`",
+            hint="name the layer: " + " or ".join(f"--labels {path}:{name}" for name in found),
+        )
+    if infos[found[0]]["crs"] is None:
+        raise DataError(
+            f"`{path}` has no coordinate reference system, so its features cannot be placed on the scene",
+            hint=f"if you know it: ogr2ogr -a_srs EPSG:<code> placed.gpkg {path}",
+        )
+    return VectorSource(
+        path=path,
+        layer=found[0],
+        class_field=field,
+        where=request.where,
+        all_touched=request.all_touched,
+        buffer_m=request.buffer_m,
+    )
+
+
+def _priority(wanted: tuple[str, ...], table: LabelTable) -> tuple[int, ...]:
+    """Return the class codes of names or codes.
+
+    Raises:
+        UsageError: one is not in the class table, or is named twice.
+    """
+    codes = field_codes(table) | {str(code): code for code in table.taxonomy.codes}
+    codes |= {entry.name: entry.code for entry in table.taxonomy.classes}
+    for name in wanted:
+        if codes.get(name, -1) < 0:
+            raise UsageError(f"--priority `{name}` is no class", hint=f"classes: {', '.join(table.taxonomy.names)}")
+    found = tuple(codes[name] for name in wanted)
+    if len(set(found)) < len(found):
+        raise UsageError(f"--priority {','.join(wanted)} names a class twice", hint="name each class once")
+    return found
