@@ -19,7 +19,6 @@ from rasterio.windows import Window
 
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import SPLITS
-from cwsam_cli.dataset.statistics import count_bytes
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.grid import offsets
 from cwsam_cli.raster.scene import open_raster
@@ -156,11 +155,8 @@ def _counting(inputs: Inputs, rows: int) -> Iterator[Callable[[list[_Work]], _Co
 
 
 def _histogram(codes: Codes) -> Counter[int]:
-    first, last = int(codes.min()), int(codes.max())
-    if last - first < 1 << 8:
-        counts = count_bytes((codes - first).astype(np.uint8).ravel())
-    else:
-        counts = np.bincount(codes.ravel() - first)  # codes are small numbers
+    first = int(codes.min())
+    counts = np.bincount(codes.ravel() - first)  # codes are small numbers
     present = np.flatnonzero(counts)
     return Counter(dict(zip((present + first).tolist(), counts[present].tolist(), strict=True)))
 
