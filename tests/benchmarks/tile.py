@@ -5,7 +5,8 @@ python tests/benchmarks/tile.py [--quick] [--side N] [--part NAME] [--folder DIR
 The scene is made here: 10,000 × 10,000 pixels of red, green and blue, deflate in blocks of 512 pixels, coloured by a
 class raster of 33 classes with noise. `gdal_retile.py` (Debian's gdal-bin and python3-gdal) cuts the images only, with
 deflate. The floor reads every pixel once with rasterio. Every one runs as a process of its own, so its start counts.
-`many` tiles 500 and 2,000 small scenes, with a limit of 64 open files. `workers` compares two processes with one.
+`many` tiles 500 and 2,000 small scenes, with a limit of 64 open files. `workers` compares two processes with one, and
+`reads` reads training samples from each format.
 """
 
 import argparse
@@ -15,14 +16,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import rasterio
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 from vectorize import CLASSES, ROWS, make_map, measured, noise
+
+from cwsam_cli.tile.request import TileFormat
 
 OURS = (sys.executable, "-m", "cwsam_cli", "-q", "tile")
 READ = """
@@ -112,6 +117,36 @@ def report_workers(scene: Path, labels: Path, folder: Path, repeats: int) -> Non
     print(f"  two processes are {ratio:.2f} × as fast as one (wall; needs two idle cores)")
 
 
+def report_reads(scene: Path, labels: Path, folder: Path, repeats: int) -> None:
+    """Read training samples from each format."""
+    from cwsam_cli.config.schema import FolderArgs
+    from cwsam_cli.dataset.samples import TileDataset
+    from cwsam_cli.tile.pipeline import tile_scenes
+    from cwsam_cli.tile.request import TileRequest
+
+    print("\ntraining reads: CPU ms per sample of 512 × 512 pixels, image and label")
+    datasets: dict[str, TileDataset] = {}
+    for kind in get_args(TileFormat):
+        request = TileRequest(
+            scenes=(str(scene),), labels=labels, output=folder / kind, shares=(1, 0, 0), format=kind, overwrite=True
+        )
+        manifest = tile_scenes(request)
+        args = FolderArgs(
+            root_path_1=str(folder / kind / "images" / "train"), root_path_2=str(folder / kind / "labels" / "train")
+        )
+        datasets[kind] = TileDataset(args, manifest.taxonomy, manifest.bands, 512, train=True)
+    order = np.random.default_rng(0).permutation(len(datasets["gtiff"]))[:60].tolist()
+    times: dict[str, list[float]] = {kind: [] for kind in datasets}
+    for _ in range(repeats + 1):
+        for kind, dataset in datasets.items():
+            start = time.process_time()
+            for number in order:
+                dataset[number]
+            times[kind].append((time.process_time() - start) / len(order) * 1e3)
+    for kind, own in times.items():
+        print(f"  {kind:8s} {np.median(own[1:]):6.1f}", flush=True)
+
+
 def report_many(folder: Path) -> None:
     """Tile small scenes under a limit of open files."""
     image = np.random.default_rng(0).integers(1, 255, (3, 128, 128)).astype(np.uint8)
@@ -143,7 +178,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a quarter of the width and height, once")
     parser.add_argument("--side", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--part", choices=("peers", "workers", "many"))
+    parser.add_argument("--part", choices=("peers", "workers", "reads", "many"))
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     side, repeats = (arguments.side // 4, 1) if arguments.quick else (arguments.side, arguments.repeats)
@@ -160,6 +195,8 @@ def main() -> None:
                 compare(scene, labels, folder, repeats)
             if arguments.part in (None, "workers"):
                 report_workers(scene, labels, folder, repeats)
+            if arguments.part in (None, "reads"):
+                report_reads(scene, labels, folder, repeats)
         if arguments.part in (None, "many"):
             report_many(folder)
 
