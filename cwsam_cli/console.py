@@ -6,6 +6,7 @@ stdout is only for results, so the output of `--json` can be piped.
 import logging
 import sys
 import threading
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -121,3 +122,13 @@ def size_text(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
+
+
+def padded(text: str, width: int) -> str:
+    """Fill a text with spaces up to a width on the terminal. Chinese, Japanese and Korean characters take two."""
+    return text + " " * (width - text_width(text))
+
+
+def text_width(text: str) -> int:
+    """Count the columns of a text on the terminal."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

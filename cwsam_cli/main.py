@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from cwsam_cli import __version__, console
+from cwsam_cli.commands.audit import audit
 from cwsam_cli.commands.demo import demo
 from cwsam_cli.commands.eval import evaluate
 from cwsam_cli.commands.info import info
@@ -116,6 +117,7 @@ def _options(
 
 for _name, _command in (
     ("tile", tile),
+    ("audit", audit),
     ("train", train),
     ("eval", evaluate),
     ("predict", predict),

@@ -20,7 +20,7 @@ def info(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what a model, a map or a dataset is and where it comes from.
+    """Describe a model, a map or a dataset, and its origin.
 
     \b
     $ cwsam info save/first/model_epoch_best.pth

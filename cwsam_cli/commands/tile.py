@@ -61,9 +61,9 @@ def tile(
             "--all-touched", help="Polygons also label pixels that they touch, if no polygon holds their centre."
         ),
     ] = False,
-    buffer: Annotated[
+    label_buffer: Annotated[
         str | None,
-        typer.Option("--buffer", metavar="LENGTH", help="Points and lines label the ground around them: 5m."),
+        typer.Option("--label-buffer", metavar="LENGTH", help="Points and lines label the ground around them: 5m."),
     ] = None,
     config: Annotated[
         str | None, typer.Option("--config", help="The configuration that will train: it sets the default of --size.")
@@ -79,6 +79,37 @@ def tile(
         typer.Option("--split", metavar="TRAIN VAL TEST", help="Shares of the ground.", show_default="70 15 15"),
     ] = (70, 15, 15),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the split.")] = 0,
+    split_by: Annotated[
+        str,
+        typer.Option(
+            "--split-by",
+            metavar="block|scene|date|LAYER",
+            help="What goes to one split together: blocks of ground, scenes, dates, or the polygons of a layer.",
+        ),
+    ] = "block",
+    split_field: Annotated[
+        str, typer.Option("--split-field", help="Field of that layer that holds train, val or test.")
+    ] = "split",
+    block_size: Annotated[
+        str | None,
+        typer.Option(
+            "--block-size",
+            metavar="LENGTH",
+            help="Side of a block: tiles, px, m or km. Default: 1 to 8 tiles, by the number of tiles.",
+        ),
+    ] = None,
+    buffer: Annotated[
+        str | None,
+        typer.Option(
+            "--buffer",
+            metavar="LENGTH",
+            help="Distance between tiles of different splits: tiles, px, m, km or 0. Default: 1tile, or less if half "
+            "of the training ground would be lost.",
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option("--folds", min=2, help="Folds for cross-validation instead of a validation split.")
+    ] = None,
     overlaps_to: Annotated[
         Path | None,
         typer.Option(
@@ -110,14 +141,21 @@ def tile(
     All scenes need the same bands and dtype. Each may have its own CRS and pixel size.
     Labels are resampled to each scene's pixel grid. Scenes are resampled only by --stack, --res
     and --crs: means of smaller pixels, bilinear between larger ones.
-    Training, validation and test ground are separate blocks, so no pixel is in two splits.
-    tiles.gpkg in the dataset shows the split in QGIS. Without --classes, names and colours
-    come from the class table, the category names and the palette of a label raster, or from
-    the values of the class field.
+
+    Training, validation and test ground are separate blocks with a buffer between them. Only
+    training and validation tiles are left out for the buffer. tiles.gpkg in the dataset shows
+    the blocks in QGIS. With --split-by date, splits share ground, and the test measures other
+    dates. A date is the first one in the file's name (20240115, 2024-01-15, 2024015), or in its
+    tags. --folds 5 writes a column fold to tiles.gpkg. `cwsam train --set train_dataset.fold=2`
+    then validates on fold 2, and trains on the tiles of other folds beyond the buffer.
+
+    Without --classes, names and colours come from the class table, the category names and the
+    palette of a label raster, or from the values of the class field.
     """
     from cwsam_cli.config.sizes import length_m
     from cwsam_cli.raster.sources import expand
     from cwsam_cli.raster.views import make_views
+    from cwsam_cli.tile.lengths import parse_length
 
     request = TileRequest(
         scenes=tuple(
@@ -139,9 +177,14 @@ def tile(
         where=where,
         priority=tuple(name.strip() for name in priority.split(",")) if priority else (),
         all_touched=all_touched,
-        buffer_m=length_m(buffer, "--buffer") if buffer else 0.0,
+        label_buffer_m=length_m(label_buffer, "--label-buffer") if label_buffer else 0.0,
         shares=split,
         seed=seed,
+        block_size=parse_length(block_size, "--block-size") if block_size else None,
+        buffer=parse_length(buffer, "--buffer", zero=True) if buffer else None,
+        split_by=split_by,
+        split_field=split_field,
+        folds=folds,
         overlaps_to=overlaps_to,
         format=format,
         workers=workers,

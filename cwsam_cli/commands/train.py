@@ -70,6 +70,8 @@ def train(
     epoch_save=5                    also keep the model of every fifth epoch
     train_dataset.batch_size=4      images at a time in each process
     train_dataset.sampler=balanced  draw tiles with rare classes more often
+    train_dataset.fold=2            cross-validation: validate on this fold of
+                                    a dataset of `cwsam tile --folds`
     optimizer.args.lr=5e-4          learning rate
     optimizer.args.lr_factors.encoder=0.1  multiply it for a part of the model
     optimizer.name=adamw8bit        a quarter of the optimizer's memory

@@ -90,6 +90,9 @@ class DatasetConfig:
     sampler: Literal["balanced"] | None = None
     """How training tiles are drawn. null: each tile once per epoch. `balanced`: the same number of tiles, with
     replacement, and tiles with rare classes more often."""
+    fold: int | None = None
+    """For `train_dataset` only: the fold that is validation, if the dataset has folds. Training uses the tiles of the
+    other folds beyond the dataset's buffer. null: no cross-validation."""
 
     def __post_init__(self) -> None:
         _positive(self, "batch_size")

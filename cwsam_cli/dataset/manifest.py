@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import yaml
 
@@ -14,6 +14,7 @@ from cwsam_cli.taxonomy import Taxonomy
 
 NAME = "dataset.yaml"
 SPLITS = ("train", "val", "test")
+Unit = Literal["block", "scene", "date", "polygons"]
 VERSION = 1
 _WRITTEN = ("images", "labels", "tiles", "dataset")
 """Names of a dataset's files and folders, without suffixes."""
@@ -36,6 +37,21 @@ class Band:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SplitRule:
+    """How the ground was divided into training, validation and test."""
+
+    by: Unit
+    """What goes to one split together. Under `date`, splits share ground."""
+    block_px: int
+    """Pixels per side of a block. `tiles.gpkg` names the block of each tile."""
+    buffer_px: int
+    """Smallest distance of tiles of different splits, in pixels."""
+    seed: int
+    folds: int | None = None
+    """Number of folds; `tiles.gpkg` has the fold of each tile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """The content of `dataset.yaml`."""
 
@@ -55,6 +71,8 @@ class Manifest:
     """Labelled pixels by split and class index; a pixel in two tiles counts once."""
     weights: list[float] = field(default_factory=list)
     """Weight by class index for `loss_weight: auto`, from the training split; empty in files of older versions."""
+    split: SplitRule | None = None
+    """How the ground was divided; None if an older version wrote the dataset."""
     command: str = ""
     """The command line that made the dataset."""
     version: int = VERSION

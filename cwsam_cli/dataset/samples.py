@@ -20,6 +20,7 @@ from cwsam_cli.config.load import dataset_taxonomy
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.console import log, track
 from cwsam_cli.dataset.manifest import NAME, Band, Manifest, read_manifest
+from cwsam_cli.dataset.pairs import find_pairs
 from cwsam_cli.dataset.statistics import RunningStats
 from cwsam_cli.dataset.transforms import augment, band_statistics, crop_or_pad, normalize
 from cwsam_cli.errors import ConfigError, DataError
@@ -233,26 +234,7 @@ def has_labels(dataset: TileDataset) -> bool:
 
 
 def _pairs(args: FolderArgs) -> list[tuple[Path, Path]]:
-    folders = Path(args.root_path_1), Path(args.root_path_2)
-    for key, folder in zip(("root_path_1", "root_path_2"), folders, strict=True):
-        if not folder.is_dir() or not folder.name:
-            raise DataError(
-                f"`dataset.args.{key}` is not a folder: `{folder}`",
-                hint="give the folder that `cwsam tile` wrote: --data DIR",
-            )
-    images, labels = (
-        {path.stem: path for path in folder.iterdir() if path.suffix in (".tif", ".vrt")} for folder in folders
-    )
-    if not images:
-        raise DataError(
-            f"`{folders[0]}` holds no tiles", hint="tile more scenes, or make smaller tiles: cwsam tile --size"
-        )
-    unpaired = sorted(images.keys() ^ labels.keys())
-    if unpaired:
-        raise DataError(
-            f"`{unpaired[0]}` is in only one of `{folders[0]}` and `{folders[1]}`", hint="tile the scenes again"
-        )
-    return [(images[name], labels[name]) for name in sorted(images)]
+    return find_pairs(Path(args.root_path_1), Path(args.root_path_2))
 
 
 def _covering(pairs: list[tuple[Path, Path]], size: int) -> Iterator[Sample]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cwsam_cli.console import log
+from cwsam_cli.console import log, padded, text_width
 from cwsam_cli.errors import DataError
 from cwsam_cli.files import reserved
 from cwsam_cli.maps.legend import Legend
@@ -149,9 +149,9 @@ def _strata(population: Population, names: list[str], points: Counts, *, are_cla
 
 def format_result(result: SampleResult) -> str:
     """Return a table of the strata, and lines about the files."""
-    wide = max(len("stratum"), *(len(stratum.name) for stratum in result.strata))
+    wide = max(len("stratum"), *(text_width(stratum.name) for stratum in result.strata))
     lines = [f"{'stratum':<{wide}}  {'pixels':>15}  {'points':>7}"]
-    lines += [f"{entry.name:<{wide}}  {entry.pixels:>15,}  {entry.points:>7,}" for entry in result.strata]
+    lines += [f"{padded(entry.name, wide)}  {entry.pixels:>15,}  {entry.points:>7,}" for entry in result.strata]
     if result.expected_se is not None:
         lines.append(f"expected standard error of the overall accuracy: {result.expected_se:.4f}")
     grown = f", {result.added:,} of them new" if result.added < result.points else ""

@@ -11,15 +11,16 @@ differ from classes); Olofsson et al. 2014, Remote Sensing of Environment 148, 4
 classes: the same formulas); Cochran 1977, Sampling Techniques, sections 5.3 and 6.11.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cwsam_cli.survey.intervals import Z, limits, of_ratio, of_sum
+
 Floats = NDArray[np.float64]
 
-Z = 1.96
-"""Half-width of a 95 % interval in standard errors."""
 _NEGLIGIBLE = 0.05
 """Share of a stratum that may be sampled without a finite population correction (Cochran 1977, section 2.6)."""
 
@@ -57,7 +58,7 @@ class Estimate:
 
     @property
     def margin(self) -> float | None:
-        """Half-width of the symmetric 95 % interval."""
+        """Half-width of the symmetric interval that most papers print; `low` and `high` cover better."""
         return None if self.standard_error is None else Z * self.standard_error
 
     def times(self, factor: float) -> "Estimate":
@@ -128,70 +129,95 @@ def estimate(tallies: Tallies) -> Estimates:
         tallies: a sample with at least one point in every stratum.
 
     Returns:
-        Estimates. A standard error is None where a stratum that it depends on has a single point of several pixels.
+        Estimates. An error is None where a stratum that it depends on has a single point of several pixels.
     """
-    weights = tallies.areas / tallies.areas.sum()
-    shares = tallies.sizes / tallies.sizes.sum(axis=(1, 2), keepdims=True)
-    matrix = np.asarray(np.einsum("h,hij->ij", weights, shares))
-    hit = np.eye(len(matrix))
-    scale = _scale(tallies, weights)
-
-    def variance(residuals: Floats, used: NDArray[np.bool_] | bool = True) -> float:
-        means = np.einsum("hij,ij->h", shares, residuals)
-        spread = np.einsum("hij,hij->h", tallies.squares, (residuals - means[:, None, None]) ** 2)
-        return float(np.sum(np.where(used, scale * spread, 0.0)))
-
-    def accuracy(within: Floats, used: NDArray[np.bool_] | bool = True) -> Estimate | None:
-        """Estimate the share of correct ground within some cells of the matrix."""
-        points, whole = int((tallies.counts * within).sum()), float((matrix * within).sum())
-        if not points:
-            return None
-        value = float((matrix * within * hit).sum()) / whole
-        return _accuracy(value, variance(within * (hit - value) / whole, used), points)
-
+    strata = _Strata.of(tallies)
+    hit = np.eye(tallies.counts.shape[1])
     users, producers, proportions = [], [], []
-    for k in range(len(matrix)):
-        mapped, real = np.zeros_like(matrix), np.zeros_like(matrix)
+    for k in range(len(hit)):
+        mapped, real = np.zeros_like(hit), np.zeros_like(hit)
         mapped[k], real[:, k] = 1, 1
-        # A stratum without a point of the map class does not count, even if it has a single point.
-        users.append(accuracy(mapped, tallies.counts[:, k].sum(axis=1) > 0))
-        producers.append(accuracy(real))
-        proportions.append(_area(float(matrix[:, k].sum()), variance(real)))
-    overall = accuracy(np.ones_like(matrix))
-    assert overall is not None
-    return Estimates(matrix, overall, tuple(proportions), tuple(users), tuple(producers))
+        in_map = tallies.counts[:, k].sum(axis=1)
+        # The class cannot be correct in a stratum without it in the map, nor omitted in one with nothing else.
+        has_class, has_others = in_map > 0, in_map < strata.points
+        users.append(strata.ratio(mapped * hit, mapped * (1 - hit), has_class, has_class))
+        producers.append(strata.ratio(real * hit, real * (1 - hit), has_class, has_others))
+        proportions.append(strata.total(real))
+    return Estimates(strata.matrix, strata.total(hit), tuple(proportions), tuple(users), tuple(producers))
 
 
-def _scale(tallies: Tallies, weights: Floats) -> Floats:
-    """Return the factor of each stratum, (H,), from a sum of squares to a variance; NaN for a single point."""
-    points, sampled = tallies.points, tallies.sizes.sum(axis=(1, 2))
-    sampled_share = points / tallies.pixels
-    left = np.where(sampled_share > _NEGLIGIBLE, np.maximum(0.0, 1 - sampled_share), 1.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = weights**2 * left * points / (points - 1) / sampled**2
-    return np.where(left == 0, 0.0, np.where(points < 2, np.nan, scale))
+@dataclass(frozen=True, slots=True)
+class _Strata:
+    """Strata as the formulas need them. Indicators are matrices (K, K) of 0 and 1."""
+
+    weights: Floats
+    """Share of each stratum in the total area, (H,)."""
+    shares: Floats
+    """Shares of a stratum's sampled ground, (H, K, K)."""
+    points: NDArray[np.int64]
+    squares: Floats
+    scale: Floats
+    """From a sum of squares to a variance, (H,); NaN for a single point of several pixels."""
+    effective: Floats
+    """Number of points of equal size with the same information, (H,)."""
+    rest: Floats
+    """Square root of the finite population correction, (H,)."""
+
+    @classmethod
+    def of(cls, tallies: Tallies) -> "_Strata":
+        points, sampled = tallies.points, tallies.sizes.sum(axis=(1, 2))
+        weights, share = tallies.areas / tallies.areas.sum(), points / tallies.pixels
+        left = np.where(share > _NEGLIGIBLE, np.maximum(0.0, 1 - share), 1.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = weights**2 * left * points / (points - 1) / sampled**2
+        return cls(
+            weights=weights,
+            shares=tallies.sizes / sampled[:, None, None],
+            points=points,
+            squares=tallies.squares,
+            scale=np.where(left == 0, 0.0, np.where(points < 2, np.nan, scale)),
+            effective=sampled**2 / tallies.squares.sum(axis=(1, 2)),
+            rest=np.sqrt(left),
+        )
+
+    @property
+    def matrix(self) -> Floats:
+        """Area proportions, (K, K)."""
+        return np.asarray(np.einsum("h,hij->ij", self.weights, self.shares))
+
+    def total(self, indicator: Floats) -> Estimate:
+        """Estimate the share of the ground that an indicator selects."""
+        value, found = float((self.matrix * indicator).sum()), self._proportions(indicator)
+        variance = self._variance(indicator, np.ones(len(found), bool))
+        return _with_interval(value, variance, lambda: of_sum(limits(found, self.effective), self.weights, self.rest))
+
+    def ratio(
+        self, one: Floats, other: Floats, one_varies: NDArray[np.bool_], other_varies: NDArray[np.bool_]
+    ) -> Estimate | None:
+        """Estimate the share of one indicator in the sum of two that exclude each other; None without a point."""
+        whole = float((self.matrix * (one + other)).sum())
+        if not whole:
+            return None
+        value = float((self.matrix * one).sum()) / whole
+        variance = self._variance((one - value * (one + other)) / whole, one_varies | other_varies)
+
+        def interval() -> tuple[float, float]:
+            correct = limits(self._proportions(one), self.effective, one_varies)
+            wrong = limits(self._proportions(other), self.effective, other_varies)
+            return of_ratio(correct, wrong, self.weights, self.rest)
+
+        return _with_interval(value, variance, interval)
+
+    def _proportions(self, indicator: Floats) -> Floats:
+        return np.asarray(np.einsum("hij,ij->h", self.shares, indicator))
+
+    def _variance(self, residuals: Floats, used: NDArray[np.bool_]) -> float:
+        spread = (residuals - self._proportions(residuals)[:, None, None]) ** 2
+        variances = self.scale * np.einsum("hij,hij->h", self.squares, spread)
+        return float(np.sum(np.where(used, variances, 0.0)))
 
 
-def _area(value: float, variance: float) -> Estimate:
+def _with_interval(value: float, variance: float, interval: Callable[[], tuple[float, float]]) -> Estimate:
     if np.isnan(variance):
         return Estimate(value, None, None, None)
-    error = float(np.sqrt(variance))
-    return Estimate(value, error, max(0.0, value - Z * error), min(1.0, value + Z * error))
-
-
-def _accuracy(value: float, variance: float, points: int) -> Estimate:
-    """Add Wilson's interval for the number of simple random points that would give this variance.
-
-    Unlike a symmetric interval it stays within 0 to 1, and it has a width if every point is correct.
-    Source: Brown, Cai and DasGupta 2001, Statistical Science 16, 101-133; the effective number of points as in
-    Korn and Graubard 1998, Survey Methodology 24, 193-201.
-    """
-    if np.isnan(variance):
-        return Estimate(value, None, None, None)
-    product = value * (1 - value)
-    count = product / variance if product > 0 and variance > 0 else points
-    middle = (value + Z**2 / (2 * count)) / (1 + Z**2 / count)
-    half = Z / (1 + Z**2 / count) * np.sqrt(product / count + Z**2 / (4 * count**2))
-    low = float(middle - half) if value > 0 else 0.0
-    high = float(middle + half) if value < 1 else 1.0
-    return Estimate(value, float(np.sqrt(variance)), low, high)
+    return Estimate(value, float(np.sqrt(variance)), *interval())

@@ -75,9 +75,7 @@ def _text(value: object) -> str:
     """Return a value as it would be typed: empty for none, `3` for 3.0."""
     if value is None or value != value or str(value) == "<NA>":
         return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return name_key(str(value))
+    return name_key(re.sub(r"^(-?\d+)\.0+$", r"\1", str(value).strip()))
 
 
 def write_sample(path: Path, frame: "GeoDataFrame", design: Design, *, overwrite: bool) -> None:

@@ -1,13 +1,28 @@
 """Where tiles lie: their windows in the scenes, and their outlines on the ground."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import geopandas
+import numpy as np
 import shapely
 from rasterio.windows import Window
 
 from cwsam_cli.tile.scenes import LabelledScene
+
+
+class Rectangle(Protocol):
+    """A part of a scene."""
+
+    @property
+    def scene(self) -> int:
+        """Return the number of its scene."""
+
+    @property
+    def window(self) -> Window:
+        """Return its window in the scene."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +37,12 @@ class PlannedTile:
     width: int
     """Its window in the scene, in pixels. It is smaller than a tile if the scene is smaller."""
     split: str
+    block: str
+    """The name of its block of ground. Tiles of one block are near each other; see `split.Block`."""
+    fold: int | None = None
+    """Its fold, from 0; None without folds."""
+    near_folds: tuple[int, ...] = ()
+    """Other folds with a tile closer than the buffer. Training leaves this tile out if one of them is validation."""
     shared: tuple[int, int] = (0, 0)
     """Rows at the top and columns at the left that earlier tiles also contain."""
     overlap: int = 0
@@ -39,22 +60,23 @@ class PlannedTile:
         return max(0, above - self.overlap), max(0, beside - self.overlap)
 
 
-def draw_footprints(scenes: Sequence[LabelledScene], tiles: Sequence[PlannedTile]) -> geopandas.GeoDataFrame:
+def draw_footprints(scenes: Sequence[LabelledScene], tiles: Sequence[Rectangle]) -> geopandas.GeoDataFrame:
     """Return the outlines of tiles in the scenes' CRS, or in EPSG:4326 if the scenes' CRSs differ.
 
     Args:
         scenes: the scenes that `PlannedTile.scene` counts.
         tiles: the tiles.
     """
-    grids = [scene.grid for scene in scenes]
-    used = {scenes[tile.scene].crs for tile in tiles}
+    by_scene: dict[int, list[int]] = defaultdict(list)
+    for number, tile in enumerate(tiles):
+        by_scene[tile.scene].append(number)
+    used = {scenes[number].crs for number in by_scene}
     common = next(iter(used)) if len(used) == 1 else "EPSG:4326"
-    outlines = [shapely.Polygon(grids[tile.scene].corners(tile.window)) for tile in tiles]
-    if len(used) > 1:
-        for number, scene in enumerate(scenes):
-            own = [i for i, tile in enumerate(tiles) if tile.scene == number]
-            if scene.crs is not None:
-                moved = geopandas.GeoSeries([outlines[i] for i in own], crs=scene.crs).to_crs(common)
-                for i, outline in zip(own, moved, strict=True):
-                    outlines[i] = outline
+    outlines = np.empty(len(tiles), object)
+    for number, own in by_scene.items():
+        scene, grid = scenes[number], scenes[number].grid
+        drawn = [shapely.Polygon(grid.corners(tiles[i].window)) for i in own]
+        if len(used) > 1 and scene.crs is not None:
+            drawn = list(geopandas.GeoSeries(drawn, crs=scene.crs).to_crs(common))
+        outlines[own] = drawn
     return geopandas.GeoDataFrame(geometry=outlines, crs=common)

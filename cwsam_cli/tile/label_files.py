@@ -123,7 +123,7 @@ def _refuse_vector_options(request: TileRequest) -> None:
         "--where": request.where,
         "--priority": request.priority,
         "--all-touched": request.all_touched,
-        "--buffer": request.buffer_m,
+        "--label-buffer": request.label_buffer_m,
     }
     named = next((option for option, value in given.items() if value), None)
     if named is not None:
@@ -198,7 +198,7 @@ def _vector_source(path: Path, layer: str | None, request: TileRequest) -> Vecto
         class_field=field,
         where=request.where,
         all_touched=request.all_touched,
-        buffer_m=request.buffer_m,
+        buffer_m=request.label_buffer_m,
     )
 
 

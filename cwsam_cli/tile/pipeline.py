@@ -22,10 +22,10 @@ from cwsam_cli.files import refuse_existing, staged
 from cwsam_cli.journal import journal
 from cwsam_cli.raster.fingerprint import fingerprint_of_file
 from cwsam_cli.raster.scene import GDAL_CACHE
+from cwsam_cli.tile.blocks import choose_block_size, cut_blocks
 from cwsam_cli.tile.plan import TilePlan, make_plan
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import Inputs, inspect_inputs
-from cwsam_cli.tile.split import choose_block_size, cut_blocks
 from cwsam_cli.tile.tiles import WrittenTile, write_index
 from cwsam_cli.tile.work import WrittenPart, cut_parts, writing_parts
 from cwsam_cli.tile.workers import in_order
@@ -55,7 +55,8 @@ def tile_scenes(request: TileRequest) -> Manifest:
         plan = make_plan(request, inputs)
         log.debug("plan: %s", json.dumps(asdict(plan), default=str, ensure_ascii=False))
         manifest = _write(plan, inputs)
-    wanted = [split for split, share in zip(SPLITS, request.shares, strict=True) if share]
+    shares = dict(zip(SPLITS, request.shares, strict=True)) if request.split_by == "block" else {}
+    wanted = [split for split, share in shares.items() if share and not (request.folds and split == "val")]
     _warn_of_missing(plan, [split for split in wanted if not manifest.tiles[split]], len(wanted))
     return manifest
 
@@ -68,7 +69,7 @@ def _warn_of_missing(plan: TilePlan, missing: list[str], splits: int) -> None:
     grids = [scene.grid for scene in plan.scenes]
     while size >= _SMALLEST:
         side = choose_block_size(grids, size)
-        keys = {block.key for number, grid in enumerate(grids) for block in cut_blocks(grid, side, size, number)}
+        keys = {block.key for scene in plan.scenes for block in cut_blocks(scene.grid, side, size, scene.name)}
         if len(keys) >= _BLOCKS_PER_SPLIT * splits:
             hint = f"--size {size} would divide the ground into {len(keys)} blocks and give some"
             break
@@ -146,5 +147,6 @@ def _describe(
         tiles={split: sum(tile.planned.split == split for tile in tiles) for split in SPLITS},
         pixels=by_split,
         weights=class_weights(by_split["train"]),
+        split=plan.rule,
         command=plan.command,
     )

@@ -9,6 +9,7 @@ from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_input
 from cwsam_cli.raster.network import is_plain_file
 from cwsam_cli.raster.sources import refuse_repeated
+from cwsam_cli.tile.lengths import Length
 
 TileFormat = Literal["gtiff", "windows"]
 """Image tiles are GeoTIFFs, or virtual rasters (VRT) that point into the scenes."""
@@ -44,12 +45,22 @@ class TileRequest:
     """Names or codes of classes, the highest first, that win where features of different classes overlap."""
     all_touched: bool = False
     """Whether polygons also label pixels that they touch, if no polygon contains the pixel's centre."""
-    buffer_m: float = 0.0
+    label_buffer_m: float = 0.0
     """Radius in metres by which points and lines become areas."""
     shares: tuple[float, float, float] = (70, 15, 15)
     """Shares of the ground for train, val and test. Their sum need not be 1."""
     seed: int = 0
     """The seed of the split."""
+    block_size: Length | None = None
+    """Side of a block of ground that goes to one split; None chooses it by the number of tiles."""
+    buffer: Length | None = None
+    """Distance between tiles of different splits; None is one tile, or less where the ground is small."""
+    split_by: str = "block"
+    """What goes to one split: `block`, `scene`, `date`, or the path of polygons that say the split."""
+    split_field: str = "split"
+    """The field of those polygons that holds train, val or test."""
+    folds: int | None = None
+    """Number of folds for cross-validation; None makes a validation split instead."""
     overlaps_to: Path | None = None
     """A GeoPackage for the overlaps of label polygons, if they are refused because of them."""
     format: TileFormat = "gtiff"
@@ -71,6 +82,16 @@ class TileRequest:
                 f"--split {tuple(self.shares)} cannot be shares of train, val and test",
                 hint="for example: --split 70 15 15",
             )
+        if self.folds is not None and self.overlap:
+            raise UsageError(
+                "--folds and --overlap exclude each other, because validation would count pixels twice",
+                hint="leave one of them out",
+            )
+        if self.folds is not None and (self.folds < 2 or self.has_zones):
+            raise UsageError(
+                "polygons of splits have no folds" if self.has_zones else "--folds needs at least 2 folds",
+                hint="--folds 5 --split-by block",
+            )
         refuse_repeated(self.scenes)
         inputs = [self.labels, *(Path(scene) for scene in self.scenes if is_plain_file(scene))]
         refuse_input(self.output, *inputs)
@@ -81,3 +102,8 @@ class TileRequest:
                     f"--overlaps-to `{self.overlaps_to}` is not the name of a GeoPackage",
                     hint="give it the suffix .gpkg",
                 )
+
+    @property
+    def has_zones(self) -> bool:
+        """Whether polygons say which ground goes to which split."""
+        return self.split_by not in ("block", "scene", "date")

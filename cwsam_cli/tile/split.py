@@ -1,111 +1,83 @@
-"""Split the ground, not the tiles, into training, validation and test.
+"""Choose the split of each block, so that every class is divided evenly and little ground is lost to buffers.
 
-Neighbouring pixels are similar, so a test tile beside training ground makes a model look better than it is.
-Scenes are therefore cut into square blocks on a lattice on the ground. A whole block goes to one split, and
-tiles never leave their block. Scenes on the same grid share the blocks of the ground that both cover.
+A block is any unit that goes to one split whole: a square of ground, a scene, or all scenes of one date.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import isqrt
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.windows import Window
 
 from cwsam_cli.dataset.manifest import SPLITS
-from cwsam_cli.raster.grid import Grid
 
-_CANDIDATES = 500
-_ENOUGH_BLOCKS = 24
-_LARGEST_BLOCK = 8
+_CANDIDATES = 200
+_SWAPS = 6000
+_HEAT = 40
+"""The first temperature is the first cost divided by this."""
+_ABSENT_FROM_TRAINING = 1.0
+_ABSENT_ELSEWHERE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """A rectangle of one scene that goes to one split."""
+class Neighbours:
+    """Pairs of blocks near each other. Each array has one entry per pair, and both orders are pairs."""
 
-    key: tuple[object, ...]
-    """Its place on the ground. Blocks with equal keys go to the same split."""
-    window: Window
-
-
-def choose_block_size(grids: Sequence[Grid], size: int) -> int:
-    """Return the pixels per side of a block: a few tiles, but small enough to leave a choice of blocks.
-
-    Args:
-        grids: the scenes' grids.
-        size: pixels per side of a tile.
-    """
-    tiles = sum((grid.width * grid.height) // size**2 for grid in grids)
-    return size * min(_LARGEST_BLOCK, max(1, isqrt(tiles // _ENOUGH_BLOCKS)))
+    ours: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    theirs: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    lost: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """Share of our block that is lost to the buffer if it has to make way for theirs, 0 to 1."""
 
 
-def cut_blocks(grid: Grid, block: int, size: int, scene: int) -> list[Block]:
-    """Cut a scene's grid into blocks. A remainder smaller than a tile joins the block beside it.
-
-    Args:
-        grid: the scene's grid.
-        block: pixels per side of a block.
-        size: pixels per side of a tile.
-        scene: the scene's number, which distinguishes scenes without CRS and position.
-    """
-    t = grid.transform
-    place: tuple[object, ...]
-    if t.b or t.d or (grid.crs is None and (t.c, t.f) == (0, 0)):
-        place, phase_x, phase_y = (scene,), 0, 0
-    else:
-        place = (grid.crs.to_wkt() if grid.crs else None, t.a, t.e)
-        phase_x, phase_y = round(t.c / t.a), round(t.f / t.e)
-    return [
-        Block((*place, x, y), Window(left, top, right - left, bottom - top))
-        for y, top, bottom in _cut(grid.height, block, size, phase_y)
-        for x, left, right in _cut(grid.width, block, size, phase_x)
-    ]
-
-
-def _cut(length: int, block: int, size: int, phase: int) -> list[tuple[int, int, int]]:
-    """Return (lattice number, start, stop) of blocks along one axis; pixel 0 lies at `phase` of the lattice."""
-    first = phase // block
-    pieces = [
-        (number, max(0, number * block - phase), min(length, (number + 1) * block - phase))
-        for number in range(first, (phase + length - 1) // block + 1)
-    ]
-    if len(pieces) > 1 and pieces[0][2] - pieces[0][1] < size:
-        pieces[:2] = [(pieces[1][0], pieces[0][1], pieces[1][2])]
-    if len(pieces) > 1 and pieces[-1][2] - pieces[-1][1] < size:
-        pieces[-2:] = [(pieces[-2][0], pieces[-2][1], pieces[-1][2])]
-    return pieces
-
-
-def assign(histograms: NDArray[np.int64], shares: Sequence[float], *, seed: int) -> list[str]:
+def assign(
+    histograms: NDArray[np.int64],
+    shares: Sequence[float],
+    *,
+    seed: int,
+    neighbours: Neighbours | None = None,
+    kept: Sequence[str | None] = (),
+) -> list[str]:
     """Choose each block's split so that every class is divided as evenly as the blocks allow.
 
-    Of 500 random divisions the best is chosen. In the best one, each split's part of each class is closest to the
-    split's share, and no class is missing from training. A class has the weight of the square root of its size, so
-    that rare classes count too.
+    The search begins with the best of 200 random divisions and swaps blocks. In the best division, each split's part
+    of each class is closest to the split's share, no class is missing from a split, and the buffers cost little
+    ground. A class has the weight of the square root of its size, so that rare classes count too.
 
     Args:
         histograms: labelled pixels by block and class (N, K).
         shares: of train, val and test; they need not sum to 1.
-        seed: the seed of the random divisions.
+        seed: the seed of the search.
+        neighbours: blocks near each other. Train makes way for val and test, and val for test.
+        kept: the splits of blocks that an earlier run assigned, None for new blocks, (N,). Empty: all are new.
 
     Returns:
         `train`, `val` or `test` for each of the N blocks.
     """
-    count = len(histograms)
     wanted = np.asarray(shares, float) / sum(shares)
-    sizes = _sizes(count, wanted)
-    labels = np.repeat(np.arange(len(SPLITS)), sizes)
-    rng = np.random.default_rng(seed)
-    candidates = np.stack([rng.permutation(labels) for _ in range(_CANDIDATES)])
-    one_hot = candidates[:, None, :] == np.arange(len(SPLITS))[None, :, None]  # (candidates, splits, blocks)
-    known = histograms[:, histograms.sum(axis=0) > 0]
-    pixels = known.sum(axis=0)
-    share = one_hot @ (known / pixels)  # (candidates, splits, classes)
-    uneven = ((share - wanted[:, None]) ** 2).sum(axis=1) @ np.sqrt(pixels / pixels.sum())
-    cost = uneven + (share[:, 0] == 0).sum(axis=1)
-    return [SPLITS[i] for i in candidates[int(cost.argmin())]]
+    fixed = np.array([-1 if split is None else SPLITS.index(split) for split in kept or [None] * len(histograms)])
+    counts = _sizes(len(histograms), wanted)
+    found = _Search(histograms, wanted, neighbours or Neighbours(), is_ordered=True).run(counts, fixed, seed)
+    return [SPLITS[i] for i in found]
+
+
+def assign_folds(
+    histograms: NDArray[np.int64], folds: int, *, seed: int, neighbours: Neighbours | None = None
+) -> list[int]:
+    """Divide blocks into folds of equal shares; see `assign`.
+
+    Args:
+        histograms: labelled pixels by block and class (N, K).
+        folds: the number of folds.
+        seed: the seed of the search.
+        neighbours: blocks near each other.
+
+    Returns:
+        The fold of each block, from 0.
+    """
+    wanted = np.full(folds, 1 / folds)
+    counts = np.array([len(histograms) // folds + (fold < len(histograms) % folds) for fold in range(folds)])
+    search = _Search(histograms, wanted, neighbours or Neighbours(), is_ordered=False)
+    return search.run(counts, np.full(len(histograms), -1), seed)
 
 
 def _sizes(count: int, wanted: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -115,3 +87,126 @@ def _sizes(count: int, wanted: NDArray[np.float64]) -> NDArray[np.int64]:
     while held_out.sum() > count - floor:  # the larger first; test if equal, because training needs validation
         held_out[1 if held_out[1] >= held_out[0] else 0] -= 1
     return np.array([count - held_out.sum(), *held_out])
+
+
+class _Search:
+    """Simulated annealing: swap the parts of two blocks, and keep the division with the lowest cost.
+
+    Args:
+        histograms: labelled pixels by block and class (N, K).
+        wanted: the share of each part; their sum is 1.
+        neighbours: blocks near each other.
+        is_ordered: whether a block makes way for later parts only, as splits do; else for all others, as folds do.
+    """
+
+    def __init__(
+        self, histograms: NDArray[np.int64], wanted: NDArray[np.float64], neighbours: Neighbours, *, is_ordered: bool
+    ) -> None:
+        known = histograms[:, histograms.sum(axis=0) > 0]
+        self.pixels = known.sum(axis=0)
+        self.shares = known / self.pixels  # (N, K)
+        self.weights = np.sqrt(self.pixels / self.pixels.sum())
+        self.ground = histograms.sum(axis=1) / max(1, histograms.sum())
+        self.wanted = wanted
+        self.is_ordered = is_ordered
+        self.parts = 1 if is_ordered else max(1, len(wanted) - 1)
+        self.neighbours = neighbours
+        self.near: list[list[tuple[int, float]]] = [[] for _ in histograms]
+        self.reverse: list[list[int]] = [[] for _ in histograms]
+        for i, j, lost in zip(
+            *(a.tolist() for a in (neighbours.ours, neighbours.theirs, neighbours.lost)), strict=True
+        ):
+            self.near[i].append((j, lost))
+            self.reverse[j].append(i)
+
+    def run(self, counts: NDArray[np.int64], fixed: NDArray[np.int64], seed: int) -> list[int]:
+        """Search.
+
+        Args:
+            counts: the number of blocks of each part. Fixed blocks count too.
+            fixed: the part of each block that may not change, or -1, (N,).
+            seed: the seed.
+
+        Returns:
+            The part of each block.
+        """
+        rng = np.random.default_rng(seed)
+        free = np.flatnonzero(fixed < 0)
+        rest = np.maximum(0, counts - np.bincount(fixed[fixed >= 0], minlength=len(counts)))
+        while rest.sum() > len(free):  # earlier blocks fill more than their share of a part
+            rest[int(rest.argmax())] -= 1
+        rest[0] += len(free) - rest.sum()
+        labels = np.repeat(np.arange(len(counts)), rest)
+        candidates = np.tile(fixed, (_CANDIDATES, 1))
+        for row in candidates:
+            row[free] = rng.permutation(labels)
+        parts = min(candidates.tolist(), key=self._whole_cost)
+        return self._improve(parts, free, rng)
+
+    def _improve(self, parts: list[int], free: NDArray[np.int64], rng: np.random.Generator) -> list[int]:
+        if len({parts[i] for i in free.tolist()}) < 2:
+            return parts
+        kept = [self._kept(i, parts) for i in range(len(parts))]
+        sums = self._sums(parts, kept)
+        ground = float(np.dot(kept, self.ground))
+        cost = self._cost(sums, ground)
+        best, lowest, first = list(parts), cost, cost
+        pairs = free[rng.integers(len(free), size=(_SWAPS, 2))].tolist()
+        luck = -np.log(1 - rng.random(_SWAPS))
+        for turn, (i, j) in enumerate(pairs):
+            if parts[i] == parts[j]:
+                continue
+            parts[i], parts[j] = parts[j], parts[i]
+            touched = list({i, j, *self.reverse[i], *self.reverse[j]})
+            changed, left, before = sums.copy(), ground, [kept[t] for t in touched]
+            for t, old in zip(touched, before, strict=True):
+                was = parts[j] if t == i else parts[i] if t == j else parts[t]
+                kept[t] = self._kept(t, parts)
+                changed[was] -= self.shares[t] * old
+                changed[parts[t]] += self.shares[t] * kept[t]
+                left += (kept[t] - old) * self.ground[t]
+            tried = self._cost(changed, left)
+            heat = first / _HEAT * (1 - turn / _SWAPS) ** 2
+            if tried <= cost + heat * luck[turn]:
+                cost, sums, ground = tried, changed, left
+                if cost < lowest - 1e-12:
+                    best, lowest = list(parts), cost
+            else:
+                parts[i], parts[j] = parts[j], parts[i]
+                for t, old in zip(touched, before, strict=True):
+                    kept[t] = old
+        return best
+
+    def _kept(self, block: int, parts: list[int]) -> float:
+        """Return the share of a block that its neighbours' buffers leave."""
+        own, left = parts[block], 1.0
+        for other, lost in self.near[block]:
+            if parts[other] > own or (parts[other] != own and not self.is_ordered):
+                left -= lost / self.parts
+        return max(0.0, left)
+
+    def _sums(self, parts: list[int], kept: Sequence[float]) -> NDArray[np.float64]:
+        sums = np.zeros((len(self.wanted), self.shares.shape[1]))
+        np.add.at(sums, parts, self.shares * np.asarray(kept)[:, None])
+        return sums
+
+    def _whole_cost(self, parts: list[int]) -> float:
+        own, other = np.asarray(parts)[self.neighbours.ours], np.asarray(parts)[self.neighbours.theirs]
+        gives = other > own if self.is_ordered else other != own
+        lost = np.bincount(self.neighbours.ours, self.neighbours.lost * gives / self.parts, len(parts))
+        kept = np.maximum(0, 1 - lost)
+        return self._cost(self._sums(parts, kept.tolist()), float(np.dot(kept, self.ground)))
+
+    def _cost(self, sums: NDArray[np.float64], ground: float) -> float:
+        """Return the cost of a division.
+
+        Args:
+            sums: each part's share of each class that the buffers leave (parts, K).
+            ground: share of the labelled ground that the buffers leave.
+        """
+        share = sums / np.maximum(sums.sum(axis=0), 1e-12)
+        uneven = ((share - self.wanted[:, None]) ** 2).sum(axis=0) @ self.weights
+        absent = (share < 1e-9).sum(axis=1)
+        missing = _ABSENT_ELSEWHERE * float(absent[(self.wanted > 0) & (np.arange(len(absent)) > 0)].sum())
+        missing += (_ABSENT_FROM_TRAINING if self.is_ordered else _ABSENT_ELSEWHERE) * float(absent[0])
+        return float(uneven + missing + (1 - ground) ** 2)

@@ -186,6 +186,9 @@ def write_index(
         {
             "tile": tile.name,
             "split": tile.planned.split,
+            "block": tile.planned.block,
+            "fold": tile.planned.fold,
+            "near_folds": ",".join(map(str, tile.planned.near_folds)),
             "scene": str(scenes[tile.planned.scene].path),
             "col_off": tile.planned.col_off,
             "row_off": tile.planned.row_off,
@@ -202,4 +205,8 @@ def write_index(
     ]
     frame = draw_footprints(scenes, [tile.planned for tile in tiles])
     index = geopandas.GeoDataFrame(rows, geometry=frame.geometry, crs=frame.crs)
+    if index["fold"].isna().all():
+        index = index.drop(columns=["fold", "near_folds"])
+    else:
+        index["fold"] = index["fold"].astype("Int64")
     write_frame(index, folder / "tiles.gpkg", layer="tiles")

@@ -1,6 +1,6 @@
 """Prepare the training and validation datasets of a run, with class weights and sampling probabilities."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.console import log
+from cwsam_cli.dataset.folds import split_by_fold
 from cwsam_cli.dataset.manifest import NAME, Manifest, read_manifest
 from cwsam_cli.dataset.samples import (
     TileDataset,
@@ -55,6 +56,8 @@ def prepare_data(config: RunConfig, world: World) -> TrainingData:
             hint="remove num_classes; the class table then decides",
         )
     _same_data(config, manifest)
+    if config.train_dataset.fold is not None:
+        config = replace(config, val_dataset=replace(config.val_dataset, dataset=config.train_dataset.dataset))
     training = _dataset(config, manifest, "train_dataset", world)
     validation = _dataset(config, manifest, "val_dataset", world)
     if not world.agree(has_labels(validation) if world.is_main else True):
@@ -106,6 +109,11 @@ def _dataset(config: RunConfig, manifest: Manifest, which: str, world: World) ->
         found = find_bad_tiles(section.dataset.args, manifest.taxonomy, manifest.bands) if world.is_main else []
         bad = world.agree(found)
         log.info("%s: %d tiles cannot be read and are skipped", which, len(bad))
+    fold = config.train_dataset.fold
+    if fold is not None:
+        args = section.dataset.args
+        chosen = split_by_fold(Path(args.root_path_1).parent.parent, fold)[which == "val_dataset"]
+        bad = [*bad, *(path.name for path in Path(args.root_path_1).glob("*.tif") if path.name not in chosen)]
     return TileDataset(
         section.dataset.args,
         manifest.taxonomy,

@@ -98,7 +98,7 @@ def test_a_dataset_is_the_folder_of_the_design(run: Any) -> None:
 
 def test_the_index_says_of_every_tile_where_it_lies_and_what_it_shows(run: Any) -> None:
     index = tiles(run.dataset)
-    known = {"tile", "split", "scene", "col_off", "row_off", "width", "height", "valid", "labelled", "share_1"}
+    known = {"tile", "split", "block", "scene", "col_off", "row_off", "width", "height", "valid", "labelled", "share_1"}
     assert known <= set(index.columns)
     assert {Path(scene).name for scene in index.scene} == {"scene.tif"}
     assert index.crs.to_epsg() == 32617
@@ -111,6 +111,16 @@ def test_the_index_says_of_every_tile_where_it_lies_and_what_it_shows(run: Any) 
         assert tile.labelled == pytest.approx((codes != 255).mean())
         shares = [tile.share_1, tile.share_2, tile.share_3]
         assert shares == pytest.approx([(codes == code).sum() / (codes != 255).sum() for code in (1, 2, 3)])
+
+
+def test_the_index_names_the_block_of_ground_of_every_tile(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    scene, labels = make_raster("scene.tif", noise(1, 160, 160)), make_raster("labels.tif", striped(160, 160))
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 8)
+    index = tiles(tmp_path / "dataset")
+    outlines = index.dissolve("block").geometry
+    assert 20 < len(outlines) < len(index) / 3
+    assert (index.groupby("block").split.nunique() == 1).all()
+    assert sum(outlines.area) == pytest.approx(outlines.union_all().area), "blocks share no ground"
 
 
 def test_the_manifest_says_all_that_the_next_stage_needs(run: Any) -> None:
@@ -211,7 +221,7 @@ def test_together_the_tiles_show_all_the_ground_but_the_seams_of_the_splits(
 ) -> None:
     codes = striped(200, 300)
     scene, labels = make_raster("scene.tif", noise(3, 200, 300)), make_raster("labels.tif", codes)
-    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 24)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 24, "--buffer", 0)
     found = mosaic(tmp_path / "dataset", 200, 300)
     assert ((found == codes) | (found == 255)).all()
     assert (found == codes).mean() > 0.9
@@ -717,7 +727,7 @@ def test_files_are_open_only_while_they_are_read(cwsam: Cwsam, make_raster: Any,
     open_now = len(list(Path("/proc/self/fd").iterdir()))
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 25, most[1]))
     try:
-        cwsam("tile", *scenes, "--labels", labels, *field, "-o", "dataset", "--size", 16)
+        cwsam("tile", *scenes, "--labels", labels, *field, "-o", "dataset", "--size", 16, "--buffer", 0)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, most)
     assert len(files(tmp_path / "dataset")) == 40
@@ -780,7 +790,7 @@ def test_a_layer_of_several_is_named_or_the_one_with_the_field(
 def test_lines_and_points_label_the_ground_within_the_buffer(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
     line = pixels(0, 20.5, 64, 40.5).boundary
     found = codes_of_features(
-        tmp_path, cwsam, make_raster, polygons(tmp_path / "f.gpkg", [3], line), "--buffer", "0.075km"
+        tmp_path, cwsam, make_raster, polygons(tmp_path / "f.gpkg", [3], line), "--label-buffer", "0.075km"
     )
     assert (found[18:23, 5:60] == 3).all() and (found[26:36, 5:58] == 255).all()
 
@@ -788,8 +798,8 @@ def test_lines_and_points_label_the_ground_within_the_buffer(cwsam: Cwsam, make_
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--buffer", "5"), "--buffer `5` is not a size"),
-        (("--buffer", "2px"), "--buffer `2px` is not a size"),
+        (("--label-buffer", "5"), "--label-buffer `5` is not a size"),
+        (("--label-buffer", "2px"), "--label-buffer `2px` is not a size"),
         (("--priority", "road,lava"), "--priority `lava` is no class"),
         (("--priority", "road,2"), "names a class twice"),
         (("--where", "colour = 3"), "--where `colour = 3`"),
@@ -805,7 +815,7 @@ def test_options_of_features_that_cannot_be_meant_are_refused(
 
 @pytest.mark.parametrize(
     "option",
-    [("--where", "a = 1"), ("--priority", "a"), ("--all-touched",), ("--buffer", "5m"), ("--class-field", "a")],
+    [("--where", "a = 1"), ("--priority", "a"), ("--all-touched",), ("--label-buffer", "5m"), ("--class-field", "a")],
 )
 def test_options_of_features_are_refused_for_rasters(refused: Any, run: Any, option: Any) -> None:
     refused(2, "tile", run.scene, "--labels", run.labels, "-o", "dataset", *option, names=option[0])

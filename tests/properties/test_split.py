@@ -1,6 +1,8 @@
 """Blocks partition the ground, scenes share them, and every split gets its part."""
 
 import dataclasses
+from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +13,15 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from cwsam_cli.dataset.manifest import SPLITS
+from cwsam_cli.errors import DataError
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.tile.split import Block, assign, choose_block_size, cut_blocks
+from cwsam_cli.taxonomy import from_names
+from cwsam_cli.tile.blocks import Block, choose_block_size, cut_blocks
+from cwsam_cli.tile.division import Division, divide
+from cwsam_cli.tile.lengths import Length
+from cwsam_cli.tile.request import TileRequest
+from cwsam_cli.tile.scenes import LabelledScene
+from cwsam_cli.tile.split import assign
 
 modest = settings(max_examples=60, deadline=None, database=None)
 UTM = CRS.from_epsg(32617)
@@ -60,7 +69,7 @@ def owners(blocks: list[Block], ground: Ground) -> NDArray[np.object_]:
 @given(grounds, tiles, multiples, st.sampled_from([UTM, None]))
 def test_blocks_partition_the_scene(ground: Ground, size: int, times: int, crs: CRS | None) -> None:
     seen = np.zeros((ground.height, ground.width), int)
-    for block in cut_blocks(ground.grid(crs), size * times, size, 0):
+    for block in cut_blocks(ground.grid(crs), size * times, size, "0"):
         assert block.window.col_off >= 0 and block.window.col_off + block.window.width <= ground.width
         assert block.window.row_off >= 0 and block.window.row_off + block.window.height <= ground.height
         seen[block.window.toslices()] += 1
@@ -70,7 +79,7 @@ def test_blocks_partition_the_scene(ground: Ground, size: int, times: int, crs: 
 @modest
 @given(grounds, tiles, multiples)
 def test_no_block_is_narrower_than_a_tile_unless_the_scene_is(ground: Ground, size: int, times: int) -> None:
-    for block in cut_blocks(ground.grid(), size * times, size, 0):
+    for block in cut_blocks(ground.grid(), size * times, size, "0"):
         assert block.window.width >= min(size, ground.width)
         assert block.window.height >= min(size, ground.height)
 
@@ -78,14 +87,14 @@ def test_no_block_is_narrower_than_a_tile_unless_the_scene_is(ground: Ground, si
 @modest
 @given(grounds, tiles, multiples)
 def test_a_block_grows_by_less_than_a_tile_a_side(ground: Ground, size: int, times: int) -> None:
-    for block in cut_blocks(ground.grid(), size * times, size, 0):
+    for block in cut_blocks(ground.grid(), size * times, size, "0"):
         assert max(block.window.width, block.window.height) <= size * times + 2 * (size - 1)
 
 
 @modest
 @given(grounds, tiles, multiples)
 def test_blocks_of_one_scene_have_keys_of_their_own(ground: Ground, size: int, times: int) -> None:
-    keys = [block.key for block in cut_blocks(ground.grid(), size * times, size, 0)]
+    keys = [block.key for block in cut_blocks(ground.grid(), size * times, size, "0")]
     assert len(set(keys)) == len(keys)
 
 
@@ -101,7 +110,7 @@ def test_scenes_on_one_grid_give_shared_ground_the_same_block(
     shared, merged = [], []
     for number, ground in enumerate((first, second)):
         window = np.s_[top - ground.row : bottom - ground.row, left - ground.col : right - ground.col]
-        shared.append(owners(cut_blocks(ground.grid(), size * times, size, number), ground)[window])
+        shared.append(owners(cut_blocks(ground.grid(), size * times, size, str(number)), ground)[window])
         rows = narrow(ground.row, ground.height, size * times, size)
         cols = narrow(ground.col, ground.width, size * times, size)
         merged.append((rows[:, None] | cols)[window])
@@ -113,7 +122,7 @@ def test_scenes_on_one_grid_give_shared_ground_the_same_block(
 @given(grounds, tiles, multiples)
 def test_scenes_without_a_place_share_no_block(ground: Ground, size: int, times: int) -> None:
     grid = dataclasses.replace(ground.grid(None), transform=Affine.identity())
-    first, second = ({block.key for block in cut_blocks(grid, size * times, size, n)} for n in (0, 1))
+    first, second = ({block.key for block in cut_blocks(grid, size * times, size, str(n))} for n in (0, 1))
     assert not first & second
 
 
@@ -163,3 +172,85 @@ def test_a_split_gets_its_share_of_blocks_to_the_nearest_one(
 @given(histograms(1), shares, st.integers(0, 1000))
 def test_the_split_is_repeatable_by_its_seed(found: NDArray[np.int64], wanted: tuple[int, int, int], seed: int) -> None:
     assert assign(found, wanted, seed=seed) == assign(found.copy(), wanted, seed=seed)
+
+
+# --- whole divisions ---
+
+
+def labelled(ground: Ground, number: int, crs: int = 32617) -> LabelledScene:
+    return LabelledScene(
+        name=f"scene{number}",
+        path=f"scene{number}.tif",
+        labels=Path("labels.tif"),
+        crs=CRS.from_epsg(crs).to_wkt(),
+        transform=tuple(ground.grid().transform)[:6],
+        width=ground.width,
+        height=ground.height,
+        chosen_bands=(),
+        alpha="ignore",
+        hides_pixels=False,
+        block=(256, 256),
+        pixel_bytes=1,
+        fingerprint="",
+        band_names=("red",),
+        dtype="uint8",
+    )
+
+
+def divided(scenes: list[LabelledScene], side: int, request: TileRequest) -> Division:
+    """Divide scenes whose every block has labels of two classes."""
+    blocks = [cut_blocks(scene.grid, side, request.size, scene.name) for scene in scenes]
+    found = {block.unit: Counter({1: 3 + len(block.key), 2: 5}) for own in blocks for block in own}
+    return divide(scenes, blocks, found, from_names(["a", "b"], first=1), request)
+
+
+near_places = st.integers(-60, 60)
+wider = st.integers(30, 90)
+scene_lists = st.lists(st.builds(Ground, near_places, near_places, wider, wider), min_size=1, max_size=3)
+
+
+@settings(max_examples=12, deadline=None, database=None)
+@given(
+    scene_lists,
+    st.integers(4, 12),
+    st.integers(1, 3),
+    st.integers(0, 11),
+    st.one_of(st.none(), st.integers(1, 12)),
+    st.integers(0, 99),
+)
+def test_tiles_of_different_splits_are_a_buffer_apart_on_the_ground(
+    grounds: list[Ground], size: int, times: int, overlap: int, buffer: int | None, seed: int
+) -> None:
+    scenes = [labelled(ground, number) for number, ground in enumerate(grounds)]
+    request = TileRequest(
+        scenes=tuple(scene.path for scene in scenes),
+        labels=Path("labels.tif"),
+        output=Path("dataset"),
+        size=size,
+        overlap=min(overlap, size - 1),
+        buffer=Length(buffer, "px") if buffer else None,
+        seed=seed,
+    )
+    try:
+        division = divided(scenes, size * times, request)
+    except DataError as error:  # a buffer that the ground has no room for
+        assert buffer and "leaves no tile" in str(error)
+        return
+    assert division.buffer == buffer or buffer is None
+    assert division == divided(scenes, size * times, request), "the same seed gives the same tiles"
+    place = np.array(
+        [
+            (grounds[t.scene].col + t.col_off, grounds[t.scene].row + t.row_off, t.width, t.height)
+            for t in division.tiles
+        ]
+    )
+    split = np.array([tile.split for tile in division.tiles])
+    low, high = place[:, :2], place[:, :2] + place[:, 2:]
+    for own in ("val", "test"):
+        ours, theirs = split == own, split != own
+        apart = np.maximum(low[ours][:, None] - high[theirs][None], low[theirs][None] - high[ours][:, None])
+        distance = np.hypot(*np.moveaxis(np.maximum(apart, 0), 2, 0))
+        if division.buffer:
+            assert (distance >= division.buffer).all()
+        else:
+            assert (apart >= 0).any(axis=2).all(), "no pixel is in two splits"

@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 from rasterio.windows import Window
 
 from cwsam_cli.tile.footprints import PlannedTile
+from cwsam_cli.tile.lengths import Length
 from cwsam_cli.tile.plan import TilePlan, make_plan
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import inspect_inputs
@@ -17,7 +19,7 @@ from cwsam_cli.tile.scenes import inspect_inputs
 MakeRaster = Callable[..., Path]
 
 
-def plan_of(make_raster: MakeRaster, tmp_path: Path, **values: int) -> TilePlan:
+def plan_of(make_raster: MakeRaster, tmp_path: Path, **values: Any) -> TilePlan:
     rng = np.random.default_rng(0)
     scene = make_raster("scene.tif", rng.integers(1, 255, (3, 100, 130)).astype(np.uint8))
     labels = make_raster("labels.tif", rng.integers(1, 4, (100, 130)).astype(np.uint8))
@@ -34,7 +36,7 @@ def test_a_plan_survives_json(make_raster: MakeRaster, tmp_path: Path) -> None:
 
 
 def test_tiles_cover_the_labelled_ground_within_the_scene(make_raster: MakeRaster, tmp_path: Path) -> None:
-    plan = plan_of(make_raster, tmp_path)
+    plan = plan_of(make_raster, tmp_path, buffer=Length(0, "px"))
     shown = np.zeros((100, 130), int)
     for tile in plan.tiles:
         shown[tile.row_off : tile.row_off + tile.height, tile.col_off : tile.col_off + tile.width] += 1
@@ -43,6 +45,8 @@ def test_tiles_cover_the_labelled_ground_within_the_scene(make_raster: MakeRaste
 
 
 def test_what_an_earlier_tile_shows_has_no_labels_beyond_the_overlap() -> None:
-    tile = PlannedTile(scene=0, row_off=4, col_off=2, height=32, width=32, split="train", shared=(10, 3), overlap=5)
+    tile = PlannedTile(
+        scene=0, row_off=4, col_off=2, height=32, width=32, split="train", block="a", shared=(10, 3), overlap=5
+    )
     assert tile.unlabelled == (5, 0)
     assert tile.window == Window(2, 4, 32, 32)

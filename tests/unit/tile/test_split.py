@@ -1,79 +1,13 @@
-"""Ground goes to one split whole, and every class to all of them where blocks allow."""
+"""Every class goes to all splits where blocks allow, and buffers cost little ground."""
 
 from collections import Counter
 
 import numpy as np
 import pytest
-from affine import Affine
-from rasterio.crs import CRS
-from rasterio.transform import from_origin
-from rasterio.windows import Window
+from numpy.typing import NDArray
 
 from cwsam_cli.dataset.manifest import SPLITS
-from cwsam_cli.raster.grid import Grid
-from cwsam_cli.tile.split import assign, choose_block_size, cut_blocks
-
-UTM = CRS.from_epsg(32617)
-
-
-def grid(width: int, height: int, *, col: int = 0, row: int = 0, crs: CRS | None = UTM, pixel: float = 30) -> Grid:
-    return Grid(crs, from_origin(col * pixel, -row * pixel, pixel, pixel), width, height)
-
-
-@pytest.mark.parametrize(
-    ("side", "tiles"),
-    [(100, 1), (1000, 2), (3000, 6), (50_000, 8)],  # 4, 100, 900 and 250,000 tiles
-)
-def test_blocks_grow_with_the_ground_but_leave_enough_to_choose_from(side: int, tiles: int) -> None:
-    assert choose_block_size([grid(side, side)], 50 if side == 100 else 100) == tiles * (50 if side == 100 else 100)
-
-
-def test_blocks_lie_on_the_ground_lattice_and_not_on_the_scenes_corner() -> None:
-    blocks = cut_blocks(grid(30, 20, col=15, row=20), 20, 5, 0)
-    assert [block.window for block in blocks] == [Window(0, 0, 5, 20), Window(5, 0, 20, 20), Window(25, 0, 5, 20)]
-
-
-def test_an_edge_piece_that_cannot_hold_a_tile_joins_its_neighbour() -> None:
-    blocks = cut_blocks(grid(30, 20, col=15, row=20), 20, 6, 0)
-    assert [block.window for block in blocks] == [Window(0, 0, 30, 20)]
-    assert blocks[0].key == cut_blocks(grid(20, 20, col=20, row=20), 20, 6, 1)[0].key
-
-
-def test_a_scene_smaller_than_a_tile_is_one_block() -> None:
-    (block,) = cut_blocks(grid(7, 5), 64, 64, 0)
-    assert block.window == Window(0, 0, 7, 5)
-
-
-@pytest.mark.parametrize("crs", ["EPSG:32617", "EPSG:2264", "EPSG:4326"])
-def test_scenes_that_overlap_share_the_blocks_of_their_common_ground(crs: str) -> None:
-    pixel = 0.0001 if crs == "EPSG:4326" else 0.5
-    west = cut_blocks(grid(60, 40, col=100, crs=CRS.from_user_input(crs), pixel=pixel), 20, 10, 0)
-    east = cut_blocks(grid(60, 40, col=120, crs=CRS.from_user_input(crs), pixel=pixel), 20, 10, 1)
-    shared = {block.key for block in west} & {block.key for block in east}
-    assert len(west) == len(east) == 6
-    assert len(shared) == 4
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        Grid(UTM, from_origin(0, 0, 20, 20), 40, 40),  # another resolution
-        Grid(CRS.from_epsg(32618), from_origin(0, 0, 30, 30), 40, 40),  # another zone
-        Grid(UTM, Affine(30, 1, 0, 1, -30, 0), 40, 40),  # askew
-        Grid(None, from_origin(0, 0, 30, 30), 40, 40),  # nowhere
-    ],
-    ids=["resolution", "zone", "rotation", "no CRS"],
-)
-def test_scenes_on_other_grids_share_no_block(other: Grid) -> None:
-    here = {block.key for block in cut_blocks(grid(40, 40), 20, 10, 0)}
-    there = {block.key for block in cut_blocks(other, 20, 10, 1)}
-    assert not here & there
-
-
-def test_scenes_without_a_crs_keep_their_blocks_apart() -> None:
-    first, second = ({block.key for block in cut_blocks(grid(40, 40, crs=None), 20, 10, n)} for n in (0, 1))
-    assert len(first) == len(second) == 4
-    assert not first & second
+from cwsam_cli.tile.split import Neighbours, assign, assign_folds
 
 
 def test_classes_are_shared_out_evenly() -> None:
@@ -125,3 +59,69 @@ def test_a_class_that_nobody_labelled_does_not_matter() -> None:
     histograms = np.random.default_rng(0).integers(1, 100, (20, 2))
     wider = np.concatenate([histograms, np.zeros((20, 3), np.int64)], axis=1)
     assert assign(wider, (70, 15, 15), seed=1) == assign(histograms, (70, 15, 15), seed=1)
+
+
+def lattice(rows: int, cols: int, lost: float = 1.0) -> Neighbours:
+    """Blocks of a rectangle, each beside up to eight others."""
+    number = np.arange(rows * cols).reshape(rows, cols)
+    pairs = [
+        (number[r, c], number[r + dr, c + dc])
+        for r in range(rows)
+        for c in range(cols)
+        for dr in (-1, 0, 1)
+        for dc in (-1, 0, 1)
+        if (dr, dc) != (0, 0) and 0 <= r + dr < rows and 0 <= c + dc < cols
+    ]
+    ours, theirs = np.array(pairs).T
+    return Neighbours(ours, theirs, np.full(len(ours), lost))
+
+
+def trained(splits: list[str], neighbours: Neighbours) -> int:
+    """How many training blocks have no neighbour in another split."""
+    part: NDArray[np.str_] = np.array(splits)
+    beside = np.unique(neighbours.ours[part[neighbours.theirs] != "train"])
+    return len(set(np.flatnonzero(part == "train").tolist()) - set(beside.tolist()))
+
+
+def test_held_out_blocks_move_together_where_a_buffer_costs_whole_blocks() -> None:
+    histograms, near = np.full((30, 2), 10), lattice(5, 6)
+    careless = trained(assign(histograms, (70, 15, 15), seed=0), near)
+    assert trained(assign(histograms, (70, 15, 15), seed=0, neighbours=near), near) >= max(10, careless + 5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_validation_is_seldom_beside_the_test(seed: int) -> None:
+    near = lattice(8, 8)
+    splits = np.array(assign(np.full((64, 2), 10), (70, 15, 15), seed=seed, neighbours=near))
+    beside = np.unique(near.ours[(splits[near.ours] == "val") & (splits[near.theirs] == "test")])
+    assert len(beside) < (splits == "val").sum() / 2
+
+
+def test_blocks_of_an_earlier_run_keep_their_split() -> None:
+    histograms = np.random.default_rng(0).integers(1, 100, (30, 3))
+    before = assign(histograms[:20], (60, 20, 20), seed=0)
+    after = assign(histograms, (60, 20, 20), seed=1, kept=[*before, *[None] * 10])
+    assert after[:20] == before
+    assert Counter(after) == {"train": 18, "val": 6, "test": 6}
+
+
+def test_new_blocks_are_trained_on_where_held_out_ground_is_plenty() -> None:
+    kept = ["test"] * 5 + ["val"] * 4 + [None] * 3
+    assert assign(np.full((12, 2), 10), (70, 15, 15), seed=0, kept=kept)[9:] == ["train"] * 3
+
+
+def test_folds_are_equal_and_share_every_class() -> None:
+    histograms = np.array([[1000, 0]] * 20 + [[0, 1000]] * 20)
+    folds = np.array(assign_folds(histograms, 5, seed=0))
+    for half in (folds[:20], folds[20:]):
+        assert Counter(half.tolist()) == dict.fromkeys(range(5), 4)
+    assert assign_folds(histograms, 5, seed=0) == folds.tolist()
+
+
+def test_ten_thousand_blocks_are_divided_within_seconds() -> None:
+    import time
+
+    histograms = np.random.default_rng(0).integers(1, 100, (10_000, 8))
+    start = time.process_time()
+    assign(histograms, (70, 15, 15), seed=0, neighbours=lattice(100, 100, 0.1))
+    assert time.process_time() - start < 10

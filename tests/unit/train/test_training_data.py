@@ -116,3 +116,19 @@ def test_background_is_ignored_in_both_datasets_or_in_neither(config: Callable[.
     one, other = config(), config(ignore_bg=True)
     with pytest.raises(ConfigError, match="`ignore_bg` differs"):
         prepare_data(replace(one, val_dataset=other.val_dataset), WORLD)
+
+
+def test_a_fold_of_the_training_tiles_is_validation(
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"0.tif"}, {"1.tif", "2.tif"}
+    monkeypatch.setattr(
+        training_data, "split_by_fold", lambda root, fold: names if (root, fold) == (tmp_path, 3) else None
+    )
+    plain = config()
+    data = prepare_data(replace(plain, train_dataset=replace(plain.train_dataset, fold=3)), WORLD)
+    assert [[image.name for image, _ in part.pairs] for part in (data.training, data.validation)] == [
+        ["0.tif"],
+        ["1.tif", "2.tif"],
+    ]
+    assert data.training.train and not data.validation.train

@@ -1,0 +1,1 @@
+"""Prove that the splits of a dataset are honest."""

@@ -1,0 +1,118 @@
+"""Show an audit as text."""
+
+from collections.abc import Sequence
+
+from cwsam_cli.audit.pipeline import Audit
+
+_BAR = 30
+"""Characters of the longest bar."""
+
+
+def as_text(audit: Audit) -> str:
+    """Return the whole audit for people."""
+    splits = list(audit.tiles)
+    parts = ", ".join(
+        f"{count:,} {split} tiles ({audit.labelled[split]:.0%} labelled)" for split, count in audit.tiles.items()
+    )
+    lines = [parts]
+    if audit.pairs:
+        lines += [
+            "",
+            *_table(
+                [
+                    ["splits", "shared ground", "nearest", "equal", "nearly equal"],
+                    *(
+                        [
+                            " and ".join(pair.splits),
+                            "-" if pair.nearest_m is None else _area(pair.shared_m2),
+                            _length(pair.nearest_m),
+                            f"{pair.duplicates:,}",
+                            f"{pair.near_duplicates:,}",
+                        ]
+                        for pair in audit.pairs
+                    ),
+                ]
+            ),
+        ]
+    lines += [
+        "",
+        *_table(
+            [
+                ["class", *(f"{split} pixels" for split in splits), "range", "correlation at the test"],
+                *(
+                    [
+                        entry.name,
+                        *(f"{entry.pixels[split]:,}" for split in splits),
+                        _length(entry.range_m),
+                        "-" if entry.correlation_left is None else f"{entry.correlation_left:.2f}",
+                    ]
+                    for entry in audit.classes
+                ),
+            ]
+        ),
+    ]
+    if audit.flattery is not None:
+        lines += [
+            "",
+            f"On average {audit.flattery:.0%} of the spatial correlation is left between test ground and the nearest "
+            "training ground.",
+        ]
+        longest = max((entry.range_m or 0.0 for entry in audit.classes), default=0.0)
+        if audit.flattery > 0.05:
+            lines.append(
+                "Accuracy on the test is too high by about the gain that such neighbours give. "
+                f"A buffer of {_length(longest)} would leave none."
+                if longest
+                else "Accuracy on the test is too high by about the gain that such neighbours give."
+            )
+    if audit.notes:
+        lines += ["", *(f"note: {note}" for note in audit.notes)]
+    if not audit.leaks and len(splits) > 1:
+        lines += ["", "no leak found"]
+    return "\n".join(lines)
+
+
+def as_bars(audit: Audit) -> str:
+    """Return the class table with a bar for each class's share of all labelled pixels."""
+    totals = {entry.code: sum(entry.pixels.values()) for entry in audit.classes}
+    whole, most = sum(totals.values()), max(totals.values(), default=0)
+    return "\n".join(
+        _table(
+            [
+                ["code", "class", "pixels", "share", ""],
+                *(
+                    [
+                        str(entry.code),
+                        entry.name,
+                        f"{totals[entry.code]:,}",
+                        f"{totals[entry.code] / whole:.1%}" if whole else "-",
+                        "█" * round(_BAR * totals[entry.code] / most) if most else "",
+                    ]
+                    for entry in sorted(audit.classes, key=lambda entry: -totals[entry.code])
+                ),
+            ]
+        )
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align columns: text of the first column and bars to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    texts = {0} | {column for column, head in enumerate(rows[0]) if head in ("", "class")}
+    return [
+        "  ".join(
+            cell.ljust(width) if column in texts else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _length(metres: float | None) -> str:
+    if metres is None:
+        return "-"
+    return f"{metres / 1000:,.1f} km" if metres >= 1000 else f"{metres:,.0f} m"
+
+
+def _area(square_metres: float) -> str:
+    return f"{square_metres / 1e4:,.1f} ha" if square_metres >= 1e3 else f"{square_metres:,.0f} m²"

@@ -1,0 +1,52 @@
+"""`cwsam audit`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cwsam_cli.commands.options import Json, print_result
+
+
+def audit(
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="A folder of tiles, or a configuration of `cwsam train`.")
+    ],
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="Class table: a file or a shipped name. Default: what the dataset says."),
+    ] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Print only the class table, with bars.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prove that no test ground of a dataset leaks into training.
+
+    \b
+    $ cwsam audit dataset/
+    $ cwsam audit dataset/ --stats
+    $ cwsam audit config.yaml --classes classes.yaml --json
+
+    The dataset is one of `cwsam tile`, or any folder of pairs: images/train and labels/train,
+    or train/images and train/labels, as TIFF, PNG or JPEG. A configuration names other folders
+    by root_path_1 and root_path_2.
+
+    The audit reports, for each two splits, the ground that both show, the nearest distance of
+    two tiles, and tiles with equal or nearly equal pictures (correlation of 0.98 or more). A
+    leak ends with exit code 4. If the dataset is split by date, shared ground is no leak.
+
+    For each class it reports pixels by split and the range: the distance at which pixels of
+    the class are no longer correlated (95 % of the sill of the indicator semivariogram, from
+    points in up to 100 tiles). If correlation is left at the test, its accuracy is too high.
+    """
+    from cwsam_cli.audit.pipeline import audit_dataset
+    from cwsam_cli.audit.report import as_bars, as_text
+    from cwsam_cli.errors import DataError
+
+    found = audit_dataset(dataset, classes=classes)
+    print_result(found, as_bars(found) if stats else as_text(found), as_json=as_json)
+    if found.leaks:
+        more = f", and {len(found.leaks) - 1} more leak(s)" if len(found.leaks) > 1 else ""
+        raise DataError(
+            f"`{dataset}` leaks: {found.leaks[0]}{more}",
+            hint="tile the scenes again with a buffer: cwsam tile --buffer 1tile; or move these tiles into one split",
+        )

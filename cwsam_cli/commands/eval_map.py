@@ -1,0 +1,50 @@
+"""`cwsam eval` of a map, without a model."""
+
+from pathlib import Path
+
+from cwsam_cli.commands.options import print_result
+
+
+def evaluate_sample(
+    sample: Path, map_path: Path | None, output: Path | None, *, assume_random: bool, overwrite: bool, as_json: bool
+) -> None:
+    """Print accuracies and areas from an interpreted sample."""
+    from cwsam_cli.verify.files import refuse_output, sample_dict, write_sample_files
+    from cwsam_cli.verify.sampled import assess_sample
+    from cwsam_cli.verify.tables import sample_table
+
+    if output is not None:
+        refuse_output(output, overwrite=overwrite)
+    result = assess_sample(sample, map_path, assume_random=assume_random)
+    if output is not None:
+        write_sample_files(result, output, overwrite=overwrite)
+    print_result(sample_dict(result), sample_table(result), as_json=as_json)
+
+
+def evaluate_map(
+    map_path: Path,
+    reference: Path | None,
+    class_field: str | None,
+    crosswalk: Path | None,
+    output: Path | None,
+    *,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Print the accuracy of a map against a reference."""
+    from cwsam_cli.errors import UsageError
+
+    if reference is None:
+        raise UsageError(
+            "--map needs --reference or --sample", hint="--reference labels.tif, or draw a sample: cwsam sample"
+        )
+    from cwsam_cli.verify.files import map_dict, refuse_output, write_map_files
+    from cwsam_cli.verify.mapped import assess_map
+    from cwsam_cli.verify.tables import map_table
+
+    if output is not None:
+        refuse_output(output, overwrite=overwrite)
+    result = assess_map(map_path, reference, class_field=class_field, crosswalk=crosswalk)
+    if output is not None:
+        write_map_files(result, output, overwrite=overwrite)
+    print_result(map_dict(result), map_table(result), as_json=as_json)

@@ -1,0 +1,65 @@
+"""Find outlines near each other, and how far apart they are.
+
+Outlines are compared in the plane of their CRS. If they are in degrees, each pair is compared in a plane of its own
+that is true to scale at the pair. Ground on both sides of the antimeridian counts as far apart.
+"""
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+Shapes = NDArray[np.object_]
+Numbers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+_AXIS_M, _ES = 6_378_137.0, 0.00669438  # WGS 84
+
+
+def near_pairs(ours: Shapes, theirs: Shapes, reach: Floats, *, in_degrees: bool = False) -> tuple[Numbers, Numbers]:
+    """Return the numbers of all pairs that are closer than a reach.
+
+    Args:
+        ours: outlines (N,).
+        theirs: outlines (M,).
+        reach: the distance of each of ours (N,), in the unit of the CRS, or in metres if `in_degrees`.
+        in_degrees: whether coordinates are degrees of longitude and latitude.
+
+    Returns:
+        Numbers in `ours` and in `theirs`, (P,) each.
+    """
+    if not len(ours) or not len(theirs):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    tree = shapely.STRtree(theirs)
+    if not in_degrees:
+        one, other = tree.query(ours, predicate="dwithin", distance=reach)
+        return one, other
+    west, south, east, north = shapely.bounds(ours).T
+    up = reach / _metres_per_degree(np.zeros(1))[1]
+    beside = reach / _metres_per_degree(np.minimum(np.maximum(abs(south - up), abs(north + up)), 89.9))[0]
+    one, other = tree.query(shapely.box(west - beside, south - up, east + beside, north + up))
+    close = distances(ours[one], theirs[other], in_degrees=True) < reach[one]
+    return one[close], other[close]
+
+
+def distances(ours: Shapes, theirs: Shapes, *, in_degrees: bool = False) -> Floats:
+    """Return the distance of each pair (P,), in the unit of the CRS, or in metres if `in_degrees`."""
+    return np.asarray(shapely.distance(*(to_metres(ours, theirs) if in_degrees else (ours, theirs))))
+
+
+def to_metres(ours: Shapes, theirs: Shapes) -> tuple[Shapes, Shapes]:
+    """Scale pairs of outlines (P,) from degrees to metres, true to scale at the latitude of ours."""
+    _, south, _, north = shapely.bounds(ours).T
+    scale = np.stack(_metres_per_degree((south + north) / 2), axis=1)
+    return _scaled(ours, scale), _scaled(theirs, scale)
+
+
+def _scaled(shapes: Shapes, scale: Floats) -> Shapes:
+    coordinates, number = shapely.get_coordinates(shapes, return_index=True)
+    return np.asarray(shapely.set_coordinates(shapes.copy(), coordinates * scale[number]))
+
+
+def _metres_per_degree(latitude: Floats) -> tuple[Floats, Floats]:
+    """Return metres per degree of longitude and of latitude."""
+    phi = np.radians(np.clip(latitude, -90, 90))
+    root = np.sqrt(1 - _ES * np.sin(phi) ** 2)
+    return np.radians(_AXIS_M / root * np.cos(phi)), np.radians(_AXIS_M * (1 - _ES) / root**3)

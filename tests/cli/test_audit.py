@@ -1,0 +1,152 @@
+"""`cwsam audit` passes honest datasets and ends with 4 at a leak, whoever made the dataset."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from rasterio.transform import from_origin
+from typer.testing import CliRunner, Result
+
+from cwsam_cli.main import app
+
+PIXEL = 30
+
+
+def audit(*arguments: Any) -> Result:
+    result = CliRunner().invoke(app, ["audit", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+@pytest.fixture
+def dataset(cwsam: Any, make_raster: Any, tmp_path: Path) -> Path:
+    """A dataset of `cwsam tile` with a buffer of a tile."""
+    image = np.random.default_rng(0).integers(1, 255, (3, 192, 192)).astype(np.uint8)
+    codes = np.random.default_rng(1).integers(1, 4, (24, 24)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    scene, labels = make_raster("scene.tif", image), make_raster("labels.tif", codes)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 16)
+    return tmp_path / "dataset"
+
+
+def test_what_tile_wrote_has_no_leak(dataset: Path) -> None:
+    result = audit(dataset, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    manifest = yaml.safe_load((dataset / "dataset.yaml").read_text("utf-8"))
+    assert found["tiles"] == manifest["tiles"] and found["leaks"] == []
+    for pair in found["pairs"]:
+        assert pair["shared_m2"] == 0 and pair["nearest_m"] >= 16 * PIXEL
+        assert pair["duplicates"] == pair["near_duplicates"] == 0
+    for entry, *pixels in zip(found["classes"], *manifest["pixels"].values(), strict=True):
+        assert list(entry["pixels"].values()) == pixels
+        assert 2 * PIXEL <= entry["range_m"] <= 14 * PIXEL, "squares of 8 pixels"
+        assert entry["correlation_left"] < 0.1
+    assert found["flattery"] < 0.1
+    assert all(0.8 < share <= 1 for share in found["labelled"].values()), "pixels in two tiles have one label"
+    text = audit(dataset).stdout
+    assert "no leak found" in text and "train and test" in text and "class 2" in text
+
+
+def test_a_tile_in_two_splits_is_a_leak(dataset: Path) -> None:
+    moved = sorted((dataset / "images" / "train").iterdir())[0]
+    for kind in ("images", "labels"):
+        shutil.copy(dataset / kind / "train" / moved.name, dataset / kind / "test" / f"copy_{moved.name}")
+    result = audit(dataset, "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 4 and "hint:" in result.stderr
+    assert "share ground" in result.stderr and moved.name in result.stderr
+    (pair,) = [pair for pair in found["pairs"] if pair["splits"] == ["train", "test"]]
+    assert pair["shared_m2"] == pytest.approx((16 * PIXEL) ** 2)
+    assert pair["duplicates"] == 1 and len(found["leaks"]) == 3, "ground, pixels, and the buffer"
+
+
+def test_a_broken_buffer_is_a_leak(dataset: Path) -> None:
+    text = (dataset / "dataset.yaml").read_text("utf-8")
+    (dataset / "dataset.yaml").write_text(text.replace("buffer_px: 16", "buffer_px: 160"), "utf-8")
+    result = audit(dataset)
+    assert result.exit_code == 4 and "has a buffer of 4,800 m" in result.stderr
+
+
+def pictures(root: Path, folders: dict[str, tuple[str, str]], suffix: str = ".jpg") -> None:
+    """Three pairs of PNG labels and pictures in each split, without any position."""
+    for number, (images, labels) in enumerate(folders.values()):
+        for tile in range(3):
+            rng = np.random.default_rng(10 * number + tile)
+            image = rng.integers(0, 255, (8, 8, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+            for folder in (images, labels):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(root / images / f"tile{number}{tile}{suffix}")
+            Image.fromarray(rng.integers(0, 3, (64, 64)).astype(np.uint8)).save(
+                root / labels / f"tile{number}{tile}.png"
+            )
+
+
+LAYOUTS = {
+    "kind first": {"train": ("images/train", "labels/train"), "val": ("images/val", "labels/val")},
+    "split first": {"train": ("training/img", "training/masks"), "test": ("test/img", "test/masks")},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pictures_without_a_position_are_audited_as_far_as_possible(tmp_path: Path, layout: str) -> None:
+    pictures(tmp_path, LAYOUTS[layout])
+    result = audit(tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert "6 of 6 tiles have no position" in result.stdout and "code 2" in result.stdout
+    (images, labels), (others, other_labels) = LAYOUTS[layout].values()
+    with Image.open(tmp_path / images / "tile00.jpg") as picture:
+        picture.point(lambda value: value * 0.8).save(tmp_path / others / "again.jpg", quality=60)
+    shutil.copy(tmp_path / labels / "tile00.png", tmp_path / other_labels / "again.png")
+    result = audit(tmp_path)
+    assert result.exit_code == 4 and "nearly the same picture" in result.stderr and "again.jpg" in result.stderr
+
+
+def test_a_configuration_names_other_folders(tmp_path: Path) -> None:
+    pictures(tmp_path, {"train": ("a/pictures", "a/codes"), "test": ("b/pictures", "b/codes")}, ".png")
+    (tmp_path / "classes.yaml").write_text(
+        'classes: [{code: 0, name: bare, color: "#aa0000"}, {code: 1, name: grass, color: "#00aa00"}]\nunlabelled: [2]'
+    )
+    args = {}
+    for split in "ab":
+        folders = {"root_path_1": f"{tmp_path}/{split}/pictures", "root_path_2": f"{tmp_path}/{split}/codes"}
+        args[split] = {"dataset": {"args": folders}}
+    config = {"train_dataset": args["a"], "test_dataset": args["b"], "model": {"name": "sam_tiny"}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    result = audit(tmp_path / "run.yaml", "--classes", tmp_path / "classes.yaml", "--stats")
+    assert result.exit_code == 0, result.stderr
+    assert "grass" in result.stdout and "█" in result.stdout and "code 2" not in result.stdout
+
+
+def test_under_a_split_by_date_shared_ground_is_no_leak(cwsam: Any, make_raster: Any, tmp_path: Path) -> None:
+    scenes = [
+        make_raster(f"2020010{day}.tif", np.random.default_rng(day).integers(1, 255, (3, 48, 48)).astype(np.uint8))
+        for day in range(1, 5)
+    ]
+    labels = make_raster("labels.tif", (np.arange(48)[None] // 8 % 3 + 1).repeat(48, 0).astype(np.uint8))
+    cwsam("tile", *scenes, "--labels", labels, "-o", "dataset", "--size", 16, "--split-by", "date")
+    result = audit(tmp_path / "dataset", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert all(pair["shared_m2"] > 0 for pair in found["pairs"]) and "by date" in found["notes"][0]
+
+
+def test_a_folder_without_pairs_is_refused(refused: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refused(4, "audit", "empty", names="empty")
+    refused(4, "audit", "nowhere", names="nowhere")
+
+
+def test_scenes_that_overlap_in_a_foreign_dataset_are_a_leak(make_raster: Any, tmp_path: Path) -> None:
+    for split, west in (("train", 0), ("test", 40)):
+        place = {"transform": from_origin(600_000 + west * PIXEL, 4_000_000, PIXEL, PIXEL)}
+        rng = np.random.default_rng(west)
+        make_raster(f"d/images/{split}/a.tif", rng.integers(1, 255, (3, 64, 64)).astype(np.uint8), **place)
+        make_raster(f"d/labels/{split}/a.tif", rng.integers(1, 4, (64, 64)).astype(np.uint8), **place)
+    result = audit(tmp_path / "d")
+    assert result.exit_code == 4 and "train and test share ground" in result.stderr
+    assert "138.2 ha" in result.stdout, "24 × 64 pixels of 30 m"

@@ -1,0 +1,182 @@
+"""Which ground goes to which split: blocks with a buffer, scenes, dates, polygons, folds."""
+
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import yaml
+from rasterio.transform import from_origin
+from shapely.geometry import box
+
+WEST, NORTH, PIXEL = 600_000, 4_000_000, 30
+SPLITS = ("train", "val", "test")
+
+
+def striped(height: int, width: int) -> Any:
+    return (np.arange(width)[None, :] // 8 % 3 + 1).repeat(height, axis=0).astype(np.uint8)
+
+
+def noise(height: int, width: int) -> Any:
+    return np.random.default_rng(7).integers(1, 255, (1, height, width)).astype(np.uint8)
+
+
+def tiles(dataset: Path) -> gpd.GeoDataFrame:
+    return gpd.read_file(dataset / "tiles.gpkg")
+
+
+def gap(index: gpd.GeoDataFrame, column: str = "split") -> float:
+    """The smallest distance of tiles that differ in a column, in pixels."""
+    groups = [own.geometry.union_all() for _, own in index.groupby(column)]
+    return min(one.distance(other) for n, one in enumerate(groups) for other in groups[:n]) / PIXEL
+
+
+@pytest.fixture
+def inputs(make_raster: Any) -> tuple[Any, ...]:
+    scene, labels = make_raster("scene.tif", noise(200, 300)), make_raster("labels.tif", striped(200, 300))
+    return ("tile", scene, "--labels", labels, "-o", "dataset", "--size", 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "pixels"),
+    [((), 16), (("--buffer", "40px"), 40), (("--buffer", "901m"), 31), (("--overlap", 8, "--seed", 3), 16)],
+    ids=["default", "pixels", "metres", "overlap"],
+)
+def test_tiles_of_different_splits_are_a_buffer_apart(
+    cwsam: Any, inputs: Any, tmp_path: Path, options: Any, pixels: int
+) -> None:
+    result = cwsam(*inputs, *options)
+    index = tiles(tmp_path / "dataset")
+    assert set(index.split) == set(SPLITS)
+    assert gap(index) >= pixels
+    rule = yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))["split"]
+    assert rule["buffer_px"] == pixels and rule["by"] == "block"
+    assert "warning" not in result.stderr
+
+
+def test_no_buffer_is_a_warning(cwsam: Any, inputs: Any, tmp_path: Path) -> None:
+    assert "accuracy" in cwsam(*inputs, "--buffer", 0).stderr
+    assert gap(tiles(tmp_path / "dataset")) == 0
+
+
+def test_a_scene_of_two_blocks_has_no_room_for_a_buffer_and_says_so(
+    cwsam: Any, make_raster: Any, tmp_path: Path
+) -> None:
+    scene, labels = make_raster("scene.tif", noise(64, 64)), make_raster("labels.tif", striped(64, 64))
+    result = cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 32)
+    assert "no buffer" in result.stderr and "--size" in result.stderr
+    index = tiles(tmp_path / "dataset")
+    assert set(index.split) == {"train", "val"} and gap(index) == 0
+
+
+def test_a_buffer_that_leaves_nothing_is_refused(refused: Any, inputs: Any) -> None:
+    message = refused(4, *inputs, "--buffer", "300px", names="300 pixels")
+    assert "--buffer 12px" in message or "--size" in message
+
+
+@pytest.mark.parametrize("options", [("--buffer", "16"), ("--block-size", "32"), ("--block-size", "8px")])
+def test_lengths_need_a_unit_and_blocks_hold_a_tile(refused: Any, inputs: Any, options: Any) -> None:
+    refused(2, *inputs, *options, names=options[1].removesuffix("px"))
+
+
+def test_blocks_have_the_size_that_is_given(cwsam: Any, inputs: Any, tmp_path: Path) -> None:
+    cwsam(*inputs, "--block-size", "3tiles", "--buffer", 0)
+    index = tiles(tmp_path / "dataset")
+    width = index.dissolve("block").bounds.pipe(lambda edges: edges.maxx - edges.minx) / PIXEL
+    assert width.median() == 48
+    assert all("/48/" in name for name in index.block)
+
+
+def test_rare_classes_are_named_with_the_block_size_that_helps(cwsam: Any, make_raster: Any) -> None:
+    codes = striped(192, 192)
+    codes[:16, :64] = 4  # one row of four tiles, all in one block of 64 pixels
+    codes[100, 100] = 5
+    scene, labels = make_raster("scene.tif", noise(192, 192)), make_raster("labels.tif", codes)
+    common = ("tile", scene, "--labels", labels, "-o", "dataset", "--size", 16, "--buffer", 0, "--overwrite")
+    stderr = cwsam(*common, "--block-size", "64px").stderr
+    lines = {name: line for line in stderr.splitlines() for name in ("class 4", "class 5") if f"`{name}`" in line}
+    assert "1,024 pixels" in lines["class 4"] and "--block-size 16px" in lines["class 4"]
+    assert "1 pixels" in lines["class 5"] and "--size" in lines["class 5"]
+    assert "class 4" not in cwsam(*common, "--block-size", "16px").stderr
+
+
+def scenes_in_a_row(make_raster: Any, names: list[str], step: int = 64) -> list[Path]:
+    return [
+        make_raster(name, noise(64, 64), transform=from_origin(WEST + step * n * PIXEL, NORTH, PIXEL, PIXEL))
+        for n, name in enumerate(names)
+    ]
+
+
+def test_scenes_go_to_splits_whole(cwsam: Any, make_raster: Any, tmp_path: Path) -> None:
+    scenes = scenes_in_a_row(make_raster, [f"{n}.tif" for n in range(6)])
+    labels = make_raster("labels.tif", striped(64, 400))
+    cwsam("tile", *scenes, "--labels", labels, "-o", "dataset", "--size", 16, "--split-by", "scene")
+    index = tiles(tmp_path / "dataset")
+    assert (index.groupby("scene").split.nunique() == 1).all()
+    assert set(index.split) == set(SPLITS)
+    assert gap(index) >= 16
+
+
+def test_dates_go_to_splits_whole_and_share_ground(cwsam: Any, make_raster: Any, tmp_path: Path) -> None:
+    names = [f"{place}_{date}.tif" for date in ("20200101", "20210101", "20220101", "20230101") for place in "ab"]
+    scenes = [scene for date in range(4) for scene in scenes_in_a_row(make_raster, names[2 * date : 2 * date + 2])]
+    labels = make_raster("labels.tif", striped(64, 128))
+    cwsam("tile", *scenes, "--labels", labels, "-o", "dataset", "--size", 32, "--split-by", "date")
+    index = tiles(tmp_path / "dataset")
+    assert len(index) == 32, "no tile is left out"
+    index["date"] = index.scene.str.extract(r"_(\d{8})")
+    assert (index.groupby("date").split.nunique() == 1).all()
+    assert set(index.split) == set(SPLITS)
+    assert index.block.nunique() < 32, "the ground of all dates has one block"
+
+
+def test_a_date_is_needed(refused: Any, inputs: Any) -> None:
+    refused(4, *inputs, "--split-by", "date", names="scene.tif")
+
+
+def zones(path: Path, **splits: tuple[float, float]) -> Path:
+    """Columns of the scene from one pixel to another, by split."""
+    shapes = [box(WEST + a * PIXEL, NORTH - 200 * PIXEL, WEST + b * PIXEL, NORTH) for a, b in splits.values()]
+    frame = gpd.GeoDataFrame({"part": list(splits)}, geometry=shapes, crs="EPSG:32617")
+    frame.to_crs(4326).to_file(path)
+    return path
+
+
+def test_polygons_can_say_the_split(cwsam: Any, inputs: Any, tmp_path: Path) -> None:
+    layer = zones(tmp_path / "zones.gpkg", train=(-1, 200), val=(220, 260), test=(260, 301))
+    cwsam(*inputs, "--split-by", layer, "--split-field", "part", "--block-size", "48px")
+    index = tiles(tmp_path / "dataset")
+    assert index[index.split == "test"].col_off.min() >= 260
+    assert index[index.split == "train"].col_off.max() + 16 <= 200
+    assert set(index.split) == set(SPLITS)
+    assert gap(index) >= 16
+
+
+def test_polygons_with_another_value_or_field_are_refused(refused: Any, inputs: Any, tmp_path: Path) -> None:
+    layer = zones(tmp_path / "zones.gpkg", train=(0, 200), validation=(200, 300))
+    refused(4, *inputs, "--split-by", layer, "--split-field", "part", names="validation")
+    refused(2, *inputs, "--split-by", layer, names="split")
+    refused(4, *inputs, "--split-by", "blocks", names="blocks")
+
+
+def test_folds_stand_in_the_index(cwsam: Any, inputs: Any, tmp_path: Path) -> None:
+    cwsam(*inputs, "--folds", 4)
+    index = tiles(tmp_path / "dataset")
+    assert set(index.split) == {"train", "test"}
+    trained = index[index.split == "train"]
+    assert set(trained.fold) == {0, 1, 2, 3}
+    assert index[index.split == "test"].fold.isna().all()
+    assert (trained.groupby("block").fold.nunique() == 1).all()
+    assert gap(index) >= 16
+    for fold in range(4):
+        validation = trained[trained.fold == fold]
+        is_near = [str(fold) in near.split(",") for near in trained.near_folds]
+        used = trained[(trained.fold != fold) & ~np.array(is_near)]
+        assert used.geometry.union_all().distance(validation.geometry.union_all()) / PIXEL >= 16
+        assert len(used) > len(trained) / 4
+
+
+@pytest.mark.parametrize("options", [("--overlap", 4), ("--split-by", "zones.gpkg")])
+def test_folds_exclude_overlap_and_polygons(refused: Any, inputs: Any, options: Any) -> None:
+    refused(2, *inputs, "--folds", 4, *options, names="folds")
