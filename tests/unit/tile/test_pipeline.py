@@ -19,7 +19,7 @@ from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.dataset.samples import TileDataset
 from cwsam_cli.errors import MachineError
 from cwsam_cli.raster.views import make_views
-from cwsam_cli.tile import pipeline, plan, scenes, work, workers
+from cwsam_cli.tile import counting, pipeline, scenes, work, workers
 from cwsam_cli.tile.pipeline import tile_scenes
 from cwsam_cli.tile.request import TileRequest
 
@@ -81,7 +81,7 @@ def test_several_processes_write_the_same_dataset_as_one(make_raster: MakeRaster
         )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(work, "_LEAST", 4)
-            patch.setattr(plan, "_LEAST", 4)
+            patch.setattr(counting, "_LEAST", 4)
             tile_scenes(request)
     assert content(tmp_path / "by1") == content(tmp_path / "by3")
     manifests = [(tmp_path / name / "dataset.yaml").read_text("utf-8") for name in ("by1", "by3")]
