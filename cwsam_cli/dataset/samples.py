@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 from cwsam_cli.config.load import dataset_taxonomy
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.console import log, track
-from cwsam_cli.dataset.manifest import NAME, Band, Manifest, RunningStats, read_manifest
+from cwsam_cli.dataset.manifest import NAME, Band, Manifest, read_manifest
 from cwsam_cli.dataset.pairs import find_pairs
+from cwsam_cli.dataset.statistics import RunningStats
 from cwsam_cli.dataset.transforms import augment, band_statistics, crop_or_pad, normalize
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.raster.bands import band_descriptions
