@@ -5,6 +5,7 @@ The tiles are scored again, because keeping all predictions would take too much 
 # N tiles; H, W rows and columns of a picture; S pixels per side of a sample
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,35 +31,41 @@ _PERCENTILES = (2, 98)  # between which bands are stretched
 
 
 class _Canvas:
-    """A part of a scene, onto which samples are painted."""
+    """A part of a scene, onto which samples are painted. Large parts are reduced by leaving out pixels.
 
-    def __init__(self, bands: int, part: Window) -> None:
-        self.top, self.left = int(part.row_off), int(part.col_off)
-        shape = (int(part.height), int(part.width))
-        self.image = np.zeros((bands, *shape), np.float32)
+    Args:
+        part: the part, in pixels of the scene.
+        bands: indices of the bands shown as red, green and blue.
+    """
+
+    def __init__(self, part: Window, bands: Sequence[int]) -> None:
+        self.top, self.left, self.bands = int(part.row_off), int(part.col_off), list(bands)
+        self.step = -(-max(int(part.height), int(part.width)) // _LARGEST)
+        shape = tuple(-(-int(length) // self.step) for length in (part.height, part.width))
+        self.image = np.zeros((3, *shape), np.float32)
         self.reference, self.predicted = (np.full(shape, IGNORE, np.uint8) for _ in range(2))
 
     def paint(self, tile: Window, sample: Sample, image: NDArray[Any], label: NDArray[Any], best: NDArray[Any]) -> None:
         """Paint a sample (bands, S, S) with its labels and its predicted classes (S, S)."""
-        height, width = (
-            max(0, min(size, int(length) - start))
-            for size, length, start in zip(
-                label.shape, (tile.height, tile.width), (sample.top, sample.left), strict=True
-            )
-        )
-        top, left = int(tile.row_off) - self.top + sample.top, int(tile.col_off) - self.left + sample.left
-        there, here = np.s_[top : top + height, left : left + width], np.s_[:height, :width]
-        has_data = (image != 0).any(axis=0)[here]  # normalised pixels without data are 0 in all bands
-        self.image[:, *there] = np.where(has_data, image[:, *here], self.image[:, *there])
+        rows, into_rows = self._along(int(tile.row_off) - self.top, int(tile.height), sample.top, len(label))
+        columns, into_columns = self._along(int(tile.col_off) - self.left, int(tile.width), sample.left, len(label))
+        here, there = (rows, columns), (into_rows, into_columns)
+        has_data = (image[:, *here] != 0).any(axis=0)  # normalised pixels without data are 0 in all bands
+        self.image[:, *there] = np.where(has_data, image[self.bands][:, *here], self.image[:, *there])
         self.predicted[there] = np.where(has_data, best[here], self.predicted[there])
         self.reference[there] = np.where(label[here] != IGNORE, label[here], self.reference[there])
 
-    def picture(self, title: str, bands: Sequence[int]) -> Picture:
-        """Return the picture, reduced to its largest size by leaving out pixels."""
-        step = -(-max(self.reference.shape) // _LARGEST)
-        thin = np.s_[..., ::step, ::step]
-        own, mapped = self.reference[thin], self.predicted[thin]
-        return Picture(title, _stretched(self.image[list(bands)][thin], mapped != IGNORE), own, mapped)
+    def _along(self, tile: int, length: int, sample: int, size: int) -> tuple[slice, slice]:
+        """Return the pixels of a sample to take along one axis, and where they go."""
+        start = tile + sample
+        first = -start % self.step
+        own = range(first, min(size, length - sample), self.step)
+        begin = (start + first) // self.step
+        return slice(first, max(first, own.stop), self.step), slice(begin, begin + len(own))
+
+    def picture(self, title: str) -> Picture:
+        """Return the picture."""
+        return Picture(title, _stretched(self.image, self.predicted != IGNORE), self.reference, self.predicted)
 
 
 def draw_pictures(
@@ -91,7 +98,7 @@ def draw_pictures(
     pictures = []
     for title, own in jobs:
         windows = {number: places.windows[number] or _alone(trained, samples[number]) for number in own}
-        canvas = _Canvas(len(trained.dataset.bands), _around(list(windows.values())))
+        canvas = _Canvas(_around(list(windows.values())), bands)
         wanted = [sample for number in own for sample in samples[number]]
         for batch in trained.score(alone, batch_size, samples=wanted):
             best = batch.logits.argmax(dim=1).cpu().numpy().astype(np.uint8)
@@ -100,7 +107,7 @@ def draw_pictures(
             ):
                 sample = trained.dataset.samples[number]
                 canvas.paint(windows[sample.tile], sample, image, label, guess)
-        pictures.append(canvas.picture(title, bands))
+        pictures.append(canvas.picture(title))
     return Pictures(tuple(pictures[worst:]), tuple(pictures[:worst]))
 
 
@@ -114,15 +121,20 @@ def _scenes(places: Places, tiles: NDArray[np.int64]) -> list[str]:
 
 
 def _choose_tiles(scene: str, places: Places, tiles: NDArray[np.int64], samples: dict[int, list[int]]) -> list[int]:
-    """Return tiles of a scene, whole blocks with most labelled pixels first, until there are enough samples."""
+    """Return tiles of a scene: the block with most labelled pixels, and its neighbours while few samples are needed."""
     blocks: dict[str, list[int]] = defaultdict(list)
     for number, (own, block) in enumerate(zip(places.scenes, places.blocks, strict=True)):
         if own == scene:
             blocks[block].append(number)
+    first = max(blocks.values(), key=lambda numbers: int(tiles[numbers, 0].sum()))
+    corners = {number: (window.row_off, window.col_off) for number, window in enumerate(places.windows) if window}
+
+    def distance(numbers: list[int]) -> float:
+        return min(math.dist(corners[one], corners[other]) for one in first for other in numbers)
+
     chosen: list[int] = []
-    for numbers in sorted(blocks.values(), key=lambda numbers: -int(tiles[numbers, 0].sum())):
-        squares = sum(len(samples[number]) for number in [*chosen, *numbers])
-        if chosen and squares > _SQUARES:
+    for numbers in sorted(blocks.values(), key=distance):
+        if chosen and sum(len(samples[number]) for number in [*chosen, *numbers]) > _SQUARES:
             break
         chosen += numbers
     return chosen

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 from torch import Tensor, nn
 
+from cwsam_cli.assess import drawing
 from cwsam_cli.assess.drawing import draw_pictures
 from cwsam_cli.assess.places import Places
 from cwsam_cli.assess.trained import Trained
@@ -91,3 +92,29 @@ def test_ground_without_data_has_no_class_and_is_transparent(scene: Any, make_ra
     assert (picture.predicted[:10, :40] == IGNORE).all()
     assert (picture.image[:10, :40, 3] == 0).all()
     assert (picture.predicted[10:] != IGNORE).all()
+
+
+def test_a_scattered_scene_takes_no_more_memory_than_a_picture(scene: Any) -> None:
+    trained, _ = scene
+    far = ((0, 0), (0, 40), (10_000_000, 0), (10_000_000, 40))
+    (picture,) = draw_pictures(trained, WORLD, places(*far), TILES, 3).places
+    assert max(picture.reference.shape) <= 640
+
+
+def test_a_large_place_is_reduced_by_leaving_out_pixels(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, index = scene
+    monkeypatch.setattr(drawing, "_LARGEST", 27)
+    (picture,) = draw_pictures(trained, WORLD, places(*ALL), TILES, 3).places
+    np.testing.assert_array_equal(picture.reference, index[::3, ::3])
+    np.testing.assert_array_equal(picture.predicted, index[::3, ::3])
+
+
+def test_neighbours_of_the_best_labelled_block_are_shown_while_few_samples_are_needed(
+    scene: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, _ = scene
+    monkeypatch.setattr(drawing, "_SQUARES", 8)  # two tiles of four samples
+    tiles = np.array([[1600, 800], [1601, 800], [1600, 800], [1600, 800]])
+    (picture,) = draw_pictures(trained, WORLD, places((900, 900), (0, 40), (600, 600), (0, 0)), tiles, 3).places
+    assert picture.title == "scene.tif, 2 of 4 tiles"
+    assert picture.reference.shape == (40, 80)
