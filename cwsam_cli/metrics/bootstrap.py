@@ -18,7 +18,7 @@ Arrays = dict[str, NDArray[np.float64]]
 ENOUGH_BLOCKS = 10
 """Percentile intervals from fewer blocks are too narrow to be relied on."""
 _DRAWS = 2000
-_VALUES = 20_000_000  # numbers held at a time
+_VALUES = 5_000_000  # numbers held at a time
 
 
 def bootstrap(
