@@ -269,6 +269,7 @@ def open_scene(
     chosen_bands: Sequence[str] = (),
     alpha: str | None = None,
     pixel_m: float | None = None,
+    is_checked: bool = False,
 ) -> Iterator[Scene]:
     """Open an image for tiling or prediction.
 
@@ -282,6 +283,7 @@ def open_scene(
         alpha: whether a band tagged alpha hides pixels (`mask`) or is a band like the others
             (`ignore`); None decides by the rule above, and by its values.
         pixel_m: resample the scene to pixels of so many metres.
+        is_checked: the scene was opened before, so its dtype and its place need no check.
 
     Raises:
         DataError: unreadable, of a dtype or georeferencing that cannot be used, or without
@@ -290,8 +292,9 @@ def open_scene(
     with ExitStack() as stack:
         dataset = original = stack.enter_context(open_raster(path))
         grid = Grid.of(dataset)
-        _check(dataset, path)
-        warn_of_pages(dataset, path)
+        if not is_checked:
+            _check(dataset, path)
+            warn_of_pages(dataset, path)
         names = band_names(dataset)
         tagged = [band - 1 for band in _tagged_alpha(dataset)]
         image = [i for i in range(dataset.count) if i not in tagged]

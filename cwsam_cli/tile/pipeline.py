@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import warnings
@@ -53,7 +54,8 @@ def tile_scenes(request: TileRequest) -> Manifest:
         warnings.filterwarnings("ignore", message="'crs' was not provided")  # `inspect_inputs` warns once about both
         inputs = inspect_inputs(request)
         plan = make_plan(request, inputs)
-        log.debug("plan: %s", json.dumps(asdict(plan), default=str, ensure_ascii=False))
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("plan: %s", json.dumps(asdict(plan), default=str, ensure_ascii=False))
         manifest = _write(plan, inputs)
     shares = dict(zip(SPLITS, request.shares, strict=True)) if request.split_by == "block" else {}
     wanted = [split for split, share in shares.items() if share and not (request.folds and split == "val")]

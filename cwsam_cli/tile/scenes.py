@@ -154,7 +154,9 @@ class OpenScene:
         """The scene."""
         if self._scene is None:
             described = self._described
-            opened = open_scene(described.path, chosen_bands=described.chosen_bands, alpha=described.alpha)
+            opened = open_scene(
+                described.path, chosen_bands=described.chosen_bands, alpha=described.alpha, is_checked=True
+            )
             self._scene = self._files.enter_context(opened)
         return self._scene
 
