@@ -4,7 +4,7 @@ A pixel belongs to the polygon that contains its centre.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
@@ -32,6 +32,8 @@ from cwsam_cli.tile.label_bounds import bounds_near, center
 from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Codes, Conflicts, Labels, Value
 
 _ON_BORDER = 1e-6  # pixels; rounding moves borders, so a centre this close to a border counts as on it
+_LARGE = 100  # coordinates of a polygon that is cut before it is burnt
+_BORDER = 2  # pixels around a window
 _CHUNK = 10_000  # pixels whose claims are looked up together
 _FAILED = (
     ValueError,
@@ -58,6 +60,11 @@ class VectorSource:
     """Whether polygons also label pixels that they touch, if no polygon contains the pixel's centre."""
     buffer_m: float = 0.0
     """Points and lines become areas with this radius, in metres on the ground."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files of the labels."""
+        return (self.path,)
 
     @contextmanager
     def opened(self, grid: Grid, scene: Path | str, table: LabelTable | None) -> "Iterator[Labels]":
@@ -269,12 +276,26 @@ class VectorLabels:
         x, y = zip(*self.grid.corners(window), strict=True)
         return self.frame.iloc[np.sort(self.frame.sindex.query(shapely.box(min(x), min(y), max(x), max(y))))]
 
+    def _clipped(self, near: geopandas.GeoDataFrame, window: Window) -> NDArray[Any]:
+        """Cut large polygons to a window and a border around it, because burning takes time for each vertex."""
+        large = near["large"].to_numpy()
+        wide = Window(
+            window.col_off - _BORDER,
+            window.row_off - _BORDER,
+            window.width + 2 * _BORDER,
+            window.height + 2 * _BORDER,
+        )
+        x, y = zip(*self.grid.corners(wide), strict=True)
+        shapes = near.geometry.to_numpy().copy()
+        shapes[large] = shapely.clip_by_rect(shapes[large], min(x), min(y), max(x), max(y))
+        return np.asarray(shapes)
+
     def _burn(self, window: Window, near: geopandas.GeoDataFrame, values: Any, *, all_touched: bool = False) -> Codes:
         shape = (int(window.height), int(window.width))
         if near.empty:
             return np.full(shape, NO_LABEL, np.int32)
         burnt = rasterize(
-            zip(near.geometry, values, strict=True),
+            zip(self._clipped(near, window), values, strict=True),
             out_shape=shape,
             transform=window_transform(window, self.grid.transform),
             fill=NO_LABEL,
@@ -321,7 +342,10 @@ def place_polygons(
         turns = [moved.set_geometry(moved.translate(turn * width)) for turn in (0, 1, -1)]
         moved = pandas.concat([turn.cx[min(x) : max(x), min(y) : max(y)] for turn in turns])
         moved = moved.sort_values(["rank", "code"], kind="stable")
-    return VectorLabels(moved, grid, all_touched)
+    shapes = moved.geometry.to_numpy()
+    large = (shapely.get_num_coordinates(shapes) > _LARGE) & (shapely.get_dimensions(shapes) == 2)
+    large[large] = shapely.is_valid(shapes[large])
+    return VectorLabels(moved.assign(large=large), grid, all_touched)
 
 
 def _not_finite(frame: geopandas.GeoDataFrame) -> str:
@@ -331,13 +355,14 @@ def _not_finite(frame: geopandas.GeoDataFrame) -> str:
     return ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
 
 
-def field_table(source: VectorSource) -> LabelTable:
-    """Make a class table of the values in a layer's class field.
+def field_table(sources: Sequence[VectorSource]) -> LabelTable:
+    """Make a class table of the values in the class field of one or more layers.
 
     Raises:
         DataError: the field holds no class codes and no names.
     """
-    path, field, found = source.path, source.class_field, source.values()
+    path, field = sources[0].path, sources[0].class_field
+    found = set[Value]().union(*(source.values() for source in sources))
     if found and all(isinstance(value, str) and value.isdecimal() for value in found):
         found = {int(value) for value in found}
     values = sorted(found, key=str)
