@@ -97,7 +97,7 @@ def _continue(
 ) -> tuple["GeoDataFrame", Design, float | None]:
     import pandas
 
-    sample = read_sample(request.output)
+    sample = _interpreted(request.output)
     design = sample.design
     if design is None:
         raise DataError(f"`{request.output}` has no design, so it cannot be continued", hint="draw one with -n")
@@ -119,11 +119,37 @@ def _continue(
         log.warning("no point of `%s` is interpreted yet: the allocation knows no accuracies", request.output)
     frame = draw(source, strata.read, population, points, seed=(design.seed, design.rounds + 1), taken=sample.frame)
     whole = pandas.concat([sample.frame, frame], ignore_index=True)
+    for field in sample.interpreters:
+        codes = dataclasses.replace(sample, frame=whole).references(field, design.classes)
+        whole[field] = pandas.array(codes, dtype="Int64")
+        whole.loc[codes == NO_REFERENCE, field] = pandas.NA
     grown = tuple(
         dataclasses.replace(stratum, points=stratum.points + int(count))
         for stratum, count in zip(design.strata, points, strict=True)
     )
     return whole, dataclasses.replace(design, strata=grown, rounds=design.rounds + 1), None
+
+
+def _interpreted(path: Path) -> Sample:
+    """Read a sample from the file that was filled in: the GeoPackage, or the CSV beside it.
+
+    Raises:
+        DataError: both were filled in, and they differ.
+    """
+    package, table = read_sample(path), path.with_suffix(".csv")
+    if not table.exists() or package.design is None:
+        return package
+    filled = read_sample(table)
+    one, other = (sample.references(REFERENCE, package.design.classes) for sample in (package, filled))
+    if (other == NO_REFERENCE).all():
+        return package
+    if (one == NO_REFERENCE).all():
+        return filled
+    if dict(zip(package.frame["id"], one, strict=True)) != dict(zip(filled.frame["id"], other, strict=True)):
+        raise DataError(
+            f"`{path}` and `{table}` have different references", hint="move the one that you do not want away"
+        )
+    return package
 
 
 def _found(sample: Sample, design: Design) -> tuple[Counts, Counts]:

@@ -27,6 +27,8 @@ LAYER = "sample"
 _DESIGN = "CWSAM_DESIGN"
 _SECRET = ("map", "pixel_m2")
 """Fields that the CSV leaves out: one tells interpreters what the map says."""
+_PLACE = ("x", "y", "lon", "lat")
+"""Fields of the CSV that stand for the geometry."""
 NO_REFERENCE = -(2**31)
 """The value of a reference that is still empty."""
 
@@ -73,7 +75,7 @@ class Sample:
 
 def _text(value: object) -> str:
     """Return a value as it would be typed: empty for none, `3` for 3.0."""
-    if value is None or value != value or str(value) == "<NA>":
+    if value is None or str(value) in ("<NA>", "nan"):  # pandas' missing values
         return ""
     return name_key(re.sub(r"^(-?\d+)\.0+$", r"\1", str(value).strip()))
 
@@ -154,7 +156,8 @@ def _read_csv(path: Path, package: Path | None) -> "GeoDataFrame":
         crs = pyogrio.read_info(package, layer=LAYER)["crs"]
         whole = geopandas.read_file(package, layer=LAYER)
         table = table.merge(whole[["id", *_SECRET]], on="id", how="left", validate="one_to_one")
-    return geopandas.GeoDataFrame(table, geometry=geopandas.points_from_xy(table["x"], table["y"]), crs=crs)
+    points = geopandas.points_from_xy(table["x"], table["y"])
+    return geopandas.GeoDataFrame(table.drop(columns=list(_PLACE), errors="ignore"), geometry=points, crs=crs)
 
 
 def _design_text(path: Path) -> str | None:

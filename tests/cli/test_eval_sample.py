@@ -269,3 +269,22 @@ def test_a_sample_that_cannot_be_assessed_is_refused(
     assert sample.design is not None
     write_sample(tmp_path / "sample.gpkg", sample.frame.iloc[:-1], sample.design, overwrite=True)
     refused(4, "eval", "--sample", "sample.gpkg", names="99 points")
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_a_map_without_a_crs_has_shares_but_no_areas(
+    cwsam: Cwsam, map_path: Path, truth: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    cwsam("sample", map_path, "-n", 200, "-o", "sample.gpkg")
+    interpret(Path("sample.gpkg"), truth)
+    placed = assess(cwsam)
+    with rasterio.open(map_path) as source:
+        write(tmp_path / "bare.tif", source.read(1), nodata=255, crs=None)
+    cwsam("sample", "bare.tif", "-n", 200, "-o", "sample.gpkg", "--overwrite")
+    interpret(Path("sample.gpkg"), truth)
+    bare = assess(cwsam)
+    assert [entry["share"] for entry in bare["classes"]] == [
+        pytest.approx(entry["share"]) for entry in placed["classes"]
+    ]
+    assert all(entry["area_ha"] is None for entry in bare["classes"])
+    assert "share, %" in cwsam("eval", "--sample", "sample.gpkg").stdout

@@ -240,6 +240,20 @@ def test_more_points_continue_the_design(cwsam: Cwsam, map_path: Path) -> None:
     assert new["reference"].isna().sum() == 60
 
 
+def test_references_in_the_csv_are_kept_by_more_points(cwsam: Cwsam, refused: Refused, map_path: Path) -> None:
+    cwsam("sample", map_path, "-n", 60, "-o", "sample.gpkg")
+    table = pandas.read_csv("sample.csv")
+    table["reference"] = "Water"
+    table.to_csv("sample.csv", index=False)
+    cwsam("sample", map_path, "--more", 20, "-o", "sample.gpkg")
+    sample, written = read_sample(Path("sample.gpkg")), pandas.read_csv("sample.csv")
+    for found in (sample.frame["reference"], written["reference"]):
+        assert (found.dropna() == 1).all() and found.notna().sum() == 60
+    written["reference"] = "城市"
+    written.to_csv("sample.csv", index=False)
+    refused(4, "sample", map_path, "--more", 20, "-o", "sample.gpkg", names="different references")
+
+
 def test_chips_show_the_ground_around_each_point(cwsam: Cwsam, map_path: Path, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 255, (3, 300, 400)).astype(np.uint8)
     write(tmp_path / "scene.tif", image)
