@@ -239,7 +239,13 @@ def _place(source: SourceMap, bounds: Bounds, grid: Grid, table: NDArray[np.int1
         and t.b == t.d == 0
         and max(drift, abs(left - round(left)), abs(top - round(top))) < ALIGNED
     )
-    window = Window(first_column, first_row, end_column - first_column, end_row - first_row)
+    margin = 0 if is_aligned else 1  # the bounds of a curved edge are a little too narrow
+    window = Window(
+        first_column - margin,
+        first_row - margin,
+        end_column - first_column + 2 * margin,
+        end_row - first_row + 2 * margin,
+    )
     return PlacedMap(source=source, recoding=table, window=window, is_aligned=is_aligned)
 
 
