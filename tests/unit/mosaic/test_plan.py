@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from pyproj import Transformer
 from rasterio.transform import from_origin
 
 from cwsam_cli.mosaic.plan import make_plan
@@ -79,3 +80,14 @@ def test_tiles_cover_the_mosaic_once(make_map: Callable[..., str], step: str) ->
         seen[tile.window.toslices()] += 1
     assert (seen == 1).all()
     assert len({tile.name for tile in plan.tiles}) == len(plan.tiles)
+
+
+def test_the_curved_edges_of_a_wide_map_lie_inside_the_mosaic(make_map: Callable[..., str]) -> None:
+    wide = make_map("a.tif", height=10, width=1000, crs="EPSG:4326", transform=from_origin(7.1, 50, 0.005, 0.005))
+    grid = make_plan(request(wide, crs="EPSG:32632", res="1m")).grid
+    x, y = Transformer.from_crs("EPSG:4326", grid.crs.to_wkt(), always_xy=True).transform(
+        np.linspace(7.1, 12.1, 10_001), np.full(10_001, 49.95)
+    )
+    columns, rows = ~grid.transform @ np.stack([x, y])
+    assert columns.min() >= -0.01 and columns.max() <= grid.width + 0.01
+    assert rows.max() <= grid.height + 0.2
