@@ -168,7 +168,9 @@ def test_the_table_of_a_palette_label_knows_the_published_classes(landcover: Pat
 def chips(landcover: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     naip, out = landcover / "naip_wv_1m_nogeo", tmp_path_factory.mktemp("naip") / "dataset"
     scenes = sorted((naip / "images").glob("*.tif"))
-    cwsam("tile", *scenes, "--labels", naip / "labels", "--classes", "chesapeake", "-o", out, "--size", 128)
+    cwsam(
+        "tile", *scenes, "--labels", naip / "labels", "--classes", "chesapeake", "-o", out, "--size", 128, "--buffer", 0
+    )
     return out
 
 
