@@ -64,6 +64,8 @@ class Manifest:
     """Number of tiles by split."""
     pixels: dict[str, list[int]] = field(default_factory=dict)
     """Labelled pixels by split and class index; a pixel in two tiles counts once."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Number of tiles that were left out, by reason. What the buffer takes is counted in whole tiles of ground."""
     split: SplitRule | None = None
     """How the ground was divided; None if an older version wrote the dataset."""
     command: str = ""

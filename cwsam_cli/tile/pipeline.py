@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cwsam_cli.raster.scene import GDAL_CACHE
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 from cwsam_cli.tile.labels import NO_LABEL
 from cwsam_cli.tile.plan import TilePlan, make_plan
+from cwsam_cli.tile.preview import draw_preview
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import Inputs, each_opened, inspect_inputs
 from cwsam_cli.tile.tiles import Pixels, WrittenTile, tile_name, write_index, write_pair
@@ -32,8 +34,9 @@ def tile_scenes(request: TileRequest) -> Manifest:
     """
     refuse_existing(request.output, overwrite=request.overwrite, marker=NAME)
     refuse_other_dataset(request.output)
-    if request.overlaps_to is not None:
-        refuse_existing(request.overlaps_to, overwrite=request.overwrite)
+    for path in (request.overlaps_to, request.preview):
+        if path is not None:
+            refuse_existing(path, overwrite=request.overwrite)
     with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         warnings.filterwarnings("ignore", message="'crs' was not provided")  # `inspect_inputs` warns once about both
@@ -44,7 +47,10 @@ def tile_scenes(request: TileRequest) -> Manifest:
             reserved(plan.output),
             staged(plan.output, overwrite=plan.overwrite, marker=NAME) as folder,
         ):
-            return _write(plan, inputs, folder)
+            manifest = _write(plan, inputs, folder)
+        if request.preview is not None:
+            draw_preview(plan.output, manifest, request.preview, overwrite=request.overwrite)
+        return manifest
 
 
 def _write(plan: TilePlan, inputs: Inputs, folder: Path) -> Manifest:
@@ -63,6 +69,7 @@ def _write(plan: TilePlan, inputs: Inputs, folder: Path) -> Manifest:
     to_index = np.frombuffer(taxonomy.code_to_index(), np.uint8)
     written = []
     pixels = {split: np.zeros(len(taxonomy), np.int64) for split in SPLITS}
+    left_out = Counter(plan.left_out)
     work = [(plan.scenes[tile.scene], tile) for tile in plan.tiles]
     for opened, tile in each_opened(work, inputs.table, "writing tiles", "tile"):
         codes = opened.codes(tile.window)
@@ -71,9 +78,14 @@ def _write(plan: TilePlan, inputs: Inputs, folder: Path) -> Manifest:
         codes[(codes == NO_LABEL) | np.isin(codes, taxonomy.unlabelled)] = IGNORE
         index = to_index[codes]
         labelled = _count(index, taxonomy)
-        if not labelled.any():
+        share = float(labelled.sum() / (tile.height * tile.width))
+        if reason := plan.selection.why_not(share):
+            left_out[reason] += 1
             continue
         image, valid = opened.scene.read(tile.window)
+        if reason := plan.selection.why_not(share, float(valid.mean())):
+            left_out[reason] += 1
+            continue
         above, beside = tile.shared
         pixels[tile.split] += _count(index[above:, beside:], taxonomy)
         if tile.split == "train":
@@ -90,6 +102,7 @@ def _write(plan: TilePlan, inputs: Inputs, folder: Path) -> Manifest:
         gsd_m=plan.scenes[plan.tiles[0].scene].grid.gsd_m,
         tiles={split: sum(tile.planned.split == split for tile in written) for split in SPLITS},
         pixels={split: counts.tolist() for split, counts in pixels.items()},
+        left_out=dict(left_out),
         split=plan.rule,
         command=plan.command,
     )

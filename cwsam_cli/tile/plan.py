@@ -5,7 +5,7 @@ placed inside the blocks.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, cast
@@ -28,6 +28,7 @@ from cwsam_cli.tile.overlaps import write_overlaps
 from cwsam_cli.tile.rare import missing_classes
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import Inputs, LabelledScene, each_opened
+from cwsam_cli.tile.selection import Selection
 from cwsam_cli.tile.unexpected import refuse_unexpected
 
 
@@ -43,6 +44,9 @@ class TilePlan:
     """Pixels per side of a tile."""
     rule: SplitRule
     """How the ground was divided."""
+    selection: Selection
+    left_out: Mapping[str, int]
+    """Number of tiles that are left out before writing, by reason."""
     output: Path
     overwrite: bool
     command: str
@@ -82,6 +86,8 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
             seed=request.seed,
             folds=request.folds,
         ),
+        selection=request.selection,
+        left_out=dict(division.left_out),
         output=request.output,
         overwrite=request.overwrite,
         command=request.command,

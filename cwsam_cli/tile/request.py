@@ -1,13 +1,14 @@
 """The wish behind one `cwsam tile`, validated before rasterio is loaded."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_input
 from cwsam_cli.tile.lengths import Length
+from cwsam_cli.tile.selection import Selection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,10 @@ class TileRequest:
     """What goes to one split: `block`, `scene`, `date`, or the path of polygons that say the split."""
     split_field: str = "split"
     """The field of those polygons that holds train, val or test."""
+    selection: Selection = field(default_factory=Selection)
+    """What a tile must have."""
+    preview: Path | None = None
+    """A PNG for a contact sheet."""
     folds: int | None = None
     """Number of folds for cross-validation; None makes a validation split instead."""
     overlaps_to: Path | None = None
@@ -86,6 +91,10 @@ class TileRequest:
         if twice:
             raise UsageError(f"`{twice[0]}` is given twice", hint="name each scene once")
         refuse_input(self.output, self.labels, *self.scenes)
+        if self.preview is not None:
+            refuse_input(self.preview, self.labels, *self.scenes)
+            if self.preview.suffix.lower() != ".png":
+                raise UsageError(f"--preview `{self.preview}` is not the name of a PNG", hint="give it the suffix .png")
         if self.overlaps_to is not None:
             refuse_input(self.overlaps_to, self.labels, *self.scenes)
             if self.overlaps_to.suffix.lower() != ".gpkg":
