@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cwsam_cli.errors import DataError
 
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+SUFFIXES = (".tif", ".tiff", ".vrt", ".png", ".jpg", ".jpeg")
 """Suffixes of tiles, in lower case."""
 
 

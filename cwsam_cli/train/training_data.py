@@ -113,7 +113,7 @@ def _dataset(config: RunConfig, manifest: Manifest, which: str, world: World) ->
     if fold is not None:
         for folder in args.folders:
             chosen = split_by_fold(folder[0].parent.parent, fold)[which == "val_dataset"]
-            bad |= {image for image, _ in find_pairs(*folder) if image.name not in chosen}
+            bad |= {image for image, _ in find_pairs(*folder) if image.stem not in chosen}
     return TileDataset(
         args,
         manifest.taxonomy,
