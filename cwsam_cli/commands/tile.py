@@ -96,6 +96,14 @@ def tile(
     limit: Annotated[
         int | None, typer.Option("--limit", help="Most tiles. Each split keeps its share, drawn at random.")
     ] = None,
+    focus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--focus",
+            metavar="CLASS=N",
+            help="Add N training tiles at other offsets that show a rare class; repeatable.",
+        ),
+    ] = None,
     preview: Annotated[
         Path | None,
         typer.Option("--preview", metavar="PNG", help="Draw a sheet of some tiles of each split with their labels."),
@@ -131,7 +139,7 @@ def tile(
     """
     from cwsam_cli.config.sizes import length_m
     from cwsam_cli.tile.lengths import parse_length
-    from cwsam_cli.tile.request import TileRequest
+    from cwsam_cli.tile.request import TileRequest, parse_focus
     from cwsam_cli.tile.selection import Selection
 
     request = TileRequest(
@@ -154,6 +162,7 @@ def tile(
         split_field=split_field,
         folds=folds,
         selection=Selection(min_valid=min_valid, min_labelled=min_labelled, limit=limit),
+        focus=parse_focus(focus or ()),
         preview=preview,
         overlaps_to=overlaps_to,
         overwrite=overwrite,

@@ -21,6 +21,7 @@ from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.blocks import Block, choose_block_size, cut_blocks
 from cwsam_cli.tile.dates import scene_date
 from cwsam_cli.tile.division import Histograms, divide
+from cwsam_cli.tile.focus import focus_tiles
 from cwsam_cli.tile.footprints import PlannedTile
 from cwsam_cli.tile.label_files import RasterSource
 from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Conflicts, Value
@@ -74,10 +75,11 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
     can_shrink = request.split_by == "block" and side > request.size
     for text in missing_classes(division, found, taxonomy, wanted, recount if can_shrink else None):
         log.warning("%s", text)
+    tiles = focus_tiles(division, inputs, blocks, found, taxonomy, request) if request.focus else division.tiles
     return TilePlan(
         scenes=scenes,
         taxonomy=taxonomy,
-        tiles=division.tiles,
+        tiles=tiles,
         size=request.size,
         rule=SplitRule(
             by="polygons" if request.has_zones else cast(Unit, request.split_by),

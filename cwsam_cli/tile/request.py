@@ -1,6 +1,7 @@
 """The wish behind one `cwsam tile`, validated before rasterio is loaded."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -55,6 +56,8 @@ class TileRequest:
     """The field of those polygons that holds train, val or test."""
     selection: Selection = field(default_factory=Selection)
     """What a tile must have."""
+    focus: tuple[tuple[str, int], ...] = ()
+    """Classes (name or code) with the number of additional training tiles that show them."""
     preview: Path | None = None
     """A PNG for a contact sheet."""
     folds: int | None = None
@@ -91,6 +94,10 @@ class TileRequest:
         if twice:
             raise UsageError(f"`{twice[0]}` is given twice", hint="name each scene once")
         refuse_input(self.output, self.labels, *self.scenes)
+        if self.focus and (self.folds is not None or self.selection.limit is not None):
+            raise UsageError(
+                "--focus adds training tiles, so it excludes --folds and --limit", hint="leave one of them out"
+            )
         if self.preview is not None:
             refuse_input(self.preview, self.labels, *self.scenes)
             if self.preview.suffix.lower() != ".png":
@@ -107,3 +114,18 @@ class TileRequest:
     def has_zones(self) -> bool:
         """Whether polygons say which ground goes to which split."""
         return self.split_by not in ("block", "scene", "date")
+
+
+def parse_focus(pairs: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """Read `--focus CLASS=N`.
+
+    Raises:
+        UsageError: a pair is of another form, or its number is not above 0.
+    """
+    found = []
+    for pair in pairs:
+        name, _, number = pair.rpartition("=")
+        if not name or not number.isascii() or not number.isdigit() or int(number) == 0:
+            raise UsageError(f"--focus `{pair}` is not of the form CLASS=N", hint="for example: --focus water=50")
+        found.append((name, int(number)))
+    return tuple(found)

@@ -218,3 +218,26 @@ def test_a_preview_shows_tiles_of_each_split_and_the_classes(
     assert {ImageColor.getrgb(entry["color"]) for entry in classes} <= colors
     refused(2, *inputs[:-4], "-o", "other", "--size", 16, "--preview", "sheet.png", names="sheet.png")
     refused(2, *inputs[:-4], "-o", "other", "--size", 16, "--preview", "sheet.jpg", names="sheet.jpg")
+
+
+def test_focus_adds_training_tiles_that_show_a_rare_class(cwsam: Any, make_raster: Any, tmp_path: Path) -> None:
+    codes = striped(200, 300)
+    codes[::50, ::50] = 4  # 24 pixels
+    scene, labels = make_raster("scene.tif", noise(200, 300)), make_raster("labels.tif", codes)
+    common = ("tile", scene, "--labels", labels, "--size", 16)
+    cwsam(*common, "-o", "plain")
+    cwsam(*common, "-o", "focused", "--focus", "class 4=12", "--focus", "2=5")
+    plain, focused = tiles(tmp_path / "plain"), tiles(tmp_path / "focused")
+    added = focused[~focused.tile.isin(plain.tile)]
+    assert set(plain.tile) <= set(focused.tile) and 10 <= len(added) <= 17
+    assert set(added.split) == {"train"} and (added.labelled == 1).all()
+    assert (added.share_4 > 0).sum() >= 8
+    assert gap(focused) >= 16
+    described = [yaml.safe_load((tmp_path / name / "dataset.yaml").read_text("utf-8")) for name in ("plain", "focused")]
+    assert described[0]["bands"] == described[1]["bands"], "no pixel enters the statistics twice"
+    assert described[0]["pixels"] == described[1]["pixels"]
+
+
+@pytest.mark.parametrize("options", [("--focus", "ice=5"), ("--focus", "ice"), ("--focus", "1=5", "--folds", 3)])
+def test_focus_needs_a_class_and_a_number(refused: Any, inputs: Any, options: Any) -> None:
+    refused(2, *inputs, *options, names="--focus")
