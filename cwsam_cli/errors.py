@@ -4,6 +4,7 @@ A message is one sentence that names the file or key. The hint is the next thing
 """
 
 import errno
+from typing import Any
 
 _DISK = {
     errno.ENOTDIR: "a part of that path is a file",
@@ -31,6 +32,16 @@ class CwsamError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let worker processes pass on errors of subclasses with other arguments."""
+        return _restore, (type(self), str(self), self.hint)
+
+
+def _restore(kind: type[CwsamError], message: str, hint: str) -> CwsamError:
+    error = kind.__new__(kind)
+    CwsamError.__init__(error, message, hint=hint)
+    return error
 
 
 class UsageError(CwsamError):

@@ -33,6 +33,28 @@ Gpus = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Bands = Annotated[
+    str | None,
+    typer.Option("--bands", help="Bands of the scenes in the order of use: 3,2,1 or red,green,blue."),
+]
+Scenes = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SCENE", help="Images, folders, patterns, a .txt with one path per line, URLs, /vsizip/ paths."
+    ),
+]
+Stack = Annotated[
+    str | None,
+    typer.Option(
+        "--stack",
+        metavar="PATTERN",
+        help="Files of one place are one scene: '{scene}_{band}.jp2' groups them by {scene}, and {band} names their "
+        "bands. All are brought to the finest grid.",
+    ),
+]
+Unscale = Annotated[
+    bool, typer.Option("--unscale", help="Apply the scale and offset of each band; values become float32.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the configuration; repeatable."),
@@ -65,6 +87,11 @@ def require_checkpoint(checkpoint: Path | None) -> Path:
         raise UsageError("no checkpoint is given", hint=newest_checkpoint())
     refuse_missing(checkpoint)
     return checkpoint
+
+
+def parse_names(text: str | None) -> tuple[str, ...]:
+    """Read names with commas between them, such as `red,green,blue`; None has none."""
+    return tuple(name.strip() for name in text.split(",")) if text else ()
 
 
 def parse_key_values(pairs: list[str] | None) -> dict[str, str]:

@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cwsam_cli.commands.options import (
+    Bands,
     Checkpoint,
     Device,
     Gpus,
     Json,
     Overwrite,
+    Scenes,
+    Stack,
+    Unscale,
     command_line,
     parse_key_values,
     parse_memory_size,
+    parse_names,
     print_result,
     require_checkpoint,
 )
@@ -29,12 +34,7 @@ _DATA = 4  # exit code if some of many scenes failed
 
 
 def predict(
-    scenes: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SCENE", help="Images, folders, patterns, a .txt with one path per line, URLs, /vsizip/ paths."
-        ),
-    ],
+    scenes: Scenes,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The map, a GeoTIFF; a folder for several scenes.")
     ] = None,
@@ -75,9 +75,9 @@ def predict(
     aoi: Annotated[
         Path | None, typer.Option("--aoi", help="Map only inside these polygons; the rest is nodata.")
     ] = None,
-    bands: Annotated[
-        str | None, typer.Option("--bands", help="The scene's bands in the model's order: 3,2,1 or red,green,blue.")
-    ] = None,
+    stack: Stack = None,
+    unscale: Unscale = False,
+    bands: Bands = None,
     alpha: Annotated[
         AlphaRule | None,
         typer.Option(
@@ -152,6 +152,7 @@ def predict(
     from cwsam_cli.errors import UsageError
     from cwsam_cli.predict.request import MapRequest
     from cwsam_cli.raster.sources import expand
+    from cwsam_cli.raster.views import make_views
 
     request = MapRequest(
         checkpoint=checkpoint,
@@ -169,7 +170,7 @@ def predict(
         gpus=gpus,
         bounds=bounds,
         aoi=aoi,
-        bands=tuple(band.strip() for band in bands.split(",")) if bands else (),
+        bands=parse_names(bands),
         alpha=alpha,
         resample_to_model=resample_to_model,
         verify=verify,
@@ -183,6 +184,9 @@ def predict(
         preview=preview,
     )
     named, many = expand(scenes)
+    if stack or unscale:
+        named = make_views(named, stack=stack, unscale=unscale)
+        many = many and len(named) > 1
     if output is None and not dry_run:
         raise UsageError("no output is given", hint="say: -o map.tif")
     if not many:

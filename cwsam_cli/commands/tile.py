@@ -5,11 +5,22 @@ from typing import Annotated
 
 import typer
 
-from cwsam_cli.commands.options import Json, Overwrite, command_line, print_result
+from cwsam_cli.commands.options import (
+    Bands,
+    Json,
+    Overwrite,
+    Scenes,
+    Stack,
+    Unscale,
+    command_line,
+    parse_names,
+    print_result,
+)
+from cwsam_cli.tile.request import TileFormat, TileRequest
 
 
 def tile(
-    scenes: Annotated[list[Path], typer.Argument(metavar="SCENE", help="Images with the same bands and dtype.")],
+    scenes: Scenes,
     labels: Annotated[
         Path,
         typer.Option(
@@ -19,6 +30,13 @@ def tile(
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The dataset's folder.")],
+    stack: Stack = None,
+    crs: Annotated[str, typer.Option("--crs", help="Bring scenes to this CRS, such as EPSG:32632.")] = "",
+    res: Annotated[
+        str | None, typer.Option("--res", metavar="LENGTH", help="Bring scenes to pixels of this size, such as 10m.")
+    ] = None,
+    unscale: Unscale = False,
+    bands: Bands = None,
     classes: Annotated[
         str | None,
         typer.Option("--classes", help="Class table: a file or a shipped name. Default: what the labels say."),
@@ -47,7 +65,12 @@ def tile(
         str | None,
         typer.Option("--label-buffer", metavar="LENGTH", help="Points and lines label the ground around them: 5m."),
     ] = None,
-    size: Annotated[int, typer.Option("--size", min=8, help="Pixels per side of a tile.")] = 512,
+    config: Annotated[
+        str | None, typer.Option("--config", help="The configuration that will train: it sets the default of --size.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", min=8, help="Pixels per side of a tile.", show_default="512")
+    ] = None,
     overlap: Annotated[
         int, typer.Option("--overlap", min=0, help="Pixels that neighbouring training tiles share.")
     ] = 0,
@@ -117,16 +140,29 @@ def tile(
             "fails.",
         ),
     ] = None,
+    format: Annotated[
+        TileFormat,
+        typer.Option(
+            "--format",
+            help="gtiff copies pixels into GeoTIFFs. windows writes VRTs that point into the scenes, which must stay "
+            "where they are.",
+        ),
+    ] = "gtiff",
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that read and write.")] = 1,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Cut scenes and labels into training tiles.
 
     \b
-    $ cwsam tile scenes/*.tif --labels landcover.tif -o dataset/
+    $ cwsam tile scenes/ --labels landcover.tif -o dataset/ --bands 4,3,2
+    $ cwsam tile 's2/*_B*.jp2' --stack '{scene}_{band}.jp2' --labels landcover.tif -o dataset/
     $ cwsam tile scene.tif --labels fields.gpkg --class-field crop --classes crops.yaml -o dataset/
 
-    Labels are resampled to each scene's pixel grid. The scene itself is never resampled.
+    All scenes need the same bands and dtype. Each may have its own CRS and pixel size.
+    Labels are resampled to each scene's pixel grid. Scenes are resampled only by --stack, --res
+    and --crs: means of smaller pixels, bilinear between larger ones.
+
     Training, validation and test ground are separate blocks with a buffer between them. Only
     training and validation tiles are left out for the buffer. tiles.gpkg in the dataset shows
     the blocks in QGIS. With --split-by date, splits share ground, and the test measures other
@@ -138,15 +174,26 @@ def tile(
     palette of a label raster, or from the values of the class field.
     """
     from cwsam_cli.config.sizes import length_m
+    from cwsam_cli.raster.sources import expand
+    from cwsam_cli.raster.views import make_views
     from cwsam_cli.tile.lengths import parse_length
-    from cwsam_cli.tile.request import TileRequest, parse_focus
+    from cwsam_cli.tile.request import parse_focus
     from cwsam_cli.tile.selection import Selection
 
     request = TileRequest(
-        scenes=tuple(scenes),
+        scenes=tuple(
+            make_views(
+                expand(scenes)[0],
+                stack=stack,
+                crs=crs,
+                pixel_m=length_m(res, "--res") if res else 0.0,
+                unscale=unscale,
+            )
+        ),
         labels=labels,
         output=output,
-        size=size,
+        bands=parse_names(bands),
+        size=size or _input_size(config),
         overlap=overlap,
         classes=classes,
         class_field=class_field,
@@ -165,6 +212,8 @@ def tile(
         focus=parse_focus(focus or ()),
         preview=preview,
         overlaps_to=overlaps_to,
+        format=format,
+        workers=workers,
         overwrite=overwrite,
         command=command_line(),
     )
@@ -174,5 +223,16 @@ def tile(
     manifest = tile_scenes(request)
     counts = ", ".join(f"{count} {name}" for name, count in manifest.tiles.items())
     bands = f"{len(manifest.bands)} bands" if len(manifest.bands) > 1 else "1 band"
-    text = f"{output}: {counts} tiles of {size} × {size} pixels, {bands}, {len(manifest.taxonomy)} classes"
+    text = (
+        f"{output}: {counts} tiles of {request.size} × {request.size} pixels, {bands}, {len(manifest.taxonomy)} classes"
+    )
     print_result(manifest, f"{text}\n\n{summary_text(manifest)}", as_json=as_json)
+
+
+def _input_size(config: str | None) -> int:
+    """Return the side of a model's input in pixels."""
+    if config is None:
+        return 512
+    from cwsam_cli.config.load import load_config
+
+    return load_config(config).model.args.inp_size

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from cwsam_cli.config.load import validate
 from cwsam_cli.errors import ConfigError, DataError, UsageError
@@ -29,6 +27,13 @@ class Band:
     name: str
     mean: float
     std: float
+    minimum: float | None = None
+    """None in files that an older version wrote."""
+    maximum: float | None = None
+    p2: float | None = None
+    """2nd percentile."""
+    p98: float | None = None
+    """98th percentile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,8 @@ class Manifest:
     """Labelled pixels by split and class index; a pixel in two tiles counts once."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Number of tiles that were left out, by reason. What the buffer takes is counted in whole tiles of ground."""
+    weights: list[float] = field(default_factory=list)
+    """Weight by class index for `loss_weight: auto`, from the training split; empty in files of older versions."""
     split: SplitRule | None = None
     """How the ground was divided; None if an older version wrote the dataset."""
     command: str = ""
@@ -76,43 +83,6 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.version != VERSION:
             raise ValueError(f"version is {self.version}, this program reads {VERSION}")
-
-
-class RunningStats:
-    """Mean and standard deviation of bands, updated tile by tile (Chan et al. 1979)."""
-
-    def __init__(self) -> None:
-        self.count: NDArray[np.float64] | float = 0.0
-        self.mean: NDArray[np.float64] | float = 0.0
-        self.moment: NDArray[np.float64] | float = 0.0
-
-    def add(self, image: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
-        """Add the valid pixels of an image.
-
-        Args:
-            image: pixels (C, H, W).
-            valid: which pixels count, (H, W); NaN and infinity never count.
-        """
-        pixels = image[:, valid].astype(np.float64)
-        known = np.isfinite(pixels)
-        count = known.sum(axis=1)
-        mean = np.where(known, pixels, 0).sum(axis=1) / np.maximum(count, 1)
-        moment = (np.where(known, pixels - mean[:, None], 0) ** 2).sum(axis=1)
-        total, apart = self.count + count, mean - self.mean
-        share = count / np.maximum(total, 1)
-        self.moment = self.moment + moment + apart**2 * self.count * share
-        self.mean = self.mean + apart * share
-        self.count = total
-
-    def bands(self, names: tuple[str, ...]) -> tuple[Band, ...]:
-        """Return one `Band` per name; a constant band has the standard deviation 1."""
-        if not np.any(self.count):
-            return tuple(Band(name=name, mean=0.0, std=1.0) for name in names)
-        std = np.sqrt(np.asarray(self.moment) / np.maximum(self.count, 1))
-        return tuple(
-            Band(name=name, mean=float(m), std=float(s) or 1.0)
-            for name, m, s in zip(names, np.asarray(self.mean), std, strict=True)
-        )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -4,7 +4,7 @@ Training takes one random square of each tile per epoch. Evaluation takes square
 tile. Each pixel counts once: where a square overlaps an earlier one, its label is `IGNORE`.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 from cwsam_cli.config.load import dataset_taxonomy
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.console import log, track
-from cwsam_cli.dataset.manifest import NAME, Band, Manifest, RunningStats, read_manifest
+from cwsam_cli.dataset.manifest import NAME, Band, Manifest, read_manifest
 from cwsam_cli.dataset.pairs import find_pairs
+from cwsam_cli.dataset.statistics import RunningStats
 from cwsam_cli.dataset.transforms import augment, band_statistics, crop_or_pad, normalize
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.raster.bands import band_descriptions
@@ -187,8 +188,23 @@ def describe(args: FolderArgs) -> Manifest:
         return first
     mean = (counts * means).sum(axis=0) / counts.sum()
     std = np.sqrt((counts * (stds**2 + (means - mean) ** 2)).sum(axis=0) / counts.sum())
-    bands = zip(first.bands, mean.tolist(), std.tolist(), strict=True)
-    return replace(first, bands=tuple(replace(band, mean=m, std=s) for band, m, s in bands))
+    bands = tuple(
+        _joined([one.bands[number] for one, _ in described], m, s)
+        for number, (m, s) in enumerate(zip(mean.tolist(), std.tolist(), strict=True))
+    )
+    return replace(first, bands=bands)
+
+
+def _joined(bands: Sequence[Band], mean: float, std: float) -> Band:
+    """Describe one band of several datasets. Percentiles of all pixels cannot be known from those of the parts."""
+    low, high = [band.minimum for band in bands], [band.maximum for band in bands]
+    return Band(
+        name=bands[0].name,
+        mean=mean,
+        std=std,
+        minimum=None if None in low else min(value for value in low if value is not None),
+        maximum=None if None in high else max(value for value in high if value is not None),
+    )
 
 
 def refuse_different(folder: Path, other: Manifest, manifest: Manifest, which: str) -> None:

@@ -117,7 +117,9 @@ def run_demo(
     config = load_config(_CONFIG, overrides, data=[dataset])
     size = config.model.args.inp_size
     log.info("1/5 tile")
-    wanted = TileRequest(scenes=(scene,), labels=labels, output=dataset, size=size, overlap=size // 2, classes=classes)
+    wanted = TileRequest(
+        scenes=(str(scene),), labels=labels, output=dataset, size=size, overlap=size // 2, classes=classes
+    )
     manifest = tile_scenes(wanted)
     picture = output / "quicklook.png"
     with rasterio.Env(), open_scene(scene) as image:

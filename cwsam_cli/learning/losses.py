@@ -8,7 +8,7 @@ batch; overlap losses are means over all its labelled images. Each part of the b
 divides by the `BatchTotals` of the step, so the losses and gradients of the parts add up.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -31,23 +31,6 @@ class BatchTotals(NamedTuple):
     """Number of images with at least one labelled pixel."""
     sizes: Tensor
     """Images per accumulated batch, labelled or not: (batches,)."""
-
-
-def class_weights(pixels: Sequence[int]) -> list[float]:
-    """Compute the class weights of `loss_weight: auto`.
-
-    A weight is proportional to one over the square root of the class's share of the pixels. The
-    square root raises rare classes, but a class of a few hundred pixels does not dominate.
-
-    Args:
-        pixels: labelled pixels per class.
-
-    Returns:
-        Weights whose mean over all labelled pixels is 1. A class without labelled pixels gets 0.
-    """
-    counts = torch.tensor(pixels, dtype=torch.float64)
-    weights = torch.where(counts > 0, counts.clamp(min=1).rsqrt(), 0.0)
-    return (weights * counts.sum() / (weights * counts).sum()).tolist()
 
 
 def count_totals(targets: Iterable[Tensor], weights: Tensor | None = None) -> BatchTotals:

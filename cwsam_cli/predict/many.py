@@ -3,10 +3,9 @@
 import json
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import count, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from cwsam_cli.predict.network import Lockstep, Model
 from cwsam_cli.predict.plan import MapPlan, make_plan
 from cwsam_cli.predict.request import MapRequest, beside
 from cwsam_cli.predict.work import MapResult, is_ready, make_map, stay_alive, wait_for_others
+from cwsam_cli.raster.sources import scene_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,9 @@ def predict_many(request: MapRequest, scenes: Sequence[str]) -> Maps:
         raise UsageError("--preview draws one map", hint="predict that scene alone")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"`{folder}` is a file, and several scenes need a folder", hint="name a folder: -o maps/")
-    requests = [request.of_scene(scene, folder / name) for scene, name in zip(scenes, map_names(scenes), strict=True)]
+    requests = [
+        request.of_scene(scene, folder / f"{name}.tif") for scene, name in zip(scenes, scene_names(scenes), strict=True)
+    ]
     _refuse_shared_names(requests)
     if request.gpus == 1:
         return _make(request, requests, World(choose_device(request.device)))
@@ -99,23 +101,6 @@ def predict_many(request: MapRequest, scenes: Sequence[str]) -> Maps:
         [Path(path) for part in parts for path in part["present"]],
         {scene: reason for part in parts for scene, reason in part["failed"].items()},
     )
-
-
-def map_names(scenes: Sequence[str]) -> list[str]:
-    """A file name for each scene's map: the scene's own stem, numbered where stems repeat.
-
-    Stems that differ in capitals only count as equal, because many disks do not tell them apart.
-    """
-    stems = [Path(scene.rstrip("/").split("?")[0]).stem for scene in scenes]
-    times = Counter(stem.casefold() for stem in stems)
-    taken = {stem for stem, number in times.items() if number == 1}
-    names = []
-    for stem in stems:
-        if times[stem.casefold()] > 1:
-            stem = next(name for number in count(1) if (name := f"{stem}-{number}").casefold() not in taken)
-            taken.add(stem.casefold())
-        names.append(f"{stem}.tif")
-    return names
 
 
 def _refuse_shared_names(requests: Sequence[MapRequest]) -> None:

@@ -24,7 +24,8 @@ import rasterio._base
 from cwsam_cli.errors import MachineError
 from cwsam_cli.files import sha256
 from cwsam_cli.raster.bands import band_descriptions
-from cwsam_cli.raster.network import CLOUDS, gdal_settings
+from cwsam_cli.raster.network import CLOUDS, VIEW, gdal_settings
+from cwsam_cli.raster.views import View
 
 _BLOCK = 32 << 10
 _BLOCKS = 16
@@ -44,7 +45,9 @@ def fingerprint(scene: str, dataset: rasterio.DatasetReader, *, whole: bool = Fa
         MachineError: a server does not describe its file.
     """
     header = repr((dataset.profile, dataset.transform, band_descriptions(dataset)))
-    names = dict.fromkeys([scene, *dataset.files])
+    files = [name for name in dataset.files if not name.startswith("<VRTDataset")]  # parts of a view
+    members = [path for _, path in View.from_text(scene).members] if scene.startswith(VIEW) else [scene]
+    names = dict.fromkeys([*members, *files])
     return _digest(header, *(_describe(name, whole=whole) for name in names))
 
 

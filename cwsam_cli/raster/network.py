@@ -5,6 +5,7 @@ The command line sets `PATIENCE` before it loads anything else, so this module i
 
 import os
 from typing import Any
+from urllib.parse import unquote
 
 PATIENCE = {
     "GDAL_HTTP_CONNECTTIMEOUT": "15",
@@ -34,8 +35,15 @@ GDAL_CACHE = 16 << 20
 """Bytes, as rasterio takes them. GDAL's default is 5 % of the memory, and 64 MB were no faster."""
 
 
+VIEW = "view://"
+"""Begins a scene that is made of other rasters; see `raster.views`."""
+
+
 def is_remote(scene: str) -> bool:
     """Whether a scene comes over the network."""
+    if scene.startswith(VIEW):
+        members = unquote(scene.removeprefix(VIEW))
+        return "://" in members or "=/vsi" in members
     return "://" in scene or scene.startswith(("/vsicurl", *(path.rstrip("/") for path in CLOUDS.values())))
 
 

@@ -30,7 +30,9 @@ from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.raster.bands import band_index, band_names, choose_bands
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.network import GDAL_CACHE as GDAL_CACHE
+from cwsam_cli.raster.network import VIEW
 from cwsam_cli.raster.place import missing_crs, refuse_impossible
+from cwsam_cli.raster.vrt import gdal_name
 
 FAILED = (RasterioError, CPLE_BaseError)
 """What GDAL's complaints come as; of copying, the bare ones."""
@@ -99,6 +101,36 @@ class Scene:
         image, valid = self.read(self.mirrored(window))
         return image[:, ::-1], valid[::-1]
 
+    @property
+    def hides_pixels(self) -> bool:
+        """Whether any pixel can be without data."""
+        flags = {flag for band in self.bands for flag in self.dataset.mask_flag_enums[band - 1]}
+        masked = MaskFlags.nodata in flags or (MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags)
+        return bool(self.alpha) or masked or np.issubdtype(self.dtype, np.floating)
+
+    def read_reduced_valid(self, side: int = 1024) -> NDArray[np.bool_]:
+        """Return where the whole scene is valid, at a reduced size (H, W).
+
+        GDAL takes it from overviews if there are any, and from a mask band without reading pixels.
+
+        Args:
+            side: largest number of rows and columns.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        shape = min(self.grid.height, side), min(self.grid.width, side)
+        with reading(self.path):
+            valid = _read_valid(self.dataset, self.bands, self.whole, self.alpha, shape)
+            if np.issubdtype(self.dtype, np.floating):
+                valid &= np.isfinite(_read_bands(self.dataset, self.bands, self.whole, shape)).all(axis=0)
+        return valid
+
+    @property
+    def whole(self) -> Window:
+        """The window of all pixels."""
+        return Window(0, 0, self.grid.width, self.grid.height)
+
     def read(self, window: Window) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Image (C, H, W) in the scene's own dtype, and where it is valid (H, W).
 
@@ -122,27 +154,46 @@ def read_image(
         window: what to read.
         alpha: the band that hides pixels, 0 for none; None is one tagged so that is not among the bands.
     """
-    if len({dataset.dtypes[band - 1] for band in bands}) == 1:
-        image = dataset.read(bands, window=window)
-    else:  # rasterio reads bands of one dtype only
-        image = np.stack([dataset.read(band, window=window) for band in bands])
-    flags = dataset.mask_flag_enums[bands[0] - 1]
-    floats = np.issubdtype(image.dtype, np.floating)
-    if MaskFlags.nodata in flags:
-        masks = dataset.read_masks(bands, window=window) > 0
-        any_band = floats or dataset.nodatavals[bands[0] - 1] < 0  # 0 or 255 in one band may be brightness
-        valid = masks.all(axis=0) if any_band else masks.any(axis=0)
-    elif MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
-        valid = dataset.read_masks(bands[0], window=window) > 0
-    else:
-        valid = np.ones(image.shape[1:], bool)
+    image = _read_bands(dataset, bands, window)
     if alpha is None:
         alpha = next((band for band in _tagged_alpha(dataset) if band not in bands), 0)
-    if alpha:  # GDAL itself takes it for a mask only beside one or three bands
-        valid &= dataset.read(alpha, window=window) > 0
-    if floats:
+    valid = _read_valid(dataset, bands, window, alpha)
+    if np.issubdtype(image.dtype, np.floating):
         valid &= np.isfinite(image).all(axis=0)
     return image, valid
+
+
+def _read_bands(
+    dataset: rasterio.DatasetReader, bands: Sequence[int], window: Window, shape: tuple[int, int] | None = None
+) -> NDArray[np.generic]:
+    if len({dataset.dtypes[band - 1] for band in bands}) == 1:
+        return np.asarray(dataset.read(bands, window=window, out_shape=shape and (len(bands), *shape)))
+    # rasterio reads bands of one dtype only
+    return np.stack([dataset.read(band, window=window, out_shape=shape) for band in bands])
+
+
+def _read_valid(
+    dataset: rasterio.DatasetReader,
+    bands: Sequence[int],
+    window: Window,
+    alpha: int,
+    shape: tuple[int, int] | None = None,
+) -> NDArray[np.bool_]:
+    """Read where a mask, alpha or the nodata value hides no pixel (H, W)."""
+    flags = dataset.mask_flag_enums[bands[0] - 1]
+    telling = [band for band in bands if MaskFlags.nodata in dataset.mask_flag_enums[band - 1]]
+    if telling:
+        masks = dataset.read_masks(telling, window=window, out_shape=shape and (len(telling), *shape)) > 0
+        floats = any(np.issubdtype(dataset.dtypes[band - 1], np.floating) for band in telling)
+        any_band = floats or min(dataset.nodatavals[band - 1] for band in telling) < 0  # 0 or 255 may be brightness
+        valid = masks.all(axis=0) if any_band else masks.any(axis=0)
+    elif MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        valid = dataset.read_masks(bands[0], window=window, out_shape=shape) > 0
+    else:
+        valid = np.ones(shape or (int(window.height), int(window.width)), bool)
+    if alpha:  # GDAL itself takes it for a mask only beside one or three bands
+        valid &= dataset.read(alpha, window=window, out_shape=shape) > 0
+    return np.asarray(valid)
 
 
 def _tagged_alpha(dataset: rasterio.DatasetReader) -> list[int]:
@@ -201,7 +252,9 @@ def open_raster(path: Path | str) -> rasterio.DatasetReader:
     Raises:
         DataError: there is no such file, or GDAL cannot read it.
     """
-    if "://" not in str(path) and not str(path).startswith("/vsi") and not Path(path).exists():
+    if str(path).startswith(VIEW):
+        path = gdal_name(str(path))
+    elif "://" not in str(path) and not str(path).startswith("/vsi") and not Path(path).exists():
         raise DataError(f"there is no file `{path}`", hint="check the path")
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # the callers say it in their own words

@@ -3,6 +3,7 @@
 import glob
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 from cwsam_cli.errors import DataError, UsageError
@@ -37,10 +38,41 @@ def expand(arguments: Sequence[str]) -> tuple[list[str], bool]:
             raise DataError(f"`{argument}` means no scene", hint=f"rasters end in {', '.join(SUFFIXES)}")
         scenes += found
         many = True
+    refuse_repeated(scenes)
+    return scenes, many
+
+
+def refuse_repeated(scenes: Sequence[str]) -> None:
+    """Stop if one scene is listed twice.
+
+    Raises:
+        UsageError: it is.
+    """
     twice = [scene for scene, times in Counter(map(_absolute, scenes)).items() if times > 1]
     if twice:
         raise UsageError(f"`{twice[0]}` is given twice", hint="name each scene once")
-    return scenes, many
+
+
+def scene_names(scenes: Sequence[str]) -> list[str]:
+    """Return a name for the files that are made of each scene: its stem, numbered where stems repeat.
+
+    Stems that differ in capitals only count as equal, because many disks do not tell them apart.
+    """
+    stems = [Path(file_name(scene)).stem for scene in scenes]
+    times = Counter(stem.casefold() for stem in stems)
+    taken = {stem for stem, number in times.items() if number == 1}
+    names = []
+    for stem in stems:
+        if times[stem.casefold()] > 1:
+            stem = next(name for number in count(1) if (name := f"{stem}-{number}").casefold() not in taken)
+            taken.add(stem.casefold())
+        names.append(stem)
+    return names
+
+
+def file_name(scene: str) -> str:
+    """Return the last part of a scene's path or URL, without the query of a URL."""
+    return Path(scene.rstrip("/").split("?")[0]).name
 
 
 def _listed(argument: str) -> list[str] | None:

@@ -2,17 +2,17 @@
 
 import re
 from datetime import date, timedelta
-from pathlib import Path
 
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.scene import open_raster
+from cwsam_cli.raster.sources import file_name
 
 _DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
 _DAY_OF_YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)([0-3]\d\d)(?!\d)")
 _YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)(?!\d)")
 
 
-def scene_date(path: Path) -> str:
+def scene_date(path: str) -> str:
     """Return the date of a scene as `YYYY-MM-DD`, or its year if only the year is known.
 
     The first date in the file name counts, as `20240115`, `2024-01-15` or `2024015` (day of the year). Then the tags
@@ -21,14 +21,15 @@ def scene_date(path: Path) -> str:
     Raises:
         DataError: there is no date.
     """
-    found = _read(path.name)
+    name = file_name(path)
+    found = _read(name)
     if found is None:
         with open_raster(path) as dataset:
             tags = [value for key, value in sorted(dataset.tags().items()) if "DATE" in key.upper()]
         found = next((day for value in tags if (day := _read(value.replace(":", "-"))) is not None), None)
     if found is not None:
         return found
-    years = [year for year in _YEAR.findall(path.name) if int(year) <= date.today().year]
+    years = [year for year in _YEAR.findall(name) if int(year) <= date.today().year]
     if years:
         return str(years[0])
     raise DataError(

@@ -358,10 +358,10 @@ def _warn_of_empty(division: Division, ground: _Ground) -> None:
             f"`{ground.request.split_by}` gives no whole tile to {', '.join(missing)}",
             hint="draw larger polygons, or make smaller tiles (--size)",
         )
-    what = {"block": "block(s)", "scene": "scene(s)", "date": "date(s)"}[ground.request.split_by]
-    log.warning(
-        "the labelled ground has %d %s, too few for the split(s) %s; smaller tiles give more blocks",
-        len(ground.units),
-        what,
-        ", ".join(missing),
-    )
+    if ground.request.split_by != "block":  # of blocks, a warning at the end names the tile size that would help
+        log.warning(
+            "there are labels in %d %s(s), too few for the split(s) %s",
+            len(ground.units),
+            ground.request.split_by,
+            ", ".join(missing),
+        )

@@ -2,10 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 from rasterio.windows import Window
 
+from cwsam_cli.console import track
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.errors import UsageError
 from cwsam_cli.taxonomy import Taxonomy
@@ -14,7 +16,7 @@ from cwsam_cli.tile.buffer import yielding
 from cwsam_cli.tile.division import Division, Histograms
 from cwsam_cli.tile.footprints import PlannedTile
 from cwsam_cli.tile.request import TileRequest
-from cwsam_cli.tile.scenes import Inputs, each_opened
+from cwsam_cli.tile.scenes import Inputs, SceneReader
 
 _Place = tuple[int, str]
 """A scene and the key of a block."""
@@ -54,31 +56,31 @@ def focus_tiles(
         if weights.any():
             for place, times in zip(ground, rng.multinomial(count, weights / weights.sum()).tolist(), strict=True):
                 drawn[place] += [(code, times)] if times else []
-    work = [(inputs.scenes[place[0]], place) for place in ground if drawn[place]]
     added: dict[tuple[int, int, int], PlannedTile] = {}
     taken = {(tile.scene, tile.row_off, tile.col_off) for tile in division.tiles}
-    for opened, place in each_opened(work, inputs.table, "looking for rare classes", "block"):
-        window, size = ground[place], request.size
-        codes = opened.codes(window)
-        for code, times in drawn[place]:
-            rows, cols = np.nonzero(codes == code)
-            for pixel in rng.choice(len(rows), min(times, len(rows)), replace=False).tolist() if len(rows) else ():
-                row, col = (
-                    int(np.clip(at - rng.integers(size), 0, max(0, length - size)))
-                    for at, length in zip((rows[pixel], cols[pixel]), codes.shape, strict=True)
-                )
-                tile = PlannedTile(
-                    scene=place[0],
-                    row_off=int(window.row_off) + row,
-                    col_off=int(window.col_off) + col,
-                    height=min(size, codes.shape[0]),
-                    width=min(size, codes.shape[1]),
-                    split="train",
-                    block=place[1],
-                    shared=(size, size),
-                    overlap=size,
-                )
-                added.setdefault((tile.scene, tile.row_off, tile.col_off), tile)
+    with closing(SceneReader(inputs.scenes, inputs.table, request.size)) as reader:
+        for place in track([place for place in ground if drawn[place]], "looking for rare classes", unit="block"):
+            window, size = ground[place], request.size
+            codes = reader.open(place[0]).about_codes(window)
+            for code, times in drawn[place]:
+                rows, cols = np.nonzero(codes == code)
+                for pixel in rng.choice(len(rows), min(times, len(rows)), replace=False).tolist() if len(rows) else ():
+                    row, col = (
+                        int(np.clip(at - rng.integers(size), 0, max(0, length - size)))
+                        for at, length in zip((rows[pixel], cols[pixel]), codes.shape, strict=True)
+                    )
+                    tile = PlannedTile(
+                        scene=place[0],
+                        row_off=int(window.row_off) + row,
+                        col_off=int(window.col_off) + col,
+                        height=min(size, codes.shape[0]),
+                        width=min(size, codes.shape[1]),
+                        split="train",
+                        block=place[1],
+                        shared=(size, size),
+                        overlap=size,
+                    )
+                    added.setdefault((tile.scene, tile.row_off, tile.col_off), tile)
     tiles = [*division.tiles, *(tile for key, tile in added.items() if key not in taken)]
     if request.split_by != "date":
         strictness = [SPLITS.index(tile.split) for tile in tiles]

@@ -13,6 +13,7 @@ from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.scene import open_raster
+from cwsam_cli.raster.sources import file_name
 from cwsam_cli.raster.style import has_wide_values, read_label_table
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.label_raster import open_raster_labels
@@ -57,7 +58,7 @@ class LabelFiles:
         Raises:
             DataError: there are none, or they cannot be brought onto the grid.
         """
-        source = self.shared or RasterSource(path=self.folder / Path(scene).name)
+        source = self.shared or RasterSource(path=self.folder / file_name(scene))
         if isinstance(source, RasterSource):
             with source.opened(grid, scene, self.table):
                 pass  # the labels can be brought onto the scene's grid

@@ -101,8 +101,8 @@ def recode(values: NDArray[np.integer], codes: dict[int, int]) -> Codes:
         values: whole numbers of any dtype.
         codes: codes by value.
     """
-    limits = np.iinfo(values.dtype)
-    inside = {value: code for value, code in codes.items() if limits.min <= value <= limits.max}
+    low, high = int(np.iinfo(values.dtype).min), int(np.iinfo(values.dtype).max)
+    inside = {value: code for value, code in codes.items() if low <= value <= high}
     if values.dtype.itemsize <= 2:
         table = np.full(1 << 8 * values.dtype.itemsize, UNEXPECTED, np.int32)
         table[list(inside)] = list(inside.values())  # negative values count from the table's end, here and below

@@ -1,27 +1,42 @@
 """Scenes and labels → a dataset: request → plan → work."""
 
+import hashlib
 import json
+import os
+import shutil
 import warnings
 from collections import Counter
-from dataclasses import asdict
-from pathlib import Path
+from contextlib import closing
+from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
+from cwsam_cli import __version__
 from cwsam_cli.console import log
-from cwsam_cli.dataset.manifest import NAME, SPLITS, Manifest, RunningStats, refuse_other_dataset, write_manifest
-from cwsam_cli.files import refuse_existing, reserved, staged
+from cwsam_cli.dataset.manifest import NAME, SPLITS, Manifest, refuse_other_dataset, write_manifest
+from cwsam_cli.dataset.statistics import RunningStats, class_weights
+from cwsam_cli.files import refuse_existing, staged
+from cwsam_cli.journal import journal
+from cwsam_cli.raster.fingerprint import fingerprint_of_file
 from cwsam_cli.raster.scene import GDAL_CACHE
-from cwsam_cli.taxonomy import IGNORE, Taxonomy
-from cwsam_cli.tile.labels import NO_LABEL
+from cwsam_cli.tile.blocks import choose_block_size, cut_blocks
 from cwsam_cli.tile.plan import TilePlan, make_plan
 from cwsam_cli.tile.preview import draw_preview
 from cwsam_cli.tile.request import TileRequest
-from cwsam_cli.tile.scenes import Inputs, each_opened, inspect_inputs
-from cwsam_cli.tile.tiles import Pixels, WrittenTile, tile_name, write_index, write_pair
+from cwsam_cli.tile.scenes import Inputs, inspect_inputs
+from cwsam_cli.tile.selection import REASONS
+from cwsam_cli.tile.tiles import WrittenTile, write_index
+from cwsam_cli.tile.work import WrittenPart, cut_parts, writing_parts
+from cwsam_cli.tile.workers import in_order
+
+_SMALLEST = 8
+"""Pixels per side of the smallest tile that a warning recommends."""
+_BLOCKS_PER_SPLIT = 3
+"""Fewest blocks per split that a warning counts as enough, because not every block has labels."""
 
 
 def tile_scenes(request: TileRequest) -> Manifest:
@@ -43,74 +58,103 @@ def tile_scenes(request: TileRequest) -> Manifest:
         inputs = inspect_inputs(request)
         plan = make_plan(request, inputs)
         log.debug("plan: %s", json.dumps(asdict(plan), default=str, ensure_ascii=False))
-        with (
-            reserved(plan.output),
-            staged(plan.output, overwrite=plan.overwrite, marker=NAME) as folder,
-        ):
-            manifest = _write(plan, inputs, folder)
-        if request.preview is not None:
-            draw_preview(plan.output, manifest, request.preview, overwrite=request.overwrite)
-        return manifest
-
-
-def _write(plan: TilePlan, inputs: Inputs, folder: Path) -> Manifest:
-    """Write the dataset.
-
-    Args:
-        plan: the tiles.
-        inputs: the class table of the labels.
-        folder: where the dataset is written.
-    """
-    for kind in ("images", "labels"):
-        for split in SPLITS:
-            (folder / kind / split).mkdir(parents=True)
-    statistics = RunningStats()
-    taxonomy = plan.taxonomy
-    to_index = np.frombuffer(taxonomy.code_to_index(), np.uint8)
-    written = []
-    pixels = {split: np.zeros(len(taxonomy), np.int64) for split in SPLITS}
-    left_out = Counter(plan.left_out)
-    work = [(plan.scenes[tile.scene], tile) for tile in plan.tiles]
-    for opened, tile in each_opened(work, inputs.table, "writing tiles", "tile"):
-        codes = opened.codes(tile.window)
-        above, beside = tile.unlabelled
-        codes[:above] = codes[:, :beside] = NO_LABEL
-        codes[(codes == NO_LABEL) | np.isin(codes, taxonomy.unlabelled)] = IGNORE
-        index = to_index[codes]
-        labelled = _count(index, taxonomy)
-        share = float(labelled.sum() / (tile.height * tile.width))
-        if reason := plan.selection.why_not(share):
-            left_out[reason] += 1
-            continue
-        image, valid = opened.scene.read(tile.window)
-        if reason := plan.selection.why_not(share, float(valid.mean())):
-            left_out[reason] += 1
-            continue
-        above, beside = tile.shared
-        pixels[tile.split] += _count(index[above:, beside:], taxonomy)
-        if tile.split == "train":
-            statistics.add(image[:, above:, beside:], valid[above:, beside:])
-        name = tile_name(plan.scenes[tile.scene], tile)
-        own = Pixels(image, valid, codes.astype(np.uint8))
-        write_pair(Path(tile.split, f"{name}.tif"), tile.window, opened.scene, own, taxonomy, folder, plan.size)
-        written.append(WrittenTile(tile, name, float(valid.mean()), labelled))
-    first = plan.scenes[0]
-    manifest = Manifest(
-        taxonomy=taxonomy,
-        bands=statistics.bands(first.band_names),
-        dtype=first.dtype,
-        gsd_m=plan.scenes[plan.tiles[0].scene].grid.gsd_m,
-        tiles={split: sum(tile.planned.split == split for tile in written) for split in SPLITS},
-        pixels={split: counts.tolist() for split, counts in pixels.items()},
-        left_out=dict(left_out),
-        split=plan.rule,
-        command=plan.command,
-    )
-    write_index(plan.scenes, written, taxonomy, folder)
-    write_manifest(folder, manifest)
+        manifest = _write(plan, inputs)
+    shares = dict(zip(SPLITS, request.shares, strict=True)) if request.split_by == "block" else {}
+    wanted = [split for split, share in shares.items() if share and not (request.folds and split == "val")]
+    _warn_of_missing(plan, [split for split in wanted if not manifest.tiles[split]], len(wanted))
+    if request.preview is not None:
+        draw_preview(plan.output, manifest, request.preview, overwrite=request.overwrite)
     return manifest
 
 
-def _count(index: NDArray[np.uint8], taxonomy: Taxonomy) -> NDArray[np.int64]:
-    """Return the number of labelled pixels by class index (K,)."""
-    return np.bincount(index[index != IGNORE], minlength=len(taxonomy))
+def _warn_of_missing(plan: TilePlan, missing: list[str], splits: int) -> None:
+    """Say that a split has no tile, and which smaller tiles would give some."""
+    if not missing:
+        return
+    hint, size = "more scenes would give some", plan.size // 2
+    grids = [scene.grid for scene in plan.scenes]
+    while size >= _SMALLEST:
+        side = choose_block_size(grids, size)
+        keys = {block.key for scene in plan.scenes for block in cut_blocks(scene.grid, side, size, scene.name)}
+        if len(keys) >= _BLOCKS_PER_SPLIT * splits:
+            hint = f"--size {size} would divide the ground into {len(keys)} blocks and give some"
+            break
+        size //= 2
+    log.warning(
+        "the dataset has no tiles for %s: the ground is too small for tiles of %d pixels; %s",
+        " and ".join(missing),
+        plan.size,
+        hint,
+    )
+
+
+def _write(plan: TilePlan, inputs: Inputs) -> Manifest:
+    """Write the dataset, or the parts of it that an interrupted run has not written."""
+    parts = cut_parts(plan)
+    statistics = RunningStats()
+    pixels = np.zeros((len(SPLITS), len(plan.taxonomy)), np.int64)
+    left_out = Counter(plan.left_out)
+    tiles: list[WrittenTile] = []
+    with journal(plan.output, _key(plan, inputs), {}) as progress:
+        folder = progress.folder / "files"
+        if not (progress.pieces and folder.is_dir()):
+            progress.clear()
+            shutil.rmtree(folder, ignore_errors=True)
+        for kind in ("images", "labels"):
+            for split in SPLITS:
+                (folder / kind / split).mkdir(parents=True, exist_ok=True)
+        missing = [number for number in range(len(parts)) if (number, 0) not in progress.pieces]
+        work = in_order(
+            partial(writing_parts, plan, inputs, folder),
+            [parts[number] for number in missing],
+            plan.workers,
+            "writing tiles",
+        )
+        with progress.appending() as append, closing(work):
+            for number, raw in zip(missing, work, strict=True):
+                append(number, 0, raw)
+        for number in range(len(parts)):
+            part = WrittenPart.from_bytes(progress.read(number, 0))
+            statistics.merge(part.statistics)
+            pixels += part.pixels
+            left_out.update(dict(zip(REASONS, part.left_out.tolist(), strict=True)))
+            tiles += part.tiles(plan)
+        manifest = replace(_describe(plan, tiles, statistics, pixels), left_out=dict(left_out))
+        write_index(plan.scenes, tiles, plan.taxonomy, folder)
+        write_manifest(folder, manifest)
+        with staged(plan.output, overwrite=plan.overwrite, marker=NAME) as stage:
+            os.replace(folder, stage)
+    return manifest
+
+
+def _key(plan: TilePlan, inputs: Inputs) -> dict[str, str]:
+    """Return everything that the tiles' bytes depend on, by names for people."""
+    labels = {scene.labels.path for scene in plan.scenes}
+    parts = {
+        "scenes": [(scene.fingerprint, scene.chosen_bands) for scene in plan.scenes],
+        "labels": [fingerprint_of_file(path) for path in sorted(labels)],
+        "options of labels": [asdict(scene.labels) for scene in plan.scenes[:1]],
+        "class table": [asdict(plan.taxonomy), inputs.table and asdict(inputs.table)],
+        "tiles": [plan.format, plan.size, asdict(plan.selection), *map(asdict, plan.tiles)],
+    }
+    digests = {name: hashlib.sha256(json.dumps(part, default=str).encode()).hexdigest() for name, part in parts.items()}
+    return digests | {"version of cwsam": __version__}
+
+
+def _describe(
+    plan: TilePlan, tiles: list[WrittenTile], statistics: RunningStats, pixels: NDArray[np.int64]
+) -> Manifest:
+    """Return the dataset's description."""
+    first = plan.scenes[0]
+    by_split = dict(zip(SPLITS, pixels.tolist(), strict=True))
+    return Manifest(
+        taxonomy=plan.taxonomy,
+        bands=statistics.bands(first.band_names),
+        dtype=first.dtype,
+        gsd_m=plan.scenes[plan.tiles[0].scene].grid.gsd_m,
+        tiles={split: sum(tile.planned.split == split for tile in tiles) for split in SPLITS},
+        pixels=by_split,
+        weights=class_weights(by_split["train"]),
+        split=plan.rule,
+        command=plan.command,
+    )

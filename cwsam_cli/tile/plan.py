@@ -4,13 +4,10 @@ The labels are read once to count the classes in every block. Blocks then go to 
 placed inside the blocks.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, cast
-
-import numpy as np
 
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import SPLITS, SplitRule, Unit
@@ -19,16 +16,17 @@ from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.raster.style import read_taxonomy
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.blocks import Block, choose_block_size, cut_blocks
+from cwsam_cli.tile.counting import count_labels
 from cwsam_cli.tile.dates import scene_date
 from cwsam_cli.tile.division import Histograms, divide
 from cwsam_cli.tile.focus import focus_tiles
 from cwsam_cli.tile.footprints import PlannedTile
 from cwsam_cli.tile.label_files import RasterSource
-from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Conflicts, Value
+from cwsam_cli.tile.labels import Conflicts
 from cwsam_cli.tile.overlaps import write_overlaps
 from cwsam_cli.tile.rare import missing_classes
-from cwsam_cli.tile.request import TileRequest
-from cwsam_cli.tile.scenes import Inputs, LabelledScene, each_opened
+from cwsam_cli.tile.request import TileFormat, TileRequest
+from cwsam_cli.tile.scenes import Inputs, LabelledScene
 from cwsam_cli.tile.selection import Selection
 from cwsam_cli.tile.unexpected import refuse_unexpected
 
@@ -40,9 +38,12 @@ class TilePlan:
     scenes: tuple[LabelledScene, ...]
     taxonomy: Taxonomy
     tiles: tuple[PlannedTile, ...]
-    """In the order of their scenes."""
+    """In the order in which the scenes are read."""
     size: int
     """Pixels per side of a tile."""
+    format: TileFormat
+    workers: int
+    """Processes that write tiles."""
     rule: SplitRule
     """How the ground was divided."""
     selection: Selection
@@ -79,8 +80,10 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
     return TilePlan(
         scenes=scenes,
         taxonomy=taxonomy,
-        tiles=tiles,
+        tiles=_sort(tiles, [scene.column_width(request.size) for scene in scenes]),
         size=request.size,
+        format=request.format,
+        workers=request.workers,
         rule=SplitRule(
             by="polygons" if request.has_zones else cast(Unit, request.split_by),
             block_px=side,
@@ -94,6 +97,16 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
         overwrite=request.overwrite,
         command=request.command,
     )
+
+
+def _sort(tiles: Sequence[PlannedTile], columns: Sequence[int]) -> tuple[PlannedTile, ...]:
+    """Return the tiles in the order in which the scenes' files hold them.
+
+    Args:
+        tiles: the tiles.
+        columns: width of the columns in which each scene is read.
+    """
+    return tuple(sorted(tiles, key=lambda t: (t.scene, t.col_off // columns[t.scene], t.row_off, t.col_off)))
 
 
 def _block_side(scenes: Sequence[LabelledScene], request: TileRequest) -> int:
@@ -127,18 +140,7 @@ def _cut(scenes: Sequence[LabelledScene], side: int, request: TileRequest) -> li
 
 def _count_classes(inputs: Inputs, blocks: list[list[Block]], request: TileRequest) -> Histograms:
     """Count the labelled pixels of each class in each unit of blocks."""
-    found: Histograms = {}
-    conflicts: Conflicts = Counter()
-    unexpected: Counter[Value] = Counter()
-    work = [(scene, block) for scene, own in zip(inputs.scenes, blocks, strict=True) for block in own]
-    for opened, block in each_opened(work, inputs.table, "reading labels", "block"):
-        conflicts += opened.labels.conflicts(block.window)
-        codes, counts = np.unique(opened.codes(block.window), return_counts=True)
-        histogram = Counter(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
-        if histogram[UNEXPECTED]:
-            unexpected += opened.labels.unexpected(block.window)
-        del histogram[NO_LABEL], histogram[UNEXPECTED]
-        found.setdefault(block.unit, Counter()).update(histogram)
+    found, conflicts, unexpected = count_labels(inputs, blocks, request.size, request.workers)
     if unexpected:
         refuse_unexpected(unexpected, inputs.table, request)
     if conflicts:

@@ -1,15 +1,20 @@
 """The wish behind one `cwsam tile`, validated before rasterio is loaded."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
+from typing import Literal
 
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_input
+from cwsam_cli.raster.network import is_plain_file
+from cwsam_cli.raster.sources import refuse_repeated
 from cwsam_cli.tile.lengths import Length
 from cwsam_cli.tile.selection import Selection
+
+TileFormat = Literal["gtiff", "windows"]
+"""Image tiles are GeoTIFFs, or virtual rasters (VRT) that point into the scenes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +25,14 @@ class TileRequest:
         UsageError: two values contradict each other, or the output is an input.
     """
 
-    scenes: tuple[Path, ...]
-    """Images with the same bands and dtype."""
+    scenes: tuple[str, ...]
+    """Images with the same bands and dtype: paths, URLs or GDAL's virtual paths."""
     labels: Path
     """A class raster, a vector file, or a folder of class rasters with the names of the scenes."""
     output: Path
     """The dataset's folder."""
+    bands: tuple[str, ...] = ()
+    """Names or numbers of the scenes' bands in the order of the tiles' bands; empty takes all."""
     size: int = 512
     """Pixels per side of a tile."""
     overlap: int = 0
@@ -64,6 +71,9 @@ class TileRequest:
     """Number of folds for cross-validation; None makes a validation split instead."""
     overlaps_to: Path | None = None
     """A GeoPackage for the overlaps of label polygons, if they are refused because of them."""
+    format: TileFormat = "gtiff"
+    workers: int = 1
+    """Processes that read and write."""
     overwrite: bool = False
     """Replace an older dataset, and an older layer of overlaps."""
     command: str = ""
@@ -90,20 +100,19 @@ class TileRequest:
                 "polygons of splits have no folds" if self.has_zones else "--folds needs at least 2 folds",
                 hint="--folds 5 --split-by block",
             )
-        twice = [path for path, count in Counter(path.resolve() for path in self.scenes).items() if count > 1]
-        if twice:
-            raise UsageError(f"`{twice[0]}` is given twice", hint="name each scene once")
-        refuse_input(self.output, self.labels, *self.scenes)
+        refuse_repeated(self.scenes)
+        inputs = [self.labels, *(Path(scene) for scene in self.scenes if is_plain_file(scene))]
+        refuse_input(self.output, *inputs)
         if self.focus and (self.folds is not None or self.selection.limit is not None):
             raise UsageError(
                 "--focus adds training tiles, so it excludes --folds and --limit", hint="leave one of them out"
             )
         if self.preview is not None:
-            refuse_input(self.preview, self.labels, *self.scenes)
+            refuse_input(self.preview, *inputs)
             if self.preview.suffix.lower() != ".png":
                 raise UsageError(f"--preview `{self.preview}` is not the name of a PNG", hint="give it the suffix .png")
         if self.overlaps_to is not None:
-            refuse_input(self.overlaps_to, self.labels, *self.scenes)
+            refuse_input(self.overlaps_to, *inputs)
             if self.overlaps_to.suffix.lower() != ".gpkg":
                 raise UsageError(
                     f"--overlaps-to `{self.overlaps_to}` is not the name of a GeoPackage",

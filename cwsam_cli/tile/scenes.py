@@ -1,28 +1,34 @@
 """The scenes of a dataset with their labels: look into them, and open one at a time."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
-from pathlib import Path
-from typing import TypeVar
+from typing import Literal
 
+import numpy as np
+import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from cwsam_cli.console import log, track
+from cwsam_cli.console import log
 from cwsam_cli.errors import DataError
+from cwsam_cli.raster.fingerprint import fingerprint
 from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
 from cwsam_cli.raster.scene import Scene, open_scene
+from cwsam_cli.raster.sources import scene_names
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.label_files import LabelFiles, LabelSource, find_labels
 from cwsam_cli.tile.labels import NO_LABEL, Codes, Labels
 from cwsam_cli.tile.request import TileRequest
 
-T = TypeVar("T")
+_COLUMN_BYTES = 96 << 20
+"""Decoded blocks to keep; a scene whose rows of blocks need more is read in columns."""
+_LARGEST_CACHE = 1 << 30
+"""Bytes. A file whose blocks are as wide as the scene cannot be read in columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +37,21 @@ class LabelledScene:
 
     name: str
     """The first part of its tiles' names."""
-    path: Path
+    path: str
+    """A path, a URL or one of GDAL's virtual paths."""
     labels: LabelSource
+    chosen_bands: tuple[str, ...]
+    """Names or numbers of the bands; empty takes all."""
+    alpha: Literal["mask", "ignore"]
+    """Whether a band tagged alpha hides pixels or is a band like the others."""
+    hides_pixels: bool
+    """Whether any pixel can be without data."""
+    block: tuple[int, int]
+    """Rows and columns of a block of the file."""
+    pixel_bytes: int
+    """Bytes of a pixel in all bands of the file."""
+    fingerprint: str
+    """Changes with the file; see `raster.fingerprint`."""
     crs: str | None
     """The scene's CRS, as WKT."""
     transform: tuple[float, ...]
@@ -43,19 +62,31 @@ class LabelledScene:
     dtype: str
 
     @classmethod
-    def inspect(cls, name: str, path: Path, labels: LabelFiles) -> "LabelledScene":
+    def inspect(cls, name: str, path: str, labels: LabelFiles, bands: tuple[str, ...] = ()) -> "LabelledScene":
         """Read what the headers of a scene and its labels say.
+
+        Args:
+            name: the first part of its tiles' names.
+            path: the scene.
+            labels: its labels.
+            bands: names or numbers of its bands; empty takes all.
 
         Raises:
             DataError: the scene or its labels cannot be used.
         """
-        with open_scene(path) as scene:
+        with rasterio.Env(**gdal_settings(path)), open_scene(path, chosen_bands=bands) as scene:
             grid = scene.grid
             return cls(
                 name=name,
                 path=path,
-                labels=labels.of(str(path), grid),
-                crs=grid.crs.to_wkt() if grid.crs else None,
+                labels=labels.of(path, grid),
+                chosen_bands=bands,
+                alpha="mask" if scene.alpha else "ignore",
+                hides_pixels=scene.hides_pixels,
+                block=scene.dataset.block_shapes[scene.bands[0] - 1],
+                pixel_bytes=sum(np.dtype(dtype).itemsize for dtype in scene.dataset.dtypes),
+                fingerprint=fingerprint(path, scene.dataset),
+                crs=sys.intern(grid.crs.to_wkt()) if grid.crs else None,
                 transform=tuple(grid.transform)[:6],
                 width=grid.width,
                 height=grid.height,
@@ -69,35 +100,83 @@ class LabelledScene:
         crs = CRS.from_wkt(self.crs) if self.crs else None
         return Grid(crs, Affine(*self.transform), self.width, self.height)
 
-    @contextmanager
-    def opened(self, table: LabelTable | None) -> "Iterator[OpenScene]":
-        """Open the scene, and its labels on its grid.
+    def cache_bytes(self, rows: int) -> int:
+        """Return the bytes of decoded blocks to keep so that no block is decoded twice.
+
+        Windows of some rows are read in the order of `column_width`, row by row.
 
         Args:
-            table: the class table; None if the labels' values are class codes.
-
-        Raises:
-            DataError: the labels cannot be brought onto the scene's grid.
+            rows: rows of a window.
         """
-        with ExitStack() as stack:
-            scene = stack.enter_context(open_scene(self.path))
-            labels: Labels = stack.enter_context(self.labels.opened(scene.grid, self.path, table))
-            yield OpenScene(scene, labels)
+        return min(self._row_bytes(rows) * self.column_width(rows) * 5 // 4, _LARGEST_CACHE)
+
+    def column_width(self, rows: int) -> int:
+        """Return the width of the columns into which the scene is cut for reading; mostly its own width.
+
+        Args:
+            rows: rows of a window.
+        """
+        block = self.block[1]
+        fitting = _COLUMN_BYTES // self._row_bytes(rows)
+        return self.width if self.width <= fitting or block >= self.width else max(1, fitting // block) * block
+
+    def _row_bytes(self, rows: int) -> int:
+        """Return the bytes of all blocks that windows of some rows touch, per column."""
+        height = self.block[0]
+        return min(self.height + height, (-(-rows // height) + 1) * height) * self.pixel_bytes
 
 
-@dataclass(frozen=True, slots=True)
 class OpenScene:
-    """An open scene with the labels on its grid."""
+    """An open scene with the labels on its grid. The scene's file is opened when its pixels are first read.
 
-    scene: Scene
-    labels: Labels
+    Args:
+        described: the scene.
+        table: the class table; None if the labels' values are class codes.
+        rows: rows that are read together, for the size of GDAL's cache.
 
-    def codes(self, window: Window) -> Codes:
-        """Return the label codes (H, W) of a window, `NO_LABEL` where the scene has no data."""
+    Raises:
+        DataError: the labels cannot be brought onto the scene's grid.
+    """
+
+    def __init__(self, described: LabelledScene, table: LabelTable | None, rows: int) -> None:
+        self._described = described
+        self._scene: Scene | None = None
+        self._reduced: NDArray[np.bool_] | None = None
+        with ExitStack() as stack:
+            cache = GDAL_CACHE + described.cache_bytes(rows)
+            stack.enter_context(rasterio.Env(**gdal_settings(described.path, cache=cache)))
+            labels = described.labels.opened(described.grid, described.path, table)
+            self.labels: Labels = stack.enter_context(labels)
+            self._files = stack.pop_all()
+
+    @property
+    def scene(self) -> Scene:
+        """The scene."""
+        if self._scene is None:
+            described = self._described
+            opened = open_scene(described.path, chosen_bands=described.chosen_bands, alpha=described.alpha)
+            self._scene = self._files.enter_context(opened)
+        return self._scene
+
+    def about_codes(self, window: Window) -> Codes:
+        """Return the label codes (H, W) of a window, `NO_LABEL` where a reduced view of the scene has no data."""
         codes = self.labels.read(window)
-        _, valid = self.scene.read(window)
-        codes[~valid] = NO_LABEL
+        if self._described.hides_pixels:
+            if self._reduced is None:
+                self._reduced = self.scene.read_reduced_valid()
+            rows, cols = (
+                (np.arange(start, start + count) * reduced) // whole
+                for start, count, reduced, whole in (
+                    (int(window.row_off), int(window.height), self._reduced.shape[0], self._described.height),
+                    (int(window.col_off), int(window.width), self._reduced.shape[1], self._described.width),
+                )
+            )
+            codes[~self._reduced[rows][:, cols]] = NO_LABEL
         return codes
+
+    def close(self) -> None:
+        """Close all files."""
+        self._files.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +197,8 @@ def inspect_inputs(request: TileRequest) -> Inputs:
     """
     labels = find_labels(request)
     scenes: list[LabelledScene] = []
-    stems = Counter(path.stem for path in request.scenes)
-    for number, path in enumerate(request.scenes):
-        name = path.stem if stems[path.stem] == 1 else f"{path.stem}-{number}"
-        scene = LabelledScene.inspect(name, path, labels)
+    for path, name in zip(request.scenes, scene_names(request.scenes), strict=True):
+        scene = LabelledScene.inspect(name, path, labels, request.bands)
         first = scenes[0] if scenes else scene
         if (scene.band_names, scene.dtype) != (first.band_names, first.dtype):
             raise DataError(
@@ -136,18 +213,33 @@ def inspect_inputs(request: TileRequest) -> Inputs:
     return Inputs(tuple(scenes), labels.table)
 
 
-def each_opened(
-    work: Iterable[tuple[LabelledScene, T]], table: LabelTable | None, what: str, unit: str
-) -> Iterator[tuple[OpenScene, T]]:
-    """Yield the items of work with their open scene. One scene is open at a time.
+class SceneReader:
+    """Opens the scenes of a dataset, one at a time. A process needs one of its own.
 
     Args:
-        work: items with their scenes, sorted by scene.
+        scenes: the scenes.
         table: the class table; None if the labels' values are class codes.
-        what: text of the progress bar.
-        unit: name of one item.
+        rows: see `OpenScene`.
     """
-    for scene, items in groupby(track(work, what, unit=unit), key=itemgetter(0)):
-        with scene.opened(table) as opened:
-            for _, item in items:
-                yield opened, item
+
+    def __init__(self, scenes: Sequence[LabelledScene], table: LabelTable | None, rows: int) -> None:
+        self._scenes, self._table, self._rows = scenes, table, rows
+        self._number: int | None = None
+        self._open: OpenScene | None = None
+
+    def open(self, number: int) -> OpenScene:
+        """Open a scene and close the one before, unless it is the same.
+
+        Raises:
+            DataError: the labels cannot be brought onto the scene's grid.
+        """
+        if self._open is None or self._number != number:
+            self.close()
+            self._open, self._number = OpenScene(self._scenes[number], self._table, self._rows), number
+        return self._open
+
+    def close(self) -> None:
+        """Close all files."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None

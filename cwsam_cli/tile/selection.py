@@ -8,6 +8,9 @@ import numpy as np
 
 from cwsam_cli.errors import UsageError
 
+REASONS = ("without a label", "below --min-labelled", "below --min-valid")
+"""Why `Selection.why_not` leaves a tile out."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
@@ -38,11 +41,8 @@ class Selection:
             labelled: share of its pixels with a label.
             valid: share of its pixels with data.
         """
-        if not labelled:
-            return "without a label"
-        if labelled < self.min_labelled:
-            return "below --min-labelled"
-        return "below --min-valid" if valid < self.min_valid else None
+        found = not labelled, labelled < self.min_labelled, valid < self.min_valid
+        return next((reason for reason, is_so in zip(REASONS, found, strict=True) if is_so), None)
 
 
 def beyond_limit(splits: Sequence[str], limit: int, seed: int) -> set[int]:

@@ -21,9 +21,9 @@ from cwsam_cli.dataset.samples import (
     has_labels,
     refuse_different,
 )
+from cwsam_cli.dataset.statistics import class_weights
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import ConfigError, DataError
-from cwsam_cli.learning.losses import class_weights
 
 
 @dataclass(frozen=True, slots=True)

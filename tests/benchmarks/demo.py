@@ -49,7 +49,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         dataset = Path(temporary) / "dataset"
         tile_scenes(
-            TileRequest(scenes=(scene,), labels=labels, output=dataset, size=128, overlap=64, classes="nc_landclass96")
+            TileRequest(
+                scenes=(str(scene),), labels=labels, output=dataset, size=128, overlap=64, classes="nc_landclass96"
+            )
         )
         for name, overrides in MODELS.items():
             rows = [run(dataset, Path(temporary) / f"{name}{seed}", steps, seed, overrides) for seed in range(3)]

@@ -144,7 +144,9 @@ def main() -> None:
         temporary = Path(folder)
         dataset = temporary / "dataset"
         tile_scenes(
-            TileRequest(scenes=(scene,), labels=labels, output=dataset, size=128, overlap=64, classes="nc_landclass96")
+            TileRequest(
+                scenes=(str(scene),), labels=labels, output=dataset, size=128, overlap=64, classes="nc_landclass96"
+            )
         )
         if what in (None, "overhead"):
             overhead(dataset)

@@ -15,6 +15,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import yaml
 from affine import Affine
 from rasterio.features import rasterize
@@ -655,12 +656,63 @@ def test_scenes_of_one_name_in_two_folders_stay_apart(cwsam: Cwsam, make_raster:
     assert len(files(tmp_path / "dataset")) == 8
 
 
+@pytest.mark.parametrize("how", ["folder", "pattern", "list", "vrt", "jpeg2000"])
+def test_scenes_come_from_every_source_that_predict_reads(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path, how: str
+) -> None:
+    image, codes = noise(3, 64, 64), striped(64, 128)
+    make_raster("scenes/a.tif", image)
+    make_raster("scenes/b.tif", image, transform=from_origin(WEST + 64 * PIXEL, NORTH, PIXEL, PIXEL))
+    (tmp_path / "list.txt").write_text("scenes/a.tif\nscenes/b.tif\n", "utf-8")
+    if how in ("vrt", "jpeg2000"):
+        (tmp_path / "other").mkdir()
+        suffix, driver = ("vrt", "VRT") if how == "vrt" else ("jp2", "JP2OpenJPEG")
+        for name in "ab":
+            target, source = (tmp_path / "other" / f"{name}.{suffix}", tmp_path / "scenes" / f"{name}.tif")
+            rasterio.shutil.copy(
+                source, target, driver=driver, **({"QUALITY": 100, "REVERSIBLE": "YES"} if suffix == "jp2" else {})
+            )
+    source = {"folder": "scenes", "pattern": "scenes/*.tif", "list": "list.txt"}.get(how, "other")
+    labels = make_raster("labels.tif", codes)
+    cwsam("tile", source, "--labels", labels, "-o", "dataset", "--size", 32, "--split", 100, 0, 0)
+    index = tiles(tmp_path / "dataset")
+    assert Counter(Path(scene).stem for scene in index.scene) == {"a": 4, "b": 4}
+    for tile in index.itertuples():
+        found = read(tmp_path / "dataset" / "images" / "train" / f"{tile.tile}.tif")
+        assert (found == image[:, tile.row_off : tile.row_off + 32, tile.col_off : tile.col_off + 32]).all()
+
+
+@pytest.mark.parametrize("bands", ["3,1", "blue, red"])
+def test_bands_are_chosen_by_number_or_name_in_the_order_of_use(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path, bands: str
+) -> None:
+    image = noise(3, 32, 32)
+    scene, labels = make_raster("scene.tif", image, photometric="RGB"), make_raster("labels.tif", striped(32, 32))
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 32, "--bands", bands)
+    (name,) = files(tmp_path / "dataset")
+    assert (read(tmp_path / "dataset" / "images" / "train" / name) == image[[2, 0]]).all()
+    manifest = yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))
+    assert [band["name"] for band in manifest["bands"]] == ["blue", "red"]
+
+
+def test_an_unknown_band_is_refused(refused: Any, make_raster: Any) -> None:
+    scene, labels = make_raster("scene.tif", noise(3, 32, 32)), make_raster("labels.tif", striped(32, 32))
+    refused(4, "tile", scene, "--labels", labels, "-o", "dataset", "--bands", "1,nir", names="no band `nir`")
+
+
+def test_a_configuration_sets_the_default_size(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:
+    scene, labels = make_raster("scene.tif", noise(1, 130, 130)), make_raster("labels.tif", striped(130, 130))
+    assert "of 128 × 128 pixels" in cwsam("tile", scene, "--labels", labels, "-o", "tiny", "--config", "tiny").stdout
+    common = ("tile", scene, "--labels", labels, "-o", "small", "--config", "tiny", "--size", 64)
+    assert "of 64 × 64 pixels" in cwsam(*common).stdout
+
+
 def test_progress_and_warnings_keep_off_stdout(cwsam: Cwsam, make_raster: Any) -> None:
     scene, labels = make_raster("scene.tif", noise(3, 20, 20)), make_raster("labels.tif", striped(20, 20))
     result = cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 32)
     assert re.match(r"dataset: 1 train, 0 val, 0 test tiles .*\n", result.stdout)
     assert "warning" not in result.stdout
-    assert "warning:" in result.stderr and "val, test" in result.stderr
+    assert "warning:" in result.stderr and "val and test" in result.stderr
 
 
 @pytest.mark.parametrize("labels", ["folder", "polygons.gpkg"])

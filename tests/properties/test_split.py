@@ -180,12 +180,18 @@ def test_the_split_is_repeatable_by_its_seed(found: NDArray[np.int64], wanted: t
 def labelled(ground: Ground, number: int, crs: int = 32617) -> LabelledScene:
     return LabelledScene(
         name=f"scene{number}",
-        path=Path(f"scene{number}.tif"),
+        path=f"scene{number}.tif",
         labels=Path("labels.tif"),
         crs=CRS.from_epsg(crs).to_wkt(),
         transform=tuple(ground.grid().transform)[:6],
         width=ground.width,
         height=ground.height,
+        chosen_bands=(),
+        alpha="ignore",
+        hides_pixels=False,
+        block=(256, 256),
+        pixel_bytes=1,
+        fingerprint="",
         band_names=("red",),
         dtype="uint8",
     )

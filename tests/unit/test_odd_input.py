@@ -200,7 +200,7 @@ def test_polygons_with_an_empty_name_are_left_out(tmp_path: Path) -> None:
 def test_a_table_without_geometry_is_refused(tmp_path: Path, field: str) -> None:
     (tmp_path / "table.csv").write_text("class,x\na,1\n")
     request = TileRequest(
-        scenes=(Path("scene.tif"),), labels=tmp_path / "table.csv", output=tmp_path / "data", class_field=field
+        scenes=("scene.tif",), labels=tmp_path / "table.csv", output=tmp_path / "data", class_field=field
     )
     with pytest.raises(DataError, match=r"table\.csv"):
         find_labels(request)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cwsam_cli.config.schema import Loss
-from cwsam_cli.learning.losses import class_weights, count_totals, loss_parts
+from cwsam_cli.learning.losses import count_totals, loss_parts
 from cwsam_cli.taxonomy import IGNORE
 
 KINDS: list[Loss] = ["ce", "ce+dice", "ce+iou", "ce+lovasz", "focal"]
@@ -231,24 +231,3 @@ def test_the_whole_is_the_weight_of_labelled_pixels_and_the_images_that_have_one
 def test_the_focal_loss_weighs_a_pixel_by_the_square_of_what_is_missing() -> None:
     expected = -sum((1 - p) ** 2 * math.log(p) for p in (0.8, 0.6, 0.7)) / 3
     assert _loss(_logits(*EXAMPLE), LABELS, "focal").item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_class_weights_have_mean_1_over_the_pixels() -> None:
-    pixels = [900, 90, 10]
-    weights = class_weights(pixels)
-    assert sum(w * n for w, n in zip(weights, pixels, strict=True)) / sum(pixels) == pytest.approx(1)
-
-
-def test_class_weights_go_with_one_over_the_square_root_of_the_share() -> None:
-    common, rare = class_weights([40_000, 100])
-    assert rare / common == pytest.approx(20)
-
-
-def test_equal_classes_weigh_1_each() -> None:
-    assert class_weights([7, 7, 7]) == pytest.approx([1, 1, 1])
-
-
-def test_a_class_without_pixels_weighs_0_and_leaves_the_others_alone() -> None:
-    weights = class_weights([50, 0, 200])
-    assert weights[1] == 0
-    assert [weights[0], weights[2]] == pytest.approx(class_weights([50, 200]))

@@ -16,12 +16,18 @@ from cwsam_cli.tile.scenes import LabelledScene
 def scene(name: str = "a", *, west: float = 600_000, crs: int | None = 32617, pixel: float = 10) -> LabelledScene:
     return LabelledScene(
         name=name,
-        path=Path(f"{name}.tif"),
+        path=f"{name}.tif",
         labels=Path("labels.tif"),
         crs=CRS.from_epsg(crs).to_wkt() if crs else None,
         transform=(pixel, 0, west, 0, -pixel, 4_000_000) if crs else (1, 0, 0, 0, 1, 0),
         width=1000,
         height=1000,
+        chosen_bands=(),
+        alpha="ignore",
+        hides_pixels=False,
+        block=(256, 256),
+        pixel_bytes=1,
+        fingerprint="",
         band_names=("red",),
         dtype="uint8",
     )

@@ -25,16 +25,16 @@ MakeRaster = Callable[..., Path]
     ],
 )
 def test_the_date_in_a_name(make_raster: MakeRaster, name: str, day: str) -> None:
-    assert scene_date(make_raster(name, np.ones((4, 4), np.uint8))) == day
+    assert scene_date(str(make_raster(name, np.ones((4, 4), np.uint8)))) == day
 
 
 def test_the_date_in_a_tag(make_raster: MakeRaster) -> None:
     path = make_raster("scene.tif", np.ones((4, 4), np.uint8))
     with rasterio.open(path, "r+") as target:
         target.update_tags(TIFFTAG_DATETIME="2021:03:04 10:20:30")
-    assert scene_date(path) == "2021-03-04"
+    assert scene_date(str(path)) == "2021-03-04"
 
 
 def test_no_date_is_an_error(make_raster: MakeRaster) -> None:
     with pytest.raises(DataError, match=r"scene\.tif.* nor its tags hold a date"):
-        scene_date(make_raster("scene.tif", np.ones((4, 4), np.uint8)))
+        scene_date(str(make_raster("scene.tif", np.ones((4, 4), np.uint8))))

@@ -23,7 +23,7 @@ def plan_of(make_raster: MakeRaster, tmp_path: Path, **values: Any) -> TilePlan:
     rng = np.random.default_rng(0)
     scene = make_raster("scene.tif", rng.integers(1, 255, (3, 100, 130)).astype(np.uint8))
     labels = make_raster("labels.tif", rng.integers(1, 4, (100, 130)).astype(np.uint8))
-    request = TileRequest(scenes=(scene,), labels=labels, output=tmp_path / "dataset", size=32, **values)
+    request = TileRequest(scenes=(str(scene),), labels=labels, output=tmp_path / "dataset", size=32, **values)
     return make_plan(request, inspect_inputs(request))
 
 

@@ -8,7 +8,7 @@ import pytest
 from cwsam_cli.errors import UsageError
 from cwsam_cli.tile.request import TileRequest
 
-SCENE, LABELS = Path("scene.tif"), Path("labels.tif")
+SCENE, LABELS = "scene.tif", Path("labels.tif")
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from cwsam_cli.config.schema import (
     ModelConfig,
     RunConfig,
 )
+from cwsam_cli.dataset.statistics import class_weights
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import ConfigError, DataError
-from cwsam_cli.learning.losses import class_weights
 from cwsam_cli.train import training_data
 from cwsam_cli.train.training_data import prepare_data
 

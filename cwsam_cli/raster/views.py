@@ -1,0 +1,120 @@
+"""Scenes made of other rasters: stacks of several files of one place, and rasters on another grid or scale.
+
+A view is written as text, `view://NAME?band=B02=PATH&band=…`, so that it goes wherever the path of a scene goes: into
+plans, datasets and other processes. `raster.compose` turns it into a raster. This module loads no rasterio.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.raster.network import VIEW, is_plain_file
+from cwsam_cli.raster.sources import file_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A scene made of other rasters."""
+
+    name: str
+    """A file name, for the files that are made of it."""
+    members: tuple[tuple[str, str], ...]
+    """Name and path of each raster. The name begins the names of its bands; it is empty if there is one raster."""
+    crs: str = ""
+    """CRS of the view; empty takes that of the raster with the smallest pixels."""
+    pixel_m: float = 0.0
+    """Size of pixels in metres; 0 takes the smallest."""
+    unscale: bool = False
+    """Whether to apply scales and offsets of bands."""
+
+    def to_text(self) -> str:
+        """Return the view as a scene's path."""
+        pairs = [("band", f"{name}={path}") for name, path in self.members]
+        pairs += [("crs", self.crs)] if self.crs else []
+        pairs += [("pixel_m", repr(self.pixel_m))] if self.pixel_m else []
+        pairs += [("unscale", "yes")] if self.unscale else []
+        return f"{VIEW}{quote(self.name)}?{urlencode(pairs)}"
+
+    @classmethod
+    def from_text(cls, text: str) -> "View":
+        """Return the view that `to_text` described."""
+        name, _, query = text.removeprefix(VIEW).partition("?")
+        pairs = parse_qsl(query)
+        bands = [value.partition("=") for key, value in pairs if key == "band"]
+        options = dict(pairs)
+        return cls(
+            name=unquote(name),
+            members=tuple((prefix, path) for prefix, _, path in bands),
+            crs=options.get("crs", ""),
+            pixel_m=float(options.get("pixel_m", 0)),
+            unscale="unscale" in options,
+        )
+
+
+def make_views(
+    scenes: Sequence[str], *, stack: str | None = None, crs: str = "", pixel_m: float = 0.0, unscale: bool = False
+) -> list[str]:
+    """Return scenes as views of themselves or of stacks, or unchanged if no option asks for a view.
+
+    Args:
+        scenes: the scenes' paths.
+        stack: a pattern of file names with `{scene}` and `{band}`. Files of one `{scene}` are one stack, and `{band}`
+            names each of them. `*` is any text.
+        crs: see `View`.
+        pixel_m: see `View`.
+        unscale: see `View`.
+
+    Raises:
+        UsageError: the pattern lacks a part, or two files of a stack have the same band.
+        DataError: a file does not match the pattern, or stacks have different bands.
+    """
+    if stack is None and not (crs or pixel_m or unscale):
+        return list(scenes)
+    groups = _group(scenes, stack) if stack is not None else {(file_name(path), path): [("", path)] for path in scenes}
+    return [
+        View(name=name, members=tuple(members), crs=crs, pixel_m=pixel_m, unscale=unscale).to_text()
+        for (name, _), members in groups.items()
+    ]
+
+
+def _group(scenes: Sequence[str], stack: str) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    if stack.count("{scene}") != 1 or stack.count("{band}") != 1:
+        raise UsageError(
+            f"--stack `{stack}` needs {{scene}} and {{band}} once each",
+            hint="for example: --stack '{scene}_{band}.tif'",
+        )
+    parts = re.split(r"(\{scene\}|\{band\}|\*)", stack)
+    known = {"{scene}": "(?P<scene>.+)", "{band}": "(?P<band>.+?)", "*": ".*"}
+    pattern = re.compile("".join(known.get(part, re.escape(part)) for part in parts))
+    groups: dict[tuple[str, str], dict[str, str]] = {}
+    for path in scenes:
+        found = pattern.fullmatch(file_name(path))
+        if found is None:
+            raise DataError(
+                f"`{path}` does not match --stack `{stack}`",
+                hint="choose files by a pattern: cwsam tile 'scenes/*_B*.jp2' --stack '{scene}_{band}.jp2'",
+            )
+        name = found["scene"].replace(".", "_") + Path(file_name(path)).suffix
+        group = groups.setdefault((name, str(Path(path).parent)), {})
+        if found["band"] in group:
+            raise UsageError(
+                f"`{group[found['band']]}` and `{path}` are the same band of one stack",
+                hint="let {band} in --stack tell them apart",
+            )
+        group[found["band"]] = path if not is_plain_file(path) else str(Path(path).absolute())
+    first, *others = [(name, sorted(group, key=_natural)) for (name, _), group in groups.items()]
+    for name, bands in others:
+        if bands != first[1]:
+            raise DataError(
+                f"the stack `{name}` has the files {', '.join(bands)}, but `{first[0]}` has {', '.join(first[1])}",
+                hint="give every stack the same bands",
+            )
+    return {key: [(band, group[band]) for band in sorted(group, key=_natural)] for key, group in groups.items()}
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Sort key by which B2 comes before B10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]

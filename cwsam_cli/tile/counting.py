@@ -1,0 +1,91 @@
+"""Count the labelled pixels of each class in each unit of ground, in the order in which the files hold them."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+
+import numpy as np
+from rasterio.windows import Window
+
+from cwsam_cli.tile.blocks import Block
+from cwsam_cli.tile.division import Histograms
+from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Codes, Conflicts, Value
+from cwsam_cli.tile.scenes import Inputs, SceneReader
+from cwsam_cli.tile.workers import cut, in_order
+
+_Work = tuple[int, str, Window]
+"""A scene's number, a block's unit, and a window in the block."""
+Counted = tuple[Histograms, Conflicts, Counter[Value]]
+"""Labels by unit, overlaps of features, and values that no class has."""
+_LEAST = 16
+"""Fewest windows that a process counts at a time."""
+
+
+def count_labels(inputs: Inputs, blocks: Sequence[Sequence[Block]], rows: int, workers: int) -> Counted:
+    """Count the labels in all blocks.
+
+    Args:
+        inputs: scenes and labels.
+        blocks: blocks by scene.
+        rows: rows that are read at a time.
+        workers: number of processes.
+
+    Returns:
+        Labels by unit, overlaps of features, and values that no class has. Units keep the order of the blocks.
+    """
+    found: Histograms = {block.unit: Counter() for own in blocks for block in own}
+    conflicts: Conflicts = Counter()
+    unexpected: Counter[Value] = Counter()
+    work = [
+        (number, block.unit, window)
+        for number, own in enumerate(blocks)
+        for block, window in _reading_order(own, inputs.scenes[number].column_width(rows), rows)
+    ]
+    parts = [work[part] for part in cut([(number, window.row_off) for number, _, window in work], _LEAST)]
+    for counted, shared, odd in in_order(partial(_counting, inputs, rows), parts, workers, "reading labels"):
+        conflicts += shared
+        unexpected += odd
+        for unit, histogram in counted.items():
+            found[unit].update(histogram)
+    return found, conflicts, unexpected
+
+
+def _reading_order(blocks: Sequence[Block], column: int, rows: int) -> list[tuple[Block, Window]]:
+    """Cut blocks into windows of some rows, in the order in which a file holds them."""
+    windows = [
+        (block, Window(block.window.col_off, top, block.window.width, min(rows, end - top)))
+        for block in blocks
+        for end in [int(block.window.row_off + block.window.height)]
+        for top in range(int(block.window.row_off), end, rows)
+    ]
+    return sorted(windows, key=lambda item: (item[1].col_off // column, item[1].row_off, item[1].col_off))
+
+
+@contextmanager
+def _counting(inputs: Inputs, rows: int) -> Iterator[Callable[[list[_Work]], Counted]]:
+    """Yield a function that counts the labels in windows of blocks."""
+    with closing(SceneReader(inputs.scenes, inputs.table, rows)) as reader:
+
+        def count(work: list[_Work]) -> Counted:
+            found: Histograms = {}
+            conflicts: Conflicts = Counter()
+            unexpected: Counter[Value] = Counter()
+            for number, unit, window in work:
+                opened = reader.open(number)
+                conflicts += opened.labels.conflicts(window)
+                histogram = _histogram(opened.about_codes(window))
+                if histogram[UNEXPECTED]:
+                    unexpected += opened.labels.unexpected(window)
+                del histogram[NO_LABEL], histogram[UNEXPECTED]
+                found.setdefault(unit, Counter()).update(histogram)
+            return found, conflicts, unexpected
+
+        yield count
+
+
+def _histogram(codes: Codes) -> Counter[int]:
+    first = int(codes.min())
+    counts = np.bincount(codes.ravel() - first)  # codes are small numbers
+    present = np.flatnonzero(counts)
+    return Counter(dict(zip((present + first).tolist(), counts[present].tolist(), strict=True)))

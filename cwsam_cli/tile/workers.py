@@ -1,0 +1,78 @@
+"""Apply a function to parts of a work, in this process or in several, with the results in order."""
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from cwsam_cli.console import setup, track, verbosity
+from cwsam_cli.errors import MachineError
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+_function: Callable[[Any], Any]
+"""The function of a worker process."""
+
+
+def in_order(
+    function: Callable[[], AbstractContextManager[Callable[[P], R]]], parts: Sequence[P], workers: int, what: str
+) -> Generator[R, None, None]:
+    """Yield the results for all parts in order.
+
+    Args:
+        function: context that yields the function. Each process enters it once, so open files are its own.
+        parts: the parts.
+        workers: number of processes; 1 is this process.
+        what: text of the progress bar.
+
+    Raises:
+        MachineError: a worker process died.
+    """
+    if min(workers, len(parts)) <= 1:
+        with function() as apply:
+            for part in track(parts, what, unit="part"):
+                yield apply(part)
+        return
+    # A forked worker has loaded all libraries already. Only Linux forks safely.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(
+        min(workers, len(parts)), mp_context=context, initializer=_begin, initargs=(function, verbosity())
+    )
+    try:
+        yield from track(pool.map(_apply, parts), what, total=len(parts), unit="part")
+    except BrokenProcessPool:
+        raise MachineError("a worker process died", hint="if the memory was full, use fewer: --workers 1") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(function: Callable[[], AbstractContextManager[Callable[[Any], Any]]], verbosity: int) -> None:
+    global _function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started the workers ends them
+    setup(verbosity)
+    _function = function().__enter__()  # open until the process ends
+
+
+def _apply(part: Any) -> Any:
+    return _function(part)
+
+
+def cut(places: Sequence[object], least: int) -> list[slice]:
+    """Cut a list into parts of at least `least` items that end where the place changes.
+
+    Args:
+        places: the place of each item, such as its scene and row. Equal places are neighbours.
+        least: fewest items of a part, except the last.
+    """
+    ends = [number for number in range(1, len(places)) if places[number] != places[number - 1]]
+    parts, start = [], 0
+    for end in [*ends, len(places)]:
+        if end - start >= least or end == len(places):
+            parts.append(slice(start, end))
+            start = end
+    return parts
