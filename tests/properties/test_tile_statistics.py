@@ -48,7 +48,7 @@ def test_statistics_are_those_of_the_training_ground(
         write(folder / "scene.tif", image, west, nodata=0)
         write(folder / "labels.tif", codes, west, nodata=255)
         request = TileRequest(
-            scenes=(folder / "scene.tif",),
+            scenes=(str(folder / "scene.tif"),),
             labels=folder / "labels.tif",
             output=folder / "dataset",
             size=size,
