@@ -16,6 +16,7 @@ from cwsam_cli.commands.audit import audit
 from cwsam_cli.commands.demo import demo
 from cwsam_cli.commands.eval import evaluate
 from cwsam_cli.commands.info import info
+from cwsam_cli.commands.mosaic import mosaic
 from cwsam_cli.commands.plan import plan
 from cwsam_cli.commands.predict import predict
 from cwsam_cli.commands.sample import sample
@@ -122,6 +123,7 @@ for _name, _command in (
     ("eval", evaluate),
     ("predict", predict),
     ("vectorize", vectorize),
+    ("mosaic", mosaic),
     ("sample", sample),
     ("info", info),
     ("plan", plan),

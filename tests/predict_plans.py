@@ -7,9 +7,10 @@ from rasterio.windows import Window
 
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.plan import MapPlan, cuts
-from cwsam_cli.predict.request import BLOCK, MapRequest
+from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.lattice import Lattice
+from cwsam_cli.raster.mapfile import BLOCK
 from cwsam_cli.taxonomy import from_names
 
 

@@ -1,96 +1,97 @@
 """Measure a checkpoint's accuracy on a dataset, and write the report."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
-from cwsam_cli.assess.report import METRICS, write_report
-from cwsam_cli.checkpoints.checkpoint import load_checkpoint
-from cwsam_cli.config.schema import FolderArgs
+from cwsam_cli.assess.counting import count_hits
+from cwsam_cli.assess.counts import Counts
+from cwsam_cli.assess.drawing import draw_pictures
+from cwsam_cli.assess.evaluation import Evaluation, evaluate_counts
+from cwsam_cli.assess.pictures import Pictures
+from cwsam_cli.assess.places import Places, read_places
+from cwsam_cli.assess.report import NAMES, Origin, write_report
+from cwsam_cli.assess.request import METRICS, ModelRequest
+from cwsam_cli.assess.trained import Trained, check_fit, list_tiles
+from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from cwsam_cli.dataset.manifest import read_manifest
-from cwsam_cli.dataset.samples import TileDataset
-from cwsam_cli.distributed.world import World, choose_device
-from cwsam_cli.errors import CheckpointError, DataError
-from cwsam_cli.files import refuse_existing, refuse_foreign, staged
-from cwsam_cli.metrics.confusion import Matrix, Metrics, compute_metrics
-from cwsam_cli.metrics.validation import validate
-from cwsam_cli.taxonomy import Taxonomy
+from cwsam_cli.distributed.launch import launch
+from cwsam_cli.distributed.world import World
+from cwsam_cli.errors import DataError
+from cwsam_cli.files import refuse_existing, refuse_foreign, sha256, staged
+from cwsam_cli.metrics.history import HISTORY, read_history
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Accuracy of a model on a split."""
-
-    taxonomy: Taxonomy
-    matrix: Matrix
-    metrics: Metrics
-
-
-def evaluate(
-    checkpoint: Path,
-    data: Path,
-    *,
-    split: str = "test",
-    output: Path | None = None,
-    overwrite: bool = False,
-    batch_size: int = 8,
-    device: str = "auto",
-) -> Evaluation:
+def evaluate(request: ModelRequest) -> Evaluation | None:
     """Measure a checkpoint on one split of a dataset.
 
-    Args:
-        checkpoint: path of a `model_epoch_*.pth`.
-        data: folder that `cwsam tile` wrote.
-        split: `train`, `val` or `test`.
-        output: folder for `metrics.json` and `confusion_matrix.csv`; None writes no report.
-        overwrite: whether to replace an existing report.
-        batch_size: images per batch.
-        device: `cpu`, `cuda` or `auto`.
+    Returns:
+        The figures. None in processes that a launcher started, except the first.
 
     Raises:
         CheckpointError: the checkpoint is missing, or its classes or bands differ from the dataset's.
         DataError: the dataset or the split is missing, or the split has no labels.
+        MachineError: a process died or made no progress.
     """
+    output = request.output
     if output is not None:
-        refuse_existing(output, overwrite=overwrite, marker=METRICS)
-        refuse_foreign(output, ("metrics", "confusion_matrix"))
-    trained = load_checkpoint(checkpoint)
-    manifest = read_manifest(data)
-    if manifest.tiles and not manifest.tiles.get(split):
-        others = [f"--split {name}" for name, count in manifest.tiles.items() if count]
-        raise DataError(f"`{data / 'images' / split}` holds no tiles", hint=f"use {' or '.join(others)}")
-    if not trained.taxonomy.same_classes(manifest.taxonomy):
-        raise CheckpointError(
-            f"`{checkpoint}` has the classes {', '.join(trained.taxonomy.names)}, "
-            f"but `{data}` is labelled with {', '.join(manifest.taxonomy.names)}",
-            hint="tile the scenes with the class table that the model was trained with",
+        refuse_existing(output, overwrite=request.overwrite, marker=METRICS)
+        refuse_foreign(output, NAMES)
+    about = load_checkpoint(request.checkpoint)
+    check_fit(request.checkpoint, about, request.data, request.split)
+    tiles = list_tiles(request.data, request.split)
+    places = read_places(request.data, tiles)
+    counted = launch(_count, request, places, cluster=request.cluster)
+    if counted is None:
+        return None
+    counts, pictures = counted
+    if not counts.matrices.any():
+        raise DataError(
+            f"the {request.split} split of `{request.data}` has no labelled pixels", hint="choose another --split"
         )
-    if [band.name for band in trained.bands] != [band.name for band in manifest.bands]:
-        raise CheckpointError(
-            f"`{checkpoint}` was trained on the bands {', '.join(band.name for band in trained.bands)}, "
-            f"but `{data}` has {', '.join(band.name for band in manifest.bands)}",
-            hint="tile scenes with the same bands",
-        )
-    args = FolderArgs(
-        root_path_1=str(data / "images" / split),
-        root_path_2=str(data / "labels" / split),
-        ignore_bg=trained.ignore_background,
-    )
-    dataset = TileDataset(args, trained.taxonomy, trained.bands, trained.architecture.inp_size)
-    where = choose_device(device)
-    matrix = validate(
-        trained.model().to(where),
-        dataset,
-        World(where),
-        batch_size=batch_size,
-        classes=len(trained.taxonomy),
-        precision="fp32",
-        hidden_class=trained.hidden_class,
-    )
-    metrics = compute_metrics(matrix)
-    if not metrics.pixels:
-        raise DataError(f"the {split} split of `{data}` has no labelled pixels", hint="choose another --split")
+    result = evaluate_counts(counts, places, tiles, about.taxonomy, request.tolerance)
     if output is not None:
-        about = {"checkpoint": str(checkpoint), "data": str(data), "split": split}
-        with staged(output, overwrite=overwrite, marker=METRICS) as folder:
-            write_report(matrix, metrics, trained.taxonomy, folder, about)
-    return Evaluation(trained.taxonomy, matrix, metrics)
+        with staged(output, overwrite=request.overwrite, marker=METRICS) as folder:
+            write_report(result, folder, _origin(request, about), pictures)
+    return result
+
+
+def _count(world: World, request: ModelRequest, places: Places) -> tuple[Counts, Pictures | None]:
+    """Count in one of the processes; the first one also draws."""
+    trained = Trained.open(request.checkpoint, request.data, request.split, world.device)
+    cells, names = places.cells()
+    batch_size = request.batch_size
+    counts = count_hits(
+        trained, world, cells, cell_count=len(names), tolerance=request.tolerance, batch_size=batch_size
+    )
+    if not (world.is_main and request.output is not None and counts.matrices.any()):
+        return counts, None
+    return counts, draw_pictures(trained, world, places, counts.tiles, batch_size)
+
+
+def _origin(request: ModelRequest, about: Checkpoint) -> Origin:
+    """Describe where the figures come from."""
+    origin, digest = about.provenance, sha256(request.checkpoint)
+    manifest = read_manifest(request.data)
+    facts = {
+        "checkpoint": str(request.checkpoint),
+        "SHA-256": digest,
+        "trained for": f"{about.epoch} epochs",
+        "calibration": about.calibration.as_text() if about.calibration else "",
+        "measured on": f"{request.data}, {request.split} split",
+        "dataset made by": manifest.command,
+        "command": request.command,
+    }
+    if origin is not None:
+        facts |= {
+            "trained": origin.date,
+            "with": ", ".join(" ".join(pair) for pair in origin.versions.items()),
+            "training data": origin.data,
+            "SHA-256 of its list of tiles": origin.data_sha256,
+        }
+    return Origin(
+        checkpoint=request.checkpoint,
+        checkpoint_sha256=digest,
+        data=request.data,
+        split=request.split,
+        command=request.command,
+        facts=tuple((name, value) for name, value in facts.items() if value),
+        configuration=origin.config if origin is not None else "",
+        history=read_history(request.checkpoint.parent / HISTORY),
+    )

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from cwsam_cli.checkpoints.calibration import Calibration
 from cwsam_cli.checkpoints.newest import refuse_missing
 from cwsam_cli.config.load import validate
 from cwsam_cli.dataset.manifest import Band
@@ -74,6 +75,8 @@ class Checkpoint:
     """`mean_iou` and `accuracy` on the validation split, 0 to 1; may be empty."""
     provenance: Provenance | None = None
     """None in a file that an older version of this program wrote."""
+    calibration: Calibration | None = None
+    """None if the model is as training left it."""
 
     @property
     def hidden_class(self) -> int | None:
@@ -231,6 +234,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 f"`architecture.{key}` in `{path}` is {getattr(checkpoint.architecture, key)}, but there are {there}",
                 hint=_AS_WRITTEN,
             )
+    calibration = checkpoint.calibration
+    if calibration is not None and len(calibration.thresholds) not in (0, len(checkpoint.taxonomy)):
+        raise CheckpointError(
+            f"`calibration.thresholds` in `{path}` has {len(calibration.thresholds)} values for "
+            f"{len(checkpoint.taxonomy)} classes",
+            hint="calibrate the original again: cwsam eval -c MODEL --data DATASET --calibrate -o calibrated.pth",
+        )
     return checkpoint
 
 

@@ -33,8 +33,8 @@ def demo(
 
     The scene is Landsat 7 over Raleigh, North Carolina. Two CPU cores need a few minutes.
     A first quicklook.png, of scene and reference, is there after some seconds.
-    The folder receives map.tif, polygons.gpkg, quicklook.png (scene, reference and map side
-    by side), the model in run/ and the accuracy report in report/.
+    The folder receives report/report.html (accuracy, a page for the browser), map.tif,
+    polygons.gpkg, quicklook.png (scene, reference and map side by side) and the model in run/.
     """
     from cwsam_cli.demo.pipeline import run_demo  # torch and rasterio take seconds to import
     from cwsam_cli.errors import UsageError

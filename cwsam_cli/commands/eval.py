@@ -9,12 +9,12 @@ from cwsam_cli.commands.options import (
     BatchSize,
     Checkpoint,
     Device,
+    Gpus,
     Json,
     Overwrite,
-    print_result,
+    command_line,
     require_checkpoint,
 )
-from cwsam_cli.console import loading
 from cwsam_cli.errors import UsageError
 
 
@@ -47,11 +47,30 @@ def evaluate(
         Literal["train", "val", "test"], typer.Option("--split", help="Which part of the dataset to measure on.")
     ] = "test",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for metrics.json and confusion_matrix.csv.")
+        Path | None,
+        typer.Option("-o", "--output", help="Folder of the report, or the calibrated checkpoint."),
     ] = None,
     overwrite: Overwrite = False,
+    tolerance: Annotated[
+        int, typer.Option("--tolerance", min=0, help="Pixels by which a boundary may be off in boundary F1.")
+    ] = 2,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit a temperature on validation ground; -o receives the checkpoint.")
+    ] = False,
+    conformal: Annotated[
+        float | None,
+        typer.Option(
+            "--conformal",
+            metavar="SHARE",
+            help="Fit sets of classes that hold the true class of this share of pixels, such as 0.9.",
+        ),
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option("--compare", metavar="MODEL", help="A second model, measured on the same ground.")
+    ] = None,
     batch_size: BatchSize = 8,
     device: Device = "auto",
+    gpus: Gpus = 1,
     as_json: Json = False,
 ) -> None:
     """Measure the accuracy of a model or of any map.
@@ -61,11 +80,32 @@ def evaluate(
     $ cwsam eval --sample sample.gpkg --map map.tif
     $ cwsam eval --map map.tif --reference labels.tif --crosswalk table.csv
     $ cwsam eval -c save/first/model_epoch_best.pth --data dataset/ -o report/ --json
+    $ cwsam eval -c first.pth --data dataset/ --calibrate -o calibrated.pth
+    $ cwsam eval -c second.pth --data dataset/ --compare first.pth
 
-    The table lists IoU, precision, recall, F1 and labelled pixels per class, then means over
-    the classes. A class without a labelled pixel in the split is marked as absent and is left
-    out of the means. With -o, a folder receives metrics.json and confusion_matrix.csv (rows:
-    reference, columns: map).
+    The table lists IoU, precision (user's accuracy), recall (producer's accuracy), F1,
+    boundary F1 and labelled pixels per class, then means over the classes. A class without
+    a labelled pixel in the split is marked as absent and is left out of the means.
+
+    Intervals hold with 95 % confidence. They come from drawing whole blocks of ground again,
+    because pixels of one block are alike. Fewer than 10 blocks give no reliable interval.
+    The calibration error compares the model's confidence with its accuracy, in 15 bins.
+    --gpus shares out the tiles. Each GPU holds the whole model.
+
+    With -o, a folder receives report.html (a page for the browser that needs no network),
+    metrics.json, confusion_matrix.csv (rows: reference, columns: map), classes.csv,
+    scenes.csv, tiles.csv (the least accurate first) and reliability.csv.
+
+    --calibrate divides the model's scores by a temperature, so that it is as sure as it is
+    right. --conformal finds for each class the smallest probability that keeps it in a
+    pixel's set of classes; `predict --set-size` maps how many remain. Both are fitted on
+    the val split and measured on --split. -o receives a copy of the checkpoint that
+    `predict` and `eval` use like the original. Weights and classes stay as they are.
+
+    --compare prints both models' figures and their differences (-c minus --compare). The
+    intervals are paired: both models are drawn on the same blocks. A test turns the signs of
+    whole blocks and tells how often chance alone would make such a difference. -o receives
+    comparison.json and comparison.csv.
 
     --sample estimates accuracies and areas from interpreted points, with 95 % intervals
     (Olofsson et al. 2014, Stehman 2014). Pixels count by their area on the ground. If --map
@@ -86,17 +126,41 @@ def evaluate(
     checkpoint = require_checkpoint(checkpoint)
     if data is None:
         raise UsageError("no dataset is given", hint="--data dataset/, or assess a map: --map map.tif")
-    from cwsam_cli.assess.report import METRICS, as_dict, as_table
-    from cwsam_cli.dataset.manifest import read_manifest
-    from cwsam_cli.files import refuse_existing
+    from cwsam_cli.assess.request import CalibrationRequest, ModelRequest
+    from cwsam_cli.commands.eval_model import calibrate_model, compare_models, evaluate_model
 
-    if output is not None:
-        refuse_existing(output, overwrite=overwrite, marker=METRICS)
-    read_manifest(data)
-    with loading("torch"):
-        from cwsam_cli.assess.pipeline import evaluate as measure
-
-    result = measure(
-        checkpoint, data, split=split, output=output, overwrite=overwrite, batch_size=batch_size, device=device
+    if calibrate or conformal is not None:
+        if compare is not None:
+            raise UsageError("--compare does not go with --calibrate and --conformal", hint="run one after the other")
+        if output is None:
+            raise UsageError("no output is given for the calibrated checkpoint", hint="say: -o calibrated.pth")
+        fit = CalibrationRequest(
+            checkpoint=checkpoint,
+            data=data,
+            output=output,
+            temperature=calibrate,
+            coverage=conformal,
+            split=split,
+            overwrite=overwrite,
+            batch_size=batch_size,
+            device=device,
+            gpus=gpus,
+        )
+        calibrate_model(fit, as_json=as_json)
+        return
+    request = ModelRequest(
+        checkpoint=checkpoint,
+        data=data,
+        split=split,
+        output=output,
+        overwrite=overwrite,
+        tolerance=tolerance,
+        batch_size=batch_size,
+        device=device,
+        gpus=gpus,
+        command=command_line(),
     )
-    print_result(as_dict(result.metrics, result.taxonomy), as_table(result.metrics, result.taxonomy), as_json=as_json)
+    if compare is not None:
+        compare_models(request, require_checkpoint(compare), as_json=as_json)
+        return
+    evaluate_model(request, as_json=as_json)

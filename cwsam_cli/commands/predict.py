@@ -111,6 +111,14 @@ def predict(
         bool,
         typer.Option("--experts", help="Also write map.experts.tif: the expert group that served the pixel most."),
     ] = False,
+    set_size: Annotated[
+        bool,
+        typer.Option(
+            "--set-size",
+            help="Also write map.set_size.tif: the number of classes that may be true. The model comes from "
+            "`cwsam eval --conformal`.",
+        ),
+    ] = False,
     min_confidence: Annotated[
         float,
         typer.Option("--min-confidence", min=0, max=100, help="Per cent; a pixel with less is nodata in the map."),
@@ -178,6 +186,7 @@ def predict(
         probabilities=probabilities,
         entropy=entropy,
         experts=experts,
+        set_size=set_size,
         min_confidence=min_confidence,
         format=format,
         creation=parse_key_values(creation),

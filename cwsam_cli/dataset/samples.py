@@ -58,6 +58,10 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         augmented: whether to apply flips, quarter turns and changes of brightness in training.
         without: images of tiles to leave out; see `find_bad_tiles`.
 
+    Attributes:
+        pairs: paths of the image tiles and label tiles.
+        samples: the squares that cover the tiles, in order; none in training.
+
     Raises:
         DataError: a folder is missing or empty, or a file has no file of the same name in the other folder.
     """
@@ -81,10 +85,10 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         self.augmented = augmented
         table = taxonomy.code_to_index(ignore_background=args.ignore_bg)
         self._to_index = torch.frombuffer(bytearray(table), dtype=torch.uint8)
-        self._samples = [] if train else list(_covering(self.pairs, size))
+        self.samples = [] if train else list(_covering(self.pairs, size))
 
     def __len__(self) -> int:
-        return len(self.pairs) if self.train else len(self._samples)
+        return len(self.pairs) if self.train else len(self.samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Read a sample.
@@ -96,7 +100,7 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
             Image (C, S, S) float32 and class indices (S, S) uint8.
         """
         if not self.train:
-            sample = self._samples[key if isinstance(key, int) else key[0]]
+            sample = self.samples[key if isinstance(key, int) else key[0]]
             image, label = self._load(sample.tile)
             image, label = crop_or_pad(image, label, sample.top, sample.left, self.size)
             label[: sample.fresh_top] = IGNORE

@@ -12,6 +12,7 @@ from pathlib import Path
 import rasterio
 
 from cwsam_cli.assess.pipeline import evaluate
+from cwsam_cli.assess.request import ModelRequest
 from cwsam_cli.config.load import load_config
 from cwsam_cli.console import log
 from cwsam_cli.distributed.cluster import Cluster
@@ -56,7 +57,7 @@ class DemoResult:
 
     def as_text(self) -> str:
         """Return the text that the demo prints at the end."""
-        files = ("map.tif", "polygons.gpkg", "quicklook.png", "run/model_epoch_best.pth", "report/metrics.json")
+        files = ("report/report.html", "map.tif", "polygons.gpkg", "quicklook.png", "run/model_epoch_best.pth")
         constant = f"always {self.largest_class}"
         width = max(len(constant), len("this model"))
         return "\n".join(
@@ -132,7 +133,8 @@ def run_demo(
     train(load_config(_CONFIG, overrides, data=[dataset]), run, cluster=Cluster(device=device))
     best = run / BEST
     log.info("3/5 eval")
-    held_out = evaluate(best, dataset, output=output / "report", device=device)
+    held_out = evaluate(ModelRequest(checkpoint=best, data=dataset, output=output / "report", device=device))
+    assert held_out is not None  # this process is alone
     log.info("4/5 predict")
     request = MapRequest(
         scene=str(scene), checkpoint=best, output=output / "map.tif", device=device, command="cwsam demo"

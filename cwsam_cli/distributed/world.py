@@ -62,13 +62,17 @@ class World:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, by rank, in all processes. They must be picklable."""
+        if self.size == 1:
+            return [value]
+        values: list[T] = [value] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
     def count_per_machine(self) -> int:
         """Return how many consecutive processes share a machine, on every machine; see `largest_block`."""
-        if self.size == 1:
-            return 1
-        hosts = [""] * self.size
-        dist.all_gather_object(hosts, socket.gethostname())
-        return largest_block(hosts)
+        return largest_block(self.gather(socket.gethostname()))
 
     @contextmanager
     def pause_watchdog(self) -> Iterator[None]:

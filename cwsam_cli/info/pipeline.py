@@ -80,6 +80,8 @@ def _model(path: Path) -> Description:
             "trained": f"{origin.date}, with {versions}",
             "data": f"{origin.data}: {_tiles(origin.tiles)}; SHA-256 of its list of files {origin.data_sha256}",
         }
+    if checkpoint.calibration is not None:
+        facts |= {"calibration": checkpoint.calibration.as_text()}
     return Description(
         path=path,
         kind="model",

@@ -8,6 +8,3 @@ PrecisionChoice = Literal["auto", "fp32", "bf16"]
 MapFormat = Literal["GTiff", "COG"]
 AlphaRule = Literal["ignore", "mask"]
 """`mask` hides the pixels of a band tagged alpha, `ignore` reads the band as an image."""
-
-KINDS = ("confidence", "probabilities", "entropy", "experts")
-"""Layers that can stand beside a map, each in a file of its own."""

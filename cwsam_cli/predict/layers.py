@@ -1,6 +1,7 @@
 """The layers of a map: class codes, and on request how sure the model is and which other classes it considered.
 
-Every layer is uint8 with nodata 255. Codes are as in the class table, shares are in per cent.
+Every layer is uint8 with nodata 255. Codes are as in the class table, shares are in per cent, and sizes of sets are
+numbers of classes.
 Layers are computed on the device that holds the scores.
 """
 
@@ -20,11 +21,15 @@ class MapLayers:
 
     taxonomy: Taxonomy
     kinds: tuple[str, ...] = ()
-    """Names of `choices.KINDS`; each is a file beside the map."""
+    """Names of `raster.mapfile.KINDS`; each is a file beside the map."""
     min_confidence: float = 0.0
     """Per cent; a pixel with less is nodata in the map."""
     expert_groups: int = 0
     """Number of planes behind those of the classes that say which expert group served a pixel."""
+    temperature: float = 1.0
+    """Scores are divided by it before they become probabilities."""
+    thresholds: tuple[float, ...] = ()
+    """By class, the smallest probability at which it remains in a pixel's set; needed for set_size."""
 
     def bands(self, kind: str) -> int:
         """Number of layers of a kind."""
@@ -39,6 +44,7 @@ class MapLayers:
         """Return a function from blended logits (K + expert groups, h, w) on a device to layers (L, h, w) uint8."""
         to_code = torch.tensor(list(self.taxonomy.index_to_code()), dtype=torch.uint8).to(device)
         classes = len(self.taxonomy)
+        thresholds = torch.tensor(self.thresholds, device=device)[:, None, None]
 
         def codes_only(scores: Tensor) -> Tensor:
             index = best_index(scores[:classes])
@@ -46,12 +52,15 @@ class MapLayers:
 
         def finish(scores: Tensor) -> Tensor:
             codes = codes_only(scores)
-            probabilities = scores[:classes].softmax(dim=0)
+            logits = scores[:classes] if self.temperature == 1 else scores[:classes] / self.temperature
+            probabilities = logits.softmax(dim=0)
             unsure = 100 * probabilities.amax(dim=0) < self.min_confidence
             layers = [codes | unsure.to(torch.uint8) * IGNORE]
             for kind in self.kinds:
                 if kind == "experts":
                     layers.append(best_index(scores[classes:]).to(torch.uint8)[None])
+                elif kind == "set_size":
+                    layers.append(count_set(probabilities, thresholds)[None])
                 else:
                     layers.append(to_percent(_SHARES[kind](probabilities)))
             return torch.cat(layers)
@@ -80,6 +89,13 @@ def entropy(probabilities: Tensor) -> Tensor:
     """Entropy relative to its maximum, (K, h, w) → (h, w): 0 if one class is certain, 1 if all are equally likely."""
     total: Tensor = torch.special.entr(probabilities).sum(dim=0)
     return total / math.log(max(2, len(probabilities)))
+
+
+def count_set(probabilities: Tensor, thresholds: Tensor) -> Tensor:
+    """Number of classes in each pixel's set, (K, h, w) and (K, 1, 1) → (h, w) uint8; the likeliest class is in it."""
+    best, index = probabilities.max(dim=0)
+    is_below = best < thresholds.flatten()[index]
+    return ((probabilities >= thresholds).sum(dim=0) + is_below).to(torch.uint8)
 
 
 def to_percent(share: Tensor) -> Tensor:

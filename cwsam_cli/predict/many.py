@@ -18,8 +18,9 @@ from cwsam_cli.errors import CwsamError, UsageError, as_user_error
 from cwsam_cli.files import sha256
 from cwsam_cli.predict.network import Lockstep, Model
 from cwsam_cli.predict.plan import MapPlan, make_plan
-from cwsam_cli.predict.request import MapRequest, beside
+from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.work import MapResult, is_ready, make_map, stay_alive, wait_for_others
+from cwsam_cli.raster.mapfile import beside
 from cwsam_cli.raster.sources import scene_names
 
 

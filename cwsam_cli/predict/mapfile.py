@@ -8,26 +8,21 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 import rasterio.shutil
-from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetWriter
-from rasterio.windows import Window
 
 from cwsam_cli import __version__
 from cwsam_cli.errors import OutputExists
 from cwsam_cli.files import refuse_existing
-from cwsam_cli.predict.choices import KINDS
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.plan import MapPlan
-from cwsam_cli.predict.request import COG_CREATION, GTIFF_CREATION, beside
-from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, Tally, beside
 from cwsam_cli.raster.quicklook import draw_map, read_text
 from cwsam_cli.raster.scene import FAILED, open_raster, reading, verify_written, writing
 from cwsam_cli.raster.style import tag_classes, write_sidecar, write_style
@@ -91,28 +86,6 @@ def _read_tags(path: Path) -> Mapping[str, str]:
         return {}
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """Pixels and ground that a map's classes cover."""
-
-    grid: Grid
-    """Of the map."""
-    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
-    """Number by code."""
-    areas_m2: NDArray[np.float64] = field(default_factory=lambda: np.zeros(256))
-    """Ground by code; 0 where the map has no CRS."""
-
-    def add(self, codes: NDArray[np.uint8], window: Window) -> None:
-        """Count the codes (h, w) of a window."""
-        flat = codes.ravel()
-        self.pixels[:] += np.bincount(flat, minlength=256)
-        if self.grid.crs is not None:
-            areas = self.grid.pixel_areas(int(window.row_off), codes.shape[0])
-            if areas.shape[1] > 1:
-                areas = areas[:, int(window.col_off) : int(window.col_off) + codes.shape[1]]
-            self.areas_m2[:] += np.bincount(flat, np.broadcast_to(areas, codes.shape).ravel(), 256)
-
-
 def read_tally(plan: MapPlan) -> Tally:
     """Count a map that is there."""
     tally, path = Tally(plan.grid), plan.request.target
@@ -156,6 +129,7 @@ def write_map(target: Path, plan: MapPlan, read: Callable[[int, int], bytes], *,
                 CWSAM_CHECKPOINT_SHA256=plan.checkpoint_sha256,
                 CWSAM_COMMAND=request.command,
                 CWSAM_SCENE=plan.scene_fingerprint,
+                CWSAM_CALIBRATION=plan.calibration,
                 **{KEY: plan.digest},
             )
             _describe(dataset, kind, layers)
@@ -169,7 +143,7 @@ def write_map(target: Path, plan: MapPlan, read: Callable[[int, int], bytes], *,
                 dataset.write(piece[first:last], window=window)
     for kind, path in files.items():
         if is_cog:
-            resampling = "mode" if kind in ("codes", "experts") else "average"
+            resampling = "mode" if kind in ("codes", "experts", "set_size") else "average"
             with writing(path):
                 creation = COG_CREATION | {"overview_resampling": resampling} | own
                 rasterio.shutil.copy(drafts[kind], path, driver="COG", **creation)
@@ -207,5 +181,5 @@ def _describe(dataset: DatasetWriter, kind: str, layers: MapLayers) -> None:
         dataset.descriptions = (kind,)
     if kind == "experts":
         tag_classes(dataset, from_names([f"group {group}" for group in range(layers.expert_groups)]))
-    elif kind != "codes":
+    elif kind not in ("codes", "set_size"):
         dataset.units = ("%",) * dataset.count

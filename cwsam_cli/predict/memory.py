@@ -18,9 +18,10 @@ from cwsam_cli.console import size_text
 from cwsam_cli.errors import MachineError
 from cwsam_cli.model.encoder import MLP_RATIO
 from cwsam_cli.model.variants import Architecture
-from cwsam_cli.predict.request import BLOCK, MapRequest
+from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.windows import CELL_BYTES
 from cwsam_cli.raster.lattice import Lattice
+from cwsam_cli.raster.mapfile import BLOCK
 
 _USABLE = 0.94  # of a device's memory
 _FREE = 0.9  # of an accelerator's free memory

@@ -25,7 +25,6 @@ from cwsam_cli.console import track
 from cwsam_cli.dataset.transforms import band_statistics, normalize
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.journal import Journal
-from cwsam_cli.predict.aoi import read_area
 from cwsam_cli.predict.blend import Blender, Layers, WindowScores, cut_rows
 from cwsam_cli.predict.memory import Heap
 from cwsam_cli.predict.plan import MapPlan
@@ -35,6 +34,7 @@ from cwsam_cli.raster.network import gdal_settings
 from cwsam_cli.raster.prefetch import prefetch
 from cwsam_cli.raster.scene import open_scene
 from cwsam_cli.taxonomy import IGNORE
+from cwsam_cli.vector.area import read_area
 
 ScoreWindows = Callable[[Tensor], Tensor]
 """Normalised windows (B, C, S, S) → scores (B, K, S, S) float32, on the same device."""

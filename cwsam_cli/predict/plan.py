@@ -21,22 +21,23 @@ from rasterio.windows import Window
 from cwsam_cli import __version__
 from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.config.schema import Precision
-from cwsam_cli.console import ONCE_A_KIND, log
+from cwsam_cli.console import ONCE, ONCE_A_KIND, log
 from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.errors import UsageError
-from cwsam_cli.predict.aoi import read_area
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.memory import Needs, activation_bytes, cut, free_memory, weight_bytes
 from cwsam_cli.predict.network import Model
-from cwsam_cli.predict.request import BLOCK, MapRequest
+from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.scorer import AUGMENTATIONS
 from cwsam_cli.predict.windows import MARGIN, count_readers, sample
 from cwsam_cli.raster.fingerprint import fingerprint, fingerprint_of_file
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.lattice import Lattice
+from cwsam_cli.raster.mapfile import BLOCK
 from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
 from cwsam_cli.raster.scene import Scene, open_scene
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
+from cwsam_cli.vector.area import read_area
 
 _MEMORY = 4_000_000_000  # bytes in addition to the program and the weights, unless --max-memory says otherwise
 _ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
@@ -100,6 +101,8 @@ class MapPlan:
     """Bytes that may be taken of one accelerator."""
     warnings: tuple[str, ...] = ()
     """What may make the map worse than it could be."""
+    calibration: str = ""
+    """How the model's probabilities were calibrated; empty if they were not."""
 
     @property
     def pieces(self) -> list[tuple[int, int]]:
@@ -150,12 +153,14 @@ class MapPlan:
         return replace(self, **kept)
 
     def log_warnings(self) -> None:
-        """Log the warnings; of many scenes without a CRS only the first is named."""
+        """Log the warnings and the calibration; of many scenes without a CRS only the first is named."""
         for text in self.warnings:
             if text == _NO_CRS % self.request.scene:
                 log.warning(_NO_CRS, self.request.scene, extra=ONCE_A_KIND)
             else:
                 log.warning("%s", text)
+        if self.calibration and (self.layers.kinds or self.layers.min_confidence):
+            log.info("probabilities are calibrated: %s", self.calibration, extra=ONCE)
 
     def to_json(self) -> dict[str, Any]:
         """Values that JSON has, by field; see `from_json`."""
@@ -213,7 +218,20 @@ def make_plan(request: MapRequest, model: Model) -> MapPlan:
     if request.resample_to_model and pixel_m is None:
         raise UsageError("--resample-to-model: the model does not know its pixel size", hint="leave it out")
     groups = model.expert_groups(request)
-    layers = MapLayers(trained.taxonomy, request.kinds, request.min_confidence, groups)
+    calibration = trained.calibration
+    if request.set_size and not (calibration and calibration.thresholds):
+        raise UsageError(
+            f"--set-size: `{request.checkpoint}` has no thresholds for sets of classes",
+            hint="fit them first: cwsam eval -c MODEL --data DATASET --conformal 0.9 -o sets.pth",
+        )
+    layers = MapLayers(
+        trained.taxonomy,
+        request.kinds,
+        request.min_confidence,
+        groups,
+        temperature=calibration.temperature if calibration else 1.0,
+        thresholds=calibration.thresholds if calibration else (),
+    )
     with (
         warnings.catch_warnings(),
         rasterio.Env(**gdal_settings(request.scene)),
@@ -265,6 +283,7 @@ def make_plan(request: MapRequest, model: Model) -> MapPlan:
             device_memory=needs.device_bytes(width, batch),
             device_limit=room,
             warnings=tuple(remarks),
+            calibration=calibration.as_text() if calibration else "",
         )
 
 

@@ -14,23 +14,13 @@ from cwsam_cli.distributed.cluster import Cluster
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.journal import folder_of
-from cwsam_cli.predict.choices import KINDS, AlphaRule, MapFormat, PrecisionChoice, Views
+from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Views
+from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, beside
 from cwsam_cli.raster.network import is_plain_file
 from cwsam_cli.raster.scene import FAILED
 
 _CONTINUE = "the same command continues where it was"
 
-BLOCK = 256
-"""Pixels per side of a map file's blocks; pieces of a map are as high."""
-
-COG_CREATION: dict[str, Any] = {"compress": "deflate", "bigtiff": "if_safer", "num_threads": "all_cpus"}
-GTIFF_CREATION: dict[str, Any] = COG_CREATION | {
-    "tiled": True,
-    "blockxsize": BLOCK,
-    "blockysize": BLOCK,
-    "interleave": "band",
-}
-"""GDAL's creation options where the user gives no others."""
 _FIXED = {"driver", "width", "height", "count", "dtype", "nodata", "crs", "transform"}
 
 
@@ -81,6 +71,7 @@ class MapRequest:
     probabilities: bool = False
     entropy: bool = False
     experts: bool = False
+    set_size: bool = False
     min_confidence: float = 0.0
     """Per cent."""
     format: MapFormat = "GTiff"
@@ -161,11 +152,6 @@ class MapRequest:
         paths = {name: Path(raw[name]) for name in ("checkpoint", "output", "aoi", "preview") if raw[name] is not None}
         bounds = raw["bounds"] and tuple(raw["bounds"])
         return cls(**dict(raw) | paths | {"bounds": bounds, "bands": tuple(raw["bands"])})
-
-
-def beside(target: Path, kind: str) -> Path:
-    """Where a layer lies beside its map: `map.tif` → `map.confidence.tif`."""
-    return target.with_name(f"{target.stem}.{kind}{target.suffix}")
 
 
 def _check_creation(creation: Mapping[str, str], driver: str) -> None:

@@ -14,11 +14,12 @@ from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.world import World
 from cwsam_cli.files import staged, sweep
 from cwsam_cli.journal import Journal, folder_of, journal
-from cwsam_cli.predict.mapfile import Tally, is_made, read_tally, refuse_others, remove_stale_layers, write_map
+from cwsam_cli.predict.mapfile import is_made, read_tally, refuse_others, remove_stale_layers, write_map
 from cwsam_cli.predict.network import Lockstep, Model
 from cwsam_cli.predict.pieces import ScoreWindows, make_pieces
 from cwsam_cli.predict.plan import MapPlan, make_plan
 from cwsam_cli.predict.request import MapRequest
+from cwsam_cli.raster.mapfile import Tally
 from cwsam_cli.raster.network import GDAL_CACHE
 from cwsam_cli.taxonomy import IGNORE
 

@@ -40,13 +40,25 @@ def colormap(taxonomy: Taxonomy) -> dict[int, tuple[int, int, int, int]]:
 def tag_classes(dataset: DatasetWriter, taxonomy: Taxonomy) -> None:
     """Write the colour table and the class table's JSON into an open uint8 raster."""
     dataset.write_colormap(1, colormap(taxonomy))
-    dataset.update_tags(**{CLASSES_TAG: json.dumps(dataclasses.asdict(taxonomy), ensure_ascii=False)})
+    dataset.update_tags(**classes_tag(taxonomy))
+
+
+def classes_tag(taxonomy: Taxonomy) -> dict[str, str]:
+    """Return the tag that holds a class table, by its name."""
+    return {CLASSES_TAG: json.dumps(dataclasses.asdict(taxonomy), ensure_ascii=False)}
 
 
 def write_sidecar(raster: Path, taxonomy: Taxonomy) -> None:
     """Write category names and a raster attribute table to `<raster>.aux.xml`."""
     root = ElementTree.Element("PAMDataset")
-    band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
+    add_names(ElementTree.SubElement(root, "PAMRasterBand", band="1"), taxonomy)
+    tree = ElementTree.ElementTree(root)
+    # GDAL ignores a sidecar that starts with an XML declaration.
+    tree.write(raster.with_name(raster.name + ".aux.xml"), encoding="utf-8", xml_declaration=False)
+
+
+def add_names(band: ElementTree.Element, taxonomy: Taxonomy) -> None:
+    """Add category names and a raster attribute table to a band in GDAL's XML, of a sidecar or a VRT."""
     names = {entry.code: entry.name for entry in taxonomy.classes}
     categories = ElementTree.SubElement(band, "CategoryNames")
     for code in range(max(names) + 1):
@@ -60,9 +72,6 @@ def write_sidecar(raster: Path, taxonomy: Taxonomy) -> None:
         row = ElementTree.SubElement(rat, "Row", index=str(index))
         for cell in (entry.code, entry.name, *entry.rgb):
             ElementTree.SubElement(row, "F").text = str(cell)
-    tree = ElementTree.ElementTree(root)
-    # GDAL ignores a sidecar that starts with an XML declaration.
-    tree.write(raster.with_name(raster.name + ".aux.xml"), encoding="utf-8", xml_declaration=False)
 
 
 def write_style(raster: Path, taxonomy: Taxonomy) -> None:

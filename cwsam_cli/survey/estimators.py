@@ -138,12 +138,30 @@ def estimate(tallies: Tallies) -> Estimates:
         mapped, real = np.zeros_like(hit), np.zeros_like(hit)
         mapped[k], real[:, k] = 1, 1
         in_map = tallies.counts[:, k].sum(axis=1)
+        groups = strata.groups(in_map > strata.points / 2)
         # The class cannot be correct in a stratum without it in the map, nor omitted in one with nothing else.
         has_class, has_others = in_map > 0, in_map < strata.points
-        users.append(strata.ratio(mapped * hit, mapped * (1 - hit), has_class, has_class))
-        producers.append(strata.ratio(real * hit, real * (1 - hit), has_class, has_others))
-        proportions.append(strata.total(real))
-    return Estimates(strata.matrix, strata.total(hit), tuple(proportions), tuple(users), tuple(producers))
+        users.append(strata.ratio(mapped * hit, mapped * (1 - hit), has_class, has_class, groups))
+        producers.append(strata.ratio(real * hit, real * (1 - hit), has_class, has_others, groups))
+        proportions.append(strata.total(real, groups))
+    return Estimates(strata.matrix, strata.overall(hit), tuple(proportions), tuple(users), tuple(producers))
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Strata that share the limits of a proportion, because each alone has too few points of a class.
+
+    A class is rare in strata in which the map rarely shows it. There its proportions are small and alike.
+    """
+
+    members: Floats
+    """1 where a stratum belongs to a group, (G, H)."""
+    weights: Floats
+    """Share of each group in the total area, (G,)."""
+    effective: Floats
+    """Number of points, drawn at random from the group, with the same information, (G,)."""
+    rest: Floats
+    """Square root of the finite population correction, (G,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +203,43 @@ class _Strata:
         """Area proportions, (K, K)."""
         return np.asarray(np.einsum("h,hij->ij", self.weights, self.shares))
 
-    def total(self, indicator: Floats) -> Estimate:
+    def groups(self, alone: NDArray[np.bool_]) -> _Groups:
+        """Join all strata except those that stay alone, (H,)."""
+        members = np.eye(len(alone))[alone]
+        if not alone.all():
+            members = np.concatenate([members, ~alone[None]])
+        weights, spread = members @ self.weights, members @ (self.weights**2 / self.effective)
+        rest = np.sqrt(members @ (self.weights**2 * self.rest**2 / self.effective) / spread)
+        return _Groups(members, weights, weights**2 / spread, rest)
+
+    def overall(self, hit: Floats) -> Estimate:
+        """Estimate the share of correct ground, with the limits of as many random points as give its variance."""
+        value, variance = float((self.matrix * hit).sum()), self._variance(hit, np.ones(len(self.points), bool))
+        product = value * (1 - value)
+
+        def interval() -> tuple[float, float]:
+            count = product / variance if product > 0 and variance > 0 else float(self.points.sum())
+            return of_sum(limits(np.array([value]), np.array([count])), np.ones(1), np.ones(1))
+
+        return _with_interval(value, variance, interval)
+
+    def total(self, indicator: Floats, groups: _Groups) -> Estimate:
         """Estimate the share of the ground that an indicator selects."""
-        value, found = float((self.matrix * indicator).sum()), self._proportions(indicator)
-        variance = self._variance(indicator, np.ones(len(found), bool))
-        return _with_interval(value, variance, lambda: of_sum(limits(found, self.effective), self.weights, self.rest))
+        variance = self._variance(indicator, np.ones(len(self.points), bool))
+
+        def interval() -> tuple[float, float]:
+            parts = limits(self._shares_in(groups, indicator), groups.effective)
+            return of_sum(parts, groups.weights, groups.rest)
+
+        return _with_interval(float((self.matrix * indicator).sum()), variance, interval)
 
     def ratio(
-        self, one: Floats, other: Floats, one_varies: NDArray[np.bool_], other_varies: NDArray[np.bool_]
+        self,
+        one: Floats,
+        other: Floats,
+        one_varies: NDArray[np.bool_],
+        other_varies: NDArray[np.bool_],
+        groups: _Groups,
     ) -> Estimate | None:
         """Estimate the share of one indicator in the sum of two that exclude each other; None without a point."""
         whole = float((self.matrix * (one + other)).sum())
@@ -202,11 +249,16 @@ class _Strata:
         variance = self._variance((one - value * (one + other)) / whole, one_varies | other_varies)
 
         def interval() -> tuple[float, float]:
-            correct = limits(self._proportions(one), self.effective, one_varies)
-            wrong = limits(self._proportions(other), self.effective, other_varies)
-            return of_ratio(correct, wrong, self.weights, self.rest)
+            correct, wrong = (
+                limits(self._shares_in(groups, side), groups.effective, groups.members @ varies > 0)
+                for side, varies in ((one, one_varies), (other, other_varies))
+            )
+            return of_ratio(correct, wrong, groups.weights, groups.rest)
 
         return _with_interval(value, variance, interval)
+
+    def _shares_in(self, groups: _Groups, indicator: Floats) -> Floats:
+        return np.asarray(groups.members @ (self.weights * self._proportions(indicator)) / groups.weights)
 
     def _proportions(self, indicator: Floats) -> Floats:
         return np.asarray(np.einsum("hij,ij->h", self.shares, indicator))

@@ -3,7 +3,7 @@
 # H strata
 
 Symmetric intervals of 1.96 standard errors fail where a heavy stratum has few points of a class: with 0 to 2 omitted
-points they cover in 41 to 90 % of the samples. So each stratum gets limits of its own, and they are combined.
+points they cover in 41 to 90 % of the samples. So the parts of a sum get limits of their own, and they are combined.
 
 Sources: Cai 2005, Journal of Statistical Planning and Inference 131, 63-88 (limits of one proportion, corrected to
 second order); Zou, Huang and Zhang 2009, Computational Statistics & Data Analysis 53, 1080-1085 (MOVER: limits of a
@@ -19,8 +19,6 @@ Floats = NDArray[np.float64]
 
 Z = 1.96
 """Half-width of a 95 % interval in standard errors."""
-_ROUNDS, _GRID = 6, 33
-"""A limit is searched on a grid, then between two points of it, and so on: to 1e-9."""
 _ALL = 1 - 1e-12
 
 
@@ -76,24 +74,16 @@ def of_ratio(one: Parts, other: Parts, weights: Floats, rest: Floats) -> tuple[f
     y, o = one.value, other.value
     with np.errstate(divide="ignore", invalid="ignore"):
         correlation = np.where(y + o >= _ALL, -1.0, -np.sqrt(y * o / ((1 - y) * (1 - o))))
-    whole = float((weights * (y + o)).sum())
-    value = float((weights * y).sum()) / whole
+    squares, a, b = (weights * rest) ** 2, float((weights * y).sum()), float((weights * o).sum())
 
-    def is_inside(ratios: Floats, sign: int) -> NDArray[np.bool_]:
-        """Return whether Σ weight × (one × (1 - ratio) - other × ratio) may be 0, seen from below or above."""
-        r = ratios[:, None]
-        a = (1 - r) * (y - one.low if sign < 0 else one.high - y)
-        b = r * (other.high - o if sign < 0 else o - other.low)
-        spread = (weights * rest) ** 2 * (a**2 + b**2 - 2 * correlation * a * b)
-        center = (weights * (y * (1 - r) - o * r)).sum(axis=1)
-        return np.asarray(sign * center + np.sqrt(np.maximum(spread, 0).sum(axis=1)) >= 0)
+    def solve(up: Floats, down: Floats) -> tuple[float, float, float]:
+        """Return the coefficients of c t² - 2 d t + e = 0, whose roots are the limits of t = ratio / (1 - ratio)."""
+        mixed = float((squares * correlation * up * down).sum())
+        return b**2 - float((squares * down**2).sum()), a * b - mixed, a**2 - float((squares * up**2).sum())
 
-    found = []
-    for sign, outside in ((-1, 0.0), (1, 1.0)):
-        inside = value
-        for _ in range(_ROUNDS):
-            ratios = np.linspace(inside, outside, _GRID)
-            last = int(np.append(is_inside(ratios[1:], sign), False).argmin())
-            inside, outside = ratios[last], ratios[min(last + 1, _GRID - 1)]
-        found.append(float(inside))
-    return found[0], found[1]
+    c, d, e = solve(y - one.low, other.high - o)
+    divisor = d + np.sqrt(max(0.0, d**2 - c * e))
+    low = 0.0 if e <= 0 else e / divisor if divisor > 0 else np.inf
+    c, d, e = solve(one.high - y, o - other.low)
+    high = (d + np.sqrt(max(0.0, d**2 - c * e))) / c if c > 0 else np.inf
+    return float(1 - 1 / (1 + low)), float(1 - 1 / (1 + high))

@@ -24,7 +24,7 @@ Strata = Callable[[Window, NDArray[Any], NDArray[np.bool_]], tuple[NDArray[Any],
 """From a window, its map codes and where they are missing: stratum values (H, W), and where there is none."""
 
 _STRIP_PIXELS = 2**20
-_CELL_COLUMNS = 512
+_CELL_COLUMNS = 256
 _ROW_OF_BLOCKS = 2**25
 """Largest number of pixels in a row of blocks for which strips end where blocks end."""
 _DENSE = 2**20
@@ -115,8 +115,10 @@ def find_pixels(
     windows = (population.cells[cell] for cell in order)
     for cell, (window, codes, empty) in zip(order, _read(source, windows, "drawing", len(order)), strict=True):
         values, none = strata(window, codes, empty)
+        has_gaps = none.any()
         for stratum, places, numbers in jobs[cell]:
-            inside = np.flatnonzero((values == population.values[stratum]) & ~none)[numbers]
+            chosen = values == population.values[stratum]
+            inside = np.flatnonzero(chosen & ~none if has_gaps else chosen)[numbers]
             rows, columns = np.divmod(inside, codes.shape[1])
             for kept, new in zip(
                 result[stratum], (rows + window.row_off, columns + window.col_off, codes[rows, columns]), strict=True

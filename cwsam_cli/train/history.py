@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cwsam_cli.files import write_text
+from cwsam_cli.metrics.history import HISTORY, read_history
 from cwsam_cli.model.routing import RoutingCounts
 from cwsam_cli.taxonomy import Taxonomy
 
-HISTORY = "history.jsonl"
 _SHOWN = 4  # tiles per picture
 
 
@@ -65,17 +65,6 @@ class HistoryWriter:
     def close(self) -> None:
         """Close the TensorBoard file."""
         self._events.close()
-
-
-def read_history(path: Path) -> list[dict[str, float]]:
-    """Read the figures of a run, one mapping per epoch. An incomplete last line is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
 
 
 def summarize_routing(routing: Mapping[str, RoutingCounts]) -> dict[str, float]:

@@ -26,14 +26,13 @@ from cwsam_cli.learning.loop import StepResult, take_step, training_steps
 from cwsam_cli.learning.optim import learning_rate
 from cwsam_cli.learning.stages import learning_names, stage_at
 from cwsam_cli.metrics.confusion import Metrics, compute_metrics
+from cwsam_cli.metrics.history import HISTORY, read_history
 from cwsam_cli.metrics.validation import validate
 from cwsam_cli.model.weights import rgb_bands
 from cwsam_cli.train.clock import Clock
 from cwsam_cli.train.history import (
-    HISTORY,
     HistoryWriter,
     format_history,
-    read_history,
     read_memory,
     summarize_routing,
 )

@@ -22,10 +22,10 @@ from cwsam_cli.files import staged, write_text
 from cwsam_cli.learning.learner import Learner
 from cwsam_cli.learning.loop import RunStatus
 from cwsam_cli.metrics.confusion import Metrics
+from cwsam_cli.metrics.history import HISTORY, read_history
 from cwsam_cli.model.variants import Architecture, architecture
 from cwsam_cli.model.weights import PretrainedWeights
 from cwsam_cli.train.clock import Clock
-from cwsam_cli.train.history import HISTORY, read_history
 from cwsam_cli.train.provenance import find_provenance
 from cwsam_cli.train.start import build_learner, refuse_mismatch, restore_learner, run_identity, save_state
 from cwsam_cli.train.state import StateRecord, StateWriter, find_state

@@ -95,7 +95,8 @@ def _about(opened: PretrainedWeights, path: Path, config: RunConfig) -> Checkpoi
     named = dataset_taxonomy(config.train_dataset.dataset.args)
     if opened.architecture is not None:
         ours = load_checkpoint(path)
-        return dataclasses.replace(ours, taxonomy=named or ours.taxonomy, metrics={}, epoch=0, provenance=None)
+        table = named or ours.taxonomy
+        return dataclasses.replace(ours, taxonomy=table, metrics={}, epoch=0, provenance=None, calibration=None)
     if named is None:
         raise ConfigError(
             "`train_dataset.dataset.args.classes` is missing, and the checkpoint has no classes",

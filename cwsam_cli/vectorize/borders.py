@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cwsam_cli.maps.codes import OUTSIDE
-from cwsam_cli.vectorize.compiled import compiled, inlined
+from cwsam_cli.regions.compiled import compiled, inlined
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cwsam_cli.maps.codes import Strip
 from cwsam_cli.raster.grid import Grid, geodesic
 from cwsam_cli.raster.ground import MetricField, metric_field
-from cwsam_cli.vectorize.compiled import allocating, compiled
+from cwsam_cli.regions.compiled import allocating, compiled
 from cwsam_cli.vectorize.polygonize import Regions
 from cwsam_cli.vectorize.reproject import densify
 

@@ -14,9 +14,10 @@ import shapely
 from numpy.typing import NDArray
 
 from cwsam_cli.maps.codes import OUTSIDE, Strip
+from cwsam_cli.regions.corners import count_elements
 from cwsam_cli.vectorize import borders as b
 from cwsam_cli.vectorize import rings
-from cwsam_cli.vectorize.scan import count_elements, scan
+from cwsam_cli.vectorize.scan import scan
 from cwsam_cli.vectorize.simplify import Bends, simplify_arcs
 
 

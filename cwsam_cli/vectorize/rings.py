@@ -7,8 +7,8 @@ get their extra points here, when an arc is drawn; the state stores only the ver
 import numpy as np
 from numpy.typing import NDArray
 
+from cwsam_cli.regions.compiled import allocating, compiled, inlined
 from cwsam_cli.vectorize.borders import FIXED, IN_RING, NONE, OPEN, Borders, Int32, Int64, root
-from cwsam_cli.vectorize.compiled import allocating, compiled, inlined
 
 Floats = NDArray[np.float64]
 

@@ -4,31 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cwsam_cli.maps.codes import NODATA
+from cwsam_cli.regions.compiled import compiled, inlined
 from cwsam_cli.vectorize.borders import FIXED, NONE, OPEN, Borders, Int32, root
-from cwsam_cli.vectorize.compiled import compiled, inlined
-
-
-@compiled
-def count_elements(codes: Int32) -> tuple[int, int, int]:
-    """Count nodes, other bends and first pixels of runs on the lines between rows.
-
-    Args:
-        codes: (H + 1, W + 2), with OUTSIDE before and after each row.
-    """
-    nodes = bends = starts = 0
-    for r in range(1, len(codes)):
-        above, below = codes[r - 1], codes[r]
-        for c in range(len(above) - 1):
-            up, down = above[c] != above[c + 1], below[c] != below[c + 1]
-            left, right = above[c] != below[c], above[c + 1] != below[c + 1]
-            degree = np.int64(up) + np.int64(down) + np.int64(left) + np.int64(right)
-            if degree > 2:
-                nodes += 1
-            elif up != down:
-                bends += 1
-            if down and right:
-                starts += 1
-    return nodes, bends, starts
 
 
 @compiled

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cwsam_cli.regions.compiled import allocating, compiled
 from cwsam_cli.vectorize.borders import Borders, Int32
-from cwsam_cli.vectorize.compiled import allocating, compiled
 
 Int64 = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -15,6 +15,8 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.files import reserved, staged
 from cwsam_cli.maps.codes import Strip
 from cwsam_cli.maps.strips import ClassRaster, OtherRaster, on_grid, open_classes
+from cwsam_cli.regions.sieve import choose_codes, drop_holes, recode, select_holes
+from cwsam_cli.regions.units import sieve_weights, step_jacobians
 from cwsam_cli.vector.layers import (
     check_overlap,
     check_size,
@@ -30,8 +32,6 @@ from cwsam_cli.vectorize.plan import GEOJSON, VectorizePlan
 from cwsam_cli.vectorize.polygonize import Regions, Simplify, polygonize
 from cwsam_cli.vectorize.reproject import Reprojection, densify, densify_edges, split_at_antimeridian
 from cwsam_cli.vectorize.result import CheckResult, ClassArea, VectorizeResult
-from cwsam_cli.vectorize.sieve import choose_codes, drop_holes, recode, select_holes
-from cwsam_cli.vectorize.units import sieve_weights, step_jacobians
 
 _ROUNDING = 1e-9
 """Largest relative difference between sums of many doubles in another order."""

@@ -22,6 +22,8 @@ Codes = NDArray[np.int64]
 
 FEW = 2
 """Fewest points of a class from which its error can be estimated."""
+RELIABLE = 10
+"""Fewest points of a class with reliable intervals. With 2 points, user's accuracy is covered in 57 % of samples."""
 
 
 def assess_sample(
@@ -158,12 +160,14 @@ def _alone(entry: Estimate | None) -> Estimate | None:
 
 
 def _note(in_map: int, in_reference: int) -> str:
+    counts = [(in_map, "map"), (in_reference, "reference")]
     sides = [
-        f"{count or 'no'} {'point' if count == 1 else 'points'} in the {side}"
-        for count, side in ((in_map, "map"), (in_reference, "reference"))
-        if count < FEW
+        f"{count or 'no'} {'point' if count == 1 else 'points'} in the {side}" for count, side in counts if count < FEW
     ]
-    return f"too few to know the error: {' and '.join(sides)}" if sides else ""
+    if sides:
+        return f"too few to know the error: {' and '.join(sides)}"
+    sides = [f"{count} points in the {side}" for count, side in counts if count < RELIABLE]
+    return f"intervals are unreliable: {' and '.join(sides)}" if sides else ""
 
 
 def _without_design(

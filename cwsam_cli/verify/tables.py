@@ -48,7 +48,7 @@ def _areas(result: SampleAssessment, wide: int) -> list[str]:
         cells = (f"{'-' if v is None else f'{v:,.{digits}f}':>{w}}" for v, w in zip(parts, widths, strict=True))
         note = f"  {entry.note}" if entry.note else ""
         lines.append(f"{padded(entry.name, wide)}  {mapped:>14,.{digits}f}  {'  '.join(cells)}{note}")
-    lines.append("± is 1.96 standard errors. The limits also hold for classes with few points.")
+    lines.append("± is 1.96 standard errors. The limits from and to are better for classes with few points.")
     return lines
 
 

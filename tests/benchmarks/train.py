@@ -24,6 +24,7 @@ from cwsam_cli.demo.pipeline import _example
 from cwsam_cli.distributed.cluster import Cluster
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.loop import take_step, training_steps
+from cwsam_cli.metrics.history import HISTORY, read_history
 from cwsam_cli.model.experts import collect_routing
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.routing import routing_loss
@@ -31,7 +32,6 @@ from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.tile.pipeline import tile_scenes
 from cwsam_cli.tile.request import TileRequest
-from cwsam_cli.train.history import HISTORY, read_history
 from cwsam_cli.train.pipeline import train
 from cwsam_cli.train.start import build_learner
 from cwsam_cli.train.state import find_state, read_index, shapes

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from cwsam_cli.demo.pipeline import DemoResult
 from cwsam_cli.errors import DataError
 from cwsam_cli.main import app
 
@@ -28,13 +29,30 @@ def test_a_scene_of_ones_own_gives_everything_that_the_demo_promises(scene_and_l
     scene, labels = scene_and_labels
     result = demo("--scene", scene, "--labels", labels, "-o", tmp_path / "out", "--steps", 1, "--json")
     assert result.exit_code == 0, result.output
-    names = ("map.tif", "map.tif.aux.xml", "polygons.gpkg", "quicklook.png", "report/metrics.json")
+    names = ("map.tif", "map.tif.aux.xml", "polygons.gpkg", "quicklook.png", "report/report.html")
     assert [name for name in (*names, "run/model_epoch_best.pth") if not (tmp_path / "out" / name).exists()] == []
     told = json.loads(result.stdout)
     assert told["credit"] == ""
     assert 0 < told["largest_class_accuracy"] < 1
     config = (tmp_path / "out" / "run" / "config.yaml").read_text(encoding="utf-8")
     assert str(tmp_path / "out" / "dataset" / "images" / "train") in config  # a run that could go on
+
+
+def test_the_report_is_the_first_file_that_the_demo_names(tmp_path):
+    result = DemoResult(
+        folder=tmp_path,
+        accuracy=0.6,
+        mean_iou=0.3,
+        largest_class="forest",
+        largest_class_accuracy=0.4,
+        largest_class_mean_iou=0.1,
+        classes_mapped=3,
+        polygons=9,
+        credit="",
+    )
+    files = [line for line in result.as_text().splitlines() if line.startswith(str(tmp_path))]
+    assert files[0] == str(tmp_path / "report" / "report.html")
+    assert str(tmp_path / "map.tif") in files
 
 
 def test_a_folder_that_is_no_demo_is_left_alone(scene_and_labels, tmp_path):

@@ -1,8 +1,10 @@
 """The figures of `cwsam eval`: each can be worked out again from the confusion matrix, and that from the maps."""
 
 import csv
+import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,11 @@ import pytest
 import rasterio
 import yaml
 from typer.testing import Result
+
+FILES = {f"{name}.csv" for name in ("confusion_matrix", "classes", "scenes", "tiles", "reliability")} | {
+    "metrics.json",
+    "report.html",
+}
 
 Cwsam = Callable[..., Result]
 
@@ -44,10 +51,11 @@ def test_the_table_names_every_class_and_the_means(cwsam: Cwsam, run: Any) -> No
 def test_the_report_is_written_beside_the_table(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
     common = ("eval", "-c", run.checkpoint, "--data", run.dataset)
     printed = json.loads(cwsam(*common, "-o", "report", "--json").stdout)
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"metrics.json", "confusion_matrix.csv"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == FILES
     written = json.loads((tmp_path / "report" / "metrics.json").read_text("utf-8"))
     assert {key: written[key] for key in printed} == printed
-    assert written["split"] == "test"
+    assert (written["version"], written["split"]) == (1, "test")
+    assert written["checkpoint_sha256"] == hashlib.sha256(run.checkpoint.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -140,3 +148,40 @@ def test_a_split_without_tiles_is_told_with_those_that_have_some(refused: Any, r
     (tmp_path / "few" / "dataset.yaml").write_text(yaml.safe_dump(manifest), "utf-8")
     told = refused(4, "eval", "-c", run.checkpoint, "--data", "few", names="few/images/test")
     assert "--split train or --split val" in told
+
+
+def test_scenes_tiles_and_bins_add_up_to_all_pixels(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    told = json.loads(cwsam("eval", "-c", run.checkpoint, "--data", run.dataset, "-o", "report", "--json").stdout)
+    assert [scene["scene"] for scene in told["scenes"]] == ["scene.tif"]
+    assert told["scenes"][0]["accuracy"] == told["accuracy"]
+    with (tmp_path / "report" / "tiles.csv").open(encoding="utf-8", newline="") as file:
+        tiles = list(csv.DictReader(file))
+    assert {row["tile"] for row in tiles} == {path.stem for path in (run.dataset / "images" / "test").iterdir()}
+    assert [row["tile"] for row in tiles[: len(told["worst_tiles"])]] == [row["tile"] for row in told["worst_tiles"]]
+    accuracies = [float(row["accuracy"]) for row in tiles]
+    assert accuracies == sorted(accuracies)
+    for pixels in (row["pixels"] for row in (told["scenes"] + [{"pixels": sum(int(row["pixels"]) for row in tiles)}])):
+        assert pixels == told["pixels"] == sum(row["pixels"] for row in told["reliability"])
+
+
+def test_a_larger_tolerance_forgives_more(cwsam: Cwsam, run: Any) -> None:
+    common = ("eval", "-c", run.checkpoint, "--data", run.dataset, "--json", "--tolerance")
+    strict, default, loose = (json.loads(cwsam(*common, pixels).stdout) for pixels in (0, 2, 8))
+    assert strict["mean_boundary_f1"] < default["mean_boundary_f1"] <= loose["mean_boundary_f1"]
+    assert strict["mean_iou"] == loose["mean_iou"]
+
+
+def test_a_dataset_without_an_index_of_tiles_can_be_measured(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    shutil.copytree(run.dataset, tmp_path / "data")
+    (tmp_path / "data" / "tiles.gpkg").unlink()
+    table = cwsam("eval", "-c", run.checkpoint, "--data", "data").stdout
+    assert "names no blocks" in table
+
+
+def test_two_processes_count_each_pixel_once_and_agree_with_one(cwsam: Cwsam, run: Any) -> None:
+    common = ("eval", "-c", run.checkpoint, "--data", run.dataset, "--split", "train", "--device", "cpu", "--json")
+    one, two = (json.loads(cwsam(*common, "--gpus", count).stdout) for count in (1, 2))
+    assert one["pixels"] == two["pixels"]
+    assert [entry["support"] for entry in one["classes"]] == [entry["support"] for entry in two["classes"]]
+    for figure in ("accuracy", "mean_iou", "kappa", "mean_boundary_f1", "calibration_error"):
+        assert two[figure] == pytest.approx(one[figure], abs=2e-3)  # batches of other sizes round differently

@@ -200,6 +200,18 @@ def test_a_class_with_too_few_points_says_so(cwsam: Cwsam, tmp_path: Path) -> No
     assert "1 point in the reference" in cwsam("eval", "--sample", "sample.gpkg").stdout
 
 
+def test_intervals_of_a_class_with_few_points_are_marked(
+    cwsam: Cwsam, map_path: Path, truth: NDArray[np.uint8]
+) -> None:
+    cwsam("sample", map_path, "-n", 40, "--min-per-class", 5, "-o", "sample.gpkg")
+    interpret(Path("sample.gpkg"), truth)
+    told = assess(cwsam)
+    for entry in told["classes"]:
+        few = min(entry["points_in_map"], entry["points_in_reference"]) < 10
+        assert ("unreliable" in entry["note"]) == few
+    assert "unreliable" in told["classes"][2]["note"]
+
+
 def test_points_that_are_not_interpreted_yet_are_named(cwsam: Cwsam, map_path: Path, truth: NDArray[np.uint8]) -> None:
     cwsam("sample", map_path, "-n", 100, "-o", "sample.gpkg")
     interpret(Path("sample.gpkg"), truth)

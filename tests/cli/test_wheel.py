@@ -27,6 +27,8 @@ def test_a_wheel_works_in_an_empty_virtual_environment(tmp_path):
         python,
         "-c",
         "from cwsam_cli.config.load import load_config, load_taxonomy;"
-        "print(load_config('tiny').model.name, len(load_taxonomy('land_cover_33')))",
+        "from cwsam_cli.assess import page;"
+        "print(load_config('tiny').model.name, len(load_taxonomy('land_cover_33')));"
+        "print(sorted(path.suffix for path in page.TEMPLATE.iterdir()))",
     )
-    assert shipped.split() == ["sam_tiny", "33"]
+    assert shipped.splitlines() == ["sam_tiny 33", "['.css', '.html', '.js']"]

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from cwsam_cli.maps.codes import NODATA, Strip
-from cwsam_cli.vectorize import sieve
-from cwsam_cli.vectorize.sieve import Weights, choose_codes, drop_holes, recode, select_holes
+from cwsam_cli.regions import sieve
+from cwsam_cli.regions.sieve import Weights, choose_codes, drop_holes, recode, select_holes
 
 modest = settings(
     max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -10,9 +10,11 @@ import rasterio
 from typer.testing import CliRunner
 
 from cwsam_cli.assess.pipeline import evaluate
+from cwsam_cli.assess.request import ModelRequest
 from cwsam_cli.config.load import load_config
 from cwsam_cli.demo.pipeline import _example
 from cwsam_cli.main import app
+from cwsam_cli.survey.samplefile import read_sample, write_sample
 from cwsam_cli.train.pipeline import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -71,7 +73,7 @@ def test_labels_of_other_ground_teach_nothing(demos, tmp_path):
             path.write_bytes(contents[(number + len(labels) // parts) % len(labels)])
         config = load_config("tiny", ["epoch_max=25", "epoch_val=25"], data=[dataset])
         trained = train(config, tmp_path / f"run-{parts}")
-        scores = evaluate(trained.best, dataset).metrics
+        scores = evaluate(ModelRequest(checkpoint=trained.best, data=dataset)).metrics
         ahead.append(scores.accuracy - max(row.support for row in scores.classes) / scores.pixels)
     assert min(ahead) < 0.03, ahead
 
@@ -80,3 +82,29 @@ def test_the_scores_are_those_of_the_report(demos):
     folder, result = demos[0]
     report = json.loads((folder / "report" / "metrics.json").read_text(encoding="utf-8"))
     assert report["accuracy"] == result["accuracy"]
+
+
+def test_areas_from_300_points_agree_with_the_reference(demos, tmp_path):
+    """Points are interpreted from the label raster, so the true areas and accuracies are known."""
+    map_path, sample_path = demos[0][0] / "map.tif", tmp_path / "sample.gpkg"
+    run = CliRunner()
+    drawn = run.invoke(app, ["sample", str(map_path), "-n", "300", "-o", str(sample_path)])
+    assert drawn.exit_code == 0, drawn.output
+    with rasterio.open(_example()[1]) as labels, rasterio.open(map_path) as mapped:
+        truth, codes = labels.read(1, masked=True).astype(int).filled(-1), mapped.read(1)
+    inside = (codes != 255) & (truth != -1)
+    sample = read_sample(sample_path)
+    columns, rows = ~mapped.transform @ (sample.frame.geometry.x.to_numpy(), sample.frame.geometry.y.to_numpy())
+    seen = truth[rows.astype(int), columns.astype(int)]
+    sample.frame["reference"] = [None if value == -1 else value for value in seen.tolist()]
+    write_sample(sample_path, sample.frame, sample.design, overwrite=True)
+    result = run.invoke(app, ["eval", "--sample", str(sample_path), "--map", str(map_path), "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    accuracy = (codes == truth)[inside].mean()
+    assert told["overall"]["low"] < accuracy < told["overall"]["high"]
+    held = 0
+    for entry in told["classes"]:
+        hectares = (truth == entry["code"])[inside].sum() * 28.5**2 / 10_000
+        held += entry["area_ha"]["low"] < hectares < entry["area_ha"]["high"]
+    assert held >= len(told["classes"]) - 1

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from sklearn import metrics
 
 from cwsam_cli.metrics import confusion
-from cwsam_cli.metrics.confusion import compute_metrics, confusion_matrix, constant_matrix
+from cwsam_cli.metrics.confusion import compute_metrics, compute_scores, confusion_matrix, constant_matrix, or_none
 from cwsam_cli.taxonomy import IGNORE
 
 Pixels = NDArray[np.uint8]
@@ -77,6 +77,7 @@ def test_figures_are_scikit_learns(classes: int) -> None:
         metrics.jaccard_score(truth, guess, labels=range(classes), average="weighted")
     )
     assert scores.pixels == truth.size
+    assert scores.kappa == pytest.approx(metrics.cohen_kappa_score(truth, guess))
 
 
 # Class 1 is neither there nor mapped; class 2 is mapped but not there; class 3 is there but not mapped.
@@ -127,3 +128,18 @@ def test_the_constant_matrix_is_that_of_a_map_of_one_class(index: int) -> None:
     constant = constant_matrix(confusion_matrix(reference, predicted, 3), index)
     assert constant.tolist() == confusion_matrix(reference, np.full_like(predicted, index), 3).tolist()
     assert compute_metrics(constant).accuracy == pytest.approx((_known(reference, predicted)[0] == index).mean())
+
+
+def test_kappa_of_a_map_that_knows_nothing_is_0_and_that_of_one_single_class_is_undefined() -> None:
+    assert compute_metrics(np.array([[30, 10], [30, 10]], np.int64)).kappa == pytest.approx(0)
+    assert compute_metrics(np.array([[9, 0], [0, 0]], np.int64)).kappa is None
+
+
+def test_scores_of_many_matrices_are_those_of_each() -> None:
+    matrices = np.stack([GAPS, np.diag([5, 9, 0, 1]), np.zeros((4, 4), np.int64)])
+    many = compute_scores(matrices)
+    for number, matrix in enumerate(matrices):
+        one = compute_metrics(matrix)
+        assert [or_none(value) for value in many.iou[number]] == [row.iou for row in one.classes]
+        assert or_none(many.mean_iou[number]) == one.mean_iou
+        assert or_none(many.kappa[number]) == one.kappa

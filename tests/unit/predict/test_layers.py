@@ -59,3 +59,19 @@ def test_below_the_least_confidence_the_map_shows_nodata(limit: float, code: int
     layers = MapLayers(TAXONOMY, ("confidence",), limit)
     logits = scores([np.log(0.1), np.log(0.6), np.log(0.2), np.log(0.1)])
     assert layers.finisher("cpu")(logits)[:, 0, 0].tolist() == [code, 60]
+
+
+def test_a_temperature_changes_how_sure_the_map_is_and_no_class() -> None:
+    logits = scores([np.log(0.7), np.log(0.1), np.log(0.1), np.log(0.1)], [0, 2, 0, 0])
+    plain = MapLayers(TAXONOMY, ("confidence",)).finisher("cpu")(logits.clone())
+    calm = MapLayers(TAXONOMY, ("confidence",), temperature=2.0).finisher("cpu")(logits.clone())
+    assert plain[0].tolist() == calm[0].tolist()
+    assert calm[1, 0, 0] == round(100 * 0.7**0.5 / (0.7**0.5 + 3 * 0.1**0.5)) < plain[1, 0, 0]
+
+
+def test_a_set_holds_the_classes_above_their_thresholds_and_always_the_likeliest() -> None:
+    shares = np.array([[0.7, 0.1, 0.1, 0.1], [0.4, 0.35, 0.2, 0.05], [0.97, 0.01, 0.01, 0.01]])
+    logits = scores(*np.log(shares).tolist())
+    plan = MapLayers(TAXONOMY, ("set_size",), thresholds=(0.5, 0.3, 0.0, 2.0))
+    assert plan.count == 2
+    assert plan.finisher("cpu")(logits)[1, 0].tolist() == [2, 3, 2]

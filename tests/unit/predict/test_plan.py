@@ -16,10 +16,11 @@ from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.errors import MachineError
 from cwsam_cli.predict.memory import Needs, cut
 from cwsam_cli.predict.plan import MapPlan
-from cwsam_cli.predict.request import BLOCK, MapRequest
+from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.windows import sample
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.lattice import Lattice
+from cwsam_cli.raster.mapfile import BLOCK
 from cwsam_cli.raster.scene import Scene, open_scene
 from tests.predict_plans import plan_of
 

@@ -12,9 +12,9 @@ from rasterio.transform import from_origin
 from cwsam_cli.config.sizes import Size
 from cwsam_cli.maps.codes import Strip
 from cwsam_cli.raster.grid import Grid
+from cwsam_cli.regions.units import sieve_weights, step_jacobians
 from cwsam_cli.vectorize.measure import measure_regions, to_ground, with_areas
 from cwsam_cli.vectorize.polygonize import Regions, polygonize
-from cwsam_cli.vectorize.units import sieve_weights, step_jacobians
 
 
 def grid(crs: str, lon: float, lat: float, pixel: float, width: int = 60, height: int = 40, turn: float = 0) -> Grid:

@@ -54,3 +54,16 @@ def test_more_points_and_a_larger_sampled_share_narrow_the_limits() -> None:
 def test_what_cannot_vary_adds_no_width() -> None:
     parts = limits(np.array([0.2, 0.0]), np.full(2, 50.0), np.array([True, False]))
     assert (parts.low[1], parts.high[1]) == (0, 0)
+
+
+def test_the_limits_of_a_ratio_are_where_the_sum_that_it_makes_zero_may_be_zero() -> None:
+    """Fieller's principle, checked at the limits: numerator × (1 - ratio) - rest × ratio."""
+    weights, ones = np.array([0.3, 0.7]), np.ones(2)
+    one = limits(np.array([0.8, 0.0]), np.array([30.0, 200.0]), np.array([True, False]))
+    other = limits(np.array([0.0, 0.02]), np.array([30.0, 200.0]), np.array([False, True]))
+    low, high = of_ratio(one, other, weights, ones)
+    assert 0 < low < 0.24 / (0.24 + 0.014) < high < 1
+    for ratio, upper in ((low, False), (high, True)):
+        a = (1 - ratio) * weights[0] * ((one.high if upper else one.low)[0] - 0.8)
+        b = ratio * weights[1] * ((other.low if upper else other.high)[1] - 0.02)
+        assert abs(0.24 * (1 - ratio) - 0.014 * ratio) == pytest.approx(np.hypot(a, b))

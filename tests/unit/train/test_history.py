@@ -14,13 +14,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from cwsam_cli.metrics.history import HISTORY, read_history
 from cwsam_cli.model.experts import HierarchicalExperts, collect_routing
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 from cwsam_cli.train.history import (
-    HISTORY,
     HistoryWriter,
     format_history,
-    read_history,
     read_memory,
     summarize_routing,
 )

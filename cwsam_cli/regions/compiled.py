@@ -2,7 +2,7 @@
 
 Only modules with compiled loops import this module, so other commands do not load numba. Numba recompiles
 a file when its own time or size changes, but not when a file that it imports changes. The folder of the
-cache is therefore named after the contents of all modules of this package.
+cache is therefore named after the contents of all modules of the packages with compiled loops.
 """
 
 import hashlib
@@ -19,13 +19,16 @@ from cwsam_cli.console import log
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_COMPILED = ("regions", "vectorize")
+"""The packages with compiled loops."""
 _UNUSED_S = 30 * 24 * 3600
 
 
 def _own_folder() -> Path:
     """Return the cache folder of this version, and remove folders of versions unused for a month."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
-    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    folders = (Path(__file__).parents[1] / name for name in _COMPILED)
+    sources = b"".join(path.read_bytes() for folder in folders for path in sorted(folder.glob("*.py")))
     folder = Path(cache, "cwsam", hashlib.sha256(sources).hexdigest()[:16])
     with suppress(OSError):  # the folder may be missing or read-only
         os.utime(folder)

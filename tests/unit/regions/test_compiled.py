@@ -6,9 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-PROGRAM = (
-    "from cwsam_cli.vectorize.polygonize import polygonize; import numpy as np; import cwsam_cli.vectorize.compiled"
-)
+PROGRAM = "from cwsam_cli.vectorize.polygonize import polygonize; import numpy as np; import cwsam_cli.regions.compiled"
 
 
 def test_what_no_version_has_used_for_long_is_removed(tmp_path: Path) -> None:
@@ -35,7 +33,7 @@ def test_what_no_version_has_used_for_long_is_removed(tmp_path: Path) -> None:
 def test_machine_code_that_cannot_be_kept_still_runs(tmp_path: Path) -> None:
     (tmp_path / "loops.py").write_text(
         "import errno, os\n"
-        "from cwsam_cli.vectorize.compiled import compiled\n"
+        "from cwsam_cli.regions.compiled import compiled\n"
         "@compiled\n"
         "def twice(number):\n"
         "    return 2 * number\n"

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from cwsam_cli.config.sizes import Size
 from cwsam_cli.raster.grid import Grid, geodesic
 from cwsam_cli.raster.ground import area_of, metric_field
-from cwsam_cli.vectorize.clusters import Int64
-from cwsam_cli.vectorize.sieve import Weights
+from cwsam_cli.regions.clusters import Int64
+from cwsam_cli.regions.sieve import Weights
 
 _EDGE = 2**20
 """The length of the longest pixel edge in `Weights`."""

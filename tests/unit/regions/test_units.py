@@ -9,7 +9,7 @@ from rasterio.transform import from_origin
 
 from cwsam_cli.config.sizes import Size
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.vectorize.units import sieve_weights, step_jacobians
+from cwsam_cli.regions.units import sieve_weights, step_jacobians
 
 UTM = Grid(CRS.from_epsg(32617), from_origin(600_000, 4_000_000, 30, 30), 20, 10)
 

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cwsam_cli.maps.codes import HOLE, NODATA, OUTSIDE, Strip
-from cwsam_cli.vectorize.clusters import CONTACT, Contacts, Int32, Int64, Unsettled, merge_equal, root, settle
-from cwsam_cli.vectorize.compiled import compiled
-from cwsam_cli.vectorize.scan import count_elements
+from cwsam_cli.regions.clusters import CONTACT, Contacts, Int32, Int64, Unsettled, merge_equal, root, settle
+from cwsam_cli.regions.compiled import compiled
+from cwsam_cli.regions.corners import count_elements
 
 Codes = NDArray[np.integer[Any]]
 

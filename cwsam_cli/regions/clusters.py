@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cwsam_cli.vectorize.compiled import allocating, compiled
+from cwsam_cli.regions.compiled import allocating, compiled
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]

@@ -13,8 +13,8 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.predict.aoi import read_area
 from cwsam_cli.raster.grid import Grid
+from cwsam_cli.vector.area import read_area
 
 LAMBERT = Grid(CRS.from_epsg(3358), from_origin(630_000, 230_000, 30, 30), 120, 90)  # North Carolina
 WHOLE = Window(0, 0, 120, 90)

@@ -1,4 +1,4 @@
-"""An area of interest: polygons on a scene's grid."""
+"""An area of interest: polygons on a raster's grid."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,11 @@ from cwsam_cli.raster.grid import Grid
 
 @dataclass(frozen=True, slots=True)
 class AreaOfInterest:
-    """Polygons in a scene's CRS; a pixel is inside if its centre is inside a polygon."""
+    """Polygons in a raster's CRS; a pixel is inside if its centre is inside a polygon."""
 
     polygons: shapely.STRtree
     grid: Grid
-    """The scene's grid, with rows counted from the north."""
+    """The raster's grid, with rows counted from the north."""
 
     def touches(self, window: Window) -> bool:
         """Whether a window may share a pixel with a polygon."""
@@ -44,8 +44,13 @@ class AreaOfInterest:
         return found
 
 
-def read_area(path: Path, grid: Grid) -> AreaOfInterest:
+def read_area(path: Path, grid: Grid, *, raster: str = "the scene") -> AreaOfInterest:
     """Read the polygons near a grid and transform them into its CRS.
+
+    Args:
+        path: the polygons.
+        grid: a raster's grid.
+        raster: the name of that raster, for messages.
 
     Raises:
         DataError: no polygon lies on the grid, a coordinate is not finite, or the file cannot be read.
@@ -54,7 +59,7 @@ def read_area(path: Path, grid: Grid) -> AreaOfInterest:
     try:
         crs = pyogrio.read_info(path)["crs"]
         if (crs is None) != (grid.crs is None):
-            raise MissingCRS(path if crs is None else "the scene", "so the place of the polygons on it is unknown")
+            raise MissingCRS(path if crs is None else raster, "so the place of the polygons on it is unknown")
         near = _around(grid, crs)
         shapes = pyogrio.read_dataframe(path, columns=[], bbox=near).geometry
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
@@ -71,13 +76,13 @@ def read_area(path: Path, grid: Grid) -> AreaOfInterest:
     area = AreaOfInterest(shapely.STRtree(shapely.make_valid(shapes.to_numpy())), grid)
     if not area.touches(Window(0, 0, grid.width, grid.height)):
         raise DataError(
-            f"no polygon of `{path}` lies on the scene ({grid})", hint="check that both show the same ground"
+            f"no polygon of `{path}` lies on {raster} ({grid})", hint="check that both show the same ground"
         )
     return area
 
 
 def _around(grid: Grid, crs: str | None) -> tuple[float, float, float, float] | None:
-    """Bounds in a CRS of a scene and as much ground on each side; None where they are no rectangle."""
+    """Bounds in a CRS of a raster and as much ground on each side; None where they are no rectangle."""
     x, y = zip(*grid.corners(Window(0, 0, grid.width, grid.height)), strict=True)
     left, bottom, right, top = min(x), min(y), max(x), max(y)
     if grid.crs is not None:

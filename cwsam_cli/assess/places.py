@@ -1,0 +1,69 @@
+"""Where the tiles of a dataset lie: their scenes and their blocks of ground, from `tiles.gpkg`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from cwsam_cli.errors import DataError
+
+_INDEX = "tiles.gpkg"
+_COLUMNS = ("tile", "scene", "col_off", "row_off", "width", "height")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Scene and block of each tile, in the dataset's order of tiles."""
+
+    scenes: tuple[str, ...]
+    """Paths of the scenes; empty texts where the dataset has no `tiles.gpkg`."""
+    blocks: tuple[str, ...]
+    """Names of the blocks of ground. A tile of unknown block is a block of its own."""
+    windows: tuple[Window | None, ...]
+    """Windows of the tiles in their scenes."""
+    has_blocks: bool
+    """Whether the dataset names its blocks."""
+
+    def cells(self) -> tuple[NDArray[np.intp], list[tuple[str, str]]]:
+        """Return the number of each tile's cell, and each cell's scene and block. A cell is a scene's part of a block.
+
+        Scenes that cover the same ground share blocks.
+        """
+        cells = list(zip(self.scenes, self.blocks, strict=True))
+        names = list(dict.fromkeys(cells))
+        numbers = {cell: number for number, cell in enumerate(names)}
+        return np.array([numbers[cell] for cell in cells], np.intp), names
+
+
+def read_places(data: Path, tiles: Sequence[str]) -> Places:
+    """Read the places of tiles.
+
+    Args:
+        data: folder of the dataset.
+        tiles: names of the tiles without suffix.
+
+    Raises:
+        DataError: `tiles.gpkg` is damaged, or lacks a tile.
+    """
+    path = data / _INDEX
+    if not path.is_file():
+        unknown = ("",) * len(tiles)
+        return Places(scenes=unknown, blocks=tuple(tiles), windows=(None,) * len(tiles), has_blocks=False)
+    try:
+        frame = pyogrio.read_dataframe(path, layer="tiles", read_geometry=False)
+        rows: dict[str, dict[str, Any]] = {row["tile"]: row for row in frame.to_dict("records")}
+        own = [rows[tile] for tile in tiles]
+        windows = tuple(Window(*(int(row[name]) for name in _COLUMNS[2:])) for row in own)
+        scenes = tuple(str(row["scene"]) for row in own)
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"`{path}` does not describe the tiles of the dataset: {error}", hint="tile the scenes again"
+        ) from None
+    has_blocks = all(isinstance(row.get("block"), str) for row in own)
+    blocks = tuple(row["block"] if has_blocks else tile for row, tile in zip(own, tiles, strict=True))
+    return Places(scenes=scenes, blocks=blocks, windows=windows, has_blocks=has_blocks)

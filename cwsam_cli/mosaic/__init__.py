@@ -1,0 +1,1 @@
+"""Many overlapping maps → one map."""

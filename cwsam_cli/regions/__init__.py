@@ -1,0 +1,1 @@
+"""Regions of equal class code: their sizes, and the smallest mapping unit."""

@@ -1,0 +1,110 @@
+"""The page is one file, shows every class in any script, and raises no error in a browser."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cwsam_cli.assess.evaluation import Evaluation
+from cwsam_cli.assess.pictures import Picture, Pictures
+from cwsam_cli.assess.report import Origin, as_dict, write_report
+from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
+from tests.unit.assess.counted import evaluation
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = ["水体", "</script><script>alert(1)</script>", 'forest & "wood"', "absent"]
+TAXONOMY = Taxonomy(
+    classes=tuple(
+        LandCoverClass(code=code, name=name, color=color)
+        for code, (name, color) in enumerate(zip(NAMES, ["#0000ff", "#ff0000", "#00ff00", "#123456"], strict=True))
+    )
+)
+HISTORY = [{"epoch": epoch, "train/loss": 2 / epoch, "val/mIoU": epoch / 9, "load": 1.0} for epoch in range(1, 6)]
+CATCH = "<script>onerror = (text) => { document.documentElement.dataset.error = text; };</script>"
+PRESS = (
+    "<script>setTimeout(() => { document.querySelectorAll('button, summary').forEach((each) => each.click());"
+    "document.querySelectorAll('input').forEach((each) => each.click());"
+    "document.documentElement.dataset.pressed = document.querySelectorAll('button').length; }, 500);</script>"
+)
+
+
+def result(blocks: int = 12) -> Evaluation:
+    matrices = np.random.default_rng(0).integers(1, 50, (blocks, 4, 4))
+    matrices[:, 3] = 0
+    return evaluation(matrices, TAXONOMY)
+
+
+def picture(title: str) -> Picture:
+    rng = np.random.default_rng(1)
+    index = rng.choice([0, 1, 2, 255], (20, 30)).astype(np.uint8)
+    return Picture(title, rng.integers(0, 255, (20, 30, 4)).astype(np.uint8), index, index[::-1])
+
+
+def page(folder: Path, blocks: int = 12, **changes: Any) -> Path:
+    origin = {"checkpoint": Path("save/模型.pth"), "checkpoint_sha256": "ab" * 32, "data": Path("ground")}
+    origin |= {"split": "test", "history": HISTORY, "facts": (("command", "cwsam eval <x>"),)}
+    origin |= {"configuration": "model: {name: sam_tiny}"}
+    pictures = Pictures((picture("scene.tif"),), (picture("tile <1>"),))
+    write_report(result(blocks), folder, Origin(**origin | changes), pictures)
+    return folder / "report.html"
+
+
+def data(text: str) -> Any:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_the_page_needs_no_network_and_holds_every_figure(tmp_path: Path) -> None:
+    text = page(tmp_path).read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["']?(https?:)?//|@import|url\(|fetch\(|XMLHttpRequest""", text)
+    held, known = data(text), json.loads(json.dumps(as_dict(result())))
+    assert {name: held[name] for name in known if name != "classes"} == {
+        name: value for name, value in known.items() if name != "classes"
+    }
+    assert [row["name"] for row in held["classes"]] == NAMES
+    assert np.array(held["matrix"]).sum() == held["pixels"]
+
+
+def test_no_class_name_becomes_markup(tmp_path: Path) -> None:
+    text = page(tmp_path).read_text(encoding="utf-8")
+    assert text.count("</script>") == 2
+    assert "alert(1)</script>" not in text
+
+
+def test_doubts_about_intervals_stand_beside_the_summary(tmp_path: Path) -> None:
+    few, many = (page(tmp_path / str(count), blocks=count).read_text(encoding="utf-8") for count in (3, 12))
+    assert 'class="warning"' in few and "not reliable" in few
+    assert '<p class="warning"' not in many
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize(("width", "changes"), [(1200, {}), (360, {"history": (), "facts": (), "configuration": ""})])
+def test_no_script_error_in_a_browser_also_when_everything_is_pressed(
+    tmp_path: Path, width: int, changes: dict[str, Any]
+) -> None:
+    path = page(tmp_path, **changes)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("<head>", f"<head>{CATCH}").replace("</body>", f"{PRESS}</body>"), encoding="utf-8")
+    shown = in_browser(path, tmp_path / "profile", width)
+    opening = shown[: shown.index("<head>")]
+    assert "data-ready" in opening and "data-error" not in opening, opening
+    assert re.search(r'data-pressed="[1-9]', opening)
+    assert "水体" in shown and 'forest &amp; "wood"' in shown
+    assert shown.count("<canvas") == 4
+    assert (">Learning curves<" in shown) == (not changes)
+
+
+def in_browser(path: Path, profile: Path, width: int) -> str:
+    """Return the page as the browser has drawn it. A message on its console fails the test."""
+    command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command += [f"--user-data-dir={profile}", f"--window-size={width},900", "--virtual-time-budget=5000", "--dump-dom"]
+    done = subprocess.run([*command, path.as_uri()], capture_output=True, encoding="utf-8", timeout=120, check=True)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert console == []
+    return done.stdout
