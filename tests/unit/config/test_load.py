@@ -360,7 +360,7 @@ def test_data_points_all_three_datasets_at_its_splits(load: Load, tmp_path: Path
 
 
 def test_several_datasets_become_lists_of_folders(load: Load, tmp_path: Path) -> None:
-    args = load("", data=[tmp_path / "a", tmp_path / "b"]).val_dataset.dataset.args
+    args = load("epoch_max: 1", data=[tmp_path / "a", tmp_path / "b"]).val_dataset.dataset.args
     expected = [(tmp_path / name / "images" / "val", tmp_path / name / "labels" / "val") for name in "ab"]
     assert args.folders == expected and args.root_path_1 == [str(images) for images, _ in expected]
 
