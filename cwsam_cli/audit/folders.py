@@ -51,20 +51,24 @@ def find_dataset(path: Path, classes: str | None) -> Found:
             hint="folders are images/train and labels/train, or train/images and train/labels; "
             "for others, give a configuration with root_path_1 and root_path_2",
         )
-    pairs = {split: find_pairs(*own) for split, own in folders.items() if any(own[0].iterdir())}
+    pairs = {
+        split: [pair for images, labels in own if any(images.iterdir()) for pair in find_pairs(images, labels)]
+        for split, own in folders.items()
+    }
+    pairs = {split: own for split, own in pairs.items() if own}
     manifest = read_manifest(path) if (path / NAME).is_file() else None
     taxonomy = load_taxonomy(classes) if classes else manifest.taxonomy if manifest else None
     return Found(pairs, manifest, taxonomy)
 
 
-def _configured(path: Path) -> dict[str, tuple[Path, Path]]:
+def _configured(path: Path) -> dict[str, list[tuple[Path, Path]]]:
     config = load_config(str(path))
     sections = {"train": config.train_dataset, "val": config.val_dataset, "test": config.test_dataset}
     args = {split: section.dataset.args for split, section in sections.items()}
-    return {split: (Path(own.root_path_1), Path(own.root_path_2)) for split, own in args.items() if own.root_path_1}
+    return {split: own.folders for split, own in args.items() if own.folders}
 
 
-def _in_splits(root: Path) -> dict[str, tuple[Path, Path]]:
+def _in_splits(root: Path) -> dict[str, list[tuple[Path, Path]]]:
     images, labels = _first(root, _IMAGES), _first(root, _LABELS)
     found = {}
     for split in SPLITS:
@@ -74,9 +78,9 @@ def _in_splits(root: Path) -> dict[str, tuple[Path, Path]]:
             folder = _first(root, _NAMES[split])
             own = (_first(folder, _IMAGES), _first(folder, _LABELS)) if folder else (None, None)
         if own[0] and own[1]:
-            found[split] = (own[0], own[1])
+            found[split] = [(own[0], own[1])]
     if not found and images and labels:
-        found[WHOLE] = (images, labels)
+        found[WHOLE] = [(images, labels)]
     return found
 
 

@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 
 from cwsam_cli.audit.folders import Found, find_dataset
@@ -81,7 +82,8 @@ def audit_dataset(path: Path, *, classes: str | None = None) -> Audit:
     """
     found = find_dataset(path, classes)
     work = [(split, *pair) for split, pairs in found.pairs.items() for pair in pairs]
-    tiles = [read_tile(*item) for item in track(work, "reading tiles", unit="tile")]
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):  # else GDAL lists the folder for each tile
+        tiles = [read_tile(*item) for item in track(work, "reading tiles", unit="tile")]
     splits = [split for split in (*SPLITS, "all") if split in found.pairs]
     of_tile = np.array([tile.split for tile in tiles])
     outlines = draw_outlines(tiles)

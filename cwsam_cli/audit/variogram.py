@@ -51,22 +51,23 @@ def estimate(tiles: Sequence[TileFacts]) -> Variogram | None:
 
     Tiles of the CRS that most tiles have are used.
     """
-    placed = [tile for tile in tiles if tile.grid is not None and tile.grid.gsd_m is not None and len(tile.points)]
+    placed = [tile for tile in tiles if tile.grid is not None and tile.grid.crs is not None and len(tile.points)]
     if not placed:
         return None
     names = [tile.grid.crs.to_wkt() if tile.grid and tile.grid.crs else "" for tile in placed]
     most = max(sorted(set(names)), key=names.count)
     own = [tile for tile, name in zip(placed, names, strict=True) if name == most]
     chosen = own[:: max(1, -(-len(own) // _TILES))]
+    first = chosen[0].grid
+    assert first is not None and first.gsd_m is not None
+    scale = first.gsd_m / np.sqrt(abs(first.transform.determinant))  # metres per unit; near enough for a range
     places, codes = [], []
     for tile in chosen:
-        assert tile.grid is not None and tile.grid.gsd_m is not None
-        t = tile.grid.transform
-        scale = tile.grid.gsd_m / np.sqrt(abs(t.determinant))  # near enough for a range
-        x, y = tile.points[:, 0] + 0.5, tile.points[:, 1] + 0.5
+        assert tile.grid is not None
+        t, x, y = tile.grid.transform, tile.points[:, 0] + 0.5, tile.points[:, 1] + 0.5
         places.append(np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1) * scale)
         codes.append(tile.points[:, 2])
-    return _from_points(np.concatenate(places), np.concatenate(codes), float(chosen[0].grid.gsd_m or 1.0))  # type: ignore[union-attr]
+    return _from_points(np.concatenate(places), np.concatenate(codes), first.gsd_m)
 
 
 def _from_points(places: Floats, codes: NDArray[np.int64], pixel_m: float) -> Variogram | None:

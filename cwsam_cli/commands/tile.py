@@ -115,6 +115,27 @@ def tile(
     folds: Annotated[
         int | None, typer.Option("--folds", min=2, help="Folds for cross-validation instead of a validation split.")
     ] = None,
+    min_valid: Annotated[
+        float, typer.Option("--min-valid", metavar="SHARE", help="Leave out tiles with less data: 0 to 1.")
+    ] = 0.0,
+    min_labelled: Annotated[
+        float, typer.Option("--min-labelled", metavar="SHARE", help="Leave out tiles with fewer labels: 0 to 1.")
+    ] = 0.0,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Most tiles. Each split keeps its share, drawn at random.")
+    ] = None,
+    focus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--focus",
+            metavar="CLASS=N",
+            help="Add N training tiles at other offsets that show a rare class; repeatable.",
+        ),
+    ] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option("--preview", metavar="PNG", help="Draw a sheet of some tiles of each split with their labels."),
+    ] = None,
     overlaps_to: Annotated[
         Path | None,
         typer.Option(
@@ -161,6 +182,8 @@ def tile(
     from cwsam_cli.raster.sources import expand
     from cwsam_cli.raster.views import make_views
     from cwsam_cli.tile.lengths import parse_length
+    from cwsam_cli.tile.request import parse_focus
+    from cwsam_cli.tile.selection import Selection
 
     request = TileRequest(
         scenes=tuple(
@@ -191,6 +214,9 @@ def tile(
         split_by=split_by,
         split_field=split_field,
         folds=folds,
+        selection=Selection(min_valid=min_valid, min_labelled=min_labelled, limit=limit),
+        focus=parse_focus(focus or ()),
+        preview=preview,
         overlaps_to=overlaps_to,
         format=format,
         workers=workers,
@@ -198,6 +224,7 @@ def tile(
         command=command_line(),
     )
     from cwsam_cli.tile.pipeline import tile_scenes  # rasterio and geopandas are slow to import
+    from cwsam_cli.tile.summary import summary_text
 
     manifest = tile_scenes(request)
     counts = ", ".join(f"{count} {name}" for name, count in manifest.tiles.items())
@@ -205,7 +232,7 @@ def tile(
     text = (
         f"{output}: {counts} tiles of {request.size} × {request.size} pixels, {bands}, {len(manifest.taxonomy)} classes"
     )
-    print_result(manifest, text, as_json=as_json)
+    print_result(manifest, f"{text}\n\n{summary_text(manifest)}", as_json=as_json)
 
 
 def _input_size(config: str | None) -> int:

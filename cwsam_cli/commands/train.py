@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 def train(
     config: Config,
     data: Annotated[
-        Path | None,
-        typer.Option("--data", help="A folder that `cwsam tile` wrote. Default: the configuration's own paths."),
+        list[Path] | None,
+        typer.Option(
+            "--data",
+            help="A folder that `cwsam tile` wrote; repeatable, with the same classes and bands. Default: the "
+            "configuration's own paths.",
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The run's folder. Default: save/CONFIG-DATE-TIME.")
@@ -114,12 +118,12 @@ def train(
         raise UsageError("--resume needs the run's folder", hint="name the folder: -o save/RUN --resume")
     overrides = [*(settings or []), *(["resume=last"] if resume else [])]
     overrides += ["training_settings.skip_bad_tiles=true"] if skip_bad_tiles else []
-    loaded = load_config(config, overrides, data=data)
+    loaded = load_config(config, overrides, data=data or ())
     folder = output or Path(loaded.work_dir) / f"{Path(config).stem}-{datetime.now():%Y%m%d-%H%M%S}"
     if not resume and loaded.resume is None and (folder / "config.yaml").exists():
         raise UsageError(f"`{folder}` holds a run already", hint="continue it with --resume, or choose another -o")
-    if data is not None:
-        read_manifest(data)
+    for given in data or ():
+        read_manifest(given)
     with loading("torch"):  # takes seconds: errors that need no torch are reported before
         from cwsam_cli.train.pipeline import train as run
 

@@ -79,13 +79,13 @@ def _set_text(overrides: Sequence[str]) -> str:
     return " ".join(f"--set {override[:80]}" for override in overrides)
 
 
-def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None = None) -> RunConfig:
+def load_config(name: str, overrides: Sequence[str] = (), *, data: Sequence[Path] = ()) -> RunConfig:
     """Read a run's configuration.
 
     Args:
         name: a YAML file's path, or a shipped configuration's name such as `tiny`.
         overrides: `dotted.key=value`, each value read as YAML.
-        data: a folder that `cwsam tile` wrote; it replaces the paths of all three datasets.
+        data: folders that `cwsam tile` wrote; they replace the paths of all three datasets.
 
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown, a value has the wrong type.
@@ -95,10 +95,12 @@ def load_config(name: str, overrides: Sequence[str] = (), *, data: Path | None =
     raw = _read_yaml(path, "a configuration; start from a shipped one, e.g. tiny.yaml")
     for override in overrides:
         _override(raw, override)
-    if data is not None:
+    if data:
         for dataset, split in zip(_DATASETS, ("train", "val", "test"), strict=True):
             args = _descend(raw, f"{dataset}.dataset.args", str(path))
-            args |= {"root_path_1": str(data / "images" / split), "root_path_2": str(data / "labels" / split)}
+            for key, kind in (("root_path_1", "images"), ("root_path_2", "labels")):
+                paths = [str(folder / kind / split) for folder in data]
+                args[key] = paths if len(paths) > 1 else paths[0]
             for key in ("classes", "palette"):
                 args.pop(key, None)
     retired = _drop_retired(raw, source)

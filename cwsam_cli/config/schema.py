@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, ClassVar, Literal
 
+from cwsam_cli.config.datasets import DatasetConfig as DatasetConfig
+from cwsam_cli.config.datasets import FolderArgs as FolderArgs
+from cwsam_cli.config.datasets import FolderDataset as FolderDataset
+from cwsam_cli.config.datasets import Wrapper as Wrapper
+from cwsam_cli.config.datasets import WrapperArgs as WrapperArgs
+from cwsam_cli.config.datasets import require_positive
 from cwsam_cli.config.durations import parse_duration, parse_interval
 
 Variant = Literal[
@@ -21,81 +27,6 @@ Variant = Literal[
 Loss = Literal["ce", "ce+dice", "ce+iou", "ce+lovasz", "focal"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Resume = Literal["last", "best"] | int | None
-
-
-def _positive(where: object, *names: str) -> None:
-    for name in names:
-        value = getattr(where, name)
-        if value is not None and not 0 < value < inf:
-            raise ValueError(f"{name} must be above 0 and finite, not {value}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FolderArgs:
-    """Two folders with files of the same names: image tiles and label tiles."""
-
-    root_path_1: str = ""
-    """Folder of image tiles."""
-    root_path_2: str = ""
-    """Folder of label tiles (class codes, 255 = no label)."""
-    classes: str | list[str] | None = None
-    """Path or shipped name of a class table, or a list of names (then code = index).
-    null: the class table in `dataset.yaml`."""
-    palette: list[list[int]] = field(default_factory=list)
-    """One [red, green, blue] per class, 0-255, if `classes` is a list of names."""
-    ignore_bg: bool = False
-    """If true, code 0 counts as unlabelled."""
-
-    def __post_init__(self) -> None:
-        for color in self.palette:
-            if len(color) != 3 or not all(0 <= part <= 255 for part in color):
-                raise ValueError(f"palette: {color} is not [red, green, blue] within 0 and 255")
-        if self.palette and isinstance(self.classes, list) and len(self.palette) != len(self.classes):
-            raise ValueError(f"palette has {len(self.palette)} colours for {len(self.classes)} classes")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FolderDataset:
-    """The kind of dataset; only `paired-image-folders` exists."""
-
-    name: Literal["paired-image-folders"] = "paired-image-folders"
-    args: FolderArgs = field(default_factory=FolderArgs)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WrapperArgs:
-    """How a tile is changed before the model sees it."""
-
-    inp_size: int | None = None
-    """Side of the input in pixels; if given, it must equal `model.args.inp_size`."""
-    augment: bool = False
-    """If true, training tiles are flipped, turned by 90° and changed in brightness. Crops are always random."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wrapper:
-    """A level of the YAML; see `WrapperArgs`."""
-
-    args: WrapperArgs = field(default_factory=WrapperArgs)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetConfig:
-    """One of the three datasets of a run."""
-
-    dataset: FolderDataset = field(default_factory=FolderDataset)
-    wrapper: Wrapper = field(default_factory=Wrapper)
-    batch_size: int = 1
-    """Images per batch in each process."""
-    sampler: Literal["balanced"] | None = None
-    """How training tiles are drawn. null: each tile once per epoch. `balanced`: the same number of tiles, with
-    replacement, and tiles with rare classes more often."""
-    fold: int | None = None
-    """For `train_dataset` only: the fold that is validation, if the dataset has folds. Training uses the tiles of the
-    other folds beyond the dataset's buffer. null: no cross-validation."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "batch_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +114,7 @@ class ModelArgs:
     encoder_mode: EncoderMode = field(default_factory=EncoderMode)
 
     def __post_init__(self) -> None:
-        _positive(self, "num_classes", "inp_size")
+        require_positive(self, "num_classes", "inp_size")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be at least 0 and below 1, not {self.label_smoothing}")
         if min(self.balance_loss, self.router_z_loss) < 0:
@@ -217,7 +148,7 @@ class LrFactors:
     """The decoder without its experts and routers."""
 
     def __post_init__(self) -> None:
-        _positive(self, "encoder", "adapters", "experts", "routers", "decoder")
+        require_positive(self, "encoder", "adapters", "experts", "routers", "decoder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +163,7 @@ class OptimizerArgs:
     lr_factors: LrFactors = field(default_factory=LrFactors)
 
     def __post_init__(self) -> None:
-        _positive(self, "lr")
+        require_positive(self, "lr")
         if not 0 <= self.weight_decay < inf or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("weight_decay must not be negative, and betas must be at least 0 and below 1")
 
@@ -289,7 +220,7 @@ class TrainingSettings:
     """Number of validations in a row without a better mIoU after which the run ends; null: no limit."""
 
     def __post_init__(self) -> None:
-        _positive(self, "grad_accum_steps", "clip_grad_norm", "keep", "timeout_s", "patience")
+        require_positive(self, "grad_accum_steps", "clip_grad_norm", "keep", "timeout_s", "patience")
         if self.time_limit is not None:
             parse_duration(self.time_limit)
         if self.save_every is not None:
@@ -324,7 +255,7 @@ class FsdpSettings:
 
     def __post_init__(self) -> None:
         if self.expert_parallel != "auto":
-            _positive(self, "expert_parallel")
+            require_positive(self, "expert_parallel")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,7 +271,7 @@ class StageConfig:
     """Factor of the schedule's learning rate."""
 
     def __post_init__(self) -> None:
-        _positive(self, "epochs", "lr_factor")
+        require_positive(self, "epochs", "lr_factor")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -381,9 +312,9 @@ class RunConfig:
         return self.epoch_max or 0
 
     def __post_init__(self) -> None:
-        _positive(self, "epoch_max", "epoch_val", "epoch_save")
+        require_positive(self, "epoch_max", "epoch_val", "epoch_save")
         if isinstance(self.resume, int):
-            _positive(self, "resume")
+            require_positive(self, "resume")
         staged = sum(stage.epochs for stage in self.stages)
         if self.epoch_max is None:
             object.__setattr__(self, "epoch_max", staged or 100)

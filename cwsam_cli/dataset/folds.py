@@ -36,6 +36,6 @@ def split_by_fold(root: Path, fold: int) -> tuple[set[str], set[str]]:
             f"`train_dataset.fold` is {fold}, but `{root}` has the folds {folds[0]} to {folds[-1]}",
             hint=f"--set train_dataset.fold={folds[0]}",
         )
-    validation = {f"{tile}.tif" for tile, own, _ in rows if own == fold}
-    training = {f"{tile}.tif" for tile, own, near in rows if own != fold and str(fold) not in (near or "").split(",")}
+    validation = {tile for tile, own, _ in rows if own == fold}
+    training = {tile for tile, own, near in rows if own != fold and str(fold) not in (near or "").split(",")}
     return training, validation

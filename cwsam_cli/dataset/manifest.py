@@ -69,6 +69,8 @@ class Manifest:
     """Number of tiles by split."""
     pixels: dict[str, list[int]] = field(default_factory=dict)
     """Labelled pixels by split and class index; a pixel in two tiles counts once."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Number of tiles that were left out, by reason. What the buffer takes is counted in whole tiles of ground."""
     weights: list[float] = field(default_factory=list)
     """Weight by class index for `loss_weight: auto`, from the training split; empty in files of older versions."""
     split: SplitRule | None = None

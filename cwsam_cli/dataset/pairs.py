@@ -1,7 +1,6 @@
 """Find the files of image tiles and label tiles that belong together. This module loads neither torch nor rasterio."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 from cwsam_cli.errors import DataError
@@ -10,9 +9,7 @@ SUFFIXES = (".tif", ".tiff", ".vrt", ".png", ".jpg", ".jpeg")
 """Suffixes of tiles, in lower case."""
 
 
-def find_pairs(
-    images: Path, labels: Path, keys: Sequence[str] = ("root_path_1", "root_path_2")
-) -> list[tuple[Path, Path]]:
+def find_pairs(images: Path, labels: Path) -> list[tuple[Path, Path]]:
     """Return the image and the label of each tile, sorted by name.
 
     Files with equal names belong together, apart from their suffixes: `a.jpg` and `a.png`.
@@ -20,13 +17,12 @@ def find_pairs(
     Args:
         images: folder of images.
         labels: folder of labels.
-        keys: names of the settings that hold the folders, for messages.
 
     Raises:
         DataError: a folder is missing or empty, or a file has none or several of its name in the other folder.
     """
     folders = images, labels
-    for key, folder in zip(keys, folders, strict=True):
+    for key, folder in zip(("root_path_1", "root_path_2"), folders, strict=True):
         if not folder.is_dir() or not folder.name:
             raise DataError(
                 f"`dataset.args.{key}` is not a folder: `{folder}`",

@@ -4,8 +4,8 @@ Training takes one random square of each tile per epoch. Evaluation takes square
 tile. Each pixel counts once: where a square overlaps an earlier one, its label is `IGNORE`.
 """
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,7 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         size: side of a sample in pixels.
         train: whether to take one random square per tile. Otherwise squares cover each tile.
         augmented: whether to apply flips, quarter turns and changes of brightness in training.
-        without: names of tiles to leave out; see `find_bad_tiles`.
+        without: images of tiles to leave out; see `find_bad_tiles`.
 
     Attributes:
         pairs: paths of the image tiles and label tiles.
@@ -75,9 +75,9 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         *,
         train: bool = False,
         augmented: bool = False,
-        without: Collection[str] = (),
+        without: Collection[Path] = (),
     ) -> None:
-        self.pairs = [pair for pair in _pairs(args) if pair[0].name not in without]
+        self.pairs = [pair for pair in _pairs(args) if pair[0] not in without]
         self.bands = bands
         self._statistics = band_statistics(bands)
         self.size = size
@@ -134,6 +134,11 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
             whole = Window(0, 0, dataset.width, dataset.height)
             image, valid = read_image(dataset, range(1, len(self.bands) + 1), whole)
         with open_raster(label_path) as dataset, reading(label_path):
+            if dataset.count != 1:
+                raise DataError(
+                    f"`{label_path}` has {dataset.count} bands, but a label tile has one band of class codes",
+                    hint="if it holds colours, `cwsam tile` turns them into codes",
+                )
             codes = dataset.read(1)
         if codes.shape != valid.shape or codes.dtype != np.uint8:
             raise DataError(
@@ -163,19 +168,71 @@ def balanced_probabilities(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
 def describe(args: FolderArgs) -> Manifest:
     """Read the description of a dataset from its `dataset.yaml`, or else measure it from the tiles.
 
+    Several folders are described together. Means and standard deviations are those of all their pixels.
+
     Args:
-        args: folders `…/images/train` and `…/labels/train` as `cwsam tile` writes them, or any two folders.
+        args: folders `…/images/train` and `…/labels/train` as `cwsam tile` writes them, or any folders.
 
     Raises:
-        ConfigError: there is no class table, or those of the configuration and the dataset differ.
+        ConfigError: there is no class table, those of the configuration and the dataset differ, or folders differ in
+            classes or bands.
     """
-    if not args.root_path_1:
+    if not args.folders:
         raise ConfigError(
             "`train_dataset.dataset.args.root_path_1` is not set",
             hint="give the folder that `cwsam tile` wrote: --data DIR",
         )
+    described = [_describe_folder(args, *folder) for folder in args.folders]
+    first, _ = described[0]
+    for (images, _), (manifest, _) in zip(args.folders[1:], described[1:], strict=True):
+        refuse_different(images, manifest, first, f"`{args.folders[0][0]}`")
+    counts = np.array([count for _, count in described], float)[:, None]
+    means, stds = (np.array([[getattr(b, of) for b in one.bands] for one, _ in described]) for of in ("mean", "std"))
+    if len(described) == 1 or not counts.any():
+        return first
+    mean = (counts * means).sum(axis=0) / counts.sum()
+    std = np.sqrt((counts * (stds**2 + (means - mean) ** 2)).sum(axis=0) / counts.sum())
+    bands = tuple(
+        _joined([one.bands[number] for one, _ in described], m, s)
+        for number, (m, s) in enumerate(zip(mean.tolist(), std.tolist(), strict=True))
+    )
+    return replace(first, bands=bands)
+
+
+def _joined(bands: Sequence[Band], mean: float, std: float) -> Band:
+    """Describe one band of several datasets. Percentiles of all pixels cannot be known from those of the parts."""
+    low, high = [band.minimum for band in bands], [band.maximum for band in bands]
+    return Band(
+        name=bands[0].name,
+        mean=mean,
+        std=std,
+        minimum=None if None in low else min(value for value in low if value is not None),
+        maximum=None if None in high else max(value for value in high if value is not None),
+    )
+
+
+def refuse_different(folder: Path, other: Manifest, manifest: Manifest, which: str) -> None:
+    """Stop if two datasets have different classes or bands.
+
+    Args:
+        folder: the second dataset's folder.
+        other: the second dataset.
+        manifest: the first dataset.
+        which: the name of the first dataset in the message.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    if not other.taxonomy.same_classes(manifest.taxonomy):
+        raise ConfigError(f"`{folder}` has other classes than {which}", hint="tile both with the same class table")
+    if [band.name for band in other.bands] != [band.name for band in manifest.bands]:
+        raise ConfigError(f"`{folder}` has other bands than {which}", hint="tile scenes with the same bands")
+
+
+def _describe_folder(args: FolderArgs, images: Path, labels: Path) -> tuple[Manifest, int]:
+    """Describe one folder of pairs, and return the number of pixels that its statistics stand for."""
     named = dataset_taxonomy(args)
-    root = Path(args.root_path_1).parent.parent
+    root = images.parent.parent
     if (root / NAME).is_file():
         manifest = read_manifest(root)
         if named is not None and not named.same_classes(manifest.taxonomy):
@@ -184,37 +241,39 @@ def describe(args: FolderArgs) -> Manifest:
                 f"`{root / NAME}` lists {', '.join(manifest.taxonomy.names[:3])}, ... ({len(manifest.taxonomy)})",
                 hint="remove `classes` to use the class table of the dataset",
             )
-        return manifest
+        return manifest, sum(manifest.pixels.get("train", ())) or manifest.tiles.get("train", 0)
     if named is None:
         raise ConfigError(
             f"`dataset.args.classes` is missing, and `{root}` has no {NAME} with a class table",
             hint="set dataset.args.classes to a class table",
         )
-    stats, (first, *_) = RunningStats(), _pairs(args)
-    for path, _ in track(_pairs(args), "measuring bands", unit="tile"):
+    pairs, stats, count = find_pairs(images, labels), RunningStats(), 0
+    for path, _ in track(pairs, "measuring bands", unit="tile"):
         with open_raster(path) as dataset, reading(path):
             image, valid = read_image(dataset, dataset.indexes, Window(0, 0, dataset.width, dataset.height))
         stats.add(image, valid)
-    with open_raster(first[0]) as dataset:
+        count += int(valid.sum())
+    with open_raster(pairs[0][0]) as dataset:
         names = tuple(text or f"band_{i}" for i, text in enumerate(band_descriptions(dataset), start=1))
-        return Manifest(taxonomy=named, bands=stats.bands(names), dtype=dataset.dtypes[0], gsd_m=Grid.of(dataset).gsd_m)
+        bands, dtype = stats.bands(names), dataset.dtypes[0]
+        return Manifest(taxonomy=named, bands=bands, dtype=dtype, gsd_m=Grid.of(dataset).gsd_m), count
 
 
-def find_bad_tiles(args: FolderArgs, taxonomy: Taxonomy, bands: tuple[Band, ...]) -> list[str]:
-    """Try to read all tiles, and return the names of those that cannot be read.
+def find_bad_tiles(args: FolderArgs, taxonomy: Taxonomy, bands: tuple[Band, ...]) -> set[Path]:
+    """Try to read all tiles, and return the images of those that cannot be read.
 
     Raises:
         DataError: no tile can be read.
     """
-    tiles, bad = TileDataset(args, taxonomy, bands, 1, train=True), []
+    tiles, bad = TileDataset(args, taxonomy, bands, 1, train=True), set[Path]()
     for number, (path, _) in enumerate(track(tiles.pairs, "reading tiles", unit="tile")):
         try:
             tiles._load(number)
         except DataError as error:
             log.warning("this tile is skipped: %s", error)
-            bad.append(path.name)
+            bad.add(path)
     if len(bad) == len(tiles.pairs):
-        raise DataError(f"no tile of `{args.root_path_1}` can be read", hint="tile the scenes again")
+        raise DataError(f"no tile of `{args.folders[0][0]}` can be read", hint="tile the scenes again")
     return bad
 
 
@@ -238,7 +297,9 @@ def has_labels(dataset: TileDataset) -> bool:
 
 
 def _pairs(args: FolderArgs) -> list[tuple[Path, Path]]:
-    return find_pairs(Path(args.root_path_1), Path(args.root_path_2))
+    if not args.folders:
+        return find_pairs(Path(), Path())
+    return [pair for folders in args.folders for pair in find_pairs(*folders)]
 
 
 def _covering(pairs: list[tuple[Path, Path]], size: int) -> Iterator[Sample]:

@@ -115,7 +115,7 @@ def run_demo(
     (output / _MARKER).write_text("`cwsam demo --overwrite` may empty this folder.\n", encoding="utf-8")
     dataset, run = output / "dataset", output / "run"
     overrides = [*SETTINGS, f"training_settings.seed={seed}"]
-    config = load_config(_CONFIG, overrides, data=dataset)
+    config = load_config(_CONFIG, overrides, data=[dataset])
     size = config.model.args.inp_size
     log.info("1/5 tile")
     wanted = TileRequest(
@@ -130,7 +130,7 @@ def run_demo(
     per_epoch = -(-manifest.tiles["train"] // config.train_dataset.batch_size)
     epochs = -(-steps // per_epoch)
     overrides += [f"epoch_max={epochs}", f"epoch_val={max(1, epochs // 8)}"]
-    train(load_config(_CONFIG, overrides, data=dataset), run, cluster=Cluster(device=device))
+    train(load_config(_CONFIG, overrides, data=[dataset]), run, cluster=Cluster(device=device))
     best = run / BEST
     log.info("3/5 eval")
     held_out = evaluate(ModelRequest(checkpoint=best, data=dataset, output=output / "report", device=device))

@@ -38,13 +38,13 @@ def draw_quicklook(scene: Scene, reference: Path, map_path: Path | None, taxonom
     shape = (max(1, round(scene.grid.height * scale)), max(1, round(scene.grid.width * scale)))
     with open_raster(reference) as dataset, reading(reference), _on_grid_of(scene, dataset) as view:
         truth = view.read(1, out_shape=shape, resampling=Resampling.nearest, masked=True).astype(np.int32).filled(-1)
-    panels = {"image": _stretched(scene, shape), "reference": _colored(truth, taxonomy)}
+    panels = {"image": stretch_scene(scene, shape), "reference": color_classes(truth, taxonomy)}
     if map_path is not None:
         with open_raster(map_path) as dataset, reading(map_path):
             mapped = dataset.read(1, out_shape=shape, resampling=Resampling.nearest)
-        panels["map"] = _colored(mapped, taxonomy)
+        panels["map"] = color_classes(mapped, taxonomy)
     with staged(output, overwrite=True) as path:
-        _compose(panels, taxonomy).save(path, format="PNG")
+        compose(panels, taxonomy).save(path, format="PNG")
 
 
 def draw_map(map_path: Path, taxonomy: Taxonomy, output: Path, text: Mapping[str, str]) -> None:
@@ -64,7 +64,7 @@ def draw_map(map_path: Path, taxonomy: Taxonomy, output: Path, text: Mapping[str
         info = PngInfo()
         for keyword, value in text.items():
             info.add_text(keyword, value)
-        _compose({"": _colored(mapped, taxonomy)}, taxonomy).save(path, format="PNG", pnginfo=info)
+        compose({"": color_classes(mapped, taxonomy)}, taxonomy).save(path, format="PNG", pnginfo=info)
 
 
 def read_text(picture: Path, keyword: str) -> str | None:
@@ -89,7 +89,7 @@ def _on_grid_of(scene: Scene, dataset: rasterio.DatasetReader) -> WarpedVRT:
     )
 
 
-def _stretched(scene: Scene, shape: tuple[int, int]) -> NDArray[np.uint8]:
+def stretch_scene(scene: Scene, shape: tuple[int, int]) -> NDArray[np.uint8]:
     """Read three bands of the image, each stretched between its 2nd and 98th percentile."""
     names = list(scene.band_names)
     if {"red", "green", "blue"} <= set(names):
@@ -108,14 +108,16 @@ def _stretched(scene: Scene, shape: tuple[int, int]) -> NDArray[np.uint8]:
     return picture
 
 
-def _colored(codes: NDArray[np.generic], taxonomy: Taxonomy) -> NDArray[np.uint8]:
+def color_classes(codes: NDArray[np.generic], taxonomy: Taxonomy) -> NDArray[np.uint8]:
+    """Draw class codes (H, W) in the colours of their classes, (H, W, 3)."""
     picture = np.full((*codes.shape, 3), _EMPTY, np.uint8)
     for entry in taxonomy.classes:
         picture[codes == entry.code] = entry.rgb
     return picture
 
 
-def _compose(panels: dict[str, NDArray[np.uint8]], taxonomy: Taxonomy) -> Image.Image:
+def compose(panels: dict[str, NDArray[np.uint8]], taxonomy: Taxonomy) -> Image.Image:
+    """Put pictures of one size beside each other, with their titles above and a legend of the classes below."""
     font = ImageFont.load_default(_TEXT)
     height, width = next(iter(panels.values())).shape[:2]
     whole = len(panels) * (width + _GAP) + _GAP

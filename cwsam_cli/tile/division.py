@@ -20,6 +20,7 @@ from cwsam_cli.tile.buffer import Intrusions, find_intrusions, inset, near_folds
 from cwsam_cli.tile.footprints import PlannedTile
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import LabelledScene
+from cwsam_cli.tile.selection import beyond_limit
 from cwsam_cli.tile.split import Neighbours, assign, assign_folds
 from cwsam_cli.tile.zones import Zones, read_zones
 
@@ -42,6 +43,8 @@ class Division:
     """Pixels between tiles of different splits."""
     parts: Mapping[str, str]
     """The split of each labelled unit; empty if polygons decide."""
+    left_out: Mapping[str, int]
+    """Number of tiles that were left out, by reason; for the buffer, the ground that is left out in tiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ def divide(
         request=request,
         zones=read_zones(Path(request.split_by), request.split_field, scenes) if request.has_zones else None,
     )
-    division = _with_buffer(ground)
+    division = _within_limit(_with_buffer(ground), request)
     _warn_of_empty(division, ground)
     return division
 
@@ -159,7 +162,8 @@ def _divide(ground: _Ground, buffer: int) -> Division:
     blocks = [] if ground.request.split_by == "date" else ground.blocks
     intrusions = find_intrusions(ground.scenes, blocks, buffer=buffer, size=ground.request.size)
     if ground.zones is not None:
-        return Division(_keep_apart(ground, _place_in_zones(ground, ground.zones), buffer), buffer, {})
+        inside = _place_in_zones(ground, ground.zones)
+        return _divided(ground, inside, _area(inside), buffer, {})
     neighbours = _between_units(ground, intrusions)
     splits = assign(ground.histograms, ground.shares, seed=ground.request.seed, neighbours=neighbours)
     parts = dict(zip(ground.units, splits, strict=True))
@@ -175,7 +179,46 @@ def _divide(ground: _Ground, buffer: int) -> Division:
             ground.request,
         )
     ]
-    return Division(_keep_apart(ground, tiles, buffer), buffer, parts)
+    return _divided(ground, tiles, _area(ground.blocks), buffer, parts)
+
+
+def _divided(
+    ground: _Ground, tiles: Sequence[PlannedTile], possible: int, buffer: int, parts: Mapping[str, str]
+) -> Division:
+    """Keep the tiles of the splits apart, and count what is left out.
+
+    Args:
+        ground: the ground.
+        tiles: the tiles that were placed.
+        possible: pixels that have tiles without a buffer.
+        buffer: pixels between tiles of different splits.
+        parts: the split of each unit.
+    """
+    kept = _keep_apart(ground, tiles, buffer)
+    lost = round((possible - _area(kept)) / ground.request.size**2)
+    left_out = {"for the buffer" if buffer else "on ground of another split": max(0, lost)}
+    return Division(kept, buffer, parts, left_out)
+
+
+def _within_limit(division: Division, request: TileRequest) -> Division:
+    limit = request.selection.limit
+    if limit is None or len(division.tiles) <= limit:
+        return division
+    beyond = beyond_limit([tile.split for tile in division.tiles], limit, request.seed)
+    return replace(
+        division,
+        tiles=tuple(_without(division.tiles, beyond, request.size)),
+        left_out={**division.left_out, "beyond --limit": len(beyond)},
+    )
+
+
+def _area(rectangles: Sequence[_Placed | PlannedTile]) -> int:
+    """Return the number of pixels in rectangles. A pixel in two tiles of one block counts once."""
+    total = 0
+    for each in rectangles:
+        above, beside = each.shared if isinstance(each, PlannedTile) else (0, 0)
+        total += int((each.window.height - above) * (each.window.width - beside))
+    return total
 
 
 def _between_units(ground: _Ground, intrusions: Intrusions) -> Neighbours:
@@ -296,18 +339,13 @@ def _without(tiles: Sequence[PlannedTile], gone: set[int], size: int) -> list[Pl
 
 def _kept(division: Division, ground: _Ground) -> float:
     """Return the share of the training ground that has tiles; 0 if a split has none."""
-    area: Counter[str] = Counter()
-    for tile in division.tiles:
-        area[tile.split] += (tile.height - tile.shared[0]) * (tile.width - tile.shared[1])
     wanted = set(division.parts.values()) or {tile.split for tile in division.tiles}
-    if not area["train"] or any(not area[split] for split in wanted):
+    if not wanted <= {tile.split for tile in division.tiles} or not division.tiles:
         return 0.0
-    whole = sum(
-        int(placed.window.width * placed.window.height)
-        for placed in ground.blocks
-        if division.parts.get(placed.block.unit, "train") == "train"
-    )
-    return area["train"] / whole if division.parts else 1.0
+    if not division.parts:
+        return 1.0
+    training = [placed for placed in ground.blocks if division.parts[placed.block.unit] == "train"]
+    return _area([tile for tile in division.tiles if tile.split == "train"]) / _area(training)
 
 
 def _warn_of_empty(division: Division, ground: _Ground) -> None:

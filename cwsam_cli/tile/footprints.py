@@ -72,11 +72,15 @@ def draw_footprints(scenes: Sequence[LabelledScene], tiles: Sequence[Rectangle])
         by_scene[tile.scene].append(number)
     used = {scenes[number].crs for number in by_scene}
     common = next(iter(used)) if len(used) == 1 else "EPSG:4326"
-    outlines = np.empty(len(tiles), object)
-    for number, own in by_scene.items():
-        scene, grid = scenes[number], scenes[number].grid
-        drawn = [shapely.Polygon(grid.corners(tiles[i].window)) for i in own]
-        if len(used) > 1 and scene.crs is not None:
-            drawn = list(geopandas.GeoSeries(drawn, crs=scene.crs).to_crs(common))
-        outlines[own] = drawn
+    windows = [tile.window for tile in tiles]
+    left, top = (np.array([getattr(window, side) for window in windows], float) for side in ("col_off", "row_off"))
+    wide, high = (np.array([getattr(window, side) for window in windows], float) for side in ("width", "height"))
+    x = np.stack([left, left + wide, left + wide, left], axis=1)
+    y = np.stack([top, top, top + high, top + high], axis=1)
+    a, b, c, d, e, f = np.array([scenes[tile.scene].transform for tile in tiles]).reshape(-1, 6).T[:, :, None]
+    outlines = np.asarray(shapely.polygons(np.stack([a * x + b * y + c, d * x + e * y + f], axis=2)))
+    for number, own in by_scene.items() if len(used) > 1 else ():
+        crs = scenes[number].crs
+        if crs is not None:
+            outlines[own] = geopandas.GeoSeries(outlines[own], crs=crs).to_crs(common).to_numpy()
     return geopandas.GeoDataFrame(geometry=outlines, crs=common)

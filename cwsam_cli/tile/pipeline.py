@@ -6,8 +6,9 @@ import logging
 import os
 import shutil
 import warnings
+from collections import Counter
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -25,8 +26,10 @@ from cwsam_cli.raster.fingerprint import fingerprint_of_file
 from cwsam_cli.raster.scene import GDAL_CACHE
 from cwsam_cli.tile.blocks import choose_block_size, cut_blocks
 from cwsam_cli.tile.plan import TilePlan, make_plan
+from cwsam_cli.tile.preview import draw_preview
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import Inputs, inspect_inputs
+from cwsam_cli.tile.selection import REASONS
 from cwsam_cli.tile.tiles import WrittenTile, write_index
 from cwsam_cli.tile.work import WrittenPart, cut_parts, writing_parts
 from cwsam_cli.tile.workers import in_order
@@ -47,8 +50,9 @@ def tile_scenes(request: TileRequest) -> Manifest:
     """
     refuse_existing(request.output, overwrite=request.overwrite, marker=NAME)
     refuse_other_dataset(request.output)
-    if request.overlaps_to is not None:
-        refuse_existing(request.overlaps_to, overwrite=request.overwrite)
+    for path in (request.overlaps_to, request.preview):
+        if path is not None:
+            refuse_existing(path, overwrite=request.overwrite)
     with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         warnings.filterwarnings("ignore", message="'crs' was not provided")  # `inspect_inputs` warns once about both
@@ -60,6 +64,8 @@ def tile_scenes(request: TileRequest) -> Manifest:
     shares = dict(zip(SPLITS, request.shares, strict=True)) if request.split_by == "block" else {}
     wanted = [split for split, share in shares.items() if share and not (request.folds and split == "val")]
     _warn_of_missing(plan, [split for split in wanted if not manifest.tiles[split]], len(wanted))
+    if request.preview is not None:
+        draw_preview(plan.output, manifest, request.preview, overwrite=request.overwrite)
     return manifest
 
 
@@ -89,6 +95,7 @@ def _write(plan: TilePlan, inputs: Inputs) -> Manifest:
     parts = cut_parts(plan)
     statistics = RunningStats()
     pixels = np.zeros((len(SPLITS), len(plan.taxonomy)), np.int64)
+    left_out = Counter(plan.left_out)
     tiles: list[WrittenTile] = []
     with journal(plan.output, _key(plan, inputs), {}) as progress:
         folder = progress.folder / "files"
@@ -112,8 +119,9 @@ def _write(plan: TilePlan, inputs: Inputs) -> Manifest:
             part = WrittenPart.from_bytes(progress.read(number, 0))
             statistics.merge(part.statistics)
             pixels += part.pixels
+            left_out.update(dict(zip(REASONS, part.left_out.tolist(), strict=True)))
             tiles += part.tiles(plan)
-        manifest = _describe(plan, tiles, statistics, pixels)
+        manifest = replace(_describe(plan, tiles, statistics, pixels), left_out=dict(left_out))
         write_index(plan.scenes, tiles, plan.taxonomy, folder)
         write_manifest(folder, manifest)
         with staged(plan.output, overwrite=plan.overwrite, marker=NAME) as stage:
@@ -129,7 +137,7 @@ def _key(plan: TilePlan, inputs: Inputs) -> dict[str, str]:
         "labels": [fingerprint_of_file(path) for path in sorted(labels)],
         "options of labels": [asdict(scene.labels) for scene in plan.scenes],
         "class table": [asdict(plan.taxonomy), inputs.table and asdict(inputs.table)],
-        "tiles": [plan.format, plan.size, *map(asdict, plan.tiles)],
+        "tiles": [plan.format, plan.size, asdict(plan.selection), *map(asdict, plan.tiles)],
     }
     digests = {name: hashlib.sha256(json.dumps(part, default=str).encode()).hexdigest() for name, part in parts.items()}
     return digests | {"version of cwsam": __version__}

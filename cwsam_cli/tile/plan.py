@@ -4,7 +4,7 @@ The labels are read once to count the classes in every block. Blocks then go to 
 placed inside the blocks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, cast
@@ -19,6 +19,7 @@ from cwsam_cli.tile.blocks import Block, choose_block_size, cut_blocks
 from cwsam_cli.tile.counting import count_labels
 from cwsam_cli.tile.dates import scene_date
 from cwsam_cli.tile.division import Histograms, divide
+from cwsam_cli.tile.focus import focus_tiles
 from cwsam_cli.tile.footprints import PlannedTile
 from cwsam_cli.tile.label_files import RasterSource
 from cwsam_cli.tile.labels import Conflicts
@@ -26,6 +27,7 @@ from cwsam_cli.tile.overlaps import write_overlaps
 from cwsam_cli.tile.rare import missing_classes
 from cwsam_cli.tile.request import TileFormat, TileRequest
 from cwsam_cli.tile.scenes import Inputs, LabelledScene
+from cwsam_cli.tile.selection import Selection
 from cwsam_cli.tile.unexpected import refuse_unexpected
 
 
@@ -44,6 +46,9 @@ class TilePlan:
     """Processes that write tiles."""
     rule: SplitRule
     """How the ground was divided."""
+    selection: Selection
+    left_out: Mapping[str, int]
+    """Number of tiles that are left out before writing, by reason."""
     output: Path
     overwrite: bool
     command: str
@@ -71,10 +76,11 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
     can_shrink = request.split_by == "block" and side > request.size
     for text in missing_classes(division, found, taxonomy, wanted, recount if can_shrink else None):
         log.warning("%s", text)
+    tiles = focus_tiles(division, inputs, blocks, found, taxonomy, request) if request.focus else division.tiles
     return TilePlan(
         scenes=scenes,
         taxonomy=taxonomy,
-        tiles=_sort(division.tiles, [scene.column_width(request.size) for scene in scenes]),
+        tiles=_sort(tiles, [scene.column_width(request.size) for scene in scenes]),
         size=request.size,
         format=request.format,
         workers=request.workers,
@@ -85,6 +91,8 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
             seed=request.seed,
             folds=request.folds,
         ),
+        selection=request.selection,
+        left_out=dict(division.left_out),
         output=request.output,
         overwrite=request.overwrite,
         command=request.command,

@@ -1,6 +1,7 @@
 """The wish behind one `cwsam tile`, validated before rasterio is loaded."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from cwsam_cli.files import refuse_input
 from cwsam_cli.raster.network import is_plain_file
 from cwsam_cli.raster.sources import refuse_repeated
 from cwsam_cli.tile.lengths import Length
+from cwsam_cli.tile.selection import Selection
 
 TileFormat = Literal["gtiff", "windows"]
 """Image tiles are GeoTIFFs, or virtual rasters (VRT) that point into the scenes."""
@@ -61,6 +63,12 @@ class TileRequest:
     """What goes to one split: `block`, `scene`, `date`, or the path of polygons that say the split."""
     split_field: str = "split"
     """The field of those polygons that holds train, val or test."""
+    selection: Selection = field(default_factory=Selection)
+    """What a tile must have."""
+    focus: tuple[tuple[str, int], ...] = ()
+    """Classes (name or code) with the number of additional training tiles that show them."""
+    preview: Path | None = None
+    """A PNG for a contact sheet."""
     folds: int | None = None
     """Number of folds for cross-validation; None makes a validation split instead."""
     overlaps_to: Path | None = None
@@ -105,6 +113,14 @@ class TileRequest:
         inputs = [Path(scene) for scene in self.scenes if is_plain_file(scene)]
         inputs += filter(None, (self.labels, *(path for _, path in self.labels_for)))
         refuse_input(self.output, *inputs)
+        if self.focus and (self.folds is not None or self.selection.limit is not None):
+            raise UsageError(
+                "--focus adds training tiles, so it excludes --folds and --limit", hint="leave one of them out"
+            )
+        if self.preview is not None:
+            refuse_input(self.preview, *inputs)
+            if self.preview.suffix.lower() != ".png":
+                raise UsageError(f"--preview `{self.preview}` is not the name of a PNG", hint="give it the suffix .png")
         if self.overlaps_to is not None:
             refuse_input(self.overlaps_to, *inputs)
             if self.overlaps_to.suffix.lower() != ".gpkg":
@@ -117,3 +133,18 @@ class TileRequest:
     def has_zones(self) -> bool:
         """Whether polygons say which ground goes to which split."""
         return self.split_by not in ("block", "scene", "date")
+
+
+def parse_focus(pairs: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """Read `--focus CLASS=N`.
+
+    Raises:
+        UsageError: a pair is of another form, or its number is not above 0.
+    """
+    found = []
+    for pair in pairs:
+        name, _, number = pair.rpartition("=")
+        if not name or not number.isascii() or not number.isdigit() or int(number) == 0:
+            raise UsageError(f"--focus `{pair}` is not of the form CLASS=N", hint="for example: --focus water=50")
+        found.append((name, int(number)))
+    return tuple(found)

@@ -1,6 +1,7 @@
 """Write the tiles of a plan, part by part. A part is a run of tiles that one process writes."""
 
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.tile.labels import NO_LABEL
 from cwsam_cli.tile.plan import TilePlan
 from cwsam_cli.tile.scenes import Inputs, SceneReader
+from cwsam_cli.tile.selection import REASONS
 from cwsam_cli.tile.tiles import Place, WrittenTile, tile_name, write_image, write_labels, write_view
 from cwsam_cli.tile.workers import cut
 
@@ -26,7 +28,7 @@ _LEAST = 32
 
 @dataclass(frozen=True, slots=True)
 class WrittenPart:
-    """The tiles of a part that were written. Tiles without a label are not."""
+    """The tiles of a part that were written, and how many were not."""
 
     numbers: NDArray[np.int64]
     """Their numbers in `TilePlan.tiles` (N,)."""
@@ -38,6 +40,8 @@ class WrittenPart:
     """Labelled pixels by split and class index, without those that an earlier tile also shows (3, K)."""
     statistics: RunningStats
     """Of the training pixels that no earlier tile shows."""
+    left_out: NDArray[np.int64]
+    """Number of tiles that were left out, by reason (3,); see `REASONS`."""
 
     def to_bytes(self) -> bytes:
         """Return bytes for `from_bytes`."""
@@ -47,6 +51,7 @@ class WrittenPart:
             "valid": self.valid,
             "labelled": self.labelled,
             "pixels": self.pixels,
+            "left_out": self.left_out,
         }
         np.savez(buffer, **own | self.statistics.to_arrays())
         return buffer.getvalue()
@@ -55,7 +60,7 @@ class WrittenPart:
     def from_bytes(cls, raw: bytes) -> "WrittenPart":
         """Return the part that `to_bytes` described."""
         with np.load(io.BytesIO(raw)) as arrays:
-            own = {name: arrays[name] for name in ("numbers", "valid", "labelled", "pixels")}
+            own = {name: arrays[name] for name in ("numbers", "valid", "labelled", "pixels", "left_out")}
             return cls(**own, statistics=RunningStats.from_arrays(arrays))
 
     def tiles(self, plan: TilePlan) -> Iterator[WrittenTile]:
@@ -89,6 +94,7 @@ def writing_parts(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator[Call
         def write(part: slice) -> bytes:
             statistics = RunningStats()
             pixels = np.zeros((len(SPLITS), len(taxonomy)), np.int64)
+            left_out: Counter[str] = Counter()
             written: list[tuple[int, float, NDArray[np.int64]]] = []
             for number in range(part.start, part.stop):
                 tile = plan.tiles[number]
@@ -98,12 +104,15 @@ def writing_parts(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator[Call
                 codes[:above] = codes[:, :beside] = NO_LABEL
                 index = _translate(np.where(codes < 0, IGNORE, codes).astype(np.uint8), to_index)
                 if index.min() == IGNORE:
+                    left_out[REASONS[0]] += 1
                     continue
                 image, valid = opened.scene.read(tile.window)
                 if not valid.all():
                     index[~valid] = IGNORE
                 labelled = _count(index, len(taxonomy))
-                if not labelled.any():
+                share = float(labelled.sum() / valid.size)
+                if reason := plan.selection.why_not(share, float(valid.mean())):
+                    left_out[reason] += 1
                     continue
                 above, beside = tile.shared
                 fresh = slice(above, None), slice(beside, None)
@@ -124,6 +133,7 @@ def writing_parts(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator[Call
                 labelled=np.array([own for _, _, own in written], np.int64).reshape(-1, len(taxonomy)),
                 pixels=pixels,
                 statistics=statistics,
+                left_out=np.array([left_out[reason] for reason in REASONS]),
             ).to_bytes()
 
         yield write

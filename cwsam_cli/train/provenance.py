@@ -22,7 +22,7 @@ def find_provenance(config: RunConfig, data: TrainingData) -> Provenance:
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"cwsam": __version__} | {name: version(name) for name in _LIBRARIES},
         config=dump_config(config),
-        data=config.train_dataset.dataset.args.root_path_1,
+        data=", ".join(str(images) for images, _ in config.train_dataset.dataset.args.folders),
         data_sha256=hashlib.sha256(listing.encode()).hexdigest(),
         tiles={name: len(split.pairs) for name, split in splits.items()},
     )

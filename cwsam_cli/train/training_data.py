@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cwsam_cli.config.schema import RunConfig
+from cwsam_cli.config.schema import DatasetConfig, RunConfig
 from cwsam_cli.console import log
 from cwsam_cli.dataset.folds import split_by_fold
 from cwsam_cli.dataset.manifest import NAME, Manifest, read_manifest
+from cwsam_cli.dataset.pairs import find_pairs
 from cwsam_cli.dataset.samples import (
     TileDataset,
     balanced_probabilities,
@@ -18,6 +19,7 @@ from cwsam_cli.dataset.samples import (
     describe,
     find_bad_tiles,
     has_labels,
+    refuse_different,
 )
 from cwsam_cli.dataset.statistics import class_weights
 from cwsam_cli.distributed.world import World
@@ -52,7 +54,7 @@ def prepare_data(config: RunConfig, world: World) -> TrainingData:
     if args.num_classes not in (None, len(codes)):
         raise ConfigError(
             f"`model.args.num_classes` is {args.num_classes}, but the class table of "
-            f"`{config.train_dataset.dataset.args.root_path_1}` has {len(codes)} classes",
+            f"`{_named(config.train_dataset)}` has {len(codes)} classes",
             hint="remove num_classes; the class table then decides",
         )
     _same_data(config, manifest)
@@ -62,7 +64,7 @@ def prepare_data(config: RunConfig, world: World) -> TrainingData:
     validation = _dataset(config, manifest, "val_dataset", world)
     if not world.agree(has_labels(validation) if world.is_main else True):
         raise DataError(
-            f"the validation tiles in `{config.val_dataset.dataset.args.root_path_2}` have no labelled pixels, "
+            f"the validation tiles in `{_named(config.val_dataset)}` have no labelled pixels, "
             "so no best epoch can be chosen",
             hint="tile with other --split shares or another --seed, or point val_dataset at labelled tiles",
         )
@@ -90,32 +92,30 @@ def _same_data(config: RunConfig, manifest: Manifest) -> None:
         raise ConfigError(
             "`ignore_bg` differs between train_dataset and val_dataset", hint="set both to the same value"
         )
-    folder = Path(args.root_path_1).parent.parent
-    if not (folder / NAME).is_file():
-        return
-    other = read_manifest(folder)
-    if not other.taxonomy.same_classes(manifest.taxonomy):
-        raise ConfigError(
-            f"`{folder}` has other classes than the training data", hint="tile both with the same class table"
-        )
-    if [band.name for band in other.bands] != [band.name for band in manifest.bands]:
-        raise ConfigError(f"`{folder}` has other bands than the training data", hint="tile scenes with the same bands")
+    for images, _ in args.folders:
+        folder = images.parent.parent
+        if (folder / NAME).is_file():
+            refuse_different(folder, read_manifest(folder), manifest, "the training data")
+
+
+def _named(section: DatasetConfig) -> str:
+    return ", ".join(str(images) for images, _ in section.dataset.args.folders)
 
 
 def _dataset(config: RunConfig, manifest: Manifest, which: str, world: World) -> TileDataset:
     section = getattr(config, which)
-    bad: list[str] = []
+    args, bad = section.dataset.args, set[Path]()
     if config.training_settings.skip_bad_tiles:
-        found = find_bad_tiles(section.dataset.args, manifest.taxonomy, manifest.bands) if world.is_main else []
-        bad = world.agree(found)
+        found = find_bad_tiles(args, manifest.taxonomy, manifest.bands) if world.is_main else set()
+        bad |= world.agree(found)
         log.info("%s: %d tiles cannot be read and are skipped", which, len(bad))
     fold = config.train_dataset.fold
     if fold is not None:
-        args = section.dataset.args
-        chosen = split_by_fold(Path(args.root_path_1).parent.parent, fold)[which == "val_dataset"]
-        bad = [*bad, *(path.name for path in Path(args.root_path_1).glob("*.tif") if path.name not in chosen)]
+        for folder in args.folders:
+            chosen = split_by_fold(folder[0].parent.parent, fold)[which == "val_dataset"]
+            bad |= {image for image, _ in find_pairs(*folder) if image.stem not in chosen}
     return TileDataset(
-        section.dataset.args,
+        args,
         manifest.taxonomy,
         manifest.bands,
         config.model.args.inp_size,

@@ -35,7 +35,7 @@ def run(
     schedule = (f"epoch_max={epochs}", f"epoch_val={max(1, epochs // 8)}", f"training_settings.seed={seed}")
     settings = [*SETTINGS, *schedule, *overrides]
     start = time.process_time()
-    train(load_config("tiny", settings, data=dataset), folder)
+    train(load_config("tiny", settings, data=[dataset]), folder)
     seconds = time.process_time() - start
     found = evaluate(folder / BEST, dataset)
     return found.metrics.accuracy or 0, found.metrics.mean_iou or 0, int((found.matrix.sum(axis=0) > 0).sum()), seconds

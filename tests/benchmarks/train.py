@@ -42,7 +42,7 @@ STEPS = 100
 
 def overhead(dataset: Path) -> None:
     """One step here against the same mathematics in a dozen lines of PyTorch, in pairs."""
-    config = load_config("tiny", ["model.args.loss=ce", "model.args.loss_weight=null"], data=dataset)
+    config = load_config("tiny", ["model.args.loss=ce", "model.args.loss_weight=null"], data=[dataset])
     manifest = describe(config.train_dataset.dataset.args)
     names = [band.name for band in manifest.bands]
     arch = architecture(config.model, num_bands=len(names), num_classes=len(manifest.taxonomy))
@@ -95,7 +95,7 @@ def run(dataset: Path, folder: Path, *overrides: str, processes: int = 1, batch:
     per_epoch = math.ceil(len(list((dataset / "images" / "train").iterdir())) / 8)
     epochs = math.ceil(STEPS / per_epoch)
     settings = [f"epoch_max={epochs}", f"epoch_val={epochs}", f"train_dataset.batch_size={batch}", *overrides]
-    train(load_config("tiny", settings, data=dataset), folder, cluster=Cluster(processes=processes, device="cpu"))
+    train(load_config("tiny", settings, data=[dataset]), folder, cluster=Cluster(processes=processes, device="cpu"))
     return read_history(folder / HISTORY)
 
 

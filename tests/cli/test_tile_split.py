@@ -1,4 +1,4 @@
-"""Which ground goes to which split: blocks with a buffer, scenes, dates, polygons, folds."""
+"""Which ground goes to which split, which tiles are chosen, and how that is shown."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import yaml
+from PIL import Image, ImageColor
 from rasterio.transform import from_origin
 from shapely.geometry import box
 
@@ -180,3 +181,63 @@ def test_folds_stand_in_the_index(cwsam: Any, inputs: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize("options", [("--overlap", 4), ("--split-by", "zones.gpkg")])
 def test_folds_exclude_overlap_and_polygons(refused: Any, inputs: Any, options: Any) -> None:
     refused(2, *inputs, "--folds", 4, *options, names="folds")
+
+
+def test_tiles_with_little_data_or_few_labels_are_left_out(cwsam: Any, make_raster: Any, tmp_path: Path) -> None:
+    image, codes = noise(64, 64), striped(64, 64)
+    image[:, :, :10] = 0  # 10 of the first 16 columns have no data
+    codes[:10] = 255
+    scene = make_raster("scene.tif", image, nodata=0, transform=from_origin(0, 0, PIXEL, PIXEL))
+    labels = make_raster("labels.tif", codes, nodata=255, transform=from_origin(0, 0, PIXEL, PIXEL))
+    common = ("tile", scene, "--labels", labels, "--size", 16, "--split", 1, 0, 0)
+    result = cwsam(*common, "-o", "chosen", "--min-valid", 0.5, "--min-labelled", 0.5)
+    index = tiles(tmp_path / "chosen")
+    assert set(zip(index.col_off, index.row_off, strict=True)) == {(c, r) for c in (16, 32, 48) for r in (16, 32, 48)}
+    assert "left out: 7 below --min-labelled" in result.stdout, "tiles without data have no labels there"
+    cwsam(*common, "-o", "all")
+    assert len(tiles(tmp_path / "all")) == 16
+    rules = [yaml.safe_load((tmp_path / name / "dataset.yaml").read_text("utf-8")) for name in ("chosen", "all")]
+    assert [rule["left_out"].get("below --min-labelled", 0) for rule in rules] == [7, 0]
+
+
+def test_a_limit_keeps_all_splits_and_says_what_is_left_out(cwsam: Any, inputs: Any, tmp_path: Path) -> None:
+    result = cwsam(*inputs, "--limit", 20)
+    index = tiles(tmp_path / "dataset")
+    assert len(index) == 20 and set(index.split) == set(SPLITS)
+    assert "beyond --limit" in result.stdout and "for the buffer" in result.stdout
+
+
+def test_a_preview_shows_tiles_of_each_split_and_the_classes(
+    cwsam: Any, refused: Any, inputs: Any, tmp_path: Path
+) -> None:
+    cwsam(*inputs, "--preview", "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert picture.width > 3 * 2 * 128 and picture.height > 6 * 128
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 24) or []}
+    classes = yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))["taxonomy"]["classes"]
+    assert {ImageColor.getrgb(entry["color"]) for entry in classes} <= colors
+    refused(2, *inputs[:-4], "-o", "other", "--size", 16, "--preview", "sheet.png", names="sheet.png")
+    refused(2, *inputs[:-4], "-o", "other", "--size", 16, "--preview", "sheet.jpg", names="sheet.jpg")
+
+
+def test_focus_adds_training_tiles_that_show_a_rare_class(cwsam: Any, make_raster: Any, tmp_path: Path) -> None:
+    codes = striped(200, 300)
+    codes[::50, ::50] = 4  # 24 pixels
+    scene, labels = make_raster("scene.tif", noise(200, 300)), make_raster("labels.tif", codes)
+    common = ("tile", scene, "--labels", labels, "--size", 16)
+    cwsam(*common, "-o", "plain")
+    cwsam(*common, "-o", "focused", "--focus", "class 4=12", "--focus", "2=5")
+    plain, focused = tiles(tmp_path / "plain"), tiles(tmp_path / "focused")
+    added = focused[~focused.tile.isin(plain.tile)]
+    assert set(plain.tile) <= set(focused.tile) and 10 <= len(added) <= 17
+    assert set(added.split) == {"train"} and (added.labelled == 1).all()
+    assert (added.share_4 > 0).sum() >= 8
+    assert gap(focused) >= 16
+    described = [yaml.safe_load((tmp_path / name / "dataset.yaml").read_text("utf-8")) for name in ("plain", "focused")]
+    assert described[0]["bands"] == described[1]["bands"], "no pixel enters the statistics twice"
+    assert described[0]["pixels"] == described[1]["pixels"]
+
+
+@pytest.mark.parametrize("options", [("--focus", "ice=5"), ("--focus", "ice"), ("--focus", "1=5", "--folds", 3)])
+def test_focus_needs_a_class_and_a_number(refused: Any, inputs: Any, options: Any) -> None:
+    refused(2, *inputs, *options, names="--focus")

@@ -1,5 +1,6 @@
 """Ranges of fields whose correlation is known."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,5 @@ def test_a_class_that_fills_half_of_the_map_does_not_reach_its_sill_early() -> N
 
 
 def test_tiles_without_a_position_have_no_variogram() -> None:
-    import dataclasses
-
     assert estimate([dataclasses.replace(tile, grid=None) for tile in tiles_of(squares(32))]) is None
     assert estimate([]) is None

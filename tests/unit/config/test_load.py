@@ -1,7 +1,7 @@
 """YAML becomes the schema, and what is wrong is named by key and file."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ DATASETS = ("train_dataset", "val_dataset", "test_dataset")
 def load(tmp_path: Path) -> Load:
     """Load a configuration given as text."""
 
-    def load(text: str, *overrides: str, data: Path | None = None) -> RunConfig:
+    def load(text: str, *overrides: str, data: Sequence[Path] = ()) -> RunConfig:
         path = tmp_path / "run.yaml"
         path.write_text(text, encoding="utf-8")
         return load_config(str(path), overrides, data=data)
@@ -348,7 +348,7 @@ def test_set_goes_through_the_same_validation(load: Load, override: str, told: s
 
 def test_data_points_all_three_datasets_at_its_splits(load: Load, tmp_path: Path) -> None:
     text = "train_dataset: {dataset: {args: {root_path_1: a, classes: [水体], palette: [[0, 0, 1]], ignore_bg: true}}}"
-    config = load(text, data=tmp_path)
+    config = load(text, data=[tmp_path])
     for name, split in zip(DATASETS, ("train", "val", "test"), strict=True):
         args = getattr(config, name).dataset.args
         assert (args.root_path_1, args.root_path_2) == (
@@ -357,6 +357,12 @@ def test_data_points_all_three_datasets_at_its_splits(load: Load, tmp_path: Path
         )
         assert (args.classes, args.palette) == (None, [])
     assert config.train_dataset.dataset.args.ignore_bg is True
+
+
+def test_several_datasets_become_lists_of_folders(load: Load, tmp_path: Path) -> None:
+    args = load("epoch_max: 1", data=[tmp_path / "a", tmp_path / "b"]).val_dataset.dataset.args
+    expected = [(tmp_path / name / "images" / "val", tmp_path / name / "labels" / "val") for name in "ab"]
+    assert args.folders == expected and args.root_path_1 == [str(images) for images, _ in expected]
 
 
 @pytest.mark.parametrize(("value", "precision"), [("true", "bf16"), ("false", "fp32"), ("null", "fp32")])

@@ -3,12 +3,14 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.dataset.loader import BatchShare
@@ -325,3 +327,93 @@ def test_tiles_without_description_and_class_table_are_refused(make_tiles: MakeT
     with pytest.raises(ConfigError, match="classes") as caught:
         describe(make_tiles((8, 8)))
     assert caught.value.exit_code == 3
+
+
+# --- several folders, and pictures without a position ---
+
+
+def dataset_of(folder: Path, make_raster: MakeRaster, values: NDArray[np.uint8], **changes: Any) -> Path:
+    """A dataset of one training tile, described as `cwsam tile` does."""
+    name = folder.name
+    make_raster(f"{name}/images/train/tile.tif", values)
+    make_raster(f"{name}/labels/train/tile.tif", np.full(values.shape[1:], 3, np.uint8))
+    bands = tuple(
+        Band(name=f"b{i}", mean=float(band.mean()), std=float(band.std()) or 1.0) for i, band in enumerate(values)
+    )
+    described = Manifest(
+        taxonomy=changes.get("taxonomy", TAXONOMY),
+        bands=changes.get("bands", bands),
+        dtype="uint8",
+        gsd_m=30,
+        tiles={"train": 1},
+        pixels={"train": [0, 0, values[0].size]},
+    )
+    write_manifest(folder, described)
+    return folder
+
+
+def folders(*roots: Path) -> FolderArgs:
+    return FolderArgs(
+        root_path_1=[str(root / "images" / "train") for root in roots],
+        root_path_2=[str(root / "labels" / "train") for root in roots],
+    )
+
+
+def test_statistics_of_several_folders_are_those_of_all_their_pixels(make_raster: MakeRaster, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = [
+        rng.integers(low, high, (2, side, side)).astype(np.uint8) for low, high, side in ((1, 50, 8), (90, 250, 20))
+    ]
+    roots = [dataset_of(tmp_path / name, make_raster, own) for name, own in zip("ab", values, strict=True)]
+    bands = describe(folders(*roots)).bands
+    pixels = np.concatenate([own.reshape(2, -1) for own in values], axis=1).astype(float)
+    assert [band.mean for band in bands] == pytest.approx(pixels.mean(axis=1))
+    assert [band.std for band in bands] == pytest.approx(pixels.std(axis=1))
+    tiles = TileDataset(folders(*roots), TAXONOMY, bands, 8, train=True)
+    assert [pair[0].parents[2].name for pair in tiles.pairs] == ["a", "b"], "tiles of one name stay apart"
+    left = TileDataset(folders(*roots), TAXONOMY, bands, 8, train=True, without={tiles.pairs[1][0]})
+    assert left.pairs == tiles.pairs[:1]
+
+
+def test_folders_that_differ_in_classes_or_bands_are_refused(make_raster: MakeRaster, tmp_path: Path) -> None:
+    values = np.ones((2, 8, 8), np.uint8)
+    first = dataset_of(tmp_path / "a", make_raster, values)
+    other = dataset_of(tmp_path / "b", make_raster, values, taxonomy=from_names(["one", "two"]))
+    with pytest.raises(ConfigError, match="other classes") as caught:
+        describe(folders(first, other))
+    assert str(other) in str(caught.value) and caught.value.hint
+    swapped = dataset_of(tmp_path / "c", make_raster, values, bands=PLAIN[:2])
+    with pytest.raises(ConfigError, match="other bands"):
+        describe(folders(first, swapped))
+
+
+def test_as_many_folders_of_labels_as_of_images_are_needed() -> None:
+    with pytest.raises(ValueError, match="number of folders"):
+        FolderArgs(root_path_1=["a", "b"], root_path_2="c")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_pictures_without_a_position_are_samples(tmp_path: Path, suffix: str) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    image, choice = random_tile(0, 16, 16)
+    codes = CODES[choice]
+    Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / "images" / f"a{suffix}")
+    Image.fromarray(codes).save(tmp_path / "labels" / "a.png")
+    args = FolderArgs(
+        root_path_1=str(tmp_path / "images"), root_path_2=str(tmp_path / "labels"), classes=["a", "b", "c", "d"]
+    )
+    manifest = describe(args)
+    assert len(manifest.bands) == 3 and manifest.dtype == "uint8" and manifest.gsd_m is None
+    (picture, index) = TileDataset(args, TAXONOMY, manifest.bands, 16)[0]
+    assert picture.shape == (3, 16, 16)
+    assert index.numpy().tolist() == INDEX[choice].tolist()
+
+
+def test_labels_in_colours_are_refused(tmp_path: Path) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(np.ones((8, 8, 3), np.uint8)).save(tmp_path / kind / "a.png")
+    args = FolderArgs(root_path_1=str(tmp_path / "images"), root_path_2=str(tmp_path / "labels"))
+    with pytest.raises(DataError, match=r"a\.png` has 3 bands"):
+        TileDataset(args, TAXONOMY, PLAIN, 8)[0]

@@ -121,7 +121,7 @@ def test_background_is_ignored_in_both_datasets_or_in_neither(config: Callable[.
 def test_a_fold_of_the_training_tiles_is_validation(
     config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = {"0.tif"}, {"1.tif", "2.tif"}
+    names = {"0"}, {"1", "2"}
     monkeypatch.setattr(
         training_data, "split_by_fold", lambda root, fold: names if (root, fold) == (tmp_path, 3) else None
     )

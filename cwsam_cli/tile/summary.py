@@ -1,0 +1,28 @@
+"""Summarise a dataset for people: tiles, ground, classes by split, and what was left out."""
+
+from cwsam_cli.config.sizes import area_text
+from cwsam_cli.dataset.manifest import Manifest
+
+
+def summary_text(manifest: Manifest) -> str:
+    """Return a table of the splits and their classes, and the tiles that were left out by reason."""
+    splits = [split for split, count in manifest.tiles.items() if count]
+    rows = [["", *splits], ["tiles", *(f"{manifest.tiles[split]:,}" for split in splits)]]
+    totals = {split: sum(manifest.pixels[split]) for split in splits}
+    if manifest.gsd_m is not None:
+        rows.append(["labelled ground", *(area_text(totals[split] * manifest.gsd_m**2) for split in splits)])
+    else:
+        rows.append(["labelled pixels", *(f"{totals[split]:,}" for split in splits)])
+    for index, entry in enumerate(manifest.taxonomy.classes):
+        shares = [manifest.pixels[split][index] / totals[split] if totals[split] else 0.0 for split in splits]
+        rows.append([entry.name, *(f"{share:.1%}" if share else "none" for share in shares)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(splits) + 1)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in manifest.left_out.items() if count)
+    return "\n".join([*lines, *([f"left out: {left_out}"] if left_out else [])])
