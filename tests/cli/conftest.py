@@ -168,7 +168,7 @@ def odd_classes(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Run:
     codes[codes == 2] = 200
     labels = write(folder / "labels.tif", codes, nodata=255)
     table = ("--classes", folder / "classes.yaml")
-    succeed("tile", run.scene, "--labels", labels, *table, "-o", folder / "dataset", "--size", 32)
+    succeed("tile", run.scene, "--labels", labels, *table, "-o", folder / "dataset", "--size", 32, "--buffer", 0)
     learn = ("--set", "epoch_max=12", "--set", "epoch_val=12", "--set", "optimizer.args.lr=3e-3")
     succeed("train", *SMALL, *learn, "--data", folder / "dataset", "-o", folder / "save")
     return Run(run.scene, labels, folder / "dataset", folder / "save", folder / "save" / "model_epoch_best.pth")
