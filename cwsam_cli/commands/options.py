@@ -108,6 +108,26 @@ def parse_key_values(pairs: list[str] | None) -> dict[str, str]:
     return {pair.partition("=")[0].lower(): pair.partition("=")[2] for pair in pairs or []}
 
 
+def parse_pairs(pairs: list[str] | None, option: str, example: str) -> list[tuple[str, Path]]:
+    """Read `NAME=PATH` texts.
+
+    Args:
+        pairs: the texts.
+        option: the option's name, for the message.
+        example: a valid text, for the message.
+
+    Raises:
+        UsageError: a text has no `=`, or nothing beside it.
+    """
+    from cwsam_cli.errors import UsageError
+
+    read = [pair.partition("=") for pair in pairs or []]
+    for pair, (name, _, path) in zip(pairs or [], read, strict=True):
+        if not name or not path:
+            raise UsageError(f"{option} `{pair}` is not of the form NAME=PATH", hint=f"for example: {option} {example}")
+    return [(name, Path(path)) for name, _, path in read]
+
+
 def parse_memory_size(text: str, option: str, *, prefixes: str = "kmgt") -> int:
     """Read `4GB`, `500MB` or `2GiB` as bytes; a bare number is refused.
 

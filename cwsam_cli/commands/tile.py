@@ -14,6 +14,7 @@ from cwsam_cli.commands.options import (
     Unscale,
     command_line,
     parse_names,
+    parse_pairs,
     print_result,
 )
 from cwsam_cli.tile.request import TileFormat, TileRequest
@@ -21,15 +22,19 @@ from cwsam_cli.tile.request import TileFormat, TileRequest
 
 def tile(
     scenes: Scenes,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The dataset's folder.")],
     labels: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--labels",
-            help="Class raster in any CRS and resolution, vector file (file.gpkg:layer names a layer), or a folder of "
-            "rasters.",
+            help="Class raster in any CRS and resolution, vector file (file.gpkg:layer names a layer), folder of "
+            "rasters (by the scenes' names, or else by their ground), or pattern: labels/{stem}_lc.tif.",
         ),
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The dataset's folder.")],
+    ] = None,
+    labels_for: Annotated[
+        list[str] | None,
+        typer.Option("--labels-for", metavar="SCENE=LABELS", help="Labels of one scene; repeatable."),
+    ] = None,
     stack: Stack = None,
     crs: Annotated[str, typer.Option("--crs", help="Bring scenes to this CRS, such as EPSG:32632.")] = "",
     res: Annotated[
@@ -168,6 +173,7 @@ def tile(
             )
         ),
         labels=labels,
+        labels_for=tuple(parse_pairs(labels_for, "--labels-for", "scene.tif=labels.tif")),
         output=output,
         bands=parse_names(bands),
         size=size or _input_size(config),

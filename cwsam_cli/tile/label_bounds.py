@@ -1,16 +1,19 @@
-"""Where a scene lies in the CRS of a vector layer, so that only the features near it are read."""
+"""Where a scene lies in the CRS of its labels, so that only labels near it are read."""
 
 from collections.abc import Iterator
 from math import cos, radians
+from pathlib import Path
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
+from rasterio.windows import Window
 
 from cwsam_cli.raster.globe import globe_width, unwrap
 from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.scene import open_raster
 
 Bounds = tuple[float, float, float, float]
 
@@ -63,6 +66,16 @@ def bounds_near(grid: Grid, wkt: str, buffer_m: float) -> Iterator[Bounds | None
         return
     for turn in (0.0,) if width is None else (0.0, width, -width):
         yield float(west - across + turn), float(south - up), float(east + across + turn), float(north + up)
+
+
+def raster_place(path: Path) -> tuple[Bounds, str] | None:
+    """Return the bounds of a raster with its CRS as WKT; None without a CRS."""
+    with open_raster(path) as dataset:
+        grid = Grid.of(dataset)
+    if grid.crs is None:
+        return None
+    x, y = zip(*grid.corners(Window(0, 0, grid.width, grid.height)), strict=True)
+    return (min(x), min(y), max(x), max(y)), grid.crs.to_wkt()
 
 
 def center(grid: Grid) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Find the label file of each scene, and the class table of all."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,26 +14,30 @@ from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.scene import open_raster
-from cwsam_cli.raster.sources import file_name
 from cwsam_cli.raster.style import has_wide_values, read_label_table
 from cwsam_cli.taxonomy import LabelTable
+from cwsam_cli.tile.label_pairs import Footprints, is_raster, pair_labels
 from cwsam_cli.tile.label_raster import open_raster_labels
 from cwsam_cli.tile.label_vector import VectorSource, field_codes, field_table
-from cwsam_cli.tile.labels import Labels
+from cwsam_cli.tile.labels import JoinedLabels, Labels
 from cwsam_cli.tile.request import TileRequest
 
+_RASTERS = {".tif", ".tiff", ".vrt", ".img", ".jp2", ".png"}
 _KINDS = "labels can be a GeoTIFF or a GeoPackage, for example"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RasterSource:
-    """A label raster."""
+    """Label rasters. Where several overlap, the first that has a label counts."""
 
-    path: Path
+    paths: tuple[Path, ...]
 
-    def opened(self, grid: Grid, scene: Path | str, table: LabelTable | None) -> AbstractContextManager[Labels]:
-        """Open the raster on a scene's grid; see `open_raster_labels`."""
-        return open_raster_labels(self.path, grid, scene, table)
+    @contextmanager
+    def opened(self, grid: Grid, scene: Path | str, table: LabelTable | None) -> Iterator[Labels]:
+        """Open the rasters on a scene's grid; see `open_raster_labels`."""
+        with ExitStack() as stack:
+            parts = [stack.enter_context(open_raster_labels(path, grid, scene, table)) for path in self.paths]
+            yield parts[0] if len(parts) == 1 else JoinedLabels(tuple(parts))
 
 
 LabelSource = RasterSource | VectorSource
@@ -42,9 +47,10 @@ LabelSource = RasterSource | VectorSource
 class LabelFiles:
     """The labels of a dataset."""
 
-    shared: LabelSource | None
-    """The labels of all scenes; None if each scene has its own in `folder`."""
-    folder: Path
+    named: dict[str, LabelSource]
+    """Labels by scene."""
+    folder: "Footprints | None"
+    """Label rasters that belong to the scenes whose ground they show; for scenes that are not in `named`."""
     table: LabelTable | None
     """The class table; None if only the pixels of the labels can tell it."""
 
@@ -58,7 +64,10 @@ class LabelFiles:
         Raises:
             DataError: there are none, or they cannot be brought onto the grid.
         """
-        source = self.shared or RasterSource(path=self.folder / file_name(scene))
+        source = self.named.get(scene)
+        if source is None:
+            assert self.folder is not None
+            source = RasterSource(paths=self.folder.on(scene, grid))
         if isinstance(source, RasterSource):
             with source.opened(grid, scene, self.table):
                 pass  # the labels can be brought onto the scene's grid
@@ -70,20 +79,37 @@ def find_labels(request: TileRequest) -> LabelFiles:
 
     Raises:
         DataError: the labels cannot be used.
-        UsageError: an option for vector labels is missing, or is given for a raster.
+        UsageError: an option for vector labels is missing, or is given for rasters.
     """
     table = _read_table(request.classes) if request.classes else None
-    if request.labels.is_dir():
+    paths = pair_labels(request)
+    sources = {path: _source(path, request) for path in dict.fromkeys(paths.values())}
+    vectors = [source for source in sources.values() if isinstance(source, VectorSource)]
+    if not vectors:
         _refuse_vector_options(request)
-        return LabelFiles(None, request.labels, table)
-    path, layer = _layer_of(request.labels)
-    if layer is None and not is_vector(path):
-        _refuse_vector_options(request)
-        return LabelFiles(RasterSource(path=path), path, table or _wide_table(path))
-    source = _vector_source(path, layer, request)
-    table = table or field_table(source)
-    source = replace(source, priority=_priority(request.priority, table))
-    return LabelFiles(source, path, table)
+    if table is None and vectors:
+        table = field_table(vectors)
+    if table is not None:
+        wanted = _priority(request.priority, table)
+        sources |= {
+            path: replace(source, priority=wanted)
+            for path, source in sources.items()
+            if isinstance(source, VectorSource)
+        }
+    elif len(sources) == 1:
+        table = _wide_table(next(iter(sources)))
+    named = {scene: sources[path] for scene, path in paths.items()}
+    left = [scene for scene in request.scenes if scene not in named]
+    return LabelFiles(named, Footprints.of(request.labels) if left and request.labels else None, table)
+
+
+def _source(path: Path, request: TileRequest) -> LabelSource:
+    file, layer = _layer_of(path)
+    if file.suffix.lower() in _RASTERS and file.exists():
+        return RasterSource(paths=(file,))  # it is opened later, once for each of thousands of scenes
+    if layer is None and not is_vector(file):
+        return RasterSource(paths=(file,))
+    return _vector_source(file, layer, request)
 
 
 def _read_table(classes: str) -> LabelTable:
@@ -127,7 +153,7 @@ def _refuse_vector_options(request: TileRequest) -> None:
     }
     named = next((option for option, value in given.items() if value), None)
     if named is not None:
-        raise UsageError(f"{named} is for vector labels, but `{request.labels}` is a raster", hint="leave it out")
+        raise UsageError(f"{named} is for vector labels, but the labels are rasters", hint="leave it out")
 
 
 def _layer_of(labels: Path) -> tuple[Path, str | None]:
@@ -146,11 +172,8 @@ def is_vector(path: Path) -> bool:
     """
     if not path.exists():
         raise DataError(f"there are no labels at `{path}`", hint="check the path")
-    try:
-        with rasterio.open(path):
-            return False
-    except rasterio.errors.RasterioIOError:
-        pass
+    if is_raster(path):
+        return False
     try:
         return len(pyogrio.list_layers(path)) > 0
     except Exception:

@@ -23,7 +23,7 @@ from cwsam_cli.console import ONCE, ONCE_A_KIND, log
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.globe import views_on
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.place import missing_crs
+from cwsam_cli.raster.place import has_position, missing_crs
 from cwsam_cli.raster.scene import open_raster, read_image, reading, warn_of_pages
 from cwsam_cli.taxonomy import IGNORE, LabelTable
 from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Codes, Conflicts, Value
@@ -166,16 +166,14 @@ def open_raster_labels(
             grid.transform, 1e-6 * abs(grid.transform.a)
         )
         if own.crs is None or grid.crs is None:
-            if not same_pixels:
+            same_size = (own.width, own.height) == (grid.width, grid.height)
+            if not same_pixels and not (same_size and own.crs is None and not has_position(own)):
                 both: tuple[tuple[Path | str, Grid], ...] = ((scene, grid), (path, own))
                 lacking = both[0] if grid.crs is None else both[1]
                 raise missing_crs(*lacking, "so labels and scene cannot be combined", both)
             if own.crs is None and grid.crs is not None:
-                log.warning(
-                    "`%s` has no CRS; its pixels coincide with the scene's, so the scene's CRS is used",
-                    path,
-                    extra=ONCE_A_KIND,
-                )
+                why = "its pixels coincide with the scene's" if same_pixels else "it has as many pixels as the scene"
+                log.warning("`%s` has no CRS; %s, so it gets the scene's place", path, why, extra=ONCE_A_KIND)
             yield RasterLabels(path, (dataset,), codes, bands)
             return
         if own.crs == grid.crs and same_pixels:

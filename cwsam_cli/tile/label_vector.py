@@ -4,7 +4,7 @@ A pixel belongs to the polygon that contains its centre.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
@@ -58,6 +58,11 @@ class VectorSource:
     """Whether polygons also label pixels that they touch, if no polygon contains the pixel's centre."""
     buffer_m: float = 0.0
     """Points and lines become areas with this radius, in metres on the ground."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files of the labels."""
+        return (self.path,)
 
     @contextmanager
     def opened(self, grid: Grid, scene: Path | str, table: LabelTable | None) -> "Iterator[Labels]":
@@ -331,13 +336,14 @@ def _not_finite(frame: geopandas.GeoDataFrame) -> str:
     return ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
 
 
-def field_table(source: VectorSource) -> LabelTable:
-    """Make a class table of the values in a layer's class field.
+def field_table(sources: Sequence[VectorSource]) -> LabelTable:
+    """Make a class table of the values in the class field of one or more layers.
 
     Raises:
         DataError: the field holds no class codes and no names.
     """
-    path, field, found = source.path, source.class_field, source.values()
+    path, field = sources[0].path, sources[0].class_field
+    found = set[Value]().union(*(source.values() for source in sources))
     if found and all(isinstance(value, str) and value.isdecimal() for value in found):
         found = {int(value) for value in found}
     values = sorted(found, key=str)

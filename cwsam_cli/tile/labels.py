@@ -1,6 +1,7 @@
 """What labels of any kind are on a scene's pixel grid: class codes, and the values that no class has."""
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -29,3 +30,27 @@ class Labels(Protocol):
 
     def conflicts(self, window: Window) -> Conflicts:
         """Count the pixels of a window that features of different classes contain, by the ids of those features."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedLabels:
+    """Labels from several files. Where they overlap, the first that has a label counts."""
+
+    parts: tuple[Labels, ...]
+
+    def read(self, window: Window) -> Codes:
+        """See `Labels`."""
+        codes = self.parts[0].read(window)
+        for part in self.parts[1:]:
+            missing = codes == NO_LABEL
+            if missing.any():
+                codes[missing] = part.read(window)[missing]
+        return codes
+
+    def unexpected(self, window: Window) -> Counter[Value]:
+        """See `Labels`."""
+        return sum((part.unexpected(window) for part in self.parts), Counter[Value]())
+
+    def conflicts(self, window: Window) -> Conflicts:
+        """See `Labels`."""
+        return sum((part.conflicts(window) for part in self.parts), Conflicts())

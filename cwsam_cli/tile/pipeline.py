@@ -121,11 +121,11 @@ def _write(plan: TilePlan, inputs: Inputs) -> Manifest:
 
 def _key(plan: TilePlan, inputs: Inputs) -> dict[str, str]:
     """Return everything that the tiles' bytes depend on, by names for people."""
-    labels = {scene.labels.path for scene in plan.scenes}
+    labels = {path for scene in plan.scenes for path in scene.labels.paths}
     parts = {
         "scenes": [(scene.fingerprint, scene.chosen_bands) for scene in plan.scenes],
         "labels": [fingerprint_of_file(path) for path in sorted(labels)],
-        "options of labels": [asdict(scene.labels) for scene in plan.scenes[:1]],
+        "options of labels": [asdict(scene.labels) for scene in plan.scenes],
         "class table": [asdict(plan.taxonomy), inputs.table and asdict(inputs.table)],
         "tiles": [plan.format, plan.size, *map(asdict, plan.tiles)],
     }

@@ -140,7 +140,7 @@ def _count_classes(inputs: Inputs, blocks: list[list[Block]], request: TileReque
     if not any(found.values()):
         others = f", nor of {len(inputs.scenes) - 1} more scenes" if len(inputs.scenes) > 1 else ""
         raise DataError(
-            f"no valid pixel of `{inputs.scenes[0].path}` is labelled by `{request.labels}`{others}",
+            f"no valid pixel of `{inputs.scenes[0].path}` is labelled by `{request.label_files}`{others}",
             hint="check with gdalinfo -stats that labels and scene cover the same ground, and that the scene has data",
         )
     return found
@@ -158,7 +158,7 @@ def _refuse_conflicts(conflicts: Conflicts, inputs: Inputs, request: TileRequest
     elif inputs.table is not None and write_overlaps(inputs.scenes, inputs.table, path, overwrite=request.overwrite):
         hint = f"open `{path}`, which holds all overlaps; {cut}"
     raise DataError(
-        f"`{request.labels}`: features of different classes overlap: {shown}"
+        f"`{request.label_files}`: features of different classes overlap: {shown}"
         + (f", and {len(conflicts) - len(worst)} more" if len(conflicts) > len(worst) else ""),
         hint=hint,
     )
@@ -168,5 +168,5 @@ def _raster_taxonomy(scenes: Sequence[LabelledScene], found: Histograms) -> Taxo
     present = sorted(set().union(*found.values()))
     source = scenes[0].labels
     assert isinstance(source, RasterSource)
-    with open_raster(source.path) as dataset:
+    with open_raster(source.paths[0]) as dataset:
         return read_taxonomy(dataset, present)

@@ -25,10 +25,12 @@ class TileRequest:
 
     scenes: tuple[str, ...]
     """Images with the same bands and dtype: paths, URLs or GDAL's virtual paths."""
-    labels: Path
-    """A class raster, a vector file, or a folder of class rasters with the names of the scenes."""
+    labels: Path | None
+    """A class raster, a vector file, a folder of class rasters, or a pattern with `{stem}` or `{name}` of the scene."""
     output: Path
     """The dataset's folder."""
+    labels_for: tuple[tuple[str, Path], ...] = ()
+    """Labels of single scenes, each after the scene's path, name or stem."""
     bands: tuple[str, ...] = ()
     """Names or numbers of the scenes' bands in the order of the tiles' bands; empty takes all."""
     size: int = 512
@@ -71,7 +73,14 @@ class TileRequest:
     command: str = ""
     """The command line, for the record in `dataset.yaml`."""
 
+    @property
+    def label_files(self) -> Path:
+        """The labels, for messages."""
+        return self.labels or self.labels_for[0][1]
+
     def __post_init__(self) -> None:
+        if self.labels is None and not self.labels_for:
+            raise UsageError("no labels are given", hint="name a file or folder: --labels")
         if not 0 <= self.overlap < self.size:
             raise UsageError(
                 f"an overlap of {self.overlap} pixels does not fit tiles of {self.size} pixels",
@@ -93,7 +102,8 @@ class TileRequest:
                 hint="--folds 5 --split-by block",
             )
         refuse_repeated(self.scenes)
-        inputs = [self.labels, *(Path(scene) for scene in self.scenes if is_plain_file(scene))]
+        inputs = [Path(scene) for scene in self.scenes if is_plain_file(scene)]
+        inputs += filter(None, (self.labels, *(path for _, path in self.labels_for)))
         refuse_input(self.output, *inputs)
         if self.overlaps_to is not None:
             refuse_input(self.overlaps_to, *inputs)

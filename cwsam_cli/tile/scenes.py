@@ -22,6 +22,7 @@ from cwsam_cli.raster.scene import Scene, open_scene
 from cwsam_cli.raster.sources import scene_names
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.label_files import LabelFiles, LabelSource, find_labels
+from cwsam_cli.tile.label_place import refuse_far_labels
 from cwsam_cli.tile.labels import NO_LABEL, Codes, Labels
 from cwsam_cli.tile.request import TileRequest
 
@@ -207,6 +208,7 @@ def inspect_inputs(request: TileRequest) -> Inputs:
                 hint="put scenes with the same bands and dtype into one dataset",
             )
         scenes.append(scene)
+    refuse_far_labels((str(scene.path), scene.grid, scene.labels) for scene in scenes)
     unplaced = [scene.path for scene in scenes if scene.crs is None]
     if unplaced:
         log.warning("%d scene(s) have no CRS, such as `%s`: their tiles have none either", len(unplaced), unplaced[0])

@@ -23,7 +23,7 @@ def refuse_unexpected(found: Counter[Value], table: LabelTable | None, request: 
     more = f", and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
     shown = ", ".join(f"{value} ({found[value]:,} pixels)" for value in values)
     lines = ", ".join(map(_yaml, values)) + (", ..." if more else "")
-    place = f"`{request.labels}`" + (f": field `{request.class_field}`" if request.class_field else "")
+    place = f"`{request.label_files}`" + (f": field `{request.class_field}`" if request.class_field else "")
     used = set(table.taxonomy.codes) if table else set()
     code = next((code for code in range(1, IGNORE) if code not in used), 0)
     entry = (

@@ -920,3 +920,76 @@ def test_colors_are_labels_through_the_table(cwsam: Cwsam, refused: Any, make_ra
     (tmp_path / "nlcd.yaml").write_text(NLCD + line)
     cwsam(*common, "--overwrite")
     assert (mosaic(tmp_path / "dataset", 64, 64) == 255).sum() == 2
+
+
+# Which labels belong to which scene
+
+
+@pytest.fixture
+def row_of_scenes(make_raster: Any, tmp_path: Path) -> Any:
+    """Two scenes side by side, and their codes."""
+    codes = striped(32, 64)
+    for number, name in enumerate(("a", "b")):
+        place = from_origin(WEST + 32 * PIXEL * number, NORTH, PIXEL, PIXEL)
+        make_raster(f"scenes/{name}.tif", noise(3, 32, 32), transform=place)
+    return sorted((tmp_path / "scenes").glob("*.tif")), codes
+
+
+def check_row(dataset: Path, codes: Any) -> None:
+    found = tiles(dataset)
+    assert len(found) == 2
+    for tile in found.itertuples():
+        start = 32 if Path(tile.scene).stem == "b" else 0
+        assert (read(dataset / "labels" / tile.split / f"{tile.tile}.tif")[0] == codes[:, start : start + 32]).all()
+
+
+def test_scenes_get_the_labels_in_a_folder_that_show_their_ground(
+    cwsam: Cwsam, make_raster: Any, row_of_scenes: Any, tmp_path: Path
+) -> None:
+    scenes, codes = row_of_scenes
+    for name, start, stop in (("west", 0, 20), ("middle", 20, 44), ("east", 44, 64)):
+        place = from_origin(WEST + start * PIXEL, NORTH, PIXEL, PIXEL)
+        make_raster(f"lc/{name}.tif", codes[:, start:stop], transform=place)
+    cwsam("tile", *scenes, "--labels", "lc", "-o", "dataset", "--size", 32)
+    check_row(tmp_path / "dataset", codes)
+
+
+def test_labels_are_found_by_a_pattern_and_named_for_a_scene(
+    cwsam: Cwsam, refused: Any, make_raster: Any, row_of_scenes: Any, tmp_path: Path
+) -> None:
+    scenes, codes = row_of_scenes
+    make_raster("lc/a_lc.tif", codes[:, :32])
+    frame = gpd.GeoDataFrame(
+        {"kind": [1, 2, 3] * 3},
+        geometry=[pixels(col, 0, col + 8, 32) for col in range(0, 72, 8)],
+        crs="EPSG:32617",
+    )
+    frame.to_file(tmp_path / "fields.gpkg")
+    common = ("tile", *scenes, "-o", "dataset", "--size", 32)
+    assert "lc/b_lc.tif" in refused(4, *common, "--labels", "lc/{stem}_lc.tif", names="no labels at")
+    field = ("--class-field", "kind", "--labels-for", "b=fields.gpkg")
+    cwsam(*common, "--labels", "lc/{stem}_lc.tif", *field)
+    check_row(tmp_path / "dataset", codes)
+    cwsam(*common, "--overwrite", "--labels-for", "a.tif=lc/a_lc.tif", *field)
+    check_row(tmp_path / "dataset", codes)
+    refused(2, *common, "--overwrite", "--labels-for", "a.tif", names="--labels-for `a.tif`")
+
+
+def test_labels_without_a_place_are_those_of_a_scene_of_their_size(
+    cwsam: Cwsam, make_raster: Any, tmp_path: Path
+) -> None:
+    scene = make_raster("scene.tif", noise(3, 64, 64))
+    with rasterio.open(
+        tmp_path / "labels.png", "w", driver="PNG", width=64, height=64, count=1, dtype="uint8"
+    ) as target:
+        target.write(striped(64, 64), 1)
+    result = cwsam("tile", scene, "--labels", "labels.png", "-o", "dataset", "--size", 64)
+    assert "labels.png` has no CRS; it has as many pixels as the scene" in result.stderr
+    assert (mosaic(tmp_path / "dataset", 64, 64) == striped(64, 64)).all()
+
+
+def test_labels_beside_the_scene_are_told_with_the_offset(refused: Any, make_raster: Any) -> None:
+    scene = make_raster("scene.tif", noise(3, 64, 64))
+    labels = make_raster("labels.tif", striped(64, 64), crs="EPSG:32618")
+    error = refused(4, "tile", scene, "--labels", labels, "-o", "dataset", names="km to the east of the scene's")
+    assert "EPSG:32617" in error

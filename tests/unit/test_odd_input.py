@@ -133,7 +133,7 @@ def source(path: Path) -> VectorSource:
 
 def test_polygons_whose_classes_differ_in_capitals_only_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"`Forest` and `forest` differ") as caught:
-        field_table(source(layer(tmp_path, ["forest", "Forest"])))
+        field_table([source(layer(tmp_path, ["forest", "Forest"]))])
     assert "--classes" in caught.value.hint
 
 
@@ -180,7 +180,7 @@ def test_a_class_table_in_a_tag_that_cannot_be_read_is_refused(make_raster: Make
 
 def test_classes_with_digits_for_names_are_not_mixed_up(tmp_path: Path) -> None:
     own = source(layer(tmp_path, ["1", "10", "2"]))
-    table = field_table(own)
+    table = field_table([own])
     frame, taxonomy = own.near(GRID, table), table.taxonomy
     place = {
         int(shape.bounds[0] - 600_000) // 90: code for shape, code in zip(frame.geometry, frame["code"], strict=True)
@@ -192,7 +192,7 @@ def test_classes_with_digits_for_names_are_not_mixed_up(tmp_path: Path) -> None:
 
 def test_polygons_with_an_empty_name_are_left_out(tmp_path: Path) -> None:
     own = source(layer(tmp_path, ["forest", ""]))
-    table = field_table(own)
+    table = field_table([own])
     assert table.taxonomy.names == ["forest"] and len(own.near(GRID, table)) == 1
 
 

@@ -51,7 +51,7 @@ def source(path: Path, **options: Any) -> VectorSource:
 
 def laid(path: Path, table: LabelTable | None = None, grid: Grid = GRID, **options: Any) -> VectorLabels:
     own = source(path, **options)
-    with own.opened(grid, SCENE, table or field_table(own)) as labels:
+    with own.opened(grid, SCENE, table or field_table([own])) as labels:
         assert isinstance(labels, VectorLabels)
         return labels
 
@@ -215,7 +215,7 @@ def test_values_without_a_class_are_counted_in_pixels(tmp_path: Path) -> None:
 
 def test_without_a_table_names_make_one(tmp_path: Path) -> None:
     path = layer(tmp_path, [("水体", square(0, 0, 2, 2)), ("林地", square(4, 4, 2, 2)), ("水体", square(8, 8, 2, 2))])
-    taxonomy = field_table(source(path)).taxonomy
+    taxonomy = field_table([source(path)]).taxonomy
     assert sorted(taxonomy.names) == sorted(["林地", "水体"])
     assert sorted(taxonomy.codes) == [1, 2]
     burnt = laid(path).read(WHOLE)
@@ -225,7 +225,7 @@ def test_without_a_table_names_make_one(tmp_path: Path) -> None:
 
 def test_without_a_table_codes_keep_their_value(tmp_path: Path) -> None:
     path = layer(tmp_path, [(30, square(0, 0, 2, 2)), (4, square(4, 4, 2, 2))])
-    table = field_table(source(path))
+    table = field_table([source(path)])
     assert table.taxonomy.codes == [4, 30]
     assert table.taxonomy.names == ["class 4", "class 30"]
     assert codes_of(path, table) == [30, 4]
@@ -235,7 +235,7 @@ def test_without_a_table_codes_keep_their_value(tmp_path: Path) -> None:
 def test_a_field_that_holds_no_codes_makes_no_table(tmp_path: Path, values: list[object]) -> None:
     path = layer(tmp_path, [(value, square(i, i, 1, 1)) for i, value in enumerate(values)])
     with pytest.raises(DataError, match="`class`"):
-        field_table(source(path))
+        field_table([source(path)])
 
 
 def test_polygons_on_a_scene_without_a_crs_are_refused(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_features_round_a_pole_are_found(tmp_path: Path) -> None:
 def test_a_condition_chooses_features(tmp_path: Path) -> None:
     path = layer(tmp_path, [(3, square(0, 0, 2, 2)), (7, square(4, 4, 2, 2)), (99, square(8, 8, 2, 2))])
     assert codes_of(path, where="class <> 99") == [3, 7]
-    assert field_table(source(path, where='"class" > 5')).taxonomy.codes == [7, 99]
+    assert field_table([source(path, where='"class" > 5')]).taxonomy.codes == [7, 99]
 
 
 def test_a_wrong_condition_is_told(tmp_path: Path) -> None:
