@@ -24,7 +24,7 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.raster.globe import views_on
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import has_position, missing_crs
-from cwsam_cli.raster.scene import open_raster, read_image, reading, warn_of_pages
+from cwsam_cli.raster.scene import open_raster, read_image, reading, refuse_unplaced, warn_of_pages
 from cwsam_cli.taxonomy import IGNORE, LabelTable
 from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Codes, Conflicts, Value
 
@@ -197,10 +197,11 @@ def _bands(dataset: rasterio.DatasetReader, path: Path, table: LabelTable | None
     """Return the bands that hold the labels, counted from 1: one of values, or three of colours.
 
     Raises:
-        DataError: the raster holds no labels, or colours without a class table.
+        DataError: the raster holds no labels, colours without a class table, or has an impossible place.
     """
     if "complex" in dataset.dtypes[0]:
         raise DataError(f"`{path}` holds complex values", hint="labels are whole numbers")
+    refuse_unplaced(dataset, path)
     image = sum(kind != ColorInterp.alpha for kind in dataset.colorinterp)
     if image == 1:
         return (1,)

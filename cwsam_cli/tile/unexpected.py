@@ -1,6 +1,7 @@
 """Tell which values of the labels no class has, and the lines of a class table that admit them."""
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 from cwsam_cli.errors import DataError
@@ -19,38 +20,42 @@ def refuse_unexpected(found: Counter[Value], table: LabelTable | None, request: 
         table: the class table, None if there is none.
         request: what the user asks.
     """
+    place = f"`{request.label_files}`" + (f": field `{request.class_field}`" if request.class_field else "")
     values = [value for value, _ in found.most_common(_SHOWN)]
     more = f", and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
-    shown = ", ".join(f"{value} ({found[value]:,} pixels)" for value in values)
-    lines = ", ".join(map(_yaml, values)) + (", ..." if more else "")
-    place = f"`{request.label_files}`" + (f": field `{request.class_field}`" if request.class_field else "")
-    used = set(table.taxonomy.codes) if table else set()
-    code = next((code for code in range(1, IGNORE) if code not in used), 0)
-    entry = (
-        f'  - {{code: {code}, name: class {values[0]}, color: "{_color(values[0], code)}", from: [{_yaml(values[0])}]}}'
-    )
+    shown = ", ".join(f"{value} ({found[value]:,} pixel{'s' * (found[value] > 1)})" for value in values)
+    if len(found) > IGNORE:
+        raise DataError(
+            f"{place} holds {len(found):,} values that no class has: {shown}{more}",
+            hint="are these the labels, and not an image?",
+        )
+    unlabelled = f"unlabelled: [{', '.join(map(_yaml, found))}]"
+    entries = "\n".join(_entries(values, set(table.taxonomy.codes) if table else set()))
     if table is None:
         raise DataError(
             f"{place} holds values that cannot be class codes (0-254): {shown}{more}",
-            hint=f"give a class table, --classes classes.yaml, with a line for each class:\n{entry}\n"
-            f"and a line for values that mean no label:\nunlabelled: [{lines}]",
+            hint="give a class table, --classes classes.yaml. Lines for values that are classes:\n"
+            f"classes:\n{entries}\nA line for values that mean no label:\n{unlabelled}",
         )
+    file = f" `{request.classes}`" if request.classes else ""
     raise DataError(
         f"{place} holds values that are not in the class table: {shown}{more}",
-        hint=f"if they mean no label, add them to the class table{_file(request)}:\nunlabelled: [{lines}]\n"
-        f"if they are classes, add a line for each under `classes`:\n{entry}",
+        hint=f"if they mean no label, add a line to the class table{file}:\n{unlabelled}\n"
+        f"if they are classes, add lines below `classes:`\n{entries}",
     )
 
 
-def _file(request: TileRequest) -> str:
-    return f" `{request.classes}`" if request.classes else ""
+def _entries(values: Iterable[Value], used: set[int]) -> Iterator[str]:
+    """Yield a line of a class table for each value."""
+    free = iter(sorted(set(range(1, IGNORE)) - used - {value for value in values if isinstance(value, int)}))
+    for number, value in enumerate(values):
+        is_code = isinstance(value, int) and 0 <= value < IGNORE and value not in used
+        code = value if is_code else next(free, 0)
+        name = f"class {value}" if isinstance(value, int) else _yaml(value)
+        color = value if isinstance(value, str) and value[:1] == "#" else default_color(number)
+        source = "" if is_code else f", from: [{_yaml(value)}]"
+        yield f'  - {{code: {code}, name: {name}, color: "{color}"{source}}}'
 
 
 def _yaml(value: Value) -> str:
-    if isinstance(value, int):
-        return str(value)
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _color(value: Value, code: int) -> str:
-    return value if isinstance(value, str) and value[:1] == "#" else default_color(code)
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"

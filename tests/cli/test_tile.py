@@ -860,10 +860,15 @@ def test_unexpected_values_are_listed_with_the_lines_that_admit_them(
     error = refused(4, *common, names="labels.tif")
     assert "30 (1,024 pixels), -1 (5 pixels), 70000 (2 pixels)" in error
     (unlabelled,) = re.findall(r"^unlabelled: .*$", error, re.MULTILINE)
-    (entry,) = re.findall(r"^  - {.*}$", error, re.MULTILINE)
-    table.write_text(table.read_text() + entry + "\n" + unlabelled.replace("30, ", "") + "\n")
+    entries = re.findall(r"^  - {.*}$", error, re.MULTILINE)
+    before = table.read_text()
+    table.write_text(before + entries[0] + "\n" + unlabelled.replace("30", "0") + "\n")
     cwsam(*common)
-    expected = np.select([values == 10, values == 20, values == 30], [10, 20, 1], 255)
+    expected = np.select([values == 10, values == 20, values == 30], [10, 20, 30], 255)
+    assert (mosaic(tmp_path / "dataset", 64, 64) == expected).all()
+    table.write_text(before + "\n".join(entries) + "\n")
+    cwsam(*common, "--overwrite")
+    expected = np.select([expected != 255, values == -1], [expected, 1], 2)
     assert (mosaic(tmp_path / "dataset", 64, 64) == expected).all()
 
 

@@ -389,7 +389,84 @@ def test_a_sparse_label_in_another_crs_leaves_its_background_unlabelled(awkward:
     assert sum(manifest["pixels"]["train"]) == pytest.approx(ground, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["float_nodata_ignf.tif", "float64_nan_nodata.tif", "sentinel2_float_nan.tif"])
-def test_an_image_is_no_label(awkward: Path, tmp_path: Path, name: str) -> None:
+PICTURES = [
+    "RGB.byte.tif",
+    "RGB2.byte.tif",
+    "rgba_alpha_jpeg.tif",
+    "rgb_internal_mask.tif",
+    "tiny_51px_utm7s.tif",
+    "planar_lzw.tif",
+    "local_cs.tif",
+    "south_up_real.tif",
+]
+NO_LABELS = {
+    "float_nodata_ignf.tif": "labels are whole numbers",
+    "float64_nan_nodata.tif": "labels are whole numbers",
+    "fullearth_float64.tif": "42,382 values that no class has",
+    "sentinel2_float_nan.tif": "4 bands of float32",
+    "all_nodata.tif": "4 bands of uint16",
+    "int8.tif": "-28 (25 pixels), ",
+    "uint64.tiff": "256 values that no class has",
+    "antimeridian_utm60.tif": "cannot be class codes",
+    "complex_int16_slc.tif": "complex",
+    "gcps_only_s1.tif": "ground control points only",
+    "RGB.byte.gcp.vrt": "ground control points only",
+    "fuzzed_0.tif": "not a readable raster",
+    "zero_bytes.tif": "not a readable raster",
+    "corrupt_jpeg_tile.tif": "its labels are colours",
+} | dict.fromkeys(PICTURES, "its labels are colours")
+"""Rasters to refuse as labels, with words of the reason."""
+LABELS = {"palette_lambert.tif", "label_float32_nan_nocrs.tif", "label_other_crs_nonsquare.tif"}
+"""Rasters to accept as labels, each in a test of its own."""
+
+
+def test_every_raster_of_the_index_is_tried_as_a_label(awkward: Path) -> None:
+    own_tests = LABELS | {"label_not_binary_localcs.tif", "world_36000x18000.tif", "RGB2.byte.tif.msk"}
+    with (awkward / "index.csv").open(encoding="utf-8", newline="") as file:
+        assert {row["file"] for row in csv.DictReader(file)} == set(NO_LABELS) | own_tests
+
+
+@pytest.mark.parametrize(("name", "reason"), NO_LABELS.items())
+def test_an_image_is_no_label(awkward: Path, tmp_path: Path, name: str, reason: str) -> None:
+    if "readable" in reason or name.endswith(".vrt"):
+        scene = write(tmp_path / "scene.tif", noise(64, 64))
+    else:
+        scene = like(awkward / name, tmp_path / "scene.tif", noise)
+    refused(tmp_path, "tile", scene, "--labels", awkward / name, "-o", tmp_path / "data", names=name, reason=reason)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_colors_of_a_picture_are_no_classes(awkward: Path, tmp_path: Path, name: str) -> None:
     scene = like(awkward / name, tmp_path / "scene.tif", noise)
-    refused(tmp_path, "tile", scene, "--labels", awkward / name, "-o", tmp_path / "data", names=name, reason="")
+    options = ("--labels", awkward / name, "--classes", "chesapeake", "-o", tmp_path / "data")
+    error = refused(tmp_path, "tile", scene, *options, names=name, reason="values that no class has: #")
+    assert "not an image?" in error
+
+
+def test_a_damaged_block_of_colors_is_told(awkward: Path, tmp_path: Path) -> None:
+    name = "corrupt_jpeg_tile.tif"
+    scene = like(awkward / name, tmp_path / "scene.tif", noise)
+    options = ("--labels", awkward / name, "--classes", "chesapeake", "-o", tmp_path / "data")
+    refused(tmp_path, "tile", scene, *options, names=name, reason="not a readable raster")
+
+
+def test_labels_of_the_whole_world_are_read_where_the_scene_is(awkward: Path, tmp_path: Path) -> None:
+    world = awkward / "world_36000x18000.tif"
+    place = {"crs": "EPSG:32633", "transform": from_origin(400_000, 5_200_000, 500, 500)}
+    scene = write(tmp_path / "scene.tif", noise(120, 130), **place)
+    table = {"classes": [{"code": n, "name": f"c{n}", "color": f"#{n:06x}"} for n in range(255)]}
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump(table))
+    options = ("--classes", tmp_path / "all.yaml", "--size", 64, "--split", 100, 0, 0)
+    accepted("tile", scene, "--labels", world, *options, "-o", tmp_path / "data")
+    expected = np.zeros((120, 130), np.uint8)
+    with rasterio.open(world) as source:
+        rasterio.warp.reproject(
+            rasterio.band(source, 1), expected, dst_transform=place["transform"], dst_crs=place["crs"], tolerance=0
+        )
+    found = np.zeros_like(expected)
+    for tile in gpd.read_file(tmp_path / "data" / "tiles.gpkg").itertuples():
+        codes = codes_of(tmp_path / "data" / "labels" / tile.split / f"{tile.tile}.tif")
+        part = found[tile.row_off : tile.row_off + tile.height, tile.col_off : tile.col_off + tile.width]
+        own = codes[: part.shape[0], : part.shape[1]]
+        part[own != 255] = own[own != 255]
+    assert (expected > 0).any() and (found == expected).mean() > 0.999

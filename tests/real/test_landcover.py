@@ -14,6 +14,7 @@ import yaml
 from rasterio.features import rasterize
 from typer.testing import CliRunner, Result
 
+from cwsam_cli.config.load import load_label_table
 from cwsam_cli.main import app
 
 Cwsam = Callable[..., Result]
@@ -207,3 +208,81 @@ def test_a_chip_without_a_place_is_mapped_but_has_no_areas(landcover: Path, chip
     result = CliRunner().invoke(app, ["vectorize", str(tmp_path / "map.tif"), str(tmp_path / "polygons.gpkg")])
     assert result.exit_code == 4 and "coordinate reference system" in result.stderr
     assert not (tmp_path / "polygons.gpkg").exists()
+
+
+# The same labels in another form
+
+
+def mosaic(dataset: Path, shape: tuple[int, int]) -> Any:
+    """The codes of all tiles, each in its place."""
+    out = np.full(shape, 255, np.uint8)
+    for tile, _, label in tiles(dataset):
+        codes = read(label)[0]
+        part = out[tile.row_off : tile.row_off + tile.height, tile.col_off : tile.col_off + tile.width]
+        codes = codes[: part.shape[0], : part.shape[1]]
+        part[codes != 255] = codes[codes != 255]
+    return out
+
+
+WHOLE = ("--size", 128, "--split", 100, 0, 0)
+
+
+@pytest.mark.parametrize("options", [(), ("--dst-crs", "EPSG:4326")], ids=["own CRS", "degrees"])
+def test_labels_turned_into_polygons_and_back_are_the_same(
+    landcover: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    zion = landcover / "zion_landsat8_nlcd"
+    cwsam("vectorize", zion / "label.tif", tmp_path / "polygons.fgb", *options)
+    common = ("--classes", "zion_nlcd", *WHOLE)
+    cwsam("tile", zion / "image.tif", "--labels", zion / "label.tif", *common, "-o", tmp_path / "raster")
+    vector = ("--labels", tmp_path / "polygons.fgb", "--class-field", "code")
+    cwsam("tile", zion / "image.tif", *vector, *common, "-o", tmp_path / "vector")
+    shape = read(zion / "label.tif").shape[1:]
+    found, expected = mosaic(tmp_path / "vector", shape), mosaic(tmp_path / "raster", shape)
+    assert (expected != 255).mean() > 0.5
+    assert (found == expected).all()
+
+
+def test_classes_of_raleigh_are_grouped_by_a_table(landcover: Path, tmp_path: Path) -> None:
+    raleigh = landcover / "nc_landsat7_2002"
+    groups = {1: [1], 2: [2, 3, 4], 3: [5], 4: [6, 7]}
+    lines = [f'  - {{code: {code}, name: c{code}, color: "#00000{code}", from: {own}}}' for code, own in groups.items()]
+    (tmp_path / "four.yaml").write_text("classes:\n" + "\n".join(lines))
+    labels = ("--labels", raleigh / "label.tif", "--classes", tmp_path / "four.yaml")
+    cwsam("tile", raleigh / "image.tif", *labels, *WHOLE, "-o", tmp_path / "dataset")
+    codes = read(raleigh / "label.tif")[0]
+    grouped = np.full_like(codes, 255)
+    for code, own in groups.items():
+        grouped[np.isin(codes, own)] = code
+    found = mosaic(tmp_path / "dataset", codes.shape)
+    assert (found[found != 255] == grouped[found != 255]).all()
+    manifest = yaml.safe_load((tmp_path / "dataset" / "dataset.yaml").read_text("utf-8"))
+    with rasterio.open(raleigh / "image.tif") as scene:
+        valid = scene.dataset_mask() > 0
+    assert manifest["pixels"]["train"] == [int(((grouped == code) & valid).sum()) for code in groups]
+
+
+@pytest.mark.parametrize("dataset", ["nc_landsat7_2002", "zion_landsat8_nlcd", "naip_wv_1m_nogeo"])
+def test_the_publishers_class_tables_are_read(landcover: Path, dataset: str) -> None:
+    table = load_label_table(str(landcover / dataset / "classes.csv"))
+    shipped = {"nc": "nc_landclass96", "zion": "zion_nlcd", "naip": "chesapeake"}[dataset.partition("_")[0]]
+    assert table.taxonomy.classes == load_label_table(shipped).taxonomy.classes
+
+
+def test_colored_labels_without_a_place_are_those_of_the_chips(landcover: Path, chips: Path, tmp_path: Path) -> None:
+    naip = landcover / "naip_wv_1m_nogeo"
+    colors = np.zeros((256, 3), np.uint8)
+    for entry in load_label_table("chesapeake").taxonomy.classes:
+        colors[entry.code] = entry.rgb
+    for path in (naip / "labels").glob("*.tif"):
+        bands = np.moveaxis(colors[read(path)[0]], -1, 0)
+        target = tmp_path / f"{path.stem}_label.png"
+        with rasterio.open(target, "w", driver="PNG", width=256, height=256, count=3, dtype="uint8") as out:
+            out.write(bands)
+    scenes = sorted((naip / "images").glob("*.tif"))
+    labels = ("--labels", tmp_path / "{stem}_label.png", "--classes", "chesapeake")
+    cwsam("tile", *scenes, *labels, "-o", tmp_path / "dataset", "--size", 128)
+    same = {tile.tile: read(label) for tile, _, label in tiles(chips)}
+    found = {tile.tile: read(label) for tile, _, label in tiles(tmp_path / "dataset")}
+    assert same.keys() == found.keys() and len(same) == 32
+    assert all((found[name] == codes).all() for name, codes in same.items())
