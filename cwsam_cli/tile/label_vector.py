@@ -32,6 +32,8 @@ from cwsam_cli.tile.label_bounds import bounds_near, center
 from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Codes, Conflicts, Labels, Value
 
 _ON_BORDER = 1e-6  # pixels; rounding moves borders, so a centre this close to a border counts as on it
+_LARGE = 100  # coordinates of a polygon that is cut before it is burnt
+_BORDER = 2  # pixels around a window
 _CHUNK = 10_000  # pixels whose claims are looked up together
 _FAILED = (
     ValueError,
@@ -274,12 +276,26 @@ class VectorLabels:
         x, y = zip(*self.grid.corners(window), strict=True)
         return self.frame.iloc[np.sort(self.frame.sindex.query(shapely.box(min(x), min(y), max(x), max(y))))]
 
+    def _clipped(self, near: geopandas.GeoDataFrame, window: Window) -> NDArray[Any]:
+        """Cut large polygons to a window and a border around it, because burning takes time for each vertex."""
+        large = near["large"].to_numpy()
+        wide = Window(
+            window.col_off - _BORDER,
+            window.row_off - _BORDER,
+            window.width + 2 * _BORDER,
+            window.height + 2 * _BORDER,
+        )
+        x, y = zip(*self.grid.corners(wide), strict=True)
+        shapes = near.geometry.to_numpy().copy()
+        shapes[large] = shapely.clip_by_rect(shapes[large], min(x), min(y), max(x), max(y))
+        return np.asarray(shapes)
+
     def _burn(self, window: Window, near: geopandas.GeoDataFrame, values: Any, *, all_touched: bool = False) -> Codes:
         shape = (int(window.height), int(window.width))
         if near.empty:
             return np.full(shape, NO_LABEL, np.int32)
         burnt = rasterize(
-            zip(near.geometry, values, strict=True),
+            zip(self._clipped(near, window), values, strict=True),
             out_shape=shape,
             transform=window_transform(window, self.grid.transform),
             fill=NO_LABEL,
@@ -326,7 +342,10 @@ def place_polygons(
         turns = [moved.set_geometry(moved.translate(turn * width)) for turn in (0, 1, -1)]
         moved = pandas.concat([turn.cx[min(x) : max(x), min(y) : max(y)] for turn in turns])
         moved = moved.sort_values(["rank", "code"], kind="stable")
-    return VectorLabels(moved, grid, all_touched)
+    shapes = moved.geometry.to_numpy()
+    large = (shapely.get_num_coordinates(shapes) > _LARGE) & (shapely.get_dimensions(shapes) == 2)
+    large[large] = shapely.is_valid(shapes[large])
+    return VectorLabels(moved.assign(large=large), grid, all_touched)
 
 
 def _not_finite(frame: geopandas.GeoDataFrame) -> str:

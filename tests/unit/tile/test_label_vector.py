@@ -389,3 +389,20 @@ def test_a_buffer_makes_discs_of_points_and_strips_of_lines(tmp_path: Path, crs:
 def test_a_point_beside_the_scene_labels_the_ground_within_its_buffer(tmp_path: Path) -> None:
     path = layer(tmp_path, [(3, shapely.Point(600_000 - 2_000, 3_999_800))], crs="EPSG:4326")
     assert (laid(path, TABLE, buffer_m=2_100.0).read(WHOLE) == 3).sum() > 20
+
+
+@pytest.mark.parametrize("grid", SCENE_GRIDS.values(), ids=SCENE_GRIDS)
+@pytest.mark.parametrize("all_touched", [False, True])
+def test_large_polygons_label_each_window_as_the_whole(tmp_path: Path, grid: Grid, all_touched: bool) -> None:
+    rng = np.random.default_rng(2)
+    angles = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    radii = rng.uniform(150, 450, 400)
+    x, y = grid.transform @ (20, 15)
+    star = shapely.Polygon(np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1))
+    path = layer(tmp_path, [(3, star), (7, shapely.box(x - 2000, y - 2000, x + 2000, y + 2000).difference(star))])
+    labels = laid(path, TABLE, grid, all_touched=all_touched)
+    whole = labels.read(Window(0, 0, 40, 30))
+    assert {3, 7} <= set(np.unique(whole).tolist())
+    assert labels.conflicts(Window(0, 0, 40, 30)).total() == 0
+    for window in (Window(0, 0, 7, 5), Window(13, 11, 20, 9), Window(33, 25, 7, 5)):
+        np.testing.assert_array_equal(labels.read(window), whole[window.toslices()])
