@@ -20,8 +20,7 @@ ONES = np.ones((16, 20), np.uint8)
 
 
 def pairs(scenes: list[str], labels: Path | None, **values: Any) -> dict[str, Path]:
-    named = tuple(Path(scene) for scene in scenes)
-    return pair_labels(TileRequest(scenes=named, labels=labels, output=Path("dataset"), **values))
+    return pair_labels(TileRequest(scenes=tuple(scenes), labels=labels, output=Path("dataset"), **values))
 
 
 def test_one_file_is_the_label_of_all() -> None:
