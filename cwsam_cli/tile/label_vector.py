@@ -292,10 +292,12 @@ class VectorLabels:
 
     def _burn(self, window: Window, near: geopandas.GeoDataFrame, values: Any, *, all_touched: bool = False) -> Codes:
         shape = (int(window.height), int(window.width))
-        if near.empty:
+        shapes = self._clipped(near, window)
+        inside = ~shapely.is_empty(shapes)
+        if not inside.any():
             return np.full(shape, NO_LABEL, np.int32)
         burnt = rasterize(
-            zip(self._clipped(near, window), values, strict=True),
+            zip(shapes[inside], np.asarray(values)[inside], strict=True),
             out_shape=shape,
             transform=window_transform(window, self.grid.transform),
             fill=NO_LABEL,

@@ -404,5 +404,9 @@ def test_large_polygons_label_each_window_as_the_whole(tmp_path: Path, grid: Gri
     whole = labels.read(Window(0, 0, 40, 30))
     assert {3, 7} <= set(np.unique(whole).tolist())
     assert labels.conflicts(Window(0, 0, 40, 30)).total() == 0
+    far = shapely.union(
+        shapely.Point(x - 2000, y - 2000).buffer(9, 64), shapely.Point(x + 2000, y + 2000).buffer(9, 64)
+    )
+    assert (laid(layer(tmp_path, [(3, far)]), TABLE, grid).read(Window(19, 14, 2, 2)) == NO_LABEL).all()
     for window in (Window(0, 0, 7, 5), Window(13, 11, 20, 9), Window(33, 25, 7, 5)):
         np.testing.assert_array_equal(labels.read(window), whole[window.toslices()])

@@ -69,7 +69,7 @@ def test_several_processes_write_the_same_dataset_as_one(make_raster: MakeRaster
         make_raster("b.tif", noise(2, 60, 90, "float32"), transform=from_origin(700_000, 4_000_000, 30, 30)),
     ]
     make_raster("labels/a.tif", codes(100, 110))
-    make_raster("labels/b.tif", codes(60, 90))
+    make_raster("labels/b.tif", codes(60, 90), transform=from_origin(700_000, 4_000_000, 30, 30))
     for count in (1, 3):
         request = TileRequest(
             scenes=tuple(map(str, paths)),
