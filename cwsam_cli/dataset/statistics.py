@@ -41,7 +41,7 @@ class RunningStats:
             valid: which pixels count, (H, W); NaN and infinity never count.
         """
         whole = bool(valid.all())
-        if not whole and not valid.any():
+        if not valid.size or (not whole and not valid.any()):
             return
         pixels = image.reshape(len(image), -1) if whole else image[:, valid]
         if pixels.dtype.name in _COUNTABLE:

@@ -98,6 +98,15 @@ def test_a_constant_band_gets_the_spread_1(value: int) -> None:
     assert (band.mean, band.std, band.minimum, band.maximum) == (value, 1.0, value, value)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_an_image_without_pixels_changes_nothing(dtype: str) -> None:
+    statistics, whole = RunningStats(), np.arange(12).reshape(1, 3, 4).astype(dtype)
+    statistics.add(whole, np.ones((3, 4), bool))
+    before = statistics.bands(["red"])
+    statistics.add(whole[:, 3:, 4:], np.ones((0, 0), bool))
+    assert statistics.bands(["red"]) == before
+
+
 def test_bands_without_any_pixel_stay_as_they_are() -> None:
     assert RunningStats().bands(("a", "b")) == (Band(name="a", mean=0, std=1), Band(name="b", mean=0, std=1))
 
