@@ -17,6 +17,8 @@ R = TypeVar("R")
 
 _function: Callable[[Any], Any]
 """The function of a worker process."""
+_context: AbstractContextManager[Callable[[Any], Any]]
+"""The context that yielded it. It would end when nothing refers to it."""
 
 
 def in_order(
@@ -52,10 +54,11 @@ def in_order(
 
 
 def _begin(function: Callable[[], AbstractContextManager[Callable[[Any], Any]]], verbosity: int) -> None:
-    global _function
+    global _context, _function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started the workers ends them
     setup(verbosity)
-    _function = function().__enter__()  # open until the process ends
+    _context = function()
+    _function = _context.__enter__()  # open until the process ends
 
 
 def _apply(part: Any) -> Any:
