@@ -143,9 +143,7 @@ def yielding(
             apart = own_split[one] != own_split[other]
             one, other = one[apart], other[apart]
             if not buffer:
-                shared = shapely.area(shapely.intersection(group.shapes[one], group.shapes[other]))
-                narrowest = np.array([min(tile.window.width, tile.window.height) for tile in tiles])[group.numbers]
-                other = other[shared > shapely.area(group.shapes[other]) / narrowest[other]]
+                other = other[_share_ground(group, tiles, one, other)]
             stays[other] = False
         gone |= set(group.numbers[~stays].tolist())
     return gone
@@ -155,6 +153,8 @@ def near_folds(
     scenes: Sequence[LabelledScene], tiles: Sequence[Rectangle], folds: Sequence[int | None], *, buffer: int
 ) -> list[tuple[int, ...]]:
     """Return for each tile the other folds that have a tile closer than the buffer.
+
+    With a buffer of 0, tiles may touch, as in `yielding`.
 
     Args:
         scenes: the scenes that `Rectangle.scene` counts.
@@ -166,11 +166,24 @@ def near_folds(
     for group in _groups(scenes, tiles):
         reach = buffer * group.pixels * (1 - (_WARPED if group.in_degrees else _ROUNDING))
         one, other = near_pairs(group.shapes, group.shapes, reach, in_degrees=group.in_degrees)
+        if not buffer:
+            real = _share_ground(group, tiles, one, other)
+            one, other = one[real], other[real]
         for i, j in zip(group.numbers[one].tolist(), group.numbers[other].tolist(), strict=True):
             own, their = folds[i], folds[j]
             if own is not None and their is not None and own != their:
                 found[i].add(their)
     return [tuple(sorted(near)) for near in found]
+
+
+def _share_ground(
+    group: _Comparable, tiles: Sequence[Rectangle], one: NDArray[np.int64], other: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return which pairs of tiles share more than a strip that is one pixel wide, (P,)."""
+    shared = shapely.area(shapely.intersection(group.shapes[one], group.shapes[other]))
+    windows = [tiles[number].window for number in group.numbers.tolist()]
+    narrowest = np.array([min(window.width, window.height) for window in windows])
+    return np.asarray(shared > shapely.area(group.shapes[other]) / narrowest[other])
 
 
 def _groups(scenes: Sequence[LabelledScene], rectangles: Sequence[Rectangle]) -> Iterator[_Comparable]:

@@ -16,7 +16,7 @@ _AXIS_M, _ES = 6_378_137.0, 0.00669438  # WGS 84
 
 
 def near_pairs(ours: Shapes, theirs: Shapes, reach: Floats, *, in_degrees: bool = False) -> tuple[Numbers, Numbers]:
-    """Return the numbers of all pairs that are closer than a reach.
+    """Return the numbers of all pairs that are at most a reach apart. With a reach of 0, they touch or overlap.
 
     Args:
         ours: outlines (N,).
@@ -37,7 +37,7 @@ def near_pairs(ours: Shapes, theirs: Shapes, reach: Floats, *, in_degrees: bool 
     up = reach / _metres_per_degree(np.zeros(1))[1]
     beside = reach / _metres_per_degree(np.minimum(np.maximum(abs(south - up), abs(north + up)), 89.9))[0]
     one, other = tree.query(shapely.box(west - beside, south - up, east + beside, north + up))
-    close = distances(ours[one], theirs[other], in_degrees=True) < reach[one]
+    close = distances(ours[one], theirs[other], in_degrees=True) <= reach[one]
     return one[close], other[close]
 
 

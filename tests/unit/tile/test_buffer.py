@@ -113,3 +113,17 @@ def test_blocks_beside_each_other_lose_a_strip_and_at_a_corner_a_tile() -> None:
 def test_a_block_of_one_tile_is_lost_whole() -> None:
     found = find_intrusions([scene()], [tile(0), tile(10), tile(20)], buffer=3, size=10)
     assert found.lost.tolist() == [1.0] * 4
+
+
+def test_scenes_of_two_zones_share_no_ground_without_a_buffer() -> None:
+    east, north = Transformer.from_crs(32617, 32618, always_xy=True).transform(750_000, 4_000_000)
+    scenes = [scene(west=750_000), scene("b", west=east, crs=32618)]
+    row = round((4_000_000 - north) / 10)
+    assert gone(scenes, [tile(0, split="test"), tile(5, row, scene=1)], 0) == {1}
+    assert gone(scenes, [tile(0, split="test"), tile(15, row, scene=1)], 0) == set()
+
+
+def test_without_a_buffer_folds_may_touch() -> None:
+    scenes = [scene(), scene("b", west=600_050)]
+    assert near_folds(scenes, [tile(0), tile(10), tile(20, scene=1)], [0, 1, 2], buffer=0) == [(), (), ()]
+    assert near_folds(scenes, [tile(0), tile(0, scene=1)], [0, 1], buffer=0) == [(1,), (0,)]
