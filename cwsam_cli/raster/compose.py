@@ -48,14 +48,20 @@ def compose(text: str) -> str:
         grid = _common_grid(view, [(path, Grid.of(dataset)) for _, path, dataset in members])
         bands: list[BandSource] = []
         hiding: list[BandSource] = []
+        collars: list[BandSource] = []
         masks: list[BandSource] = []
         for name, path, dataset in members:
             own = _member(view, name, path, dataset, grid)
             bands += [band for band in own if not band.is_alpha and band.band != "mask,1"]
-            hiding += [band for band in own if band.is_alpha]
+            alphas = [band for band in own if band.is_alpha]
+            if MaskFlags.all_valid in dataset.mask_flag_enums[0] and not _has_alpha(dataset):
+                collars += alphas
+            else:
+                hiding += alphas
             masks += [band for band in own if band.band == "mask,1"]
     whole = Window(0, 0, grid.width, grid.height)
-    return build_vrt(grid, [*bands, *hiding[:1]], shown=whole, mask=masks[0] if masks and not hiding else None)
+    alpha = hiding or ([] if masks else collars)
+    return build_vrt(grid, [*bands, *alpha[:1]], shown=whole, mask=masks[0] if masks and not hiding else None)
 
 
 def _common_grid(view: View, grids: list[tuple[str, Grid]]) -> Grid:
@@ -130,9 +136,12 @@ def _member(view: View, name: str, path: str, dataset: rasterio.DatasetReader, g
     )
     alphas = [kind == rasterio.enums.ColorInterp.alpha for kind in dataset.colorinterp]
     is_masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0] and not any(alphas)
+    is_turned = own.crs != grid.crs or bool(own.transform.b or own.transform.d)  # then the grid has other corners
+    is_whole = MaskFlags.all_valid in dataset.mask_flag_enums[0] and not any(alphas)
+    needs_alpha = not is_on_grid and (is_masked or (is_turned and is_whole))
     source, names = path, band_names(dataset)
     if not is_on_grid:
-        source, window = _warped(dataset, own, grid, add_alpha=is_masked), Window(0, 0, grid.width, grid.height)
+        source, window = _warped(dataset, own, grid, add_alpha=needs_alpha), Window(0, 0, grid.width, grid.height)
     bands = [
         BandSource(
             path=source,
@@ -151,11 +160,15 @@ def _member(view: View, name: str, path: str, dataset: rasterio.DatasetReader, g
     ]
     if is_masked and is_on_grid:
         bands.append(BandSource(path=source, band="mask,1", window=window))
-    elif is_masked:
+    elif needs_alpha:
         bands.append(
             BandSource(path=source, band=dataset.count + 1, dtype=dataset.dtypes[0], window=window, is_alpha=True)
         )
     return bands
+
+
+def _has_alpha(dataset: rasterio.DatasetReader) -> bool:
+    return rasterio.enums.ColorInterp.alpha in dataset.colorinterp
 
 
 def _warped(dataset: rasterio.DatasetReader, own: Grid, grid: Grid, *, add_alpha: bool) -> str:

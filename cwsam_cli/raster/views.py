@@ -73,7 +73,11 @@ def make_views(
     """
     if stack is None and not (crs or pixel_m or unscale):
         return list(scenes)
-    groups = _group(scenes, stack) if stack is not None else {(file_name(path), path): [("", path)] for path in scenes}
+    groups = (
+        _group(scenes, stack)
+        if stack is not None
+        else {(file_name(path), path): [("", _from_any_folder(path))] for path in scenes}
+    )
     return [
         View(name=name, members=tuple(members), crs=crs, pixel_m=pixel_m, unscale=unscale).to_text()
         for (name, _), members in groups.items()
@@ -104,7 +108,7 @@ def _group(scenes: Sequence[str], stack: str) -> dict[tuple[str, str], list[tupl
                 f"`{group[found['band']]}` and `{path}` are the same band of one stack",
                 hint="let {band} in --stack tell them apart",
             )
-        group[found["band"]] = path if not is_plain_file(path) else str(Path(path).absolute())
+        group[found["band"]] = _from_any_folder(path)
     first, *others = [(name, sorted(group, key=_natural)) for (name, _), group in groups.items()]
     for name, bands in others:
         if bands != first[1]:
@@ -113,6 +117,11 @@ def _group(scenes: Sequence[str], stack: str) -> dict[tuple[str, str], list[tupl
                 hint="give every stack the same bands",
             )
     return {key: [(band, group[band]) for band in sorted(group, key=_natural)] for key, group in groups.items()}
+
+
+def _from_any_folder(path: str) -> str:
+    """Return a path that means the same file from every working folder."""
+    return str(Path(path).absolute()) if is_plain_file(path) else path
 
 
 def _natural(text: str) -> list[tuple[int, str]]:

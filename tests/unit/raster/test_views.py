@@ -178,3 +178,19 @@ def test_a_view_is_another_one_when_a_file_of_it_changes(make_raster: MakeRaster
     assert known_by() == before
     make_raster("s_b.tif", values(10, 10, 2), transform=from_origin(WEST, NORTH, 90, 90))
     assert known_by() != before
+
+
+def test_ground_beside_a_scene_in_another_crs_has_no_data(make_raster: MakeRaster) -> None:
+    scene = make_raster("scene.tif", values(100, 100, bands=2))
+    (view,) = make_views([str(scene)], crs="EPSG:32618")
+    image, valid, names = read(view)
+    assert names == ("band_1", "band_2")
+    assert 0.02 < (~valid).mean() < 0.3, "the corners"
+    assert (image[:, valid] > 0).all()
+
+
+def test_a_view_names_its_file_from_any_folder(make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make_raster("scene.tif", values(40, 40)).parent)
+    (view,) = make_views(["scene.tif"], crs="EPSG:32618")
+    monkeypatch.chdir("/")
+    assert read(view)[0].any()
