@@ -98,6 +98,15 @@ def compare(groups: Sequence[Outlines], splits: NDArray[np.str_], one: str, othe
     return Meeting(shared, nearest, example)
 
 
+def shortest_pixel_m(group: Outlines, tiles: Sequence[TileFacts]) -> float:
+    """Return the shortest side of any pixel of a group of tiles, in metres."""
+    shapes = to_metres(group.shapes, group.shapes)[0] if group.in_degrees else group.shapes
+    corners = shapely.get_coordinates(shapes).reshape(-1, 5, 2)
+    sides = np.linalg.norm(np.diff(corners, axis=1), axis=2)[:, :2] * group.unit_m
+    grids = [tile.grid for number in group.numbers.tolist() if (tile := tiles[number]).grid is not None]
+    return float((sides / [(grid.width, grid.height) for grid in grids]).min())
+
+
 def nearest_of(group: Outlines, ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the distance in metres of each of our tiles to the nearest of theirs (N,).
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from cwsam_cli.audit.tiles import Floats, TileFacts, reduce_image
+from cwsam_cli.audit.tiles import TileFacts, reduce_image
 from cwsam_cli.raster.scene import open_raster, read_image, reading
 
 _ALIKE = 0.98
@@ -53,13 +54,14 @@ def find_near_duplicates(tiles: Sequence[TileFacts]) -> list[Likeness]:
     confirmed = []
     for _, i, j in sorted(found, reverse=True)[:_CANDIDATES]:
         if tiles[i].digest != tiles[j].digest:
-            fine = float(_read_reduced(tiles[i].image) @ _read_reduced(tiles[j].image))
+            one, other = _read(tiles[i].image), _read(tiles[j].image)
+            side = min(_FINE, *one[1].shape, *other[1].shape)
+            fine = float(reduce_image(*one, side) @ reduce_image(*other, side))
             if fine >= _ALIKE:
                 confirmed.append((tiles[i], tiles[j], fine))
     return confirmed
 
 
-def _read_reduced(path: Path) -> Floats:
+def _read(path: Path) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
     with open_raster(path) as dataset, reading(path):
-        image, valid = read_image(dataset, dataset.indexes, Window(0, 0, dataset.width, dataset.height))
-    return reduce_image(image, valid, min(_FINE, *valid.shape))
+        return read_image(dataset, dataset.indexes, Window(0, 0, dataset.width, dataset.height))

@@ -11,7 +11,7 @@ import rasterio
 from numpy.typing import NDArray
 
 from cwsam_cli.audit.folders import Found, find_dataset
-from cwsam_cli.audit.ground import Outlines, compare, draw_outlines, nearest_of
+from cwsam_cli.audit.ground import Outlines, compare, draw_outlines, nearest_of, shortest_pixel_m
 from cwsam_cli.audit.likeness import find_duplicates, find_near_duplicates
 from cwsam_cli.audit.tiles import TileFacts, read_tile
 from cwsam_cli.audit.variogram import Variogram, estimate
@@ -89,7 +89,7 @@ def audit_dataset(path: Path, *, classes: str | None = None) -> Audit:
     outlines = draw_outlines(tiles)
     by_date = found.manifest is not None and found.manifest.split is not None and found.manifest.split.by == "date"
     pairs, leaks = _compare_splits(tiles, of_tile, splits, outlines, shares_ground=by_date)
-    leaks += _broken_buffer(found, pairs) if not by_date else []
+    leaks += _broken_buffer(found, pairs, outlines, tiles) if not by_date else []
     variogram = estimate(tiles)
     own_classes, flattery = _describe_classes(found, tiles, splits, outlines, of_tile, variogram, pairs)
     return Audit(
@@ -147,11 +147,14 @@ def _compare_splits(
     return pairs, leaks
 
 
-def _broken_buffer(found: Found, pairs: Sequence[PairOfSplits]) -> list[str]:
-    manifest = found.manifest
-    if manifest is None or manifest.split is None or manifest.gsd_m is None:
+def _broken_buffer(
+    found: Found, pairs: Sequence[PairOfSplits], outlines: Sequence[Outlines], tiles: Sequence[TileFacts]
+) -> list[str]:
+    """Compare distances with the dataset's buffer. It is a number of pixels, and pixels can differ in size."""
+    placed = [group for group in outlines if group.has_crs]
+    if found.manifest is None or found.manifest.split is None or not placed:
         return []
-    buffer = manifest.split.buffer_px * manifest.gsd_m
+    buffer = found.manifest.split.buffer_px * min(shortest_pixel_m(group, tiles) for group in placed)
     return [
         f"{pair.splits[0]} and {pair.splits[1]} are {pair.nearest_m:,.0f} m apart, but the dataset has a buffer of "
         f"{buffer:,.0f} m"

@@ -72,6 +72,25 @@ def test_a_broken_buffer_is_a_leak(dataset: Path) -> None:
     assert result.exit_code == 4 and "has a buffer of 4,800 m" in result.stderr
 
 
+def test_the_buffer_of_a_dataset_in_degrees_is_whole(cwsam: Any, make_raster: Any, tmp_path: Path) -> None:
+    place = {"crs": "EPSG:4326", "transform": from_origin(10, 60, 1e-4, 1e-4)}
+    image = np.random.default_rng(0).integers(1, 255, (3, 192, 192)).astype(np.uint8)
+    codes = np.random.default_rng(1).integers(1, 4, (24, 24)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    scene, labels = make_raster("scene.tif", image, **place), make_raster("labels.tif", codes, **place)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 16)
+    assert json.loads(audit(tmp_path / "dataset", "--json").stdout)["leaks"] == []
+
+
+def test_the_buffer_of_scenes_with_other_pixels_is_whole(cwsam: Any, make_raster: Any, tmp_path: Path) -> None:
+    for name, pixel, west in (("a", 30, 600_000), ("b", 10, 640_000)):
+        image = np.random.default_rng(pixel).integers(1, 255, (3, 192, 192)).astype(np.uint8)
+        place = {"transform": from_origin(west, 4_000_000, pixel, pixel)}
+        make_raster(f"scenes/{name}.tif", image, **place)
+        make_raster(f"labels/{name}.tif", (image[0] // 100 + 1).astype(np.uint8), **place)
+    cwsam("tile", "scenes", "--labels", "labels", "-o", "dataset", "--size", 16)
+    assert json.loads(audit(tmp_path / "dataset", "--json").stdout)["leaks"] == []
+
+
 def pictures(root: Path, folders: dict[str, tuple[str, str]], suffix: str = ".jpg") -> None:
     """Three pairs of PNG labels and pictures in each split, without any position."""
     for number, (images, labels) in enumerate(folders.values()):

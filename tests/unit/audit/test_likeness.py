@@ -25,7 +25,7 @@ Read = Callable[..., TileFacts]
 def read(tmp_path: Path) -> Read:
     def make(split: str, name: str, image: NDArray[np.uint8]) -> TileFacts:
         Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / name, quality=70)
-        Image.fromarray(np.ones((64, 64), np.uint8)).save(tmp_path / "label.png")
+        Image.fromarray(np.ones(image.shape[1:], np.uint8)).save(tmp_path / "label.png")
         return read_tile(split, tmp_path / name, tmp_path / "label.png")
 
     return make
@@ -60,3 +60,9 @@ def test_different_or_uniform_tiles_are_not_alike(read: Read) -> None:
     images = [texture(0), texture(1), plain, plain + 1, *noisy]
     tiles = [read(("train", "test")[n % 2], f"{n}.png", image) for n, image in enumerate(images)]
     assert find_near_duplicates(tiles) == [] and find_duplicates(tiles) == []
+
+
+def test_tiles_of_different_sizes_are_compared(read: Read) -> None:
+    image = texture(0)
+    tiles = [read("train", "a.png", image), read("test", "b.png", image[:, ::2, ::2])]
+    assert [(one.image.name, other.image.name) for one, other, _ in find_near_duplicates(tiles)] == [("a.png", "b.png")]
