@@ -83,7 +83,9 @@ def write_image(place: Place, scene: Scene, image: NDArray[np.generic], valid: N
     Raises:
         MachineError: the file could not be written whole.
     """
-    nodata = scene.dataset.nodata
+    values = [scene.dataset.nodatavals[band - 1] for band in scene.bands]
+    is_common = all(repr(value) == repr(values[0]) for value in values)  # NaN does not equal itself
+    nodata = values[0] if is_common else None  # a tile has one nodata value, so a mask stands for several
     fill = 0 if nodata is None else nodata
     is_whole = bool(valid.all()) and not place.is_padded
     if not is_whole:

@@ -18,6 +18,7 @@ from rasterio.transform import from_origin
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.dataset.samples import TileDataset
 from cwsam_cli.errors import MachineError
+from cwsam_cli.raster.scene import open_scene
 from cwsam_cli.raster.views import make_views
 from cwsam_cli.tile import counting, pipeline, scenes, work, workers
 from cwsam_cli.tile.pipeline import tile_scenes
@@ -255,3 +256,19 @@ def test_parts_end_where_the_place_changes() -> None:
     assert workers.cut([0, 0, 0, 1, 2, 2], 2) == [slice(0, 3), slice(3, 6)]
     assert workers.cut([0, 0, 0], 1) == [slice(0, 3)]
     assert workers.cut([], 1) == [slice(0, 0)]
+
+
+def test_the_nodata_value_of_a_band_hides_no_pixels_of_another_one(make_raster: MakeRaster, tmp_path: Path) -> None:
+    optical, height = np.full((40, 40), 5, np.float32), np.full((40, 40), 7, np.float32)
+    optical[:5], height[:, 30:] = 0, 0  # sea level is a height
+    for name, band, nodata in (("A", optical, 0), ("B", height, None)):
+        make_raster(f"s_{name}.tif", band, nodata=nodata)
+    labels = make_raster("labels.tif", codes(40, 40))
+    (view,) = make_views([str(tmp_path / f"s_{name}.tif") for name in "AB"], stack="{scene}_{band}.tif")
+    for bands in (("A", "B"), ("B", "A")):
+        output = tmp_path / "".join(bands)
+        tile_scenes(TileRequest(scenes=(view,), labels=labels, output=output, size=40, shares=(1, 0, 0), bands=bands))
+        with open_scene(next(output.glob("images/*/*.tif"))) as scene:
+            image, valid = scene.read(scene.whole)
+        assert (valid == (optical > 0)).all()
+        assert (image[bands.index("B")][valid] == height[valid]).all()
