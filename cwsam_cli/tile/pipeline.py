@@ -20,6 +20,7 @@ from cwsam_cli import __version__
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import NAME, SPLITS, Manifest, refuse_other_dataset, write_manifest
 from cwsam_cli.dataset.statistics import RunningStats, class_weights
+from cwsam_cli.errors import DataError
 from cwsam_cli.files import refuse_existing, staged
 from cwsam_cli.journal import journal
 from cwsam_cli.raster.fingerprint import fingerprint_of_file
@@ -30,6 +31,7 @@ from cwsam_cli.tile.preview import draw_preview
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import Inputs, inspect_inputs
 from cwsam_cli.tile.selection import REASONS
+from cwsam_cli.tile.summary import left_out_text
 from cwsam_cli.tile.tiles import WrittenTile, write_index
 from cwsam_cli.tile.work import WrittenPart, cut_parts, writing_parts
 from cwsam_cli.tile.workers import in_order
@@ -44,7 +46,7 @@ def tile_scenes(request: TileRequest) -> Manifest:
     """Cut scenes and their labels into a dataset.
 
     Raises:
-        DataError: a scene or the labels cannot be used.
+        DataError: a scene or the labels cannot be used, or no tile is left.
         UsageError: the output exists and may not be replaced.
         MachineError: a file could not be written whole, or another process is writing the output.
     """
@@ -63,7 +65,12 @@ def tile_scenes(request: TileRequest) -> Manifest:
         manifest = _write(plan, inputs)
     shares = dict(zip(SPLITS, request.shares, strict=True)) if request.split_by == "block" else {}
     wanted = [split for split, share in shares.items() if share and not (request.folds and split == "val")]
-    _warn_of_missing(plan, [split for split in wanted if not manifest.tiles[split]], len(wanted))
+    missing = [split for split in wanted if not manifest.tiles[split]]
+    planned = {tile.split for tile in plan.tiles}
+    emptied = [split for split in missing if split in planned]
+    if emptied:
+        log.warning("the dataset has no tiles for %s: %s", " and ".join(emptied), left_out_text(manifest.left_out))
+    _warn_of_missing(plan, [split for split in missing if split not in planned], len(wanted))
     if request.preview is not None:
         draw_preview(plan.output, manifest, request.preview, overwrite=request.overwrite)
     return manifest
@@ -121,6 +128,12 @@ def _write(plan: TilePlan, inputs: Inputs) -> Manifest:
             pixels += part.pixels
             left_out.update(dict(zip(REASONS, part.left_out.tolist(), strict=True)))
             tiles += part.tiles(plan)
+        if not tiles:
+            progress.clear()
+            raise DataError(
+                f"the dataset would have no tile; {left_out_text(left_out)}",
+                hint="choose a smaller --min-labelled or --min-valid, or labels where the scenes have data",
+            )
         manifest = replace(_describe(plan, tiles, statistics, pixels), left_out=dict(left_out))
         write_index(plan.scenes, tiles, plan.taxonomy, folder)
         write_manifest(folder, manifest)

@@ -1,5 +1,7 @@
 """Summarise a dataset for people: tiles, ground, classes by split, and what was left out."""
 
+from collections.abc import Mapping
+
 from cwsam_cli.config.sizes import area_text
 from cwsam_cli.dataset.manifest import Manifest
 
@@ -24,5 +26,11 @@ def summary_text(manifest: Manifest) -> str:
         ).rstrip()
         for row in rows
     ]
-    left_out = ", ".join(f"{count:,} {reason}" for reason, count in manifest.left_out.items() if count)
-    return "\n".join([*lines, *([f"left out: {left_out}"] if left_out else [])])
+    left_out = left_out_text(manifest.left_out)
+    return "\n".join([*lines, *([left_out] if left_out else [])])
+
+
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """Return how many tiles were left out, by reason; empty if there are none."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
+    return f"left out: {reasons}" if reasons else ""

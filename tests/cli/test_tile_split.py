@@ -200,6 +200,25 @@ def test_tiles_with_little_data_or_few_labels_are_left_out(cwsam: Any, make_rast
     assert [rule["left_out"].get("below --min-labelled", 0) for rule in rules] == [7, 0]
 
 
+def test_a_dataset_without_any_tile_is_refused(refused: Any, make_raster: Any, tmp_path: Path) -> None:
+    codes = striped(64, 64)
+    codes[::2] = 255
+    scene, labels = make_raster("scene.tif", noise(64, 64)), make_raster("labels.tif", codes, nodata=255)
+    inputs = ("tile", scene, "--labels", labels, "-o", "dataset", "--size", 16)
+    refused(4, *inputs, "--min-labelled", 0.9, names="below --min-labelled")
+    assert not (tmp_path / "dataset").exists() and not (tmp_path / ".dataset.journal").exists()
+
+
+def test_a_split_whose_tiles_are_left_out_is_named_with_the_reason(cwsam: Any, inputs: Any, make_raster: Any) -> None:
+    codes = striped(200, 300)
+    codes[:, 48:] = codes[48:] = 255  # one block has many labels
+    codes[::16, ::16] = 1
+    make_raster("labels.tif", codes, nodata=255)
+    result = cwsam(*inputs, "--min-labelled", 0.9)
+    assert "no tiles for" in result.stderr and "below --min-labelled" in result.stderr
+    assert "too small" not in result.stderr
+
+
 def test_a_limit_keeps_all_splits_and_says_what_is_left_out(cwsam: Any, inputs: Any, tmp_path: Path) -> None:
     result = cwsam(*inputs, "--limit", 20)
     index = tiles(tmp_path / "dataset")
