@@ -109,6 +109,11 @@ class TileRequest:
                 "polygons of splits have no folds" if self.has_zones else "--folds needs at least 2 folds",
                 hint="--folds 5 --split-by block",
             )
+        if self.buffer is not None and self.split_by == "date":
+            raise UsageError(
+                "--buffer and --split-by date exclude each other, because dates share ground",
+                hint="leave one of them out",
+            )
         refuse_repeated(self.scenes)
         inputs = [Path(scene) for scene in self.scenes if is_plain_file(scene)]
         inputs += filter(None, (self.labels, *(path for _, path in self.labels_for)))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cwsam_cli.errors import UsageError
+from cwsam_cli.tile.lengths import Length
 from cwsam_cli.tile.request import TileRequest
 
 SCENE, LABELS = "scene.tif", Path("labels.tif")
@@ -21,6 +22,7 @@ SCENE, LABELS = "scene.tif", Path("labels.tif")
         ({"shares": (float("nan"), 0, 0)}, "--split"),
         ({"scenes": (SCENE, SCENE)}, "given twice"),
         ({"output": LABELS}, "is an input"),
+        ({"split_by": "date", "buffer": Length(500, "m")}, "--buffer"),
     ],
 )
 def test_what_contradicts_itself_is_refused(values: dict[str, Any], named: str) -> None:
