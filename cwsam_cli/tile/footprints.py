@@ -38,7 +38,7 @@ class PlannedTile:
     """Its window in the scene, in pixels. It is smaller than a tile if the scene is smaller."""
     split: str
     block: str
-    """The name of its block of ground. Tiles of one block are near each other; see `split.Block`."""
+    """The name of its block of ground. Tiles of one block are near each other; see `blocks.Block`."""
     fold: int | None = None
     """Its fold, from 0; None without folds."""
     near_folds: tuple[int, ...] = ()

@@ -68,7 +68,8 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
     found = _count_classes(inputs, blocks, request)
     taxonomy = inputs.table.taxonomy if inputs.table else _raster_taxonomy(scenes, found)
     division = divide(scenes, blocks, found, taxonomy, request)
-    wanted = [split for split, share in zip(SPLITS, request.shares, strict=True) if share and not request.folds]
+    shares = zip(SPLITS, request.shares, strict=True)
+    wanted = [split for split, share in shares if share and not (request.folds and split == "val")]
 
     def recount() -> Histograms:
         return _count_classes(inputs, _cut(scenes, request.size, request), request)
