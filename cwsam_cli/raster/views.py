@@ -62,7 +62,7 @@ def make_views(
     Args:
         scenes: the scenes' paths.
         stack: a pattern of file names with `{scene}` and `{band}`. Files of one `{scene}` are one stack, and `{band}`
-            names each of them. `*` is any text.
+            names each of them. `*` is any text. Files in several folders are one stack, unless a band occurs twice.
         crs: see `View`.
         pixel_m: see `View`.
         unscale: see `View`.
@@ -93,22 +93,27 @@ def _group(scenes: Sequence[str], stack: str) -> dict[tuple[str, str], list[tupl
     parts = re.split(r"(\{scene\}|\{band\}|\*)", stack)
     known = {"{scene}": "(?P<scene>.+)", "{band}": "(?P<band>.+?)", "*": ".*"}
     pattern = re.compile("".join(known.get(part, re.escape(part)) for part in parts))
-    groups: dict[tuple[str, str], dict[str, str]] = {}
+    found: dict[str, list[tuple[str, str]]] = {}
     for path in scenes:
-        found = pattern.fullmatch(file_name(path))
-        if found is None:
+        match = pattern.fullmatch(file_name(path))
+        if match is None:
             raise DataError(
                 f"`{path}` does not match --stack `{stack}`",
                 hint="choose files by a pattern: cwsam tile 'scenes/*_B*.jp2' --stack '{scene}_{band}.jp2'",
             )
-        name = found["scene"].replace(".", "_") + Path(file_name(path)).suffix
-        group = groups.setdefault((name, str(Path(path).parent)), {})
-        if found["band"] in group:
-            raise UsageError(
-                f"`{group[found['band']]}` and `{path}` are the same band of one stack",
-                hint="let {band} in --stack tell them apart",
-            )
-        group[found["band"]] = _from_any_folder(path)
+        name = match["scene"].replace(".", "_") + Path(file_name(path)).suffix
+        found.setdefault(name, []).append((match["band"], path))
+    groups: dict[tuple[str, str], dict[str, str]] = {}
+    for name, files in found.items():
+        is_one = len({band for band, _ in files}) == len(files)  # else each folder has a stack of this name
+        for band, path in files:
+            group = groups.setdefault((name, "" if is_one else str(Path(path).parent)), {})
+            if band in group:
+                raise UsageError(
+                    f"`{group[band]}` and `{path}` are the same band of one stack",
+                    hint="let {band} in --stack tell them apart",
+                )
+            group[band] = _from_any_folder(path)
     first, *others = [(name, sorted(group, key=_natural)) for (name, _), group in groups.items()]
     for name, bands in others:
         if bands != first[1]:

@@ -194,3 +194,11 @@ def test_a_view_names_its_file_from_any_folder(make_raster: MakeRaster, monkeypa
     (view,) = make_views(["scene.tif"], crs="EPSG:32618")
     monkeypatch.chdir("/")
     assert read(view)[0].any()
+
+
+def test_a_stack_can_lie_in_several_folders() -> None:
+    folders = [f"/d/R{band}/T32_{band}.jp2" for band in ("10m", "20m")]
+    (view,) = make_views(folders, stack="{scene}_{band}.jp2")
+    assert [path for _, path in View.from_text(view).members] == folders
+    dates = [f"/d/{date}/T32_{band}.jp2" for date in ("june", "july") for band in ("B2", "B3")]
+    assert len(make_views(dates, stack="{scene}_{band}.jp2")) == 2
