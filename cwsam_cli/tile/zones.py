@@ -50,7 +50,12 @@ def read_zones(path: Path, field: str, scenes: Sequence[LabelledScene]) -> Zones
     try:
         frame = geopandas.read_file(path)
     except (DataSourceError, DataLayerError) as error:
-        raise DataError(f"`{path}` is not a readable layer: {error}", hint="try: ogrinfo -so -al FILE") from None
+        raise DataError(
+            f"`{path}` is not a readable layer: {error}",
+            hint="--split-by takes block, scene, date or a layer of polygons",
+        ) from None
+    if not isinstance(frame, geopandas.GeoDataFrame):
+        raise DataError(f"`{path}` is a table without geometry", hint="--split-by takes a layer of polygons")
     if field not in frame:
         names = ", ".join(name for name in frame.columns if name != "geometry")
         raise UsageError(f"`{path}` has no field `{field}`", hint=f"--split-field takes one of: {names}")

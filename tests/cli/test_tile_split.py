@@ -200,6 +200,12 @@ def test_tiles_with_little_data_or_few_labels_are_left_out(cwsam: Any, make_rast
     assert [rule["left_out"].get("below --min-labelled", 0) for rule in rules] == [7, 0]
 
 
+@pytest.mark.parametrize("layer", ["blok", "splits.csv"])
+def test_what_is_no_layer_of_splits_is_refused(refused: Any, inputs: Any, tmp_path: Path, layer: str) -> None:
+    (tmp_path / "splits.csv").write_text("split,scene\ntrain,a\n", encoding="utf-8")
+    refused(4, *inputs, "--split-by", layer, names=layer)
+
+
 def test_a_dataset_without_any_tile_is_refused(refused: Any, make_raster: Any, tmp_path: Path) -> None:
     codes = striped(64, 64)
     codes[::2] = 255
