@@ -10,7 +10,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from cwsam_cli.audit.folders import Found, find_dataset
+from cwsam_cli.audit.folders import WHOLE, Found, find_dataset
 from cwsam_cli.audit.ground import Outlines, compare, draw_outlines, nearest_of, shortest_pixel_m
 from cwsam_cli.audit.likeness import find_duplicates, find_near_duplicates
 from cwsam_cli.audit.tiles import TileFacts, read_tile
@@ -84,7 +84,7 @@ def audit_dataset(path: Path, *, classes: str | None = None) -> Audit:
     work = [(split, *pair) for split, pairs in found.pairs.items() for pair in pairs]
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):  # else GDAL lists the folder for each tile
         tiles = [read_tile(*item) for item in track(work, "reading tiles", unit="tile")]
-    splits = [split for split in (*SPLITS, "all") if split in found.pairs]
+    splits = [split for split in (*SPLITS, WHOLE) if split in found.pairs]
     of_tile = np.array([tile.split for tile in tiles])
     outlines = draw_outlines(tiles)
     by_date = found.manifest is not None and found.manifest.split is not None and found.manifest.split.by == "date"

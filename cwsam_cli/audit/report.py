@@ -6,6 +6,8 @@ from cwsam_cli.audit.pipeline import Audit
 
 _BAR = 30
 """Characters of the longest bar."""
+_LITTLE = 0.05
+"""Share of the correlation that counts as none. At a class's range, so much is left."""
 
 
 def as_text(audit: Audit) -> str:
@@ -57,14 +59,12 @@ def as_text(audit: Audit) -> str:
             f"On average {audit.flattery:.0%} of the spatial correlation is left between test ground and the nearest "
             "training ground.",
         ]
-        longest = max((entry.range_m or 0.0 for entry in audit.classes), default=0.0)
-        if audit.flattery > 0.05:
-            lines.append(
-                "Accuracy on the test is too high by about the gain that such neighbours give. "
-                f"A buffer of {_length(longest)} would leave none."
-                if longest
-                else "Accuracy on the test is too high by about the gain that such neighbours give."
-            )
+        if audit.flattery > _LITTLE:
+            lines.append("The accuracy on the test is therefore likely too high.")
+            ranges = [entry.range_m for entry in audit.classes if entry.correlation_left is not None]
+            known = [range_m for range_m in ranges if range_m is not None]
+            if known and len(known) == len(ranges):
+                lines.append(f"A buffer of {_length(max(known))} would leave at most {_LITTLE:.0%} of each class.")
     if audit.notes:
         lines += ["", *(f"note: {note}" for note in audit.notes)]
     if not audit.leaks and len(splits) > 1:
