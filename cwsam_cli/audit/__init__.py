@@ -1,1 +1,1 @@
-"""Prove that the splits of a dataset are honest."""
+"""Check that the splits of a dataset are apart on the ground."""

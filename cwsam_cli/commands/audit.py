@@ -19,7 +19,7 @@ def audit(
     stats: Annotated[bool, typer.Option("--stats", help="Print only the class table, with bars.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Prove that no test ground of a dataset leaks into training.
+    """Check whether test ground of a dataset leaks into training.
 
     \b
     $ cwsam audit dataset/

@@ -168,7 +168,8 @@ def balanced_probabilities(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
 def describe(args: FolderArgs) -> Manifest:
     """Read the description of a dataset from its `dataset.yaml`, or else measure it from the tiles.
 
-    Several folders are described together. Means and standard deviations are those of all their pixels.
+    Several folders are described together. Their means and standard deviations are weighted by labelled pixels, or by
+    valid pixels where there is no `dataset.yaml`.
 
     Args:
         args: folders `…/images/train` and `…/labels/train` as `cwsam tile` writes them, or any folders.
@@ -230,7 +231,7 @@ def refuse_different(folder: Path, other: Manifest, manifest: Manifest, which: s
 
 
 def _describe_folder(args: FolderArgs, images: Path, labels: Path) -> tuple[Manifest, int]:
-    """Describe one folder of pairs, and return the number of pixels that its statistics stand for."""
+    """Describe one folder of pairs, and return the weight of its statistics; see `describe`."""
     named = dataset_taxonomy(args)
     root = images.parent.parent
     if (root / NAME).is_file():
