@@ -58,11 +58,17 @@ def length_m(text: str, option: str) -> float:
 
 
 def _size(text: str, units: dict[str, float], option: str) -> Size:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+2?)\s*", text.lower().replace("²", "2"))
-    if match is None or match[2] not in units or float(match[1]) <= 0:
+    number, unit = split_unit(text)
+    if unit not in units or number <= 0:
         examples = ", ".join(f"10{unit}" for unit in units)
         raise UsageError(f"{option} `{text}` is not a size", hint=f"give a number with its unit: {examples}")
-    return Size(float(match[1]) * units[match[2]], match[2] == "px")
+    return Size(number * units[unit], unit == "px")
+
+
+def split_unit(text: str) -> tuple[float, str]:
+    """Split a text such as `15m` into a number and its unit, in lower case. Other texts give NaN and no unit."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*2?)\s*", text.lower().replace("²", "2"))
+    return (float(match[1]), match[2]) if match is not None else (math.nan, "")
 
 
 def area_text(area_m2: float) -> str:

@@ -1,9 +1,9 @@
 """Lengths of blocks and buffers as people write them, such as `2tiles`, `512px` or `1.5km`."""
 
 import math
-import re
 from dataclasses import dataclass
 
+from cwsam_cli.config.sizes import split_unit
 from cwsam_cli.errors import DataError, UsageError
 
 _UNITS = {"px": ("px", 1.0), "m": ("m", 1.0), "km": ("m", 1000.0), "tile": ("tile", 1.0), "tiles": ("tile", 1.0)}
@@ -48,12 +48,12 @@ def parse_length(text: str, option: str, *, zero: bool = False) -> Length:
     Raises:
         UsageError: the text is not a length, or its unit is missing.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
-    if zero and match and float(match[1]) == 0:
+    number, name = split_unit(text)
+    if zero and number == 0:
         return Length(0.0, "px")
-    if match is None or match[2] not in _UNITS or float(match[1]) == 0:
+    if name not in _UNITS or number == 0:
         raise UsageError(
             f"{option} `{text}` is not a length", hint=f"give a number with its unit: {option} 2tiles, 512px or 1.5km"
         )
-    unit, factor = _UNITS[match[2]]
-    return Length(float(match[1]) * factor, unit)
+    unit, factor = _UNITS[name]
+    return Length(number * factor, unit)
