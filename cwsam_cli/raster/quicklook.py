@@ -44,7 +44,7 @@ def draw_quicklook(scene: Scene, reference: Path, map_path: Path | None, taxonom
             mapped = dataset.read(1, out_shape=shape, resampling=Resampling.nearest)
         panels["map"] = color_classes(mapped, taxonomy)
     with staged(output, overwrite=True) as path:
-        compose(panels, taxonomy).save(path, format="PNG")
+        compose_panels(panels, taxonomy).save(path, format="PNG")
 
 
 def draw_map(map_path: Path, taxonomy: Taxonomy, output: Path, text: Mapping[str, str]) -> None:
@@ -64,7 +64,7 @@ def draw_map(map_path: Path, taxonomy: Taxonomy, output: Path, text: Mapping[str
         info = PngInfo()
         for keyword, value in text.items():
             info.add_text(keyword, value)
-        compose({"": color_classes(mapped, taxonomy)}, taxonomy).save(path, format="PNG", pnginfo=info)
+        compose_panels({"": color_classes(mapped, taxonomy)}, taxonomy).save(path, format="PNG", pnginfo=info)
 
 
 def read_text(picture: Path, keyword: str) -> str | None:
@@ -116,7 +116,7 @@ def color_classes(codes: NDArray[np.generic], taxonomy: Taxonomy) -> NDArray[np.
     return picture
 
 
-def compose(panels: dict[str, NDArray[np.uint8]], taxonomy: Taxonomy) -> Image.Image:
+def compose_panels(panels: dict[str, NDArray[np.uint8]], taxonomy: Taxonomy) -> Image.Image:
     """Put pictures of one size beside each other, with their titles above and a legend of the classes below."""
     font = ImageFont.load_default(_TEXT)
     height, width = next(iter(panels.values())).shape[:2]

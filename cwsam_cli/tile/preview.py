@@ -9,7 +9,7 @@ from PIL import Image
 from cwsam_cli.dataset.manifest import Manifest
 from cwsam_cli.dataset.pairs import find_pairs
 from cwsam_cli.files import staged
-from cwsam_cli.raster.quicklook import color_classes, compose, stretch_scene
+from cwsam_cli.raster.quicklook import color_classes, compose_panels, stretch_scene
 from cwsam_cli.raster.scene import open_raster, open_scene, reading
 
 _ROWS = 6
@@ -34,7 +34,7 @@ def draw_preview(dataset: Path, manifest: Manifest, output: Path, *, overwrite: 
             chosen = np.unique(np.linspace(0, len(pairs) - 1, _ROWS).round().astype(int))
             panels[split] = _column([_draw_pair(pairs[number], manifest) for number in chosen])
     with staged(output, overwrite=overwrite) as path:
-        compose(panels, manifest.taxonomy).save(path, format="PNG")
+        compose_panels(panels, manifest.taxonomy).save(path, format="PNG")
 
 
 def _draw_pair(pair: tuple[Path, Path], manifest: Manifest) -> NDArray[np.uint8]:
