@@ -24,7 +24,7 @@ class Found:
     pairs: dict[str, list[tuple[Path, Path]]]
     """Images with their labels, by split."""
     manifest: Manifest | None
-    """The content of `dataset.yaml`, if there is one."""
+    """The content of `dataset.yaml`, if all tiles belong to one."""
     taxonomy: Taxonomy | None
 
 
@@ -56,7 +56,9 @@ def find_dataset(path: Path, classes: str | None) -> Found:
         for split, own in folders.items()
     }
     pairs = {split: own for split, own in pairs.items() if own}
-    manifest = read_manifest(path) if (path / NAME).is_file() else None
+    roots = {images.parent.parent for own in folders.values() for images, _ in own} if path.is_file() else {path}
+    described = [root for root in roots if (root / NAME).is_file()]
+    manifest = read_manifest(described[0]) if len(roots) == len(described) == 1 else None
     taxonomy = load_taxonomy(classes) if classes else manifest.taxonomy if manifest else None
     return Found(pairs, manifest, taxonomy)
 

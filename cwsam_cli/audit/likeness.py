@@ -24,10 +24,11 @@ Likeness = tuple[TileFacts, TileFacts, float]
 
 
 def find_duplicates(tiles: Sequence[TileFacts]) -> list[tuple[TileFacts, TileFacts]]:
-    """Return pairs of tiles of different splits whose pixels are equal."""
+    """Return pairs of tiles of different splits whose pixels are equal. Tiles of a single colour show nothing."""
     same: dict[bytes, list[TileFacts]] = defaultdict(list)
     for tile in tiles:
-        same[tile.digest].append(tile)
+        if tile.digest:
+            same[tile.digest].append(tile)
     return [
         (one, other)
         for group in same.values()

@@ -31,7 +31,7 @@ class TileFacts:
     grid: Grid | None
     """None if the tile has no position."""
     digest: bytes
-    """Hash of the pixels."""
+    """Hash of the pixels; empty if all pixels are equal, as in black tiles."""
     reduced: Floats
     """The tile with 16 × 16 pixels, mean 0 and length 1, (256,); zeros if the tile is uniform."""
     valid: int
@@ -62,11 +62,12 @@ def read_tile(split: str, image_path: Path, label_path: Path) -> TileFacts:
     if nodata is not None:
         labelled &= codes != nodata
     values, counts = np.unique(codes[labelled], return_counts=True)
+    is_uniform = bool((image == image[:, :1, :1]).all())
     return TileFacts(
         split=split,
         image=image_path,
         grid=grid if has_position(grid) else None,
-        digest=blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).digest(),
+        digest=b"" if is_uniform else blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).digest(),
         reduced=reduce_image(image, valid, REDUCED),
         valid=int(valid.sum()),
         codes=dict(zip(values.tolist(), counts.tolist(), strict=True)),

@@ -154,6 +154,15 @@ def test_under_a_split_by_date_shared_ground_is_no_leak(cwsam: Any, make_raster:
     assert all(pair["shared_m2"] > 0 for pair in found["pairs"]) and "by date" in found["notes"][0]
 
 
+def test_a_configuration_of_a_dataset_is_audited_as_the_dataset(dataset: Path, tmp_path: Path) -> None:
+    config = {"model": {"name": "sam_tiny"}}
+    for split in ("train", "val", "test"):
+        folders = {"root_path_1": str(dataset / "images" / split), "root_path_2": str(dataset / "labels" / split)}
+        config[f"{split}_dataset"] = {"dataset": {"args": folders}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    assert json.loads(audit(tmp_path / "run.yaml", "--json").stdout) == json.loads(audit(dataset, "--json").stdout)
+
+
 def test_a_folder_without_pairs_is_refused(refused: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     refused(4, "audit", "empty", names="empty")

@@ -66,3 +66,8 @@ def test_tiles_of_different_sizes_are_compared(read: Read) -> None:
     image = texture(0)
     tiles = [read("train", "a.png", image), read("test", "b.png", image[:, ::2, ::2])]
     assert [(one.image.name, other.image.name) for one, other, _ in find_near_duplicates(tiles)] == [("a.png", "b.png")]
+
+
+def test_tiles_of_a_single_colour_are_no_duplicates(read: Read) -> None:
+    black = np.zeros((3, 64, 64), np.uint8)
+    assert find_duplicates([read("train", "a.png", black), read("test", "b.png", black)]) == []
