@@ -64,11 +64,13 @@ class Manifest:
     dtype: str
     """Data type of the image tiles, e.g. `uint16`."""
     gsd_m: float | None
-    """Ground sampling distance in metres per pixel; None if the scenes have no CRS."""
+    """Ground sampling distance in metres per pixel, of the scene of the first tile; None if it has no CRS."""
     tiles: dict[str, int] = field(default_factory=dict)
     """Number of tiles by split."""
     pixels: dict[str, list[int]] = field(default_factory=dict)
     """Labelled pixels by split and class index; a pixel in two tiles counts once."""
+    ground_m2: dict[str, float] = field(default_factory=dict)
+    """Labelled ground in m² by split; empty if the scenes have no CRS, or in files of older versions."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Number of tiles that were left out, by reason. What the buffer takes is counted in whole tiles of ground."""
     weights: list[float] = field(default_factory=list)

@@ -7,6 +7,7 @@ import os
 import shutil
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -169,7 +170,27 @@ def _describe(
         gsd_m=plan.scenes[plan.tiles[0].scene].grid.gsd_m,
         tiles={split: sum(tile.planned.split == split for tile in tiles) for split in SPLITS},
         pixels=by_split,
+        ground_m2=_measure_ground(plan, tiles, {split: sum(counts) for split, counts in by_split.items()}),
         weights=class_weights(by_split["train"]),
         split=plan.rule,
         command=plan.command,
     )
+
+
+def _measure_ground(plan: TilePlan, tiles: list[WrittenTile], pixels: Mapping[str, int]) -> dict[str, float]:
+    """Return the labelled ground in m² by split. Scenes can have pixels of different sizes.
+
+    Args:
+        plan: the scenes.
+        tiles: the tiles. They can share pixels.
+        pixels: labelled pixels by split; each counts once.
+    """
+    gsds = [scene.grid.gsd_m for scene in plan.scenes]
+    shown, area = Counter[str](), dict.fromkeys(SPLITS, 0.0)
+    for tile in tiles:
+        gsd, labelled = gsds[tile.planned.scene], int(tile.pixels.sum())
+        if gsd is None:
+            return {}
+        shown[tile.planned.split] += labelled
+        area[tile.planned.split] += labelled * gsd**2
+    return {split: pixels[split] * area[split] / max(1, shown[split]) for split in SPLITS}

@@ -11,8 +11,8 @@ def summary_text(manifest: Manifest) -> str:
     splits = [split for split, count in manifest.tiles.items() if count]
     rows = [["", *splits], ["tiles", *(f"{manifest.tiles[split]:,}" for split in splits)]]
     totals = {split: sum(manifest.pixels[split]) for split in splits}
-    if manifest.gsd_m is not None:
-        rows.append(["labelled ground", *(area_text(totals[split] * manifest.gsd_m**2) for split in splits)])
+    if manifest.ground_m2:
+        rows.append(["labelled ground", *(area_text(manifest.ground_m2[split]) for split in splits)])
     else:
         rows.append(["labelled pixels", *(f"{totals[split]:,}" for split in splits)])
     for index, entry in enumerate(manifest.taxonomy.classes):

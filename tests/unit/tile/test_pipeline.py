@@ -272,3 +272,14 @@ def test_the_nodata_value_of_a_band_hides_no_pixels_of_another_one(make_raster: 
             image, valid = scene.read(scene.whole)
         assert (valid == (optical > 0)).all()
         assert (image[bands.index("B")][valid] == height[valid]).all()
+
+
+def test_labelled_ground_counts_the_pixels_of_each_scene_by_their_size(make_raster: MakeRaster, tmp_path: Path) -> None:
+    paths = []
+    for name, pixel, west in (("a", 30, 600_000), ("b", 10, 640_000)):
+        place = {"transform": from_origin(west, 4_000_000, pixel, pixel)}
+        paths.append(str(make_raster(f"{name}.tif", noise(1, 50, 50), **place)))
+        make_raster(f"labels/{name}.tif", codes(50, 50), **place)
+    labels = tmp_path / "labels"
+    request = TileRequest(scenes=tuple(paths), labels=labels, output=tmp_path / "out", size=32, shares=(1, 0, 0))
+    assert tile_scenes(request).ground_m2 == {"train": 2500 * (900 + 100), "val": 0, "test": 0}
