@@ -155,7 +155,7 @@ def test_a_dataset_without_a_split_is_warned_of_with_a_size_that_gives_some(
     assert all(manifest.tiles.values())
 
 
-@pytest.mark.parametrize("how", ["nothing", "value", "mask", "alpha", "nan", "padded", "stack"])
+@pytest.mark.parametrize("how", ["nothing", "value", "mask", "alpha", "nan", "padded", "stack", "turned"])
 def test_windows_into_the_scenes_hold_the_samples_of_copies(make_raster: MakeRaster, tmp_path: Path, how: str) -> None:
     image, valid = noise(3, 70, 90), np.ones((70, 90), bool)
     valid[5:20, 9:40] = False
@@ -178,6 +178,8 @@ def test_windows_into_the_scenes_hold_the_samples_of_copies(make_raster: MakeRas
                 f"s_{number}.tif", image[number - 1].astype("uint16" if number == 3 else "uint8"), nodata=number
             )
         (path,) = make_views([str(tmp_path / f"s_{number}.tif") for number in (1, 2, 3)], stack="{scene}_{band}.tif")
+    elif how == "turned":
+        (path,) = make_views([path], crs="EPSG:32618")
     request = TileRequest(
         scenes=(path,),
         labels=labels,
