@@ -220,7 +220,8 @@ class VectorLabels:
         """See `Labels`."""
         near = self._near(window)
         near = near[near["code"] == UNEXPECTED]
-        row, counts = np.unique(self._burn(window, near, range(len(near))), return_counts=True)
+        burnt = self._burn(window, near, range(len(near)), all_touched=self.all_touched)
+        row, counts = np.unique(burnt, return_counts=True)
         found: Counter[Value] = Counter()
         for value, count in zip(
             near["value"].iloc[row[row != NO_LABEL]], counts[row != NO_LABEL].tolist(), strict=True

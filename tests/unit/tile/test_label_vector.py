@@ -213,6 +213,12 @@ def test_values_without_a_class_are_counted_in_pixels(tmp_path: Path) -> None:
     assert (labels.read(WHOLE) == UNEXPECTED).sum() == 10
 
 
+def test_values_without_a_class_are_counted_in_touched_pixels_too(tmp_path: Path) -> None:
+    labels = laid(layer(tmp_path, [("lava", square(0.6, 0.6, 0.3, 0.3))]), TABLE, all_touched=True)
+    assert labels.read(WHOLE)[0, 0] == UNEXPECTED
+    assert labels.unexpected(WHOLE) == {"lava": 1}
+
+
 def test_without_a_table_names_make_one(tmp_path: Path) -> None:
     path = layer(tmp_path, [("水体", square(0, 0, 2, 2)), ("林地", square(4, 4, 2, 2)), ("水体", square(8, 8, 2, 2))])
     taxonomy = field_table([source(path)]).taxonomy
