@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from cwsam_cli.errors import DataError
 from cwsam_cli.maps.legend import Legend
 from cwsam_cli.maps.regions import NOWHERE, Regions, field_of, is_raster, read_features
 from cwsam_cli.maps.strips import ClassRaster, on_grid
@@ -38,7 +37,7 @@ def open_strata(path: Path | None, field: str | None, source: ClassRaster, legen
         legend: names of the map's classes.
 
     Raises:
-        DataError: the file cannot be read or placed on the map, or holds values that are not whole numbers.
+        DataError: the file cannot be read or placed on the map, or holds values that are not codes.
     """
     if path is None:
         yield StrataSource(classes_as_strata, legend.name)
@@ -50,14 +49,8 @@ def open_strata(path: Path | None, field: str | None, source: ClassRaster, legen
             def read(
                 window: Window, codes: NDArray[Any], empty: NDArray[np.bool_]
             ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-                values = raster.read(window)
-                none = empty | np.isnan(values)
-                whole = np.where(none, 0, values)
-                if (whole % 1).any():
-                    raise DataError(
-                        f"`{path}` holds values that are not whole numbers", hint="strata are codes of regions"
-                    )
-                return whole.astype(np.int32), none
+                values, none = raster.read_codes(window)
+                return values, empty | none
 
             yield StrataSource(read, lambda value: names.get(value) or f"stratum {value}")
     else:
