@@ -16,7 +16,7 @@ class ClassEstimates:
     points_in_map: int
     points_in_reference: int
     mapped_share: float
-    """Share of the ground that the map gives to the class."""
+    """Share of the ground that the map gives to the class; an estimate if strata are not the map's classes."""
     mapped_ha: float | None
     """The same in ha; None where the map has no CRS."""
     share: Estimate

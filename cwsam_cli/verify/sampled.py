@@ -43,6 +43,7 @@ def assess_sample(
     """
     sample = read_sample(path)
     notes: list[str] = []
+    own = True
     if sample.design is not None and assume_random:
         raise UsageError(f"`{path}` has a design", hint="leave out --assume-random")
     if sample.design is None:
@@ -54,7 +55,6 @@ def assess_sample(
         design, strata = sample.design, sample.frame["stratum"].to_numpy().astype(np.int64) - 1
         sizes = sample.frame["pixel_m2"].to_numpy(np.float64) if design.areas_m2 is not None else None
         mapped = sample.frame["map"].to_numpy().astype(np.int64)
-        own = True
         if map_path is not None:
             design, mapped, own = _on_map(sample, design, mapped, map_path, band)
         method = "stratified, strata are map classes (Olofsson et al. 2014)"
@@ -65,6 +65,8 @@ def assess_sample(
             )
         if not own or design.strata_from:
             method = "stratified, strata are not map classes (Stehman 2014)"
+    if not own or any(stratum.code is None for stratum in design.strata):
+        notes.append("Strata are not the map's classes, so the mapped areas are estimates from the points, too.")
     reference = sample.references(REFERENCE, design.classes)
     known = reference != NO_REFERENCE
     if not known.all():
