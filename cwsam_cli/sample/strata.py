@@ -59,7 +59,7 @@ def open_strata(path: Path | None, field: str | None, source: ClassRaster, legen
             frame[field_of(frame, field, path)].astype(str) if field else "polygon " + (frame.index + 1).astype(str)
         )
         values, known = labels.factorize(sort=True) if field else (frame.index.to_numpy(), labels)
-        regions = Regions(frame.assign(value=values), source.grid)
+        regions = Regions.of(frame.assign(value=values), source.grid)
 
         def burn(
             window: Window, codes: NDArray[Any], empty: NDArray[np.bool_]
