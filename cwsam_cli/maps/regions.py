@@ -44,7 +44,11 @@ class Regions:
             grid: the grid.
         """
         inverse = ~grid.transform
-        shapes = shapely.transform(frame.geometry.to_numpy(), lambda x, y: inverse @ (x, y), interleaved=False)
+
+        def to_pixels(xy: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.stack(inverse @ (xy[:, 0], xy[:, 1]), axis=1)
+
+        shapes = shapely.transform(frame.geometry.to_numpy(), to_pixels)
         return cls(shapely.STRtree(shapes), frame["value"].to_numpy(np.int32))
 
     def read(self, window: Window, *, first_wins: bool = False) -> NDArray[np.int32]:
