@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cwsam_cli.config.sizes import area_text
+from cwsam_cli.console import padded, text_width
 from cwsam_cli.mosaic.merge import Agreement
 from cwsam_cli.mosaic.plan import MosaicPlan
 from cwsam_cli.raster.mapfile import Tally
@@ -80,11 +81,11 @@ def _share(part: float, whole: float) -> float | None:
 
 def format_result(result: MosaicResult) -> str:
     """Return a table of the classes, a line about the overlaps, and a line about the mosaic."""
-    longest = max(len("class"), *(len(entry.name) for entry in result.classes), 0)
+    longest = max(len("class"), *(text_width(entry.name) for entry in result.classes), 0)
     lines = [f"{'code':>6}  {'class':<{longest}}  {'ha':>14}  {'share':>7}  {'agreement':>9}"]
     for entry in result.classes:
         lines.append(
-            f"{entry.code:>6}  {entry.name:<{longest}}  {entry.area_ha:>14,.2f}  {_percent(entry.share):>7}"
+            f"{entry.code:>6}  {padded(entry.name, longest)}  {entry.area_ha:>14,.2f}  {_percent(entry.share):>7}"
             f"  {_percent(entry.agreement):>9}"
         )
     if result.overlap_pixels:
