@@ -147,7 +147,6 @@ def _write_page(result: Evaluation, path: Path, origin: Origin, pictures: Pictur
         "facts": origin.facts,
         "configuration": origin.configuration,
         "limits": list_limits(result),
-        "areas": None,
     }
     is_doubtful = not (result.is_reliable and result.has_blocks)
     blocks = [describe_blocks(result)]

@@ -28,7 +28,7 @@ def sample(
         ),
     ] = None,
     more: Annotated[
-        int | None, typer.Option("--more", min=1, help="Add so many points to the sample that --output names.")
+        int | None, typer.Option("--more", min=1, help="Number of points to add to the sample at --output.")
     ] = None,
     allocation: Annotated[
         Allocation, typer.Option("--allocation", help="How the points are shared out over the strata.")

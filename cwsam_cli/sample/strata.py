@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from cwsam_cli.errors import DataError
 from cwsam_cli.maps.legend import Legend
 from cwsam_cli.maps.regions import NOWHERE, Regions, field_of, is_raster, read_features
 from cwsam_cli.maps.strips import ClassRaster, on_grid
@@ -37,7 +38,7 @@ def open_strata(path: Path | None, field: str | None, source: ClassRaster, legen
         legend: names of the map's classes.
 
     Raises:
-        DataError: the file cannot be read or placed on the map, or holds values that are not codes.
+        DataError: the file cannot be read or placed on the map, or holds neither codes nor polygons.
     """
     if path is None:
         yield StrataSource(classes_as_strata, legend.name)
@@ -55,6 +56,8 @@ def open_strata(path: Path | None, field: str | None, source: ClassRaster, legen
             yield StrataSource(read, lambda value: names.get(value) or f"stratum {value}")
     else:
         frame = read_features(path, source.grid, source.path)
+        if not (kinds := set(frame.geometry.geom_type)) <= {"Polygon", "MultiPolygon"}:
+            raise DataError(f"`{path}` holds {', '.join(sorted(kinds))}", hint="strata are a raster or polygons")
         labels = (
             frame[field_of(frame, field, path)].astype(str) if field else "polygon " + (frame.index + 1).astype(str)
         )

@@ -184,7 +184,6 @@ def _check(path: Path, frame: "GeoDataFrame", design: Design) -> None:
     found = np.bincount(strata.clip(0), minlength=len(design.strata) + 1)[1:]
     if frame["id"].duplicated().any() or found.tolist() != design.points.tolist():
         raise DataError(
-            f"`{path}` holds {len(frame):,} points, but its design has {int(design.points.sum()):,}, or their strata "
-            "differ",
-            hint="no point may be added or deleted by hand: `cwsam sample --more` adds points",
+            f"`{path}` holds {len(frame):,} points that are not the {int(design.points.sum()):,} points of its design",
+            hint="keep all points, and their `id` and `stratum`; `cwsam sample --more` adds points",
         )
