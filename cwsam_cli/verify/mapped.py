@@ -165,7 +165,8 @@ def _against_features(source: ClassRaster, path: Path, field: str) -> tuple[Pair
         return pairs, names, left_out, "points"
     if not kinds <= {"Polygon", "MultiPolygon"}:
         raise DataError(f"`{path}` holds {', '.join(sorted(kinds))}", hint="a reference is points or polygons")
-    regions, pairs, left_out = Regions.of(frame, source.grid), Counter[tuple[int, int]](), 0
+    # In the order of values, the first and the last polygon at a pixel differ wherever any two do.
+    regions, pairs, left_out = Regions.of(frame.sort_values("value"), source.grid), Counter[tuple[int, int]](), 0
     for window in _strips(source):
         burnt = regions.read(window)
         if (burnt == NOWHERE).all():

@@ -268,7 +268,7 @@ def _refuse_empty_strata(sample: Sample, design: Design, strata: Codes) -> None:
         raise DataError(
             f"`{sample.path}` has no interpreted point in the stratum `{empty[0]}`"
             + (f" and {len(empty) - 1} others" if len(empty) > 1 else ""),
-            hint=f"fill in `{REFERENCE}` of at least two points per stratum",
+            hint=f"fill in `{REFERENCE}` of at least two points per stratum; if you filled in the CSV, give the CSV",
         )
 
 

@@ -107,6 +107,17 @@ def test_polygons_count_the_pixels_whose_centres_they_hold(
     assert told["classes"][0]["absent"]
 
 
+def test_a_pixel_in_two_classes_is_left_out_whatever_the_order_of_the_polygons(
+    cwsam: Cwsam, map_path: Path, codes: Codes, tmp_path: Path
+) -> None:
+    """A polygon of town lies between two equal ones of forest."""
+    forest, town = shapely.box(600_000, 3_999_400, 600_600, 4_000_000), shapely.box(600_000, 3_999_700, 600_300, 4e6)
+    frame = geopandas.GeoDataFrame({"class": ["Forest", "Town", "Forest"]}, geometry=[forest, town, forest], crs=32617)
+    frame.to_file(tmp_path / "truth.gpkg")
+    told = assess(cwsam, "truth.gpkg", "--class-field", "class")
+    assert told["left_out"] == 100 and told["pixels"] == 300
+
+
 def test_points_count_one_each(cwsam: Cwsam, map_path: Path, codes: Codes, truth: Codes, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows, columns = rng.integers(0, 55, 200), rng.integers(0, 80, 200)
