@@ -25,7 +25,7 @@ NOWHERE = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Regions:
+class PlacedPolygons:
     """Polygons on a grid.
 
     They are kept in columns and rows of the grid. So a pixel whose centre lies on a border has the same value in every
@@ -36,7 +36,7 @@ class Regions:
     values: NDArray[np.int32]
 
     @classmethod
-    def of(cls, frame: "GeoDataFrame", grid: Grid) -> "Regions":
+    def of(cls, frame: "GeoDataFrame", grid: Grid) -> "PlacedPolygons":
         """Place polygons on a grid.
 
         Args:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cwsam_cli.config.sizes import area_text
 from cwsam_cli.console import padded, text_width
-from cwsam_cli.mosaic.merge import Agreement
+from cwsam_cli.mosaic.merge import OverlapAgreement
 from cwsam_cli.mosaic.plan import MosaicPlan
 from cwsam_cli.raster.mapfile import Tally
 from cwsam_cli.taxonomy import IGNORE
@@ -46,7 +46,7 @@ class MosaicResult:
     """Those that the mosaic or its overlaps show, in the order of their codes."""
 
 
-def summarize(plan: MosaicPlan, tally: Tally, agreement: Agreement, files: int) -> MosaicResult:
+def summarize(plan: MosaicPlan, tally: Tally, agreement: OverlapAgreement, files: int) -> MosaicResult:
     """Return the result of a mosaic that was written."""
     total = float(tally.areas_m2[:IGNORE].sum())
     overlap, agreed = agreement.overlap, agreement.agreed

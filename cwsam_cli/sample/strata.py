@@ -12,7 +12,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
 from cwsam_cli.maps.legend import Legend
-from cwsam_cli.maps.regions import NOWHERE, Regions, field_of, is_raster, read_features
+from cwsam_cli.maps.regions import NOWHERE, PlacedPolygons, field_of, is_raster, read_features
 from cwsam_cli.maps.strips import ClassRaster, on_grid
 from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.survey.population import Strata, classes_as_strata
@@ -62,7 +62,7 @@ def open_strata(path: Path | None, field: str | None, source: ClassRaster, legen
             frame[field_of(frame, field, path)].astype(str) if field else "polygon " + (frame.index + 1).astype(str)
         )
         values, known = labels.factorize(sort=True) if field else (frame.index.to_numpy(), labels)
-        regions = Regions.of(frame.assign(value=values), source.grid)
+        regions = PlacedPolygons.of(frame.assign(value=values), source.grid)
 
         def burn(
             window: Window, codes: NDArray[Any], empty: NDArray[np.bool_]

@@ -32,7 +32,7 @@ class ClassEstimates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
+class InterpreterAgreement:
     """Agreement of two interpreters."""
 
     first: str
@@ -60,5 +60,5 @@ class SampleAssessment:
     classes: tuple[ClassEstimates, ...]
     matrix: tuple[tuple[float, ...], ...]
     """Area proportions (K, K): rows are map classes, columns reference classes."""
-    agreements: tuple[Agreement, ...]
+    agreements: tuple[InterpreterAgreement, ...]
     notes: tuple[str, ...]

@@ -16,7 +16,7 @@ from rasterio.windows import Window
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.maps.legend import Legend
-from cwsam_cli.maps.regions import NOWHERE, Regions, field_of, is_raster, read_features
+from cwsam_cli.maps.regions import NOWHERE, PlacedPolygons, field_of, is_raster, read_features
 from cwsam_cli.maps.strips import ClassRaster, on_grid, open_classes
 from cwsam_cli.metrics.confusion import Matrix, Metrics, compute_metrics
 from cwsam_cli.raster.scene import open_raster
@@ -166,7 +166,7 @@ def _against_features(source: ClassRaster, path: Path, field: str) -> tuple[Pair
     if not kinds <= {"Polygon", "MultiPolygon"}:
         raise DataError(f"`{path}` holds {', '.join(sorted(kinds))}", hint="a reference is points or polygons")
     # In the order of values, the first and the last polygon at a pixel differ wherever any two do.
-    regions, pairs, left_out = Regions.of(frame.sort_values("value"), source.grid), Counter[tuple[int, int]](), 0
+    regions, pairs, left_out = PlacedPolygons.of(frame.sort_values("value"), source.grid), Counter[tuple[int, int]](), 0
     for window in _strips(source):
         burnt = regions.read(window)
         if (burnt == NOWHERE).all():

@@ -5,7 +5,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from cwsam_cli.maps.regions import Regions
+from cwsam_cli.maps.regions import PlacedPolygons
 from cwsam_cli.raster.grid import Grid
 
 
@@ -19,7 +19,7 @@ def test_a_border_through_pixel_centres_lies_the_same_in_every_window() -> None:
         for (west, east), (north, south) in zip(columns, rows, strict=True)
     ]
     frame = geopandas.GeoDataFrame({"value": range(len(shapes))}, geometry=shapes, crs=4326)
-    regions = Regions.of(frame, Grid(CRS.from_epsg(4326), transform, 1500, 1000))
+    regions = PlacedPolygons.of(frame, Grid(CRS.from_epsg(4326), transform, 1500, 1000))
     whole = regions.read(Window(0, 0, 1500, 1000))
     assert len(np.unique(whole)) > 10
     for row in range(0, 1000, 256):
