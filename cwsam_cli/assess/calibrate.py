@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cwsam_cli.assess.evaluation import Interval, as_interval, sum_by_group
-from cwsam_cli.assess.places import Places, read_places
-from cwsam_cli.assess.request import CalibrationRequest
+from cwsam_cli.assess.places import Places, find_places
+from cwsam_cli.assess.request import CalibrationRequest, list_folders
 from cwsam_cli.assess.sets import Coverage, count_own_probabilities, find_thresholds, measure_coverage
 from cwsam_cli.assess.temperature import fit_temperature, sample_scores
-from cwsam_cli.assess.trained import Trained, check_fit, list_tiles, open_split
+from cwsam_cli.assess.trained import Trained, check_fit, open_split
 from cwsam_cli.checkpoints.calibration import Calibration, hash_weights
 from cwsam_cli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from cwsam_cli.console import padded, text_width
@@ -78,9 +78,10 @@ def calibrate(request: CalibrationRequest) -> Calibrated | None:
     for split in (_FIT, request.split):
         check_fit(request.checkpoint, about, request.data, split)
         if not has_labels(open_split(about, request.data, split)):
-            raise DataError(f"the {split} split of `{request.data}` has no labelled pixels", hint="tile it again")
-    tiles = list_tiles(request.data, request.split)
-    places = read_places(request.data, tiles)
+            raise DataError(
+                f"the {split} split of `{list_folders(request.data)}` has no labelled pixels", hint="tile it again"
+            )
+    _, places = find_places(request.data, request.split)
     fitted = launch(_fit, request, places, cluster=request.cluster)
     if fitted is None:
         return None
@@ -89,7 +90,7 @@ def calibrate(request: CalibrationRequest) -> Calibrated | None:
         temperature=temperature,
         coverage=request.coverage,
         thresholds=thresholds,
-        data=str(request.data),
+        data=list_folders(request.data),
         pixels=int(counts.sum()),
         weights_sha256=hash_weights(about.weights),
     )

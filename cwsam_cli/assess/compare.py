@@ -16,10 +16,10 @@ from cwsam_cli.assess.evaluation import (
     evaluate_counts,
     sum_by_block,
 )
-from cwsam_cli.assess.places import Places, read_places
+from cwsam_cli.assess.places import Places, find_places
 from cwsam_cli.assess.report import OVERALL, VERSION, as_dict
-from cwsam_cli.assess.request import COMPARISON, ModelRequest
-from cwsam_cli.assess.trained import Trained, check_fit, list_tiles
+from cwsam_cli.assess.request import COMPARISON, ModelRequest, list_folders
+from cwsam_cli.assess.trained import Trained, check_fit
 from cwsam_cli.assess.words import describe_blocks
 from cwsam_cli.checkpoints.checkpoint import load_checkpoint
 from cwsam_cli.console import padded, text_width
@@ -79,14 +79,14 @@ def compare(request: ModelRequest, other: Path) -> Comparison | None:
             f"`{other}` and `{request.checkpoint}` do not count the same labels: code 0 is background for one of them",
             hint="train both with the same dataset.args.ignore_bg",
         )
-    tiles = list_tiles(request.data, request.split)
-    places = read_places(request.data, tiles)
+    tiles, places = find_places(request.data, request.split)
     counted = launch(_count_both, request, paths, places, cluster=request.cluster)
     if counted is None:
         return None
     if not counted[0].matrices.any():
         raise DataError(
-            f"the {request.split} split of `{request.data}` has no labelled pixels", hint="choose another --split"
+            f"the {request.split} split of `{list_folders(request.data)}` has no labelled pixels",
+            hint="choose another --split",
         )
     first, second = (
         evaluate_counts(counts, places, tiles, model.taxonomy, request.tolerance)
@@ -216,7 +216,7 @@ def _write(result: Comparison, request: ModelRequest, folder: Path) -> None:
     rows = rows_of(result)
     write_text(folder / "comparison.csv", csv_text([rows[0], *(row.values() for row in rows)]))
     about = {
-        "data": str(request.data),
+        "data": list_folders(request.data),
         "split": request.split,
         "command": request.command,
         "first_sha256": sha256(result.paths[0]),

@@ -5,10 +5,10 @@ from cwsam_cli.assess.counts import Counts
 from cwsam_cli.assess.drawing import draw_pictures
 from cwsam_cli.assess.evaluation import Evaluation, evaluate_counts
 from cwsam_cli.assess.pictures import Pictures
-from cwsam_cli.assess.places import Places, read_places
+from cwsam_cli.assess.places import Places, find_places
 from cwsam_cli.assess.report import NAMES, Origin, write_report
-from cwsam_cli.assess.request import METRICS, ModelRequest
-from cwsam_cli.assess.trained import Trained, check_fit, list_tiles
+from cwsam_cli.assess.request import METRICS, ModelRequest, list_folders
+from cwsam_cli.assess.trained import Trained, check_fit
 from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from cwsam_cli.dataset.manifest import read_manifest
 from cwsam_cli.distributed.launch import launch
@@ -35,15 +35,15 @@ def evaluate(request: ModelRequest) -> Evaluation | None:
         refuse_foreign(output, NAMES)
     about = load_checkpoint(request.checkpoint)
     check_fit(request.checkpoint, about, request.data, request.split)
-    tiles = list_tiles(request.data, request.split)
-    places = read_places(request.data, tiles)
+    tiles, places = find_places(request.data, request.split)
     counted = launch(_count, request, places, cluster=request.cluster)
     if counted is None:
         return None
     counts, pictures = counted
     if not counts.matrices.any():
         raise DataError(
-            f"the {request.split} split of `{request.data}` has no labelled pixels", hint="choose another --split"
+            f"the {request.split} split of `{list_folders(request.data)}` has no labelled pixels",
+            hint="choose another --split",
         )
     result = evaluate_counts(counts, places, tiles, about.taxonomy, request.tolerance)
     if output is not None:
@@ -68,14 +68,13 @@ def _count(world: World, request: ModelRequest, places: Places) -> tuple[Counts,
 def _origin(request: ModelRequest, about: Checkpoint) -> Origin:
     """Describe where the figures come from."""
     origin, digest = about.provenance, sha256(request.checkpoint)
-    manifest = read_manifest(request.data)
     facts = {
         "checkpoint": str(request.checkpoint),
         "SHA-256": digest,
         "trained for": f"{about.epoch} epochs",
         "calibration": about.calibration.as_text() if about.calibration else "",
-        "measured on": f"{request.data}, {request.split} split",
-        "dataset made by": manifest.command,
+        "measured on": f"{list_folders(request.data)}, {request.split} split",
+        "dataset made by": "; ".join(read_manifest(folder).command for folder in request.data),
         "command": request.command,
     }
     if origin is not None:
@@ -88,7 +87,7 @@ def _origin(request: ModelRequest, about: Checkpoint) -> Origin:
     return Origin(
         checkpoint=request.checkpoint,
         checkpoint_sha256=digest,
-        data=request.data,
+        data=list_folders(request.data),
         split=request.split,
         command=request.command,
         facts=tuple((name, value) for name, value in facts.items() if value),

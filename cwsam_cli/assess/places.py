@@ -10,6 +10,7 @@ import pyogrio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from cwsam_cli.dataset.pairs import find_pairs
 from cwsam_cli.errors import DataError
 
 _INDEX = "tiles.gpkg"
@@ -38,6 +39,31 @@ class Places:
         names = list(dict.fromkeys(cells))
         numbers = {cell: number for number, cell in enumerate(names)}
         return np.array([numbers[cell] for cell in cells], np.intp), names
+
+
+def find_places(data: Sequence[Path], split: str) -> tuple[list[str], Places]:
+    """Return the names and places of the tiles of a split, in the order of the samples, without opening them.
+
+    Args:
+        data: folders of datasets. If there are several, the names of tiles begin with their folder.
+        split: train, val or test.
+
+    Raises:
+        DataError: a folder has no tiles, or its `tiles.gpkg` is damaged or lacks a tile.
+    """
+    parts = []
+    for folder in data:
+        tiles = [image.stem for image, _ in find_pairs(folder / "images" / split, folder / "labels" / split)]
+        parts.append((folder, tiles, read_places(folder, tiles)))
+    if len(parts) == 1:
+        return parts[0][1:]
+    blocks = (block if own.has_blocks else f"{folder}/{block}" for folder, _, own in parts for block in own.blocks)
+    return [f"{folder}/{tile}" for folder, tiles, _ in parts for tile in tiles], Places(
+        scenes=tuple(scene for _, _, own in parts for scene in own.scenes),
+        blocks=tuple(blocks),
+        windows=tuple(window for _, _, own in parts for window in own.windows),
+        has_blocks=all(own.has_blocks for _, _, own in parts),
+    )
 
 
 def read_places(data: Path, tiles: Sequence[str]) -> Places:

@@ -38,7 +38,7 @@ class Origin:
 
     checkpoint: Path
     checkpoint_sha256: str
-    data: Path
+    data: str
     split: str
     command: str = ""
     facts: tuple[tuple[str, str], ...] = ()

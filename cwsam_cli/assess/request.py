@@ -1,5 +1,6 @@
 """What a user wants of `eval`, checked as far as that is possible before torch is loaded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +15,19 @@ COMPARISON = "comparison.json"
 _AGAIN = "start the command again"
 
 
+def list_folders(data: Sequence[Path]) -> str:
+    """Return the names of datasets as text."""
+    return ", ".join(map(str, data))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRequest:
     """A checkpoint to measure on one split of a dataset; options have the names that they have on the command line."""
 
     checkpoint: Path
     """A `model_epoch_*.pth`."""
-    data: Path
-    """Folder that `cwsam tile` wrote."""
+    data: tuple[Path, ...]
+    """Folders that `cwsam tile` wrote, with the same classes and bands."""
     split: str = "test"
     output: Path | None = None
     """Folder of the report; None writes no report."""
@@ -52,7 +58,7 @@ class CalibrationRequest:
     """
 
     checkpoint: Path
-    data: Path
+    data: tuple[Path, ...]
     output: Path
     """The calibrated copy, a `.pth`."""
     temperature: bool = True

@@ -10,7 +10,6 @@ from torch import nn
 from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.dataset.manifest import read_manifest
-from cwsam_cli.dataset.pairs import find_pairs
 from cwsam_cli.dataset.samples import TileDataset
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError, DataError
@@ -31,7 +30,7 @@ class Trained:
     """The model's scores are divided by it before they become probabilities."""
 
     @classmethod
-    def open(cls, checkpoint: Path, data: Path, split: str, device: torch.device) -> "Trained":
+    def open(cls, checkpoint: Path, data: Sequence[Path], split: str, device: torch.device) -> "Trained":
         """Load the weights onto a device.
 
         Raises:
@@ -55,28 +54,28 @@ class Trained:
         )
 
 
-def open_split(about: Checkpoint, data: Path, split: str) -> TileDataset:
-    """Open one split of a dataset as the model sees it."""
+def open_split(about: Checkpoint, data: Sequence[Path], split: str) -> TileDataset:
+    """Open one split of one or more datasets as the model sees it."""
     args = FolderArgs(
-        root_path_1=str(data / "images" / split),
-        root_path_2=str(data / "labels" / split),
+        root_path_1=[str(folder / "images" / split) for folder in data],
+        root_path_2=[str(folder / "labels" / split) for folder in data],
         ignore_bg=about.ignore_background,
     )
     return TileDataset(args, about.taxonomy, about.bands, about.architecture.inp_size)
 
 
-def list_tiles(data: Path, split: str) -> list[str]:
-    """Return the names of the tiles of a split in the order of the dataset, without opening them."""
-    return [image.stem for image, _ in find_pairs(data / "images" / split, data / "labels" / split)]
-
-
-def check_fit(checkpoint: Path, about: Checkpoint, data: Path, split: str) -> None:
-    """Raise an error if a model cannot be measured on a split of a dataset.
+def check_fit(checkpoint: Path, about: Checkpoint, data: Sequence[Path], split: str) -> None:
+    """Raise an error if a model cannot be measured on a split of one or more datasets.
 
     Raises:
-        CheckpointError: the model's classes or bands differ from the dataset's.
-        DataError: the dataset or the split is missing.
+        CheckpointError: the model's classes or bands differ from a dataset's.
+        DataError: a dataset or its split is missing.
     """
+    for folder in data:
+        _check_fit(checkpoint, about, folder, split)
+
+
+def _check_fit(checkpoint: Path, about: Checkpoint, data: Path, split: str) -> None:
     manifest = read_manifest(data)
     if manifest.tiles and not manifest.tiles.get(split):
         others = [f"--split {name}" for name, count in manifest.tiles.items() if count]

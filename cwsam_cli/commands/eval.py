@@ -19,7 +19,10 @@ from cwsam_cli.errors import UsageError
 
 
 def evaluate(
-    data: Annotated[Path | None, typer.Option("--data", help="A folder that `cwsam tile` wrote.")] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="A folder that `cwsam tile` wrote; repeatable, with the same classes and bands."),
+    ] = None,
     checkpoint: Checkpoint = None,
     map_path: Annotated[
         Path | None, typer.Option("--map", help="Assess this map, whoever made it, instead of a model.")
@@ -147,8 +150,10 @@ def evaluate(
             )
         return
     checkpoint = require_checkpoint(checkpoint)
-    if data is None:
+    if not data:
         raise UsageError("no dataset is given", hint="--data dataset/, or assess a map: --map map.tif")
+    if len({folder.resolve() for folder in data}) < len(data):
+        raise UsageError("--data names a folder twice, so its pixels would count twice", hint="name each folder once")
     from cwsam_cli.assess.request import CalibrationRequest, ModelRequest
     from cwsam_cli.commands.eval_model import calibrate_model, compare_models, evaluate_model
 
@@ -159,7 +164,7 @@ def evaluate(
             raise UsageError("no output is given for the calibrated checkpoint", hint="say: -o calibrated.pth")
         fit = CalibrationRequest(
             checkpoint=checkpoint,
-            data=data,
+            data=tuple(data),
             output=output,
             temperature=calibrate,
             coverage=conformal,
@@ -173,7 +178,7 @@ def evaluate(
         return
     request = ModelRequest(
         checkpoint=checkpoint,
-        data=data,
+        data=tuple(data),
         split=split,
         output=output,
         overwrite=overwrite,

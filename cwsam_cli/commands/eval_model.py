@@ -26,7 +26,8 @@ def calibrate_model(request: CalibrationRequest, *, as_json: bool) -> None:
     from cwsam_cli.dataset.manifest import read_manifest
 
     request.refuse_early()
-    read_manifest(request.data)
+    for folder in request.data:
+        read_manifest(folder)
     with loading("torch"):
         from cwsam_cli.assess.calibrate import calibrate, describe
 
@@ -53,4 +54,5 @@ def _check_early(request: ModelRequest, marker: str) -> None:
 
     if request.output is not None:
         refuse_existing(request.output, overwrite=request.overwrite, marker=marker)
-    read_manifest(request.data)
+    for folder in request.data:
+        read_manifest(folder)

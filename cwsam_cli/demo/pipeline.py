@@ -133,7 +133,7 @@ def run_demo(
     train(load_config(_CONFIG, overrides, data=[dataset]), run, cluster=Cluster(device=device))
     best = run / BEST
     log.info("3/5 eval")
-    held_out = evaluate(ModelRequest(checkpoint=best, data=dataset, output=output / "report", device=device))
+    held_out = evaluate(ModelRequest(checkpoint=best, data=(dataset,), output=output / "report", device=device))
     assert held_out is not None  # this process is alone
     log.info("4/5 predict")
     request = MapRequest(

@@ -164,6 +164,18 @@ def test_scenes_tiles_and_bins_add_up_to_all_pixels(cwsam: Cwsam, run: Any, tmp_
         assert pixels == told["pixels"] == sum(row["pixels"] for row in told["reliability"])
 
 
+def test_several_datasets_count_together(cwsam: Cwsam, refused: Any, run: Any, tmp_path: Path) -> None:
+    shutil.copytree(run.dataset, tmp_path / "more")
+    common = ("eval", "-c", run.checkpoint, "--json", "--data", run.dataset)
+    one = json.loads(cwsam(*common).stdout)
+    both = json.loads(cwsam(*common, "--data", "more", "-o", "report").stdout)
+    assert both["pixels"] == 2 * one["pixels"]
+    assert (both["accuracy"], both["mean_iou"]) == (one["accuracy"], one["mean_iou"])
+    assert both["blocks"]["count"] == one["blocks"]["count"]  # it is the same ground
+    assert {row["tile"].rpartition("/")[0] for row in both["worst_tiles"]} <= {str(run.dataset), "more"}
+    refused(2, *common, "--data", run.dataset, names="--data")
+
+
 def test_a_larger_tolerance_forgives_more(cwsam: Cwsam, run: Any) -> None:
     common = ("eval", "-c", run.checkpoint, "--data", run.dataset, "--json", "--tolerance")
     strict, default, loose = (json.loads(cwsam(*common, pixels).stdout) for pixels in (0, 2, 8))

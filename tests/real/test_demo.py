@@ -73,7 +73,7 @@ def test_labels_of_other_ground_teach_nothing(demos, tmp_path):
             path.write_bytes(contents[(number + len(labels) // parts) % len(labels)])
         config = load_config("tiny", ["epoch_max=25", "epoch_val=25"], data=[dataset])
         trained = train(config, tmp_path / f"run-{parts}")
-        scores = evaluate(ModelRequest(checkpoint=trained.best, data=dataset)).metrics
+        scores = evaluate(ModelRequest(checkpoint=trained.best, data=(dataset,))).metrics
         ahead.append(scores.accuracy - max(row.support for row in scores.classes) / scores.pixels)
     assert min(ahead) < 0.03, ahead
 

@@ -29,7 +29,7 @@ FILES = [
     "scenes.csv",
     "tiles.csv",
 ]
-ORIGIN = Origin(checkpoint=Path("模型.pth"), checkpoint_sha256="0" * 64, data=Path("dataset"), split="test")
+ORIGIN = Origin(checkpoint=Path("模型.pth"), checkpoint_sha256="0" * 64, data="dataset", split="test")
 MATRIX = np.array([[1_200_000, 300_000, 0], [100_000, 900_000, 0], [0, 0, 0]], np.int64)
 
 
