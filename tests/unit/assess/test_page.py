@@ -46,7 +46,7 @@ def picture(title: str) -> Picture:
 
 
 def page(folder: Path, blocks: int = 12, **changes: Any) -> Path:
-    origin = {"checkpoint": Path("save/模型.pth"), "checkpoint_sha256": "ab" * 32, "data": str("ground")}
+    origin = {"checkpoint": Path("save/模型.pth"), "checkpoint_sha256": "ab" * 32, "data": "ground"}
     origin |= {"split": "test", "history": HISTORY, "facts": (("command", "cwsam eval <x>"),)}
     origin |= {"configuration": "model: {name: sam_tiny}"}
     pictures = Pictures((picture("scene.tif"),), (picture("tile <1>"),))
