@@ -1,14 +1,16 @@
 """Write outputs beside their target and rename them at the end, so a file at its final name is complete."""
 
+import csv
 import hashlib
+import io
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from cwsam_cli.errors import MachineError, OutputExists, UsageError
 
@@ -211,6 +213,17 @@ def write_text(target: Path, text: str) -> None:
     """Write a small text file (UTF-8); an existing one is replaced in one step."""
     with staged(target, overwrite=True) as path:
         path.write_text(text, encoding="utf-8")
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Format rows as CSV. A text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(_plain_cell, row) for row in rows)
+    return text.getvalue()
+
+
+def _plain_cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") else value
 
 
 def sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ from cwsam_cli.assess.temperature import fit_temperature, sample_scores
 from cwsam_cli.assess.trained import Trained, check_fit, open_split
 from cwsam_cli.checkpoints.calibration import Calibration, hash_weights
 from cwsam_cli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from cwsam_cli.console import padded, text_width
 from cwsam_cli.dataset.samples import has_labels
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.world import World
@@ -173,13 +174,13 @@ def describe(result: Calibrated) -> str:
         f"{_share(result.error_after)} after",
     ]
     if result.classes:
-        wide = max(12, *(len(row.name) for row in result.classes))
+        wide = max(12, *(text_width(row.name) for row in result.classes))
         heads = ("coverage", "95 % interval", "pixels", "threshold", "fitted on")
         lines += ["", f"{'class':<{wide}}  {heads[0]:>8} {heads[1]:>14} {heads[2]:>11} {heads[3]:>9} {heads[4]:>11}"]
         for row in result.classes:
             ends = f"{row.interval[0]:.3f} to {row.interval[1]:.3f}" if row.interval else "-"
             lines.append(
-                f"{row.name:<{wide}}  {_share(row.coverage):>8} {ends:>14} {row.pixels:>11,} "
+                f"{padded(row.name, wide)}  {_share(row.coverage):>8} {ends:>14} {row.pixels:>11,} "
                 f"{row.threshold:>9.4f} {row.fitted_on:>11,}"
             )
         lines += ["", f"coverage on {result.split} ground: {_share(result.coverage)} of {fit.coverage:g} wanted"]

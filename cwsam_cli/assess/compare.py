@@ -1,7 +1,5 @@
 """Compare two models on the same ground: paired differences with intervals, by class, and a test by block."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,15 +17,16 @@ from cwsam_cli.assess.evaluation import (
     sum_by_block,
 )
 from cwsam_cli.assess.places import Places, find_places
-from cwsam_cli.assess.report import OVERALL, VERSION, as_dict, quote_cell
+from cwsam_cli.assess.report import OVERALL, VERSION, as_dict
 from cwsam_cli.assess.request import COMPARISON, ModelRequest, list_folders
 from cwsam_cli.assess.trained import Trained, check_fit
 from cwsam_cli.assess.words import describe_blocks
 from cwsam_cli.checkpoints.checkpoint import load_checkpoint
+from cwsam_cli.console import padded, text_width
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError, DataError
-from cwsam_cli.files import refuse_existing, refuse_foreign, sha256, staged, write_text
+from cwsam_cli.files import csv_text, refuse_existing, refuse_foreign, sha256, staged, write_text
 from cwsam_cli.metrics.bootstrap import Arrays, bootstrap
 from cwsam_cli.metrics.flips import flip_signs
 
@@ -180,7 +179,7 @@ def comparison_dict(result: Comparison) -> dict[str, Any]:
 def comparison_table(result: Comparison) -> str:
     """Format a comparison for the terminal."""
     rows = rows_of(result)
-    wide = max(24, *(len(name) for name in result.first.taxonomy.names))
+    wide = max(24, *map(text_width, result.first.taxonomy.names))
     lines = [f"first:  {result.paths[0]}", f"second: {result.paths[1]}", ""]
     head = f"{'first':>6} {'second':>7} {'difference':>11} {'95 % interval':>18}"
     lines.append(f"{'':<{wide}}  {head}")
@@ -194,7 +193,7 @@ def _line(title: str, row: Mapping[str, Any], wide: int) -> str:
     values = [f"{'-' if row[name] is None else format(row[name], '.3f'):>7}" for name in ("first", "second")]
     difference = "-" if row["difference"] is None else format(row["difference"], "+.3f")
     ends = "-" if row["low"] is None else f"{row['low']:+.3f} to {row['high']:+.3f}"
-    return f"{title:<{wide}} {values[0]} {values[1]} {difference:>11} {ends:>18}"
+    return f"{padded(title, wide)} {values[0]} {values[1]} {difference:>11} {ends:>18}"
 
 
 def describe_test(result: Comparison) -> list[str]:
@@ -214,12 +213,8 @@ def describe_test(result: Comparison) -> list[str]:
 
 def _write(result: Comparison, request: ModelRequest, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
     rows = rows_of(result)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows[0])
-    writer.writerows([quote_cell(value) for value in row.values()] for row in rows)
-    write_text(folder / "comparison.csv", text.getvalue())
+    write_text(folder / "comparison.csv", csv_text([rows[0], *(row.values() for row in rows)]))
     about = {
         "data": list_folders(request.data),
         "split": request.split,

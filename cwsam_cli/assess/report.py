@@ -1,10 +1,7 @@
 """Format accuracy as a table for people, as JSON for programs and as CSV for spreadsheets."""
 
-import csv
 import dataclasses
-import io
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,8 @@ from cwsam_cli.assess.page import write_page
 from cwsam_cli.assess.pictures import Pictures
 from cwsam_cli.assess.request import METRICS
 from cwsam_cli.assess.words import describe_blocks, list_limits, summarize
-from cwsam_cli.files import write_text
+from cwsam_cli.console import padded, text_width
+from cwsam_cli.files import csv_text, write_text
 
 PAGE = "report.html"
 NAMES = ("report", "metrics", "confusion_matrix", "classes", "scenes", "tiles", "reliability")
@@ -99,7 +97,7 @@ def _reliability(result: Evaluation) -> list[dict[str, float | None]]:
 def as_table(result: Evaluation) -> str:
     """Format a table for the terminal."""
     names = result.taxonomy.names
-    wide = max(12, *map(_columns, names))
+    wide = max(12, *map(text_width, names))
     heads = ("IoU", "95 % interval", "prec.", "recall", "F1", "bound.", "support")
     lines = [f"{'class':<{wide}}  {heads[0]:>6} {heads[1]:>14} " + " ".join(f"{head:>6}" for head in heads[2:6])]
     lines[0] += f" {heads[6]:>11}"
@@ -107,8 +105,7 @@ def as_table(result: Evaluation) -> str:
     for name, row, boundary, ends in rows:
         figures = " ".join(_figure(value) for value in (row.precision, row.recall, row.f1, boundary))
         note = "  absent from the reference" if not row.support else ""
-        padding = " " * (wide - _columns(name))
-        lines.append(f"{name}{padding}  {_figure(row.iou)} {_ends(ends)} {figures} {row.support:>11,}{note}")
+        lines.append(f"{padded(name, wide)}  {_figure(row.iou)} {_ends(ends)} {figures} {row.support:>11,}{note}")
     lines.append("")
     overall = as_dict(result)
     for name, title in OVERALL.items():
@@ -150,7 +147,6 @@ def _write_page(result: Evaluation, path: Path, origin: Origin, pictures: Pictur
         "facts": origin.facts,
         "configuration": origin.configuration,
         "limits": list_limits(result),
-        "areas": None,
     }
     is_doubtful = not (result.is_reliable and result.has_blocks)
     blocks = [describe_blocks(result)]
@@ -165,7 +161,7 @@ def _write_page(result: Evaluation, path: Path, origin: Origin, pictures: Pictur
 
 
 def _write_tables(result: Evaluation, folder: Path) -> None:
-    names = [quote_cell(name) for name in result.taxonomy.names]
+    names = result.taxonomy.names
     counts = zip(names, result.matrix.tolist(), strict=True)
     _write_csv(folder / "confusion_matrix.csv", ["reference \\ map", *names], [[name, *row] for name, row in counts])
     columns = ["iou", "precision", "recall", "f1", "boundary_f1"]
@@ -179,26 +175,13 @@ def _write_tables(result: Evaluation, folder: Path) -> None:
     _write_csv(folder / "classes.csv", head, rows)
     for file, items in (("scenes.csv", result.scenes), ("tiles.csv", result.tiles)):
         dicts = [dataclasses.asdict(item) for item in items]
-        _write_csv(folder / file, list(dicts[0]), [[quote_cell(value) for value in item.values()] for item in dicts])
+        _write_csv(folder / file, list(dicts[0]), [list(item.values()) for item in dicts])
     bins = _reliability(result)
     _write_csv(folder / "reliability.csv", list(bins[0]), [list(row.values()) for row in bins])
 
 
 def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([head, *rows])
-    write_text(path, text.getvalue())
-
-
-def quote_cell(value: Any) -> Any:
-    """Quote a text that a spreadsheet would run as a formula."""
-    return f"'{value}" if isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") else value
-
-
-def _columns(text: str) -> int:
-    """Count the columns of a text on a terminal. Chinese, Japanese and Korean characters take two."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+    write_text(path, csv_text([head, *rows]))
 
 
 def _figure(value: float | None) -> str:

@@ -105,6 +105,7 @@ def measure_coverage(
                 probabilities = (scores / temperature).softmax(dim=0)
                 bins += count_bins(probabilities.amax(dim=0).numpy(), is_right)
             if thresholds:
+                # The last ones are those with the temperature.
                 in_set = probabilities >= torch.tensor(thresholds)[:, None]
                 in_set.scatter_(0, best[None], True)
                 held = in_set.gather(0, labels[None])[0]

@@ -46,6 +46,9 @@ def evaluate(
         bool,
         typer.Option("--assume-random", help="Take points without a design as drawn at random from the whole map."),
     ] = False,
+    band: Annotated[
+        int | None, typer.Option("--band", min=1, help="Band of --map that holds the codes, if there are several.")
+    ] = None,
     split: Annotated[
         Literal["train", "val", "test"], typer.Option("--split", help="Which part of the dataset to measure on.")
     ] = "test",
@@ -117,14 +120,34 @@ def evaluate(
     --reference counts all pixels or points that have a true class and a map class. Pixels in
     polygons of two classes are left out. TABLE.csv has the columns legend (map or reference),
     class (code or name) and target (a name; empty leaves the class out).
+
+    With --sample or --reference, -o receives metrics.json and confusion_matrix.csv (rows: map
+    for a sample, else reference), and areas.csv for a sample.
     """
+    options = {
+        "--data": data,
+        "--checkpoint": checkpoint,
+        "--reference": reference,
+        "--class-field": class_field,
+        "--crosswalk": crosswalk,
+        "--assume-random": assume_random,
+        "--band": band,
+        "--calibrate": calibrate,
+        "--conformal": conformal,
+        "--compare": compare,
+    }
+    _refuse_unused({name for name, value in options.items() if value}, sample, map_path)
     if sample is not None or map_path is not None:
         from cwsam_cli.commands.eval_map import evaluate_map, evaluate_sample
 
         if sample is not None:
-            evaluate_sample(sample, map_path, output, assume_random=assume_random, overwrite=overwrite, as_json=as_json)
+            evaluate_sample(
+                sample, map_path, output, assume_random=assume_random, band=band, overwrite=overwrite, as_json=as_json
+            )
         elif map_path is not None:
-            evaluate_map(map_path, reference, class_field, crosswalk, output, overwrite=overwrite, as_json=as_json)
+            evaluate_map(
+                map_path, reference, class_field, crosswalk, output, band=band, overwrite=overwrite, as_json=as_json
+            )
         return
     checkpoint = require_checkpoint(checkpoint)
     if not data:
@@ -169,3 +192,19 @@ def evaluate(
         compare_models(request, require_checkpoint(compare), as_json=as_json)
         return
     evaluate_model(request, as_json=as_json)
+
+
+def _refuse_unused(given: set[str], sample: Path | None, map_path: Path | None) -> None:
+    """Refuse options that would change nothing.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if sample is not None:
+        subject, used = "--sample", {"--assume-random"} | ({"--band"} if map_path is not None else set())
+    elif map_path is not None:
+        subject, used = "--map without --sample", {"--reference", "--class-field", "--crosswalk", "--band"}
+    else:
+        subject, used = "a model", {"--data", "--checkpoint", "--calibrate", "--conformal", "--compare"}
+    if unused := sorted(given - used):
+        raise UsageError(f"{unused[0]} does not go with {subject}", hint="cwsam eval --help has an example of each use")

@@ -6,7 +6,14 @@ from cwsam_cli.commands.options import print_result
 
 
 def evaluate_sample(
-    sample: Path, map_path: Path | None, output: Path | None, *, assume_random: bool, overwrite: bool, as_json: bool
+    sample: Path,
+    map_path: Path | None,
+    output: Path | None,
+    *,
+    assume_random: bool,
+    band: int | None,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Print accuracies and areas from an interpreted sample."""
     from cwsam_cli.verify.files import refuse_output, sample_dict, write_sample_files
@@ -15,7 +22,7 @@ def evaluate_sample(
 
     if output is not None:
         refuse_output(output, overwrite=overwrite)
-    result = assess_sample(sample, map_path, assume_random=assume_random)
+    result = assess_sample(sample, map_path, assume_random=assume_random, band=band)
     if output is not None:
         write_sample_files(result, output, overwrite=overwrite)
     print_result(sample_dict(result), sample_table(result), as_json=as_json)
@@ -28,6 +35,7 @@ def evaluate_map(
     crosswalk: Path | None,
     output: Path | None,
     *,
+    band: int | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -44,7 +52,7 @@ def evaluate_map(
 
     if output is not None:
         refuse_output(output, overwrite=overwrite)
-    result = assess_map(map_path, reference, class_field=class_field, crosswalk=crosswalk)
+    result = assess_map(map_path, reference, class_field=class_field, crosswalk=crosswalk, band=band)
     if output is not None:
         write_map_files(result, output, overwrite=overwrite)
     print_result(map_dict(result), map_table(result), as_json=as_json)

@@ -28,7 +28,7 @@ def sample(
         ),
     ] = None,
     more: Annotated[
-        int | None, typer.Option("--more", min=1, help="Add so many points to the sample that --output names.")
+        int | None, typer.Option("--more", min=1, help="Number of points to add to the sample at --output.")
     ] = None,
     allocation: Annotated[
         Allocation, typer.Option("--allocation", help="How the points are shared out over the strata.")
@@ -77,7 +77,7 @@ def sample(
     Open the GeoPackage in QGIS, and choose the class that you see at each point. The form
     hides the map's class from you. Or fill in the column `reference` of the CSV. A second
     interpreter fills in `reference_2`. Then `cwsam eval --sample sample.gpkg --map map.tif`
-    prints accuracies and areas with 95 % intervals.
+    prints accuracies and areas with 95 % intervals; give sample.csv if you filled in that.
 
     The design is stored in the GeoPackage. --more continues it: further random points per
     stratum, more of them where the map was wrong so far. It keeps all references.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import rasterio
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 from rasterio.features import rasterize
@@ -24,12 +25,31 @@ NOWHERE = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Regions:
-    """Polygons in the CRS of a grid."""
+class PlacedPolygons:
+    """Polygons on a grid.
 
-    frame: "GeoDataFrame"
-    """With a column `value` of whole numbers from 0 on."""
-    grid: Grid
+    They are kept in columns and rows of the grid. So a pixel whose centre lies on a border has the same value in every
+    window: with coordinates in degrees, rounding would differ from window to window.
+    """
+
+    shapes: shapely.STRtree
+    values: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, frame: "GeoDataFrame", grid: Grid) -> "PlacedPolygons":
+        """Place polygons on a grid.
+
+        Args:
+            frame: polygons in the CRS of the grid, with a column `value` of whole numbers from 0 on.
+            grid: the grid.
+        """
+        inverse = ~grid.transform
+
+        def to_pixels(xy: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.stack(inverse @ (xy[:, 0], xy[:, 1]), axis=1)
+
+        shapes = shapely.transform(frame.geometry.to_numpy(), to_pixels)
+        return cls(shapely.STRtree(shapes), frame["value"].to_numpy(np.int32))
 
     def read(self, window: Window, *, first_wins: bool = False) -> NDArray[np.int32]:
         """Return the value of the polygon that contains each pixel's centre, (H, W), `NOWHERE` where there is none.
@@ -38,16 +58,16 @@ class Regions:
             window: a window of the grid.
             first_wins: where polygons overlap, whether the first or the last one counts.
         """
-        shape = (int(window.height), int(window.width))
-        x, y = zip(*self.grid.corners(window), strict=True)
-        near = np.sort(self.frame.sindex.query(shapely.box(min(x), min(y), max(x), max(y))))
+        left, top, height, width = (int(n) for n in (window.col_off, window.row_off, window.height, window.width))
+        near = np.sort(self.shapes.query(shapely.box(left, top, left + width, top + height)))
         if not near.size:
-            return np.full(shape, NOWHERE, np.int32)
-        part = self.frame.iloc[near[::-1] if first_wins else near]
+            return np.full((height, width), NOWHERE, np.int32)
+        if first_wins:
+            near = near[::-1]
         burnt = rasterize(
-            zip(part.geometry, part["value"], strict=True),
-            out_shape=shape,
-            transform=self.grid.part(window).transform,
+            zip(self.shapes.geometries[near], self.values[near], strict=True),
+            out_shape=(height, width),
+            transform=Affine.translation(left, top),
             fill=NOWHERE,
             dtype="int32",
         )

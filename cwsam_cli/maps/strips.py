@@ -27,6 +27,8 @@ DTYPES = ("uint8", "int8", "uint16", "int16", "int32")
 _PIXELS = 2**19
 _BLOCK_BYTES = 2**25
 """A row of blocks with more bytes is read as one strip, so that GDAL's cache need not hold it."""
+_CODES_END = 2**24
+"""float32, in which other rasters are read, holds all whole numbers below this one."""
 _CACHE_BYTES = 2**23, 2**26
 """Smallest and largest size of GDAL's cache. The blocks of masks, mosaics and other rasters are not known."""
 
@@ -48,6 +50,26 @@ class OtherRaster:
                 if unknown.any():
                     values[unknown] = self._read(view, window)[unknown]
         return values
+
+    def read_codes(self, window: Window) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Return the values (H, W) of a window as codes, and where there is none. Codes are 0 there.
+
+        Raises:
+            DataError: a value is not a whole number, or too large to be exact.
+        """
+        values = self.read(window)
+        none = np.isnan(values)
+        values[none] = 0
+        if (values % 1).any():
+            raise DataError(
+                f"`{self.path}` holds values that are not whole numbers", hint="give a raster of class or region codes"
+            )
+        if (np.abs(values) >= _CODES_END).any():
+            raise DataError(
+                f"`{self.path}` holds codes of {_CODES_END:,} or more, which are not read exactly",
+                hint="number its classes or regions from 1",
+            )
+        return values.astype(np.int32), none
 
     @staticmethod
     def _read(view: WarpedVRT, window: Window) -> NDArray[np.float32]:

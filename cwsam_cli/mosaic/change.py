@@ -1,6 +1,5 @@
 """Count which classes became which, from an older map to a newer one."""
 
-import csv
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -10,9 +9,9 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from cwsam_cli.console import track
+from cwsam_cli.console import padded, text_width, track
 from cwsam_cli.errors import DataError
-from cwsam_cli.files import staged
+from cwsam_cli.files import csv_text, staged
 from cwsam_cli.mosaic.plan import Placement, place_maps
 from cwsam_cli.mosaic.request import ChangeRequest
 from cwsam_cli.mosaic.sources import OpenMaps
@@ -122,24 +121,23 @@ def _pairs(placed: Placement) -> Iterator[tuple[Window, NDArray[np.uint16]]]:
 
 
 def _write_csv(path: Path, result: ChangeResult, *, overwrite: bool) -> None:
-    with staged(path, overwrite=overwrite) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(Change)])
-        writer.writerows(astuple(change) for change in result.changes)
+    head = [field.name for field in fields(Change)]
+    with staged(path, overwrite=overwrite) as draft:
+        draft.write_text(csv_text([head, *map(astuple, result.changes)]), encoding="utf-8")
 
 
 def format_changes(result: ChangeResult) -> str:
     """Return a table of the classes' areas in both maps, the largest changes, and what these figures are."""
     codes = {change.from_code: change.from_name for change in result.changes}
     codes |= {change.to_code: change.to_name for change in result.changes}
-    longest = max(len("class"), *map(len, codes.values()))
+    longest = max(len("class"), *map(text_width, codes.values()))
     lines = [f"{'code':>6}  {'class':<{longest}}  {'old ha':>14}  {'new ha':>14}  {'unchanged ha':>14}"]
     for code, name in sorted(codes.items()):
         lost = [change for change in result.changes if change.from_code == code]
         gained = [change for change in result.changes if change.to_code == code]
         kept = [change for change in lost if change.to_code == code]
         figures = "".join(f"  {sum(one.area_ha for one in group):>14,.2f}" for group in (lost, gained, kept))
-        lines.append(f"{code:>6}  {name:<{longest}}{figures}")
+        lines.append(f"{code:>6}  {padded(name, longest)}{figures}")
     for change in [change for change in result.changes if change.from_code != change.to_code][:_SHOWN]:
         lines.append(f"{change.from_name} → {change.to_name}: {change.area_ha:,.2f} ha")
     lines.append(

@@ -14,7 +14,7 @@ Place = tuple[slice, slice]
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class OverlapAgreement:
     """How often maps agree where they overlap. Pixels are counted by the code that the mosaic shows."""
 
     overlap: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))

@@ -113,7 +113,7 @@ def place_maps(request: MapsRequest, rule: Rule) -> Placement:
     bounds = [_bounds_on(source, crs) for source in sources]
     grid = _grid_over(bounds, crs, *_lattice(request, sources[0], crs))
     if max(grid.width, grid.height) > _MAX_SIDE:
-        raise UsageError(f"the mosaic would have {grid.width} × {grid.height} pixels", hint="give a larger --res")
+        raise UsageError(f"the mosaic would have {grid.width:,} × {grid.height:,} pixels", hint="give a larger --res")
     area = None
     if request.cutline:
         grid, area = _cut(request.cutline, grid)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cwsam_cli.config.sizes import area_text
-from cwsam_cli.mosaic.merge import Agreement
+from cwsam_cli.console import padded, text_width
+from cwsam_cli.mosaic.merge import OverlapAgreement
 from cwsam_cli.mosaic.plan import MosaicPlan
 from cwsam_cli.raster.mapfile import Tally
 from cwsam_cli.taxonomy import IGNORE
@@ -45,7 +46,7 @@ class MosaicResult:
     """Those that the mosaic or its overlaps show, in the order of their codes."""
 
 
-def summarize(plan: MosaicPlan, tally: Tally, agreement: Agreement, files: int) -> MosaicResult:
+def summarize(plan: MosaicPlan, tally: Tally, agreement: OverlapAgreement, files: int) -> MosaicResult:
     """Return the result of a mosaic that was written."""
     total = float(tally.areas_m2[:IGNORE].sum())
     overlap, agreed = agreement.overlap, agreement.agreed
@@ -80,11 +81,11 @@ def _share(part: float, whole: float) -> float | None:
 
 def format_result(result: MosaicResult) -> str:
     """Return a table of the classes, a line about the overlaps, and a line about the mosaic."""
-    longest = max(len("class"), *(len(entry.name) for entry in result.classes), 0)
+    longest = max(len("class"), *(text_width(entry.name) for entry in result.classes), 0)
     lines = [f"{'code':>6}  {'class':<{longest}}  {'ha':>14}  {'share':>7}  {'agreement':>9}"]
     for entry in result.classes:
         lines.append(
-            f"{entry.code:>6}  {entry.name:<{longest}}  {entry.area_ha:>14,.2f}  {_percent(entry.share):>7}"
+            f"{entry.code:>6}  {padded(entry.name, longest)}  {entry.area_ha:>14,.2f}  {_percent(entry.share):>7}"
             f"  {_percent(entry.agreement):>9}"
         )
     if result.overlap_pixels:

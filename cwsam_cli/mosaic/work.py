@@ -14,7 +14,7 @@ from cwsam_cli.config.sizes import Size
 from cwsam_cli.console import track
 from cwsam_cli.files import reserved, staged
 from cwsam_cli.maps.codes import NODATA, Strip
-from cwsam_cli.mosaic.merge import Agreement, Merge
+from cwsam_cli.mosaic.merge import Merge, OverlapAgreement
 from cwsam_cli.mosaic.plan import MosaicPlan
 from cwsam_cli.mosaic.request import INDEX
 from cwsam_cli.mosaic.sources import OpenMaps
@@ -35,7 +35,7 @@ _LEAST_CACHE = 16 << 20
 Codes = NDArray[np.uint8]
 
 
-def write_mosaic(plan: MosaicPlan) -> tuple[Tally, Agreement, int]:
+def write_mosaic(plan: MosaicPlan) -> tuple[Tally, OverlapAgreement, int]:
     """Write a mosaic.
 
     Returns:
@@ -53,7 +53,7 @@ def write_mosaic(plan: MosaicPlan) -> tuple[Tally, Agreement, int]:
         staged(request.output, overwrite=request.overwrite, marker=request.marker) as target,
         tempfile.TemporaryDirectory(prefix=".draft-", dir=target.parent) as scratch,
     ):
-        draft, agreement = Path(scratch) / "merged.tif", Agreement()
+        draft, agreement = Path(scratch) / "merged.tif", OverlapAgreement()
         tally = _write_draft(draft, plan.grid, _merge(plan, agreement))
         if request.smallest_area is not None:
             sieved = Path(scratch) / "sieved.tif"
@@ -81,7 +81,7 @@ def _write_draft(path: Path, grid: Grid, strips: Iterator[Codes]) -> Tally:
     return tally
 
 
-def _merge(plan: MosaicPlan, agreement: Agreement) -> Iterator[Codes]:
+def _merge(plan: MosaicPlan, agreement: OverlapAgreement) -> Iterator[Codes]:
     """Yield the strips of the mosaic, before small regions are joined."""
     grid, rule = plan.grid, plan.request.by
     edges = np.array(

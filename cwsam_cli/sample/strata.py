@@ -12,7 +12,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
 from cwsam_cli.maps.legend import Legend
-from cwsam_cli.maps.regions import NOWHERE, Regions, field_of, is_raster, read_features
+from cwsam_cli.maps.regions import NOWHERE, PlacedPolygons, field_of, is_raster, read_features
 from cwsam_cli.maps.strips import ClassRaster, on_grid
 from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.survey.population import Strata, classes_as_strata
@@ -38,7 +38,7 @@ def open_strata(path: Path | None, field: str | None, source: ClassRaster, legen
         legend: names of the map's classes.
 
     Raises:
-        DataError: the file cannot be read or placed on the map, or holds values that are not whole numbers.
+        DataError: the file cannot be read or placed on the map, or holds neither codes nor polygons.
     """
     if path is None:
         yield StrataSource(classes_as_strata, legend.name)
@@ -50,23 +50,19 @@ def open_strata(path: Path | None, field: str | None, source: ClassRaster, legen
             def read(
                 window: Window, codes: NDArray[Any], empty: NDArray[np.bool_]
             ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-                values = raster.read(window)
-                none = empty | np.isnan(values)
-                whole = np.where(none, 0, values)
-                if (whole % 1).any():
-                    raise DataError(
-                        f"`{path}` holds values that are not whole numbers", hint="strata are codes of regions"
-                    )
-                return whole.astype(np.int32), none
+                values, none = raster.read_codes(window)
+                return values, empty | none
 
             yield StrataSource(read, lambda value: names.get(value) or f"stratum {value}")
     else:
         frame = read_features(path, source.grid, source.path)
+        if not (kinds := set(frame.geometry.geom_type)) <= {"Polygon", "MultiPolygon"}:
+            raise DataError(f"`{path}` holds {', '.join(sorted(kinds))}", hint="strata are a raster or polygons")
         labels = (
             frame[field_of(frame, field, path)].astype(str) if field else "polygon " + (frame.index + 1).astype(str)
         )
         values, known = labels.factorize(sort=True) if field else (frame.index.to_numpy(), labels)
-        regions = Regions(frame.assign(value=values), source.grid)
+        regions = PlacedPolygons.of(frame.assign(value=values), source.grid)
 
         def burn(
             window: Window, codes: NDArray[Any], empty: NDArray[np.bool_]

@@ -16,7 +16,7 @@ class ClassEstimates:
     points_in_map: int
     points_in_reference: int
     mapped_share: float
-    """Share of the ground that the map gives to the class."""
+    """Share of the ground that the map gives to the class; an estimate if strata are not the map's classes."""
     mapped_ha: float | None
     """The same in ha; None where the map has no CRS."""
     share: Estimate
@@ -32,7 +32,7 @@ class ClassEstimates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
+class InterpreterAgreement:
     """Agreement of two interpreters."""
 
     first: str
@@ -60,5 +60,5 @@ class SampleAssessment:
     classes: tuple[ClassEstimates, ...]
     matrix: tuple[tuple[float, ...], ...]
     """Area proportions (K, K): rows are map classes, columns reference classes."""
-    agreements: tuple[Agreement, ...]
+    agreements: tuple[InterpreterAgreement, ...]
     notes: tuple[str, ...]

@@ -153,6 +153,8 @@ def _read_csv(path: Path, package: Path | None) -> "GeoDataFrame":
         raise ValueError("it has no columns `x` and `y`")
     crs = None
     if package is not None:
+        if "id" not in table.columns:
+            raise ValueError(f"it has no column `id`, by which its points are found in `{package}`")
         crs = pyogrio.read_info(package, layer=LAYER)["crs"]
         whole = geopandas.read_file(package, layer=LAYER)
         table = table.merge(whole[["id", *_SECRET]], on="id", how="left", validate="one_to_one")
@@ -178,10 +180,10 @@ def _check(path: Path, frame: "GeoDataFrame", design: Design) -> None:
             f"`{path}` has no field `{min(lacking)}`, which the design needs",
             hint="keep the fields that `cwsam sample` wrote",
         )
-    found = np.bincount(frame["stratum"].to_numpy().astype(np.int64), minlength=len(design.strata) + 1)[1:]
+    strata = frame.dropna(subset=["id", "stratum", "map"])["stratum"].to_numpy().astype(np.int64)
+    found = np.bincount(strata.clip(0), minlength=len(design.strata) + 1)[1:]
     if frame["id"].duplicated().any() or found.tolist() != design.points.tolist():
         raise DataError(
-            f"`{path}` holds {len(frame):,} points, but its design has {int(design.points.sum()):,}, or their strata "
-            "differ",
-            hint="no point may be added or deleted by hand: `cwsam sample --more` adds points",
+            f"`{path}` holds {len(frame):,} points that are not the {int(design.points.sum()):,} points of its design",
+            hint="keep all points, and their `id` and `stratum`; `cwsam sample --more` adds points",
         )

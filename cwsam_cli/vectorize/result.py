@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cwsam_cli.config.sizes import area_text
+from cwsam_cli.console import padded, text_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,9 @@ def format_result(result: VectorizeResult) -> str:
 def _table(classes: tuple[ClassArea, ...]) -> list[str]:
     if not classes:
         return []
-    longest = max(len("class"), *(len(entry.name) for entry in classes))
+    longest = max(len("class"), *(text_width(entry.name) for entry in classes))
     rows = [f"{'code':>6}  {'class':<{longest}}  {'ha':>14}  {'share':>7}"]
     for entry in classes:
-        rows.append(f"{entry.code:>6}  {entry.name:<{longest}}  {entry.area_ha:>14,.2f}  {100 * entry.share:>5.1f} %")
+        figures = f"{entry.area_ha:>14,.2f}  {100 * entry.share:>5.1f} %"
+        rows.append(f"{entry.code:>6}  {padded(entry.name, longest)}  {figures}")
     return rows

@@ -1,15 +1,13 @@
 """Write assessments as JSON for programs and as CSV for spreadsheets."""
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cwsam_cli.files import refuse_existing, refuse_foreign, staged, write_text
+from cwsam_cli.files import csv_text, refuse_existing, refuse_foreign, staged, write_text
 from cwsam_cli.survey.results import ClassEstimates, SampleAssessment
 from cwsam_cli.verify.mapped import MapAssessment
 
@@ -51,7 +49,7 @@ def refuse_output(folder: Path, *, overwrite: bool) -> None:
 def write_sample_files(result: SampleAssessment, folder: Path, *, overwrite: bool) -> None:
     """Write `metrics.json`, `areas.csv` and `confusion_matrix.csv` (area proportions; rows map, columns reference)."""
     with _folder(folder, sample_dict(result), overwrite=overwrite) as made:
-        names = [_cell(entry.name) for entry in result.classes]
+        names = [entry.name for entry in result.classes]
         rows = [[name, *row] for name, row in zip(names, result.matrix, strict=True)]
         _write_csv(made / "confusion_matrix.csv", ["map \\ reference", *names], rows)
         columns = [f"{name}_{part}" for name in _ESTIMATES for part in _PARTS]
@@ -62,7 +60,7 @@ def write_sample_files(result: SampleAssessment, folder: Path, *, overwrite: boo
 def write_map_files(result: MapAssessment, folder: Path, *, overwrite: bool) -> None:
     """Write `metrics.json` and `confusion_matrix.csv` (rows reference, columns map)."""
     with _folder(folder, map_dict(result), overwrite=overwrite) as made:
-        names = [_cell(name) for name in result.taxonomy.names]
+        names = result.taxonomy.names
         rows = [[name, *row] for name, row in zip(names, result.matrix.tolist(), strict=True)]
         _write_csv(made / "confusion_matrix.csv", ["reference \\ map", *names], rows)
 
@@ -82,15 +80,8 @@ def _row(entry: ClassEstimates) -> list[Any]:
         for part in _PARTS
     ]
     counts = [entry.points_in_map, entry.points_in_reference, entry.mapped_share, entry.mapped_ha]
-    return [entry.code, _cell(entry.name), *counts, *figures, entry.note]
+    return [entry.code, entry.name, *counts, *figures, entry.note]
 
 
 def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([head, *rows])
-    write_text(path, text.getvalue())
-
-
-def _cell(text: str) -> str:
-    """Quote a name that a spreadsheet would run as a formula."""
-    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
+    write_text(path, csv_text([head, *rows]))

@@ -16,7 +16,7 @@ from rasterio.windows import Window
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.maps.legend import Legend
-from cwsam_cli.maps.regions import NOWHERE, Regions, field_of, is_raster, read_features
+from cwsam_cli.maps.regions import NOWHERE, PlacedPolygons, field_of, is_raster, read_features
 from cwsam_cli.maps.strips import ClassRaster, on_grid, open_classes
 from cwsam_cli.metrics.confusion import Matrix, Metrics, compute_metrics
 from cwsam_cli.raster.scene import open_raster
@@ -79,13 +79,13 @@ def assess_map(
     walk = read_crosswalk(crosswalk)
     with open_classes(map_path, band) as source:
         legend = Legend.read(source.dataset, source.band)
-        if is_raster(reference):
+        if is_coded := is_raster(reference):
             pairs, names, left_out, unit = *_against_raster(source, reference), 0, "pixels"
         elif class_field is None:
             raise UsageError(f"`{reference}` needs --class-field", hint="name the field with the class of each feature")
         else:
             pairs, names, left_out, unit = _against_features(source, reference, class_field)
-    taxonomy, matrix, lost = _common(pairs, legend, names, walk, reference)
+    taxonomy, matrix, lost = _common(pairs, legend, names, walk, reference, are_codes=is_coded)
     metrics = compute_metrics(matrix)
     if not metrics.pixels:
         raise DataError(
@@ -140,14 +140,10 @@ def _against_raster(source: ClassRaster, path: Path) -> tuple[Pairs, dict[int, s
     with on_grid([path], source) as (raster,):
         for window in _strips(source):
             codes, empty = source.read(window)
-            values = raster.read(window)
-            known = ~(empty | np.isnan(values))
-            if not known.any():
-                continue
-            real = values[known]
-            if (real % 1).any():
-                raise DataError(f"`{path}` holds values that are not whole numbers", hint="is it the reference raster?")
-            pairs += count_pairs(codes[known], real.astype(np.int32))
+            values, none = raster.read_codes(window)
+            known = ~(empty | none)
+            if known.any():
+                pairs += count_pairs(codes[known], values[known])
     return pairs, names
 
 
@@ -169,7 +165,8 @@ def _against_features(source: ClassRaster, path: Path, field: str) -> tuple[Pair
         return pairs, names, left_out, "points"
     if not kinds <= {"Polygon", "MultiPolygon"}:
         raise DataError(f"`{path}` holds {', '.join(sorted(kinds))}", hint="a reference is points or polygons")
-    regions, pairs, left_out = Regions(frame, source.grid), Counter[tuple[int, int]](), 0
+    # In the order of values, the first and the last polygon at a pixel differ wherever any two do.
+    regions, pairs, left_out = PlacedPolygons.of(frame.sort_values("value"), source.grid), Counter[tuple[int, int]](), 0
     for window in _strips(source):
         burnt = regions.read(window)
         if (burnt == NOWHERE).all():
@@ -207,9 +204,17 @@ def _plain(value: object) -> str:
 
 
 def _common(
-    pairs: Pairs, legend: Legend, names: dict[int, str], walk: Crosswalk, reference: Path
+    pairs: Pairs, legend: Legend, names: dict[int, str], walk: Crosswalk, reference: Path, *, are_codes: bool
 ) -> tuple[Taxonomy, Matrix, int]:
     """Bring both legends to common classes, and count pixels by them.
+
+    Args:
+        pairs: see `Pairs`.
+        legend: names of the map's codes.
+        names: names of the reference's values.
+        walk: the crosswalk.
+        reference: path of the reference, for messages.
+        are_codes: whether the reference's values are class codes, and not numbers of the texts in a field.
 
     Returns:
         The common classes, the matrix, and the pixels that have no target.
@@ -225,7 +230,7 @@ def _common(
     unknown = []
     for value in sorted({value for _, value in pairs}):
         text = names.get(value, str(value))
-        target = walk.target("reference", value if text != names.get(value) or text.isdecimal() else None, text)
+        target = walk.target("reference", value if are_codes else None, text)
         if target == text and name_key(text) not in common and text in by_code:
             target = by_code[text]  # the reference has codes only: those of the map
         if target and name_key(target) not in common:

@@ -15,7 +15,7 @@ from cwsam_cli.maps.strips import ClassRaster, open_classes
 from cwsam_cli.survey.design import Design, MapClass, Stratum
 from cwsam_cli.survey.estimators import Estimate, estimate, tally
 from cwsam_cli.survey.population import classes_as_strata, count_population, hash_of
-from cwsam_cli.survey.results import Agreement, ClassEstimates, SampleAssessment
+from cwsam_cli.survey.results import ClassEstimates, InterpreterAgreement, SampleAssessment
 from cwsam_cli.survey.samplefile import NO_REFERENCE, REFERENCE, Sample, read_sample
 
 Codes = NDArray[np.int64]
@@ -43,6 +43,7 @@ def assess_sample(
     """
     sample = read_sample(path)
     notes: list[str] = []
+    is_own_map = True
     if sample.design is not None and assume_random:
         raise UsageError(f"`{path}` has a design", hint="leave out --assume-random")
     if sample.design is None:
@@ -54,17 +55,18 @@ def assess_sample(
         design, strata = sample.design, sample.frame["stratum"].to_numpy().astype(np.int64) - 1
         sizes = sample.frame["pixel_m2"].to_numpy(np.float64) if design.areas_m2 is not None else None
         mapped = sample.frame["map"].to_numpy().astype(np.int64)
-        own = True
         if map_path is not None:
-            design, mapped, own = _on_map(sample, design, mapped, map_path, band)
+            design, mapped, is_own_map = _on_map(sample, design, mapped, map_path, band)
         method = "stratified, strata are map classes (Olofsson et al. 2014)"
-        if not own:
+        if not is_own_map:
             notes.append(
                 f"`{map_path}` is not the map that the sample was drawn from (`{design.map}`)."
                 " The estimates use the sample's own strata."
             )
-        if not own or design.strata_from:
+        if not is_own_map or design.strata_from:
             method = "stratified, strata are not map classes (Stehman 2014)"
+    if not is_own_map or any(stratum.code is None for stratum in design.strata):
+        notes.append("Strata are not the map's classes, so the mapped areas are estimates from the points, too.")
     reference = sample.references(REFERENCE, design.classes)
     known = reference != NO_REFERENCE
     if not known.all():
@@ -266,11 +268,11 @@ def _refuse_empty_strata(sample: Sample, design: Design, strata: Codes) -> None:
         raise DataError(
             f"`{sample.path}` has no interpreted point in the stratum `{empty[0]}`"
             + (f" and {len(empty) - 1} others" if len(empty) > 1 else ""),
-            hint=f"fill in `{REFERENCE}` of at least two points per stratum",
+            hint=f"fill in `{REFERENCE}` of at least two points per stratum; if you filled in the CSV, give the CSV",
         )
 
 
-def _agreements(sample: Sample, classes: tuple[MapClass, ...]) -> list[Agreement]:
+def _agreements(sample: Sample, classes: tuple[MapClass, ...]) -> list[InterpreterAgreement]:
     references = {name: sample.references(name, classes) for name in sample.interpreters}
     result = []
     for first, second in combinations(references, 2):
@@ -281,5 +283,5 @@ def _agreements(sample: Sample, classes: tuple[MapClass, ...]) -> list[Agreement
         same = float((one == other).mean())
         chance = float(sum((one == code).mean() * (other == code).mean() for code in np.unique(one)))
         kappa = (same - chance) / (1 - chance) if chance < 1 else None
-        result.append(Agreement(first=first, second=second, points=len(one), agreement=same, kappa=kappa))
+        result.append(InterpreterAgreement(first=first, second=second, points=len(one), agreement=same, kappa=kappa))
     return result

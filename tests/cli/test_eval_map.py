@@ -107,6 +107,17 @@ def test_polygons_count_the_pixels_whose_centres_they_hold(
     assert told["classes"][0]["absent"]
 
 
+def test_a_pixel_in_two_classes_is_left_out_whatever_the_order_of_the_polygons(
+    cwsam: Cwsam, map_path: Path, codes: Codes, tmp_path: Path
+) -> None:
+    """A polygon of town lies between two equal ones of forest."""
+    forest, town = shapely.box(600_000, 3_999_400, 600_600, 4_000_000), shapely.box(600_000, 3_999_700, 600_300, 4e6)
+    frame = geopandas.GeoDataFrame({"class": ["Forest", "Town", "Forest"]}, geometry=[forest, town, forest], crs=32617)
+    frame.to_file(tmp_path / "truth.gpkg")
+    told = assess(cwsam, "truth.gpkg", "--class-field", "class")
+    assert told["left_out"] == 100 and told["pixels"] == 300
+
+
 def test_points_count_one_each(cwsam: Cwsam, map_path: Path, codes: Codes, truth: Codes, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows, columns = rng.integers(0, 55, 200), rng.integers(0, 80, 200)
@@ -137,6 +148,35 @@ def test_a_crosswalk_joins_classes_on_either_side(
     assert [entry["name"] for entry in told["classes"]] == ["Water", "Land"]
     assert (matrix_of("report") == expected).all()
     assert told["left_out"] == 40
+
+
+def test_a_crosswalk_names_the_codes_of_points_not_their_places_in_the_list(
+    cwsam: Cwsam, map_path: Path, codes: Codes, truth: Codes, tmp_path: Path
+) -> None:
+    """Code 1 is joined with town. Code 2 is second in the list of codes, and stays forest."""
+    rows, columns = np.nonzero(truth[5:50:3, 5::3] != 255)
+    rows, columns = 3 * rows + 5, 3 * columns + 5
+    points = geopandas.points_from_xy(600_015 + 30 * columns, 3_999_985 - 30 * rows)
+    frame = geopandas.GeoDataFrame({"code": truth[rows, columns]}, geometry=points, crs=32617)
+    frame.to_file(tmp_path / "truth.gpkg")
+    (tmp_path / "table.csv").write_text("legend,class,target\nreference,1,Town\n")
+    assess(cwsam, "truth.gpkg", "--class-field", "code", "--crosswalk", "table.csv", "-o", "report")
+    real = np.array([0, 3, 2, 3])[truth[rows, columns]]
+    assert (matrix_of("report") == confusion_matrix(real, codes[rows, columns], labels=[1, 2, 3])).all()
+
+
+def test_a_crosswalk_may_name_codes_of_a_raster_that_has_names(
+    cwsam: Cwsam, map_path: Path, codes: Codes, truth: Codes, tmp_path: Path
+) -> None:
+    write(tmp_path / "truth.tif", truth, nodata=255)
+    with rasterio.open(tmp_path / "truth.tif", "r+") as target:
+        tag_classes(target, from_names(["Lake", "Wood", "City"], first=1))
+    (tmp_path / "table.csv").write_text(
+        "legend,class,target\nreference,1,Water\nreference,2,Forest\nreference,city,Town\n"
+    )
+    assess(cwsam, "truth.tif", "--crosswalk", "table.csv", "-o", "report")
+    known = (codes != 255) & (truth != 255)
+    assert (matrix_of("report") == confusion_matrix(truth[known], codes[known])).all()
 
 
 def test_names_decide_where_both_legends_have_them(
@@ -174,6 +214,8 @@ def test_what_cannot_be_compared_is_refused(
     refused(4, *common, "--reference", "far.tif", names="far.tif")
     write(tmp_path / "float.tif", truth + np.float32(0.5))
     refused(4, *common, "--reference", "float.tif", names="float.tif")
+    write(tmp_path / "large.tif", truth.astype(np.int32) + 2**24)
+    refused(4, *common, "--reference", "large.tif", names="16,777,216")
     frame = geopandas.GeoDataFrame({"code": [1]}, geometry=[shapely.Point(600_100, 3_999_900)], crs=32617)
     frame.to_file(tmp_path / "points.gpkg")
     refused(2, *common, "--reference", "points.gpkg", names="--class-field")

@@ -126,7 +126,7 @@ def test_regions_as_strata_use_stehmans_estimators(
     cwsam("sample", map_path, "-n", 600, "--strata", "zones.tif", "-o", "sample.gpkg")
     interpret(Path("sample.gpkg"), truth)
     told = assess(cwsam)
-    assert "Stehman" in told["method"]
+    assert "Stehman" in told["method"] and "mapped areas are estimates" in told["notes"][0]
     for entry in told["classes"]:
         assert is_near(entry["share"], (truth == entry["code"]).mean())
 
@@ -177,6 +177,40 @@ def test_the_csv_may_be_filled_in_with_names(cwsam: Cwsam, map_path: Path, truth
     from_csv = json.loads(cwsam("eval", "--sample", "sample.csv", "--json").stdout)
     interpret(Path("sample.gpkg"), truth)
     assert from_csv["classes"] == assess(cwsam)["classes"]
+
+
+def test_a_csv_whose_ids_were_changed_is_refused(cwsam: Cwsam, refused: Refused, map_path: Path) -> None:
+    cwsam("sample", map_path, "-n", 100, "-o", "sample.gpkg")
+    table = pandas.read_csv("sample.csv")
+    table.assign(id=table["id"] + 1, reference=1).to_csv("sample.csv", index=False)
+    refused(4, "eval", "--sample", "sample.csv", names="sample.csv")
+    table.drop(columns="id").assign(reference=1).to_csv("sample.csv", index=False)
+    refused(4, "eval", "--sample", "sample.csv", names="`id`")
+
+
+def test_the_map_may_be_one_of_several_bands(
+    cwsam: Cwsam, refused: Refused, map_path: Path, truth: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    with rasterio.open(map_path) as source:
+        write(tmp_path / "both.tif", np.stack([truth, source.read(1)]))
+    cwsam("sample", "both.tif", "--band", 2, "-n", 100, "-o", "sample.gpkg")
+    interpret(Path("sample.gpkg"), truth)
+    refused(4, "eval", "--sample", "sample.gpkg", "--map", "both.tif", names="2 bands")
+    told = assess(cwsam, "--map", "both.tif", "--band", 2)
+    assert told["classes"] == assess(cwsam)["classes"] and "Olofsson" in told["method"]
+    write(tmp_path / "truth.tif", truth)
+    against = ("eval", "--map", "both.tif", "--reference", "truth.tif", "--band", 1, "--json")
+    assert json.loads(cwsam(*against).stdout)["accuracy"] == 1
+
+
+def test_options_that_would_change_nothing_are_refused(cwsam: Cwsam, refused: Refused) -> None:
+    sample, map_ = ("eval", "--sample", "s.gpkg"), ("eval", "--map", "map.tif")
+    refused(2, *sample, "--map", "map.tif", "--compare", "b.tif", names="--compare")
+    refused(2, *sample, "--reference", "truth.tif", names="--reference")
+    refused(2, *sample, "--band", 2, names="--band")
+    refused(2, *map_, "--reference", "truth.tif", "-c", "a.pth", names="--checkpoint")
+    refused(2, *map_, "--reference", "truth.tif", "--assume-random", names="--assume-random")
+    refused(2, "eval", "-c", "a.pth", "--crosswalk", "table.csv", names="--crosswalk")
 
 
 def test_a_class_with_too_few_points_says_so(cwsam: Cwsam, tmp_path: Path) -> None:

@@ -291,6 +291,12 @@ def test_more_points_than_pixels_are_refused(refused: Refused, tmp_path: Path) -
     refused(4, "sample", "map.tif", "-n", 26, "-o", "sample.gpkg", names="25 pixels")
 
 
+def test_points_are_no_strata(refused: Refused, map_path: Path, tmp_path: Path) -> None:
+    points = geopandas.GeoSeries.from_xy([600_100.0], [3_999_900.0], crs=32617)
+    points.to_file(tmp_path / "points.gpkg")
+    refused(4, "sample", map_path, "-n", 50, "--strata", "points.gpkg", "-o", "sample.gpkg", names="holds Point")
+
+
 def test_a_sample_of_another_map_is_not_continued(cwsam: Cwsam, refused: Refused, tmp_path: Path) -> None:
     for name, code in (("map.tif", 1), ("other.tif", 2)):
         write(tmp_path / name, np.full((20, 20), code, np.uint8))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cwsam_cli.mosaic.merge import Agreement, Merge
+from cwsam_cli.mosaic.merge import Merge, OverlapAgreement
 from cwsam_cli.mosaic.request import Rule
 from cwsam_cli.taxonomy import IGNORE
 
@@ -50,7 +50,7 @@ def by_hand(rule: Rule, shown: list[tuple[int, int]]) -> int:
 @modest
 @given(pieces())
 def test_every_rule_chooses_as_by_hand_and_agreement_is_counted_exactly(rule: Rule, given_pieces: list[Piece]) -> None:
-    merge, agreement = Merge(rule, *SHAPE), Agreement()
+    merge, agreement = Merge(rule, *SHAPE), OverlapAgreement()
     for place, codes, confidence in given_pieces:
         merge.add(place, codes, confidence if rule == "confidence" else None)
     result = merge.result()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cwsam_cli.errors import MachineError, OutputExists, UsageError
-from cwsam_cli.files import refuse_existing, refuse_foreign, reserved, sha256, staged, sweep, write_text
+from cwsam_cli.files import csv_text, refuse_existing, refuse_foreign, reserved, sha256, staged, sweep, write_text
 
 MARKER = "dataset.yaml"
 
@@ -269,3 +269,7 @@ def test_a_folder_that_holds_anything_else_is_foreign(tmp_path: Path) -> None:
     (tmp_path / "thesis.odt").touch()
     with pytest.raises(UsageError, match=r"thesis\.odt"):
         refuse_foreign(tmp_path, made)
+
+
+def test_a_text_in_a_csv_is_never_a_formula_and_numbers_stay_numbers() -> None:
+    assert csv_text([["=1+1", -1, " @a", "a-b"], [None, 0.5]]) == "'=1+1,-1,' @a,a-b\n,0.5\n"

@@ -216,7 +216,7 @@ function ticks(largest) {
 }
 const shareTicks = (bins) => ticks(Math.max(...bins.map((bin) => bin.pixels / report.pixels)));
 
-function tables() {
+function scenes() {
   if (report.scenes.length > 1) {
     const rows = report.scenes.map((scene) => element("tr", {}, element("td", {}, scene.scene || "–"),
       ...[count(scene.tiles), count(scene.pixels), figure(scene.accuracy), figure(scene.mean_iou), figure(scene.kappa)]
@@ -224,13 +224,6 @@ function tables() {
     const head = ["scene", "tiles", "pixels", "accuracy", "mean IoU", "kappa"].map((text, number) => element("th", { class: number ? "number" : null }, text));
     section("Results by scene", null, element("div", { class: "wide" }, element("table", { class: "figures" },
       element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows))));
-  }
-  if (report.areas) {
-    const rows = report.areas.map((area) => element("tr", {}, element("td", {}, area.name), ...[area.hectares, ...area.interval]
-      .map((value) => element("td", { class: "number" }, count(Math.round(value))))));
-    const head = ["class", "hectares", "from", "to"].map((text, number) => element("th", { class: number ? "number" : null }, text));
-    section("Areas", "Estimated from a probability sample, with 95 % intervals.", element("table", { class: "figures" },
-      element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)));
   }
 }
 
@@ -263,5 +256,5 @@ function run() {
   section("Limits", null, element("ul", { class: "limits" }, ...report.limits.map((text) => element("li", {}, text))));
 }
 
-for (const part of [overview, byClass, confusion, maps, reliability, tables, curves, run]) part();
+for (const part of [overview, byClass, confusion, maps, reliability, scenes, curves, run]) part();
 document.documentElement.dataset.ready = "";
