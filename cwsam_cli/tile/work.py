@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.dataset.statistics import RunningStats
+from cwsam_cli.errors import DataError
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.tile.labels import NO_LABEL
+from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Codes
 from cwsam_cli.tile.plan import TilePlan
-from cwsam_cli.tile.scenes import Inputs, SceneReader
+from cwsam_cli.tile.scenes import Inputs, LabelledScene, SceneReader
 from cwsam_cli.tile.selection import REASONS
 from cwsam_cli.tile.tiles import Place, WrittenTile, tile_name, write_image, write_labels, write_view
 from cwsam_cli.tile.workers import cut
@@ -86,6 +87,7 @@ def writing_parts(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator[Call
     """
     taxonomy = plan.taxonomy
     to_index, to_code = taxonomy.code_to_index(), taxonomy.index_to_code()
+    known = {*taxonomy.codes, *taxonomy.unlabelled, NO_LABEL, IGNORE}
     with (
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
         closing(SceneReader(plan.scenes, inputs.table, plan.size)) as reader,
@@ -103,10 +105,13 @@ def writing_parts(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator[Call
                 above, beside = tile.unlabelled
                 codes[:above] = codes[:, :beside] = NO_LABEL
                 index = _translate(np.where(codes < 0, IGNORE, codes).astype(np.uint8), to_index)
-                if index.min() == IGNORE:
+                has_lost = not known.issuperset(np.unique(codes[index == IGNORE]).tolist())
+                if index.min() == IGNORE and not has_lost:
                     left_out[REASONS[0]] += 1
                     continue
                 image, valid = opened.scene.read(tile.window)
+                if has_lost:
+                    _refuse_lost(plan.scenes[tile.scene], codes[valid & (index == IGNORE)], known)
                 if not valid.all():
                     index[~valid] = IGNORE
                 labelled = _count(index, len(taxonomy))
@@ -137,6 +142,21 @@ def writing_parts(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator[Call
             ).to_bytes()
 
         yield write
+
+
+def _refuse_lost(scene: LabelledScene, codes: Codes, known: set[int]) -> None:
+    """Stop if labels of valid pixels have no class. Planning does not see them if a reduced scene has no data there.
+
+    Raises:
+        DataError: they have none.
+    """
+    lost = [code for code in np.unique(codes).tolist() if code not in known]
+    if lost:
+        shown = ", ".join("a value" if code == UNEXPECTED else f"{code}" for code in lost)
+        raise DataError(
+            f"the labels of `{scene.path}` hold {shown} without a class, in few pixels among ground without data",
+            hint="add all values of the labels to a class table: --classes classes.yaml",
+        )
 
 
 def _translate(values: NDArray[np.uint8], table: bytes) -> NDArray[np.uint8]:

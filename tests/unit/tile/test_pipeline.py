@@ -17,8 +17,8 @@ from rasterio.transform import from_origin
 
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.dataset.samples import TileDataset
-from cwsam_cli.errors import MachineError
-from cwsam_cli.raster.scene import open_scene
+from cwsam_cli.errors import DataError, MachineError
+from cwsam_cli.raster.scene import Scene, open_scene
 from cwsam_cli.raster.views import make_views
 from cwsam_cli.tile import counting, pipeline, scenes, work, workers
 from cwsam_cli.tile.pipeline import tile_scenes
@@ -62,6 +62,34 @@ def test_pixels_are_read_once_and_labels_twice(
     tile_scenes(TileRequest(scenes=(str(scene),), labels=labels, output=tmp_path / "dataset", size=100))
     most = 1.1 * scene.stat().st_size + 2.1 * labels.stat().st_size
     assert bytes_read() - before < most + 2_000_000, "PROJ's database and the written index are read, too"
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_labels_that_planning_did_not_see_are_no_silent_loss(
+    make_raster: MakeRaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: bool
+) -> None:
+    scene, labelled = noise(1, 64, 96), codes(64, 96)
+    scene[0, :, :8] = 0
+    scene[0, 10, 4] = 5  # the reduced scene has no data here
+    labelled[10, 4] = 9
+    monkeypatch.setattr(Scene, "read_reduced_valid", lambda self: np.arange(96)[None] >= 8)
+    path = make_raster("scene.tif", scene, nodata=0)
+    labels = make_raster("labels.tif", labelled)
+    classes = tmp_path / "classes.yaml"
+    classes.write_text(
+        "classes:\n" + "".join(f"  - {{code: {n}, name: c{n}, color: '#00000{n}'}}\n" for n in (1, 2, 3))
+    )
+    request = TileRequest(
+        scenes=(str(path),),
+        labels=labels,
+        output=tmp_path / "data",
+        size=16,
+        shares=(100, 0, 0),
+        classes=str(classes) if table else None,
+    )
+    with pytest.raises(DataError, match=r"labels of .*scene\.tif. hold (9|a value) without a class"):
+        tile_scenes(request)
+    assert not (tmp_path / "data").exists()
 
 
 def test_several_processes_write_the_same_dataset_as_one(make_raster: MakeRaster, tmp_path: Path) -> None:
