@@ -26,7 +26,8 @@ demo: $(VENV)/.demo-scene
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-# Tests of several processes stay on one worker (group "processes"); all others are shared out one by one.
+# Tests of several processes stay on one worker each (groups "processes" and "sharding"); all others are shared out
+# one by one.
 # The demo trains with all cores, so it comes last and alone.
 # Warnings are errors in `make test` only: not every slow test has been run with them as errors.
 test-slow: $(VENV)/.demo-scene
