@@ -63,9 +63,9 @@ def prepare_data(config: RunConfig, world: World) -> TrainingData:
     training = _dataset(config, manifest, "train_dataset", world)
     validation = _dataset(config, manifest, "val_dataset", world)
     if not world.agree(has_labels(validation) if world.is_main else True):
+        folders = ", ".join(str(labels) for _, labels in config.val_dataset.dataset.args.folders)
         raise DataError(
-            f"the validation tiles in `{_named(config.val_dataset)}` have no labelled pixels, "
-            "so no best epoch can be chosen",
+            f"the validation tiles in `{folders}` have no labelled pixels, so no best epoch can be chosen",
             hint="tile with other --split shares or another --seed, or point val_dataset at labelled tiles",
         )
     balanced = config.train_dataset.sampler == "balanced"
