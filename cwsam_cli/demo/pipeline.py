@@ -23,6 +23,7 @@ from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.work import predict
 from cwsam_cli.raster.quicklook import draw_quicklook
 from cwsam_cli.raster.scene import open_scene
+from cwsam_cli.tile.lengths import Length
 from cwsam_cli.tile.pipeline import tile_scenes
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.train.pipeline import train
@@ -102,10 +103,11 @@ def run_demo(
     """
     refuse_existing(output, overwrite=overwrite, marker=_MARKER)
     refuse_foreign(output, _MADE)
-    credit = ""
+    credit, buffer = "", None
     if scene is None or labels is None:
         scene, labels = _example()
         classes, credit = "nc_landclass96", CREDIT
+        buffer = Length(0.0, "px")  # of 4 × 4 tiles; with any buffer, a class is missing from the test
     for path in (scene, labels):
         if output.resolve() in path.resolve().parents:
             raise UsageError(f"`{path}` is inside the demo's output folder", hint="choose another -o")
@@ -119,7 +121,13 @@ def run_demo(
     size = config.model.args.inp_size
     log.info("1/5 tile")
     wanted = TileRequest(
-        scenes=(str(scene),), labels=labels, output=dataset, size=size, overlap=size // 2, classes=classes
+        scenes=(str(scene),),
+        labels=labels,
+        output=dataset,
+        size=size,
+        overlap=size // 2,
+        classes=classes,
+        buffer=buffer,
     )
     manifest = tile_scenes(wanted)
     picture = output / "quicklook.png"
