@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from cwsam_cli.audit.tiles import TileFacts, reduce_image
-from cwsam_cli.raster.scene import open_raster, read_image, reading
+from cwsam_cli.raster.pixels import read_image
+from cwsam_cli.raster.scene import open_raster, reading
 
 _ALIKE = 0.98
 """Correlation from which reduced tiles count as alike."""

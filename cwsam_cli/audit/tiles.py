@@ -10,8 +10,9 @@ from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.pixels import read_image
 from cwsam_cli.raster.place import has_position
-from cwsam_cli.raster.scene import open_raster, read_image, reading
+from cwsam_cli.raster.scene import open_raster, reading
 from cwsam_cli.taxonomy import IGNORE
 
 REDUCED = 16

@@ -26,7 +26,8 @@ from cwsam_cli.dataset.transforms import augment, band_statistics, crop_or_pad, 
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.raster.bands import band_descriptions
 from cwsam_cli.raster.grid import Grid, lattice
-from cwsam_cli.raster.scene import open_raster, read_image, reading
+from cwsam_cli.raster.pixels import read_image
+from cwsam_cli.raster.scene import open_raster, reading
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 
 

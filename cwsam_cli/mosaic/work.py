@@ -18,13 +18,13 @@ from cwsam_cli.mosaic.merge import Merge, OverlapAgreement
 from cwsam_cli.mosaic.plan import MosaicPlan
 from cwsam_cli.mosaic.request import INDEX
 from cwsam_cli.mosaic.sources import OpenMaps
+from cwsam_cli.raster.class_vrt import Source, write_class_vrt
 from cwsam_cli.raster.cog import DRAFT_CREATION, write_class_cog
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.mapfile import BLOCK, Tally
 from cwsam_cli.raster.network import gdal_settings
 from cwsam_cli.raster.scene import writing
 from cwsam_cli.raster.style import write_sidecar, write_style
-from cwsam_cli.raster.virtual import Source, write_virtual
 from cwsam_cli.taxonomy import IGNORE
 
 _STRIP_PIXELS = 2**22
@@ -145,7 +145,7 @@ def _write_tiles(draft: Path, target: Path, plan: MosaicPlan) -> int:
             _write_file(draft, window, target / tile.name, plan)
             size = int(window.width), int(window.height)
             sources.append(Source(tile.name, size, Window(0, 0, *size), window))
-    write_virtual(target / INDEX, plan.grid, sources, plan.taxonomy, _tags(plan))
+    write_class_vrt(target / INDEX, plan.grid, sources, plan.taxonomy, _tags(plan))
     write_style(target / INDEX, plan.taxonomy)
     return len(sources)
 

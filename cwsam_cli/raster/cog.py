@@ -13,10 +13,10 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from cwsam_cli.raster.class_vrt import Source, write_class_vrt
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.mapfile import BLOCK, COG_CREATION
 from cwsam_cli.raster.scene import verify_written, writing
-from cwsam_cli.raster.virtual import Source, write_virtual
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 
 COG_BLOCK = 512
@@ -58,13 +58,13 @@ def write_class_cog(draft: Path, part: Window, target: Path, taxonomy: Taxonomy,
         whole = Grid.of(dataset)
     grid, place = whole.part(part), Window(0, 0, part.width, part.height)
     cut = [Source(draft.name, (whole.width, whole.height), part, place)]
-    write_virtual(view, grid, cut, taxonomy, tags)
+    write_class_vrt(view, grid, cut, taxonomy, tags)
     levels: list[Path] = []
     while max(grid.width, grid.height) > COG_BLOCK << len(levels):
         level = draft.with_suffix(f".{len(levels) + 1}.tif")
         _write_half(levels[-1] if levels else view, level)
         levels.append(level)
-    write_virtual(view, grid, cut, taxonomy, tags, overviews=[level.name for level in levels])
+    write_class_vrt(view, grid, cut, taxonomy, tags, overviews=[level.name for level in levels])
     with writing(target):
         rasterio.shutil.copy(view, target, driver="COG", **COG_CREATION | {"overviews": "force_use_existing"})
     verify_written(target)

@@ -1,10 +1,4 @@
-"""Open an image and read windows of it, with every way a raster can say "no data" understood.
-
-A pixel is nodata where a mask band, an alpha band or a `.msk` file says so, where any of
-the bands that are read is NaN or infinite, and where they hold the nodata value: any of them
-in floats and if the value is negative, all of them otherwise. A 0 in one band of bytes is a
-dark pixel.
-"""
+"""Open an image and read windows of it. `raster.pixels` says which pixels are nodata."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -31,6 +25,7 @@ from cwsam_cli.raster.bands import band_index, band_names, choose_bands
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.network import GDAL_CACHE as GDAL_CACHE
 from cwsam_cli.raster.network import VIEW
+from cwsam_cli.raster.pixels import read_bands, read_image, read_valid, tagged_alpha
 from cwsam_cli.raster.place import missing_crs, refuse_impossible
 from cwsam_cli.raster.vrt import gdal_name
 
@@ -121,9 +116,9 @@ class Scene:
         """
         shape = min(self.grid.height, side), min(self.grid.width, side)
         with reading(self.path):
-            valid = _read_valid(self.dataset, self.bands, self.whole, self.alpha, shape)
+            valid = read_valid(self.dataset, self.bands, self.whole, self.alpha, shape)
             if np.issubdtype(self.dtype, np.floating):
-                valid &= np.isfinite(_read_bands(self.dataset, self.bands, self.whole, shape)).all(axis=0)
+                valid &= np.isfinite(read_bands(self.dataset, self.bands, self.whole, shape)).all(axis=0)
         return valid
 
     @property
@@ -139,66 +134,6 @@ class Scene:
         """
         with reading(self.path):
             return read_image(self.dataset, self.bands, window, alpha=self.alpha)
-
-
-def read_image(
-    dataset: rasterio.DatasetReader, bands: Sequence[int], window: Window, *, alpha: int | None = None
-) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """Read bands (C, H, W) of an open raster in its own dtype, and where they are valid (H, W).
-
-    A pixel without a value in any of these bands is not valid; see above for nodata values.
-
-    Args:
-        dataset: an open raster.
-        bands: counted from 1.
-        window: what to read.
-        alpha: the band that hides pixels, 0 for none; None is one tagged so that is not among the bands.
-    """
-    image = _read_bands(dataset, bands, window)
-    if alpha is None:
-        alpha = next((band for band in _tagged_alpha(dataset) if band not in bands), 0)
-    valid = _read_valid(dataset, bands, window, alpha)
-    if np.issubdtype(image.dtype, np.floating):
-        valid &= np.isfinite(image).all(axis=0)
-    return image, valid
-
-
-def _read_bands(
-    dataset: rasterio.DatasetReader, bands: Sequence[int], window: Window, shape: tuple[int, int] | None = None
-) -> NDArray[np.generic]:
-    if len({dataset.dtypes[band - 1] for band in bands}) == 1:
-        return np.asarray(dataset.read(bands, window=window, out_shape=shape and (len(bands), *shape)))
-    # rasterio reads bands of one dtype only
-    return np.stack([dataset.read(band, window=window, out_shape=shape) for band in bands])
-
-
-def _read_valid(
-    dataset: rasterio.DatasetReader,
-    bands: Sequence[int],
-    window: Window,
-    alpha: int,
-    shape: tuple[int, int] | None = None,
-) -> NDArray[np.bool_]:
-    """Read where a mask, alpha or the nodata value hides no pixel (H, W)."""
-    flags = dataset.mask_flag_enums[bands[0] - 1]
-    telling = [band for band in bands if MaskFlags.nodata in dataset.mask_flag_enums[band - 1]]
-    if telling:
-        masks = dataset.read_masks(telling, window=window, out_shape=shape and (len(telling), *shape)) > 0
-        floats = any(np.issubdtype(dataset.dtypes[band - 1], np.floating) for band in telling)
-        any_band = floats or min(dataset.nodatavals[band - 1] for band in telling) < 0  # 0 or 255 may be brightness
-        valid = masks.all(axis=0) if any_band else masks.any(axis=0)
-    elif MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
-        valid = dataset.read_masks(bands[0], window=window, out_shape=shape) > 0
-    else:
-        valid = np.ones(shape or (int(window.height), int(window.width)), bool)
-    if alpha:  # GDAL itself takes it for a mask only beside one or three bands
-        valid &= dataset.read(alpha, window=window, out_shape=shape) > 0
-    return np.asarray(valid)
-
-
-def _tagged_alpha(dataset: rasterio.DatasetReader) -> list[int]:
-    """Bands tagged alpha, counted from 1."""
-    return [band for band, kind in enumerate(dataset.colorinterp, start=1) if kind == ColorInterp.alpha]
 
 
 @contextmanager
@@ -296,7 +231,7 @@ def open_scene(
             _check(dataset, path)
             warn_of_pages(dataset, path)
         names = band_names(dataset)
-        tagged = [band - 1 for band in _tagged_alpha(dataset)]
+        tagged = [band - 1 for band in tagged_alpha(dataset)]
         image = [i for i in range(dataset.count) if i not in tagged]
         if alpha is None:
             alpha_is_image = bool(tagged) and (
@@ -323,9 +258,9 @@ def open_scene(
             if alpha_is_image:
                 dataset = stack.enter_context(_untagged(dataset))
             dataset = stack.enter_context(_resampled(dataset, grid, pixel_m, path))
-            hiding = _tagged_alpha(dataset)
+            hiding = tagged_alpha(dataset)
         else:
-            hiding = [] if alpha_is_image else _tagged_alpha(dataset)
+            hiding = [] if alpha_is_image else tagged_alpha(dataset)
         yield Scene(
             path=path,
             dataset=dataset,
@@ -353,7 +288,7 @@ def _resampled(dataset: rasterio.DatasetReader, grid: Grid, pixel_m: float, path
     if grid.gsd_m is None:
         raise missing_crs(path, grid, "so its pixels have no size on the ground")
     width, height = (max(1, round(pixels * grid.gsd_m / pixel_m)) for pixels in (grid.width, grid.height))
-    masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0] and not _tagged_alpha(dataset)
+    masked = MaskFlags.per_dataset in dataset.mask_flag_enums[0] and not tagged_alpha(dataset)
     return WarpedVRT(
         dataset,
         crs=grid.crs,

@@ -44,15 +44,28 @@ def build_vrt(grid: Grid, bands: Sequence[BandSource], *, shown: Window, mask: B
             the nearest neighbour.
         mask: where its pixels are valid; None leaves that to the nodata values and alpha.
     """
-    root = ElementTree.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
-    if grid.crs is not None:
-        SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = grid.crs.to_wkt()
-    SubElement(root, "GeoTransform").text = ", ".join(map(repr, grid.transform.to_gdal()))
+    root = begin_vrt(grid)
     for number, band in enumerate(bands, start=1):
         _add_band(root, band, shown, band=str(number))
     if mask is not None:
         _add_band(SubElement(root, "MaskBand"), mask, shown)
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def begin_vrt(grid: Grid) -> ElementTree.Element:
+    """Return the root of a virtual raster's XML, with the grid and without bands."""
+    root = ElementTree.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
+    if grid.crs is not None:
+        SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = grid.crs.to_wkt()
+    SubElement(root, "GeoTransform").text = ", ".join(map(repr, grid.transform.to_gdal()))
+    return root
+
+
+def add_rectangles(source: ElementTree.Element, part: Window, place: Window) -> None:
+    """Say which part of a source is shown, and where in the virtual raster."""
+    for tag, window in (("SrcRect", part), ("DstRect", place)):
+        left, top, width, height = (f"{value:.10g}" for value in window.flatten())
+        SubElement(source, tag, xOff=left, yOff=top, xSize=width, ySize=height)
 
 
 def gdal_name(path: str) -> str:
@@ -78,9 +91,7 @@ def _add_band(parent: ElementTree.Element, source: BandSource, shown: Window, **
     simple = SubElement(band, "SimpleSource" if source.scale is None else "ComplexSource")
     SubElement(simple, "SourceFilename", relativeToVRT="0").text = gdal_name(source.path)
     SubElement(simple, "SourceBand").text = str(source.band)
-    for tag, window in (("SrcRect", source.window), ("DstRect", shown)):
-        left, top, width, height = (f"{value:.10g}" for value in window.flatten())
-        SubElement(simple, tag, xOff=left, yOff=top, xSize=width, ySize=height)
+    add_rectangles(simple, source.window, shown)
     if source.scale is not None:
         factor, offset = source.scale
         SubElement(simple, "ScaleOffset").text = repr(offset)

@@ -23,8 +23,9 @@ from cwsam_cli.console import ONCE, ONCE_A_KIND, log
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.globe import views_on
 from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.pixels import read_image
 from cwsam_cli.raster.place import has_position, missing_crs
-from cwsam_cli.raster.scene import open_raster, read_image, reading, refuse_unplaced, warn_of_pages
+from cwsam_cli.raster.scene import open_raster, reading, refuse_unplaced, warn_of_pages
 from cwsam_cli.taxonomy import IGNORE, LabelTable
 from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Codes, Conflicts, Value
 

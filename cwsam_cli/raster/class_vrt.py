@@ -12,6 +12,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.style import add_names, classes_tag, colormap
+from cwsam_cli.raster.vrt import add_rectangles, begin_vrt
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 
 _COG_BLOCK = 512
@@ -31,7 +32,7 @@ class Source(NamedTuple):
     """Where the VRT shows that part."""
 
 
-def write_virtual(
+def write_class_vrt(
     path: Path,
     grid: Grid,
     sources: Iterable[Source],
@@ -50,10 +51,7 @@ def write_virtual(
         tags: more metadata.
         overviews: paths of rasters that show the same in a half, a quarter and so on of the size, relative to the VRT.
     """
-    root = ElementTree.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
-    if grid.crs is not None:
-        _add(root, "SRS", grid.crs.to_wkt())
-    _add(root, "GeoTransform", ", ".join(repr(number) for number in grid.transform.to_gdal()))
+    root = begin_vrt(grid)
     metadata = ElementTree.SubElement(root, "Metadata")
     for name, value in (classes_tag(taxonomy) | dict(tags)).items():
         _add(metadata, "MDI", value, key=name)
@@ -73,9 +71,7 @@ def write_virtual(
         ElementTree.SubElement(
             shown, "SourceProperties", {name: str(n) for name, n in form.items()} | {"DataType": "Byte"}
         )
-        for tag, window in (("SrcRect", source.part), ("DstRect", source.place)):
-            edges = {"xOff": window.col_off, "yOff": window.row_off, "xSize": window.width, "ySize": window.height}
-            ElementTree.SubElement(shown, tag, {name: str(int(edge)) for name, edge in edges.items()})
+        add_rectangles(shown, source.part, source.place)
     for name in overviews:
         overview = ElementTree.SubElement(band, "Overview")
         _add(overview, "SourceFilename", name, relativeToVRT="1")

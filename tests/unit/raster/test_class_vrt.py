@@ -10,9 +10,9 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
+from cwsam_cli.raster.class_vrt import Source, write_class_vrt
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.style import band_names, read_taxonomy
-from cwsam_cli.raster.virtual import Source, write_virtual
 from cwsam_cli.taxonomy import from_names
 
 
@@ -26,7 +26,7 @@ def test_sources_lie_at_their_places_and_gaps_are_nodata(make_raster: Callable[.
         Source("a.tif", (5, 4), Window(0, 0, 5, 4), Window(0, 0, 5, 4)),
         Source("b.tif", (5, 4), Window(2, 1, 3, 2), Window(5, 4, 3, 2)),
     ]
-    write_virtual(tmp_path / "both.vrt", grid, sources, taxonomy, {"MADE": "a < b"})
+    write_class_vrt(tmp_path / "both.vrt", grid, sources, taxonomy, {"MADE": "a < b"})
     with rasterio.open(tmp_path / "both.vrt") as view:
         expected = np.full((6, 8), 255, np.uint8)
         expected[:4, :5] = codes
