@@ -22,6 +22,7 @@ from cwsam_cli.tile.lengths import Length
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import LabelledScene
 from cwsam_cli.tile.split import assign
+from tests.described_scenes import described
 
 modest = settings(max_examples=60, deadline=None, database=None)
 UTM = CRS.from_epsg(32617)
@@ -178,23 +179,7 @@ def test_the_split_is_repeatable_by_its_seed(found: NDArray[np.int64], wanted: t
 
 
 def labelled(ground: Ground, number: int, crs: int = 32617) -> LabelledScene:
-    return LabelledScene(
-        name=f"scene{number}",
-        path=f"scene{number}.tif",
-        labels=Path("labels.tif"),
-        crs=CRS.from_epsg(crs).to_wkt(),
-        transform=tuple(ground.grid().transform)[:6],
-        width=ground.width,
-        height=ground.height,
-        chosen_bands=(),
-        alpha="ignore",
-        hides_pixels=False,
-        block=(256, 256),
-        pixel_bytes=1,
-        fingerprint="",
-        band_names=("red",),
-        dtype="uint8",
-    )
+    return described(f"scene{number}", dataclasses.replace(ground.grid(), crs=CRS.from_epsg(crs)))
 
 
 def divided(scenes: list[LabelledScene], side: int, request: TileRequest) -> Division:

@@ -1,36 +1,22 @@
 """Blocks give way by strips, and tiles too near to a stricter split go."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from affine import Affine
 from pyproj import Transformer
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
+from cwsam_cli.raster.grid import Grid
 from cwsam_cli.tile.buffer import find_intrusions, inset, near_folds, yielding
 from cwsam_cli.tile.footprints import PlannedTile
 from cwsam_cli.tile.scenes import LabelledScene
+from tests.described_scenes import described
 
 
 def scene(name: str = "a", *, west: float = 600_000, crs: int | None = 32617, pixel: float = 10) -> LabelledScene:
-    return LabelledScene(
-        name=name,
-        path=f"{name}.tif",
-        labels=Path("labels.tif"),
-        crs=CRS.from_epsg(crs).to_wkt() if crs else None,
-        transform=(pixel, 0, west, 0, -pixel, 4_000_000) if crs else (1, 0, 0, 0, 1, 0),
-        width=1000,
-        height=1000,
-        chosen_bands=(),
-        alpha="ignore",
-        hides_pixels=False,
-        block=(256, 256),
-        pixel_bytes=1,
-        fingerprint="",
-        band_names=("red",),
-        dtype="uint8",
-    )
+    transform = Affine(pixel, 0, west, 0, -pixel, 4_000_000) if crs else Affine.identity()
+    return described(name, Grid(CRS.from_epsg(crs) if crs else None, transform, 1000, 1000))
 
 
 def tile(col: int, row: int = 0, *, scene: int = 0, size: int = 10, split: str = "train") -> PlannedTile:
