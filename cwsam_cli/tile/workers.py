@@ -42,8 +42,9 @@ def in_order(
         return
     # A forked worker has loaded all libraries already. Only Linux forks safely.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    shown = verbosity() if verbosity() > 0 else -1  # this process has shown the messages about scenes and labels
     pool = ProcessPoolExecutor(
-        min(workers, len(parts)), mp_context=context, initializer=_begin, initargs=(function, verbosity())
+        min(workers, len(parts)), mp_context=context, initializer=_begin, initargs=(function, shown)
     )
     try:
         yield from track(pool.map(_apply, parts), what, total=len(parts), unit="part")
