@@ -64,7 +64,10 @@ def as_text(audit: Audit) -> str:
             ranges = [entry.range_m for entry in audit.classes if entry.correlation_left is not None]
             known = [range_m for range_m in ranges if range_m is not None]
             if known and len(known) == len(ranges):
-                lines.append(f"A buffer of {_length(max(known))} would leave at most {_LITTLE:.0%} of it in any class.")
+                lines.append(
+                    f"A buffer of {_length(max(known))} would leave at most {_LITTLE:.0%} of that correlation "
+                    "in any class."
+                )
     if audit.notes:
         lines += ["", *(f"note: {note}" for note in audit.notes)]
     if not audit.leaks and len(splits) > 1:
