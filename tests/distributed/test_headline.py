@@ -46,7 +46,7 @@ LARGE = (
     "model.args.encoder_mode.moe_start_layer_index=2",
     "training_settings.grad_accum_steps=2",
     "training_settings.warmup_steps=1",
-    "training_settings.save_every=2 steps",
+    "training_settings.save_every=1 steps",
 )
 """10b_fsdp's own settings but for sizes and accumulation: a step of 2 tiles on one process, of 4 on two."""
 
