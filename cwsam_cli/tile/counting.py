@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 from rasterio.windows import Window
 
-from cwsam_cli.tile.blocks import Block
-from cwsam_cli.tile.division import Histograms
-from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Codes, Conflicts, Value
+from cwsam_cli.tile.labels.codes import NO_LABEL, UNEXPECTED, Codes, Conflicts, Value
 from cwsam_cli.tile.scenes import Inputs, SceneReader
+from cwsam_cli.tile.split.blocks import Block
+from cwsam_cli.tile.split.division import Histograms
 from cwsam_cli.tile.workers import cut, in_order
 
 _Work = tuple[int, str, Window]

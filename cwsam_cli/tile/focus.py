@@ -11,12 +11,12 @@ from cwsam_cli.console import track
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.errors import UsageError
 from cwsam_cli.taxonomy import Taxonomy
-from cwsam_cli.tile.blocks import Block
-from cwsam_cli.tile.buffer import yielding
-from cwsam_cli.tile.division import Division, Histograms
 from cwsam_cli.tile.footprints import PlannedTile
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import Inputs, SceneReader
+from cwsam_cli.tile.split.blocks import Block
+from cwsam_cli.tile.split.buffer import yielding
+from cwsam_cli.tile.split.division import Division, Histograms
 
 _Place = tuple[int, str]
 """A scene and the key of a block."""

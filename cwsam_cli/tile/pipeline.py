@@ -26,12 +26,12 @@ from cwsam_cli.files import refuse_existing, staged
 from cwsam_cli.journal import journal
 from cwsam_cli.raster.fingerprint import fingerprint_of_file
 from cwsam_cli.raster.scene import GDAL_CACHE
-from cwsam_cli.tile.blocks import choose_block_size, cut_blocks
 from cwsam_cli.tile.plan import TilePlan, make_plan
 from cwsam_cli.tile.preview import draw_preview
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import Inputs, inspect_inputs
 from cwsam_cli.tile.selection import REASONS
+from cwsam_cli.tile.split.blocks import choose_block_size, cut_blocks
 from cwsam_cli.tile.summary import left_out_text
 from cwsam_cli.tile.tiles import WrittenTile, write_index
 from cwsam_cli.tile.work import WrittenPart, cut_parts, writing_parts

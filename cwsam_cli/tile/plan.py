@@ -15,20 +15,20 @@ from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.raster.style import read_taxonomy
 from cwsam_cli.taxonomy import Taxonomy
-from cwsam_cli.tile.blocks import Block, choose_block_size, cut_blocks
 from cwsam_cli.tile.counting import count_labels
-from cwsam_cli.tile.dates import scene_date
-from cwsam_cli.tile.division import Histograms, divide
 from cwsam_cli.tile.focus import focus_tiles
 from cwsam_cli.tile.footprints import PlannedTile
-from cwsam_cli.tile.label_files import RasterSource
-from cwsam_cli.tile.labels import Conflicts
-from cwsam_cli.tile.overlaps import write_overlaps
-from cwsam_cli.tile.rare import missing_classes
+from cwsam_cli.tile.labels.codes import Conflicts
+from cwsam_cli.tile.labels.files import RasterSource
+from cwsam_cli.tile.labels.overlaps import write_overlaps
+from cwsam_cli.tile.labels.unexpected import refuse_unexpected
 from cwsam_cli.tile.request import TileFormat, TileRequest
 from cwsam_cli.tile.scenes import Inputs, LabelledScene
 from cwsam_cli.tile.selection import Selection
-from cwsam_cli.tile.unexpected import refuse_unexpected
+from cwsam_cli.tile.split.blocks import Block, choose_block_size, cut_blocks
+from cwsam_cli.tile.split.dates import scene_date
+from cwsam_cli.tile.split.division import Histograms, divide
+from cwsam_cli.tile.split.rare import missing_classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

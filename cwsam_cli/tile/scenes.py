@@ -21,9 +21,9 @@ from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
 from cwsam_cli.raster.scene import Scene, open_scene
 from cwsam_cli.raster.sources import scene_names
 from cwsam_cli.taxonomy import LabelTable
-from cwsam_cli.tile.label_files import LabelFiles, LabelSource, find_labels
-from cwsam_cli.tile.label_place import refuse_far_labels
-from cwsam_cli.tile.labels import NO_LABEL, Codes, Labels
+from cwsam_cli.tile.labels.codes import NO_LABEL, Codes, Labels
+from cwsam_cli.tile.labels.files import LabelFiles, LabelSource, find_labels
+from cwsam_cli.tile.labels.place import refuse_far_labels
 from cwsam_cli.tile.request import TileRequest
 
 _COLUMN_BYTES = 96 << 20

@@ -16,7 +16,7 @@ from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.dataset.statistics import RunningStats
 from cwsam_cli.errors import DataError
 from cwsam_cli.taxonomy import IGNORE
-from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Codes
+from cwsam_cli.tile.labels.codes import NO_LABEL, UNEXPECTED, Codes
 from cwsam_cli.tile.plan import TilePlan
 from cwsam_cli.tile.scenes import Inputs, LabelledScene, SceneReader
 from cwsam_cli.tile.selection import REASONS

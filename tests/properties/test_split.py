@@ -16,12 +16,12 @@ from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.taxonomy import from_names
-from cwsam_cli.tile.blocks import Block, choose_block_size, cut_blocks
-from cwsam_cli.tile.division import Division, divide
 from cwsam_cli.tile.lengths import Length
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import LabelledScene
-from cwsam_cli.tile.split import assign
+from cwsam_cli.tile.split.assignment import assign
+from cwsam_cli.tile.split.blocks import Block, choose_block_size, cut_blocks
+from cwsam_cli.tile.split.division import Division, divide
 from tests.described_scenes import described
 
 modest = settings(max_examples=60, deadline=None, database=None)

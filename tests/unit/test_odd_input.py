@@ -23,12 +23,12 @@ from cwsam_cli.raster.quicklook import draw_quicklook
 from cwsam_cli.raster.scene import open_scene
 from cwsam_cli.raster.style import CLASSES_TAG, colormap, read_taxonomy, write_sidecar
 from cwsam_cli.taxonomy import LabelTable, LandCoverClass, Taxonomy, from_names
-from cwsam_cli.tile.label_files import find_labels
-from cwsam_cli.tile.label_raster import open_raster_labels
-from cwsam_cli.tile.label_vector import VectorSource, field_table, place_polygons
-from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED
+from cwsam_cli.tile.labels.codes import NO_LABEL, UNEXPECTED
+from cwsam_cli.tile.labels.files import find_labels
+from cwsam_cli.tile.labels.raster import open_raster_labels
+from cwsam_cli.tile.labels.vector import VectorSource, field_table, place_polygons
 from cwsam_cli.tile.request import TileRequest
-from cwsam_cli.tile.split import assign
+from cwsam_cli.tile.split.assignment import assign
 from cwsam_cli.vectorize.measure import measure_regions
 from cwsam_cli.vectorize.pipeline import vectorize
 from cwsam_cli.vectorize.polygonize import polygonize

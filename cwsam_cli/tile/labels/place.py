@@ -14,9 +14,9 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import has_position
 from cwsam_cli.raster.scene import open_raster
-from cwsam_cli.tile.label_bounds import Bounds, bounds_near, center, raster_place
-from cwsam_cli.tile.label_files import LabelSource
-from cwsam_cli.tile.label_vector import VectorSource
+from cwsam_cli.tile.labels.bounds import Bounds, bounds_near, center, raster_place
+from cwsam_cli.tile.labels.files import LabelSource
+from cwsam_cli.tile.labels.vector import VectorSource
 
 _SIDES = ("north", "north-east", "east", "south-east", "south", "south-west", "west", "north-west")
 

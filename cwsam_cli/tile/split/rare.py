@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 from cwsam_cli.taxonomy import Taxonomy
-from cwsam_cli.tile.division import Division, Histograms
+from cwsam_cli.tile.split.division import Division, Histograms
 
 
 def missing_classes(

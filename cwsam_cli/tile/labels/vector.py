@@ -28,8 +28,8 @@ from cwsam_cli.raster.globe import globe_width, unwrap
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import missing_crs
 from cwsam_cli.taxonomy import IGNORE, LabelTable, LandCoverClass, Taxonomy, default_color
-from cwsam_cli.tile.label_bounds import bounds_near, center
-from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Codes, Conflicts, Labels, Value
+from cwsam_cli.tile.labels.bounds import bounds_near, center
+from cwsam_cli.tile.labels.codes import NO_LABEL, UNEXPECTED, Codes, Conflicts, Labels, Value
 
 _ON_BORDER = 1e-6  # pixels; rounding moves borders, so a centre this close to a border counts as on it
 _LARGE = 100  # coordinates of a polygon that is cut before it is burnt

@@ -21,8 +21,8 @@ from rasterio.windows import Window
 from cwsam_cli.errors import DataError, MissingCRS
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.taxonomy import LabelTable, LandCoverClass, Taxonomy
-from cwsam_cli.tile.label_raster import open_raster_labels, recode
-from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED
+from cwsam_cli.tile.labels.codes import NO_LABEL, UNEXPECTED
+from cwsam_cli.tile.labels.raster import open_raster_labels, recode
 from tests.label_places import ACROSS, GRID, SCENE, SCENE_GRIDS, WHOLE, degrees_of
 
 MakeRaster = Callable[..., Path]

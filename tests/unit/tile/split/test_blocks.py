@@ -7,7 +7,7 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.tile.blocks import choose_block_size, cut_blocks
+from cwsam_cli.tile.split.blocks import choose_block_size, cut_blocks
 
 UTM = CRS.from_epsg(32617)
 

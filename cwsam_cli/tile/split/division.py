@@ -15,14 +15,14 @@ from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.grid import offsets
 from cwsam_cli.taxonomy import Taxonomy
-from cwsam_cli.tile.blocks import Block
-from cwsam_cli.tile.buffer import Intrusions, find_intrusions, inset, near_folds, yielding
 from cwsam_cli.tile.footprints import PlannedTile
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import LabelledScene
 from cwsam_cli.tile.selection import beyond_limit
-from cwsam_cli.tile.split import Neighbours, assign, assign_folds
-from cwsam_cli.tile.zones import Zones, read_zones
+from cwsam_cli.tile.split.assignment import Neighbours, assign, assign_folds
+from cwsam_cli.tile.split.blocks import Block
+from cwsam_cli.tile.split.buffer import Intrusions, find_intrusions, inset, near_folds, yielding
+from cwsam_cli.tile.split.zones import Zones, read_zones
 
 Histograms = dict[str, Counter[int]]
 """Labelled pixels by unit (see `Block.unit`) and class code."""

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cwsam_cli.dataset.manifest import SPLITS
-from cwsam_cli.tile.split import Neighbours, assign, assign_folds
+from cwsam_cli.tile.split.assignment import Neighbours, assign, assign_folds
 
 
 def test_classes_are_shared_out_evenly() -> None:

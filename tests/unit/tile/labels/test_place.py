@@ -17,9 +17,9 @@ from rasterio.warp import transform_bounds
 
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.tile.label_files import RasterSource
-from cwsam_cli.tile.label_place import refuse_far_labels
-from cwsam_cli.tile.label_vector import VectorSource
+from cwsam_cli.tile.labels.files import RasterSource
+from cwsam_cli.tile.labels.place import refuse_far_labels
+from cwsam_cli.tile.labels.vector import VectorSource
 
 MakeRaster = Callable[..., Path]
 GRID = Grid(CRS.from_epsg(32617), from_origin(600_000, 4_000_000, 30, 30), 200, 160)
@@ -134,7 +134,7 @@ def test_a_scene_on_the_antimeridian_has_its_labels_on_either_side(make_raster: 
 
 
 def test_the_centre_of_a_scene_is_in_degrees() -> None:
-    from cwsam_cli.tile.label_bounds import center
+    from cwsam_cli.tile.labels.bounds import center
 
     way = Transformer.from_crs("EPSG:32617", "EPSG:4326", always_xy=True)
     assert center(GRID) == pytest.approx(way.transform(603_000, 3_997_600))

@@ -10,7 +10,7 @@ import shapely
 
 from cwsam_cli.files import staged
 from cwsam_cli.taxonomy import LabelTable, Taxonomy
-from cwsam_cli.tile.label_vector import VectorSource
+from cwsam_cli.tile.labels.vector import VectorSource
 from cwsam_cli.tile.scenes import LabelledScene
 from cwsam_cli.vector.layers import write_frame
 

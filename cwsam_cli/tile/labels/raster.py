@@ -27,7 +27,7 @@ from cwsam_cli.raster.pixels import read_image
 from cwsam_cli.raster.place import has_position, missing_crs
 from cwsam_cli.raster.scene import open_raster, reading, refuse_unplaced, warn_of_pages
 from cwsam_cli.taxonomy import IGNORE, LabelTable
-from cwsam_cli.tile.labels import NO_LABEL, UNEXPECTED, Codes, Conflicts, Value
+from cwsam_cli.tile.labels.codes import NO_LABEL, UNEXPECTED, Codes, Conflicts, Value
 
 _RGB = (1, 2, 3)
 _WHOLE = float(2**63)

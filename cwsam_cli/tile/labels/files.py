@@ -16,10 +16,10 @@ from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.raster.style import has_wide_values, read_label_table
 from cwsam_cli.taxonomy import LabelTable
-from cwsam_cli.tile.label_pairs import Footprints, is_raster, pair_labels
-from cwsam_cli.tile.label_raster import open_raster_labels
-from cwsam_cli.tile.label_vector import VectorSource, field_codes, field_table
-from cwsam_cli.tile.labels import JoinedLabels, Labels
+from cwsam_cli.tile.labels.codes import JoinedLabels, Labels
+from cwsam_cli.tile.labels.pairs import Footprints, is_raster, pair_labels
+from cwsam_cli.tile.labels.raster import open_raster_labels
+from cwsam_cli.tile.labels.vector import VectorSource, field_codes, field_table
 from cwsam_cli.tile.request import TileRequest
 
 _RASTERS = {".tif", ".tiff", ".vrt", ".img", ".jp2", ".png"}

@@ -8,9 +8,9 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.tile.buffer import find_intrusions, inset, near_folds, yielding
 from cwsam_cli.tile.footprints import PlannedTile
 from cwsam_cli.tile.scenes import LabelledScene
+from cwsam_cli.tile.split.buffer import find_intrusions, inset, near_folds, yielding
 from tests.described_scenes import described
 
 

@@ -12,7 +12,7 @@ from rasterio.warp import transform_bounds
 
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.tile.label_pairs import Footprints, pair_labels
+from cwsam_cli.tile.labels.pairs import Footprints, pair_labels
 from cwsam_cli.tile.request import TileRequest
 
 MakeRaster = Callable[..., Path]

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from cwsam_cli.errors import DataError
 from cwsam_cli.taxonomy import IGNORE, LabelTable, default_color
-from cwsam_cli.tile.labels import Value
+from cwsam_cli.tile.labels.codes import Value
 from cwsam_cli.tile.request import TileRequest
 
 _SHOWN = 8

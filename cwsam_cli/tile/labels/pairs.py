@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.sources import file_name
-from cwsam_cli.tile.label_bounds import Bounds, bounds_near, raster_place
+from cwsam_cli.tile.labels.bounds import Bounds, bounds_near, raster_place
 from cwsam_cli.tile.request import TileRequest
 
 _SIDECARS = {".xml", ".qml", ".yaml", ".yml", ".csv", ".txt", ".json", ".md", ".tfw", ".prj", ".ovr", ".msk", ".dbf"}

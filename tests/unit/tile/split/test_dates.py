@@ -8,7 +8,7 @@ import pytest
 import rasterio
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.tile.dates import scene_date
+from cwsam_cli.tile.split.dates import scene_date
 
 MakeRaster = Callable[..., Path]
 

@@ -1,0 +1,1 @@
+"""Labels of any kind, brought onto the grid of a scene."""

@@ -1,0 +1,1 @@
+"""Which ground belongs to which split, and the buffer between splits."""
