@@ -20,6 +20,7 @@ from cwsam_cli.checkpoints.calibration import Calibration
 from cwsam_cli.checkpoints.newest import refuse_missing
 from cwsam_cli.config.load import validate
 from cwsam_cli.dataset.manifest import Band
+from cwsam_cli.distributed.shards import gather_tensor
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError, ConfigError, MachineError
 from cwsam_cli.files import staged
@@ -134,8 +135,6 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, world: World | None = No
         path: the file. The first process writes it.
         world: the processes of the run, which all call this; None for a single process.
     """
-    from cwsam_cli.distributed.parallelize import gather_tensor  # slow to import, and not needed to read a checkpoint
-
     if world is None or world.size == 1:
         weights = {name: tensor.detach().cpu() for name, tensor in checkpoint.weights.items()}
         with staged(path, overwrite=True) as target:

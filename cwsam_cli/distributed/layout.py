@@ -1,10 +1,12 @@
 """Describe which part of a weight each process holds, also for processes of an earlier run."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeGuard
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor.placement_types import _StridedShard
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,14 @@ class Layout:
         return tuple(map(slice, *self.part(shape, rank)))
 
 
+def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Whether a tensor is one part of a tensor that several processes hold, without the import of torch's sharding."""
+    return hasattr(tensor, "device_mesh")
+
+
 def layout_of(weight: Tensor) -> Layout:
     """Return the layout of a weight that `parallelize` has sharded, or of a whole weight."""
-    if not isinstance(weight, DTensor):
+    if not is_sharded(weight):
         return Layout()
-    by_fsdp = weight.placements[0]
-    cut = by_fsdp.dim if isinstance(by_fsdp, Shard | _StridedShard) else 0
+    cut = getattr(weight.placements[0], "dim", 0)  # a replicated weight is not cut
     return Layout(weight.device_mesh.size(), cut, weight.device_mesh.size(1) if weight.device_mesh.ndim == 2 else 1)

@@ -17,10 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cwsam_cli.config.schema import Precision
 from cwsam_cli.distributed.watchdog import Watchdog
 from cwsam_cli.errors import UsageError
 
 T = TypeVar("T")
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from cwsam_cli.distributed.parallelize import refresh_units
+from cwsam_cli.distributed.shards import refresh_units
 from cwsam_cli.learning.optim import Shards
 
 

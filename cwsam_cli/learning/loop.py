@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from cwsam_cli.config.schema import ModelArgs, TrainingSettings
 from cwsam_cli.dataset.loader import Batch, BatchShare, load_batches
-from cwsam_cli.distributed.parallelize import DTYPES, begin_batch
-from cwsam_cli.distributed.world import World
+from cwsam_cli.distributed.shards import begin_batch
+from cwsam_cli.distributed.world import DTYPES, World
 from cwsam_cli.errors import MachineError
 from cwsam_cli.learning.learner import Learner
 from cwsam_cli.learning.losses import BatchTotals, count_totals, loss_parts

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from cwsam_cli.config.schema import LrFactors, OptimizerConfig
+from cwsam_cli.distributed.layout import is_sharded
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import MachineError
 from cwsam_cli.learning.stages import is_adapter
@@ -34,9 +34,7 @@ def local_shards(model: nn.Module) -> Shards:
     """Return this process's shard of each weight as a plain tensor; whole weights if the model is not sharded."""
     with torch.no_grad():
         return {
-            name: nn.Parameter(parameter.to_local(), parameter.requires_grad)
-            if isinstance(parameter, DTensor)
-            else parameter
+            name: nn.Parameter(parameter.to_local(), parameter.requires_grad) if is_sharded(parameter) else parameter
             for name, parameter in model.named_parameters()
         }
 
@@ -124,7 +122,9 @@ def take_gradients(model: nn.Module, shards: Shards, frozen: Mapping[str, Sequen
     for name, parameter in model.named_parameters():
         shard = shards[name]
         if shard is not parameter:
-            shard.grad = parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else None
+            shard.grad = (
+                parameter.grad.to_local() if parameter.grad is not None and is_sharded(parameter.grad) else None
+            )
         if shard.grad is not None and name in frozen:
             shard.grad[:, list(frozen[name])] = 0
 

@@ -12,8 +12,8 @@ from cwsam_cli.config.schema import Precision
 from cwsam_cli.console import track
 from cwsam_cli.dataset.loader import load_batches
 from cwsam_cli.dataset.samples import TileDataset
-from cwsam_cli.distributed.parallelize import DTYPES, release_gathered
-from cwsam_cli.distributed.world import World
+from cwsam_cli.distributed.shards import release_gathered
+from cwsam_cli.distributed.world import DTYPES, World
 from cwsam_cli.metrics.confusion import Matrix, confusion_matrix
 
 

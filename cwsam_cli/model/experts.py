@@ -191,7 +191,6 @@ class HierarchicalExperts(nn.Module):
                 setattr(group, name, nn.Parameter(new, requires_grad=old.requires_grad))
             self._packed.append(stack)
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def _is_packed(self) -> bool:
         """Whether the parameters still are parts of the stacks. Loading may have replaced them."""
         return bool(self._packed) and all(
@@ -199,6 +198,9 @@ class HierarchicalExperts(nn.Module):
             for name, stack in zip(_STACKS, self._packed, strict=True)
             for group in self.groups
         )
+
+    # What `torch.compiler.assume_constant_result` sets. It imports the compiler for this, which takes 1 CPU second.
+    _is_packed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (…, D) to (…, D), in the dtype that a linear layer would return."""

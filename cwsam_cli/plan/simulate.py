@@ -35,7 +35,8 @@ from torch.utils._pytree import tree_map
 
 from cwsam_cli.config.schema import FsdpSettings, Loss, ModelArgs, TrainingSettings
 from cwsam_cli.dataset.loader import Batch
-from cwsam_cli.distributed.parallelize import checkpoint_activations, choose_expert_parallel, refresh_units, shard
+from cwsam_cli.distributed.parallelize import checkpoint_activations, choose_expert_parallel, shard
+from cwsam_cli.distributed.shards import refresh_units
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.loop import backward_passes
 from cwsam_cli.learning.losses import BatchTotals

@@ -7,11 +7,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import init_device_mesh
 
 from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from cwsam_cli.config.schema import FsdpSettings, Precision
-from cwsam_cli.distributed.parallelize import assign_weights, release_gathered, shard
+from cwsam_cli.distributed.shards import assign_weights, release_gathered
 from cwsam_cli.distributed.world import World, choose_device
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import sha256
@@ -111,6 +110,10 @@ class Model:
 
 def shared_network(trained: Checkpoint, world: World, precision: Precision) -> ClassWiseSam:
     """Build the network so that every process holds a part of it."""
+    from torch.distributed import init_device_mesh
+
+    from cwsam_cli.distributed.parallelize import shard  # slow to import, and not needed by one process
+
     with torch.device("meta"):
         network = ClassWiseSam(trained.architecture)
     names = [name for name, _ in named_tensors(network)]

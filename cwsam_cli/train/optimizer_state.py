@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import Metadata
 
 from cwsam_cli.distributed.layout import Layout, layout_of
-from cwsam_cli.distributed.parallelize import sharded_like
+from cwsam_cli.distributed.shards import sharded_like
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.optim import VALUES_PER_SCALE, Shards
 from cwsam_cli.train.state import OptimizerRecord, Shapes, StateRecord, Tensors, read_tensors, shapes

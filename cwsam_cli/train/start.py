@@ -17,13 +17,8 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from cwsam_cli.config.schema import RunConfig
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import Band
-from cwsam_cli.distributed.parallelize import (
-    assign_weights,
-    checkpoint_activations,
-    choose_expert_parallel,
-    shard,
-    sharded_like,
-)
+from cwsam_cli.distributed.parallelize import checkpoint_activations, choose_expert_parallel, shard
+from cwsam_cli.distributed.shards import assign_weights, sharded_like
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError, ConfigError
 from cwsam_cli.learning.learner import Learner

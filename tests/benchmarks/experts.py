@@ -15,7 +15,7 @@ from hardware import choose_precisions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cwsam_cli.distributed.parallelize import DTYPES
+from cwsam_cli.distributed.world import DTYPES
 from cwsam_cli.model.experts import HierarchicalExperts
 
 TOKENS = 1024

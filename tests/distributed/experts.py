@@ -13,7 +13,7 @@ from cwsam_cli.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from cwsam_cli.checkpoints.pretrained import open_pretrained
 from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.distributed.layout import layout_of
-from cwsam_cli.distributed.parallelize import sharded_like
+from cwsam_cli.distributed.shards import sharded_like
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.learner import Learner
 from cwsam_cli.model.variants import Architecture, architecture

@@ -22,7 +22,7 @@ from cwsam_cli.config.schema import (
     RunConfig,
     TrainingSettings,
 )
-from cwsam_cli.distributed.parallelize import assign_weights, gather_tensor, sharded_like
+from cwsam_cli.distributed.shards import assign_weights, gather_tensor, sharded_like
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import DataError
 from cwsam_cli.learning.learner import Learner

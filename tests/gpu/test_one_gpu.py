@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from cwsam_cli.distributed.parallelize import sharded_like
+from cwsam_cli.distributed.shards import sharded_like
 from cwsam_cli.distributed.world import World
 from tests.distributed import workers
 

@@ -10,7 +10,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from cwsam_cli.distributed.parallelize import _placement, assign_weights, choose_expert_parallel, sharded_like
+from cwsam_cli.distributed.parallelize import _placement, choose_expert_parallel
+from cwsam_cli.distributed.shards import assign_weights, sharded_like
 from cwsam_cli.errors import ConfigError
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
