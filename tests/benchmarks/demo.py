@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 from cwsam_cli.assess.pipeline import evaluate
+from cwsam_cli.assess.request import ModelRequest
 from cwsam_cli.config.load import load_config
-from cwsam_cli.demo.pipeline import SETTINGS, _example
+from cwsam_cli.demo.pipeline import SETTINGS, example_request
 from cwsam_cli.metrics.confusion import compute_metrics, constant_matrix
 from cwsam_cli.tile.pipeline import tile_scenes
-from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.train.pipeline import train
 from cwsam_cli.train.run import BEST
 
@@ -37,7 +37,8 @@ def run(
     start = time.process_time()
     train(load_config("tiny", settings, data=[dataset]), folder)
     seconds = time.process_time() - start
-    found = evaluate(folder / BEST, dataset)
+    found = evaluate(ModelRequest(checkpoint=folder / BEST, data=(dataset,)))
+    assert found is not None
     return found.metrics.accuracy or 0, found.metrics.mean_iou or 0, int((found.matrix.sum(axis=0) > 0).sum()), seconds
 
 
@@ -45,14 +46,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=200)
     steps = parser.parse_args().steps
-    scene, labels = _example()
     with tempfile.TemporaryDirectory() as temporary:
         dataset = Path(temporary) / "dataset"
-        tile_scenes(
-            TileRequest(
-                scenes=(str(scene),), labels=labels, output=dataset, size=128, overlap=64, classes="nc_landclass96"
-            )
-        )
+        tile_scenes(example_request(dataset, 128))
         for name, overrides in MODELS.items():
             rows = [run(dataset, Path(temporary) / f"{name}{seed}", steps, seed, overrides) for seed in range(3)]
             for seed, (accuracy, mean_iou, classes, seconds) in enumerate(rows):
@@ -61,7 +57,8 @@ def main() -> None:
             for column, what in ((0, "accuracy"), (1, "mIoU")):
                 values = [row[column] for row in rows]
                 print(f"{name}: {what} {statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}", flush=True)
-        found = evaluate(Path(temporary) / "dense MLPs0" / "model_epoch_best.pth", dataset)
+        found = evaluate(ModelRequest(checkpoint=Path(temporary) / "dense MLPs0" / BEST, data=(dataset,)))
+        assert found is not None
         constant = compute_metrics(constant_matrix(found.matrix, int(found.matrix.sum(axis=1).argmax())))
         print(f"always the largest class: accuracy {constant.accuracy:.3f}, mIoU {constant.mean_iou:.3f}")
         shuffled = Path(temporary) / "shuffled"

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from cwsam_cli.config.load import load_config
 from cwsam_cli.dataset.loader import Batch
 from cwsam_cli.dataset.samples import TileDataset, describe
-from cwsam_cli.demo.pipeline import _example
+from cwsam_cli.demo.pipeline import find_example
 from cwsam_cli.distributed.cluster import Cluster
 from cwsam_cli.distributed.world import World
 from cwsam_cli.learning.loop import take_step, training_steps
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=("overhead", "optimizers", "processes"))
     what = parser.parse_args().what
     torch.set_num_threads(1)
-    scene, labels = _example()
+    scene, labels = find_example()
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder)
         dataset = temporary / "dataset"
