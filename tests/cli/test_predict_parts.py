@@ -237,8 +237,7 @@ def test_parts_that_run_together_and_one_that_is_killed_give_the_map_of_one_run(
     told = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], told
     assert sum("hectares" in stdout for stdout, _ in told) == 1
-    alone = start(line(run, scene, tmp_path / "one" / "map.tif"))
-    assert alone.wait() == 0, alone.communicate()
+    succeed(*line(run, scene, tmp_path / "one" / "map.tif"), "--device", "cpu")
     one, out = files(tmp_path / "one"), files(tmp_path / "out")
     assert one.keys() == out.keys()
     for name in one:
@@ -257,8 +256,8 @@ def pixels(path: Path) -> Any:
 
 SHARING = """
 import sys
-from cwsam_cli.predict import network, work
-network.must_be_shared = work.must_be_shared = lambda *_: True
+from cwsam_cli.predict import network, parts
+network.must_be_shared = parts.must_be_shared = lambda *_: True
 from cwsam_cli.main import main
 main()
 """
@@ -292,7 +291,7 @@ def test_processes_of_a_launcher_share_a_model_that_no_device_holds(
     assert told[1][0] == ""
     result = json.loads(told[0][0])
     assert len(result["maps"] if many else [result]) == len(scenes)
-    alone = start(("predict", *scenes, "-c", run.checkpoint, "-o", tmp_path / "one" / ("" if many else "map.tif")))
-    assert alone.wait() == 0, alone.communicate()
+    one = tmp_path / "one" / ("" if many else "map.tif")
+    succeed("predict", *scenes, "-c", run.checkpoint, "-o", one, "--device", "cpu")
     for path in (tmp_path / "one").glob("*.tif"):
         assert (pixels(path) == pixels(tmp_path / "maps" / path.name)).mean() > 0.999
