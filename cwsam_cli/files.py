@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import IO, Any
 from cwsam_cli.errors import MachineError, OutputExists, UsageError
 
 _SIDECARS = (".ovr", ".msk", ".aux.xml", "-wal", "-shm", "-journal")
+_POLL_S = 0.1
 _SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
 
 
@@ -133,18 +135,19 @@ def _remove_staged(folder: Path, name: str) -> None:
 
 
 @contextmanager
-def reserved(target: Path) -> Iterator[None]:
+def reserved(target: Path, *, wait_s: float = 0) -> Iterator[None]:
     """Lock a target against other processes, and remove staging folders of killed ones.
 
     Args:
         target: the output, a file or folder.
+        wait_s: seconds to wait for another process.
 
     Raises:
         MachineError: another process is writing it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f".{target.name}.lock")
-    with locked(path, f"`{target}` is being written by another process"):
+    with locked(path, f"`{target}` is being written by another process", wait_s=wait_s):
         try:
             sweep(target)
             yield
@@ -166,21 +169,26 @@ if hasattr(os, "register_at_fork"):  # else workers that live longer than a kill
 
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
+def locked(path: Path, busy: str, *, wait_s: float = 0) -> Iterator[None]:
     """Hold a lock that the system releases when this process ends, also if it is killed.
 
     Args:
         path: the lock file; the process that holds the lock may remove it.
         busy: the message if another process holds the lock.
+        wait_s: seconds to wait for that process.
 
     Raises:
         MachineError: another process holds the lock.
     """
+    deadline = time.monotonic() + wait_s
     while True:
         with path.open("a+b") as file:
             try:
                 _lock(file.fileno())
             except OSError:
+                if time.monotonic() < deadline:
+                    time.sleep(_POLL_S)
+                    continue
                 raise MachineError(busy, hint="wait until it ends, or choose another output") from None
             if _is_at(file.fileno(), path):  # else the last holder has removed the file, and this lock protects nothing
                 _HELD.add(file)

@@ -3,6 +3,8 @@
 A run that was killed continues from its journal. A journal is a folder. Its `journal.json` holds the key, on which the
 pieces depend, and the plan, by which they were cut. Each process appends pieces to a file of its own. Every piece has
 a checksum; a piece that a kill left half-written is cut off.
+
+One run has a journal alone, or several runs share it as parts, each with a lock of its own in the folder.
 """
 
 import json
@@ -10,17 +12,19 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from cwsam_cli.console import log
-from cwsam_cli.files import reserved, write_text
+from cwsam_cli.errors import MachineError, UsageError
+from cwsam_cli.files import locked, reserved, write_text
 
 _HEAD = struct.Struct("<4sIIQI")
 _MAGIC = b"cwsm"
 _DESCRIPTION = "journal.json"
+_WAIT_S = 60  # parts that begin together look at the journal one after the other
 
 Append = Callable[[int, int, bytes], None]
 
@@ -42,27 +46,29 @@ class Journal:
     pieces: dict[tuple[int, int], _Place] = field(default_factory=dict)
     """By row and column."""
 
-    def scan(self, *, repair: bool = True) -> None:
-        """Find the whole pieces.
-
-        Args:
-            repair: cut off a half-written piece; leave that out while other processes may be writing.
-        """
+    def scan(self) -> None:
+        """Find the whole pieces; other processes may be adding further ones."""
         self.pieces.clear()
         for path in sorted(self.folder.glob("*.pieces")):
-            with path.open("r+b" if repair else "rb") as file:
-                good = 0
+            with path.open("rb") as file:
                 while (found := _next(file, path)) is not None:
                     where, self.pieces[where] = found
-                    good = file.tell()
-                if repair:
-                    file.truncate(good)
 
     def clear(self) -> None:
         """Forget all pieces."""
         self.pieces.clear()
         for path in self.folder.glob("*.pieces"):
             path.unlink()
+
+    def remove(self) -> None:
+        """Remove the journal: its output is complete."""
+        (self.folder / _DESCRIPTION).unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no process has added anything."""
+        return not any(path.stat().st_size for path in self.folder.glob("*.pieces"))
 
     def read(self, row: int, column: int) -> bytes:
         """A piece's bytes."""
@@ -73,9 +79,15 @@ class Journal:
 
     @contextmanager
     def appending(self, rank: int = 0) -> Iterator[Append]:
-        """A function that adds a piece: row, column, bytes."""
+        """A function that adds a piece: row, column, bytes. A half-written piece of the same rank is cut off."""
         path = self.folder / f"{rank}.pieces"
-        with path.open("ab") as file:
+        path.touch()
+        with path.open("r+b") as file:
+            end = 0
+            while _next(file, path) is not None:
+                end = file.tell()
+            file.seek(end)
+            file.truncate()
 
             def append(row: int, column: int, piece: bytes) -> None:
                 packed = zlib.compress(piece, 1)
@@ -131,6 +143,10 @@ def journal(
     """
     folder = folder_of(target)
     with reserved(target):
+        if parts_are_running(target):
+            raise MachineError(
+                f"other processes are making parts of `{target}`", hint="wait until they end, or choose another output"
+            )
         folder.mkdir(exist_ok=True)
         opened = Journal(folder, dict(plan))
         finished = False
@@ -139,9 +155,8 @@ def journal(
             yield opened
             finished = True
         finally:
-            if finished or not any(path.stat().st_size for path in folder.glob("*.pieces")):
-                (folder / _DESCRIPTION).unlink(missing_ok=True)
-                shutil.rmtree(folder, ignore_errors=True)
+            if finished or opened.is_empty:
+                opened.remove()
             else:
                 log.info("the finished pieces of `%s` are kept: the same command continues where it was", target)
 
@@ -149,14 +164,9 @@ def journal(
 def _resume_or_begin(
     opened: Journal, target: Path, key: dict[str, Any], fits: Callable[[Mapping[str, Any]], bool]
 ) -> None:
-    description = opened.folder / _DESCRIPTION
-    try:
-        raw = json.loads(description.read_text("utf-8"))
-        older, plan = dict(raw["key"]), dict(raw["plan"])
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or killed before it was written
-        older, plan = {}, {}
+    older, plan = _read_description(opened.folder)
     if older:
-        differing = sorted(name for name in older.keys() | key.keys() if older.get(name) != key.get(name))
+        differing = _differing(older, key)
         if not differing and fits(plan):
             opened.plan = plan
             opened.scan()
@@ -164,5 +174,91 @@ def _resume_or_begin(
             return
         what = f"another {', '.join(differing)}" if differing else "more memory or larger batches"
         log.warning("`%s` was begun with %s: starting over", target, what)
+    _begin(opened, key)
+
+
+def _begin(opened: Journal, key: dict[str, Any]) -> None:
     opened.clear()
-    write_text(description, json.dumps({"key": key, "plan": opened.plan}, indent=1, ensure_ascii=False))
+    text = json.dumps({"key": key, "plan": opened.plan}, indent=1, ensure_ascii=False)
+    write_text(opened.folder / _DESCRIPTION, text)
+
+
+def _read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Key and plan; both are empty if there are none yet, or if a process was killed before it wrote them."""
+    try:
+        raw = json.loads((folder / _DESCRIPTION).read_text("utf-8"))
+        return dict(raw["key"]), dict(raw["plan"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}, {}
+
+
+def _differing(older: Mapping[str, Any], key: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in older.keys() | key.keys() if older.get(name) != key.get(name))
+
+
+@contextmanager
+def part_of_journal(
+    target: Path,
+    key: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    *,
+    part: int,
+    fits: Callable[[Mapping[str, Any]], bool],
+) -> Iterator[Journal]:
+    """Open the journal of an output that several runs make together, or begin one. It stays when the block ends.
+
+    Args:
+        target: the output.
+        key: see `journal`. It must be that of the other parts.
+        plan: see `journal`. The part that comes first decides for all.
+        part: the number of this part; no other run may have it at the same time.
+        fits: whether another part's plan can be followed.
+
+    Raises:
+        MachineError: another process makes this part, or the whole output.
+        UsageError: the other parts have another key, or a plan that does not fit.
+    """
+    folder = folder_of(target)
+    opened = Journal(folder, dict(plan))
+    with ExitStack() as stack:
+        with reserved(target, wait_s=_WAIT_S):
+            is_first = not parts_are_running(target)
+            folder.mkdir(exist_ok=True)
+            busy = f"part {part} of `{target}` is being made by another process"
+            _join(opened, target, json.loads(json.dumps(key)), fits, may_begin=is_first and opened.is_empty)
+            stack.enter_context(locked(folder / f"{part}.lock", busy))
+        opened.scan()
+        yield opened
+
+
+def _join(
+    opened: Journal,
+    target: Path,
+    key: dict[str, Any],
+    fits: Callable[[Mapping[str, Any]], bool],
+    *,
+    may_begin: bool,
+) -> None:
+    older, plan = _read_description(opened.folder)
+    differing = _differing(older, key)
+    if not differing and fits(plan):
+        opened.plan = plan
+    elif may_begin or not older:
+        _begin(opened, key)
+    else:
+        what = f"another {', '.join(differing)}" if differing else "more memory or larger batches"
+        raise UsageError(
+            f"other parts of `{target}` have {what}",
+            hint=f"give all parts the same options; to begin anew, remove `{opened.folder}`",
+        )
+
+
+def parts_are_running(target: Path) -> bool:
+    """Whether other processes are making parts of an output; call it only while the target is reserved."""
+    for path in folder_of(target).glob("*.lock"):
+        try:
+            with locked(path, ""):
+                pass
+        except MachineError:
+            return True
+    return False

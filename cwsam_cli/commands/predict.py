@@ -68,6 +68,14 @@ def predict(
     ] = None,
     device: Device = "auto",
     gpus: Gpus = 1,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part",
+            metavar="I/N",
+            help="Make only the I-th of N shares, for job arrays. Start all N; the last to end completes the map.",
+        ),
+    ] = None,
     bounds: Annotated[
         tuple[float, float, float, float] | None,
         typer.Option("--bounds", metavar="W S E N", help="Map only this rectangle, in the scene's CRS."),
@@ -152,6 +160,14 @@ def predict(
     again. Of several scenes, only missing maps are made. If a scene fails, the others
     continue and the exit code is 4. --gpus shares one scene by rows, several by scene; GPUs
     of which none holds the model alone share the model.
+
+    \b
+    $ sbatch --array=1-8 --wrap 'cwsam predict scene.tif -c best.pth -o map.tif \
+          --part $SLURM_ARRAY_TASK_ID/8'
+
+    Parts share one scene by rows, several by scene. All write to one folder, on a disk that
+    all can reach. A part that was killed continues with the same command. Processes that
+    torchrun or srun starts are parts without --part; --part 1/1 lets each make all.
     """
     _refuse_launcher(gpus)
     checkpoint = require_checkpoint(checkpoint)
@@ -176,6 +192,7 @@ def predict(
         gpu_memory=parse_memory_size(gpu_memory, "--gpu-memory") if gpu_memory else None,
         device=device,
         gpus=gpus,
+        part=_parse_part(part) if part else None,
         bounds=bounds,
         aoi=aoi,
         bands=parse_names(bands),
@@ -204,7 +221,7 @@ def predict(
             request.refuse_early()
     with loading("torch"):
         from cwsam_cli.predict.many import estimate_many, predict_many
-        from cwsam_cli.predict.work import predict as predict_one
+        from cwsam_cli.predict.parts import PartResult, predict_share
     if dry_run:
         found, failed = estimate_many(request, named)
         raw = {"scenes": [asdict(each) for each in found], "failed": failed}
@@ -213,10 +230,16 @@ def predict(
             raise typer.Exit(_DATA)
         return
     if not many:
-        result = predict_one(request)
-        print_result(result, _table(result), as_json=as_json)
+        result = predict_share(request)
+        if isinstance(result, PartResult):
+            text = f"part {result.part} is finished; pieces that `{result.path}` still lacks: {result.missing:,}"
+            print_result(result, text, as_json=as_json)
+        elif result is not None:
+            print_result(result, _table(result), as_json=as_json)
         return
     made = predict_many(request, named)
+    if made is None:
+        return
     lines = [_line(result) for result in made.maps]
     lines += [f"{path}: there already" for path in made.present]
     lines += [f"{scene}: failed, {reason}" for scene, reason in made.failed.items()]
@@ -226,9 +249,7 @@ def predict(
 
 
 def _refuse_launcher(gpus: int) -> None:
-    """Stop if torchrun or SLURM started several processes for one map, because `predict` starts its own.
-
-    SLURM's tasks are accepted without --gpus: each may map a scene of its own.
+    """Stop if torchrun or SLURM started several processes, each of which would start several.
 
     Raises:
         UsageError: they did.
@@ -237,11 +258,25 @@ def _refuse_launcher(gpus: int) -> None:
     from cwsam_cli.errors import UsageError
 
     started = int(launcher_environment().get("WORLD_SIZE", "1"))
-    if started > 1 and (gpus > 1 or "WORLD_SIZE" in os.environ):
+    if started > 1 and gpus > 1:
         raise UsageError(
-            f"a launcher started {started} processes of `predict`, which starts its processes itself",
-            hint=f"without torchrun or srun: cwsam predict … --gpus {max(gpus, started)}",
+            f"a launcher started {started} processes, and --gpus would start more in each",
+            hint="remove --gpus when torchrun or srun starts the processes",
         )
+
+
+def _parse_part(text: str) -> tuple[int, int]:
+    """Read `2/3`.
+
+    Raises:
+        UsageError: the text has another form.
+    """
+    from cwsam_cli.errors import UsageError
+
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal()):
+        raise UsageError(f"--part `{text}` is not of the form I/N", hint="say: --part 1/3, 2/3 or 3/3")
+    return int(number), int(parts)
 
 
 def _line(result: "MapResult") -> str:

@@ -29,7 +29,7 @@ import torch.distributed as dist
 from cwsam_cli import console, errors
 from cwsam_cli.distributed.cluster import Cluster, launcher_environment
 from cwsam_cli.distributed.watchdog import Watchdog, announce_failure
-from cwsam_cli.distributed.world import Interruption, World, catch_signals, choose_device
+from cwsam_cli.distributed.world import Interruption, World, catch_signals, choose_device, choose_local_device
 from cwsam_cli.errors import CwsamError, MachineError, UsageError, as_user_error
 
 if TYPE_CHECKING:
@@ -90,14 +90,8 @@ def _join_group(cluster: Cluster, *, failure: Path | None) -> Iterator[World]:
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if rank:
         console.only_errors()
-    device = choose_device(cluster.device)
+    device = choose_local_device(cluster.device, local, rank)
     if device.type != "cpu":
-        count = torch.get_device_module(device).device_count()
-        if 1 < count <= local:
-            raise UsageError(
-                f"there is no GPU for rank {rank}: this machine has {count}", hint="start one process per GPU"
-            )
-        device = torch.device(device.type, local if count > 1 else 0)  # SLURM may show each process only its own
         torch.accelerator.set_device_index(device)
     else:
         neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -144,6 +144,26 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_local_device(name: str, local: int, rank: int) -> torch.device:
+    """Return the device of one of several processes on a machine.
+
+    Args:
+        name: what `--device` says.
+        local: number of the process on its machine.
+        rank: its number among all processes, for the message.
+
+    Raises:
+        UsageError: this machine has no such device, or fewer GPUs than processes.
+    """
+    device = choose_device(name)
+    if device.type == "cpu":
+        return device
+    count = torch.get_device_module(device).device_count()
+    if 1 < count <= local:
+        raise UsageError(f"there is no GPU for rank {rank}: this machine has {count}", hint="start one process per GPU")
+    return torch.device(device.type, local if count > 1 else 0)  # SLURM may show each process only its own
+
+
 @contextmanager
 def catch_signals(signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[Interruption]:
     """Record signals in an `Interruption` inside the `with` statement, instead of stopping at once."""

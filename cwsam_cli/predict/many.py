@@ -1,10 +1,10 @@
 """Many scenes → a folder of maps, and estimates for a dry run; a scene that fails does not stop the others."""
 
-import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,11 +12,13 @@ import torch
 from rasterio.windows import Window
 
 from cwsam_cli.console import log, size_text
+from cwsam_cli.distributed.cluster import launcher_environment
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.world import World, choose_device
 from cwsam_cli.errors import CwsamError, UsageError, as_user_error
-from cwsam_cli.files import sha256
+from cwsam_cli.files import locked, sha256
 from cwsam_cli.predict.network import Lockstep, Model
+from cwsam_cli.predict.parts import take_place
 from cwsam_cli.predict.plan import MapPlan, make_plan
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.work import MapResult, is_ready, make_map, stay_alive, wait_for_others
@@ -74,14 +76,18 @@ class Estimate:
         )
 
 
-def predict_many(request: MapRequest, scenes: Sequence[str]) -> Maps:
+def predict_many(request: MapRequest, scenes: Sequence[str]) -> Maps | None:
     """Classify scenes into a folder, or those of them whose maps are missing there.
+
+    Returns:
+        The maps. None in all processes but the first of those that torchrun or srun started to share a model.
 
     Args:
         request: how; its output is the folder, and each map has its scene's name. Each of several processes takes
             whole scenes.
         scenes: see `MapRequest.scene`.
     """
+    request = take_place(request)
     folder = request.target
     if request.preview:
         raise UsageError("--preview draws one map", hint="predict that scene alone")
@@ -91,17 +97,37 @@ def predict_many(request: MapRequest, scenes: Sequence[str]) -> Maps:
         request.of_scene(scene, folder / f"{name}.tif") for scene, name in zip(scenes, scene_names(scenes), strict=True)
     ]
     _refuse_shared_names(requests)
+    if request.is_part:
+        return _make_part(request, requests)
     if request.gpus == 1:
         return _make(request, requests, World(choose_device(request.device)))
     digest = sha256(request.checkpoint)
-    with tempfile.TemporaryDirectory(prefix="cwsam-") as scratch:
-        launch(_share, request, requests, digest, Path(scratch), cluster=request.cluster)
-        parts = [json.loads(path.read_text("utf-8")) for path in sorted(Path(scratch).glob("*.json"))]
+    with tempfile.TemporaryDirectory(prefix="cwsam-") as folder_of_all:
+        # Processes that torchrun or srun started share the model, so they end together.
+        scratch = None if launcher_environment() else Path(folder_of_all)
+        parts = launch(_share, request, requests, digest, scratch, cluster=request.cluster)
+    if parts is None:
+        return None
     return Maps(
-        [MapResult(**raw | {"path": Path(raw["path"])}) for part in parts for raw in part["maps"]],
-        [Path(path) for part in parts for path in part["present"]],
-        {scene: reason for part in parts for scene, reason in part["failed"].items()},
+        [result for part in parts for result in part.maps],
+        [path for part in parts for path in part.present],
+        {scene: reason for part in parts for scene, reason in part.failed.items()},
     )
+
+
+def _make_part(request: MapRequest, requests: Sequence[MapRequest]) -> Maps:
+    """Make the maps of a part: each N-th scene."""
+    assert request.part is not None
+    number, parts = request.part
+    request.target.mkdir(parents=True, exist_ok=True)
+    lock = request.target / f".part-{number}.lock"
+    with locked(lock, f"part {number} of `{request.target}` is being made by another process"):
+        try:
+            own = [replace(each, part=None) for each in requests[number - 1 :: parts]]
+            return _make(request, own, World(choose_device(request.device)))
+        finally:
+            with suppress(OSError):  # Windows cannot remove an open file
+                lock.unlink()
 
 
 def _refuse_shared_names(requests: Sequence[MapRequest]) -> None:
@@ -142,11 +168,14 @@ def _make(common: MapRequest, requests: Sequence[MapRequest], world: World, *, d
     return made
 
 
-def _share(world: World, common: MapRequest, requests: Sequence[MapRequest], digest: str, scratch: Path) -> None:
-    """Make one process's share of the maps."""
+def _share(
+    world: World, common: MapRequest, requests: Sequence[MapRequest], digest: str, scratch: Path | None
+) -> list[Maps]:
+    """Make one process's share of the maps, and return the shares of all."""
     made = _make(common, requests[world.rank :: world.size], world, digest=digest)
-    (scratch / f"{world.rank}.json").write_text(json.dumps(asdict(made), default=str), "utf-8")
-    wait_for_others(world, scratch)
+    if scratch is not None:
+        wait_for_others(world, scratch)
+    return world.gather(made)
 
 
 def estimate_many(request: MapRequest, scenes: Sequence[str]) -> tuple[list[Estimate], dict[str, str]]:

@@ -34,15 +34,19 @@ KEY = "CWSAM_KEY"
 def is_made(plan: MapPlan) -> bool:
     """Whether the map is there already, with all its layers.
 
+    With `overwrite` it is made again, unless other parts may just have completed it.
+
     Raises:
         OutputExists: another map is there, and the request does not say that it may be replaced.
     """
-    output = plan.request.target
-    if plan.request.overwrite or not output.exists():
+    request, output = plan.request, plan.request.target
+    if not output.exists() or (request.overwrite and not request.is_part):
         return False
     if _read_tags(output).get(KEY) != plan.digest:
+        if request.overwrite:
+            return False
         raise OutputExists(output)
-    return all(beside(output, kind).exists() for kind in plan.request.kinds)
+    return all(beside(output, kind).exists() for kind in request.kinds)
 
 
 def refuse_others(plan: MapPlan) -> None:

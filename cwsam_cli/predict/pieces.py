@@ -65,6 +65,7 @@ def make_pieces(
     device: torch.device,
     rank: int = 0,
     world: int = 1,
+    is_part: bool = False,
     beat: Callable[[], None] | None = None,
 ) -> None:
     """Make this process's share of the missing pieces.
@@ -76,10 +77,15 @@ def make_pieces(
         device: of the network.
         rank: number of this process.
         world: number of processes.
+        is_part: the share is of all pieces, because the processes do not begin together: each may find others missing.
         beat: called for every batch; an exception that it raises ends the work.
     """
-    todo = [(column, row) for column, row in plan.pieces if (row, column) not in journal.pieces]
-    own = todo[rank * len(todo) // world : (rank + 1) * len(todo) // world]
+
+    def is_missing(piece: tuple[int, int]) -> bool:
+        return piece[::-1] not in journal.pieces
+
+    todo = plan.pieces if is_part else list(filter(is_missing, plan.pieces))
+    own = list(filter(is_missing, todo[rank * len(todo) // world : (rank + 1) * len(todo) // world]))
     bar = track(range(len(own)), "predicting", unit="piece")
     maker = _Maker(plan, score, device, beat)
     with journal.appending(rank) as append:

@@ -10,7 +10,7 @@ import rasterio
 import rasterio.shutil
 from rasterio.io import MemoryFile
 
-from cwsam_cli.distributed.cluster import Cluster
+from cwsam_cli.distributed.cluster import Cluster, launcher_environment
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.journal import folder_of
@@ -57,6 +57,8 @@ class MapRequest:
     device: str = "auto"
     gpus: int = 1
     """Processes, each with a device of its own."""
+    part: tuple[int, int] | None = None
+    """(I, N): make only the I-th of N shares, counted from 1. None makes everything, or follows torchrun or srun."""
     bounds: tuple[float, float, float, float] | None = None
     """West, south, east, north in the scene's CRS."""
     aoi: Path | None = None
@@ -89,6 +91,20 @@ class MapRequest:
                 )
         if self.creation:
             _check_creation(self.creation, self.format)
+        if self.part:
+            number, parts = self.part
+            if not 1 <= number <= parts:
+                raise UsageError(f"--part {number}/{parts} does not exist", hint="say: --part 1/3, 2/3 or 3/3")
+            if self.gpus > 1:
+                raise UsageError(
+                    "--part is for one process, and --gpus for several",
+                    hint="start one part per GPU, each with its own --device cuda:0, cuda:1, …",
+                )
+
+    @property
+    def is_part(self) -> bool:
+        """Whether other runs make the other parts."""
+        return self.part is not None and self.part[1] > 1
 
     @property
     def target(self) -> Path:
@@ -118,7 +134,8 @@ class MapRequest:
             DataError: the scene does not exist.
         """
         self.check_names()
-        if not folder_of(self.target).exists():  # else the map may be complete, and its run was killed a moment later
+        # A journal: the map may be complete, and its run was killed a moment later. Parts: another may have made it.
+        if not (self.is_part or launcher_environment() or folder_of(self.target).exists()):
             refuse_existing(self.target, overwrite=self.overwrite)
         if is_plain_file(self.scene) and not Path(self.scene).exists():
             raise DataError(f"there is no file `{self.scene}`", hint="check the path")
@@ -150,8 +167,8 @@ class MapRequest:
     def from_json(cls, raw: Mapping[str, Any]) -> "MapRequest":
         """The request that `to_json` wrote."""
         paths = {name: Path(raw[name]) for name in ("checkpoint", "output", "aoi", "preview") if raw[name] is not None}
-        bounds = raw["bounds"] and tuple(raw["bounds"])
-        return cls(**dict(raw) | paths | {"bounds": bounds, "bands": tuple(raw["bands"])})
+        pairs = {name: raw[name] and tuple(raw[name]) for name in ("bounds", "part")}
+        return cls(**dict(raw) | paths | pairs | {"bands": tuple(raw["bands"])})
 
 
 def _check_creation(creation: Mapping[str, str], driver: str) -> None:

@@ -1,7 +1,7 @@
 """Make a map as its plan says: pieces into a journal, alone or beside other processes, and files from the journal."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ def predict(request: MapRequest) -> MapResult:
     model = Model.open(request)
     plan = make_plan(request, model)
     if is_ready(plan):
-        return _result(plan, read_tally(plan))
+        return result_of(plan, read_tally(plan))
     score = model.scorer(request) if request.gpus == 1 else None
     return make_map(plan, score, World(model.device))
 
@@ -69,16 +69,18 @@ def is_ready(plan: MapPlan) -> bool:
         return False
     if folder_of(plan.request.target).exists():
         with journal(plan.request.target, plan.key, {}):
-            _sweep(plan.request)
+            sweep_targets(plan.request)
     return True
 
 
-def _sweep(request: MapRequest) -> None:
+def sweep_targets(request: MapRequest) -> None:
+    """Remove what killed processes left half-written of a map; call it only while the map is reserved."""
     for target in [request.target, *([request.preview] if request.preview else [])]:
         sweep(target)
 
 
-def _result(plan: MapPlan, tally: Tally) -> MapResult:
+def result_of(plan: MapPlan, tally: Tally) -> MapResult:
+    """Describe a map that is written."""
     grid, classes = plan.grid, plan.layers.taxonomy.classes
     return MapResult(
         path=plan.request.target,
@@ -99,36 +101,47 @@ def make_map(plan: MapPlan, score: ScoreWindows | None, world: World) -> MapResu
         score: the network; None starts further processes, each with its own.
         world: this process, among others that make other maps.
     """
-    request, output = plan.request, plan.request.target
-    plan.log_warnings()
-    refuse_others(plan)
-    may_replace = request.overwrite or output.exists()  # a map that is there is ours, and lacks a layer
-    with journal(output, plan.key, plan.to_json(), fits=partial(_can_follow, plan)) as kept:
-        _sweep(request)
-        plan = plan.cut_like(MapPlan.from_json(kept.plan))
+
+    def work(plan: MapPlan, kept: Journal) -> None:
         if score is None:
-            for stale in kept.folder.glob("*.done"):
-                stale.unlink()
-            launch(_share, plan, kept.folder, cluster=request.cluster)
-            kept.scan()
+            launch(make_share, plan, kept.folder, cluster=plan.request.cluster)
         else:
             make_pieces(plan, score, kept, device=world.device, beat=partial(stay_alive, world))
-        with (
-            world.pause_watchdog(),
-            rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE),
-            staged(output, overwrite=may_replace) as target,
-        ):
-            tally = write_map(target, plan, kept.read, scratch=kept.folder)
+
+    return make_map_by(work, plan, world)
+
+
+def make_map_by(work: Callable[[MapPlan, Journal], None], plan: MapPlan, world: World) -> MapResult:
+    """Make a map from the pieces that `work` makes."""
+    plan.log_warnings()
+    refuse_others(plan)
+    with journal(plan.request.target, plan.key, plan.to_json(), fits=partial(can_follow, plan)) as kept:
+        sweep_targets(plan.request)
+        plan = plan.cut_like(MapPlan.from_json(kept.plan))
+        for stale in kept.folder.glob("*.done"):
+            stale.unlink()
+        work(plan, kept)
+        kept.scan()
+        with world.pause_watchdog():
+            return write_files(plan, kept)
+
+
+def write_files(plan: MapPlan, kept: Journal) -> MapResult:
+    """Write a map whose pieces are finished."""
+    request, output = plan.request, plan.request.target
+    may_replace = request.overwrite or output.exists()  # a map that is there is ours, and lacks a layer
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), staged(output, overwrite=may_replace) as target:
+        tally = write_map(target, plan, kept.read, scratch=kept.folder)
     if request.overwrite:
         remove_stale_layers(plan)
-    result = _result(plan, tally)
+    result = result_of(plan, tally)
     if result.nodata == result.width * result.height:
         sure = " of that confidence" if request.min_confidence else ""
         log.warning("`%s` holds no valid pixel%s, and neither does its map", request.scene, sure)
     return result
 
 
-def _can_follow(plan: MapPlan, raw: Mapping[str, Any]) -> bool:
+def can_follow(plan: MapPlan, raw: Mapping[str, Any]) -> bool:
     """Whether an older plan of the same map, from a journal, suits this request: pieces depend on how they are cut."""
     try:
         older = MapPlan.from_json(raw)
@@ -143,10 +156,10 @@ def _can_follow(plan: MapPlan, raw: Mapping[str, Any]) -> bool:
     return fits and older.batch <= request.batch_size
 
 
-def _share(world: World, plan: MapPlan, folder: Path) -> None:
+def make_share(world: World, plan: MapPlan, folder: Path) -> None:
     """Make one process's share of the pieces."""
     kept = Journal(folder, {})
-    kept.scan(repair=False)
+    kept.scan()
     world.barrier()  # each takes its share of what is missing, so all must have seen the same
     model = Model.open(plan.request, digest=plan.checkpoint_sha256, device=world.device)
     score = model.scorer(plan.request, world)
@@ -154,7 +167,8 @@ def _share(world: World, plan: MapPlan, folder: Path) -> None:
     make_pieces(plan, score, kept, device=world.device, rank=world.rank, world=world.size, beat=beat)
     if isinstance(score, Lockstep):
         score.finish()
-    wait_for_others(world, folder)
+    else:
+        wait_for_others(world, folder)
 
 
 def stay_alive(world: World) -> None:

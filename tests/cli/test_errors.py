@@ -94,22 +94,30 @@ TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "1
 SRUN = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}
 
 
-@pytest.mark.parametrize(
-    ("environment", "gpus"), [(TORCHRUN, 1), (TORCHRUN, 2), (SRUN, 2)], ids=["torchrun", "torchrun gpus", "srun gpus"]
-)
-def test_predict_refuses_processes_of_another_launcher(
-    refused: Refused, run: Any, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], gpus: int
+@pytest.mark.parametrize("environment", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
+def test_predict_starts_no_processes_in_those_of_a_launcher(
+    refused: Refused, run: Any, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     common = ("predict", run.scene, "-c", run.checkpoint, "-o", "map.tif")
-    assert "--gpus 2" in refused(2, *common, "--gpus", gpus, names="a launcher started 2 processes")
+    assert "--gpus" in refused(2, *common, "--gpus", 2, names="a launcher started 2 processes")
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "1/0", "3", "x/y", "-1/3"])
+def test_predict_refuses_a_part_that_does_not_exist(refused: Refused, run: Any, part: str) -> None:
+    refused(2, "predict", run.scene, "-c", run.checkpoint, "-o", "map.tif", "--part", part, names="--part")
+
+
+def test_predict_refuses_a_part_in_several_processes(refused: Refused, run: Any) -> None:
+    common = ("predict", run.scene, "-c", run.checkpoint, "-o", "map.tif")
+    refused(2, *common, "--part", "1/2", "--gpus", 2, names="--part is for one process")
 
 
 def test_each_slurm_task_may_map_a_scene_of_its_own(cwsam: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SRUN.items():
         monkeypatch.setenv(name, value)
-    cwsam("predict", run.scene, "-c", run.checkpoint, "-o", "map.tif")
+    cwsam("predict", run.scene, "-c", run.checkpoint, "-o", "map.tif", "--part", "1/1")
     assert Path("map.tif").exists()
 
 

@@ -470,7 +470,7 @@ def test_a_program_that_is_large_already_does_not_eat_the_memory_of_the_work(run
 def test_processes_look_for_what_is_missing_before_any_of_them_adds_to_it(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from cwsam_cli.predict.work import _share
+    from cwsam_cli.predict.work import make_share
 
     class Met(Exception):
         pass
@@ -481,7 +481,7 @@ def test_processes_look_for_what_is_missing_before_any_of_them_adds_to_it(tmp_pa
     world: Any = SimpleNamespace(barrier=barrier)
     plan: Any = None
     with pytest.raises(Met):
-        _share(world, plan, tmp_path)
+        make_share(world, plan, tmp_path)
 
 
 def test_a_process_among_others_may_hash_and_write_as_long_as_it_takes_and_shows_life_at_every_scene(

@@ -3,14 +3,16 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cwsam_cli.errors import MachineError
+from cwsam_cli.errors import MachineError, UsageError
 from cwsam_cli.files import locked
-from cwsam_cli.journal import Journal, journal
+from cwsam_cli.journal import Journal, journal, part_of_journal
 
 KEY = {"scene": "a", "checkpoint": "b"}
 
@@ -93,7 +95,7 @@ def test_a_process_that_reads_beside_others_mends_nothing(tmp_path: Path) -> Non
     half = path.read_bytes() + b"cwsm"
     path.write_bytes(half)
     beside = Journal(folder, {})
-    beside.scan(repair=False)
+    beside.scan()
     assert list(beside.pieces) == [(0, 0)]
     assert path.read_bytes() == half
 
@@ -161,3 +163,60 @@ def test_a_journal_is_gone_before_another_process_may_begin_one(
         monkeypatch.setattr(shutil, "rmtree", spy)
     assert removed == [".map.tif.journal"]
     assert list(tmp_path.iterdir()) == []
+
+
+# Parts
+
+
+@contextmanager
+def part(target: Path, number: int, key: dict[str, Any] = KEY, *, fits: bool = True) -> Iterator[Journal]:
+    with part_of_journal(target, key, {"batch": number}, part=number, fits=lambda plan: fits) as kept:
+        yield kept
+
+
+def test_parts_write_beside_each_other_by_the_plan_of_the_first(tmp_path: Path) -> None:
+    target = tmp_path / "map.tif"
+    with part(target, 1) as first, part(target, 2) as second:
+        assert first.plan == second.plan == {"batch": 1}
+        for kept, rank in ((first, 0), (second, 1)):
+            with kept.appending(rank) as append:
+                append(rank, 0, bytes([rank]))
+    with journal(target, KEY, {}) as kept:
+        assert kept.plan == {"batch": 1}
+        assert {place: kept.read(*place) for place in kept.pieces} == {(0, 0): b"\0", (1, 0): b"\1"}
+
+
+def test_two_processes_with_one_part_are_refused(tmp_path: Path) -> None:
+    with (
+        part(tmp_path / "map.tif", 1),
+        pytest.raises(MachineError, match=r"part 1 of .* is being made by another process"),
+    ):
+        with part(tmp_path / "map.tif", 1):
+            pass
+    with part(tmp_path / "map.tif", 1):
+        pass
+
+
+def test_a_run_alone_is_refused_while_a_part_is_made_and_touches_nothing(tmp_path: Path) -> None:
+    with part(tmp_path / "map.tif", 1) as kept:
+        with pytest.raises(MachineError, match="making parts"), journal(tmp_path / "map.tif", KEY, {}):
+            pass
+        assert kept.folder.exists()
+
+
+@pytest.mark.parametrize(("key", "fits", "names"), [({"scene": "c"}, True, "scene"), (KEY, False, "more memory")])
+def test_parts_that_do_not_go_together_are_refused(tmp_path: Path, key: dict[str, Any], fits: bool, names: str) -> None:
+    with part(tmp_path / "map.tif", 1) as first:
+        with pytest.raises(UsageError, match=names), part(tmp_path / "map.tif", 2, key, fits=fits):
+            pass
+        with first.appending() as append:
+            append(0, 0, b"piece")
+    with pytest.raises(UsageError, match=names), part(tmp_path / "map.tif", 2, key, fits=fits):
+        pass
+
+
+def test_parts_that_left_no_piece_do_not_hinder_others(tmp_path: Path) -> None:
+    with part(tmp_path / "map.tif", 1):
+        pass
+    with part(tmp_path / "map.tif", 2, {"scene": "c"}) as kept:
+        assert kept.plan == {"batch": 2}

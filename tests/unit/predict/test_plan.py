@@ -77,16 +77,16 @@ def test_a_plan_comes_back_from_a_file_and_from_another_process_as_it_was(crs: s
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "other"])
 def test_a_plan_of_another_version_is_not_followed(change: str) -> None:
-    from cwsam_cli.predict.work import _can_follow
+    from cwsam_cli.predict.work import can_follow
 
     plan = plan_of("a.tif", Grid(None, Affine.identity(), 50, 30), classes=3, size=64, overlap=16, bands=())
     raw = plan.to_json()
-    assert _can_follow(plan, raw)
+    assert can_follow(plan, raw)
     if change == "missing":
         del raw["batch"]
     else:
         raw |= {"unheard_of": 1} if change == "unknown" else {"grid": 3}
-    assert not _can_follow(plan, raw)
+    assert not can_follow(plan, raw)
 
 
 def test_the_key_holds_what_pixels_depend_on_and_nothing_else() -> None:
