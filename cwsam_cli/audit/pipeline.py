@@ -10,6 +10,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
+from cwsam_cli.audit.alignment import Alignment, check_alignment
 from cwsam_cli.audit.folders import WHOLE, Found, find_dataset
 from cwsam_cli.audit.ground import Outlines, compare, draw_outlines, nearest_of, shortest_pixel_m
 from cwsam_cli.audit.likeness import find_duplicates, find_near_duplicates
@@ -68,14 +69,17 @@ class Audit:
     """One sentence per leak; empty if the splits are honest."""
     notes: tuple[str, ...]
     """Facts that limit what the audit can say."""
+    alignment: tuple[Alignment, ...] = ()
+    """How labels lie to images, by scene; empty if it was not checked."""
 
 
-def audit_dataset(path: Path, *, classes: str | None = None) -> Audit:
+def audit_dataset(path: Path, *, classes: str | None = None, with_alignment: bool = False) -> Audit:
     """Audit a dataset.
 
     Args:
         path: a dataset's folder, or a configuration with `root_path_1` and `root_path_2`.
         classes: a class table; None takes the dataset's own, or the codes in the labels.
+        with_alignment: whether to look for a shift between labels and images.
 
     Raises:
         DataError: the folders hold no pairs of tiles, or a tile is damaged.
@@ -84,6 +88,7 @@ def audit_dataset(path: Path, *, classes: str | None = None) -> Audit:
     work = [(split, *pair) for split, pairs in found.pairs.items() for pair in pairs]
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):  # else GDAL lists the folder for each tile
         tiles = [read_tile(*item) for item in track(work, "reading tiles", unit="tile")]
+        alignment = check_alignment([(image, label) for _, image, label in work]) if with_alignment else ()
     splits = [split for split in (*SPLITS, WHOLE) if split in found.pairs]
     of_tile = np.array([tile.split for tile in tiles])
     outlines = draw_outlines(tiles)
@@ -100,6 +105,7 @@ def audit_dataset(path: Path, *, classes: str | None = None) -> Audit:
         flattery=flattery,
         leaks=tuple(leaks),
         notes=tuple(_limits(tiles, splits, shares_ground=by_date)),
+        alignment=alignment,
     )
 
 
