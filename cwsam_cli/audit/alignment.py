@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cwsam_cli.audit.tiles import Pair, read_pair
+from cwsam_cli.audit.tiles import Pair, local_mean, read_pair
 from cwsam_cli.console import track
 
 Verdict = Literal["aligned", "shifted", "unknown"]
@@ -42,8 +42,8 @@ _SURE_PX = 0.5
 """Largest standard error of a shift in each direction."""
 _STABLE = 0.95
 """Share of the draws whose peak lies within a pixel of the estimate."""
-_SHIFTED_PX = 1.0
-"""Shortest shift that is reported as one. Labels of good registration are wrong by up to 0.8 pixels."""
+_USUAL_PX = 0.75
+"""Shift that is no finding. Labels of the real scenes that we tried lie 0.5 and 0.7 pixels beside their images."""
 _TILE_NAME = re.compile(r"(.+)_r\d{5,}_c\d{5,}")
 _COMPASS = ("east", "south-east", "south", "south-west", "west", "north-west", "north", "north-east")
 _PICTURE = ("right", "lower right", "bottom", "lower left", "left", "upper left", "top", "upper right")
@@ -137,17 +137,10 @@ def _contrast(steps: NDArray[np.float32], is_known: NDArray[np.bool_]) -> _Float
     steps[:, ~is_known] = 0
     means = steps.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
     contrast = (steps / np.maximum(means, 1e-30)).mean(axis=0, dtype=np.float64)
-    around = _local_mean(contrast)
-    spread = np.sqrt(np.maximum(_local_mean(contrast**2) - around**2, 0))
+    around = local_mean(contrast, _LOCAL)
+    spread = np.sqrt(np.maximum(local_mean(contrast**2, _LOCAL) - around**2, 0))
     floor = 1e-3 * spread.mean() + 1e-30
     return np.where(is_known, (contrast - around) / (spread + floor), 0)
-
-
-def _local_mean(values: _Floats) -> _Floats:
-    side = 2 * _LOCAL + 1
-    padded = np.pad(values, ((_LOCAL + 1, _LOCAL), (_LOCAL + 1, _LOCAL)), mode="reflect").cumsum(0).cumsum(1)
-    corners = padded[side:, side:] - padded[:-side, side:] - padded[side:, :-side] + padded[:-side, :-side]
-    return np.asarray(corners / side**2)
 
 
 def judge(scene: str, cells: _Floats, *, is_north_up: bool) -> Alignment:
@@ -177,14 +170,15 @@ def judge(scene: str, cells: _Floats, *, is_north_up: bool) -> Alignment:
     sides = _COMPASS if is_north_up else _PICTURE
     side = sides[round(np.degrees(np.arctan2(down, right)) / 45) % 8]
     shift = f"{length:.1f} ± {max(error, 0.1):.1f} pixels {'' if is_north_up else 'to the '}{side}"
-    is_shifted = length - error > _SHIFTED_PX
+    is_shifted = length - error > _USUAL_PX
+    text = f"labels lie {shift} of the image"
     return Alignment(
         scene=scene,
         verdict="shifted" if is_shifted else "aligned",
         right_px=round(right, 3),
         down_px=round(down, 3),
         error_px=round(error, 3),
-        text=f"labels lie {shift} of the image" if is_shifted else f"no shift of a pixel or more found ({shift})",
+        text=text if is_shifted else f"no clear shift: {text}, and up to {_USUAL_PX} pixels are usual",
     )
 
 

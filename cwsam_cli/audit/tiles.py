@@ -122,6 +122,14 @@ def reduce_image(image: NDArray[np.generic], valid: NDArray[np.bool_], side: int
     return (means / length if length > 1e-3 * max(spread, 1e-6) * side else means * 0).astype(np.float32)
 
 
+def local_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
+    """Return the mean of the pixels around each pixel (H, W), in a square of 2 × reach + 1 pixels per side."""
+    side = 2 * reach + 1
+    padded = np.pad(values, ((reach + 1, reach), (reach + 1, reach)), mode="reflect").cumsum(0).cumsum(1)
+    corners = padded[side:, side:] - padded[:-side, side:] - padded[side:, :-side] + padded[:-side, :-side]
+    return np.asarray(corners / side**2)
+
+
 def _some_points(codes: NDArray[np.generic], labelled: NDArray[np.bool_]) -> NDArray[np.int64]:
     places = np.flatnonzero(labelled)
     if not len(places):

@@ -13,6 +13,7 @@ import rasterio
 from numpy.typing import NDArray
 
 from cwsam_cli.audit.alignment import Alignment, contrast_below_edges, judge
+from cwsam_cli.audit.suspects import draw_sample, judge_samples
 from cwsam_cli.audit.tiles import Pair
 from cwsam_cli.raster.grid import Grid
 
@@ -21,6 +22,8 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "landcover"
 MARGIN = 8
 SIDE = 64
 TRIALS = 60
+SMALL = 32
+SEEDS = 3
 
 
 def read(folder: Path) -> Pair:
@@ -50,6 +53,67 @@ def cut(scene: Pair, down: int = 0, right: int = 0, half: int = 0) -> list[Pair]
 
 def verdict(tiles: list[Pair]) -> Alignment:
     return judge("scene", np.concatenate([contrast_below_edges(tile) for tile in tiles]), is_north_up=True)
+
+
+def plant(scene: Pair, kind: str, seed: int) -> tuple[list[Pair], list[str], set[int]]:
+    """Cut a scene into tiles and replace the labels of 5 % of them.
+
+    Args:
+        scene: the scene.
+        kind: `one wrong class` everywhere in a tile, `renamed` classes, or the labels of `another tile`.
+        seed: the seed of the draw.
+
+    Returns:
+        The tiles, their blocks of 4 × 4 tiles, and the numbers of the tiles with wrong labels.
+    """
+    rng = np.random.default_rng(seed)
+    height, width = scene.codes.shape
+    values, counts = np.unique(scene.codes[scene.labelled], return_counts=True)
+    common = values[counts > 0.01 * counts.sum()]
+    corners = [(r, c) for r in range(0, height - SMALL + 1, SMALL) for c in range(0, width - SMALL + 1, SMALL)]
+    parts = [np.s_[r : r + SMALL, c : c + SMALL] for r, c in corners]
+    wrong = set(rng.choice(len(parts), round(len(parts) / 20), replace=False).tolist())
+    tiles = []
+    for number, part in enumerate(parts):
+        codes, labelled = scene.codes[part].copy(), scene.labelled[part]
+        if number in wrong and kind == "one wrong class":
+            own, counts = np.unique(codes[labelled], return_counts=True)
+            codes[:] = rng.choice(common[common != own[counts.argmax()]])
+        elif number in wrong and kind == "renamed":
+            order = np.roll(rng.permutation(common), 1)
+            codes = replace_codes(dict(zip(np.roll(order, 1).tolist(), order.tolist(), strict=True)), codes)
+        elif number in wrong:
+            other = parts[rng.integers(len(parts))]
+            codes, labelled = scene.codes[other], scene.labelled[other]
+        tiles.append(Pair(scene.image[:, *part], scene.valid[part], codes, labelled, scene.grid))
+    return tiles, [f"{r // SMALL // 4} {c // SMALL // 4}" for r, c in corners], wrong
+
+
+def replace_codes(table: dict[int, int], codes: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Replace codes by those of a table."""
+    result = codes.copy()
+    for before, after in table.items():
+        result[codes == before] = after
+    return result
+
+
+def show_suspects(name: str, scene: Pair) -> None:
+    """Print the share of the wrong tiles among as many suspects, and among twice as many."""
+    for kind in ("one wrong class", "renamed", "another tile"):
+        start, rows = time.process_time(), []
+        for seed in range(SEEDS):
+            tiles, blocks, wrong = plant(scene, kind, seed)
+            samples = [draw_sample("train", Path("tile"), tile, number) for number, tile in enumerate(tiles)]
+            shares, _ = judge_samples(samples, blocks)
+            order = np.argsort(-np.array(shares), kind="stable").tolist()
+            found = [len(wrong & set(order[: many * len(wrong)])) / len(wrong) for many in (1, 2)]
+            rows.append([*found, np.mean([shares[number] for number in range(len(tiles)) if number not in wrong])])
+        first, second, other = np.mean(rows, axis=0)
+        print(
+            f"{name}, {kind}: {len(wrong)} of {len(tiles)} tiles of {SMALL} pixels; found {first:.2f} among as many "
+            f"suspects (chance {len(wrong) / len(tiles):.2f}), {second:.2f} among twice as many; disagreement "
+            f"elsewhere {other:.2f}; {(time.process_time() - start) / SEEDS:.1f} CPU s"
+        )
 
 
 def show_alignment(name: str, scene: Pair) -> None:
@@ -88,4 +152,6 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, default=DATA)
     data = parser.parse_args().data
     for name in SCENES:
-        show_alignment(name, read(data / name))
+        scene = read(data / name)
+        show_suspects(name, scene)
+        show_alignment(name, scene)
