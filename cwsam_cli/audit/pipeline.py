@@ -10,13 +10,17 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
+from cwsam_cli.audit.alignment import Alignment, check_alignment
 from cwsam_cli.audit.folders import WHOLE, Found, find_dataset
 from cwsam_cli.audit.ground import Outlines, compare, draw_outlines, nearest_of, shortest_pixel_m
 from cwsam_cli.audit.likeness import find_duplicates, find_near_duplicates
+from cwsam_cli.audit.suspects import Suspect, find_suspects, write_suspects
 from cwsam_cli.audit.tiles import TileFacts, read_tile
 from cwsam_cli.audit.variogram import Variogram, estimate
 from cwsam_cli.console import track
 from cwsam_cli.dataset.manifest import SPLITS
+from cwsam_cli.errors import UsageError
+from cwsam_cli.files import refuse_existing
 
 _ROUNDING = 0.995
 """Share of the dataset's own buffer that counts as the whole one, because distances are rounded."""
@@ -68,22 +72,44 @@ class Audit:
     """One sentence per leak; empty if the splits are honest."""
     notes: tuple[str, ...]
     """Facts that limit what the audit can say."""
+    alignment: tuple[Alignment, ...] = ()
+    """How labels lie to images, by scene; empty if it was not checked."""
+    suspects: tuple[Suspect, ...] | None = None
+    """Tiles that disagree with most of their labels, the worst first; None if they were not looked for."""
 
 
-def audit_dataset(path: Path, *, classes: str | None = None) -> Audit:
+def audit_dataset(
+    path: Path,
+    *,
+    classes: str | None = None,
+    with_alignment: bool = False,
+    suspects_to: Path | None = None,
+    overwrite: bool = False,
+) -> Audit:
     """Audit a dataset.
 
     Args:
         path: a dataset's folder, or a configuration with `root_path_1` and `root_path_2`.
         classes: a class table; None takes the dataset's own, or the codes in the labels.
+        with_alignment: whether to look for a shift between labels and images.
+        suspects_to: a GeoPackage or a CSV file for tiles whose labels are probably wrong.
+        overwrite: whether that file may be replaced.
 
     Raises:
         DataError: the folders hold no pairs of tiles, or a tile is damaged.
+        UsageError: the file of suspects exists and may not be replaced, or has another format.
     """
+    if suspects_to is not None:
+        _refuse_target(suspects_to, overwrite=overwrite)
     found = find_dataset(path, classes)
     work = [(split, *pair) for split, pairs in found.pairs.items() for pair in pairs]
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):  # else GDAL lists the folder for each tile
         tiles = [read_tile(*item) for item in track(work, "reading tiles", unit="tile")]
+        alignment = check_alignment([(image, label) for _, image, label in work]) if with_alignment else ()
+        names = {entry.code: entry.name for entry in found.taxonomy.classes} if found.taxonomy else {}
+        suspects = find_suspects(work, path, names) if suspects_to is not None else None
+    if suspects_to is not None and suspects is not None:
+        write_suspects(suspects, suspects_to, overwrite=overwrite)
     splits = [split for split in (*SPLITS, WHOLE) if split in found.pairs]
     of_tile = np.array([tile.split for tile in tiles])
     outlines = draw_outlines(tiles)
@@ -100,7 +126,17 @@ def audit_dataset(path: Path, *, classes: str | None = None) -> Audit:
         flattery=flattery,
         leaks=tuple(leaks),
         notes=tuple(_limits(tiles, splits, shares_ground=by_date)),
+        alignment=alignment,
+        suspects=None if suspects is None else tuple(own for own, _ in suspects),
     )
+
+
+def _refuse_target(path: Path, *, overwrite: bool) -> None:
+    if path.suffix.lower() not in (".gpkg", ".csv"):
+        raise UsageError(
+            f"--suspects `{path}` is neither a GeoPackage nor a CSV file", hint="give it the suffix .gpkg or .csv"
+        )
+    refuse_existing(path, overwrite=overwrite)
 
 
 def _labelled(tiles: Sequence[TileFacts]) -> float:

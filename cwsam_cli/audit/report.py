@@ -1,13 +1,21 @@
 """Show an audit as text."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from cwsam_cli.audit.alignment import Alignment
 from cwsam_cli.audit.pipeline import Audit
+from cwsam_cli.audit.suspects import Suspect
 
 _BAR = 30
 """Characters of the longest bar."""
 _LITTLE = 0.05
 """Share of the correlation that counts as none. At a class's range, so much is left."""
+_SCENES = 20
+"""Most scenes whose alignment is printed."""
+_SUSPECTS = 5
+"""Most suspects that are printed."""
+_VERDICTS = {"aligned": "without a shift", "shifted": "with a shift", "unknown": "without a finding"}
 
 
 def as_text(audit: Audit) -> str:
@@ -68,6 +76,10 @@ def as_text(audit: Audit) -> str:
                     f"A buffer of {_length(max(known))} would leave at most {_LITTLE:.0%} of that correlation "
                     "in any class."
                 )
+    if audit.alignment:
+        lines += ["", *_alignment_lines(audit.alignment)]
+    if audit.suspects is not None:
+        lines += ["", *_suspect_lines(audit.suspects, sum(audit.tiles.values()))]
     if audit.notes:
         lines += ["", *(f"note: {note}" for note in audit.notes)]
     if not audit.leaks and len(splits) > 1:
@@ -96,6 +108,25 @@ def as_bars(audit: Audit) -> str:
             ]
         )
     )
+
+
+def _alignment_lines(found: Sequence[Alignment]) -> list[str]:
+    """Return a line per scene. Of many scenes, only those with a shift have one."""
+    shown = [own for own in found if own.verdict == "shifted" or own.scene == "all" or len(found) <= _SCENES][:_SCENES]
+    counts = {verdict: sum(own.verdict == verdict for own in found if own.scene != "all") for verdict in _VERDICTS}
+    rows = [f"{own.scene}: {own.text}" for own in shown]
+    if len(shown) < len(found):
+        rows.append(", ".join(f"{count:,} scenes {_VERDICTS[verdict]}" for verdict, count in counts.items()))
+    return rows
+
+
+def _suspect_lines(suspects: Sequence[Suspect], tiles: int) -> list[str]:
+    lines = [f"{len(suspects):,} of {tiles:,} tiles disagree with a quick classifier in most of their labels."]
+    lines += [
+        f"{Path(own.image).name}: {own.disagreement:.0%} disagree, labelled {own.label}, looks like {own.looks_like}"
+        for own in suspects[:_SUSPECTS]
+    ]
+    return [*lines, "..."] if len(suspects) > _SUSPECTS else lines
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -43,8 +43,29 @@ class TileFacts:
     """Column, row and code of some labelled pixels, (P, 3)."""
 
 
-def read_tile(split: str, image_path: Path, label_path: Path) -> TileFacts:
-    """Read a tile.
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The pixels of a tile and their labels."""
+
+    image: NDArray[np.generic]
+    """(C, H, W)."""
+    valid: NDArray[np.bool_]
+    """Where the image has data (H, W)."""
+    codes: NDArray[np.integer]
+    """(H, W)."""
+    labelled: NDArray[np.bool_]
+    """Where the image has data and a label (H, W)."""
+    grid: Grid
+
+    @property
+    def is_north_up(self) -> bool:
+        """Whether the top of the image is north."""
+        t = self.grid.transform
+        return self.grid.crs is not None and t.a > 0 > t.e and t.b == t.d == 0
+
+
+def read_pair(image_path: Path, label_path: Path) -> Pair:
+    """Read an image and its label.
 
     Raises:
         DataError: a file is damaged, or image and label differ in size.
@@ -62,7 +83,18 @@ def read_tile(split: str, image_path: Path, label_path: Path) -> TileFacts:
     labelled = valid & (codes != IGNORE)
     if nodata is not None:
         labelled &= codes != nodata
-    values, counts = np.unique(codes[labelled], return_counts=True)
+    return Pair(image, valid, codes, labelled, grid)
+
+
+def read_tile(split: str, image_path: Path, label_path: Path) -> TileFacts:
+    """Read a tile.
+
+    Raises:
+        DataError: a file is damaged, or image and label differ in size.
+    """
+    pair = read_pair(image_path, label_path)
+    image, valid, grid = pair.image, pair.valid, pair.grid
+    values, counts = np.unique(pair.codes[pair.labelled], return_counts=True)
     is_uniform = bool((image == image[:, :1, :1]).all())
     return TileFacts(
         split=split,
@@ -72,7 +104,7 @@ def read_tile(split: str, image_path: Path, label_path: Path) -> TileFacts:
         reduced=reduce_image(image, valid, REDUCED),
         valid=int(valid.sum()),
         codes=dict(zip(values.tolist(), counts.tolist(), strict=True)),
-        points=_some_points(codes, labelled),
+        points=_some_points(pair.codes, pair.labelled),
     )
 
 
@@ -88,6 +120,14 @@ def reduce_image(image: NDArray[np.generic], valid: NDArray[np.bool_], side: int
     length = float(np.linalg.norm(means))
     spread = float(gray[valid].std()) if known.any() else 0.0
     return (means / length if length > 1e-3 * max(spread, 1e-6) * side else means * 0).astype(np.float32)
+
+
+def local_mean(values: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
+    """Return the mean of the pixels around each pixel (H, W), in a square of 2 × reach + 1 pixels per side."""
+    side = 2 * reach + 1
+    padded = np.pad(values, ((reach + 1, reach), (reach + 1, reach)), mode="reflect").cumsum(0).cumsum(1)
+    corners = padded[side:, side:] - padded[:-side, side:] - padded[side:, :-side] + padded[:-side, :-side]
+    return np.asarray(corners / side**2)
 
 
 def _some_points(codes: NDArray[np.generic], labelled: NDArray[np.bool_]) -> NDArray[np.int64]:

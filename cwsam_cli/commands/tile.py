@@ -35,6 +35,15 @@ def tile(
         list[str] | None,
         typer.Option("--labels-for", metavar="SCENE=LABELS", help="Labels of one scene; repeatable."),
     ] = None,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(
+            "--corrections",
+            metavar="FILE",
+            help="Vector file whose polygons override the labels. --class-field has their class. An empty field or "
+            "`unlabelled` removes the label. Where polygons overlap, the last one wins.",
+        ),
+    ] = None,
     stack: Stack = None,
     crs: Annotated[str, typer.Option("--crs", help="Bring scenes to this CRS, such as EPSG:32632.")] = "",
     res: Annotated[
@@ -175,6 +184,9 @@ def tile(
     tags. --folds 5 writes a column fold to tiles.gpkg. `cwsam train --set train_dataset.fold=2`
     then validates on fold 2, and trains on the tiles of other folds beyond the buffer.
 
+    For a second round of training, correct a map with polygons, and keep the former split:
+    --labels map.tif --corrections fixed.gpkg --class-field class --split-by first/tiles.gpkg.
+
     Without --classes, names and colours come from the class table, the category names and the
     palette of a label raster, or from the values of the class field.
     """
@@ -198,6 +210,7 @@ def tile(
         labels=labels,
         labels_for=tuple(parse_pairs(labels_for, "--labels-for", "scene.tif=labels.tif")),
         output=output,
+        corrections=corrections,
         bands=parse_names(bands),
         size=size or _input_size(config),
         overlap=overlap,

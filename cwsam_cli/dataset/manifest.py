@@ -73,6 +73,9 @@ class Manifest:
     """Labelled ground in m² by split; empty if the scenes have no CRS, or in files of older versions."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Number of tiles that were left out, by reason. What the buffer takes is counted in whole tiles of ground."""
+    corrected: dict[str, int] = field(default_factory=dict)
+    """Number of pixels of the scenes that `--corrections` overrides (`pixels`), and of those whose class changed
+    (`class_changed`), that had no label (`label_added`) and that have none now (`label_removed`). Empty without it."""
     weights: list[float] = field(default_factory=list)
     """Weight by class index for `loss_weight: auto`, from the training split; empty in files of older versions."""
     split: SplitRule | None = None

@@ -16,8 +16,8 @@ from cwsam_cli.tile.workers import cut, in_order
 
 _Work = tuple[int, str, Window]
 """A scene's number, a block's unit, and a window in the block."""
-Counted = tuple[Histograms, Conflicts, Counter[Value]]
-"""Labels by unit, overlaps of features, and values that no class has."""
+Counted = tuple[Histograms, Conflicts, Counter[Value], Counter[str]]
+"""Labels by unit, overlaps of features, values that no class has, and corrected pixels."""
 _LEAST = 16
 """Fewest windows that a process counts at a time."""
 
@@ -32,23 +32,25 @@ def count_labels(inputs: Inputs, blocks: Sequence[Sequence[Block]], rows: int, w
         workers: number of processes.
 
     Returns:
-        Labels by unit, overlaps of features, and values that no class has. Units keep the order of the blocks.
+        See `Counted`. Units keep the order of the blocks. Corrected pixels are named by `CorrectedLabels.count`.
     """
     found: Histograms = {block.unit: Counter() for own in blocks for block in own}
     conflicts: Conflicts = Counter()
     unexpected: Counter[Value] = Counter()
+    corrected: Counter[str] = Counter()
     work = [
         (number, block.unit, window)
         for number, own in enumerate(blocks)
         for block, window in _reading_order(own, inputs.scenes[number].column_width(rows), rows)
     ]
     parts = [work[part] for part in cut([(number, window.row_off) for number, _, window in work], _LEAST)]
-    for counted, shared, odd in in_order(partial(_counting, inputs, rows), parts, workers, "reading labels"):
+    for counted, shared, odd, fixed in in_order(partial(_counting, inputs, rows), parts, workers, "reading labels"):
         conflicts += shared
         unexpected += odd
+        corrected.update(fixed)
         for unit, histogram in counted.items():
             found[unit].update(histogram)
-    return found, conflicts, unexpected
+    return found, conflicts, unexpected, corrected
 
 
 def _reading_order(blocks: Sequence[Block], column: int, rows: int) -> list[tuple[Block, Window]]:
@@ -71,15 +73,17 @@ def _counting(inputs: Inputs, rows: int) -> Iterator[Callable[[list[_Work]], Cou
             found: Histograms = {}
             conflicts: Conflicts = Counter()
             unexpected: Counter[Value] = Counter()
+            corrected: Counter[str] = Counter()
             for number, unit, window in work:
                 opened = reader.open(number)
                 conflicts += opened.labels.conflicts(window)
+                corrected.update(opened.count_corrections(window))
                 histogram = _histogram(opened.about_codes(window))
                 if histogram[UNEXPECTED]:
                     unexpected += opened.labels.unexpected(window)
                 del histogram[NO_LABEL], histogram[UNEXPECTED]
                 found.setdefault(unit, Counter()).update(histogram)
-            return found, conflicts, unexpected
+            return found, conflicts, unexpected, corrected
 
         yield count
 

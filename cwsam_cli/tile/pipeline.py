@@ -146,10 +146,12 @@ def _write(plan: TilePlan, inputs: Inputs) -> Manifest:
 def _key(plan: TilePlan, inputs: Inputs) -> dict[str, str]:
     """Return everything that the tiles' bytes depend on, by names for people."""
     labels = {path for scene in plan.scenes for path in scene.labels.paths}
+    corrections = plan.scenes[0].corrections  # all scenes have the same
     parts = {
         "scenes": [(scene.fingerprint, scene.chosen_bands) for scene in plan.scenes],
         "labels": [fingerprint_of_file(path) for path in sorted(labels)],
         "options of labels": [asdict(scene.labels) for scene in plan.scenes],
+        "corrections": corrections and [fingerprint_of_file(corrections.path), asdict(corrections)],
         "class table": [asdict(plan.taxonomy), inputs.table and asdict(inputs.table)],
         "tiles": [plan.format, plan.size, asdict(plan.selection), *map(asdict, plan.tiles)],
     }
@@ -171,6 +173,7 @@ def _describe(
         tiles={split: sum(tile.planned.split == split for tile in tiles) for split in SPLITS},
         pixels=by_split,
         ground_m2=_measure_ground(plan, tiles, {split: sum(counts) for split, counts in by_split.items()}),
+        corrected=dict(plan.corrected),
         weights=class_weights(by_split["train"]),
         split=plan.rule,
         command=plan.command,

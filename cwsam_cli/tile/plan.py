@@ -19,6 +19,7 @@ from cwsam_cli.tile.counting import count_labels
 from cwsam_cli.tile.focus import focus_tiles
 from cwsam_cli.tile.footprints import PlannedTile
 from cwsam_cli.tile.labels.codes import Conflicts
+from cwsam_cli.tile.labels.corrections import COUNTED
 from cwsam_cli.tile.labels.files import RasterSource
 from cwsam_cli.tile.labels.overlaps import write_overlaps
 from cwsam_cli.tile.labels.unexpected import refuse_unexpected
@@ -49,6 +50,8 @@ class TilePlan:
     selection: Selection
     left_out: Mapping[str, int]
     """Number of tiles that are left out before writing, by reason."""
+    corrected: Mapping[str, int]
+    """Number of pixels that corrections override; see `Manifest.corrected`."""
     output: Path
     overwrite: bool
     command: str
@@ -65,14 +68,16 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
     scenes = inputs.scenes
     side = _block_side(scenes, request)
     blocks = _cut(scenes, side, request)
-    found = _count_classes(inputs, blocks, request)
+    found, corrected = _count_classes(inputs, blocks, request)
+    if request.corrections is not None and not corrected["pixels"]:
+        log.warning("`%s` corrects no pixel of the scenes: do its features lie on their ground?", request.corrections)
     taxonomy = inputs.table.taxonomy if inputs.table else _raster_taxonomy(scenes, found)
     division = divide(scenes, blocks, found, taxonomy, request)
     shares = zip(SPLITS, request.shares, strict=True)
     wanted = [split for split, share in shares if share and not (request.folds and split == "val")]
 
     def recount() -> Histograms:
-        return _count_classes(inputs, _cut(scenes, request.size, request), request)
+        return _count_classes(inputs, _cut(scenes, request.size, request), request)[0]
 
     can_shrink = request.split_by == "block" and side > request.size
     for text in missing_classes(division, found, taxonomy, wanted, recount if can_shrink else None):
@@ -94,6 +99,7 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
         ),
         selection=request.selection,
         left_out=dict(division.left_out),
+        corrected=corrected,
         output=request.output,
         overwrite=request.overwrite,
         command=request.command,
@@ -139,9 +145,11 @@ def _cut(scenes: Sequence[LabelledScene], side: int, request: TileRequest) -> li
     return blocks
 
 
-def _count_classes(inputs: Inputs, blocks: list[list[Block]], request: TileRequest) -> Histograms:
-    """Count the labelled pixels of each class in each unit of blocks."""
-    found, conflicts, unexpected = count_labels(inputs, blocks, request.size, request.workers)
+def _count_classes(
+    inputs: Inputs, blocks: list[list[Block]], request: TileRequest
+) -> tuple[Histograms, dict[str, int]]:
+    """Count the labelled pixels of each class in each unit of blocks, and the corrected pixels."""
+    found, conflicts, unexpected, corrected = count_labels(inputs, blocks, request.size, request.workers)
     if unexpected:
         refuse_unexpected(unexpected, inputs.table, request)
     if conflicts:
@@ -152,7 +160,7 @@ def _count_classes(inputs: Inputs, blocks: list[list[Block]], request: TileReque
             f"no valid pixel of `{inputs.scenes[0].path}` is labelled by `{request.label_files}`{others}",
             hint="check with gdalinfo -stats that labels and scene cover the same ground, and that the scene has data",
         )
-    return found
+    return found, {kind: corrected[kind] for kind in COUNTED} if request.corrections else {}
 
 
 def _refuse_conflicts(conflicts: Conflicts, inputs: Inputs, request: TileRequest) -> NoReturn:

@@ -39,6 +39,8 @@ class TileRequest:
     """Pixels per side of a tile."""
     overlap: int = 0
     """Pixels that neighbouring training tiles share. Validation and test tiles share none."""
+    corrections: Path | None = None
+    """A vector file whose features override the labels. Its class field is `class_field`."""
     classes: str | None = None
     """A class table's path or shipped name; None takes the classes from the labels."""
     class_field: str | None = None
@@ -116,7 +118,7 @@ class TileRequest:
             )
         refuse_repeated(self.scenes)
         inputs = [Path(scene) for scene in self.scenes if is_plain_file(scene)]
-        inputs += filter(None, (self.labels, *(path for _, path in self.labels_for)))
+        inputs += filter(None, (self.labels, self.corrections, *(path for _, path in self.labels_for)))
         refuse_input(self.output, *inputs)
         if self.focus and (self.folds is not None or self.selection.limit is not None):
             raise UsageError(

@@ -1,6 +1,7 @@
 """The scenes of a dataset with their labels: look into them, and open one at a time."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from cwsam_cli.raster.scene import Scene, open_scene
 from cwsam_cli.raster.sources import scene_names
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.labels.codes import NO_LABEL, Codes, Labels
+from cwsam_cli.tile.labels.corrections import CorrectedLabels, CorrectionSource
 from cwsam_cli.tile.labels.files import LabelFiles, LabelSource, find_labels
 from cwsam_cli.tile.labels.place import refuse_far_labels
 from cwsam_cli.tile.request import TileRequest
@@ -41,6 +43,8 @@ class LabelledScene:
     path: str
     """A path, a URL or one of GDAL's virtual paths."""
     labels: LabelSource
+    corrections: CorrectionSource | None = None
+    """Features that override the labels."""
     chosen_bands: tuple[str, ...]
     """Names or numbers of the bands; empty takes all."""
     alpha: Literal["mask", "ignore"]
@@ -81,6 +85,7 @@ class LabelledScene:
                 name=name,
                 path=path,
                 labels=labels.of(path, grid),
+                corrections=labels.corrections,
                 chosen_bands=bands,
                 alpha="mask" if scene.alpha else "ignore",
                 hides_pixels=scene.hides_pixels,
@@ -148,6 +153,8 @@ class OpenScene:
             stack.enter_context(rasterio.Env(**gdal_settings(described.path, cache=cache)))
             labels = described.labels.opened(described.grid, described.path, table)
             self.labels: Labels = stack.enter_context(labels)
+            if described.corrections is not None:
+                self.labels = CorrectedLabels(self.labels, described.corrections.placed(described.grid, described.path))
             self._files = stack.pop_all()
 
     @property
@@ -164,18 +171,32 @@ class OpenScene:
     def about_codes(self, window: Window) -> Codes:
         """Return the label codes (H, W) of a window, `NO_LABEL` where a reduced view of the scene has no data."""
         codes = self.labels.read(window)
-        if self._described.hides_pixels:
-            if self._reduced is None:
-                self._reduced = self.scene.read_reduced_valid()
-            rows, cols = (
-                (np.arange(start, start + count) * reduced) // whole
-                for start, count, reduced, whole in (
-                    (int(window.row_off), int(window.height), self._reduced.shape[0], self._described.height),
-                    (int(window.col_off), int(window.width), self._reduced.shape[1], self._described.width),
-                )
-            )
-            codes[~self._reduced[rows][:, cols]] = NO_LABEL
+        hidden = self._hidden(window)
+        if hidden is not None:
+            codes[hidden] = NO_LABEL
         return codes
+
+    def count_corrections(self, window: Window) -> Counter[str]:
+        """Count the pixels of a window that corrections override; see `CorrectedLabels.count`."""
+        if not isinstance(self.labels, CorrectedLabels):
+            return Counter()
+        return self.labels.count(window, self._hidden(window))
+
+    def _hidden(self, window: Window) -> NDArray[np.bool_] | None:
+        """Return where a reduced view of the scene has no data (H, W); None if no pixel can be without data."""
+        if not self._described.hides_pixels:
+            return None
+        if self._reduced is None:
+            self._reduced = self.scene.read_reduced_valid()
+        rows, cols = (
+            (np.arange(start, start + count) * reduced) // whole
+            for start, count, reduced, whole in (
+                (int(window.row_off), int(window.height), self._reduced.shape[0], self._described.height),
+                (int(window.col_off), int(window.width), self._reduced.shape[1], self._described.width),
+            )
+        )
+        hidden: NDArray[np.bool_] = ~self._reduced[rows][:, cols]
+        return hidden
 
     def close(self) -> None:
         """Close all files."""

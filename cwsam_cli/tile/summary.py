@@ -26,8 +26,18 @@ def summary_text(manifest: Manifest) -> str:
         ).rstrip()
         for row in rows
     ]
-    left_out = left_out_text(manifest.left_out)
-    return "\n".join([*lines, *([left_out] if left_out else [])])
+    ends = left_out_text(manifest.left_out), _corrected_text(manifest.corrected)
+    return "\n".join([*lines, *filter(None, ends)])
+
+
+def _corrected_text(corrected: Mapping[str, int]) -> str:
+    """Return how many pixels were corrected; empty without corrections."""
+    if not corrected:
+        return ""
+    return (
+        f"corrected: {corrected['pixels']:,} pixels of the scenes; {corrected['class_changed']:,} have another class, "
+        f"{corrected['label_added']:,} had no label, {corrected['label_removed']:,} lost their label"
+    )
 
 
 def left_out_text(left_out: Mapping[str, int]) -> str:

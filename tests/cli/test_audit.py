@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pytest
 import yaml
@@ -178,3 +179,40 @@ def test_scenes_that_overlap_in_a_foreign_dataset_are_a_leak(make_raster: Any, t
     result = audit(tmp_path / "d")
     assert result.exit_code == 4 and "train and test share ground" in result.stderr
     assert "138.2 ha" in result.stdout, "24 × 64 pixels of 30 m"
+
+
+def test_a_shift_of_the_labels_is_told(cwsam: Any, make_raster: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(1, 4, (52, 52)).repeat(10, 0).repeat(10, 1).astype(np.uint8)
+    image = (codes * 60 + rng.normal(0, 9, codes.shape)).clip(1, 254).astype(np.uint8)
+    scene = make_raster("scene.tif", image[None, 4:516, 4:516])
+    for name, right in (("right", 0), ("moved", 3)):
+        labels = make_raster(f"{name}.tif", codes[4:516, 4 - right : 516 - right])
+        cwsam("tile", scene, "--labels", labels, "-o", name, "--size", 64)
+        found = json.loads(audit(tmp_path / name, "--check-alignment", "--json").stdout)["alignment"]
+        assert [own["verdict"] for own in found] == ["shifted" if right else "aligned"]
+        assert found[0]["scene"] == "scene" and abs(found[0]["right_px"] - right) < 0.2
+    assert (
+        "scene: labels lie 3.0 ± 0.1 pixels east of the image" in audit(tmp_path / "moved", "--check-alignment").stdout
+    )
+    assert "alignment" not in audit(tmp_path / "moved").stdout and "pixels east" not in audit(tmp_path / "moved").stdout
+
+
+def test_tiles_with_wrong_labels_are_listed(cwsam: Any, make_raster: Any, refused: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(1, 4, (24, 24)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    image = (codes * 60 + rng.normal(0, 9, codes.shape)).clip(1, 254).astype(np.uint8)
+    codes[64:96, 96:128] = codes[64:96, 96:128] % 3 + 1
+    scene, labels = make_raster("scene.tif", image), make_raster("labels.tif", codes)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 16, "--split", 1, 0, 0)
+    result = audit(tmp_path / "dataset", "--suspects", tmp_path / "suspects.gpkg")
+    assert result.exit_code == 0, result.stderr
+    found = geopandas.read_file(tmp_path / "suspects.gpkg")
+    corners = found["tile"].str.extract(r"scene_r(\d+)_c(\d+)").astype(int)
+    assert len(found) >= 3 and f"{len(found)} of " in result.stdout and found["tile"][0] in result.stdout
+    assert corners[0].between(57, 87).all() and corners[1].between(89, 119).all(), "tiles that are mostly wrong"
+    assert found["disagreement"].is_monotonic_decreasing and found["disagreement"].min() > 0.5
+    refused(2, "audit", "dataset", "--suspects", "suspects.gpkg", names="suspects.gpkg")
+    refused(2, "audit", "dataset", "--suspects", "suspects.txt", names="suspects.txt")
+    again = audit(tmp_path / "dataset", "--suspects", tmp_path / "suspects.gpkg", "--overwrite", "--json")
+    assert [Path(own["image"]).stem for own in json.loads(again.stdout)["suspects"]] == found["tile"].tolist()

@@ -1,7 +1,7 @@
 """Find the label file of each scene, and the class table of all."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.raster.style import has_wide_values, read_label_table
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.labels.codes import JoinedLabels, Labels
+from cwsam_cli.tile.labels.corrections import CorrectionSource
 from cwsam_cli.tile.labels.pairs import Footprints, is_raster, pair_labels
 from cwsam_cli.tile.labels.raster import open_raster_labels
 from cwsam_cli.tile.labels.vector import VectorSource, field_codes, field_table
@@ -53,6 +54,8 @@ class LabelFiles:
     """Label rasters that belong to the scenes whose ground they show; for scenes that are not in `named`."""
     table: LabelTable | None
     """The class table; None if only the pixels of the labels can tell it."""
+    corrections: CorrectionSource | None = None
+    """Features that override the labels of all scenes."""
 
     def of(self, scene: str, grid: Grid) -> LabelSource:
         """Return the labels of a scene.
@@ -100,7 +103,33 @@ def find_labels(request: TileRequest) -> LabelFiles:
         table = _wide_table(next(iter(sources)))
     named = {scene: sources[path] for scene, path in paths.items()}
     left = [scene for scene in request.scenes if scene not in named]
-    return LabelFiles(named, Footprints.of(request.labels) if left and request.labels else None, table)
+    folder = Footprints.of(request.labels) if left and request.labels else None
+    files = LabelFiles(named, folder, table)
+    return replace(files, corrections=_corrections(request, files)) if request.corrections else files
+
+
+def _corrections(request: TileRequest, labels: LabelFiles) -> CorrectionSource:
+    """Find the layer of corrections, and check its class field.
+
+    Without a class table, a class raster that names its classes also names those of the corrections.
+
+    Raises:
+        DataError: the layer cannot be used, or a value is no class.
+        UsageError: the class field is missing.
+    """
+    assert request.corrections is not None
+    file, layer = _layer_of(request.corrections)
+    if not is_vector(file, "corrections"):
+        raise DataError(f"the corrections `{file}` are a raster", hint="corrections are polygons: fixed.gpkg")
+    source = _vector_source(file, layer, request, "--corrections")
+    table = labels.table
+    first = labels.named.get(request.scenes[0])
+    if table is None and isinstance(first, RasterSource):
+        with open_raster(first.paths[0]) as dataset, suppress(DataError):  # which says that it names no classes
+            table = read_label_table(dataset)
+    corrections = CorrectionSource(source=replace(source, where=None, all_touched=False, buffer_m=0.0), table=table)
+    corrections.refuse_unknown()
+    return corrections
 
 
 def _source(path: Path, request: TileRequest) -> LabelSource:
@@ -145,7 +174,7 @@ def _wide_table(path: Path) -> LabelTable | None:
 
 def _refuse_vector_options(request: TileRequest) -> None:
     given = {
-        "--class-field": request.class_field,
+        "--class-field": request.class_field if request.corrections is None else None,
         "--where": request.where,
         "--priority": request.priority,
         "--all-touched": request.all_touched,
@@ -164,14 +193,18 @@ def _layer_of(labels: Path) -> tuple[Path, str | None]:
     return labels, None
 
 
-def is_vector(path: Path) -> bool:
+def is_vector(path: Path, what: str = "labels") -> bool:
     """Return whether labels are features and not a raster.
+
+    Args:
+        path: the file.
+        what: what it holds, for messages.
 
     Raises:
         DataError: the file is missing, or is neither a raster nor a vector file.
     """
     if not path.exists():
-        raise DataError(f"there are no labels at `{path}`", hint="check the path")
+        raise DataError(f"there are no {what} at `{path}`", hint="check the path")
     if is_raster(path):
         return False
     try:
@@ -180,8 +213,14 @@ def is_vector(path: Path) -> bool:
         raise DataError(f"`{path}` is neither a raster nor a vector file", hint=_KINDS) from None
 
 
-def _vector_source(path: Path, layer: str | None, request: TileRequest) -> VectorSource:
+def _vector_source(path: Path, layer: str | None, request: TileRequest, option: str = "--labels") -> VectorSource:
     """Find the layer that has the class field.
+
+    Args:
+        path: the file.
+        layer: a layer that the user names.
+        request: what the user asks.
+        option: the option that names the file.
 
     Raises:
         DataError: no layer has geometries, the field or a CRS.
@@ -208,7 +247,7 @@ def _vector_source(path: Path, layer: str | None, request: TileRequest) -> Vecto
     if len(found) > 1:
         raise UsageError(
             f"several layers of `{path}` have a field `{field}`",
-            hint="name the layer: " + " or ".join(f"--labels {path}:{name}" for name in found),
+            hint="name the layer: " + " or ".join(f"{option} {path}:{name}" for name in found),
         )
     if infos[found[0]]["crs"] is None:
         raise DataError(

@@ -92,6 +92,25 @@ class VectorSource:
         Columns: `code` (`UNEXPECTED` where the class table has no such value), `value` as in the file, and `rank`,
         which is larger for features that win over others.
         """
+        frame = self.features(grid)
+        frame = frame[frame["value"] != ""]
+        lost = _not_finite(frame)
+        if lost:
+            raise DataError(
+                f"`{self.path}`: feature(s) {lost} have coordinates that are not finite numbers",
+                hint="draw them again, or delete them",
+            )
+        codes = field_codes(table)
+        own = np.array([codes.get(value, UNEXPECTED) for value in frame["value"].tolist()], np.int32)
+        ranks = {code: len(self.priority) - i for i, code in enumerate(self.priority)}
+        frame = frame.assign(code=own, rank=[ranks.get(code, 0) for code in own.tolist()])
+        return frame[frame["code"] != NO_LABEL].sort_values(["rank", "code"], kind="stable")
+
+    def features(self, grid: Grid) -> geopandas.GeoDataFrame:
+        """Return the features near a grid, in their own CRS; the index is the feature id.
+
+        The column `value` has each feature's class as in the file, and an empty text where there is none.
+        """
         with self._reading():
             crs = pyogrio.read_info(self.path, layer=self.layer)["crs"]
             parts = [
@@ -106,24 +125,15 @@ class VectorSource:
                 for bounds in bounds_near(grid, crs, self.buffer_m)
             ]
         frame = pandas.concat(parts) if len(parts) > 1 else parts[0]
-        frame = frame[~frame.index.duplicated() & frame[self.class_field].notna() & frame.geometry.notna()]
-        lost = _not_finite(frame)
-        if lost:
-            raise DataError(
-                f"`{self.path}`: feature(s) {lost} have coordinates that are not finite numbers",
-                hint="draw them again, or delete them",
-            )
-        values = [self.plain(value) for value in frame[self.class_field].tolist()]
-        codes = field_codes(table)
-        own = np.array([NO_LABEL if value == "" else codes.get(value, UNEXPECTED) for value in values], np.int32)
-        ranks = {code: len(self.priority) - i for i, code in enumerate(self.priority)}
-        frame = geopandas.GeoDataFrame(
-            {"code": own, "value": pandas.Series(values, frame.index, object)},
+        frame = frame[~frame.index.duplicated() & frame.geometry.notna()]
+        field = frame[self.class_field]
+        values = [self.plain(value) for value in field.astype(object).where(field.notna(), "").tolist()]
+        return geopandas.GeoDataFrame(
+            {"value": pandas.Series(values, frame.index, object)},
             geometry=frame.geometry.to_numpy(),
             index=frame.index,
             crs=frame.crs,
-        ).assign(rank=[ranks.get(code, 0) for code in own.tolist()])
-        return frame[frame["code"] != NO_LABEL].sort_values(["rank", "code"], kind="stable")
+        )
 
     def values(self) -> set[Value]:
         """Return all values of the class field. This reads the field of the whole layer, batch by batch."""
