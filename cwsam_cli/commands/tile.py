@@ -1,7 +1,7 @@
 """`cwsam tile`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,7 +45,7 @@ def tile(
         ),
     ] = None,
     stack: Stack = None,
-    crs: Annotated[str, typer.Option("--crs", help="Bring scenes to this CRS, such as EPSG:32632.")] = "",
+    crs: Annotated[str | None, typer.Option("--crs", help="Bring scenes to this CRS, such as EPSG:32632.")] = None,
     res: Annotated[
         str | None, typer.Option("--res", metavar="LENGTH", help="Bring scenes to pixels of this size, such as 10m.")
     ] = None,
@@ -86,24 +86,27 @@ def tile(
         int | None, typer.Option("--size", min=8, help="Pixels per side of a tile.", show_default="512")
     ] = None,
     overlap: Annotated[
-        int, typer.Option("--overlap", min=0, help="Pixels that neighbouring training tiles share.")
-    ] = 0,
+        int | None,
+        typer.Option("--overlap", min=0, help="Pixels that neighbouring training tiles share.", show_default="0"),
+    ] = None,
     split: Annotated[
-        tuple[float, float, float],
+        tuple[float, float, float] | None,
         typer.Option("--split", metavar="TRAIN VAL TEST", help="Shares of the ground.", show_default="70 15 15"),
-    ] = (70, 15, 15),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the split.")] = 0,
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the split.", show_default="0")] = None,
     split_by: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--split-by",
             metavar="block|scene|date|LAYER",
             help="What goes to one split together: blocks of ground, scenes, dates, or the polygons of a layer.",
+            show_default="block",
         ),
-    ] = "block",
+    ] = None,
     split_field: Annotated[
-        str, typer.Option("--split-field", help="Field of that layer that holds train, val or test.")
-    ] = "split",
+        str | None,
+        typer.Option("--split-field", help="Field of that layer that holds train, val or test.", show_default="split"),
+    ] = None,
     block_size: Annotated[
         str | None,
         typer.Option(
@@ -125,11 +128,15 @@ def tile(
         int | None, typer.Option("--folds", min=2, help="Folds for cross-validation instead of a validation split.")
     ] = None,
     min_valid: Annotated[
-        float, typer.Option("--min-valid", metavar="SHARE", help="Leave out tiles with less data: 0 to 1.")
-    ] = 0.0,
+        float | None,
+        typer.Option("--min-valid", metavar="SHARE", help="Leave out tiles with less data: 0 to 1.", show_default="0"),
+    ] = None,
     min_labelled: Annotated[
-        float, typer.Option("--min-labelled", metavar="SHARE", help="Leave out tiles with fewer labels: 0 to 1.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            "--min-labelled", metavar="SHARE", help="Leave out tiles with fewer labels: 0 to 1.", show_default="0"
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", help="Most tiles. Each split keeps its share, drawn at random.")
     ] = None,
@@ -163,6 +170,9 @@ def tile(
         ),
     ] = "gtiff",
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that read and write.")] = 1,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add scenes to a dataset that exists. Its tiles and splits stay.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -172,6 +182,7 @@ def tile(
     $ cwsam tile scenes/ --labels landcover.tif -o dataset/ --bands 4,3,2
     $ cwsam tile 's2/*_B*.jp2' --stack '{scene}_{band}.jp2' --labels landcover.tif -o dataset/
     $ cwsam tile scene.tif --labels fields.gpkg --class-field crop --classes crops.yaml -o dataset/
+    $ cwsam tile new.tif --labels new_landcover.tif -o dataset/ --append
 
     All scenes need the same bands and dtype. Each may have its own CRS and pixel size.
     Labels are resampled to each scene's pixel grid. Scenes are resampled only by --stack, --res
@@ -187,6 +198,11 @@ def tile(
     For a second round of training, correct a map with polygons, and keep the former split:
     --labels map.tif --corrections fixed.gpkg --class-field class --split-by first/tiles.gpkg.
 
+    --append uses the class table, bands and options of the dataset again, so it needs scenes and
+    labels only. Scenes that the dataset has already are skipped. New ground goes to the split of
+    the tiles whose ground it shows, and new tiles within the buffer of other splits are left out.
+    If the command is killed, the dataset is unchanged, and the same command continues.
+
     Without --classes, names and colours come from the class table, the category names and the
     palette of a label raster, or from the values of the class field.
     """
@@ -197,44 +213,55 @@ def tile(
     from cwsam_cli.tile.request import parse_focus
     from cwsam_cli.tile.selection import Selection
 
+    given = {
+        "bands": parse_names(bands) or None,
+        "size": size or (_input_size(config) if config else None),
+        "overlap": overlap,
+        "shares": split,
+        "seed": seed,
+        "block_size": parse_length(block_size, "--block-size") if block_size else None,
+        "buffer": parse_length(buffer, "--buffer", zero=True) if buffer else None,
+        "split_by": split_by,
+        "split_field": split_field,
+        "folds": folds,
+        "min_valid": min_valid,
+        "min_labelled": min_labelled,
+        "crs": crs,
+        "pixel_m": length_m(res, "--res") if res else None,
+        "unscale": unscale or None,
+    }
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if append:
+        from cwsam_cli.dataset.manifest import read_manifest
+        from cwsam_cli.tile.append.options import same_options
+        from cwsam_cli.tile.append.replacement import restore
+
+        restore(output.resolve())
+        chosen = same_options(chosen, output, read_manifest(output))
+    view = {name: chosen.pop(name) for name in ("crs", "pixel_m", "unscale") if name in chosen}
+    shares_of_tile = {name: chosen.pop(name) for name in ("min_valid", "min_labelled") if name in chosen}
     request = TileRequest(
-        scenes=tuple(
-            make_views(
-                expand(scenes)[0],
-                stack=stack,
-                crs=crs,
-                pixel_m=length_m(res, "--res") if res else 0.0,
-                unscale=unscale,
-            )
-        ),
+        scenes=tuple(make_views(expand(scenes)[0], stack=stack, **view)),
         labels=labels,
         labels_for=tuple(parse_pairs(labels_for, "--labels-for", "scene.tif=labels.tif")),
         output=output,
         corrections=corrections,
-        bands=parse_names(bands),
-        size=size or _input_size(config),
-        overlap=overlap,
         classes=classes,
         class_field=class_field,
         where=where,
         priority=tuple(name.strip() for name in priority.split(",")) if priority else (),
         all_touched=all_touched,
         label_buffer_m=length_m(label_buffer, "--label-buffer") if label_buffer else 0.0,
-        shares=split,
-        seed=seed,
-        block_size=parse_length(block_size, "--block-size") if block_size else None,
-        buffer=parse_length(buffer, "--buffer", zero=True) if buffer else None,
-        split_by=split_by,
-        split_field=split_field,
-        folds=folds,
-        selection=Selection(min_valid=min_valid, min_labelled=min_labelled, limit=limit),
+        selection=Selection(limit=limit, **shares_of_tile),
         focus=parse_focus(focus or ()),
         preview=preview,
         overlaps_to=overlaps_to,
         format=format,
         workers=workers,
+        append=append,
         overwrite=overwrite,
         command=command_line(),
+        **chosen,
     )
     from cwsam_cli.tile.pipeline import tile_scenes  # rasterio and geopandas are slow to import
     from cwsam_cli.tile.summary import summary_text
@@ -248,10 +275,8 @@ def tile(
     print_result(manifest, f"{text}\n\n{summary_text(manifest)}", as_json=as_json)
 
 
-def _input_size(config: str | None) -> int:
+def _input_size(config: str) -> int:
     """Return the side of a model's input in pixels."""
-    if config is None:
-        return 512
     from cwsam_cli.config.load import load_config
 
     return load_config(config).model.args.inp_size

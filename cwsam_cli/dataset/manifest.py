@@ -16,7 +16,7 @@ NAME = "dataset.yaml"
 SPLITS = ("train", "val", "test")
 Unit = Literal["block", "scene", "date", "polygons"]
 VERSION = 1
-_WRITTEN = ("images", "labels", "tiles", "dataset")
+_WRITTEN = ("images", "labels", "tiles", "append", "dataset")
 """Names of a dataset's files and folders, without suffixes."""
 
 
@@ -52,6 +52,34 @@ class SplitRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    """The options that made a dataset. `cwsam tile --append` uses them again."""
+
+    size: int
+    """Pixels per side of a tile."""
+    overlap: int
+    """Pixels that neighbouring training tiles share."""
+    shares: tuple[float, float, float]
+    """Shares of the ground for train, val and test."""
+    split_by: str
+    """What goes to one split together, or the path of polygons that say the split."""
+    split_field: str
+    """The field of those polygons."""
+    bands: tuple[str, ...]
+    """Names or numbers of the scenes' bands; empty is all."""
+    min_valid: float
+    """Smallest share of a tile's pixels with data."""
+    min_labelled: float
+    """Smallest share of a tile's pixels with a label."""
+    crs: str
+    """CRS to which scenes are brought; empty is their own."""
+    pixel_m: float
+    """Size in metres of the pixels to which scenes are brought; 0 is their own."""
+    unscale: bool
+    """Whether scales and offsets of bands are applied."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """The content of `dataset.yaml`."""
 
@@ -80,8 +108,12 @@ class Manifest:
     """Weight by class index for `loss_weight: auto`, from the training split; empty in files of older versions."""
     split: SplitRule | None = None
     """How the ground was divided; None if an older version wrote the dataset."""
+    tiling: Tiling | None = None
+    """The options that made the dataset; None if an older version wrote it."""
     command: str = ""
     """The command line that made the dataset."""
+    appended: list[str] = field(default_factory=list)
+    """The command lines that added scenes, in their order."""
     version: int = VERSION
     """Version of this schema."""
 

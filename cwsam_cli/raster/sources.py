@@ -2,7 +2,7 @@
 
 import glob
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -53,14 +53,19 @@ def refuse_repeated(scenes: Sequence[str]) -> None:
         raise UsageError(f"`{twice[0]}` is given twice", hint="name each scene once")
 
 
-def scene_names(scenes: Sequence[str]) -> list[str]:
+def scene_names(scenes: Sequence[str], earlier: Collection[str] = ()) -> list[str]:
     """Return a name for the files that are made of each scene: its stem, numbered where stems repeat.
 
     Stems that differ in capitals only count as equal, because many disks do not tell them apart.
+
+    Args:
+        scenes: the scenes.
+        earlier: names that other scenes have.
     """
     stems = [Path(file_name(scene)).stem for scene in scenes]
-    times = Counter(stem.casefold() for stem in stems)
-    taken = {stem for stem, number in times.items() if number == 1}
+    names_before = {name.casefold() for name in earlier}
+    times = Counter([*(stem.casefold() for stem in stems), *names_before])
+    taken = {stem for stem, number in times.items() if number == 1} | names_before
     names = []
     for stem in stems:
         if times[stem.casefold()] > 1:

@@ -8,15 +8,15 @@ import numpy as np
 from rasterio.windows import Window
 
 from cwsam_cli.console import track
-from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.errors import UsageError
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.footprints import PlannedTile
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import Inputs, SceneReader
 from cwsam_cli.tile.split.blocks import Block
-from cwsam_cli.tile.split.buffer import yielding
+from cwsam_cli.tile.split.buffer import apart
 from cwsam_cli.tile.split.division import Division, Histograms
+from cwsam_cli.tile.split.earlier import EarlierGround, around
 
 _Place = tuple[int, str]
 """A scene and the key of a block."""
@@ -29,6 +29,7 @@ def focus_tiles(
     found: Histograms,
     taxonomy: Taxonomy,
     request: TileRequest,
+    earlier: EarlierGround,
 ) -> tuple[PlannedTile, ...]:
     """Return the tiles of a division and additional training tiles around random pixels of chosen classes.
 
@@ -42,6 +43,7 @@ def focus_tiles(
         found: labelled pixels by unit and code.
         taxonomy: the class table.
         request: the classes with their numbers of tiles, and the seed.
+        earlier: the dataset to which scenes are added, empty if there is none.
 
     Raises:
         UsageError: a class is not in the table.
@@ -83,8 +85,8 @@ def focus_tiles(
                     added.setdefault((tile.scene, tile.row_off, tile.col_off), tile)
     tiles = [*division.tiles, *(tile for key, tile in added.items() if key not in taken)]
     if request.split_by != "date":
-        strictness = [SPLITS.index(tile.split) for tile in tiles]
-        gone = yielding(inputs.scenes, tiles, [tile.split for tile in tiles], strictness, buffer=division.buffer)
+        scenes = [*inputs.scenes, *earlier.scenes]
+        gone = apart(scenes, tiles, earlier.after(len(inputs.scenes)).tiles, buffer=division.buffer)
         tiles = [tile for number, tile in enumerate(tiles) if number not in gone]
     return tuple(sorted(tiles, key=lambda tile: tile.scene))
 
@@ -95,12 +97,7 @@ def _training_ground(tiles: Sequence[PlannedTile]) -> dict[_Place, Window]:
     for tile in tiles:
         if tile.split == "train":
             by_place[tile.scene, tile.block].append(tile)
-    ground = {}
-    for place, own in by_place.items():
-        left, top = min(tile.col_off for tile in own), min(tile.row_off for tile in own)
-        right, bottom = max(tile.col_off + tile.width for tile in own), max(tile.row_off + tile.height for tile in own)
-        ground[place] = Window(left, top, right - left, bottom - top)
-    return ground
+    return {place: around([tile.window for tile in own]) for place, own in by_place.items()}
 
 
 def _code_of(name: str, taxonomy: Taxonomy) -> int:

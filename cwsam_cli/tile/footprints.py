@@ -8,9 +8,35 @@ from typing import Protocol
 import geopandas
 import numpy as np
 import shapely
+from affine import Affine
+from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from cwsam_cli.tile.scenes import LabelledScene
+from cwsam_cli.raster.grid import Grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedScene:
+    """A scene and where it lies."""
+
+    name: str
+    """The first part of its tiles' names."""
+    path: str
+    """A path, a URL or one of GDAL's virtual paths."""
+    fingerprint: str
+    """Changes with the file; see `raster.fingerprint`."""
+    crs: str | None
+    """The scene's CRS, as WKT."""
+    transform: tuple[float, ...]
+    """The scene's transform: a, b, c, d, e, f."""
+    width: int
+    height: int
+
+    @property
+    def grid(self) -> Grid:
+        """Return the scene's grid."""
+        crs = CRS.from_wkt(self.crs) if self.crs else None
+        return Grid(crs, Affine(*self.transform), self.width, self.height)
 
 
 class Rectangle(Protocol):
@@ -60,7 +86,7 @@ class PlannedTile:
         return max(0, above - self.overlap), max(0, beside - self.overlap)
 
 
-def draw_footprints(scenes: Sequence[LabelledScene], tiles: Sequence[Rectangle]) -> geopandas.GeoDataFrame:
+def draw_footprints(scenes: Sequence[PlacedScene], tiles: Sequence[Rectangle]) -> geopandas.GeoDataFrame:
     """Return the outlines of tiles in the scenes' CRS, or in EPSG:4326 if the scenes' CRSs differ.
 
     Args:

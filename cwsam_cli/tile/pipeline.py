@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,17 +21,23 @@ from cwsam_cli import __version__
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import NAME, SPLITS, Manifest, refuse_other_dataset, write_manifest
 from cwsam_cli.dataset.statistics import RunningStats, class_weights
-from cwsam_cli.errors import DataError
-from cwsam_cli.files import refuse_existing, staged
+from cwsam_cli.errors import DataError, MachineError
+from cwsam_cli.files import refuse_existing, sha256, staged
 from cwsam_cli.journal import journal
 from cwsam_cli.raster.fingerprint import fingerprint_of_file
 from cwsam_cli.raster.scene import GDAL_CACHE
+from cwsam_cli.taxonomy import LabelTable
+from cwsam_cli.tile.append.replacement import STATE, link_files, replace_dataset, restore
+from cwsam_cli.tile.append.state import Earlier, extend_manifest, read_earlier, refuse_other_bands, write_state
+from cwsam_cli.tile.footprints import PlacedScene
 from cwsam_cli.tile.plan import TilePlan, make_plan
 from cwsam_cli.tile.preview import draw_preview
 from cwsam_cli.tile.request import TileRequest
-from cwsam_cli.tile.scenes import Inputs, inspect_inputs
+from cwsam_cli.tile.scenes import Inputs, inspect_inputs, new_scenes
 from cwsam_cli.tile.selection import REASONS
 from cwsam_cli.tile.split.blocks import choose_block_size, cut_blocks
+from cwsam_cli.tile.split.buffer import near_folds
+from cwsam_cli.tile.split.earlier import EarlierGround
 from cwsam_cli.tile.summary import left_out_text
 from cwsam_cli.tile.tiles import WrittenTile, write_index
 from cwsam_cli.tile.work import WrittenPart, cut_parts, writing_parts
@@ -47,23 +53,35 @@ def tile_scenes(request: TileRequest) -> Manifest:
     """Cut scenes and their labels into a dataset.
 
     Raises:
-        DataError: a scene or the labels cannot be used, or no tile is left.
+        DataError: a scene or the labels cannot be used, no tile is left, or scenes cannot be added to the dataset.
         UsageError: the output exists and may not be replaced.
         MachineError: a file could not be written whole, or another process is writing the output.
     """
-    refuse_existing(request.output, overwrite=request.overwrite, marker=NAME)
-    refuse_other_dataset(request.output)
+    if request.append:
+        request = replace(request, output=request.output.resolve())
+    restore(request.output)
+    earlier = read_earlier(request.output) if request.append else None
+    if earlier is None:
+        refuse_existing(request.output, overwrite=request.overwrite, marker=NAME)
+        refuse_other_dataset(request.output)
     for path in (request.overlaps_to, request.preview):
         if path is not None:
             refuse_existing(path, overwrite=request.overwrite)
     with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         warnings.filterwarnings("ignore", message="'crs' was not provided")  # `inspect_inputs` warns once about both
-        inputs = inspect_inputs(request)
-        plan = make_plan(request, inputs)
+        if earlier is not None:
+            request = replace(request, scenes=new_scenes(request, earlier.ground.scenes))
+            if not request.scenes:
+                return earlier.manifest
+        ground = earlier.ground if earlier is not None else EarlierGround()
+        inputs = inspect_inputs(request, ground.scenes, earlier.table if earlier is not None else None)
+        if earlier is not None:
+            refuse_other_bands(inputs.scenes[0], earlier)
+        plan = make_plan(request, inputs, ground)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("plan: %s", json.dumps(asdict(plan), default=str, ensure_ascii=False))
-        manifest = _write(plan, inputs)
+        manifest = _write(plan, inputs, earlier)
     shares = dict(zip(SPLITS, request.shares, strict=True)) if request.split_by == "block" else {}
     wanted = [split for split, share in shares.items() if share and not (request.folds and split == "val")]
     missing = [split for split in wanted if not manifest.tiles[split]]
@@ -98,14 +116,16 @@ def _warn_of_missing(plan: TilePlan, missing: list[str], splits: int) -> None:
     )
 
 
-def _write(plan: TilePlan, inputs: Inputs) -> Manifest:
+def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None) -> Manifest:
     """Write the dataset, or the parts of it that an interrupted run has not written."""
     parts = cut_parts(plan)
     statistics = RunningStats()
     pixels = np.zeros((len(SPLITS), len(plan.taxonomy)), np.int64)
     left_out = Counter(plan.left_out)
     tiles: list[WrittenTile] = []
-    with journal(plan.output, _key(plan, inputs), {}) as progress:
+    with journal(plan.output, _key(plan, inputs, earlier), {}) as progress:
+        if earlier is not None and sha256(plan.output / STATE) != earlier.digest:
+            raise MachineError(f"another process has changed `{plan.output}`", hint="give the same command again")
         folder = progress.folder / "files"
         if not (progress.pieces and folder.is_dir()):
             progress.clear()
@@ -132,18 +152,43 @@ def _write(plan: TilePlan, inputs: Inputs) -> Manifest:
         if not tiles:
             progress.clear()
             raise DataError(
-                f"the dataset would have no tile; {left_out_text(left_out)}",
+                f"the dataset would have no {'new ' if earlier is not None else ''}tile; {left_out_text(left_out)}",
                 hint="choose a smaller --min-labelled or --min-valid, or labels where the scenes have data",
             )
+        table = inputs.table or LabelTable.of(plan.taxonomy)
         manifest = replace(_describe(plan, tiles, statistics, pixels), left_out=dict(left_out))
-        write_index(plan.scenes, tiles, plan.taxonomy, folder)
+        scenes: list[PlacedScene] = [*plan.scenes]
+        if earlier is not None:
+            earlier.statistics.merge(statistics)
+            statistics = earlier.statistics
+            manifest = extend_manifest(earlier.manifest, manifest, statistics)
+            tiles = [*earlier.after(len(scenes)), *tiles]
+            scenes += earlier.ground.scenes
+            table = earlier.table
+        if plan.rule.folds and plan.rule.by != "date":
+            tiles = _with_near_folds(scenes, tiles, plan.rule.buffer_px)
+        write_index(scenes, tiles, plan.taxonomy, folder)
+        write_state(folder, scenes, plan.units, table, statistics)
         write_manifest(folder, manifest)
-        with staged(plan.output, overwrite=plan.overwrite, marker=NAME) as stage:
-            os.replace(folder, stage)
+        if earlier is not None:
+            link_files(plan.output, folder)
+            replace_dataset(plan.output, folder)
+        else:
+            with staged(plan.output, overwrite=plan.overwrite, marker=NAME) as stage:
+                os.replace(folder, stage)
     return manifest
 
 
-def _key(plan: TilePlan, inputs: Inputs) -> dict[str, str]:
+def _with_near_folds(scenes: Sequence[PlacedScene], tiles: Sequence[WrittenTile], buffer: int) -> list[WrittenTile]:
+    """Note the folds that are near the tiles."""
+    planned = [tile.planned for tile in tiles]
+    near = near_folds(scenes, planned, [tile.fold for tile in planned], buffer=buffer)
+    return [
+        replace(tile, planned=replace(tile.planned, near_folds=folds)) for tile, folds in zip(tiles, near, strict=True)
+    ]
+
+
+def _key(plan: TilePlan, inputs: Inputs, earlier: Earlier | None) -> dict[str, str]:
     """Return everything that the tiles' bytes depend on, by names for people."""
     labels = {path for scene in plan.scenes for path in scene.labels.paths}
     corrections = plan.scenes[0].corrections  # all scenes have the same
@@ -156,7 +201,7 @@ def _key(plan: TilePlan, inputs: Inputs) -> dict[str, str]:
         "tiles": [plan.format, plan.size, asdict(plan.selection), *map(asdict, plan.tiles)],
     }
     digests = {name: hashlib.sha256(json.dumps(part, default=str).encode()).hexdigest() for name, part in parts.items()}
-    return digests | {"version of cwsam": __version__}
+    return digests | {"version of cwsam": __version__} | ({"dataset": earlier.digest} if earlier is not None else {})
 
 
 def _describe(
@@ -176,6 +221,7 @@ def _describe(
         corrected=dict(plan.corrected),
         weights=class_weights(by_split["train"]),
         split=plan.rule,
+        tiling=plan.tiling,
         command=plan.command,
     )
 

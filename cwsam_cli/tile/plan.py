@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 from cwsam_cli.console import log
-from cwsam_cli.dataset.manifest import SPLITS, SplitRule, Unit
+from cwsam_cli.dataset.manifest import SPLITS, SplitRule, Tiling, Unit
 from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.raster.network import VIEW
 from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.raster.style import read_taxonomy
+from cwsam_cli.raster.views import View
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.counting import count_labels
 from cwsam_cli.tile.focus import focus_tiles
@@ -28,7 +30,8 @@ from cwsam_cli.tile.scenes import Inputs, LabelledScene
 from cwsam_cli.tile.selection import Selection
 from cwsam_cli.tile.split.blocks import Block, choose_block_size, cut_blocks
 from cwsam_cli.tile.split.dates import scene_date
-from cwsam_cli.tile.split.division import Histograms, divide
+from cwsam_cli.tile.split.division import Histograms, divide, together
+from cwsam_cli.tile.split.earlier import DividedUnit, EarlierGround
 from cwsam_cli.tile.split.rare import missing_classes
 
 
@@ -47,6 +50,10 @@ class TilePlan:
     """Processes that write tiles."""
     rule: SplitRule
     """How the ground was divided."""
+    tiling: Tiling
+    """The options that adding scenes needs again."""
+    units: Mapping[str, DividedUnit]
+    """All units of ground with their splits, also those of an earlier dataset; empty if polygons decide."""
     selection: Selection
     left_out: Mapping[str, int]
     """Number of tiles that are left out before writing, by reason."""
@@ -58,8 +65,13 @@ class TilePlan:
     """The command line, for the record."""
 
 
-def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
+def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround) -> TilePlan:
     """Read the labels once and decide which ground becomes which tile of which split.
+
+    Args:
+        request: the wish.
+        inputs: the new scenes and their labels.
+        earlier: the dataset to which they are added, empty if there is none.
 
     Raises:
         DataError: labels of different classes overlap, no valid pixel has a label, or the labels hold codes that
@@ -72,7 +84,8 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
     if request.corrections is not None and not corrected["pixels"]:
         log.warning("`%s` corrects no pixel of the scenes: do its features lie on their ground?", request.corrections)
     taxonomy = inputs.table.taxonomy if inputs.table else _raster_taxonomy(scenes, found)
-    division = divide(scenes, blocks, found, taxonomy, request)
+    division = divide(scenes, blocks, found, taxonomy, request, earlier)
+    counted = together(found, earlier)
     shares = zip(SPLITS, request.shares, strict=True)
     wanted = [split for split, share in shares if share and not (request.folds and split == "val")]
 
@@ -80,9 +93,11 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
         return _count_classes(inputs, _cut(scenes, request.size, request), request)[0]
 
     can_shrink = request.split_by == "block" and side > request.size
-    for text in missing_classes(division, found, taxonomy, wanted, recount if can_shrink else None):
+    for text in missing_classes(division, counted, taxonomy, wanted, recount if can_shrink else None):
         log.warning("%s", text)
-    tiles = focus_tiles(division, inputs, blocks, found, taxonomy, request) if request.focus else division.tiles
+    tiles = division.tiles
+    if request.focus:
+        tiles = focus_tiles(division, inputs, blocks, found, taxonomy, request, earlier)
     return TilePlan(
         scenes=scenes,
         taxonomy=taxonomy,
@@ -97,12 +112,35 @@ def make_plan(request: TileRequest, inputs: Inputs) -> TilePlan:
             seed=request.seed,
             folds=request.folds,
         ),
+        tiling=_tiling(request),
+        units={
+            unit: DividedUnit(split, division.folds.get(unit), dict(counted[unit]))
+            for unit, split in division.parts.items()
+        },
         selection=request.selection,
         left_out=dict(division.left_out),
         corrected=corrected,
         output=request.output,
         overwrite=request.overwrite,
         command=request.command,
+    )
+
+
+def _tiling(request: TileRequest) -> Tiling:
+    path = request.scenes[0]
+    view = View.from_text(path) if path.startswith(VIEW) else None
+    return Tiling(
+        size=request.size,
+        overlap=request.overlap,
+        shares=request.shares,
+        split_by=request.split_by,
+        split_field=request.split_field,
+        bands=request.bands,
+        min_valid=request.selection.min_valid,
+        min_labelled=request.selection.min_labelled,
+        crs=view.crs if view else "",
+        pixel_m=view.pixel_m if view else 0.0,
+        unscale=view is not None and view.unscale,
     )
 
 

@@ -78,6 +78,8 @@ class TileRequest:
     format: TileFormat = "gtiff"
     workers: int = 1
     """Processes that read and write."""
+    append: bool = False
+    """Add the scenes to the dataset that `output` holds."""
     overwrite: bool = False
     """Replace an older dataset, and an older layer of overlaps."""
     command: str = ""
@@ -89,6 +91,11 @@ class TileRequest:
         return self.labels or self.labels_for[0][1]
 
     def __post_init__(self) -> None:
+        if self.append and self.overwrite:
+            raise UsageError(
+                "--append and --overwrite exclude each other, because one keeps the dataset and the other replaces it",
+                hint="leave one of them out",
+            )
         if self.labels is None and not self.labels_for:
             raise UsageError("no labels are given", hint="name a file or folder: --labels")
         if not 0 <= self.overlap < self.size:

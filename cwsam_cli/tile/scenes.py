@@ -9,19 +9,17 @@ from typing import Literal
 
 import numpy as np
 import rasterio
-from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.fingerprint import fingerprint
-from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
 from cwsam_cli.raster.scene import Scene, open_scene
 from cwsam_cli.raster.sources import scene_names
 from cwsam_cli.taxonomy import LabelTable
+from cwsam_cli.tile.footprints import PlacedScene
 from cwsam_cli.tile.labels.codes import NO_LABEL, Codes, Labels
 from cwsam_cli.tile.labels.corrections import CorrectedLabels, CorrectionSource
 from cwsam_cli.tile.labels.files import LabelFiles, LabelSource, find_labels
@@ -35,13 +33,9 @@ _LARGEST_CACHE = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledScene:
+class LabelledScene(PlacedScene):
     """A scene and its labels. Their files are open only while they are read."""
 
-    name: str
-    """The first part of its tiles' names."""
-    path: str
-    """A path, a URL or one of GDAL's virtual paths."""
     labels: LabelSource
     corrections: CorrectionSource | None = None
     """Features that override the labels."""
@@ -55,14 +49,6 @@ class LabelledScene:
     """Rows and columns of a block of the file."""
     pixel_bytes: int
     """Bytes of a pixel in all bands of the file."""
-    fingerprint: str
-    """Changes with the file; see `raster.fingerprint`."""
-    crs: str | None
-    """The scene's CRS, as WKT."""
-    transform: tuple[float, ...]
-    """The scene's transform: a, b, c, d, e, f."""
-    width: int
-    height: int
     band_names: tuple[str, ...]
     dtype: str
 
@@ -99,12 +85,6 @@ class LabelledScene:
                 band_names=scene.band_names,
                 dtype=scene.dtype,
             )
-
-    @property
-    def grid(self) -> Grid:
-        """Return the scene's grid."""
-        crs = CRS.from_wkt(self.crs) if self.crs else None
-        return Grid(crs, Affine(*self.transform), self.width, self.height)
 
     def cache_bytes(self, rows: int) -> int:
         """Return the bytes of decoded blocks to keep so that no block is decoded twice.
@@ -212,16 +192,46 @@ class Inputs:
     """The class table; None if only the pixels of the labels can tell it."""
 
 
-def inspect_inputs(request: TileRequest) -> Inputs:
+def new_scenes(request: TileRequest, earlier: Sequence[PlacedScene]) -> tuple[str, ...]:
+    """Return the scenes that a dataset does not have yet.
+
+    Raises:
+        DataError: a scene cannot be read.
+    """
+    known = {scene.fingerprint for scene in earlier}
+    paths = {scene.path for scene in earlier}
+    added: list[str] = []
+    for path in request.scenes:
+        with rasterio.Env(**gdal_settings(path)), open_scene(path, chosen_bands=request.bands) as scene:
+            is_known = fingerprint(path, scene.dataset) in known
+        if not is_known and path in paths:
+            log.warning("`%s` has changed since the dataset was made, so it is added as another scene", path)
+        added += [] if is_known else [path]
+    skipped = len(request.scenes) - len(added)
+    if skipped:
+        first = next(path for path in request.scenes if path not in added)
+        log.info("%d scene(s) are in `%s` already and are skipped, such as `%s`", skipped, request.output, first)
+    return tuple(added)
+
+
+def inspect_inputs(
+    request: TileRequest, earlier: Sequence[PlacedScene] = (), table: LabelTable | None = None
+) -> Inputs:
     """Look into all scenes and labels.
+
+    Args:
+        request: the wish.
+        earlier: the scenes of the dataset to which the others are added.
+        table: its class table.
 
     Raises:
         DataError: a scene or the labels cannot be used, or scenes differ in bands or dtype.
         UsageError: an option for vector labels is missing, or is given for a raster.
     """
-    labels = find_labels(request)
+    labels = find_labels(request, table)
     scenes: list[LabelledScene] = []
-    for path, name in zip(request.scenes, scene_names(request.scenes), strict=True):
+    names = scene_names(request.scenes, [scene.name for scene in earlier])
+    for path, name in zip(request.scenes, names, strict=True):
         scene = LabelledScene.inspect(name, path, labels, request.bands)
         first = scenes[0] if scenes else scene
         if (scene.band_names, scene.dtype) != (first.band_names, first.dtype):

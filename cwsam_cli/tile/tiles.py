@@ -18,8 +18,7 @@ from cwsam_cli.raster.scene import Scene, not_written
 from cwsam_cli.raster.style import colormap
 from cwsam_cli.raster.vrt import BandSource, build_vrt
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
-from cwsam_cli.tile.footprints import PlannedTile, draw_footprints
-from cwsam_cli.tile.scenes import LabelledScene
+from cwsam_cli.tile.footprints import PlacedScene, PlannedTile, draw_footprints
 from cwsam_cli.vector.layers import write_frame
 
 _PROFILE = {"driver": "GTiff", "compress": "zstd", "zstd_level": 1, "tiled": False, "interleave": "band"}
@@ -38,7 +37,7 @@ class WrittenTile:
     """Labelled pixels by class index (K,)."""
 
 
-def tile_name(scene: LabelledScene, tile: PlannedTile) -> str:
+def tile_name(scene: PlacedScene, tile: PlannedTile) -> str:
     """Return the name of a tile's files, without suffix."""
     return f"{scene.name}_r{tile.row_off:05d}_c{tile.col_off:05d}"
 
@@ -173,9 +172,7 @@ def _write(path: Path, content: bytes | memoryview) -> None:
         raise not_written(path, error.strerror or str(error)) from None
 
 
-def write_index(
-    scenes: Sequence[LabelledScene], tiles: Sequence[WrittenTile], taxonomy: Taxonomy, folder: Path
-) -> None:
+def write_index(scenes: Sequence[PlacedScene], tiles: Sequence[WrittenTile], taxonomy: Taxonomy, folder: Path) -> None:
     """Write `tiles.gpkg`, with one outline per tile.
 
     Args:

@@ -266,3 +266,22 @@ def test_focus_adds_training_tiles_that_show_a_rare_class(cwsam: Any, make_raste
 @pytest.mark.parametrize("options", [("--focus", "ice=5"), ("--focus", "ice"), ("--focus", "1=5", "--folds", 3)])
 def test_focus_needs_a_class_and_a_number(refused: Any, inputs: Any, options: Any) -> None:
     refused(2, *inputs, *options, names="--focus")
+
+
+def test_scenes_are_added_with_the_options_of_the_dataset(
+    cwsam: Any, refused: Any, make_raster: Any, tmp_path: Path
+) -> None:
+    (first,) = scenes_in_a_row(make_raster, ["a.tif"])
+    second = make_raster("b.tif", noise(64, 64)[:, ::-1], transform=from_origin(WEST + 64 * PIXEL, NORTH, PIXEL, PIXEL))
+    labels = make_raster("labels.tif", striped(64, 128))
+    common = ("--labels", labels, "-o", "dataset", "--append")
+    refused(4, "tile", first, *common, names="is not a dataset")
+    cwsam("tile", first, *common[:-1], "--size", 8, "--buffer", "4px", "--seed", 2)
+    before = {path: path.read_bytes() for path in (tmp_path / "dataset" / "images").rglob("*.tif")}
+    refused(4, "tile", second, *common, "--size", 16, names="--size differs")
+    result = cwsam("tile", first, second, *common)
+    assert "1 scene(s) are in" in result.stderr and "tiles of 8 × 8 pixels" in result.stdout
+    assert all(path.read_bytes() == content for path, content in before.items())
+    index = tiles(tmp_path / "dataset")
+    assert len(index) > len(before) and gap(index) >= 4
+    assert "no leak" in cwsam("audit", "dataset").stdout

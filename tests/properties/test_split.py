@@ -22,6 +22,7 @@ from cwsam_cli.tile.scenes import LabelledScene
 from cwsam_cli.tile.split.assignment import assign
 from cwsam_cli.tile.split.blocks import Block, choose_block_size, cut_blocks
 from cwsam_cli.tile.split.division import Division, divide
+from cwsam_cli.tile.split.earlier import EarlierGround
 from tests.described_scenes import described
 
 modest = settings(max_examples=60, deadline=None, database=None)
@@ -186,7 +187,7 @@ def divided(scenes: list[LabelledScene], side: int, request: TileRequest) -> Div
     """Divide scenes whose every block has labels of two classes."""
     blocks = [cut_blocks(scene.grid, side, request.size, scene.name) for scene in scenes]
     found = {block.unit: Counter({1: 3 + len(block.key), 2: 5}) for own in blocks for block in own}
-    return divide(scenes, blocks, found, from_names(["a", "b"], first=1), request)
+    return divide(scenes, blocks, found, from_names(["a", "b"], first=1), request, EarlierGround())
 
 
 near_places = st.integers(-60, 60)

@@ -77,14 +77,23 @@ class LabelFiles:
         return source
 
 
-def find_labels(request: TileRequest) -> LabelFiles:
+def find_labels(request: TileRequest, earlier: LabelTable | None = None) -> LabelFiles:
     """Look into the labels.
 
+    Args:
+        request: the wish.
+        earlier: the class table of the dataset to which the scenes are added.
+
     Raises:
-        DataError: the labels cannot be used.
+        DataError: the labels cannot be used, or the class table is not that of the dataset.
         UsageError: an option for vector labels is missing, or is given for rasters.
     """
-    table = _read_table(request.classes) if request.classes else None
+    table = _read_table(request.classes) if request.classes else earlier
+    if table is not None and earlier is not None and not table.taxonomy.same_classes(earlier.taxonomy):
+        raise DataError(
+            f"`{request.classes}` has other classes than `{request.output}`",
+            hint="leave out --classes to use the class table of the dataset",
+        )
     paths = pair_labels(request)
     sources = {path: _source(path, request) for path in dict.fromkeys(paths.values())}
     vectors = [source for source in sources.values() if isinstance(source, VectorSource)]

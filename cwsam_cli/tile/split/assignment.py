@@ -54,14 +54,21 @@ def assign(
         `train`, `val` or `test` for each of the N blocks.
     """
     wanted = np.asarray(shares, float) / sum(shares)
-    fixed = np.array([-1 if split is None else SPLITS.index(split) for split in kept or [None] * len(histograms)])
+    fixed = np.array(
+        [-1 if split is None else SPLITS.index(split) for split in kept or [None] * len(histograms)], np.int64
+    )
     counts = _sizes(len(histograms), wanted)
     found = _Search(histograms, wanted, neighbours or Neighbours(), is_ordered=True).run(counts, fixed, seed)
     return [SPLITS[i] for i in found]
 
 
 def assign_folds(
-    histograms: NDArray[np.int64], folds: int, *, seed: int, neighbours: Neighbours | None = None
+    histograms: NDArray[np.int64],
+    folds: int,
+    *,
+    seed: int,
+    neighbours: Neighbours | None = None,
+    kept: Sequence[int | None] = (),
 ) -> list[int]:
     """Divide blocks into folds of equal shares; see `assign`.
 
@@ -70,6 +77,7 @@ def assign_folds(
         folds: the number of folds.
         seed: the seed of the search.
         neighbours: blocks near each other.
+        kept: the folds of blocks that an earlier run assigned, None for new blocks, (N,). Empty: all are new.
 
     Returns:
         The fold of each block, from 0.
@@ -77,7 +85,8 @@ def assign_folds(
     wanted = np.full(folds, 1 / folds)
     counts = np.array([len(histograms) // folds + (fold < len(histograms) % folds) for fold in range(folds)])
     search = _Search(histograms, wanted, neighbours or Neighbours(), is_ordered=False)
-    return search.run(counts, np.full(len(histograms), -1), seed)
+    fixed = np.array([-1 if fold is None else fold for fold in kept or [None] * len(histograms)], np.int64)
+    return search.run(counts, fixed, seed)
 
 
 def _sizes(count: int, wanted: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -14,11 +14,13 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from cwsam_cli.tile.footprints import Rectangle, draw_footprints
-from cwsam_cli.tile.scenes import LabelledScene
+from cwsam_cli.dataset.manifest import SPLITS
+from cwsam_cli.tile.footprints import PlacedScene, PlannedTile, Rectangle, draw_footprints
 from cwsam_cli.vector.distances import near_pairs
 
 _ROUNDING = 1e-6
+_SLIVER = 1e-2
+"""Share of a rectangle that is too little to count as shared, because the grids of two scenes can differ."""
 _WARPED = 5e-3
 """Share of a distance by which two CRSs may differ."""
 
@@ -49,7 +51,7 @@ class _Comparable:
 
 
 def find_intrusions(
-    scenes: Sequence[LabelledScene], blocks: Sequence[Rectangle], *, buffer: int, size: int
+    scenes: Sequence[PlacedScene], blocks: Sequence[Rectangle], *, buffer: int, size: int
 ) -> Intrusions:
     """Find blocks near each other.
 
@@ -110,7 +112,7 @@ def inset(window: Window, reached: NDArray[np.int64]) -> Window:
 
 
 def yielding(
-    scenes: Sequence[LabelledScene],
+    scenes: Sequence[PlacedScene],
     tiles: Sequence[Rectangle],
     groups: Sequence[str],
     strictness: Sequence[int],
@@ -149,8 +151,54 @@ def yielding(
     return gone
 
 
+def apart(
+    scenes: Sequence[PlacedScene],
+    tiles: Sequence[PlannedTile],
+    earlier: Sequence[PlannedTile] = (),
+    *,
+    buffer: int,
+) -> set[int]:
+    """Return the tiles that have to go, because a tile of a stricter split or an earlier tile is too near.
+
+    Args:
+        scenes: the scenes that `PlannedTile.scene` counts.
+        tiles: the tiles.
+        earlier: tiles of a dataset to which the others are added. They always stay.
+        buffer: pixels between tiles of different splits.
+    """
+    strictness = [SPLITS.index(tile.split) for tile in tiles] + [len(SPLITS)] * len(earlier)
+    both = [*tiles, *earlier]
+    return yielding(scenes, both, [tile.split for tile in both], strictness, buffer=buffer)
+
+
+def shared_ground(
+    scenes: Sequence[PlacedScene], ours: Sequence[Rectangle], theirs: Sequence[Rectangle]
+) -> list[tuple[int, int, float]]:
+    """Return which rectangles share ground.
+
+    Args:
+        scenes: the scenes that `Rectangle.scene` counts.
+        ours: rectangles.
+        theirs: other rectangles.
+
+    Returns:
+        Numbers of our rectangle and of theirs, and the share of ours that both show, 0 to 1.
+    """
+    found: list[tuple[int, int, float]] = []
+    for group in _groups(scenes, [*ours, *theirs]):
+        is_ours = group.numbers < len(ours)
+        first, second = np.flatnonzero(is_ours), np.flatnonzero(~is_ours)
+        one, other = near_pairs(group.shapes[first], group.shapes[second], np.zeros(len(first)))
+        one, other = first[one], second[other]
+        areas = shapely.area(shapely.intersection(group.shapes[one], group.shapes[other]))
+        shares = (areas / shapely.area(group.shapes[one])).tolist()
+        pairs = zip(group.numbers[one].tolist(), group.numbers[other].tolist(), shares, strict=True)
+        found += [(i, j - len(ours), share) for i, j, share in pairs if share > _SLIVER]
+    return found
+
+
 def near_folds(
-    scenes: Sequence[LabelledScene], tiles: Sequence[Rectangle], folds: Sequence[int | None], *, buffer: int
+    scenes: Sequence[PlacedScene], tiles: Sequence[Rectangle], folds: Sequence[int | None], *, buffer: int
 ) -> list[tuple[int, ...]]:
     """Return for each tile the other folds that have a tile closer than the buffer.
 
@@ -186,7 +234,7 @@ def _share_ground(
     return np.asarray(shared > shapely.area(group.shapes[other]) / narrowest[other])
 
 
-def _groups(scenes: Sequence[LabelledScene], rectangles: Sequence[Rectangle]) -> Iterator[_Comparable]:
+def _groups(scenes: Sequence[PlacedScene], rectangles: Sequence[Rectangle]) -> Iterator[_Comparable]:
     by_place: dict[object, list[int]] = defaultdict(list)
     for number, rectangle in enumerate(rectangles):
         scene = scenes[rectangle.scene]
@@ -201,7 +249,7 @@ def _groups(scenes: Sequence[LabelledScene], rectangles: Sequence[Rectangle]) ->
         yield _Comparable(np.array(numbers), frame.geometry.to_numpy(), pixels, in_degrees)
 
 
-def _pixel(scene: LabelledScene, in_metres: bool) -> float:
+def _pixel(scene: PlacedScene, in_metres: bool) -> float:
     if in_metres:
         return scene.grid.gsd_m or 0.0
     a, b, _, d, e, _ = scene.transform
@@ -209,7 +257,7 @@ def _pixel(scene: LabelledScene, in_metres: bool) -> float:
 
 
 def _reached(
-    scenes: Sequence[LabelledScene],
+    scenes: Sequence[PlacedScene],
     blocks: Sequence[Rectangle],
     ours: NDArray[np.int64],
     theirs: NDArray[np.int64],

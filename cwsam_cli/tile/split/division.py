@@ -1,9 +1,8 @@
 """Divide labelled ground: blocks go to splits and folds, and tiles are placed in the blocks."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +12,15 @@ from rasterio.windows import Window
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.errors import DataError
-from cwsam_cli.raster.grid import offsets
 from cwsam_cli.taxonomy import Taxonomy
-from cwsam_cli.tile.footprints import PlannedTile
+from cwsam_cli.tile.footprints import PlacedScene, PlannedTile
 from cwsam_cli.tile.request import TileRequest
-from cwsam_cli.tile.scenes import LabelledScene
 from cwsam_cli.tile.selection import beyond_limit
 from cwsam_cli.tile.split.assignment import Neighbours, assign, assign_folds
 from cwsam_cli.tile.split.blocks import Block
-from cwsam_cli.tile.split.buffer import Intrusions, find_intrusions, inset, near_folds, yielding
+from cwsam_cli.tile.split.buffer import Intrusions, apart, find_intrusions, inset, shared_ground
+from cwsam_cli.tile.split.earlier import EarlierGround
+from cwsam_cli.tile.split.placement import PlacedBlock, area, place, without
 from cwsam_cli.tile.split.zones import Zones, read_zones
 
 Histograms = dict[str, Counter[int]]
@@ -43,28 +42,18 @@ class Division:
     """Pixels between tiles of different splits."""
     parts: Mapping[str, str]
     """The split of each labelled unit; empty if polygons decide."""
+    folds: Mapping[str, int]
+    """The fold of each unit in training; empty without folds."""
     left_out: Mapping[str, int]
     """Number of tiles that were left out, by reason; for the buffer, the ground that is left out in tiles."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """A block of a scene; satisfies `footprints.Rectangle`."""
-
-    scene: int
-    block: Block
-
-    @property
-    def window(self) -> Window:
-        return self.block.window
 
 
 @dataclass(frozen=True, slots=True)
 class _Ground:
     """The labelled ground to divide."""
 
-    scenes: Sequence[LabelledScene]
-    blocks: list[_Placed]
+    scenes: Sequence[PlacedScene]
+    blocks: list[PlacedBlock]
     """Blocks with labels."""
     units: list[str]
     histograms: NDArray[np.int64]
@@ -72,6 +61,13 @@ class _Ground:
     request: TileRequest
     zones: Zones | None
     """Polygons that decide the split, or None."""
+    earlier: EarlierGround
+    """The dataset to which the scenes are added. The scenes of its tiles are counted after the new ones."""
+
+    @property
+    def all_scenes(self) -> list[PlacedScene]:
+        """Return the new scenes and the earlier ones."""
+        return [*self.scenes, *self.earlier.scenes]
 
     @property
     def shares(self) -> tuple[float, float, float]:
@@ -81,13 +77,16 @@ class _Ground:
 
 
 def divide(
-    scenes: Sequence[LabelledScene],
+    scenes: Sequence[PlacedScene],
     blocks: Sequence[Sequence[Block]],
     found: Histograms,
     taxonomy: Taxonomy,
     request: TileRequest,
+    earlier: EarlierGround,
 ) -> Division:
     """Choose splits and folds, and place the tiles.
+
+    Units of an earlier dataset keep their splits and folds. New ground that shows ground of earlier tiles joins them.
 
     Args:
         scenes: the scenes.
@@ -95,6 +94,7 @@ def divide(
         found: labelled pixels by unit and code.
         taxonomy: the class table.
         request: shares, seed, buffer, folds, size and overlap.
+        earlier: the dataset to which the scenes are added, empty if there is none.
 
     Raises:
         DataError: no ground has a label of the table, or the buffer that the user gave leaves no tile to a split.
@@ -103,17 +103,29 @@ def divide(
     if not units:
         raise DataError("the labels hold none of the table's classes", hint="is this the right class table?")
     labelled = set(units)
+    units += [unit for unit in earlier.units if unit not in labelled]
+    counted = together(found, earlier)
     ground = _Ground(
         scenes=scenes,
-        blocks=[_Placed(n, block) for n, own in enumerate(blocks) for block in own if block.unit in labelled],
+        blocks=[PlacedBlock(n, block) for n, own in enumerate(blocks) for block in own if block.unit in labelled],
         units=units,
-        histograms=np.array([[found[unit][code] for code in taxonomy.codes] for unit in units]),
+        histograms=np.array([[counted[unit][code] for code in taxonomy.codes] for unit in units]),
         request=request,
         zones=read_zones(Path(request.split_by), request.split_field, scenes) if request.has_zones else None,
+        earlier=earlier.after(len(scenes)),
     )
     division = _within_limit(_with_buffer(ground), request)
-    _warn_of_empty(division, ground)
+    if not earlier.scenes:
+        _warn_of_empty(division, ground)
     return division
+
+
+def together(found: Histograms, earlier: EarlierGround) -> Histograms:
+    """Add the labelled pixels of the units of an earlier dataset."""
+    counted = {unit: Counter(histogram) for unit, histogram in found.items()}
+    for unit, own in earlier.units.items():
+        counted.setdefault(unit, Counter()).update(own.found)
+    return counted
 
 
 def _with_buffer(ground: _Ground) -> Division:
@@ -144,6 +156,8 @@ def _with_buffer(ground: _Ground) -> Division:
     gsds = [gsd for scene in ground.scenes if (gsd := scene.grid.gsd_m)]
     buffer = request.buffer.pixels(request.size, min(gsds, default=None), "--buffer")
     division = _divide(ground, buffer)
+    if ground.earlier.scenes:  # the buffer is the one of the dataset, which has tiles of its splits already
+        return division
     if buffer == 0:
         log.warning(
             "--buffer 0: tiles of different splits can touch, so the accuracy on validation and test ground is likely "
@@ -160,31 +174,50 @@ def _with_buffer(ground: _Ground) -> Division:
 
 def _divide(ground: _Ground, buffer: int) -> Division:
     blocks = [] if ground.request.split_by == "date" else ground.blocks
-    intrusions = find_intrusions(ground.scenes, blocks, buffer=buffer, size=ground.request.size)
+    beside = ground.earlier.blocks() if blocks else []
+    intrusions = find_intrusions(ground.all_scenes, [*blocks, *beside], buffer=buffer, size=ground.request.size)
     if ground.zones is not None:
         inside = _place_in_zones(ground, ground.zones)
-        return _divided(ground, inside, _area(inside), buffer, {})
+        return _divided(ground, inside, area(inside), buffer)
     neighbours = _between_units(ground, intrusions)
-    splits = assign(ground.histograms, ground.shares, seed=ground.request.seed, neighbours=neighbours)
+    fixed = _fixed_units(ground)
+    kept = [fixed.get(unit, (None, None))[0] for unit in ground.units]
+    splits = assign(ground.histograms, ground.shares, seed=ground.request.seed, neighbours=neighbours, kept=kept)
     parts = dict(zip(ground.units, splits, strict=True))
-    folds = _fold(ground, splits, neighbours) if ground.request.folds else {}
+    folds = _fold(ground, splits, neighbours, fixed) if ground.request.folds else {}
+    in_split = [parts[placed.block.unit] for placed in ground.blocks] + [block.split for block in beside]
     tiles = [
         tile
         for number, placed in enumerate(ground.blocks)
-        for tile in _place(
+        for tile in place(
             placed,
-            _left(number, ground, intrusions, parts),
+            _left(number, ground, intrusions, in_split),
             parts[placed.block.unit],
             folds.get(placed.block.unit),
             ground.request,
         )
     ]
-    return _divided(ground, tiles, _area(ground.blocks), buffer, parts)
+    return replace(_divided(ground, tiles, area(ground.blocks), buffer), parts=parts, folds=folds)
 
 
-def _divided(
-    ground: _Ground, tiles: Sequence[PlannedTile], possible: int, buffer: int, parts: Mapping[str, str]
-) -> Division:
+def _fixed_units(ground: _Ground) -> dict[str, tuple[str, int | None]]:
+    """Return the split and the fold of units that an earlier dataset decides.
+
+    Those are the units of its tiles, and new units with ground of its tiles. Such a unit joins the tiles with which it
+    shares most ground. The rest is left out if it is too near to other splits.
+    """
+    fixed = {unit: (own.split, own.fold) for unit, own in ground.earlier.units.items()}
+    new = [placed for placed in ground.blocks if placed.block.unit not in fixed]
+    if not new or not ground.earlier.tiles or ground.request.split_by == "date":
+        return fixed
+    shared: dict[str, dict[tuple[str, int | None], float]] = defaultdict(lambda: defaultdict(float))
+    for ours, theirs, share in shared_ground(ground.all_scenes, new, ground.earlier.tiles):
+        tile = ground.earlier.tiles[theirs]
+        shared[new[ours].block.unit][tile.split, tile.fold] += share
+    return fixed | {unit: max(shares, key=lambda part: shares[part]) for unit, shares in shared.items()}
+
+
+def _divided(ground: _Ground, tiles: Sequence[PlannedTile], possible: int, buffer: int) -> Division:
     """Keep the tiles of the splits apart, and count what is left out.
 
     Args:
@@ -192,12 +225,11 @@ def _divided(
         tiles: the tiles that were placed.
         possible: pixels that have tiles without a buffer.
         buffer: pixels between tiles of different splits.
-        parts: the split of each unit.
     """
     kept = _keep_apart(ground, tiles, buffer)
-    lost = round((possible - _area(kept)) / ground.request.size**2)
+    lost = round((possible - area(kept)) / ground.request.size**2)
     left_out = {"for the buffer" if buffer else "on ground of another split": max(0, lost)}
-    return Division(kept, buffer, parts, left_out)
+    return Division(kept, buffer, {}, {}, left_out)
 
 
 def _within_limit(division: Division, request: TileRequest) -> Division:
@@ -207,18 +239,9 @@ def _within_limit(division: Division, request: TileRequest) -> Division:
     beyond = beyond_limit([tile.split for tile in division.tiles], limit, request.seed)
     return replace(
         division,
-        tiles=tuple(_without(division.tiles, beyond, request.size)),
+        tiles=tuple(without(division.tiles, beyond, request.size)),
         left_out={**division.left_out, "beyond --limit": len(beyond)},
     )
-
-
-def _area(rectangles: Sequence[_Placed | PlannedTile]) -> int:
-    """Return the number of pixels in rectangles. A pixel in two tiles of one block counts once."""
-    total = 0
-    for each in rectangles:
-        above, beside = each.shared if isinstance(each, PlannedTile) else (0, 0)
-        total += int((each.window.height - above) * (each.window.width - beside))
-    return total
 
 
 def _between_units(ground: _Ground, intrusions: Intrusions) -> Neighbours:
@@ -227,15 +250,18 @@ def _between_units(ground: _Ground, intrusions: Intrusions) -> Neighbours:
     unit = np.array([number[placed.block.unit] for placed in ground.blocks])
     area = np.array([placed.window.width * placed.window.height for placed in ground.blocks], float)
     total = np.bincount(unit, area, len(number))
-    ours, theirs = unit[intrusions.ours], unit[intrusions.theirs]
-    lost = intrusions.lost * area[intrusions.ours] / total[ours]
+    new = (intrusions.ours < len(unit)) & (intrusions.theirs < len(unit))
+    ours, theirs = unit[intrusions.ours[new]], unit[intrusions.theirs[new]]
+    lost = intrusions.lost[new] * area[intrusions.ours[new]] / total[ours]
     pairs, place = np.unique(np.stack([ours, theirs], 1)[ours != theirs], axis=0, return_inverse=True)
     return Neighbours(
         pairs[:, 0], pairs[:, 1], np.bincount(place.ravel(), lost[ours != theirs], len(pairs)).astype(float)
     )
 
 
-def _fold(ground: _Ground, splits: Sequence[str], neighbours: Neighbours) -> dict[str, int]:
+def _fold(
+    ground: _Ground, splits: Sequence[str], neighbours: Neighbours, fixed: Mapping[str, tuple[str, int | None]]
+) -> dict[str, int]:
     """Return the fold of each unit in training."""
     chosen = np.flatnonzero(np.array(splits) == "train")
     renumbered = np.full(len(splits), -1)
@@ -247,52 +273,28 @@ def _fold(ground: _Ground, splits: Sequence[str], neighbours: Neighbours) -> dic
         ground.request.folds or 1,
         seed=ground.request.seed,
         neighbours=Neighbours(ours[inside], theirs[inside], neighbours.lost[inside]),
+        kept=[fixed.get(ground.units[i], (None, None))[1] for i in chosen.tolist()],
     )
     return {ground.units[i]: fold for i, fold in zip(chosen.tolist(), folds, strict=True)}
 
 
-def _left(number: int, ground: _Ground, intrusions: Intrusions, parts: Mapping[str, str]) -> Window:
-    """Return the window of a block without the strips that are too near to blocks of a stricter split."""
-    own = SPLITS.index(parts[ground.blocks[number].block.unit])
+def _left(number: int, ground: _Ground, intrusions: Intrusions, splits: Sequence[str]) -> Window:
+    """Return the window of a block without the strips that are too near to blocks of a stricter split.
+
+    Args:
+        number: number of the block.
+        ground: the ground.
+        intrusions: pairs of blocks. Those of an earlier dataset follow the new ones, and give way to none.
+        splits: the split of each block.
+    """
+    own = splits[number]
     first, last = np.searchsorted(intrusions.ours, (number, number + 1))
     stricter = [
         pair
-        for pair in range(first, last)
-        if SPLITS.index(parts[ground.blocks[int(intrusions.theirs[pair])].block.unit]) > own
+        for pair, other in zip(range(first, last), intrusions.theirs[first:last].tolist(), strict=True)
+        if (splits[other] != own if other >= len(ground.blocks) else SPLITS.index(splits[other]) > SPLITS.index(own))
     ]
     return inset(ground.blocks[number].window, intrusions.reached[stricter])
-
-
-def _place(
-    placed: _Placed, window: Window, split: str, fold: int | None, request: TileRequest
-) -> Sequence[PlannedTile]:
-    """Place tiles in a window, which is a block or a part of it."""
-    size, overlap = request.size, request.overlap if split == "train" else 0
-    whole = placed.window
-    height, width = int(window.height), int(window.width)
-    if height < min(size, whole.height) or width < min(size, whole.width):
-        return ()
-    return [
-        PlannedTile(
-            scene=placed.scene,
-            row_off=int(window.row_off) + row,
-            col_off=int(window.col_off) + col,
-            height=min(size, height),
-            width=min(size, width),
-            split=split,
-            block=placed.block.key,
-            fold=fold,
-            shared=(above, beside),
-            overlap=overlap,
-        )
-        for (row, above), (col, beside) in product(_starts(height, size, overlap), _starts(width, size, overlap))
-    ]
-
-
-def _starts(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
-    """Return where tiles start along an axis, each with the pixels that it shares with the tile before."""
-    starts = offsets(length, size, size - overlap)
-    return [(0, 0), *((later, earlier + size - later) for earlier, later in pairwise(starts))]
 
 
 def _place_in_zones(ground: _Ground, zones: Zones) -> list[PlannedTile]:
@@ -300,7 +302,7 @@ def _place_in_zones(ground: _Ground, zones: Zones) -> list[PlannedTile]:
     tiles = []
     for split in SPLITS:
         wanted = [
-            tile for placed in ground.blocks for tile in _place(placed, placed.window, split, None, ground.request)
+            tile for placed in ground.blocks for tile in place(placed, placed.window, split, None, ground.request)
         ]
         inside = zones.contain(wanted, split)
         tiles += [tile for tile, chosen in zip(wanted, inside, strict=True) if chosen]
@@ -308,33 +310,11 @@ def _place_in_zones(ground: _Ground, zones: Zones) -> list[PlannedTile]:
 
 
 def _keep_apart(ground: _Ground, tiles: Sequence[PlannedTile], buffer: int) -> tuple[PlannedTile, ...]:
-    """Leave out tiles that are too near to a stricter split, and note the folds near the others."""
+    """Leave out tiles that are too near to a stricter split or to an earlier tile."""
     if ground.request.split_by != "date":
-        splits = [tile.split for tile in tiles]
-        strictness = [SPLITS.index(split) for split in splits]
-        gone = yielding(ground.scenes, tiles, splits, strictness, buffer=buffer)
-        tiles = _without(tiles, gone, ground.request.size)
-    if ground.request.folds and ground.request.split_by != "date":
-        near = near_folds(ground.scenes, tiles, [tile.fold for tile in tiles], buffer=buffer)
-        tiles = [replace(tile, near_folds=folds) for tile, folds in zip(tiles, near, strict=True)]
+        gone = apart(ground.all_scenes, tiles, ground.earlier.tiles, buffer=buffer)
+        tiles = without(tiles, gone, ground.request.size)
     return tuple(tiles)
-
-
-def _without(tiles: Sequence[PlannedTile], gone: set[int], size: int) -> list[PlannedTile]:
-    """Leave tiles out. What they shared with a later tile counts in that one."""
-    left: dict[tuple[int, str, int, int], PlannedTile] = {}
-    for number, tile in enumerate(tiles):
-        if number in gone:
-            continue
-        above, beside = tile.shared
-        up, west = tile.row_off + above - size, tile.col_off + beside - size
-        has_up = above > 0 and (tile.scene, tile.block, up, tile.col_off) in left
-        has_west = beside > 0 and (tile.scene, tile.block, tile.row_off, west) in left
-        if above and beside and not has_up and not has_west and (tile.scene, tile.block, up, west) in left:
-            continue  # it would share a corner, which `shared` cannot say
-        shared = (above if has_up else 0, beside if has_west else 0)
-        left[tile.scene, tile.block, tile.row_off, tile.col_off] = replace(tile, shared=shared)
-    return list(left.values())
 
 
 def _kept(division: Division, ground: _Ground) -> float:
@@ -345,7 +325,7 @@ def _kept(division: Division, ground: _Ground) -> float:
     if not division.parts:
         return 1.0
     training = [placed for placed in ground.blocks if division.parts[placed.block.unit] == "train"]
-    return _area([tile for tile in division.tiles if tile.split == "train"]) / _area(training)
+    return area([tile for tile in division.tiles if tile.split == "train"]) / area(training)
 
 
 def _warn_of_empty(division: Division, ground: _Ground) -> None:

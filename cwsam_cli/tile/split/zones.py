@@ -12,8 +12,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.tile.footprints import Rectangle
-from cwsam_cli.tile.scenes import LabelledScene
+from cwsam_cli.tile.footprints import PlacedScene, Rectangle
 
 _PIXEL_SHARE = 1e-3
 """Part of a pixel by which a tile may lie outside a polygon, for rounding."""
@@ -23,7 +22,7 @@ _PIXEL_SHARE = 1e-3
 class Zones:
     """The ground of each split, in the CRS of each scene."""
 
-    scenes: Sequence[LabelledScene]
+    scenes: Sequence[PlacedScene]
     ground: dict[tuple[str, str | None], shapely.Geometry]
     """Polygons by split and CRS (WKT)."""
 
@@ -40,7 +39,7 @@ class Zones:
         return inside
 
 
-def read_zones(path: Path, field: str, scenes: Sequence[LabelledScene]) -> Zones:
+def read_zones(path: Path, field: str, scenes: Sequence[PlacedScene]) -> Zones:
     """Read polygons with a field that holds `train`, `val` or `test`.
 
     Raises:

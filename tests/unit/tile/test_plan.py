@@ -15,6 +15,7 @@ from cwsam_cli.tile.lengths import Length
 from cwsam_cli.tile.plan import TilePlan, make_plan
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import inspect_inputs
+from cwsam_cli.tile.split.earlier import EarlierGround
 
 MakeRaster = Callable[..., Path]
 
@@ -24,7 +25,7 @@ def plan_of(make_raster: MakeRaster, tmp_path: Path, **values: Any) -> TilePlan:
     scene = make_raster("scene.tif", rng.integers(1, 255, (3, 100, 130)).astype(np.uint8))
     labels = make_raster("labels.tif", rng.integers(1, 4, (100, 130)).astype(np.uint8))
     request = TileRequest(scenes=(str(scene),), labels=labels, output=tmp_path / "dataset", size=32, **values)
-    return make_plan(request, inspect_inputs(request))
+    return make_plan(request, inspect_inputs(request), EarlierGround())
 
 
 def test_a_plan_survives_json(make_raster: MakeRaster, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Add scenes to a dataset that exists: `tile --append`."""

@@ -1,0 +1,189 @@
+"""What adding scenes to a dataset needs besides `dataset.yaml` and `tiles.gpkg`: the file `append.npz`.
+
+It has the scenes with their fingerprints, the units of ground with their splits, the values of the class table, and
+statistics that can be merged.
+"""
+
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+from numpy.typing import NDArray
+
+from cwsam_cli.dataset.folds import INDEX
+from cwsam_cli.dataset.manifest import Manifest, SplitRule, Tiling, read_manifest
+from cwsam_cli.dataset.statistics import RunningStats, class_weights
+from cwsam_cli.errors import DataError
+from cwsam_cli.files import sha256
+from cwsam_cli.taxonomy import LabelTable
+from cwsam_cli.tile.append.options import too_old
+from cwsam_cli.tile.append.replacement import STATE
+from cwsam_cli.tile.footprints import PlacedScene, PlannedTile
+from cwsam_cli.tile.scenes import LabelledScene
+from cwsam_cli.tile.split.earlier import DividedUnit, EarlierGround
+from cwsam_cli.tile.tiles import WrittenTile
+
+_WINDOW = ("row_off", "col_off", "height", "width")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """A dataset to which scenes are added."""
+
+    folder: Path
+    manifest: Manifest
+    rule: SplitRule
+    tiling: Tiling
+    ground: EarlierGround
+    tiles: tuple[WrittenTile, ...]
+    """In the order of `ground.tiles`."""
+    table: LabelTable
+    statistics: RunningStats
+    digest: str
+    """Changes when scenes are added."""
+
+    def after(self, scenes: int) -> list[WrittenTile]:
+        """Return the tiles, with scenes counted after a number of new ones."""
+        return [replace(tile, planned=replace(tile.planned, scene=tile.planned.scene + scenes)) for tile in self.tiles]
+
+
+def write_state(
+    folder: Path,
+    scenes: Sequence[PlacedScene],
+    units: Mapping[str, DividedUnit],
+    table: LabelTable,
+    statistics: RunningStats,
+) -> None:
+    """Write `append.npz`.
+
+    Args:
+        folder: the dataset's folder.
+        scenes: all scenes, also those without a tile.
+        units: all units of ground.
+        table: the class table.
+        statistics: of the training pixels.
+    """
+    crs = list(dict.fromkeys(scene.crs for scene in scenes))
+    number = {wkt: i for i, wkt in enumerate(crs)}
+    fields = ("name", "path", "fingerprint", "transform", "width", "height")
+    text = json.dumps(
+        {
+            "crs": crs,
+            "scenes": [
+                {name: getattr(scene, name) for name in fields} | {"crs": number[scene.crs]} for scene in scenes
+            ],
+            "units": {unit: [own.split, own.fold, list(own.found.items())] for unit, own in units.items()},
+            "values": list(table.values.items()),
+        }
+    )
+    arrays: dict[str, Any] = {"description": np.frombuffer(text.encode(), np.uint8), **statistics.to_arrays()}
+    np.savez_compressed(folder / STATE, **arrays)
+
+
+def read_earlier(folder: Path) -> Earlier:
+    """Read a dataset to which scenes are added.
+
+    Raises:
+        DataError: there is none, it is damaged, or a version without `--append` wrote it.
+    """
+    manifest = read_manifest(folder)
+    path = folder / STATE
+    if manifest.tiling is None or manifest.split is None or not path.is_file():
+        raise too_old(folder)
+    try:
+        with np.load(path) as arrays:
+            raw = json.loads(arrays["description"].tobytes())
+            statistics = RunningStats.from_arrays(arrays)
+        scenes = tuple(
+            PlacedScene(**own | {"crs": raw["crs"][own["crs"]], "transform": tuple(own["transform"])})
+            for own in raw["scenes"]
+        )
+        units = {unit: DividedUnit(split, fold, dict(found)) for unit, (split, fold, found) in raw["units"].items()}
+        frame = pyogrio.read_dataframe(folder / INDEX, layer="tiles", read_geometry=False)
+        tiles = _read_tiles(frame.to_dict("records"), scenes, manifest.taxonomy.codes)
+        table = LabelTable(taxonomy=manifest.taxonomy, values=dict(raw["values"]))
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, pyogrio.errors.DataSourceError) as error:
+        raise DataError(
+            f"`{path}` or `{folder / INDEX}` is damaged: {error}", hint="tile all scenes again into another folder"
+        ) from None
+    return Earlier(
+        folder=folder,
+        manifest=manifest,
+        rule=manifest.split,
+        tiling=manifest.tiling,
+        ground=EarlierGround(scenes, tuple(tile.planned for tile in tiles), units),
+        tiles=tuple(tiles),
+        table=table,
+        statistics=statistics,
+        digest=sha256(path),
+    )
+
+
+def refuse_other_bands(scene: LabelledScene, earlier: Earlier) -> None:
+    """Stop if a scene has other bands than a dataset.
+
+    Raises:
+        DataError: its bands or its dtype differ.
+    """
+    names = tuple(band.name for band in earlier.manifest.bands)
+    if (scene.band_names, scene.dtype) != (names, earlier.manifest.dtype):
+        raise DataError(
+            f"`{scene.path}` has the bands {', '.join(scene.band_names)} ({scene.dtype}), but `{earlier.folder}` has "
+            f"{', '.join(names)} ({earlier.manifest.dtype})",
+            hint="add scenes with the same bands and dtype; --bands chooses and orders them",
+        )
+
+
+def extend_manifest(old: Manifest, new: Manifest, statistics: RunningStats) -> Manifest:
+    """Describe a dataset with added tiles.
+
+    Args:
+        old: the dataset.
+        new: the tiles that are added.
+        statistics: of the training pixels of both.
+    """
+    pixels = {split: [a + b for a, b in zip(own, new.pixels[split], strict=True)] for split, own in old.pixels.items()}
+    is_known = old.ground_m2 and new.ground_m2
+    return replace(
+        old,
+        bands=statistics.bands([band.name for band in old.bands]),
+        tiles={split: count + new.tiles[split] for split, count in old.tiles.items()},
+        pixels=pixels,
+        ground_m2={split: area + new.ground_m2[split] for split, area in old.ground_m2.items()} if is_known else {},
+        left_out=dict(Counter(old.left_out) + Counter(new.left_out)),
+        weights=class_weights(pixels["train"]),
+        appended=[*old.appended, new.command],
+    )
+
+
+def _read_tiles(
+    rows: Sequence[Mapping[Any, Any]], scenes: Sequence[PlacedScene], codes: Sequence[int]
+) -> list[WrittenTile]:
+    """Return the tiles that the rows of `tiles.gpkg` describe."""
+    numbers = {scene.name: number for number, scene in enumerate(scenes)}
+    tiles = []
+    for row in rows:
+        name, (top, left, height, width) = row["tile"], (int(row[key]) for key in _WINDOW)
+        fold, near = row.get("fold"), row.get("near_folds")
+        planned = PlannedTile(
+            scene=numbers[name.rsplit("_", 2)[0]],
+            row_off=top,
+            col_off=left,
+            height=height,
+            width=width,
+            split=row["split"],
+            block=row["block"],
+            fold=None if fold is None or fold != fold else int(fold),
+            near_folds=tuple(int(own) for own in near.split(",") if own) if isinstance(near, str) else (),
+        )
+        labelled = round(row["labelled"] * height * width)
+        shares = [row[f"share_{code}"] for code in codes]
+        pixels: NDArray[np.int64] = np.rint(np.array(shares) * labelled).astype(np.int64)
+        tiles.append(WrittenTile(planned, name, float(row["valid"]), pixels))
+    return tiles

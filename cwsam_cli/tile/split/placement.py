@@ -1,0 +1,83 @@
+"""Place tiles in blocks of ground."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+
+from rasterio.windows import Window
+
+from cwsam_cli.raster.grid import offsets
+from cwsam_cli.tile.footprints import PlannedTile
+from cwsam_cli.tile.request import TileRequest
+from cwsam_cli.tile.split.blocks import Block
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedBlock:
+    """A block of a scene; satisfies `footprints.Rectangle`."""
+
+    scene: int
+    block: Block
+
+    @property
+    def window(self) -> Window:
+        """Return its window in the scene."""
+        return self.block.window
+
+
+def place(
+    placed: PlacedBlock, window: Window, split: str, fold: int | None, request: TileRequest
+) -> Sequence[PlannedTile]:
+    """Place tiles in a window, which is a block or a part of it."""
+    size, overlap = request.size, request.overlap if split == "train" else 0
+    whole = placed.window
+    height, width = int(window.height), int(window.width)
+    if height < min(size, whole.height) or width < min(size, whole.width):
+        return ()
+    return [
+        PlannedTile(
+            scene=placed.scene,
+            row_off=int(window.row_off) + row,
+            col_off=int(window.col_off) + col,
+            height=min(size, height),
+            width=min(size, width),
+            split=split,
+            block=placed.block.key,
+            fold=fold,
+            shared=(above, beside),
+            overlap=overlap,
+        )
+        for (row, above), (col, beside) in product(_starts(height, size, overlap), _starts(width, size, overlap))
+    ]
+
+
+def _starts(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
+    """Return where tiles start along an axis, each with the pixels that it shares with the tile before."""
+    starts = offsets(length, size, size - overlap)
+    return [(0, 0), *((later, earlier + size - later) for earlier, later in pairwise(starts))]
+
+
+def without(tiles: Sequence[PlannedTile], gone: set[int], size: int) -> list[PlannedTile]:
+    """Leave tiles out. What they shared with a later tile counts in that one."""
+    left: dict[tuple[int, str, int, int], PlannedTile] = {}
+    for number, tile in enumerate(tiles):
+        if number in gone:
+            continue
+        above, beside = tile.shared
+        up, west = tile.row_off + above - size, tile.col_off + beside - size
+        has_up = above > 0 and (tile.scene, tile.block, up, tile.col_off) in left
+        has_west = beside > 0 and (tile.scene, tile.block, tile.row_off, west) in left
+        if above and beside and not has_up and not has_west and (tile.scene, tile.block, up, west) in left:
+            continue  # it would share a corner, which `shared` cannot say
+        shared = (above if has_up else 0, beside if has_west else 0)
+        left[tile.scene, tile.block, tile.row_off, tile.col_off] = replace(tile, shared=shared)
+    return list(left.values())
+
+
+def area(rectangles: Sequence[PlacedBlock | PlannedTile]) -> int:
+    """Return the number of pixels in rectangles. A pixel in two tiles of one block counts once."""
+    total = 0
+    for each in rectangles:
+        above, beside = each.shared if isinstance(each, PlannedTile) else (0, 0)
+        total += int((each.window.height - above) * (each.window.width - beside))
+    return total
