@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.maps.legend import Legend
@@ -17,6 +16,7 @@ from cwsam_cli.survey.estimators import Estimate, estimate, tally
 from cwsam_cli.survey.population import classes_as_strata, count_population, hash_of
 from cwsam_cli.survey.results import ClassEstimates, InterpreterAgreement, SampleAssessment
 from cwsam_cli.survey.samplefile import NO_REFERENCE, REFERENCE, Sample, read_sample
+from cwsam_cli.verify.lookup import look_up
 
 Codes = NDArray[np.int64]
 
@@ -142,9 +142,11 @@ def _assess(
     return SampleAssessment(
         sample=str(sample.path),
         map=map_name,
+        design=design,
         method=method,
         points=len(sample.frame),
         interpreted=len(reference),
+        interpreted_by_stratum=tuple(tallies.points.tolist()),
         overall=found.overall,
         classes=tuple(classes),
         matrix=tuple(map(tuple, found.matrix.tolist())),
@@ -186,7 +188,7 @@ def _without_design(
     with open_classes(map_path, band) as source:
         population = count_population(source, classes_as_strata)
         classes = _classes(source, population.values.tolist())
-        mapped, sizes = _look_up(sample, source, map_path)
+        mapped, sizes = look_up(sample, source)
     area = None if population.areas_m2 is None else float(population.areas_m2.sum())
     pixels = int(population.pixels.sum())
     whole = Stratum(number=1, name="whole map", code=None, pixels=pixels, area_m2=area, points=len(mapped))
@@ -209,7 +211,7 @@ def _on_map(
     with open_classes(map_path, band) as source:
         if hash_of(source) == design.map_sha256:
             return design, mapped, True
-        looked_up, _ = _look_up(sample, source, map_path)
+        looked_up, _ = look_up(sample, source)
         others = _classes(source, np.unique(looked_up).tolist())
     own = {entry.code: entry for entry in design.classes}
     for entry in others:
@@ -227,38 +229,6 @@ def _classes(source: ClassRaster, present: Sequence[int]) -> tuple[MapClass, ...
     legend = Legend.read(source.dataset, source.band)
     codes = sorted(set(legend.names) | set(present))
     return tuple(MapClass(code=code, name=legend.name(code), color=legend.color(code)) for code in codes)
-
-
-def _look_up(sample: Sample, source: ClassRaster, map_path: Path) -> tuple[Codes, NDArray[np.float64] | None]:
-    """Return the map's class at each point, (N,), and the size of the pixels in m².
-
-    Raises:
-        DataError: the map has no class at a point.
-    """
-    grid, frame = source.grid, sample.frame
-    points = frame.geometry
-    if frame.crs is not None and grid.crs is not None:
-        points = points.to_crs(grid.crs.to_wkt())
-    columns, rows = ~grid.transform @ (points.x.to_numpy(), points.y.to_numpy())
-    codes, sizes = np.zeros(len(frame), np.int64), np.full(len(frame), np.nan)
-    outside = 0
-    for place in np.argsort(rows, kind="stable").tolist():
-        row, column = int(np.floor(rows[place])), int(np.floor(columns[place]))
-        if not (0 <= row < grid.height and 0 <= column < grid.width):
-            outside += 1
-            continue
-        values, empty = source.read(Window(column, row, 1, 1))
-        outside += int(empty[0, 0])
-        codes[place] = values[0, 0]
-        if grid.crs is not None:
-            areas = grid.pixel_areas(row, 1)[0]
-            sizes[place] = areas[min(column, len(areas) - 1)]
-    if outside:
-        raise DataError(
-            f"`{map_path}` has no class at {outside:,} of {len(frame):,} points of `{sample.path}`",
-            hint="assess a map that covers all points",
-        )
-    return codes, None if grid.crs is None else sizes
 
 
 def _refuse_empty_strata(sample: Sample, design: Design, strata: Codes) -> None:
