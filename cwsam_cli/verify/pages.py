@@ -28,6 +28,9 @@ def write_sample_page(result: SampleAssessment, folder: Path, picture: Picture |
         "drawn from": design.map,
         "SHA-256 of its codes and grid": design.map_sha256,
         "strata": design.strata_from or "the map's classes",
+        "units": "pixels"
+        if design.block_pixels == 1
+        else f"blocks of {design.block_pixels} × {design.block_pixels} pixels",
         "allocation": design.allocation,
         "seed": str(design.seed) if design.command else "",
         "rounds of drawing": str(design.rounds),
