@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from cwsam_cli.assess.counts import find_worst
-from cwsam_cli.assess.pictures import Picture, Pictures
 from cwsam_cli.assess.places import Places
 from cwsam_cli.assess.trained import Trained
 from cwsam_cli.dataset.samples import Sample
 from cwsam_cli.distributed.world import World
+from cwsam_cli.report.pictures import Picture, Pictures
 from cwsam_cli.taxonomy import IGNORE
 
 _WORST = 6  # least accurate tiles shown
@@ -65,7 +65,8 @@ class _Canvas:
 
     def picture(self, title: str) -> Picture:
         """Return the picture."""
-        return Picture(title, _stretched(self.image, self.predicted != IGNORE), self.reference, self.predicted)
+        image = _stretched(self.image, self.predicted != IGNORE)
+        return Picture(title, self.predicted, self.reference, image)
 
 
 def draw_pictures(

@@ -4,7 +4,6 @@ from cwsam_cli.assess.counting import count_hits
 from cwsam_cli.assess.counts import Counts
 from cwsam_cli.assess.drawing import draw_pictures
 from cwsam_cli.assess.evaluation import Evaluation, evaluate_counts
-from cwsam_cli.assess.pictures import Pictures
 from cwsam_cli.assess.places import Places, find_places
 from cwsam_cli.assess.report import NAMES, Origin, write_report
 from cwsam_cli.assess.request import METRICS, ModelRequest, list_folders
@@ -16,6 +15,7 @@ from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import DataError
 from cwsam_cli.files import refuse_existing, refuse_foreign, sha256, staged
 from cwsam_cli.metrics.history import HISTORY, read_history
+from cwsam_cli.report.pictures import Pictures
 
 
 def evaluate(request: ModelRequest) -> Evaluation | None:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cwsam_cli.assess.evaluation import Evaluation, Interval
-from cwsam_cli.assess.page import write_page
-from cwsam_cli.assess.pictures import Pictures
 from cwsam_cli.assess.request import METRICS
 from cwsam_cli.assess.words import describe_blocks, list_limits, summarize
 from cwsam_cli.console import padded, text_width
 from cwsam_cli.files import csv_text, write_text
+from cwsam_cli.report.page import PAGE, write_page
+from cwsam_cli.report.pictures import Pictures
 
-PAGE = "report.html"
 NAMES = ("report", "metrics", "confusion_matrix", "classes", "scenes", "tiles", "reliability")
 """Names of a report's files, without suffixes."""
 VERSION = 1
@@ -153,6 +152,7 @@ def _write_page(result: Evaluation, path: Path, origin: Origin, pictures: Pictur
     write_page(
         path,
         data,
+        Path(__file__).with_name("page.js"),
         title=f"{origin.checkpoint.parent.name}/{origin.checkpoint.name}".lstrip("/"),
         origin=f"Measured on the {origin.split} split of {origin.data}",
         summary=[*summarize(result), *([] if is_doubtful else blocks)],

@@ -121,8 +121,10 @@ def evaluate(
     polygons of two classes are left out. TABLE.csv has the columns legend (map or reference),
     class (code or name) and target (a name; empty leaves the class out).
 
-    With --sample or --reference, -o receives metrics.json and confusion_matrix.csv (rows: map
-    for a sample, else reference), and areas.csv for a sample.
+    With --sample or --reference, -o receives report.html, metrics.json and confusion_matrix.csv
+    (rows: map for a sample, else reference). A sample also gives areas.csv, strata.csv and
+    interpreters.csv, and its page shows the areas with intervals. A reference gives classes.csv.
+    The page shows the map in small if --map is given.
     """
     options = {
         "--data": data,

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from cwsam_cli.commands.options import print_result
+from cwsam_cli.console import log
+from cwsam_cli.report.page import PAGE
 
 
 def evaluate_sample(
@@ -16,7 +18,9 @@ def evaluate_sample(
     as_json: bool,
 ) -> None:
     """Print accuracies and areas from an interpreted sample."""
-    from cwsam_cli.verify.files import refuse_output, sample_dict, write_sample_files
+    from cwsam_cli.verify.files import refuse_output, write_sample_files
+    from cwsam_cli.verify.pictures import draw_sample
+    from cwsam_cli.verify.plain import sample_dict
     from cwsam_cli.verify.sampled import assess_sample
     from cwsam_cli.verify.tables import sample_table
 
@@ -24,8 +28,10 @@ def evaluate_sample(
         refuse_output(output, overwrite=overwrite)
     result = assess_sample(sample, map_path, assume_random=assume_random, band=band)
     if output is not None:
-        write_sample_files(result, output, overwrite=overwrite)
+        picture = None if map_path is None else draw_sample(sample, map_path, band, result)
+        write_sample_files(result, output, picture, overwrite=overwrite)
     print_result(sample_dict(result), sample_table(result), as_json=as_json)
+    _tell_page(output)
 
 
 def evaluate_map(
@@ -46,8 +52,9 @@ def evaluate_map(
         raise UsageError(
             "--map needs --reference or --sample", hint="--reference labels.tif, or draw a sample: cwsam sample"
         )
-    from cwsam_cli.verify.files import map_dict, refuse_output, write_map_files
+    from cwsam_cli.verify.files import refuse_output, write_map_files
     from cwsam_cli.verify.mapped import assess_map
+    from cwsam_cli.verify.plain import map_dict
     from cwsam_cli.verify.tables import map_table
 
     if output is not None:
@@ -56,3 +63,9 @@ def evaluate_map(
     if output is not None:
         write_map_files(result, output, overwrite=overwrite)
     print_result(map_dict(result), map_table(result), as_json=as_json)
+    _tell_page(output)
+
+
+def _tell_page(output: Path | None) -> None:
+    if output is not None:
+        log.info("`%s` shows this in a browser", output / PAGE)

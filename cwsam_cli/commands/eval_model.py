@@ -5,6 +5,7 @@ from pathlib import Path
 from cwsam_cli.assess.request import COMPARISON, METRICS, CalibrationRequest, ModelRequest
 from cwsam_cli.commands.options import print_result
 from cwsam_cli.console import loading, log
+from cwsam_cli.report.page import PAGE
 
 
 def evaluate_model(request: ModelRequest, *, as_json: bool) -> None:
@@ -12,7 +13,7 @@ def evaluate_model(request: ModelRequest, *, as_json: bool) -> None:
     _check_early(request, METRICS)
     with loading("torch"):
         from cwsam_cli.assess.pipeline import evaluate
-        from cwsam_cli.assess.report import PAGE, as_dict, as_table
+        from cwsam_cli.assess.report import as_dict, as_table
 
     result = evaluate(request)
     if result is not None:

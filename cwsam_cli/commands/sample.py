@@ -30,9 +30,14 @@ def sample(
     more: Annotated[
         int | None, typer.Option("--more", min=1, help="Number of points to add to the sample at --output.")
     ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option("--unit", metavar="3x3", help="Draw blocks of so many pixels. Default: single pixels."),
+    ] = None,
     allocation: Annotated[
-        Allocation, typer.Option("--allocation", help="How the points are shared out over the strata.")
-    ] = "proportional",
+        Allocation | None,
+        typer.Option("--allocation", help="How the points are shared out over the strata. Default: proportional."),
+    ] = None,
     expected_ua: Annotated[
         str | None,
         typer.Option(
@@ -42,8 +47,8 @@ def sample(
         ),
     ] = None,
     min_per_class: Annotated[
-        int, typer.Option("--min-per-class", min=2, help="Smallest number of points per stratum.")
-    ] = 10,
+        int | None, typer.Option("--min-per-class", min=2, help="Smallest number of points per stratum. Default: 10.")
+    ] = None,
     strata: Annotated[
         Path | None,
         typer.Option("--strata", help="Raster or polygons whose parts are the strata. Default: the map's classes."),
@@ -52,7 +57,7 @@ def sample(
         str | None,
         typer.Option("--strata-field", help="Field with the stratum's name. Default: each polygon is a stratum."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random draw.")] = 0,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the random draw. Default: 0.")] = None,
     chips: Annotated[
         Path | None, typer.Option("--chips", metavar="DIR", help="Write a picture of the ground around each point.")
     ] = None,
@@ -68,6 +73,7 @@ def sample(
     \b
     $ cwsam sample map.tif -n 500 -o sample.gpkg
     $ cwsam sample map.tif --target-se 0.01 --allocation neyman --expected-ua 0.8 -o sample.gpkg
+    $ cwsam sample map.tif -n 200 --unit 3x3 -o sample.gpkg
     $ cwsam sample map.tif --more 200 -o sample.gpkg
 
     Each stratum gets its number of points. Within a stratum every pixel has the same chance.
@@ -79,8 +85,17 @@ def sample(
     interpreter fills in `reference_2`. Then `cwsam eval --sample sample.gpkg --map map.tif`
     prints accuracies and areas with 95 % intervals; give sample.csv if you filled in that.
 
+    --unit 3x3 draws blocks, for images in which a single pixel cannot be recognised. A block
+    counts as the class that most of its pixels have in the map. Choose the class of the whole
+    block as `reference`. If it shows several classes, write the others and their per cent into
+    `reference_shares`, such as: Forest 40, Water 10. The rest is of the class in `reference`.
+    Areas are then estimated from the shares. Accuracies are those of the blocks.
+
+    The CSV has no `stratum` where strata are the map's classes, because it would tell the class.
+
     The design is stored in the GeoPackage. --more continues it: further random points per
-    stratum, more of them where the map was wrong so far. It keeps all references.
+    stratum, more of them where the map was wrong so far. It keeps all references. Options of the first
+    draw, such as --allocation, are refused with it.
     """
     from cwsam_cli.sample.request import SampleRequest
 
@@ -91,6 +106,7 @@ def sample(
         target_se=target_se,
         target_area_se=target_area_se,
         more=more,
+        unit=unit,
         allocation=allocation,
         expected_ua=expected_ua,
         min_per_class=min_per_class,

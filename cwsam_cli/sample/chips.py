@@ -18,17 +18,20 @@ if TYPE_CHECKING:
 
 _SIDE = 65
 """Pixels per side of a picture; odd, so the point's pixel is in the middle."""
+_AROUND = 4
+"""Smallest side of a picture in sides of a block."""
 _ZOOM = 6
+_TOUCH = 1e-6  # of a pixel; an edge that touches a pixel does not cover it
 _OUTLINE = (255, 235, 59)
 _OVERVIEW = 1024
 
 
 def write_chips(image: Path, points: "GeoDataFrame", folder: Path) -> None:
-    """Write `<id>.png` for each point: the image around it, and the outline of the pixel in the middle.
+    """Write `<id>.png` for each unit: the image around it, and the outline of its pixel or block in the middle.
 
     Args:
         image: the image, in any CRS.
-        points: points with a field `id`.
+        points: points or outlines of blocks, with a field `id`.
         folder: the folder; it must not exist.
 
     Raises:
@@ -40,12 +43,26 @@ def write_chips(image: Path, points: "GeoDataFrame", folder: Path) -> None:
         placed = points if scene.grid.crs is None else points.to_crs(scene.grid.crs.to_wkt())
         bands, low, high = _stretch(scene)
         made.mkdir()
-        columns, rows = ~scene.grid.transform @ (placed.geometry.x.to_numpy(), placed.geometry.y.to_numpy())
-        places = zip(points["id"].tolist(), np.floor(rows), np.floor(columns), strict=True)
-        for number, row, column in track(places, "chips", total=len(points), unit="chip"):
-            window = Window(int(column) - _SIDE // 2, int(row) - _SIDE // 2, _SIDE, _SIDE)
+        boxes = _boxes(scene, placed)
+        for number, box in track(
+            zip(points["id"].tolist(), boxes, strict=True), "chips", total=len(points), unit="chip"
+        ):
+            side = max(_SIDE, _AROUND * max(box[2] - box[0], box[3] - box[1]) | 1)
+            left, top = ((box[axis] + box[axis + 2]) // 2 - side // 2 for axis in (0, 1))
+            window = Window(left, top, side, side)
             values = scene.dataset.read(bands, window=window, boundless=True, fill_value=0).astype(np.float32)
-            _draw((values - low) / (high - low)).save(made / f"{number}.png")
+            outline = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+            _draw((values - low) / (high - low), outline).save(made / f"{number}.png")
+
+
+def _boxes(scene: Scene, placed: "GeoDataFrame") -> list[tuple[int, int, int, int]]:
+    """Return the pixels of the image that each unit covers: left, top, and the first ones beyond on both axes."""
+    left, low, right, high = placed.geometry.bounds.to_numpy().T
+    corners = [~scene.grid.transform @ corner for corner in ((left, high), (right, low))]
+    first, last = (np.stack(corner, axis=1) for corner in corners)
+    starts = np.floor(np.minimum(first, last) + _TOUCH).astype(int)
+    ends = np.maximum(np.ceil(np.maximum(first, last) - _TOUCH).astype(int), starts + 1)
+    return [(*start, *end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
 def _stretch(scene: Scene) -> tuple[list[int], NDArray[np.float32], NDArray[np.float32]]:
@@ -62,9 +79,10 @@ def _stretch(scene: Scene) -> tuple[list[int], NDArray[np.float32], NDArray[np.f
     return bands, low[:, None, None], np.maximum(high, low + 1e-6)[:, None, None]
 
 
-def _draw(brightness: NDArray[np.float32]) -> Image.Image:
+def _draw(brightness: NDArray[np.float32], box: tuple[int, int, int, int]) -> Image.Image:
     pixels = (np.nan_to_num(brightness).clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
-    picture = Image.fromarray(pixels).resize((_SIDE * _ZOOM, _SIDE * _ZOOM), Image.Resampling.NEAREST)
-    start = _SIDE // 2 * _ZOOM
-    ImageDraw.Draw(picture).rectangle((start - 1, start - 1, start + _ZOOM, start + _ZOOM), outline=_OUTLINE)
+    zoom = max(1, _SIDE * _ZOOM // len(pixels))
+    picture = Image.fromarray(pixels).resize((len(pixels) * zoom,) * 2, Image.Resampling.NEAREST)
+    left, top, right, bottom = (edge * zoom for edge in box)
+    ImageDraw.Draw(picture).rectangle((left - 1, top - 1, right, bottom), outline=_OUTLINE)
     return picture

@@ -1,17 +1,18 @@
 """Decide on the numbers of points, and draw them."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.maps.strips import ClassRaster
 from cwsam_cli.sample.request import SampleRequest
 from cwsam_cli.survey.allocation import allocate, deviations_of, points_for_areas, points_for_overall, shares
-from cwsam_cli.survey.population import Counts, Population, Strata, find_pixels
-from cwsam_cli.survey.samplefile import REFERENCE
+from cwsam_cli.survey.population import Counts, Population, Strata, find_units
+from cwsam_cli.survey.samplefile import REFERENCE, SHARES, centers
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -53,50 +54,52 @@ class Expectation:
         return cls(np.array(values))
 
 
-def first_allocation(request: SampleRequest, pixels: Counts, expected: Expectation | None) -> Counts:
-    """Return the number of points of each stratum, (H,).
+def first_allocation(request: SampleRequest, units: Counts, expected: Expectation | None) -> Counts:
+    """Return the number of points of each stratum, (H,), from its units, (H,).
 
     Raises:
         UsageError: the points are too few for the smallest number per stratum.
         DataError: the map has fewer pixels than that.
     """
-    accuracies = expected.accuracies if expected else np.full(len(pixels), 0.5)
-    parts = shares(request.allocation, pixels, deviations_of(accuracies))
-    least = np.minimum(request.min_per_class, pixels)
+    accuracies = expected.accuracies if expected else np.full(len(units), 0.5)
+    parts = shares(request.allocation or "proportional", units, deviations_of(accuracies))
+    least_points = request.min_per_class or 10
+    kind = "pixels" if request.unit is None else f"blocks of {request.unit} pixels"
+    least = np.minimum(least_points, units)
     total = request.points
     if total is None:
         if request.target_se is not None:
-            wanted = points_for_overall(request.target_se, pixels, parts, accuracies)
+            wanted = points_for_overall(request.target_se, units, parts, accuracies)
         else:
             assert request.target_area_se is not None
-            wanted = points_for_areas(request.target_area_se, pixels, parts, accuracies)
-        return np.minimum(np.maximum(np.ceil(wanted * parts - 1e-9).astype(np.int64), least), pixels)
-    if total > pixels.sum():
+            wanted = points_for_areas(request.target_area_se, units, parts, accuracies)
+        return np.minimum(np.maximum(np.ceil(wanted * parts - 1e-9).astype(np.int64), least), units)
+    if total > units.sum():
         raise DataError(
-            f"`{request.map_path}` has {int(pixels.sum()):,} pixels, fewer than {total:,}", hint="draw fewer points"
+            f"`{request.map_path}` has {int(units.sum()):,} {kind}, fewer than {total:,}", hint="draw fewer points"
         )
     if total < least.sum():
         raise UsageError(
-            f"{total:,} points are too few for {request.min_per_class} in each of {len(pixels)} strata",
+            f"{total:,} points are too few for {least_points} in each of {len(units)} strata",
             hint=f"-n {int(least.sum())}, or a smaller --min-per-class",
         )
-    return allocate(total, parts, least, pixels)
+    return allocate(total, parts, least, units)
 
 
-def further_allocation(more: int, pixels: Counts, drawn: Counts, right: Counts, interpreted: Counts) -> Counts:
+def further_allocation(more: int, units: Counts, drawn: Counts, right: Counts, interpreted: Counts) -> Counts:
     """Return how many points each stratum gets on top of those that it has, (H,), by Neyman's rule.
 
     Args:
         more: number of further points.
-        pixels: pixels of each stratum, (H,).
+        units: units of each stratum, (H,).
         drawn: points of each stratum so far, (H,).
         right: correct points of each stratum so far, (H,).
         interpreted: interpreted points of each stratum so far, (H,).
     """
     # One more correct and one more wrong point: a stratum without an error so far still gets points.
     accuracies = (right + 1) / (interpreted + 2)
-    parts = shares("neyman", pixels, deviations_of(accuracies))
-    return np.asarray(allocate(int(drawn.sum()) + more, parts, drawn, pixels) - drawn)
+    parts = shares("neyman", units, deviations_of(accuracies))
+    return np.asarray(allocate(int(drawn.sum()) + more, parts, drawn, units) - drawn)
 
 
 def draw(
@@ -108,18 +111,19 @@ def draw(
     seed: tuple[int, int],
     taken: "GeoDataFrame | None" = None,
 ) -> "GeoDataFrame":
-    """Draw pixels at random within each stratum, in an order that does not tell the stratum.
+    """Draw units at random within each stratum, in an order that does not tell the stratum.
 
     Args:
         source: the map.
         strata: its strata.
-        population: their pixels.
-        points: number of points of each stratum, (H,).
+        population: their units.
+        points: number of units to draw from each stratum, (H,).
         seed: seed of the sample, and number of the draw.
-        taken: points that were drawn before; their pixels are not drawn again.
+        taken: units that were drawn before; they are not drawn again.
 
     Returns:
-        Fields `id`, `stratum`, `map`, `pixel_m2` and `reference`.
+        Fields `id`, `stratum`, `map`, `pixel_m2` and `reference`. The geometry is the centre of a pixel, or the outline
+        of a block. Blocks also have `reference_shares`.
     """
     import geopandas
     import pandas
@@ -129,43 +133,58 @@ def draw(
     earlier = np.zeros(len(points), np.int64)
     if taken is not None:
         earlier += np.bincount(taken["stratum"].to_numpy() - 1, minlength=len(points))
-    # Pixels that were taken before may come again, so as many more are drawn and the surplus is left out.
+    # Units that were taken before may come again, so as many more are drawn and the surplus is left out.
     wanted = {
         stratum: rng.choice(int(size), int(count + old), replace=False)
-        for stratum, (size, count, old) in enumerate(zip(population.pixels, points, earlier, strict=True))
+        for stratum, (size, count, old) in enumerate(zip(population.units, points, earlier, strict=True))
         if count
     }
-    found = find_pixels(source, strata, population, wanted)
     parts = []
-    for stratum, (rows, columns, codes) in found.items():
-        free = [i for i, pixel in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)) if pixel not in before]
-        kept = np.array(free[: points[stratum]], np.int64)
-        parts.append(np.stack([np.full(len(kept), stratum + 1), rows[kept], columns[kept], codes[kept]], axis=1))
+    for stratum, own in find_units(source, strata, population, wanted).items():
+        pairs = zip(own.rows.tolist(), own.columns.tolist(), strict=True)
+        kept = np.array([i for i, pixel in enumerate(pairs) if pixel not in before][: points[stratum]], np.int64)
+        fields = (np.full(len(own.rows), stratum + 1), own.rows, own.columns, own.codes, own.pixels)
+        parts.append(np.stack(fields, axis=1)[kept])
     numbers = rng.permutation(np.concatenate(parts))
-    stratum, rows, columns, codes = numbers.T
-    x, y = population.grid.transform @ (columns + 0.5, rows + 0.5)
+    stratum, rows, columns, codes, pixels = numbers.T
     first = 1 if taken is None else int(taken["id"].max()) + 1
     table = {
         "id": np.arange(first, first + len(numbers)),
         "stratum": stratum,
         "map": codes,
-        "pixel_m2": _sizes(population, rows, columns),
+        "pixel_m2": _sizes(population, rows, columns) * pixels,
         REFERENCE: pandas.array([None] * len(numbers), dtype="Int64"),
     }
-    return geopandas.GeoDataFrame(table, geometry=geopandas.points_from_xy(x, y), crs=population.grid.crs)
+    if population.side > 1:
+        table[REFERENCE + SHARES] = pandas.array([None] * len(numbers), dtype="string")
+    return geopandas.GeoDataFrame(table, geometry=_shapes(population, rows, columns), crs=population.grid.crs)
+
+
+def _shapes(population: Population, rows: Any, columns: Any) -> Any:
+    """Return the centres of pixels, or the outlines of blocks."""
+    grid, side = population.grid, population.side
+    if side == 1:
+        return shapely.points(*(grid.transform @ (columns + 0.5, rows + 0.5)))
+    right: Any = np.minimum(columns + side, grid.width)
+    low: Any = np.minimum(rows + side, grid.height)
+    corners = ((columns, rows), (columns, low), (right, low), (right, rows), (columns, rows))
+    return shapely.polygons(np.stack([np.stack(grid.transform @ corner, axis=-1) for corner in corners], axis=1))
 
 
 def _pixels(population: Population, frame: "GeoDataFrame | None") -> Pixels:
+    """Return the first row and column of each unit."""
     if frame is None:
         return set()
-    columns, rows = ~population.grid.transform @ (frame.geometry.x.to_numpy(), frame.geometry.y.to_numpy())
-    return set(zip(np.floor(rows).astype(int).tolist(), np.floor(columns).astype(int).tolist(), strict=True))
+    x, y = centers(frame)
+    columns, rows = (np.floor(part).astype(int) // population.side for part in ~population.grid.transform @ (x, y))
+    return set(zip((rows * population.side).tolist(), (columns * population.side).tolist(), strict=True))
 
 
 def _sizes(population: Population, rows: Counts, columns: Counts) -> NDArray[np.float64]:
+    """Return the size of the unit's first pixel in m²; without a CRS 1 for blocks, which may have fewer pixels."""
     grid = population.grid
     if grid.crs is None:
-        return np.full(len(rows), np.nan)
+        return np.full(len(rows), np.nan if population.side == 1 else 1.0)
     if grid.pixel_area_m2:
         return np.full(len(rows), grid.pixel_area_m2)
     areas = [grid.pixel_areas(row, 1)[0] for row in rows.tolist()]

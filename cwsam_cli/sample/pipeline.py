@@ -17,7 +17,7 @@ from cwsam_cli.sample.draw import Expectation, draw, first_allocation, further_a
 from cwsam_cli.sample.request import SampleRequest
 from cwsam_cli.sample.strata import StrataSource, open_strata
 from cwsam_cli.survey.allocation import overall_error
-from cwsam_cli.survey.design import Design, MapClass, Stratum
+from cwsam_cli.survey.design import Design, MapClass, Stratum, describe_outside
 from cwsam_cli.survey.population import Counts, Population, count_population
 from cwsam_cli.survey.samplefile import NO_REFERENCE, REFERENCE, Sample, read_sample, write_sample
 
@@ -49,16 +49,19 @@ def draw_sample(request: SampleRequest) -> SampleResult:
     with reserved(request.output), open_classes(request.map_path, request.band) as source:
         legend = Legend.read(source.dataset, source.band)
         with open_strata(request.strata, request.strata_field, source, legend) as strata:
-            population = count_population(source, strata.read)
+            sample = None if request.more is None else _interpreted(request.output)
+            population = count_population(source, strata.read, _side(request, sample))
             if not len(population.values):
                 raise DataError(f"`{request.map_path}` has no pixel in any stratum", hint="check its nodata value")
-            if request.more is None:
+            if population.outside:
+                log.warning("%s", describe_outside(population.outside, int(population.pixels.sum())))
+            if sample is None:
                 frame, design, expected = _begin(request, source, strata, population, legend)
                 added = len(frame)
             else:
-                frame, design, expected = _continue(request, source, strata, population)
-                added = request.more
-    weights = design.pixels / np.maximum(design.points, 1)
+                frame, design, expected = _continue(request, sample, source, strata, population)
+                added = len(frame) - len(sample.frame)
+    weights = design.units / np.maximum(design.points, 1)
     frame["weight"] = weights[frame["stratum"].to_numpy() - 1]
     order = ["id", "stratum", "weight", "map", "pixel_m2"]
     frame = frame[order + [name for name in frame.columns if name not in order]]
@@ -73,8 +76,9 @@ def _begin(
 ) -> tuple["GeoDataFrame", Design, float | None]:
     names = [strata.name(value) for value in population.values.tolist()]
     expected = Expectation.of(request, names, population.values.tolist())
-    points = first_allocation(request, population.pixels, expected)
-    frame = draw(source, strata.read, population, points, seed=(request.seed, 1))
+    points = first_allocation(request, population.units, expected)
+    seed = request.seed or 0
+    frame = draw(source, strata.read, population, points, seed=(seed, 1))
     codes = set(legend.names) | set(frame["map"].tolist())
     if request.strata is None:
         codes |= set(population.values.tolist())
@@ -84,20 +88,28 @@ def _begin(
         classes=tuple(MapClass(code=c, name=legend.name(c), color=legend.color(c)) for c in sorted(codes)),
         strata_from=request.strata.name if request.strata else "",
         strata=_strata(population, names, points, are_classes=request.strata is None),
-        allocation=request.allocation,
-        seed=request.seed,
+        allocation=request.allocation or "proportional",
+        seed=seed,
         command=request.command,
+        block_pixels=population.side,
+        outside_pixels=population.outside,
     )
-    error = overall_error(points, population.pixels, expected.accuracies) if expected and points.all() else None
+    error = overall_error(points, population.units, expected.accuracies) if expected and points.all() else None
     return frame, design, error
 
 
+def _side(request: SampleRequest, sample: Sample | None) -> int:
+    """Return the side of the units in pixels: as requested, or as in the sample to continue."""
+    if sample is None:
+        return request.block_pixels
+    return 1 if sample.design is None else sample.design.block_pixels
+
+
 def _continue(
-    request: SampleRequest, source: ClassRaster, strata: StrataSource, population: Population
+    request: SampleRequest, sample: Sample, source: ClassRaster, strata: StrataSource, population: Population
 ) -> tuple["GeoDataFrame", Design, float | None]:
     import pandas
 
-    sample = _interpreted(request.output)
     design = sample.design
     if design is None:
         raise DataError(f"`{request.output}` has no design, so it cannot be continued", hint="draw one with -n")
@@ -110,11 +122,11 @@ def _continue(
         named = f"--strata {design.strata_from}" if design.strata_from else "no --strata"
         raise DataError(f"the strata of `{request.output}` are others", hint=f"the sample was drawn with {named}")
     assert request.more is not None
-    left = int((design.pixels - design.points).sum())
+    left = int((design.units - design.points).sum())
     if request.more > left:
-        raise DataError(f"only {left:,} pixels are left to draw", hint="draw fewer points")
+        raise DataError(f"only {left:,} pixels or blocks are left to draw", hint="draw fewer points")
     right, interpreted = _found(sample, design)
-    points = further_allocation(request.more, design.pixels, design.points, right, interpreted)
+    points = further_allocation(request.more, design.units, design.points, right, interpreted)
     if not interpreted.any():
         log.warning("no point of `%s` is interpreted yet: the allocation knows no accuracies", request.output)
     frame = draw(source, strata.read, population, points, seed=(design.seed, design.rounds + 1), taken=sample.frame)
@@ -165,10 +177,25 @@ def _strata(population: Population, names: list[str], points: Counts, *, are_cla
     areas: list[Any] = [None] * len(names) if population.areas_m2 is None else population.areas_m2.tolist()
     return tuple(
         Stratum(
-            number=number, name=name, code=value if are_classes else None, pixels=pixels, area_m2=area, points=count
+            number=number,
+            name=name,
+            code=value if are_classes else None,
+            pixels=pixels,
+            area_m2=area,
+            points=count,
+            blocks=None if population.side == 1 else units,
         )
-        for number, (name, value, pixels, area, count) in enumerate(
-            zip(names, population.values.tolist(), population.pixels.tolist(), areas, points.tolist(), strict=True), 1
+        for number, (name, value, pixels, units, area, count) in enumerate(
+            zip(
+                names,
+                population.values.tolist(),
+                population.pixels.tolist(),
+                population.units.tolist(),
+                areas,
+                points.tolist(),
+                strict=True,
+            ),
+            1,
         )
     )
 
@@ -176,10 +203,13 @@ def _strata(population: Population, names: list[str], points: Counts, *, are_cla
 def format_result(result: SampleResult) -> str:
     """Return a table of the strata, and lines about the files."""
     wide = max(len("stratum"), *(text_width(stratum.name) for stratum in result.strata))
-    lines = [f"{'stratum':<{wide}}  {'pixels':>15}  {'points':>7}"]
-    lines += [f"{padded(entry.name, wide)}  {entry.pixels:>15,}  {entry.points:>7,}" for entry in result.strata]
+    has_blocks = any(entry.blocks is not None for entry in result.strata)
+    unit, drawn = ("blocks", "drawn") if has_blocks else ("pixels", "points")
+    lines = [f"{'stratum':<{wide}}  {unit:>15}  {drawn:>7}"]
+    lines += [f"{padded(entry.name, wide)}  {entry.units:>15,}  {entry.points:>7,}" for entry in result.strata]
     if result.expected_se is not None:
         lines.append(f"expected standard error of the overall accuracy: {result.expected_se:.4f}")
     grown = f", {result.added:,} of them new" if result.added < result.points else ""
-    lines.append(f"{result.path}: {result.points:,} points to interpret{grown}; the same in {result.path.stem}.csv")
+    wanted = f"{result.points:,} {'blocks' if has_blocks else 'points'} to interpret{grown}"
+    lines.append(f"{result.path}: {wanted}; the same in {result.path.stem}.csv")
     return "\n".join(lines)

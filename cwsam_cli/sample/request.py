@@ -1,5 +1,6 @@
 """The wish behind one `cwsam sample`, validated before rasterio is loaded."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.survey.allocation import Allocation
 
+_LARGEST_UNIT = 64
+"""Largest side of a block in pixels."""
 _EXPECTED_HINT = "for example: --expected-ua 0.8, or --expected-ua 0.8,Water=0.95"
 
 
@@ -31,16 +34,20 @@ class SampleRequest:
     """Standard error of every class's share of the area to reach."""
     more: int | None = None
     """Number of points to add to the sample at `output`."""
-    allocation: Allocation = "proportional"
+    allocation: Allocation | None = None
+    """None is proportional."""
     expected_ua: str | None = None
     """Expected user's accuracies, as text."""
-    min_per_class: int = 10
-    """Smallest number of points per stratum."""
+    min_per_class: int | None = None
+    """Smallest number of points per stratum; None is 10."""
+    unit: str | None = None
+    """`3x3` draws blocks of 3 × 3 pixels; None draws pixels."""
     strata: Path | None = None
     """A raster or polygons; None takes the map's classes."""
     strata_field: str | None = None
     """The field with the name of each polygon's stratum."""
-    seed: int = 0
+    seed: int | None = None
+    """None is 0."""
     chips: Path | None = None
     """A folder for one picture per point."""
     image: Path | None = None
@@ -57,6 +64,7 @@ class SampleRequest:
                 "the size of the sample needs one of -n, --target-se, --target-area-se and --more",
                 hint="for example: -n 500",
             )
+        self._refuse_design_options()
         needs_expected = self.target_se is not None or self.target_area_se is not None
         if (needs_expected or (self.allocation == "neyman" and self.more is None)) and self.expected_ua is None:
             raise UsageError(
@@ -72,7 +80,7 @@ class SampleRequest:
             )
         if self.output.suffix.lower() != ".gpkg":
             raise UsageError(f"`{self.output}` is not a GeoPackage", hint="write a .gpkg; a .csv is written beside it")
-        _ = self.expected  # a wrong one raises
+        _ = self.expected, self.block_pixels  # a wrong one raises
         refuse_input(self.output, self.map_path, *([self.strata] if self.strata else []))
         if self.more is None:
             for path in (self.output, self.output.with_suffix(".csv")):
@@ -83,6 +91,36 @@ class SampleRequest:
             )
         if self.chips is not None:
             refuse_existing(self.chips, overwrite=False)
+
+    def _refuse_design_options(self) -> None:
+        """Refuse options that --more would ignore, because the first draw decided them."""
+        decided = {
+            "--allocation": self.allocation,
+            "--expected-ua": self.expected_ua,
+            "--min-per-class": self.min_per_class,
+            "--unit": self.unit,
+            "--seed": self.seed,
+            "--overwrite": self.overwrite or None,
+        }
+        given = [name for name, value in decided.items() if value is not None]
+        if self.more is not None and given:
+            raise UsageError(
+                f"{given[0]} does not go with --more, which continues the design in the file",
+                hint=f"leave out {given[0]}",
+            )
+
+    @property
+    def block_pixels(self) -> int:
+        """Return the side of a unit in pixels."""
+        if self.unit is None:
+            return 1
+        found = re.fullmatch(r"(\d+)x(\d+)", self.unit.strip().lower())
+        if found is None or found[1] != found[2] or not 2 <= int(found[1]) <= _LARGEST_UNIT:
+            raise UsageError(
+                f"--unit `{self.unit}` is not a square of 2x2 to {_LARGEST_UNIT}x{_LARGEST_UNIT} pixels",
+                hint="for example: --unit 3x3; without --unit, single pixels are drawn",
+            )
+        return int(found[1])
 
     @property
     def expected(self) -> Mapping[str, float]:

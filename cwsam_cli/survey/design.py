@@ -23,7 +23,7 @@ class MapClass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stratum:
-    """A part of the map from which points are drawn at random, each pixel with the same chance."""
+    """A part of the map from which points are drawn at random, each pixel or block with the same chance."""
 
     number: int
     """Value of the field `stratum`, from 1 on."""
@@ -34,7 +34,14 @@ class Stratum:
     area_m2: float | None
     """Area on the ground; None where the map has no CRS."""
     points: int
-    """Points that were drawn."""
+    """Points, or blocks, that were drawn."""
+    blocks: int | None = None
+    """Number of blocks; None if the units are pixels."""
+
+    @property
+    def units(self) -> int:
+        """Return the number of units: blocks or pixels."""
+        return self.pixels if self.blocks is None else self.blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +61,21 @@ class Design:
     rounds: int = 1
     """Number of draws: each `--more` adds one."""
     command: str = ""
+    block_pixels: int = 1
+    """Side of the units in pixels; 1 for pixels. Blocks are counted from the map's first row and column."""
+    outside_pixels: int = 0
+    """Pixels of the map that lie in no stratum, so no point can fall on them."""
     version: int = VERSION
+
+    @property
+    def units(self) -> NDArray[np.int64]:
+        """Units of each stratum, (H,): pixels or blocks."""
+        return np.array([stratum.units for stratum in self.strata], np.int64)
+
+    @property
+    def has_class_strata(self) -> bool:
+        """Return whether strata are the map's classes, so that a stratum tells the map's class."""
+        return any(stratum.code is not None for stratum in self.strata)
 
     @property
     def pixels(self) -> NDArray[np.int64]:
@@ -92,3 +113,12 @@ class Design:
             return cls(strata=strata, classes=classes, **raw)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it is damaged: {error}") from None
+
+
+def describe_outside(outside: int, inside: int) -> str:
+    """Say in sentences how much of a map lies in no stratum."""
+    share = outside / (outside + inside)
+    return (
+        f"{outside:,} pixels of the map ({share:.1%}) lie in no stratum. "
+        "No point falls on them, and accuracies and areas do not hold for them."
+    )

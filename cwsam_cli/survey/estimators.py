@@ -1,14 +1,15 @@
-"""Estimate accuracy and areas from a stratified random sample of pixels.
+"""Estimate accuracy and areas from a stratified random sample of pixels or of blocks of pixels.
 
-# H strata, K classes; matrices (K, K) have rows of map classes and columns of reference classes
+# N units of the sample, H strata, K classes; matrices (K, K) have rows of map classes and columns of reference classes
 
-Strata need not be the map's classes. Every estimate is a total of indicators, or the ratio of two
-such totals. Pixels may differ in size on the ground. The share of an indicator in a stratum is then
-itself a ratio: the sampled ground that has it, of the sampled ground.
+Strata need not be the map's classes. Every estimate is the mean of a value over the ground, or the ratio of two such
+means. The value of a pixel is 0 or 1. A block has one class in the map and may have shares of several classes in the
+reference, so its value lies between.
 
 Sources: Stehman 2014, International Journal of Remote Sensing 35, 4923-4939 (ratios, strata that
 differ from classes); Olofsson et al. 2014, Remote Sensing of Environment 148, 42-57 (strata are map
-classes: the same formulas); Cochran 1977, Sampling Techniques, sections 5.3 and 6.11.
+classes: the same formulas); Cochran 1977, Sampling Techniques, sections 5.3 and 6.11; Stehman and Wickham 2011, Remote
+Sensing of Environment 115, 3044-3055 (blocks as units).
 """
 
 from collections.abc import Callable
@@ -17,33 +18,70 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cwsam_cli.survey.intervals import Z, limits, of_ratio, of_sum
-
-Floats = NDArray[np.float64]
-
-_NEGLIGIBLE = 0.05
-"""Share of a stratum that may be sampled without a finite population correction (Cochran 1977, section 2.6)."""
+from cwsam_cli.survey.intervals import Parts, Z, limits, of_ratio, of_sum
+from cwsam_cli.survey.stratified import Counts, Floats, Stratified
 
 
 @dataclass(frozen=True, slots=True)
-class Tallies:
-    """A sample counted by stratum, map class and reference class, and the strata that it was drawn from."""
+class Units:
+    """Interpreted units of a sample, and the strata that they were drawn from."""
 
-    counts: NDArray[np.int64]
-    """Points, (H, K, K)."""
+    strata: Counts
+    """The stratum of each unit, (N,), 0 to H - 1."""
+    mapped: Counts
+    """The index of each unit's class in the map, (N,)."""
+    shares: Floats
+    """Share of each unit's ground that is of each class in the reference, (N, K)."""
     sizes: Floats
-    """Sum of the sampled pixels' sizes, (H, K, K); `counts` if all pixels have one size."""
-    squares: Floats
-    """Sum of the squares of the sizes, (H, K, K)."""
-    pixels: NDArray[np.int64]
-    """Pixels of each stratum in the map, (H,)."""
+    """Size of each unit, (N,), in the unit of `areas`."""
+    units: Counts
+    """Units of each stratum in the map, (H,)."""
     areas: Floats
     """Area of each stratum, (H,), in any unit."""
 
+    @classmethod
+    def of_points(
+        cls,
+        strata: NDArray[np.integer],
+        mapped: NDArray[np.integer],
+        reference: NDArray[np.integer],
+        *,
+        classes: int,
+        pixels: Counts,
+        areas: Floats | None = None,
+        sizes: Floats | None = None,
+    ) -> "Units":
+        """Describe a sample of pixels.
+
+        Args:
+            strata: the number of each point's stratum, (N,), 0 to H - 1.
+            mapped: the index of each point's class in the map, (N,).
+            reference: the index of each point's class in the reference, (N,).
+            classes: number of classes K.
+            pixels: pixels of each stratum in the map, (H,).
+            areas: area of each stratum, (H,); None if all pixels have one size.
+            sizes: the size of each point's pixel, (N,), in the unit of `areas`; None if all pixels have one size.
+        """
+        shares = np.zeros((len(reference), classes))
+        shares[np.arange(len(reference)), reference] = 1
+        return cls(
+            strata=strata.astype(np.int64),
+            mapped=mapped.astype(np.int64),
+            shares=shares,
+            sizes=np.ones(len(reference)) if sizes is None else sizes,
+            units=pixels,
+            areas=pixels.astype(np.float64) if areas is None else areas,
+        )
+
     @property
-    def points(self) -> NDArray[np.int64]:
-        """Points in each stratum, (H,)."""
-        return np.asarray(self.counts.sum(axis=(1, 2)))
+    def stratified(self) -> Stratified:
+        """Return the sample for the formulas."""
+        return Stratified.of(self.strata, self.sizes, self.units, self.areas)
+
+    @property
+    def hits(self) -> Floats:
+        """Return the share of each unit in which the map is right, (N,)."""
+        return np.asarray(self.shares[np.arange(len(self.mapped)), self.mapped])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,67 +122,30 @@ class Estimates:
     """Producer's accuracy; None for a class without a point in the reference."""
 
 
-def tally(
-    strata: NDArray[np.integer],
-    mapped: NDArray[np.integer],
-    reference: NDArray[np.integer],
-    *,
-    classes: int,
-    pixels: NDArray[np.int64],
-    areas: Floats | None = None,
-    sizes: Floats | None = None,
-) -> Tallies:
-    """Count a sample.
-
-    Args:
-        strata: the number of each point's stratum, (N,), 0 to H - 1.
-        mapped: the index of each point's class in the map, (N,).
-        reference: the index of each point's class in the reference, (N,).
-        classes: number of classes K.
-        pixels: pixels of each stratum in the map, (H,).
-        areas: area of each stratum, (H,); None if all pixels have one size.
-        sizes: the size of each point's pixel, (N,), in the unit of `areas`; None if all pixels have one size.
-    """
-    shape = (len(pixels), classes, classes)
-    cells = np.ravel_multi_index((strata, mapped, reference), shape)
-    count = int(np.prod(shape))
-    weights = np.ones(len(cells)) if sizes is None else sizes
-    return Tallies(
-        counts=np.bincount(cells, minlength=count).reshape(shape),
-        sizes=_sums(cells, weights, count).reshape(shape),
-        squares=_sums(cells, weights**2, count).reshape(shape),
-        pixels=pixels,
-        areas=pixels.astype(np.float64) if areas is None else areas,
-    )
-
-
-def _sums(cells: NDArray[np.integer], values: Floats, count: int) -> Floats:
-    return np.bincount(cells, values, count).astype(np.float64)
-
-
-def estimate(tallies: Tallies) -> Estimates:
+def estimate(units: Units) -> Estimates:
     """Estimate overall, user's and producer's accuracy and the area of each class.
 
     Args:
-        tallies: a sample with at least one point in every stratum.
+        units: a sample with at least one unit in every stratum.
 
     Returns:
-        Estimates. An error is None where a stratum that it depends on has a single point of several pixels.
+        Estimates. An error is None where a stratum that it depends on has a single one of several units.
     """
-    strata = _Strata.of(tallies)
-    hit = np.eye(tallies.counts.shape[1])
+    sample = _Sample(units.stratified)
+    hits, points = units.hits, sample.strata.points
     users, producers, proportions = [], [], []
-    for k in range(len(hit)):
-        mapped, real = np.zeros_like(hit), np.zeros_like(hit)
-        mapped[k], real[:, k] = 1, 1
-        in_map = tallies.counts[:, k].sum(axis=1)
-        groups = strata.groups(in_map > strata.points / 2)
+    for k in range(units.shares.shape[1]):
+        mapped, real = (units.mapped == k).astype(np.float64), units.shares[:, k]
+        in_map = np.bincount(units.strata[units.mapped == k], minlength=len(points))
+        groups = sample.groups(in_map > points / 2)
         # The class cannot be correct in a stratum without it in the map, nor omitted in one with nothing else.
-        has_class, has_others = in_map > 0, in_map < strata.points
-        users.append(strata.ratio(mapped * hit, mapped * (1 - hit), has_class, has_class, groups))
-        producers.append(strata.ratio(real * hit, real * (1 - hit), has_class, has_others, groups))
-        proportions.append(strata.total(real, groups))
-    return Estimates(strata.matrix, strata.overall(hit), tuple(proportions), tuple(users), tuple(producers))
+        has_class, has_others = in_map > 0, in_map < points
+        users.append(sample.ratio(mapped * hits, mapped * (1 - hits), has_class, has_class, groups))
+        producers.append(sample.ratio(mapped * real, (1 - mapped) * real, has_class, has_others, groups))
+        proportions.append(sample.total(real, groups))
+    matrix = np.zeros((units.shares.shape[1],) * 2)
+    np.add.at(matrix, units.mapped, sample.strata.unit_weights[:, None] * units.shares)
+    return Estimates(matrix, sample.overall(hits), tuple(proportions), tuple(users), tuple(producers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,80 +159,43 @@ class _Groups:
     """1 where a stratum belongs to a group, (G, H)."""
     weights: Floats
     """Share of each group in the total area, (G,)."""
-    effective: Floats
-    """Number of points, drawn at random from the group, with the same information, (G,)."""
     rest: Floats
     """Square root of the finite population correction, (G,)."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Strata:
-    """Strata as the formulas need them. Indicators are matrices (K, K) of 0 and 1."""
+class _Sample:
+    """Estimates of means and ratios. Values are 0 to 1, one per unit, (N,)."""
 
-    weights: Floats
-    """Share of each stratum in the total area, (H,)."""
-    shares: Floats
-    """Shares of a stratum's sampled ground, (H, K, K)."""
-    points: NDArray[np.int64]
-    squares: Floats
-    scale: Floats
-    """From a sum of squares to a variance, (H,); NaN for a single point of several pixels."""
-    effective: Floats
-    """Number of points of equal size with the same information, (H,)."""
-    rest: Floats
-    """Square root of the finite population correction, (H,)."""
-
-    @classmethod
-    def of(cls, tallies: Tallies) -> "_Strata":
-        points, sampled = tallies.points, tallies.sizes.sum(axis=(1, 2))
-        weights, share = tallies.areas / tallies.areas.sum(), points / tallies.pixels
-        left = np.where(share > _NEGLIGIBLE, np.maximum(0.0, 1 - share), 1.0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale = weights**2 * left * points / (points - 1) / sampled**2
-        return cls(
-            weights=weights,
-            shares=tallies.sizes / sampled[:, None, None],
-            points=points,
-            squares=tallies.squares,
-            scale=np.where(left == 0, 0.0, np.where(points < 2, np.nan, scale)),
-            effective=sampled**2 / tallies.squares.sum(axis=(1, 2)),
-            rest=np.sqrt(left),
-        )
-
-    @property
-    def matrix(self) -> Floats:
-        """Area proportions, (K, K)."""
-        return np.asarray(np.einsum("h,hij->ij", self.weights, self.shares))
+    strata: Stratified
 
     def groups(self, alone: NDArray[np.bool_]) -> _Groups:
         """Join all strata except those that stay alone, (H,)."""
-        members = np.eye(len(alone))[alone]
+        strata, members = self.strata, np.eye(len(alone))[alone]
         if not alone.all():
             members = np.concatenate([members, ~alone[None]])
-        weights, spread = members @ self.weights, members @ (self.weights**2 / self.effective)
-        rest = np.sqrt(members @ (self.weights**2 * self.rest**2 / self.effective) / spread)
-        return _Groups(members, weights, weights**2 / spread, rest)
+        squares = strata.weights**2 / strata.effective
+        rest = np.sqrt(members @ (squares * strata.rest**2) / (members @ squares))
+        return _Groups(members, members @ strata.weights, rest)
 
-    def overall(self, hit: Floats) -> Estimate:
+    def overall(self, hits: Floats) -> Estimate:
         """Estimate the share of correct ground, with the limits of as many random points as give its variance."""
-        value, variance = float((self.matrix * hit).sum()), self._variance(hit, np.ones(len(self.points), bool))
+        value, variance = self.strata.mean(hits), self.strata.variance(hits)
         product = value * (1 - value)
 
         def interval() -> tuple[float, float]:
-            count = product / variance if product > 0 and variance > 0 else float(self.points.sum())
+            count = product / variance if product > 0 and variance > 0 else float(self.strata.points.sum())
             return of_sum(limits(np.array([value]), np.array([count])), np.ones(1), np.ones(1))
 
         return _with_interval(value, variance, interval)
 
-    def total(self, indicator: Floats, groups: _Groups) -> Estimate:
-        """Estimate the share of the ground that an indicator selects."""
-        variance = self._variance(indicator, np.ones(len(self.points), bool))
+    def total(self, values: Floats, groups: _Groups) -> Estimate:
+        """Estimate the mean of values over the ground."""
 
         def interval() -> tuple[float, float]:
-            parts = limits(self._shares_in(groups, indicator), groups.effective)
-            return of_sum(parts, groups.weights, groups.rest)
+            return of_sum(self._limits(values, groups), groups.weights, groups.rest)
 
-        return _with_interval(float((self.matrix * indicator).sum()), variance, interval)
+        return _with_interval(self.strata.mean(values), self.strata.variance(values), interval)
 
     def ratio(
         self,
@@ -241,32 +205,37 @@ class _Strata:
         other_varies: NDArray[np.bool_],
         groups: _Groups,
     ) -> Estimate | None:
-        """Estimate the share of one indicator in the sum of two that exclude each other; None without a point."""
-        whole = float((self.matrix * (one + other)).sum())
+        """Estimate the share of one value in the sum of two that exclude each other; None without a unit."""
+        whole = self.strata.mean(one + other)
         if not whole:
             return None
-        value = float((self.matrix * one).sum()) / whole
-        variance = self._variance((one - value * (one + other)) / whole, one_varies | other_varies)
+        value = self.strata.mean(one) / whole
+        variance = self.strata.variance((one - value * (one + other)) / whole, one_varies | other_varies)
 
         def interval() -> tuple[float, float]:
             correct, wrong = (
-                limits(self._shares_in(groups, side), groups.effective, groups.members @ varies > 0)
+                self._limits(side, groups, groups.members @ varies > 0)
                 for side, varies in ((one, one_varies), (other, other_varies))
             )
             return of_ratio(correct, wrong, groups.weights, groups.rest)
 
         return _with_interval(value, variance, interval)
 
-    def _shares_in(self, groups: _Groups, indicator: Floats) -> Floats:
-        return np.asarray(groups.members @ (self.weights * self._proportions(indicator)) / groups.weights)
+    def _limits(self, values: Floats, groups: _Groups, used: NDArray[np.bool_] | bool = True) -> Parts:
+        """Return the limits of the mean in each group of strata.
 
-    def _proportions(self, indicator: Floats) -> Floats:
-        return np.asarray(np.einsum("hij,ij->h", self.shares, indicator))
-
-    def _variance(self, residuals: Floats, used: NDArray[np.bool_]) -> float:
-        spread = (residuals - self._proportions(residuals)[:, None, None]) ** 2
-        variances = self.scale * np.einsum("hij,hij->h", self.squares, spread)
-        return float(np.sum(np.where(used, variances, 0.0)))
+        Values between 0 and 1 vary less than values of 0 and 1 with the same mean. They then count as more units. A
+        ratio of variances from few such values is too small, so it is drawn towards 1 as if one more had no effect.
+        Without that, intervals of a rare class cover in 91 % of the samples.
+        """
+        strata, members = self.strata, groups.members
+        squares = strata.weights**2 / strata.effective
+        found, most = (members @ (squares * part) for part in strata.spread(values))
+        ratio = np.divide(found, most, out=np.ones(len(found)), where=(found > 0) & (most > 0))
+        mixed = members @ strata.sums(((values > 0) & (values < 1)).astype(np.float64))
+        ratio = (mixed * ratio + 1) / (mixed + 1)
+        shares = np.asarray(members @ (strata.weights * strata.proportions(values)) / groups.weights)
+        return limits(shares, groups.weights**2 / (members @ squares) / ratio, used)
 
 
 def _with_interval(value: float, variance: float, interval: Callable[[], tuple[float, float]]) -> Estimate:

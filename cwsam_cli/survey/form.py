@@ -13,13 +13,16 @@ _DONE, _OPEN = "46,160,67,255", "214,39,40,255"
 """Colours of points with and without a reference."""
 
 
-def form_style(classes: Sequence[MapClass], *, reference: Collection[str], fields: Sequence[str]) -> str:
+def form_style(
+    classes: Sequence[MapClass], *, reference: Collection[str], fields: Sequence[str], are_blocks: bool = False
+) -> str:
     """Make a QGIS style (`.qml`) for a sample.
 
     Args:
         classes: classes that an interpreter can choose.
         reference: the fields that an interpreter fills in.
         fields: all fields. Those that are neither `id` nor references are hidden.
+        are_blocks: whether the units are outlines of blocks, and not points.
     """
     root = ElementTree.Element("qgis", version="3.28.0", styleCategories="Symbology|Fields|Forms|AttributeTable")
     settings = ElementTree.SubElement(root, "fieldConfiguration")
@@ -27,25 +30,26 @@ def form_style(classes: Sequence[MapClass], *, reference: Collection[str], field
     editable = ElementTree.SubElement(root, "editable")
     for field in fields:
         shown = field in reference or field == "id"
-        _widget(ElementTree.SubElement(settings, "field", name=field), classes, field in reference, shown)
+        is_choice = field in reference and not field.endswith("_shares")
+        _widget(ElementTree.SubElement(settings, "field", name=field), classes, is_choice, shown)
         ElementTree.SubElement(table, "column", name=field, type="field", hidden="0" if shown else "1")
         ElementTree.SubElement(editable, "field", name=field, editable="1" if field in reference else "0")
-    _symbols(root, next(iter(reference)))
+    _symbols(root, next(iter(reference)), are_blocks=are_blocks)
     return _DOCTYPE + ElementTree.tostring(root, encoding="unicode")
 
 
-def _widget(parent: ElementTree.Element, classes: Sequence[MapClass], is_reference: bool, shown: bool) -> None:
-    kind = "ValueMap" if is_reference else "TextEdit" if shown else "Hidden"
+def _widget(parent: ElementTree.Element, classes: Sequence[MapClass], is_choice: bool, shown: bool) -> None:
+    kind = "ValueMap" if is_choice else "TextEdit" if shown else "Hidden"
     widget = ElementTree.SubElement(parent, "editWidget", type=kind)
     options = ElementTree.SubElement(ElementTree.SubElement(widget, "config"), "Option", type="Map")
-    if is_reference:
+    if is_choice:
         values = ElementTree.SubElement(options, "Option", type="List", name="map")
         for entry in classes:
             choice = ElementTree.SubElement(values, "Option", type="Map")
             ElementTree.SubElement(choice, "Option", type="QString", name=entry.name, value=str(entry.code))
 
 
-def _symbols(root: ElementTree.Element, field: str) -> None:
+def _symbols(root: ElementTree.Element, field: str, *, are_blocks: bool) -> None:
     renderer = ElementTree.SubElement(root, "renderer-v2", type="RuleRenderer", enableorderby="0")
     rules = ElementTree.SubElement(renderer, "rules", key="all")
     symbols = ElementTree.SubElement(renderer, "symbols")
@@ -53,8 +57,10 @@ def _symbols(root: ElementTree.Element, field: str) -> None:
         (("interpreted", f'"{field}" IS NOT NULL', _DONE), ("to interpret", f'"{field}" IS NULL', _OPEN))
     ):
         ElementTree.SubElement(rules, "rule", key=str(number), symbol=str(number), label=label, filter=test)
-        symbol = ElementTree.SubElement(symbols, "symbol", type="marker", name=str(number), alpha="1")
-        layer = ElementTree.SubElement(symbol, "layer", {"class": "SimpleMarker", "enabled": "1", "pass": "0"})
+        kind, shape = ("fill", "SimpleFill") if are_blocks else ("marker", "SimpleMarker")
+        symbol = ElementTree.SubElement(symbols, "symbol", type=kind, name=str(number), alpha="1")
+        layer = ElementTree.SubElement(symbol, "layer", {"class": shape, "enabled": "1", "pass": "0"})
         options = ElementTree.SubElement(layer, "Option", type="Map")
-        for key, value in (("name", "cross2"), ("outline_color", color), ("outline_width", "0.6"), ("size", "4")):
+        own = (("style", "no"),) if are_blocks else (("name", "cross2"), ("size", "4"))
+        for key, value in (*own, ("outline_color", color), ("outline_width", "0.6")):
             ElementTree.SubElement(options, "Option", type="QString", name=key, value=value)

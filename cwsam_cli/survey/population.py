@@ -1,4 +1,8 @@
-"""Count the pixels of each stratum, and find pixels by their number within a stratum.
+"""Count the units of each stratum, and find units by their number within a stratum.
+
+A unit is a pixel, or a block of n × n pixels. Blocks are counted from the map's first row and column. At the right and
+lower edge they are smaller. A block is of the stratum, and of the class, that most of its pixels have; of equally
+frequent ones the smallest. Pixels without a stratum are not part of a block's ground.
 
 The map is read twice, in cells of a few blocks. The first reading counts each cell. The second reads
 only the cells in which points lie. So memory does not grow with the map, except for the counts.
@@ -40,16 +44,35 @@ class Population:
     values: Counts
     """The value of each stratum: a class code or the number of a region, (H,), ascending."""
     counts: Counts
-    """Pixels by cell and stratum, (cells, H)."""
+    """Units by cell and stratum, (cells, H)."""
+    pixels: Counts
+    """Pixels of each stratum, (H,)."""
     areas_m2: Floats | None
     """Area of each stratum on the ground, (H,); None without a CRS."""
     sha256: str
     """Hash of the map's codes and grid."""
+    outside: int
+    """Pixels of the map that lie in no stratum."""
+    side: int
+    """Side of a unit in pixels."""
 
     @property
-    def pixels(self) -> Counts:
-        """Pixels of each stratum, (H,)."""
+    def units(self) -> Counts:
+        """Units of each stratum, (H,)."""
         return np.asarray(self.counts.sum(axis=0))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Units that were found, (n,) each."""
+
+    rows: Counts
+    columns: Counts
+    """First row and column of each unit."""
+    codes: Counts
+    """The map's class; of a block, the most frequent one."""
+    pixels: Counts
+    """Pixels of the unit's ground."""
 
 
 def classes_as_strata(
@@ -59,54 +82,67 @@ def classes_as_strata(
     return codes, empty
 
 
-def count_population(source: ClassRaster, strata: Strata) -> Population:
-    """Count the pixels of each stratum.
+def count_population(source: ClassRaster, strata: Strata, side: int = 1) -> Population:
+    """Count the units of each stratum.
 
     Args:
         source: an open map.
         strata: see `Strata`.
+        side: side of a unit in pixels.
     """
     grid, found = source.grid, []
     cells: list[Window] = []
-    digest = hashlib.sha256(_identity(source).encode())
-    for strip, codes, empty in _hashed(source, digest):
+    digest, outside = _MapHash.of(source), 0
+    for strip, codes, empty in _hashed(source, digest, side):
         values, none = strata(strip, codes, empty)
+        outside += int(none.sum()) - int(empty.sum())
         areas = None if grid.crs is None or grid.pixel_area_m2 else _areas(grid, strip)
-        for left in range(0, grid.width, columns := _columns(source)):
+        for left in range(0, grid.width, columns := _columns(source, side)):
             part = np.s_[:, left : left + columns]
             cells.append(Window(left, strip.row_off, min(columns, grid.width - left), strip.height))
-            found.append(_count(values[part], none[part], None if areas is None else areas[part]))
+            found.append(_count(values[part], none[part], None if areas is None else areas[part], side))
     every = np.unique(np.concatenate([values for values, *_ in found]))
-    counts, ground = np.zeros((len(cells), len(every)), np.int64), np.zeros(len(every))
-    for row, (values, pixels, area) in zip(counts, found, strict=True):
+    counts, pixels, ground = np.zeros((len(cells), len(every)), np.int64), np.zeros(len(every)), np.zeros(len(every))
+    for row, (values, units, cover, area) in zip(counts, found, strict=True):
         places = np.searchsorted(every, values)
-        row[places] = pixels
+        row[places] = units
+        pixels[places] += cover
         ground[places] += area
     if grid.pixel_area_m2:
-        ground = counts.sum(axis=0) * grid.pixel_area_m2
-    return Population(grid, tuple(cells), every, counts, None if grid.crs is None else ground, digest.hexdigest())
+        ground = pixels * grid.pixel_area_m2
+    return Population(
+        grid=grid,
+        cells=tuple(cells),
+        values=every,
+        counts=counts,
+        pixels=pixels.astype(np.int64),
+        areas_m2=None if grid.crs is None else ground,
+        sha256=digest.hexdigest(),
+        outside=outside,
+        side=side,
+    )
 
 
-def find_pixels(
+def find_units(
     source: ClassRaster, strata: Strata, population: Population, wanted: dict[int, Counts]
-) -> dict[int, tuple[Counts, Counts, Counts]]:
-    """Find pixels by their numbers within their strata, counted cell by cell.
+) -> dict[int, Found]:
+    """Find units by their numbers within their strata, counted cell by cell.
 
     Args:
         source: the same map as was counted.
         strata: the same strata.
         population: the counts.
-        wanted: numbers of pixels, from 0, by the place of the stratum in `population.values`.
+        wanted: numbers of units, from 0, by the place of the stratum in `population.values`.
 
     Returns:
-        By stratum, in the order of `wanted`: rows, columns and map codes.
+        The units by stratum, in the order of `wanted`.
     """
     jobs: dict[int, list[tuple[int, Counts, Counts]]] = {}
-    result = {}
+    result, side = {}, population.side
     for stratum, numbers in wanted.items():
         ends = np.cumsum(population.counts[:, stratum])
         where = np.searchsorted(ends, numbers, side="right")
-        result[stratum] = tuple(np.zeros(len(numbers), np.int64) for _ in range(3))
+        result[stratum] = Found(*(np.zeros(len(numbers), np.int64) for _ in range(4)))
         for cell in np.unique(where):
             places = np.flatnonzero(where == cell)
             before = ends[cell] - population.counts[cell, stratum]
@@ -115,32 +151,81 @@ def find_pixels(
     windows = (population.cells[cell] for cell in order)
     for cell, (window, codes, empty) in zip(order, _read(source, windows, "drawing", len(order)), strict=True):
         values, none = strata(window, codes, empty)
-        has_gaps = none.any()
+        pixels: NDArray[Any] = ~none
+        if side > 1:
+            codes, _ = majority(codes, none, side)
+            values, pixels = majority(values, none, side)
+        has_gaps = not pixels.all()
         for stratum, places, numbers in jobs[cell]:
             chosen = values == population.values[stratum]
-            inside = np.flatnonzero(chosen & ~none if has_gaps else chosen)[numbers]
+            inside = np.flatnonzero(chosen & (pixels > 0) if has_gaps else chosen)[numbers]
             rows, columns = np.divmod(inside, codes.shape[1])
-            for kept, new in zip(
-                result[stratum], (rows + window.row_off, columns + window.col_off, codes[rows, columns]), strict=True
-            ):
-                kept[places] = new
-    return result  # type: ignore[return-value] # tuples of three
+            own = result[stratum]
+            own.rows[places], own.columns[places] = rows * side + window.row_off, columns * side + window.col_off
+            own.codes[places], own.pixels[places] = codes[rows, columns], pixels[rows, columns]
+    return result
+
+
+def majority(values: NDArray[Any], none: NDArray[np.bool_], side: int) -> tuple[NDArray[Any], Counts]:
+    """Return the most frequent value of each block, and the number of its pixels that have a value.
+
+    Args:
+        values: whole numbers (H, W).
+        none: where there is no value, (H, W).
+        side: rows and columns of a block; blocks at the right and lower edge may be smaller.
+    """
+    height, width = values.shape
+    rows, columns = -(-height // side), -(-width // side)
+    known = ~none
+    if not known.any():
+        return np.zeros((rows, columns), values.dtype), np.zeros((rows, columns), np.int64)
+    every, places = _places(values[known])
+    occurring = np.flatnonzero(np.bincount(places))
+    lookup = np.zeros(len(every), np.int64)
+    lookup[occurring] = np.arange(len(occurring))
+    every, places = every[occurring], lookup[places]
+    blocks = (np.arange(height) // side * columns)[:, None] + np.arange(width) // side
+    counts = np.bincount(blocks[known] * len(every) + places, minlength=rows * columns * len(every))
+    counts = counts.reshape(rows, columns, len(every))
+    return every[counts.argmax(axis=2)].astype(values.dtype), counts.sum(axis=2)
 
 
 def hash_of(source: ClassRaster) -> str:
     """Return the hash of a map's codes and grid, as `Population.sha256`."""
-    digest = hashlib.sha256(_identity(source).encode())
+    digest = _MapHash.of(source)
     for _ in _hashed(source, digest):
         pass
     return digest.hexdigest()
 
 
-def _hashed(source: ClassRaster, digest: Any) -> Iterator[tuple[Window, NDArray[Any], NDArray[np.bool_]]]:
+@dataclass(frozen=True, slots=True)
+class _MapHash:
+    """Hash of a map. Codes and mask have hashes of their own, so the result does not depend on how strips are cut."""
+
+    codes: Any
+    mask: Any
+    """None if a value says where there is no data."""
+
+    @classmethod
+    def of(cls, source: ClassRaster) -> "_MapHash":
+        return cls(hashlib.sha256(_identity(source).encode()), hashlib.sha256() if source.has_mask else None)
+
+    def update(self, codes: NDArray[Any], empty: NDArray[np.bool_]) -> None:
+        self.codes.update(np.ascontiguousarray(codes))
+        if self.mask is not None:
+            self.mask.update(np.ascontiguousarray(empty))
+
+    def hexdigest(self) -> str:
+        own: str = self.codes.hexdigest()
+        return own if self.mask is None else hashlib.sha256((own + self.mask.hexdigest()).encode()).hexdigest()
+
+
+def _hashed(
+    source: ClassRaster, digest: _MapHash, side: int = 1
+) -> Iterator[tuple[Window, NDArray[Any], NDArray[np.bool_]]]:
     """Yield the whole map, and add it to a hash."""
-    for window, codes, empty in _strips(source):
-        digest.update(np.ascontiguousarray(codes))
-        if source.has_mask:
-            digest.update(np.packbits(empty))
+    for window, codes, empty in _strips(source, side):
+        digest.update(codes, empty)
         yield window, codes, empty
 
 
@@ -150,13 +235,14 @@ def _identity(source: ClassRaster) -> str:
     return repr((grid.width, grid.height, tuple(grid.transform)[:6], wkt, str(source.dtype), source.nodata))
 
 
-def _strips(source: ClassRaster) -> Iterator[tuple[Window, NDArray[Any], NDArray[np.bool_]]]:
-    """Yield the whole map from its first row to its last."""
+def _strips(source: ClassRaster, side: int) -> Iterator[tuple[Window, NDArray[Any], NDArray[np.bool_]]]:
+    """Yield the whole map from its first row to its last, in strips that end where units end."""
     height, width = source.grid.height, source.grid.width
     rows = max(1, _STRIP_PIXELS // width)
     block = source.block_shape[0]
     if block * width <= _ROW_OF_BLOCKS:
         rows = block * max(1, rows // block)
+    rows = side * max(1, rows // side)
     windows = [Window(0, top, width, min(rows, height - top)) for top in range(0, height, rows)]
     yield from _read(source, iter(windows), "counting", len(windows))
 
@@ -169,9 +255,9 @@ def _read(
     yield from track(stream, what, total=total, unit="part")
 
 
-def _columns(source: ClassRaster) -> int:
+def _columns(source: ClassRaster, side: int) -> int:
     block = source.block_shape[1]
-    return block * max(1, _CELL_COLUMNS // block)
+    return side * -(-block * max(1, _CELL_COLUMNS // block) // side)
 
 
 def _areas(grid: Grid, strip: Window) -> NDArray[np.float64]:
@@ -180,25 +266,37 @@ def _areas(grid: Grid, strip: Window) -> NDArray[np.float64]:
 
 
 def _count(
-    values: NDArray[Any], none: NDArray[np.bool_], areas: NDArray[np.float64] | None
-) -> tuple[Counts, Counts, Floats]:
-    """Count values where there are some: the values that occur, their pixels and their areas."""
-    if none.any():
-        values, areas = values[~none], areas[~none] if areas is not None else None
+    values: NDArray[Any], none: NDArray[np.bool_], areas: Floats | None, side: int
+) -> tuple[Counts, Counts, Floats, Floats]:
+    """Count units where there are some: the values that occur, their units, their pixels and their areas."""
+    cover = ~none
+    if side > 1:
+        if areas is not None:
+            areas = _sum_blocks(np.where(none, 0.0, areas), side)
+        values, pixels = majority(values, none, side)
+        cover = pixels > 0
+    if not cover.all():
+        values, areas = values[cover], areas[cover] if areas is not None else None
+    if not values.size:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
+    every, places = _places(values)
+    units = np.bincount(places)
+    known = np.flatnonzero(units)
+    amounts = units if side == 1 else np.bincount(places, pixels[cover])
+    ground = np.zeros(len(every)) if areas is None else np.bincount(places, areas.ravel())
+    return every[known], units[known], amounts[known].astype(np.float64), ground[known].astype(np.float64)
+
+
+def _sum_blocks(values: Floats, side: int) -> Floats:
+    rows, columns = (np.arange(0, length, side) for length in values.shape)
+    return np.asarray(np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1))
+
+
+def _places(values: NDArray[Any]) -> tuple[Counts, NDArray[np.integer]]:
+    """Return ascending values, which need not all occur, and the place of each given value among them, (n,)."""
     flat = values.ravel()
-    if not flat.size:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
-    weights = None if areas is None else areas.ravel()
     low = 0 if flat.dtype == np.uint8 else int(flat.min())
-    if int(flat.max()) - low < _DENSE:
-        places = flat if low == 0 else flat.astype(np.int64) - low
-        counts = np.bincount(places)
-        known = np.flatnonzero(counts)
-        counts, ground = counts[known], np.zeros(0) if weights is None else np.bincount(places, weights)[known]
-        known += low
-    else:
-        known, places, counts = np.unique(flat, return_inverse=True, return_counts=True)
-        ground = np.zeros(0) if weights is None else np.bincount(places, weights)
-    if weights is None:
-        ground = np.zeros(len(known))
-    return known.astype(np.int64), counts.astype(np.int64), ground.astype(np.float64)
+    span = int(flat.max()) - low + 1
+    if span > _DENSE:
+        return np.unique(flat.astype(np.int64), return_inverse=True)
+    return np.arange(low, low + span), flat if low == 0 else flat.astype(np.int64) - low

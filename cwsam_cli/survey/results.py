@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cwsam_cli.survey.design import Design
 from cwsam_cli.survey.estimators import Estimate
 
 
@@ -52,9 +53,13 @@ class SampleAssessment:
 
     sample: str
     map: str
+    design: Design
+    """How the points were drawn."""
     method: str
     points: int
     interpreted: int
+    interpreted_by_stratum: tuple[int, ...]
+    """Interpreted points of each stratum of the design."""
     overall: Estimate
     """Overall accuracy."""
     classes: tuple[ClassEstimates, ...]

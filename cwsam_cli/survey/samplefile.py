@@ -2,14 +2,18 @@
 
 The reference is empty at first. Interpreters fill it in, in QGIS or in the CSV, with codes or names of classes. More
 interpreters add fields `reference_2`, `reference_3`.
+
+A block may show several classes. Then `reference_shares` names the others with their per cent of the block, as in
+`Forest 40, Water 10`, and the rest is of the class in `reference`.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from cwsam_cli.errors import DataError
@@ -23,10 +27,14 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 REFERENCE = "reference"
+SHARES = "_shares"
+"""Ending of the field with the classes that have a part of a block."""
 LAYER = "sample"
 _DESIGN = "CWSAM_DESIGN"
 _SECRET = ("map", "pixel_m2")
 """Fields that the CSV leaves out: one tells interpreters what the map says."""
+_TELLING = ("stratum", "weight")
+"""Fields that tell it, too, if strata are the map's classes."""
 _PLACE = ("x", "y", "lon", "lat")
 """Fields of the CSV that stand for the geometry."""
 NO_REFERENCE = -(2**31)
@@ -39,7 +47,8 @@ class Sample:
 
     path: Path
     frame: "GeoDataFrame"
-    """Fields `id`, `stratum`, `weight` (pixels per point), `map` (code), `pixel_m2`, `reference`, and others."""
+    """Fields `id`, `stratum`, `weight` (pixels or blocks per point), `map` (code), `pixel_m2` (ground of the pixel or
+    block; pixels of a block without a CRS), `reference`, and others."""
     design: Design | None
     """None where the file has no design."""
 
@@ -72,6 +81,54 @@ class Sample:
             )
         return codes
 
+    def shares(self, field: str, classes: tuple[MapClass, ...]) -> NDArray[np.float64]:
+        """Return the share of each class in each unit, (N, classes), 0 in all where the reference is empty.
+
+        Raises:
+            DataError: a value is not a class, or shares are no per cent of classes that fit into a block.
+        """
+        places = {entry.code: place for place, entry in enumerate(classes)}
+        codes = self.references(field, classes)
+        found = np.zeros((len(codes), len(classes)))
+        texts = self.frame[field + SHARES].map(_text).tolist() if field + SHARES in self.frame.columns else []
+        for row, text in enumerate(texts):
+            for code, share in self._parts(field + SHARES, text, classes) if text else ():
+                found[row, places[code]] += share
+            total = found[row].sum()
+            if total > 1 + 1e-6 or (0 < total < 1 - 1e-6 and codes[row] == NO_REFERENCE):
+                raise DataError(
+                    f"`{self.path}`: field `{field + SHARES}` holds `{text}`, which is {100 * total:g} % of a block",
+                    hint=f"write at most 100 %, and the class of the rest into `{field}`",
+                )
+        for row, code in enumerate(codes.tolist()):
+            if code != NO_REFERENCE:
+                found[row, places[code]] += max(0.0, 1 - found[row].sum())
+        return found
+
+    def _parts(self, field: str, text: str, classes: tuple[MapClass, ...]) -> list[tuple[int, float]]:
+        """Read classes and their shares from a text such as `Forest 40, Water 10`."""
+        known = {name_key(entry.name): entry.code for entry in classes} | {str(e.code): e.code for e in classes}
+        # Names may contain commas and numbers, so known names are looked for, the longest first.
+        names = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
+        pattern = re.compile(rf"\s*({names})\s*[:=]?\s+(\d+(?:\.\d+)?)\s*%?\s*(?:[,;]|$)")
+        parts, at = [], 0
+        while at < len(text):
+            found = pattern.match(text, at)
+            if found is None:
+                raise DataError(
+                    f"`{self.path}`: field `{field}` holds `{text}`, which is not a list of classes and per cent",
+                    hint=f"for example: {classes[0].name} 40",
+                )
+            parts.append((known[found[1]], float(found[2]) / 100))
+            at = found.end()
+        return parts
+
+
+def centers(frame: "GeoDataFrame") -> tuple[Any, Any]:
+    """Return x and y of points, or of the middle of blocks, (N,) each."""
+    middle = shapely.centroid(frame.geometry.to_numpy())
+    return shapely.get_x(middle), shapely.get_y(middle)
+
 
 def _text(value: object) -> str:
     """Return a value as it would be typed: empty for none, `3` for 3.0."""
@@ -81,7 +138,7 @@ def _text(value: object) -> str:
 
 
 def write_sample(path: Path, frame: "GeoDataFrame", design: Design, *, overwrite: bool) -> None:
-    """Write a sample: the GeoPackage, and a CSV beside it that does not name the map's classes.
+    """Write a sample: the GeoPackage, and a CSV beside it that does not tell the map's classes.
 
     Args:
         path: the GeoPackage.
@@ -89,18 +146,23 @@ def write_sample(path: Path, frame: "GeoDataFrame", design: Design, *, overwrite
         design: how the points were drawn.
         overwrite: whether existing files are replaced.
     """
+    import geopandas
+
     fields = [name for name in frame.columns if name != frame.geometry.name]
     references = [name for name in fields if name.startswith(REFERENCE)]
     with staged(path, overwrite=overwrite) as file:
         write_frame(frame, file, layer=LAYER, layer_metadata={_DESIGN: design.as_json()})
-        write_default_style(file, LAYER, form_style(design.classes, reference=references, fields=fields))
-        table = frame.drop(columns=[frame.geometry.name, *_SECRET], errors="ignore")
-        table.insert(1, "x", frame.geometry.x)
-        table.insert(2, "y", frame.geometry.y)
+        style = form_style(design.classes, reference=references, fields=fields, are_blocks=design.block_pixels > 1)
+        write_default_style(file, LAYER, style)
+        secret = [*_SECRET, *(_TELLING if design.has_class_strata else ())]
+        table = frame.drop(columns=[frame.geometry.name, *secret], errors="ignore")
+        x, y = centers(frame)
+        table.insert(1, "x", x)
+        table.insert(2, "y", y)
         if frame.crs is not None and not frame.crs.is_geographic:
-            degrees = frame.geometry.to_crs(4326)
-            table.insert(3, "lon", degrees.x.round(7))
-            table.insert(4, "lat", degrees.y.round(7))
+            degrees = geopandas.GeoSeries.from_xy(x, y, crs=frame.crs).to_crs(4326)
+            table.insert(3, "lon", degrees.x.round(7).to_numpy())
+            table.insert(4, "lat", degrees.y.round(7).to_numpy())
         table.to_csv(file.with_suffix(".csv"), index=False)
 
 
@@ -146,20 +208,20 @@ def read_sample(path: Path) -> Sample:
 def _read_csv(path: Path, package: Path | None) -> "GeoDataFrame":
     import geopandas
     import pandas
-    import pyogrio
 
     table = pandas.read_csv(path, dtype={REFERENCE: object})
     if not {"x", "y"} <= set(table.columns):
         raise ValueError("it has no columns `x` and `y`")
-    crs = None
-    if package is not None:
-        if "id" not in table.columns:
-            raise ValueError(f"it has no column `id`, by which its points are found in `{package}`")
-        crs = pyogrio.read_info(package, layer=LAYER)["crs"]
-        whole = geopandas.read_file(package, layer=LAYER)
-        table = table.merge(whole[["id", *_SECRET]], on="id", how="left", validate="one_to_one")
-    points = geopandas.points_from_xy(table["x"], table["y"])
-    return geopandas.GeoDataFrame(table.drop(columns=list(_PLACE), errors="ignore"), geometry=points, crs=crs)
+    if package is None:
+        points = geopandas.points_from_xy(table["x"], table["y"])
+        return geopandas.GeoDataFrame(table.drop(columns=list(_PLACE), errors="ignore"), geometry=points)
+    if "id" not in table.columns:
+        raise ValueError(f"it has no column `id`, by which its points are found in `{package}`")
+    whole = geopandas.read_file(package, layer=LAYER)
+    kept = [name for name in ("id", *_SECRET, *_TELLING) if name in whole.columns] + [whole.geometry.name]
+    table = table.drop(columns=[name for name in (*_PLACE, *_SECRET, *_TELLING) if name in table.columns])
+    merged = table.merge(whole[kept], on="id", how="left", validate="one_to_one")
+    return geopandas.GeoDataFrame(merged, geometry=whole.geometry.name, crs=whole.crs)
 
 
 def _design_text(path: Path) -> str | None:

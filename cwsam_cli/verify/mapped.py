@@ -20,8 +20,10 @@ from cwsam_cli.maps.regions import NOWHERE, PlacedPolygons, field_of, is_raster,
 from cwsam_cli.maps.strips import ClassRaster, on_grid, open_classes
 from cwsam_cli.metrics.confusion import Matrix, Metrics, compute_metrics
 from cwsam_cli.raster.scene import open_raster
+from cwsam_cli.report.pictures import Picture
 from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, default_color, name_key
 from cwsam_cli.verify.crosswalk import Crosswalk, read_crosswalk
+from cwsam_cli.verify.pictures import Thumbnail
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -35,6 +37,9 @@ _CODES = 256
 
 Pairs = Counter[tuple[int, int]]
 """Pixels by map code and reference value."""
+Places = dict[int, int | None]
+Small = tuple[Thumbnail, Thumbnail]
+"""Pictures of the map and the reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ class MapAssessment:
     left_out: int
     """Pixels or points with a reference that are not compared: without a map class, with two classes in the reference,
     or without a target in the crosswalk."""
+    picture: Picture | None
+    """Map and reference in small; None for points."""
 
 
 def assess_map(
@@ -78,14 +85,14 @@ def assess_map(
     """
     walk = read_crosswalk(crosswalk)
     with open_classes(map_path, band) as source:
-        legend = Legend.read(source.dataset, source.band)
+        legend, small = Legend.read(source.dataset, source.band), (Thumbnail(source.grid), Thumbnail(source.grid))
         if is_coded := is_raster(reference):
-            pairs, names, left_out, unit = *_against_raster(source, reference), 0, "pixels"
+            pairs, names, left_out, unit = *_against_raster(source, reference, small), 0, "pixels"
         elif class_field is None:
             raise UsageError(f"`{reference}` needs --class-field", hint="name the field with the class of each feature")
         else:
-            pairs, names, left_out, unit = _against_features(source, reference, class_field)
-    taxonomy, matrix, lost = _common(pairs, legend, names, walk, reference, are_codes=is_coded)
+            pairs, names, left_out, unit = _against_features(source, reference, class_field, small)
+    taxonomy, matrix, lost, places = _common(pairs, legend, names, walk, reference, are_codes=is_coded)
     metrics = compute_metrics(matrix)
     if not metrics.pixels:
         raise DataError(
@@ -93,7 +100,11 @@ def assess_map(
         )
     if left_out + lost:
         log.warning("%s %s of `%s` are left out: see --help", f"{left_out + lost:,}", unit, reference)
-    return MapAssessment(str(map_path), str(reference), taxonomy, matrix, metrics, unit, left_out + lost)
+    picture = None
+    if unit == "pixels":
+        mapped, real = (part.indices(own) for part, own in zip(small, places, strict=True))
+        picture = Picture(map_path.name, mapped, real)
+    return MapAssessment(str(map_path), str(reference), taxonomy, matrix, metrics, unit, left_out + lost, picture)
 
 
 def count_pairs(mapped: NDArray[Any], reference: NDArray[Any]) -> Pairs:
@@ -130,8 +141,8 @@ def _strips(source: ClassRaster) -> Iterator[Window]:
         yield Window(0, top, width, min(rows, height - top))
 
 
-def _against_raster(source: ClassRaster, path: Path) -> tuple[Pairs, dict[int, str]]:
-    """Count pairs, and read the names of the reference's codes."""
+def _against_raster(source: ClassRaster, path: Path, small: Small) -> tuple[Pairs, dict[int, str]]:
+    """Count pairs, draw map and reference, and read the names of the reference's codes."""
     with open_raster(path) as dataset:
         if dataset.count != 1:
             raise DataError(f"`{path}` has {dataset.count} bands", hint="a reference is a raster of one band")
@@ -141,14 +152,17 @@ def _against_raster(source: ClassRaster, path: Path) -> tuple[Pairs, dict[int, s
         for window in _strips(source):
             codes, empty = source.read(window)
             values, none = raster.read_codes(window)
+            _paint(small, window, (codes, ~empty), (values, ~none))
             known = ~(empty | none)
             if known.any():
                 pairs += count_pairs(codes[known], values[known])
     return pairs, names
 
 
-def _against_features(source: ClassRaster, path: Path, field: str) -> tuple[Pairs, dict[int, str], int, str]:
-    """Count pairs, and number the classes in the field.
+def _against_features(
+    source: ClassRaster, path: Path, field: str, small: Small
+) -> tuple[Pairs, dict[int, str], int, str]:
+    """Count pairs, draw map and reference, and number the classes in the field.
 
     Returns:
         Pairs; names by number (a name may be a code in digits); pixels or points that are left out; the unit.
@@ -173,11 +187,17 @@ def _against_features(source: ClassRaster, path: Path, field: str) -> tuple[Pair
             continue
         codes, empty = source.read(window)
         inside = burnt != NOWHERE
+        _paint(small, window, (codes, ~empty), (burnt, inside))
         kept = inside & ~empty & (burnt == regions.read(window, first_wins=True))
         left_out += int(inside.sum() - kept.sum())
         if kept.any():
             pairs += count_pairs(codes[kept], burnt[kept])
     return pairs, names, left_out, "pixels"
+
+
+def _paint(small: Small, window: Window, *layers: tuple[NDArray[Any], NDArray[np.bool_]]) -> None:
+    for part, (values, known) in zip(small, layers, strict=True):
+        part.paint(window, values, known)
 
 
 def _at_points(source: ClassRaster, frame: "GeoDataFrame") -> tuple[Pairs, int]:
@@ -205,7 +225,7 @@ def _plain(value: object) -> str:
 
 def _common(
     pairs: Pairs, legend: Legend, names: dict[int, str], walk: Crosswalk, reference: Path, *, are_codes: bool
-) -> tuple[Taxonomy, Matrix, int]:
+) -> tuple[Taxonomy, Matrix, int, tuple[Places, Places]]:
     """Bring both legends to common classes, and count pixels by them.
 
     Args:
@@ -217,7 +237,8 @@ def _common(
         are_codes: whether the reference's values are class codes, and not numbers of the texts in a field.
 
     Returns:
-        The common classes, the matrix, and the pixels that have no target.
+        The common classes, the matrix, the pixels that have no target, and the place of each code of the map and of
+        each value of the reference in the common classes.
     """
     codes = sorted({code for code, _ in pairs} | set(legend.names))
     targets = {code: walk.target("map", code, legend.name(code)) for code in codes}
@@ -261,4 +282,5 @@ def _common(
         LandCoverClass(code=own[key] if key in own else next(free), name=name, color=color)
         for key, (name, color) in common.items()
     )
-    return Taxonomy(classes=classes), matrix, lost
+    both = tuple({value: place.get(name_key(name)) for value, name in side.items()} for side in (targets, real))
+    return Taxonomy(classes=classes), matrix, lost, (both[0], both[1])

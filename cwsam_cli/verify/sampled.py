@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.maps.legend import Legend
 from cwsam_cli.maps.strips import ClassRaster, open_classes
-from cwsam_cli.survey.design import Design, MapClass, Stratum
-from cwsam_cli.survey.estimators import Estimate, estimate, tally
+from cwsam_cli.survey.design import Design, MapClass, Stratum, describe_outside
+from cwsam_cli.survey.estimators import Estimate, Units, estimate
 from cwsam_cli.survey.population import classes_as_strata, count_population, hash_of
 from cwsam_cli.survey.results import ClassEstimates, InterpreterAgreement, SampleAssessment
 from cwsam_cli.survey.samplefile import NO_REFERENCE, REFERENCE, Sample, read_sample
+from cwsam_cli.verify.lookup import look_up
 
 Codes = NDArray[np.int64]
 
@@ -53,7 +53,8 @@ def assess_sample(
         notes.append("The points have no design. They count as drawn at random from all pixels.")
     else:
         design, strata = sample.design, sample.frame["stratum"].to_numpy().astype(np.int64) - 1
-        sizes = sample.frame["pixel_m2"].to_numpy(np.float64) if design.areas_m2 is not None else None
+        has_sizes = design.areas_m2 is not None or design.block_pixels > 1
+        sizes = sample.frame["pixel_m2"].to_numpy(np.float64) if has_sizes else None
         mapped = sample.frame["map"].to_numpy().astype(np.int64)
         if map_path is not None:
             design, mapped, is_own_map = _on_map(sample, design, mapped, map_path, band)
@@ -67,8 +68,17 @@ def assess_sample(
             method = "stratified, strata are not map classes (Stehman 2014)"
     if not is_own_map or any(stratum.code is None for stratum in design.strata):
         notes.append("Strata are not the map's classes, so the mapped areas are estimates from the points, too.")
-    reference = sample.references(REFERENCE, design.classes)
-    known = reference != NO_REFERENCE
+    if design.block_pixels > 1:
+        side = design.block_pixels
+        method += f", blocks of {side} × {side} pixels"
+        notes.append(
+            "Accuracies are those of blocks: a block has the class of most of its pixels in the map."
+            " Areas are those of the ground."
+        )
+    if design.outside_pixels:
+        notes.append(describe_outside(design.outside_pixels, int(design.pixels.sum())))
+    shares = sample.shares(REFERENCE, design.classes)
+    known: NDArray[np.bool_] = shares.sum(axis=1) > 0
     if not known.all():
         notes.append(
             f"{int((~known).sum()):,} of {len(known):,} points have no reference yet."
@@ -80,7 +90,7 @@ def assess_sample(
         design,
         strata[known],
         mapped[known],
-        reference[known],
+        shares[known],
         sizes if sizes is None else sizes[known],
         map_name=str(map_path or design.map),
         method=method,
@@ -93,29 +103,32 @@ def _assess(
     design: Design,
     strata: Codes,
     mapped: Codes,
-    reference: Codes,
+    shares: NDArray[np.float64],
     sizes: NDArray[np.float64] | None,
     *,
     map_name: str,
     method: str,
     notes: Sequence[str],
 ) -> SampleAssessment:
-    codes = np.unique(np.concatenate([mapped, reference, [s.code for s in design.strata if s.code is not None]]))
-    codes = codes.astype(np.int64)
-    areas = design.areas_m2
-    tallies = tally(
-        strata,
-        np.searchsorted(codes, mapped),
-        np.searchsorted(codes, reference),
-        classes=len(codes),
-        pixels=design.pixels,
-        areas=areas,
-        sizes=sizes,
+    listed = np.array([entry.code for entry in design.classes], np.int64)
+    present = listed[shares.any(axis=0)]
+    codes = np.unique(np.concatenate([mapped, present, [s.code for s in design.strata if s.code is not None]]))
+    codes, areas = codes.astype(np.int64), design.areas_m2
+    by_code = np.zeros((len(mapped), len(codes)))
+    by_code[:, np.searchsorted(codes, present)] = shares[:, shares.any(axis=0)]
+    units = Units(
+        strata=strata,
+        mapped=np.searchsorted(codes, mapped),
+        shares=by_code,
+        sizes=np.ones(len(mapped)) if sizes is None else sizes,
+        units=design.units,
+        areas=design.pixels.astype(np.float64) if areas is None else areas,
     )
-    found = estimate(tallies)
+    found = estimate(units)
     total_ha = None if areas is None else float(areas.sum()) / 10_000
     legend = {entry.code: entry for entry in design.classes}
-    in_map, in_reference = tallies.counts.sum(axis=(0, 2)), tallies.counts.sum(axis=(0, 1))
+    in_map = np.bincount(units.mapped, minlength=len(codes))
+    in_reference = (units.shares > 0).sum(axis=0)
     classes = []
     for k, code in enumerate(codes.tolist()):
         few_mapped, few_real = in_map[k] < FEW, in_reference[k] < FEW
@@ -136,15 +149,18 @@ def _assess(
                 note=_note(int(in_map[k]), int(in_reference[k])),
             )
         )
-    single = [s.name for s, n in zip(design.strata, tallies.points.tolist(), strict=True) if n == 1 and s.pixels > 1]
+    points = np.bincount(strata, minlength=len(design.strata)).tolist()
+    single = [s.name for s, n in zip(design.strata, points, strict=True) if n == 1 and s.units > 1]
     if single:
         notes = [*notes, f"Only one point of the stratum {', '.join(single)} is interpreted, so errors are unknown."]
     return SampleAssessment(
         sample=str(sample.path),
         map=map_name,
+        design=design,
         method=method,
         points=len(sample.frame),
-        interpreted=len(reference),
+        interpreted=len(mapped),
+        interpreted_by_stratum=tuple(points),
         overall=found.overall,
         classes=tuple(classes),
         matrix=tuple(map(tuple, found.matrix.tolist())),
@@ -186,7 +202,7 @@ def _without_design(
     with open_classes(map_path, band) as source:
         population = count_population(source, classes_as_strata)
         classes = _classes(source, population.values.tolist())
-        mapped, sizes = _look_up(sample, source, map_path)
+        mapped, sizes = look_up(sample, source)
     area = None if population.areas_m2 is None else float(population.areas_m2.sum())
     pixels = int(population.pixels.sum())
     whole = Stratum(number=1, name="whole map", code=None, pixels=pixels, area_m2=area, points=len(mapped))
@@ -209,7 +225,7 @@ def _on_map(
     with open_classes(map_path, band) as source:
         if hash_of(source) == design.map_sha256:
             return design, mapped, True
-        looked_up, _ = _look_up(sample, source, map_path)
+        looked_up, _ = look_up(sample, source)
         others = _classes(source, np.unique(looked_up).tolist())
     own = {entry.code: entry for entry in design.classes}
     for entry in others:
@@ -227,38 +243,6 @@ def _classes(source: ClassRaster, present: Sequence[int]) -> tuple[MapClass, ...
     legend = Legend.read(source.dataset, source.band)
     codes = sorted(set(legend.names) | set(present))
     return tuple(MapClass(code=code, name=legend.name(code), color=legend.color(code)) for code in codes)
-
-
-def _look_up(sample: Sample, source: ClassRaster, map_path: Path) -> tuple[Codes, NDArray[np.float64] | None]:
-    """Return the map's class at each point, (N,), and the size of the pixels in m².
-
-    Raises:
-        DataError: the map has no class at a point.
-    """
-    grid, frame = source.grid, sample.frame
-    points = frame.geometry
-    if frame.crs is not None and grid.crs is not None:
-        points = points.to_crs(grid.crs.to_wkt())
-    columns, rows = ~grid.transform @ (points.x.to_numpy(), points.y.to_numpy())
-    codes, sizes = np.zeros(len(frame), np.int64), np.full(len(frame), np.nan)
-    outside = 0
-    for place in np.argsort(rows, kind="stable").tolist():
-        row, column = int(np.floor(rows[place])), int(np.floor(columns[place]))
-        if not (0 <= row < grid.height and 0 <= column < grid.width):
-            outside += 1
-            continue
-        values, empty = source.read(Window(column, row, 1, 1))
-        outside += int(empty[0, 0])
-        codes[place] = values[0, 0]
-        if grid.crs is not None:
-            areas = grid.pixel_areas(row, 1)[0]
-            sizes[place] = areas[min(column, len(areas) - 1)]
-    if outside:
-        raise DataError(
-            f"`{map_path}` has no class at {outside:,} of {len(frame):,} points of `{sample.path}`",
-            hint="assess a map that covers all points",
-        )
-    return codes, None if grid.crs is None else sizes
 
 
 def _refuse_empty_strata(sample: Sample, design: Design, strata: Codes) -> None:

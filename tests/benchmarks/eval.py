@@ -92,7 +92,7 @@ def sample(side: int) -> None:
         def draw_points() -> None:
             with open_classes(path) as source:
                 population = count_population(source, classes_as_strata)
-                pixels = population.pixels
+                pixels = population.units
                 points = allocate(POINTS, shares("proportional", pixels, pixels * 0.0), np.full(len(pixels), 2), pixels)
                 draw(source, classes_as_strata, population, points, seed=(0, 1))
 

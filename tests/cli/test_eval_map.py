@@ -76,6 +76,7 @@ def test_a_reference_raster_gives_sklearns_matrix(
     assert told["accuracy"] == pytest.approx(np.trace(expected) / expected.sum())
     assert [entry["name"] for entry in told["classes"]] == TABLE.names
     assert json.loads(Path("report/metrics.json").read_text("utf-8")) == told
+    assert '"reference": "eN' in Path("report/report.html").read_text("utf-8")  # the picture, compressed
     assert "standard errors" in cwsam("eval", "--map", "map.tif", "--reference", "truth.tif").stdout
 
 

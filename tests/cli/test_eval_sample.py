@@ -261,7 +261,16 @@ def test_points_that_are_not_interpreted_yet_are_named(cwsam: Cwsam, map_path: P
 def test_the_report_has_the_figures_as_files(cwsam: Cwsam, map_path: Path, truth: NDArray[np.uint8]) -> None:
     cwsam("sample", map_path, "-n", 200, "-o", "sample.gpkg")
     interpret(Path("sample.gpkg"), truth)
-    told = assess(cwsam, "-o", "report")
+    told = assess(cwsam, "--map", map_path, "-o", "report")
+    assert sorted(path.name for path in Path("report").iterdir()) == [
+        "areas.csv",
+        "confusion_matrix.csv",
+        "metrics.json",
+        "report.html",
+        "strata.csv",
+    ]
+    page = Path("report/report.html").read_text("utf-8")
+    assert '"points": [[' in page and "Overall accuracy" in page
     assert json.loads(Path("report/metrics.json").read_text("utf-8")) == told
     with Path("report/areas.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -17,8 +17,10 @@ from PIL import Image
 from rasterio.transform import from_origin
 from typer.testing import Result
 
+from cwsam_cli.maps.strips import open_classes
 from cwsam_cli.raster.style import tag_classes
-from cwsam_cli.survey.samplefile import read_sample
+from cwsam_cli.survey.population import classes_as_strata, count_population, hash_of
+from cwsam_cli.survey.samplefile import read_sample, write_sample
 from cwsam_cli.taxonomy import from_names
 from tests.cli.conftest import write
 
@@ -102,6 +104,19 @@ def test_the_hash_is_that_of_the_pixels_and_not_of_the_file(cwsam: Cwsam, map_pa
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_the_hash_of_a_map_with_a_mask_band_does_not_depend_on_its_blocks(tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(1, 4, (300, 333)).astype(np.uint8)
+    hashes = []
+    for name, blocks in (("tiles", {"tiled": True, "blockxsize": 64, "blockysize": 64}), ("strips", {"blockysize": 7})):
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+            path = write(tmp_path / f"{name}.tif", codes, **blocks)
+            with rasterio.open(path, "r+") as target:
+                target.write_mask(codes != 2)
+        with open_classes(path) as source:
+            hashes.append((hash_of(source), count_population(source, classes_as_strata, 3).sha256))
+    assert len({*hashes[0], *hashes[1]}) == 1
+
+
 def test_the_form_offers_the_classes_and_hides_the_map(cwsam: Cwsam, map_path: Path) -> None:
     cwsam("sample", map_path, "-n", 60, "-o", "sample.gpkg")
     with closing(sqlite3.connect("sample.gpkg")) as package:
@@ -129,11 +144,11 @@ def test_the_form_offers_the_classes_and_hides_the_map(cwsam: Cwsam, map_path: P
     assert hidden == {"stratum", "weight", "map", "pixel_m2"}
 
 
-def test_the_csv_has_the_points_without_the_maps_classes(cwsam: Cwsam, map_path: Path) -> None:
+def test_the_csv_has_the_points_and_nothing_that_tells_the_maps_classes(cwsam: Cwsam, map_path: Path) -> None:
     cwsam("sample", map_path, "-n", 60, "-o", "sample.gpkg")
     table = pandas.read_csv("sample.csv")
     frame = geopandas.read_file("sample.gpkg", layer="sample")
-    assert list(table.columns) == ["id", "x", "y", "lon", "lat", "stratum", "weight", "reference"]
+    assert list(table.columns) == ["id", "x", "y", "lon", "lat", "reference"]
     assert np.allclose(table["x"], frame.geometry.x)
     degrees = frame.geometry.to_crs(4326)
     assert np.allclose(table["lon"], degrees.x) and np.allclose(table["lat"], degrees.y)
@@ -172,6 +187,20 @@ def test_strata_may_be_polygons(cwsam: Cwsam, map_path: Path, tmp_path: Path) ->
     ]
     assert sample.design.pixels.sum() == 300 * 400 - 40 * 40
     assert ((sample.frame.geometry.x < 606_000) == (sample.frame["stratum"] == 2)).all()
+    assert "stratum" in pandas.read_csv("sample.csv").columns  # a region tells no class
+
+
+def test_ground_outside_the_strata_is_told(cwsam: Cwsam, map_path: Path, tmp_path: Path) -> None:
+    west = shapely.box(600_000, 3_991_000, 606_000, 4_000_000)
+    geopandas.GeoDataFrame(geometry=[west], crs=32617).to_file(tmp_path / "regions.gpkg")
+    told = cwsam("sample", map_path, "-n", 80, "--strata", "regions.gpkg", "-o", "sample.gpkg").stderr
+    assert "60,000 pixels of the map (50.7%) lie in no stratum" in told
+    sample = read_sample(Path("sample.gpkg"))
+    assert sample.design is not None and sample.design.outside_pixels == 60_000
+    sample.frame["reference"] = sample.frame["map"]
+    write_sample(Path("sample.gpkg"), sample.frame, sample.design, overwrite=True)
+    notes = json.loads(cwsam("eval", "--sample", "sample.gpkg", "--json").stdout)["notes"]
+    assert any("60,000 pixels of the map" in note for note in notes)
 
 
 def test_strata_may_be_a_raster_on_another_grid(cwsam: Cwsam, map_path: Path, tmp_path: Path) -> None:
@@ -278,6 +307,15 @@ def test_chips_show_the_ground_around_each_point(cwsam: Cwsam, map_path: Path, t
         (("-n", 50, "--strata-field", "name"), "--strata-field"),
         (("-n", 50, "--chips", "chips"), "--image"),
         (("--more", 50), "no sample"),
+        (("--more", 50, "--allocation", "equal"), "--allocation"),
+        (("--more", 50, "--expected-ua", 0.8), "--expected-ua"),
+        (("--more", 50, "--min-per-class", 10), "--min-per-class"),
+        (("--more", 50, "--seed", 0), "--seed"),
+        (("--more", 50, "--unit", "3x3"), "--unit"),
+        (("--more", 50, "--overwrite"), "--overwrite"),
+        (("-n", 50, "--unit", "3x4"), "3x4"),
+        (("-n", 50, "--unit", "block"), "`block`"),
+        (("-n", 50, "--unit", "1000x1000"), "64x64"),
     ],
 )
 def test_a_wish_that_cannot_be_met_is_refused(

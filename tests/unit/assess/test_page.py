@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +9,12 @@ import numpy as np
 import pytest
 
 from cwsam_cli.assess.evaluation import Evaluation
-from cwsam_cli.assess.pictures import Picture, Pictures
 from cwsam_cli.assess.report import Origin, as_dict, write_report
+from cwsam_cli.report.pictures import Picture, Pictures
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
+from tests.browser import needs_chromium, press_everything
 from tests.unit.assess.counted import evaluation
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NAMES = ["水体", "</script><script>alert(1)</script>", 'forest & "wood"', "absent"]
 TAXONOMY = Taxonomy(
     classes=tuple(
@@ -25,12 +23,6 @@ TAXONOMY = Taxonomy(
     )
 )
 HISTORY = [{"epoch": epoch, "train/loss": 2 / epoch, "val/mIoU": epoch / 9, "load": 1.0} for epoch in range(1, 6)]
-CATCH = "<script>onerror = (text) => { document.documentElement.dataset.error = text; };</script>"
-PRESS = (
-    "<script>setTimeout(() => { document.querySelectorAll('button, summary').forEach((each) => each.click());"
-    "document.querySelectorAll('input').forEach((each) => each.click());"
-    "document.documentElement.dataset.pressed = document.querySelectorAll('button').length; }, 500);</script>"
-)
 
 
 def result(blocks: int = 12) -> Evaluation:
@@ -42,7 +34,7 @@ def result(blocks: int = 12) -> Evaluation:
 def picture(title: str) -> Picture:
     rng = np.random.default_rng(1)
     index = rng.choice([0, 1, 2, 255], (20, 30)).astype(np.uint8)
-    return Picture(title, rng.integers(0, 255, (20, 30, 4)).astype(np.uint8), index, index[::-1])
+    return Picture(title, index[::-1], index, rng.integers(0, 255, (20, 30, 4)).astype(np.uint8))
 
 
 def page(folder: Path, blocks: int = 12, **changes: Any) -> Path:
@@ -83,28 +75,12 @@ def test_doubts_about_intervals_stand_beside_the_summary(tmp_path: Path) -> None
     assert '<p class="warning"' not in many
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize(("width", "changes"), [(1200, {}), (360, {"history": (), "facts": (), "configuration": ""})])
 def test_no_script_error_in_a_browser_also_when_everything_is_pressed(
     tmp_path: Path, width: int, changes: dict[str, Any]
 ) -> None:
-    path = page(tmp_path, **changes)
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("<head>", f"<head>{CATCH}").replace("</body>", f"{PRESS}</body>"), encoding="utf-8")
-    shown = in_browser(path, tmp_path / "profile", width)
-    opening = shown[: shown.index("<head>")]
-    assert "data-ready" in opening and "data-error" not in opening, opening
-    assert re.search(r'data-pressed="[1-9]', opening)
+    shown = press_everything(page(tmp_path, **changes), tmp_path / "profile", width)
     assert "水体" in shown and 'forest &amp; "wood"' in shown
     assert shown.count("<canvas") == 4
     assert (">Learning curves<" in shown) == (not changes)
-
-
-def in_browser(path: Path, profile: Path, width: int) -> str:
-    """Return the page as the browser has drawn it. A message on its console fails the test."""
-    command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    command += [f"--user-data-dir={profile}", f"--window-size={width},900", "--virtual-time-budget=5000", "--dump-dom"]
-    done = subprocess.run([*command, path.as_uri()], capture_output=True, encoding="utf-8", timeout=120, check=True)
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert console == []
-    return done.stdout

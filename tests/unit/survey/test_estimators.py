@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cwsam_cli.survey.estimators import Estimates, estimate, tally
+from cwsam_cli.survey.estimators import Estimates, Units, estimate
 
 MATRIX = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
 PIXELS = np.array([200_000, 150_000, 3_200_000, 6_450_000])
@@ -14,7 +14,7 @@ HECTARES_PER_PIXEL = 0.09
 def olofsson() -> Estimates:
     """Olofsson et al. 2014, section 5: strata are the four map classes."""
     mapped, reference = np.repeat(np.indices((4, 4)).reshape(2, -1), MATRIX.ravel(), axis=1)
-    return estimate(tally(mapped, mapped, reference, classes=4, pixels=PIXELS))
+    return estimate(Units.of_points(mapped, mapped, reference, classes=4, pixels=PIXELS))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def stehman() -> Estimates:
     reference = "AAAAACBABCABBBBBAABBCCCCCDDBBADDDDDDDCCB"
     one, other = (np.array(["ABCD".index(letter) for letter in text]) for text in (mapped, reference))
     pixels = np.array([40_000, 30_000, 20_000, 10_000])
-    return estimate(tally(np.repeat(np.arange(4), 10), one, other, classes=4, pixels=pixels))
+    return estimate(Units.of_points(np.repeat(np.arange(4), 10), one, other, classes=4, pixels=pixels))
 
 
 def test_the_areas_of_olofssons_example_are_the_published_ones(olofsson: Estimates) -> None:
@@ -78,21 +78,22 @@ def test_the_finite_population_counts_where_a_stratum_is_largely_sampled() -> No
     """Half of a stratum: the variance of the rest is half of that of a large one (Cochran 1977, section 2.6)."""
     strata, reference = np.zeros(40, int), np.repeat([0, 1], 20)
     half, large = (
-        estimate(tally(strata, strata, reference, classes=2, pixels=np.array([pixels]))) for pixels in (80, 10**6)
+        estimate(Units.of_points(strata, strata, reference, classes=2, pixels=np.array([pixels])))
+        for pixels in (80, 10**6)
     )
     assert half.overall.standard_error == pytest.approx((large.overall.standard_error or 0) * 0.5**0.5)
 
 
 def test_a_census_has_no_error() -> None:
     strata, mapped, reference = np.array([[0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0, 1, 0, 1, 0]])
-    found = estimate(tally(strata, mapped, reference, classes=2, pixels=np.array([3, 2])))
+    found = estimate(Units.of_points(strata, mapped, reference, classes=2, pixels=np.array([3, 2])))
     assert found.overall.value == pytest.approx(0.6)
     assert found.overall.standard_error == 0
 
 
 def test_a_single_point_of_a_stratum_has_no_known_error() -> None:
     strata, mapped, reference = np.array([[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 1, 1]])
-    found = estimate(tally(strata, mapped, reference, classes=3, pixels=np.array([300, 200])))
+    found = estimate(Units.of_points(strata, mapped, reference, classes=3, pixels=np.array([300, 200])))
     assert found.overall.value == pytest.approx(0.6 * 2 / 3 + 0.4)
     for entry in (found.overall, *found.proportions, found.producers[1], found.users[1]):
         assert entry is not None
@@ -103,7 +104,7 @@ def test_a_single_point_of_a_stratum_has_no_known_error() -> None:
 
 def test_the_interval_of_an_accuracy_without_error_has_a_width() -> None:
     strata = mapped = reference = np.repeat([0, 1], 30)
-    found = estimate(tally(strata, mapped, reference, classes=2, pixels=np.array([10_000, 10_000])))
+    found = estimate(Units.of_points(strata, mapped, reference, classes=2, pixels=np.array([10_000, 10_000])))
     for entry in (found.overall, *found.users):
         assert entry is not None and entry.low is not None and entry.high is not None
         assert 0.9 < entry.low < 0.97 and entry.high == 1
@@ -114,11 +115,13 @@ def test_pixels_of_unequal_size_count_by_their_size() -> None:
     rng = np.random.default_rng(0)
     strata, reference, sizes = rng.integers(0, 2, 400), rng.integers(0, 2, 400), rng.uniform(1, 3, 400)
     pixels, areas = np.bincount(strata), np.bincount(strata, sizes)
-    found = estimate(tally(strata, strata, reference, classes=2, pixels=pixels, areas=areas, sizes=sizes))
+    found = estimate(Units.of_points(strata, strata, reference, classes=2, pixels=pixels, areas=areas, sizes=sizes))
     assert found.proportions[1].value == pytest.approx(sizes[reference == 1].sum() / sizes.sum())
     assert found.overall.value == pytest.approx(sizes[reference == strata].sum() / sizes.sum())
-    same = estimate(tally(strata, strata, reference, classes=2, pixels=pixels * 10))
+    same = estimate(Units.of_points(strata, strata, reference, classes=2, pixels=pixels * 10))
     scaled = estimate(
-        tally(strata, strata, reference, classes=2, pixels=pixels * 10, areas=pixels * 7.0, sizes=np.full(400, 0.7))
+        Units.of_points(
+            strata, strata, reference, classes=2, pixels=pixels * 10, areas=pixels * 7.0, sizes=np.full(400, 0.7)
+        )
     )
     assert scaled.proportions[0].standard_error == pytest.approx(same.proportions[0].standard_error)

@@ -1,0 +1,68 @@
+"""Simulation: 95 % intervals cover the truth of a known population in 93 to 97 % of the drawn samples.
+
+A class is judged where at least 30 of the drawn units are expected to show it. With 1,000 samples, the standard error
+of a coverage of 0.95 is 0.7 percentage points, so a bound may be missed by two of them.
+"""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cwsam_cli.survey.allocation import Allocation, allocate, deviations_of, shares
+from cwsam_cli.survey.estimators import Estimate, Units, estimate
+from tests.populations import CLASSES, population, shares_of_blocks
+
+pytestmark = pytest.mark.slow
+
+DRAWS, DRAWN, ENOUGH = 1000, 300, 30
+LOWEST, HIGHEST = 0.93 - 0.014, 0.97 + 0.014
+
+
+def covers(entry: Estimate | None, true: float) -> bool:
+    return entry is not None and entry.low is not None and entry.high is not None and entry.low <= true <= entry.high
+
+
+@pytest.mark.parametrize(
+    ("side", "allocation"),
+    [(1, "proportional"), (1, "neyman"), (1, "equal"), (3, "proportional"), (3, "equal"), (5, "proportional")],
+)
+def test_intervals_of_areas_and_accuracies_cover(side: int, allocation: Allocation) -> None:
+    known = population()
+    real, found = shares_of_blocks(known.truth, side), shares_of_blocks(known.mapped, side)
+    mapped = found.argmax(axis=1)
+    hits, units = real[np.arange(len(mapped)), mapped], np.bincount(mapped)
+    truths = [
+        real.mean(axis=0),
+        np.array([hits[mapped == k].mean() for k in range(CLASSES)]),
+        np.array([hits[mapped == k].sum() / real[:, k].sum() for k in range(CLASSES)]),
+    ]
+    parts = shares(allocation, units, deviations_of(np.array([0.9, 0.85, 0.8, 0.8, 0.7])))
+    points = allocate(DRAWN, parts, np.full(CLASSES, 10), units)
+    members = [np.flatnonzero(mapped == k) for k in range(CLASSES)]
+    rng, covered = np.random.default_rng(2), np.zeros((4, CLASSES))
+    for _ in range(DRAWS):
+        drawn = np.concatenate(
+            [rng.choice(own, count, replace=False) for own, count in zip(members, points, strict=True)]
+        )
+        result = estimate(
+            Units(
+                strata=mapped[drawn],
+                mapped=mapped[drawn],
+                shares=real[drawn],
+                sizes=np.ones(DRAWN),
+                units=units,
+                areas=units.astype(np.float64),
+            )
+        )
+        rows = (result.proportions, result.users, result.producers)
+        for row, entries, true in zip(covered, rows, truths, strict=False):
+            row += [covers(entry, value) for entry, value in zip(entries, true.tolist(), strict=True)]
+        covered[3] += covers(result.overall, float(hits.mean()))
+    judge(covered[3, :1] / DRAWS)
+    in_reference = sum((real[own] > 0).mean(axis=0) * count for own, count in zip(members, points, strict=True))
+    for row, expected in zip(covered, (in_reference, points, np.minimum(points, in_reference)), strict=False):
+        judge((row / DRAWS)[expected >= ENOUGH])
+
+
+def judge(coverage: NDArray[np.float64]) -> None:
+    assert len(coverage) and coverage.min() >= LOWEST and coverage.max() <= HIGHEST, coverage.round(3)
