@@ -31,7 +31,7 @@ def read_image(
     image = read_bands(dataset, bands, window)
     if alpha is None:
         alpha = next((band for band in tagged_alpha(dataset) if band not in bands), 0)
-    valid = read_valid(dataset, bands, window, alpha)
+    valid = read_valid(dataset, bands, window, alpha, image=image)
     if np.issubdtype(image.dtype, np.floating):
         valid &= np.isfinite(image).all(axis=0)
     return image, valid
@@ -60,6 +60,8 @@ def read_valid(
     window: Window,
     alpha: int,
     shape: tuple[int, int] | None = None,
+    *,
+    image: NDArray[np.generic] | None = None,
 ) -> NDArray[np.bool_]:
     """Read where a mask, alpha or the nodata value hides no pixel (H, W). NaN and infinity are not looked for.
 
@@ -69,15 +71,22 @@ def read_valid(
         window: what to read.
         alpha: the band that hides pixels, counted from 1; 0 for none.
         shape: rows and columns of the result; None is the window's.
+        image: the bands' pixels (C, H, W) if they have been read, because GDAL's masks of nodata values take longer.
     """
-    flags = dataset.mask_flag_enums[bands[0] - 1]
-    telling = [band for band in bands if MaskFlags.nodata in dataset.mask_flag_enums[band - 1]]
+    flags = dataset.mask_flag_enums
+    telling = [band for band in bands if MaskFlags.nodata in flags[band - 1]]
     if telling:
-        masks = dataset.read_masks(telling, window=window, out_shape=shape and (len(telling), *shape)) > 0
+        nodata = [dataset.nodatavals[band - 1] for band in telling]
+        is_small = image is not None and image.dtype.kind in "iu" and image.dtype.itemsize <= 4
+        if image is not None and is_small and all(float(value).is_integer() for value in nodata):
+            pairs = zip(telling, nodata, strict=True)
+            masks = np.stack([image[bands.index(band)] != int(value) for band, value in pairs])
+        else:
+            masks = dataset.read_masks(telling, window=window, out_shape=shape and (len(telling), *shape)) > 0
         floats = any(np.issubdtype(dataset.dtypes[band - 1], np.floating) for band in telling)
-        any_band = floats or min(dataset.nodatavals[band - 1] for band in telling) < 0  # 0 or 255 may be brightness
+        any_band = floats or min(nodata) < 0  # 0 or 255 may be brightness
         valid = masks.all(axis=0) if any_band else masks.any(axis=0)
-    elif MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+    elif MaskFlags.per_dataset in flags[bands[0] - 1] and MaskFlags.alpha not in flags[bands[0] - 1]:
         valid = dataset.read_masks(bands[0], window=window, out_shape=shape) > 0
     else:
         valid = np.ones(shape or (int(window.height), int(window.width)), bool)

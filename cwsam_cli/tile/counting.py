@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from rasterio.windows import Window
 
-from cwsam_cli.tile.labels.codes import NO_LABEL, UNEXPECTED, Codes, Conflicts, Value
+from cwsam_cli.tile.labels.codes import UNEXPECTED, Conflicts, Value, count_codes
 from cwsam_cli.tile.scenes import Inputs, SceneReader
 from cwsam_cli.tile.split.blocks import Block
 from cwsam_cli.tile.split.division import Histograms
@@ -78,18 +78,11 @@ def _counting(inputs: Inputs, rows: int) -> Iterator[Callable[[list[_Work]], Cou
                 opened = reader.open(number)
                 conflicts += opened.labels.conflicts(window)
                 corrected.update(opened.count_corrections(window))
-                histogram = _histogram(opened.about_codes(window))
-                if histogram[UNEXPECTED]:
+                counts = count_codes(opened.about_codes(window))
+                if counts[UNEXPECTED]:
                     unexpected += opened.labels.unexpected(window)
-                del histogram[NO_LABEL], histogram[UNEXPECTED]
-                found.setdefault(unit, Counter()).update(histogram)
+                present = np.flatnonzero(counts[:UNEXPECTED]).tolist()
+                found.setdefault(unit, Counter()).update(dict(zip(present, counts[present].tolist(), strict=True)))
             return found, conflicts, unexpected, corrected
 
         yield count
-
-
-def _histogram(codes: Codes) -> Counter[int]:
-    first = int(codes.min())
-    counts = np.bincount(codes.ravel() - first)  # codes are small numbers
-    present = np.flatnonzero(counts)
-    return Counter(dict(zip((present + first).tolist(), counts[present].tolist(), strict=True)))

@@ -7,11 +7,12 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 
+from cwsam_cli.errors import DataError
 from cwsam_cli.tile.lengths import Length
 from cwsam_cli.tile.pipeline import tile_scenes
 from cwsam_cli.tile.request import TileRequest
@@ -56,7 +57,11 @@ def test_statistics_are_those_of_the_training_ground(
             buffer=None if buffer is None else Length(buffer, "px"),
             seed=seed,
         )
-        manifest = tile_scenes(request)
+        try:
+            manifest = tile_scenes(request)
+        except DataError as error:
+            assert buffer and "leaves no tile to a split" in str(error)
+            reject()
         index = gpd.read_file(folder / "dataset" / "tiles.gpkg")
     shown = np.zeros((height, width), bool)
     for tile in index[index.split == "train"].itertuples():

@@ -12,11 +12,16 @@ NO_LABEL = -1
 UNEXPECTED = -2
 """The code of a pixel whose label is not in the class table."""
 
-Codes = NDArray[np.int32]
+Codes = NDArray[np.int16]
 Conflicts = Counter[tuple[int, ...]]
 """Numbers of pixels by the ids of the features that contain them."""
 Value = int | str
 """A label as its file holds it: a number, a text, or a colour `#rrggbb`."""
+
+
+def count_codes(codes: Codes) -> NDArray[np.int64]:
+    """Return the number of pixels by code (258,); those of `NO_LABEL` and `UNEXPECTED` are the last two."""
+    return np.roll(np.bincount(codes.ravel() - UNEXPECTED, minlength=256 - UNEXPECTED), UNEXPECTED)
 
 
 class Labels(Protocol):

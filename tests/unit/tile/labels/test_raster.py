@@ -32,7 +32,7 @@ def codes(height: int = 16, width: int = 20, seed: int = 0) -> NDArray[np.uint8]
     return np.random.default_rng(seed).integers(0, 5, (height, width)).astype(np.uint8)
 
 
-def on_scene(path: Path, grid: Grid = GRID, window: Window | None = None) -> NDArray[np.int32]:
+def on_scene(path: Path, grid: Grid = GRID, window: Window | None = None) -> NDArray[np.int16]:
     with open_raster_labels(path, grid, SCENE) as labels:
         return labels.read(window or Window(0, 0, grid.width, grid.height))
 
@@ -52,7 +52,7 @@ def refusal(path: Path, grid: Grid = GRID) -> DataError:
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
 def test_labels_on_the_same_grid_pass_unchanged(make_raster: MakeRaster, dtype: str) -> None:
     read = on_scene(make_raster("same.tif", codes().astype(dtype)))
-    assert read.dtype == np.int32
+    assert read.dtype == np.int16
     np.testing.assert_array_equal(read, codes())
 
 
@@ -319,7 +319,7 @@ def test_a_raster_has_no_conflicts(make_raster: MakeRaster) -> None:
         assert labels.conflicts(WHOLE).total() == 0
 
 
-def halves(grid: Grid) -> NDArray[np.int32]:
+def halves(grid: Grid) -> NDArray[np.int16]:
     """3 where a pixel's centre lies west of the antimeridian, 7 east of it."""
     return np.where(degrees_of(grid)[0] % 360 < 180, 3, 7)
 

@@ -99,7 +99,7 @@ def test_a_pixel_belongs_to_the_polygon_that_holds_its_centre(tmp_path: Path) ->
     expected[3:8, 2:6] = 3
     expected[1:3, 11:14] = 7
     read = labels.read(WHOLE)
-    assert read.dtype == np.int32
+    assert read.dtype == np.int16
     np.testing.assert_array_equal(read, expected)
     np.testing.assert_array_equal(labels.read(Window(4, 2, 9, 7)), expected[2:9, 4:13])
 
