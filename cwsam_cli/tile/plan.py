@@ -4,10 +4,15 @@ The labels are read once to count the classes in every block. Blocks then go to 
 placed inside the blocks.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn, cast
+
+import numpy as np
 
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import SPLITS, SplitRule, Tiling, Unit
@@ -25,12 +30,14 @@ from cwsam_cli.tile.labels.files import RasterSource
 from cwsam_cli.tile.labels.overlaps import write_overlaps
 from cwsam_cli.tile.labels.unexpected import refuse_unexpected
 from cwsam_cli.tile.request import TileFormat, TileRequest
-from cwsam_cli.tile.scenes import Inputs, LabelledScene
-from cwsam_cli.tile.selection import Selection
+from cwsam_cli.tile.scenes import Inputs, LabelledScene, SceneReader
+from cwsam_cli.tile.selection import Selection, draw
+from cwsam_cli.tile.sparse import place_on_few
 from cwsam_cli.tile.split.blocks import Block, choose_block_size, cut_blocks
 from cwsam_cli.tile.split.dates import scene_date
 from cwsam_cli.tile.split.division import Histograms, divide, together
 from cwsam_cli.tile.split.earlier import DividedUnit, EarlierGround
+from cwsam_cli.tile.split.placement import without
 from cwsam_cli.tile.split.rare import missing_classes
 
 
@@ -90,9 +97,17 @@ def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround) -> T
     can_shrink = request.split_by == "block" and side > request.size
     for text in missing_classes(division, counted, taxonomy, wanted, recount if can_shrink else None):
         log.warning("%s", text)
-    tiles = division.tiles
+    shares_labelled = _labelled_shares(blocks, found, taxonomy)
+    division = replace(
+        division, tiles=tuple(place_on_few(division.tiles, inputs, shares_labelled, taxonomy, request.size))
+    )
+    tiles, left_out = division.tiles, Counter(division.left_out)
     if request.focus:
         tiles = focus_tiles(division, inputs, blocks, found, taxonomy, request, earlier)
+    if request.selection.limit is not None and len(tiles) > request.selection.limit:
+        reasons = _beyond_limit(tiles, request.selection.limit, inputs, taxonomy, request)
+        tiles = tuple(without(tiles, set(reasons), request.size))
+        left_out.update(reasons.values())
     return TilePlan(
         scenes=scenes,
         taxonomy=taxonomy,
@@ -113,11 +128,42 @@ def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround) -> T
             for unit, split in division.parts.items()
         },
         selection=request.selection,
-        left_out=dict(division.left_out),
+        left_out=dict(left_out),
         output=request.output,
         overwrite=request.overwrite,
         command=request.command,
     )
+
+
+def _labelled_shares(
+    blocks: Sequence[Sequence[Block]], found: Histograms, taxonomy: Taxonomy
+) -> dict[tuple[int, str], float]:
+    """Return the share of labelled pixels of each block's unit, by scene and block."""
+    area = Counter[str]()
+    for block in chain.from_iterable(blocks):
+        area[block.unit] += int(block.window.width * block.window.height)
+    share = {unit: sum(found[unit][code] for code in taxonomy.codes) / pixels for unit, pixels in area.items()}
+    return {(number, block.key): share[block.unit] for number, own in enumerate(blocks) for block in own}
+
+
+def _beyond_limit(
+    tiles: Sequence[PlannedTile], limit: int, inputs: Inputs, taxonomy: Taxonomy, request: TileRequest
+) -> dict[int, str]:
+    """Return why tiles are left out, by their number, so that `limit` are left."""
+    with closing(SceneReader(inputs.scenes, inputs.table, request.size)) as reader:
+
+        def why_not(number: int) -> str | None:
+            tile = tiles[number]
+            opened = reader.open(tile.scene)
+            labelled = np.isin(opened.labels.read(tile.window), taxonomy.codes)
+            above, beside = tile.unlabelled
+            labelled[:above] = labelled[:, :beside] = False
+            valid = np.ones_like(labelled)
+            if labelled.any() and inputs.scenes[tile.scene].hides_pixels:
+                valid = opened.scene.read(tile.window)[1]
+            return request.selection.why_not(float((labelled & valid).mean()), float(valid.mean()))
+
+        return draw([tile.split for tile in tiles], limit, request.seed, why_not)
 
 
 def _tiling(request: TileRequest) -> Tiling:
