@@ -38,6 +38,7 @@ from cwsam_cli.tile.selection import REASONS
 from cwsam_cli.tile.split.blocks import choose_block_size, cut_blocks
 from cwsam_cli.tile.split.buffer import near_folds
 from cwsam_cli.tile.split.earlier import EarlierGround
+from cwsam_cli.tile.split.rare import lost_classes
 from cwsam_cli.tile.summary import left_out_text
 from cwsam_cli.tile.tiles import WrittenTile, write_index
 from cwsam_cli.tile.work import WrittenPart, cut_parts, writing_parts
@@ -82,8 +83,11 @@ def tile_scenes(request: TileRequest) -> Manifest:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("plan: %s", json.dumps(asdict(plan), default=str, ensure_ascii=False))
         manifest = _write(plan, inputs, earlier)
-    shares = dict(zip(SPLITS, request.shares, strict=True)) if request.split_by == "block" else {}
+    shares = dict(zip(SPLITS, request.shares, strict=True))
     wanted = [split for split, share in shares.items() if share and not (request.folds and split == "val")]
+    for text in lost_classes(manifest, plan.units, wanted):
+        log.warning("%s", text)
+    wanted = wanted if request.split_by == "block" else []
     missing = [split for split in wanted if not manifest.tiles[split]]
     planned = {tile.split for tile in plan.tiles}
     emptied = [split for split in missing if split in planned]
@@ -165,10 +169,11 @@ def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None) -> Manifest:
             tiles = [*earlier.after(len(scenes)), *tiles]
             scenes += earlier.ground.scenes
             table = earlier.table
+        known = [*scenes[len(plan.scenes) :], *plan.scenes]  # the first ones decide the blocks of later ones
         if plan.rule.folds and plan.rule.by != "date":
             tiles = _with_near_folds(scenes, tiles, plan.rule.buffer_px)
         write_index(scenes, tiles, plan.taxonomy, folder)
-        write_state(folder, scenes, plan.units, table, statistics)
+        write_state(folder, known, plan.units, table, statistics)
         write_manifest(folder, manifest)
         if earlier is not None:
             link_files(plan.output, folder)
@@ -214,6 +219,7 @@ def _describe(
         dtype=first.dtype,
         gsd_m=plan.scenes[plan.tiles[0].scene].grid.gsd_m,
         tiles={split: sum(tile.planned.split == split for tile in tiles) for split in SPLITS},
+        valid_pixels=statistics.pixels,
         pixels=by_split,
         ground_m2=_measure_ground(plan, tiles, {split: sum(counts) for split, counts in by_split.items()}),
         weights=class_weights(by_split["train"]),

@@ -24,7 +24,7 @@ from cwsam_cli.raster.views import View
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.counting import count_labels
 from cwsam_cli.tile.focus import focus_tiles
-from cwsam_cli.tile.footprints import PlannedTile
+from cwsam_cli.tile.footprints import PlacedScene, PlannedTile
 from cwsam_cli.tile.labels.codes import Conflicts
 from cwsam_cli.tile.labels.files import RasterSource
 from cwsam_cli.tile.labels.overlaps import write_overlaps
@@ -82,8 +82,8 @@ def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround) -> T
             are not in the class table.
     """
     scenes = inputs.scenes
-    side = _block_side(scenes, request)
-    blocks = _cut(scenes, side, request)
+    sides = _block_sides(scenes, request, earlier.scenes)
+    blocks = _cut(scenes, sides, request)
     found = _count_classes(inputs, blocks, request)
     taxonomy = inputs.table.taxonomy if inputs.table else _raster_taxonomy(scenes, found)
     division = divide(scenes, blocks, found, taxonomy, request, earlier)
@@ -92,9 +92,9 @@ def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround) -> T
     wanted = [split for split, share in shares if share and not (request.folds and split == "val")]
 
     def recount() -> Histograms:
-        return _count_classes(inputs, _cut(scenes, request.size, request), request)
+        return _count_classes(inputs, _cut(scenes, [request.size] * len(scenes), request), request)
 
-    can_shrink = request.split_by == "block" and side > request.size
+    can_shrink = request.split_by == "block" and max(sides) > request.size
     for text in missing_classes(division, counted, taxonomy, wanted, recount if can_shrink else None):
         log.warning("%s", text)
     shares_labelled = _labelled_shares(blocks, found, taxonomy)
@@ -117,7 +117,8 @@ def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround) -> T
         workers=request.workers,
         rule=SplitRule(
             by="polygons" if request.has_zones else cast(Unit, request.split_by),
-            block_px=side,
+            block_px=sides[0],
+            block_m=request.block_size.value if request.block_size and request.block_size.unit == "m" else None,
             buffer_px=division.buffer,
             seed=request.seed,
             folds=request.folds,
@@ -194,27 +195,35 @@ def _sort(tiles: Sequence[PlannedTile], columns: Sequence[int]) -> tuple[Planned
     return tuple(sorted(tiles, key=lambda t: (t.scene, t.col_off // columns[t.scene], t.row_off, t.col_off)))
 
 
-def _block_side(scenes: Sequence[LabelledScene], request: TileRequest) -> int:
-    """Return the pixels per side of a block.
+def _block_sides(scenes: Sequence[LabelledScene], request: TileRequest, earlier: Sequence[PlacedScene]) -> list[int]:
+    """Return the pixels per side of a block of each scene.
+
+    Scenes on one lattice have blocks of one size: that of the first of them, also of an earlier dataset.
 
     Raises:
         UsageError: a block would be smaller than a tile.
     """
     if request.block_size is None:
-        return choose_block_size([scene.grid for scene in scenes], request.size)
-    gsds = [gsd for scene in scenes if (gsd := scene.grid.gsd_m)]
-    side = request.block_size.pixels(request.size, min(gsds, default=None), "--block-size")
-    if side < request.size:
+        return [choose_block_size([scene.grid for scene in scenes], request.size)] * len(scenes)
+    of_lattice: dict[object, int] = {}
+    sides = []
+    for scene in (*earlier, *scenes):
+        lattice = scene.crs, scene.transform[0], scene.transform[4]
+        if lattice not in of_lattice:
+            of_lattice[lattice] = request.block_size.pixels(request.size, scene.grid.gsd_m, "--block-size")
+        sides.append(of_lattice[lattice])
+    sides = sides[len(earlier) :]
+    if min(sides) < request.size:
         raise UsageError(
-            f"a block of {side:,} pixels is smaller than a tile of {request.size:,} pixels",
+            f"a block of {min(sides):,} pixels is smaller than a tile of {request.size:,} pixels",
             hint="--block-size 1tile is the smallest",
         )
-    return side
+    return sides
 
 
-def _cut(scenes: Sequence[LabelledScene], side: int, request: TileRequest) -> list[list[Block]]:
+def _cut(scenes: Sequence[LabelledScene], sides: Sequence[int], request: TileRequest) -> list[list[Block]]:
     """Cut each scene into blocks, and name what goes to one split together."""
-    blocks = [cut_blocks(scene.grid, side, request.size, scene.name) for scene in scenes]
+    blocks = [cut_blocks(scene.grid, side, request.size, scene.name) for scene, side in zip(scenes, sides, strict=True)]
     if request.split_by == "scene":
         return [[replace(block, unit=scene.name) for block in own] for scene, own in zip(scenes, blocks, strict=True)]
     if request.split_by == "date":

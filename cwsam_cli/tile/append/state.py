@@ -154,6 +154,7 @@ def extend_manifest(old: Manifest, new: Manifest, statistics: RunningStats) -> M
         old,
         bands=statistics.bands([band.name for band in old.bands]),
         tiles={split: count + new.tiles[split] for split, count in old.tiles.items()},
+        valid_pixels=statistics.pixels,
         pixels=pixels,
         ground_m2={split: area + new.ground_m2[split] for split, area in old.ground_m2.items()} if is_known else {},
         left_out=dict(Counter(old.left_out) + Counter(new.left_out)),
