@@ -26,6 +26,8 @@ class Found:
     manifest: Manifest | None
     """The content of `dataset.yaml`, if all tiles belong to one."""
     taxonomy: Taxonomy | None
+    root: Path | None = None
+    """The folder of `dataset.yaml`, if all tiles belong to one."""
 
 
 def find_dataset(path: Path, classes: str | None) -> Found:
@@ -60,7 +62,7 @@ def find_dataset(path: Path, classes: str | None) -> Found:
     described = [root for root in roots if (root / NAME).is_file()]
     manifest = read_manifest(described[0]) if len(roots) == len(described) == 1 else None
     taxonomy = load_taxonomy(classes) if classes else manifest.taxonomy if manifest else None
-    return Found(pairs, manifest, taxonomy)
+    return Found(pairs, manifest, taxonomy, described[0] if manifest is not None else None)
 
 
 def _configured(path: Path) -> dict[str, list[tuple[Path, Path]]]:

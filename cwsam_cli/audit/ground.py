@@ -13,7 +13,7 @@ from cwsam_cli.audit.tiles import TileFacts
 from cwsam_cli.vector.distances import distances, near_pairs, to_metres
 
 _TOLERANCE = 1e-3
-"""Share of a tile that two tiles may have in common, for rounding between CRSs."""
+"""Share by which areas can differ, for rounding between CRSs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class Outlines:
     """Metres per unit of the plane; 1 without a CRS."""
     in_degrees: bool
     has_crs: bool
+    strips: NDArray[np.float64]
+    """Share of each tile that a strip of the width of a pixel takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,13 @@ def draw_outlines(tiles: Sequence[TileFacts]) -> list[Outlines]:
                 here = np.array([each == wkt for each in crs])
                 drawn[here] = geopandas.GeoSeries(drawn[here], crs=wkt).to_crs("EPSG:4326").to_numpy()
         unit = 1.0 if in_degrees else grid.unit_m or 1.0
-        groups.append(Outlines(np.array([number for number, _ in own]), drawn, unit, in_degrees, has_crs))
+        strips = np.array([1 / min(each.width, each.height) for _, each in own])
+        groups.append(Outlines(np.array([number for number, _ in own]), drawn, unit, in_degrees, has_crs, strips))
     return groups
 
 
 def compare(groups: Sequence[Outlines], splits: NDArray[np.str_], one: str, other: str) -> Meeting:
-    """Compare the ground of two splits.
+    """Compare the ground of two splits. A strip of the width of a pixel does not count, as in `cwsam tile`.
 
     Args:
         groups: outlines of all tiles.
@@ -84,7 +87,8 @@ def compare(groups: Sequence[Outlines], splits: NDArray[np.str_], one: str, othe
         ours, theirs = near_pairs(group.shapes[first], group.shapes[second], np.zeros(len(first)), in_degrees=False)
         ours, theirs = first[ours], second[theirs]
         common = shapely.area(shapely.intersection(group.shapes[ours], group.shapes[theirs]))
-        real = common > _TOLERANCE * shapely.area(group.shapes[ours])
+        strips = [shapely.area(group.shapes[own]) * group.strips[own] for own in (ours, theirs)]
+        real = common > (1 + _TOLERANCE) * np.maximum(*strips)
         ours, theirs = ours[real], theirs[real]
         if len(ours):
             parts = shapely.intersection(group.shapes[ours], group.shapes[theirs])

@@ -18,6 +18,7 @@ from cwsam_cli.audit.suspects import Suspect, find_suspects, write_suspects
 from cwsam_cli.audit.tiles import TileFacts, read_tile
 from cwsam_cli.audit.variogram import Variogram, estimate
 from cwsam_cli.console import track
+from cwsam_cli.dataset.folds import find_folds, split_by_fold
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_existing
@@ -39,6 +40,21 @@ class PairOfSplits:
     """Pairs of tiles with equal pixels."""
     near_duplicates: int
     """Pairs of tiles that correlate by 0.98 or more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditedFold:
+    """How the validation tiles of a fold lie to the tiles that train with it."""
+
+    fold: int
+    train: int
+    """Number of training tiles: those of other folds that are not near this one."""
+    val: int
+    """Number of validation tiles."""
+    shared_m2: float
+    """Training ground that the validation tiles show, too."""
+    nearest_m: float | None
+    """Smallest distance of two tiles; None if tiles have no position."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +81,8 @@ class Audit:
     labelled: dict[str, float]
     """Share of the valid pixels that have a label, by split."""
     pairs: tuple[PairOfSplits, ...]
+    folds: tuple[AuditedFold, ...]
+    """Empty if the dataset has no folds."""
     classes: tuple[AuditedClass, ...]
     flattery: float | None
     """Mean correlation between test ground and the nearest training ground, 0 to 1; None if it is not known."""
@@ -115,13 +133,17 @@ def audit_dataset(
     outlines = draw_outlines(tiles)
     by_date = found.manifest is not None and found.manifest.split is not None and found.manifest.split.by == "date"
     pairs, leaks = _compare_splits(tiles, of_tile, splits, outlines, shares_ground=by_date)
-    leaks += _broken_buffer(found, pairs, outlines, tiles) if not by_date else []
+    buffer = _buffer_m(found, outlines, tiles) if not by_date else 0.0
+    leaks += _broken_buffer(pairs, buffer)
+    folds, fold_leaks = _compare_folds(found, tiles, outlines, buffer)
+    leaks += fold_leaks if not by_date else []
     variogram = estimate(tiles)
     own_classes, flattery = _describe_classes(found, tiles, splits, outlines, of_tile, variogram, pairs)
     return Audit(
         tiles={split: int((of_tile == split).sum()) for split in splits},
         labelled={split: _labelled([tile for tile in tiles if tile.split == split]) for split in splits},
         pairs=tuple(pairs),
+        folds=tuple(folds),
         classes=tuple(own_classes),
         flattery=flattery,
         leaks=tuple(leaks),
@@ -183,14 +205,50 @@ def _compare_splits(
     return pairs, leaks
 
 
-def _broken_buffer(
-    found: Found, pairs: Sequence[PairOfSplits], outlines: Sequence[Outlines], tiles: Sequence[TileFacts]
-) -> list[str]:
-    """Compare distances with the dataset's buffer. It is a number of pixels, and pixels can differ in size."""
+def _compare_folds(
+    found: Found, tiles: Sequence[TileFacts], outlines: Sequence[Outlines], buffer: float
+) -> tuple[list[AuditedFold], list[str]]:
+    """Compare the validation tiles of each fold with the tiles that train with it."""
+    folds: list[AuditedFold] = []
+    leaks: list[str] = []
+    if found.root is None:
+        return folds, leaks
+    for fold in find_folds(found.root):
+        trained, held = split_by_fold(found.root, fold)
+        role = np.array(
+            ["train" if tile.image.stem in trained else "val" if tile.image.stem in held else "" for tile in tiles]
+        )
+        meeting = compare(outlines, role, "train", "val")
+        folds.append(
+            AuditedFold(
+                fold=fold,
+                train=int((role == "train").sum()),
+                val=int((role == "val").sum()),
+                shared_m2=meeting.shared_m2,
+                nearest_m=meeting.nearest_m,
+            )
+        )
+        if meeting.example is not None:
+            first, second = (tiles[number].image for number in meeting.example)
+            leaks.append(f"training and validation of fold {fold} share ground, for example `{first}` and `{second}`")
+        elif meeting.nearest_m is not None and meeting.nearest_m < _ROUNDING * buffer:
+            leaks.append(
+                f"training and validation of fold {fold} are {meeting.nearest_m:,.0f} m apart, but the dataset has a "
+                f"buffer of {buffer:,.0f} m"
+            )
+    return folds, leaks
+
+
+def _buffer_m(found: Found, outlines: Sequence[Outlines], tiles: Sequence[TileFacts]) -> float:
+    """Return the dataset's buffer in metres, or 0. It is a number of pixels, and pixels can differ in size."""
     placed = [group for group in outlines if group.has_crs]
     if found.manifest is None or found.manifest.split is None or not placed:
-        return []
-    buffer = found.manifest.split.buffer_px * min(shortest_pixel_m(group, tiles) for group in placed)
+        return 0.0
+    return found.manifest.split.buffer_px * min(shortest_pixel_m(group, tiles) for group in placed)
+
+
+def _broken_buffer(pairs: Sequence[PairOfSplits], buffer: float) -> list[str]:
+    """Compare distances with the dataset's buffer in metres."""
     return [
         f"{pair.splits[0]} and {pair.splits[1]} are {pair.nearest_m:,.0f} m apart, but the dataset has a buffer of "
         f"{buffer:,.0f} m"

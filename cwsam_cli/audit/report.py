@@ -44,6 +44,12 @@ def as_text(audit: Audit) -> str:
                 ]
             ),
         ]
+    if audit.folds:
+        rows = [
+            [str(own.fold), f"{own.train:,}", f"{own.val:,}", _area(own.shared_m2), _length(own.nearest_m)]
+            for own in audit.folds
+        ]
+        lines += ["", *_table([["fold", "train tiles", "val tiles", "shared ground", "nearest"], *rows])]
     lines += [
         "",
         *_table(

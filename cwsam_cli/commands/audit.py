@@ -46,7 +46,8 @@ def audit(
 
     The audit reports, for each two splits, the ground that both show, the nearest distance of
     two tiles, and tiles with equal or nearly equal pictures (correlation of 0.98 or more). A
-    leak ends with exit code 4. If the dataset is split by date, shared ground is no leak.
+    leak ends with exit code 4. If the dataset is split by date, shared ground is no leak. If the
+    dataset has folds, the same is checked for the training and validation tiles of each fold.
 
     For each class it reports pixels by split and the range: the distance at which pixels of
     the class are no longer correlated (95 % of the sill of the indicator semivariogram, from

@@ -324,6 +324,12 @@ class RunConfig:
             raise ValueError(f"lr_min must be at least 0 and finite, not {self.lr_min}")
         if self.lr_min > self.optimizer.args.lr:
             raise ValueError(f"lr_min ({self.lr_min:g}) is above optimizer.args.lr ({self.optimizer.args.lr:g})")
+        for name in ("val_dataset", "test_dataset"):
+            if getattr(self, name).fold is not None:
+                raise ValueError(
+                    f"{name}.fold has no effect; train_dataset.fold names the fold that is validation, and test tiles "
+                    "are in no fold"
+                )
         for name in ("train_dataset", "val_dataset", "test_dataset"):
             size = getattr(self, name).wrapper.args.inp_size
             if size is not None and size != self.model.args.inp_size:

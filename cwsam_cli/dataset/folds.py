@@ -9,6 +9,21 @@ from cwsam_cli.errors import ConfigError, DataError
 INDEX = "tiles.gpkg"
 
 
+def find_folds(root: Path) -> list[int]:
+    """Return the numbers of a dataset's folds; empty if it has none."""
+    return sorted({int(own) for _, own, _ in _read(root)})
+
+
+def _read(root: Path) -> list[tuple[str, int, str | None]]:
+    """Return name, fold and near folds of the tiles that have a fold."""
+    path = root / INDEX
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as package:
+            return package.execute("SELECT tile, fold, near_folds FROM tiles WHERE fold IS NOT NULL").fetchall()
+    except sqlite3.Error:
+        return []
+
+
 def split_by_fold(root: Path, fold: int) -> tuple[set[str], set[str]]:
     """Return the names of the training tiles of a fold, and those of its validation tiles.
 
@@ -22,12 +37,7 @@ def split_by_fold(root: Path, fold: int) -> tuple[set[str], set[str]]:
         DataError: the dataset has no folds.
         ConfigError: there is no fold of this number.
     """
-    path = root / INDEX
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as package:
-            rows = package.execute("SELECT tile, fold, near_folds FROM tiles WHERE fold IS NOT NULL").fetchall()
-    except sqlite3.Error:
-        rows = []
+    rows = _read(root)
     if not rows:
         raise DataError(f"`{root}` has no folds", hint="make them: cwsam tile SCENE --labels ... --folds 5")
     folds = sorted({int(own) for _, own, _ in rows})

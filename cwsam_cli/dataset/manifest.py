@@ -43,7 +43,9 @@ class SplitRule:
     by: Unit
     """What goes to one split together. Under `date`, splits share ground."""
     block_px: int
-    """Pixels per side of a block. `tiles.gpkg` names the block of each tile."""
+    """Pixels per side of a block, of the first scene. `tiles.gpkg` names the block of each tile."""
+    block_m: float | None = None
+    """Side of a block in metres, if it was given so; the blocks of each scene then have their own number of pixels."""
     buffer_px: int
     """Smallest distance of tiles of different splits, in pixels."""
     seed: int
@@ -95,6 +97,8 @@ class Manifest:
     """Ground sampling distance in metres per pixel, of the scene of the first tile; None if it has no CRS."""
     tiles: dict[str, int] = field(default_factory=dict)
     """Number of tiles by split."""
+    valid_pixels: int = 0
+    """Training pixels with data, which `bands` describes; 0 in files of older versions."""
     pixels: dict[str, list[int]] = field(default_factory=dict)
     """Labelled pixels by split and class index; a pixel in two tiles counts once."""
     ground_m2: dict[str, float] = field(default_factory=dict)

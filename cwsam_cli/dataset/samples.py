@@ -243,7 +243,8 @@ def _describe_folder(args: FolderArgs, images: Path, labels: Path) -> tuple[Mani
                 f"`{root / NAME}` lists {', '.join(manifest.taxonomy.names[:3])}, ... ({len(manifest.taxonomy)})",
                 hint="remove `classes` to use the class table of the dataset",
             )
-        return manifest, sum(manifest.pixels.get("train", ())) or manifest.tiles.get("train", 0)
+        labelled = sum(manifest.pixels.get("train", ()))  # older versions did not count pixels with data
+        return manifest, manifest.valid_pixels or labelled or manifest.tiles.get("train", 0)
     if named is None:
         raise ConfigError(
             f"`dataset.args.classes` is missing, and `{root}` has no {NAME} with a class table",

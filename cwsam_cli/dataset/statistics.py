@@ -58,6 +58,13 @@ class RunningStats:
         if other.moments.size:
             self._join(other.moments, other.sample, other.stride)
 
+    @property
+    def pixels(self) -> int:
+        """Return the number of pixels, of the band that has most."""
+        counted = self.histogram.sum(axis=1) if self.histogram.size else np.zeros(1, np.int64)
+        measured = self.moments[0] if self.moments.size else np.zeros(1)
+        return int((counted + measured).max())
+
     def bands(self, names: Sequence[str]) -> tuple[Band, ...]:
         """Return one `Band` per name; a constant band has the standard deviation 1."""
         return tuple(self._band(number, name) for number, name in enumerate(names))

@@ -1,6 +1,7 @@
 """Turn a `View` into a raster that GDAL reads: a virtual raster in memory, in which files on other grids are warped."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 from math import ceil, floor
 
@@ -48,20 +49,17 @@ def compose(text: str) -> str:
         grid = _common_grid(view, [(path, Grid.of(dataset)) for _, path, dataset in members])
         bands: list[BandSource] = []
         hiding: list[BandSource] = []
-        collars: list[BandSource] = []
-        masks: list[BandSource] = []
         for name, path, dataset in members:
             own = _member(view, name, path, dataset, grid)
             bands += [band for band in own if not band.is_alpha and band.band != "mask,1"]
-            alphas = [band for band in own if band.is_alpha]
-            if MaskFlags.all_valid in dataset.mask_flag_enums[0] and not _has_alpha(dataset):
-                collars += alphas
-            else:
-                hiding += alphas
-            masks += [band for band in own if band.band == "mask,1"]
+            hiding += [band for band in own if band.is_alpha or band.band == "mask,1"]
     whole = Window(0, 0, grid.width, grid.height)
-    alpha = hiding or ([] if masks else collars)
-    return build_vrt(grid, [*bands, *alpha[:1]], shown=whole, mask=masks[0] if masks and not hiding else None)
+    if len(hiding) == 1:
+        (only,) = hiding
+        if only.is_alpha or any(band.nodata is not None for band in bands):  # GDAL ignores nodata values beside a mask
+            return build_vrt(grid, [*bands, replace(only, is_alpha=True)], shown=whole)
+        return build_vrt(grid, bands, shown=whole, mask=only)
+    return build_vrt(grid, bands, shown=whole, alphas=hiding)
 
 
 def _common_grid(view: View, grids: list[tuple[str, Grid]]) -> Grid:
@@ -165,10 +163,6 @@ def _member(view: View, name: str, path: str, dataset: rasterio.DatasetReader, g
             BandSource(path=source, band=dataset.count + 1, dtype=dataset.dtypes[0], window=window, is_alpha=True)
         )
     return bands
-
-
-def _has_alpha(dataset: rasterio.DatasetReader) -> bool:
-    return rasterio.enums.ColorInterp.alpha in dataset.colorinterp
 
 
 def _warped(dataset: rasterio.DatasetReader, own: Grid, grid: Grid, *, add_alpha: bool) -> str:

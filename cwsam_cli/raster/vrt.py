@@ -34,7 +34,14 @@ class BandSource:
     """Factor and offset by which values are changed; nodata values stay."""
 
 
-def build_vrt(grid: Grid, bands: Sequence[BandSource], *, shown: Window, mask: BandSource | None = None) -> str:
+def build_vrt(
+    grid: Grid,
+    bands: Sequence[BandSource],
+    *,
+    shown: Window,
+    mask: BandSource | None = None,
+    alphas: Sequence[BandSource] = (),
+) -> str:
     """Return the XML of a virtual raster.
 
     Args:
@@ -43,10 +50,18 @@ def build_vrt(grid: Grid, bands: Sequence[BandSource], *, shown: Window, mask: B
         shown: the part of the grid that the bands fill. Where their windows have another size, pixels are resampled to
             the nearest neighbour.
         mask: where its pixels are valid; None leaves that to the nodata values and alpha.
+        alphas: several alpha bands and masks that become one more band, which is alpha. A pixel is hidden where any is
+            0. One alone would do harm: GDAL's function `min` then returns what memory holds.
     """
     root = begin_vrt(grid)
     for number, band in enumerate(bands, start=1):
         _add_band(root, band, shown, band=str(number))
+    if alphas:
+        common = SubElement(root, "VRTRasterBand", dataType="Byte", subClass="VRTDerivedRasterBand")
+        SubElement(common, "ColorInterp").text = "Alpha"
+        SubElement(common, "PixelFunctionType").text = "min"
+        for alpha in alphas:
+            _add_source(common, alpha, shown)
     if mask is not None:
         _add_band(SubElement(root, "MaskBand"), mask, shown)
     return ElementTree.tostring(root, encoding="unicode")
@@ -88,6 +103,10 @@ def _add_band(parent: ElementTree.Element, source: BandSource, shown: Window, **
         SubElement(band, "NoDataValue").text = repr(source.nodata)
     if source.is_alpha:
         SubElement(band, "ColorInterp").text = "Alpha"
+    _add_source(band, source, shown)
+
+
+def _add_source(band: ElementTree.Element, source: BandSource, shown: Window) -> None:
     simple = SubElement(band, "SimpleSource" if source.scale is None else "ComplexSource")
     SubElement(simple, "SourceFilename", relativeToVRT="0").text = gdal_name(source.path)
     SubElement(simple, "SourceBand").text = str(source.band)

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 import rasterio
+import shapely
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
@@ -29,15 +30,17 @@ from cwsam_cli.raster.scene import GDAL_CACHE
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.append.replacement import STATE, link_files, replace_dataset, restore
 from cwsam_cli.tile.append.state import Earlier, extend_manifest, read_earlier, refuse_other_bands, write_state
-from cwsam_cli.tile.footprints import PlacedScene
+from cwsam_cli.tile.footprints import PlacedScene, PlannedTile, draw_footprints
 from cwsam_cli.tile.plan import TilePlan, make_plan
 from cwsam_cli.tile.preview import draw_preview
+from cwsam_cli.tile.repair import repair
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.scenes import Inputs, inspect_inputs, new_scenes
 from cwsam_cli.tile.selection import REASONS
 from cwsam_cli.tile.split.blocks import choose_block_size, cut_blocks
 from cwsam_cli.tile.split.buffer import near_folds
 from cwsam_cli.tile.split.earlier import EarlierGround
+from cwsam_cli.tile.split.rare import lost_classes
 from cwsam_cli.tile.summary import left_out_text
 from cwsam_cli.tile.tiles import WrittenTile, write_index
 from cwsam_cli.tile.work import WrittenPart, cut_parts, writing_parts
@@ -83,8 +86,11 @@ def tile_scenes(request: TileRequest) -> Manifest:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("plan: %s", json.dumps(asdict(plan), default=str, ensure_ascii=False))
         manifest = _write(plan, inputs, earlier)
-    shares = dict(zip(SPLITS, request.shares, strict=True)) if request.split_by == "block" else {}
+    shares = dict(zip(SPLITS, request.shares, strict=True))
     wanted = [split for split, share in shares.items() if share and not (request.folds and split == "val")]
+    for text in lost_classes(manifest, plan.units, wanted):
+        log.warning("%s", text)
+    wanted = wanted if request.split_by == "block" else []
     missing = [split for split in wanted if not manifest.tiles[split]]
     planned = {tile.split for tile in plan.tiles}
     emptied = [split for split in missing if split in planned]
@@ -132,7 +138,7 @@ def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None) -> Manifest:
     statistics = RunningStats()
     pixels = np.zeros((len(SPLITS), len(plan.taxonomy)), np.int64)
     left_out = Counter(plan.left_out)
-    tiles: list[WrittenTile] = []
+    written: dict[int, WrittenTile] = {}
     with journal(plan.output, _key(plan, inputs, earlier), {}) as progress:
         if earlier is not None and sha256(plan.output / STATE) != earlier.digest:
             raise MachineError(f"another process has changed `{plan.output}`", hint="give the same command again")
@@ -158,7 +164,13 @@ def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None) -> Manifest:
             statistics.merge(part.statistics)
             pixels += part.pixels
             left_out.update(dict(zip(REASONS, part.left_out.tolist(), strict=True)))
-            tiles += part.tiles(plan)
+            written |= zip(part.numbers.tolist(), part.tiles(plan), strict=True)
+        repaired = repair(plan, inputs, folder, written)
+        statistics.merge(repaired.statistics)
+        pixels += repaired.pixels
+        for reason, count in repaired.left_out:
+            left_out[reason] += count
+        tiles = [repaired.tiles[number] for number in sorted(repaired.tiles)]
         if not tiles:
             progress.clear()
             raise DataError(
@@ -175,10 +187,12 @@ def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None) -> Manifest:
             tiles = [*earlier.after(len(scenes)), *tiles]
             scenes += earlier.ground.scenes
             table = earlier.table
+        known = [*scenes[len(plan.scenes) :], *plan.scenes]  # the first ones decide the blocks of later ones
+        manifest = replace(manifest, ground_m2=_measure_ground(scenes, tiles, manifest.pixels))
         if plan.rule.folds and plan.rule.by != "date":
             tiles = _with_near_folds(scenes, tiles, plan.rule.buffer_px)
         write_index(scenes, tiles, plan.taxonomy, folder)
-        write_state(folder, scenes, plan.units, table, statistics)
+        write_state(folder, known, plan.units, table, statistics)
         write_manifest(folder, manifest)
         if earlier is not None:
             link_files(plan.output, folder)
@@ -226,8 +240,8 @@ def _describe(
         dtype=first.dtype,
         gsd_m=plan.scenes[plan.tiles[0].scene].grid.gsd_m,
         tiles={split: sum(tile.planned.split == split for tile in tiles) for split in SPLITS},
+        valid_pixels=statistics.pixels,
         pixels=by_split,
-        ground_m2=_measure_ground(plan, tiles, {split: sum(counts) for split, counts in by_split.items()}),
         corrected=dict(plan.corrected),
         weights=class_weights(by_split["train"]),
         split=plan.rule,
@@ -236,20 +250,39 @@ def _describe(
     )
 
 
-def _measure_ground(plan: TilePlan, tiles: list[WrittenTile], pixels: Mapping[str, int]) -> dict[str, float]:
-    """Return the labelled ground in m² by split. Scenes can have pixels of different sizes.
+def _measure_ground(
+    scenes: Sequence[PlacedScene], tiles: Sequence[WrittenTile], pixels: Mapping[str, Sequence[int]]
+) -> dict[str, float]:
+    """Return the labelled ground in m² by split. Scenes can have pixels of different sizes, and show the same ground.
 
     Args:
-        plan: the scenes.
+        scenes: the scenes that the tiles count.
         tiles: the tiles. They can share pixels.
-        pixels: labelled pixels by split; each counts once.
+        pixels: labelled pixels by split and class index; each counts once.
     """
-    gsds = [scene.grid.gsd_m for scene in plan.scenes]
-    shown, area = Counter[str](), dict.fromkeys(SPLITS, 0.0)
-    for tile in tiles:
-        gsd, labelled = gsds[tile.planned.scene], int(tile.pixels.sum())
-        if gsd is None:
+    gsds = [scene.grid.gsd_m for scene in scenes]
+    ground = dict.fromkeys(SPLITS, 0.0)
+    for split in SPLITS:
+        own = [tile for tile in tiles if tile.planned.split == split]
+        used = [gsds[tile.planned.scene] for tile in own]
+        labelled = np.array([tile.pixels.sum() for tile in own])
+        if None in used:
             return {}
-        shown[tile.planned.split] += labelled
-        area[tile.planned.split] += labelled * gsd**2
-    return {split: pixels[split] * area[split] / max(1, shown[split]) for split in SPLITS}
+        if labelled.any():
+            pixel_m2 = np.average(np.array(used, float) ** 2, weights=labelled)
+            ground[split] = float(sum(pixels[split]) * pixel_m2 * _shown_once(scenes, own))
+    return ground
+
+
+def _shown_once(scenes: Sequence[PlacedScene], tiles: Sequence[WrittenTile]) -> float:
+    """Return the area of the ground of tiles as a share of the areas of all their scenes' tiles, 0 to 1."""
+    by_scene: dict[int, list[PlannedTile]] = defaultdict(list)
+    for tile in tiles:
+        by_scene[tile.planned.scene].append(tile.planned)
+    if len(by_scene) == 1:
+        return 1.0
+    ordered = [tile for own in by_scene.values() for tile in own]
+    outlines = draw_footprints(scenes, ordered).geometry.to_numpy()
+    ends = np.cumsum([len(own) for own in by_scene.values()])[:-1]
+    grounds = [shapely.union_all(own) for own in np.split(outlines, ends)]
+    return float(shapely.union_all(grounds).area / sum(ground.area for ground in grounds))

@@ -4,10 +4,15 @@ The labels are read once to count the classes in every block. Blocks then go to 
 placed inside the blocks.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn, cast
+
+import numpy as np
 
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import SPLITS, SplitRule, Tiling, Unit
@@ -19,19 +24,21 @@ from cwsam_cli.raster.views import View
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.counting import count_labels
 from cwsam_cli.tile.focus import focus_tiles
-from cwsam_cli.tile.footprints import PlannedTile
+from cwsam_cli.tile.footprints import PlacedScene, PlannedTile
 from cwsam_cli.tile.labels.codes import Conflicts
 from cwsam_cli.tile.labels.corrections import COUNTED
 from cwsam_cli.tile.labels.files import RasterSource
 from cwsam_cli.tile.labels.overlaps import write_overlaps
 from cwsam_cli.tile.labels.unexpected import refuse_unexpected
 from cwsam_cli.tile.request import TileFormat, TileRequest
-from cwsam_cli.tile.scenes import Inputs, LabelledScene
-from cwsam_cli.tile.selection import Selection
+from cwsam_cli.tile.scenes import Inputs, LabelledScene, SceneReader
+from cwsam_cli.tile.selection import Selection, draw
+from cwsam_cli.tile.sparse import place_on_few
 from cwsam_cli.tile.split.blocks import Block, choose_block_size, cut_blocks
 from cwsam_cli.tile.split.dates import scene_date
 from cwsam_cli.tile.split.division import Histograms, divide, together
 from cwsam_cli.tile.split.earlier import DividedUnit, EarlierGround
+from cwsam_cli.tile.split.placement import without
 from cwsam_cli.tile.split.rare import missing_classes
 
 
@@ -78,8 +85,8 @@ def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround) -> T
             are not in the class table.
     """
     scenes = inputs.scenes
-    side = _block_side(scenes, request)
-    blocks = _cut(scenes, side, request)
+    sides = _block_sides(scenes, request, earlier.scenes)
+    blocks = _cut(scenes, sides, request)
     found, corrected = _count_classes(inputs, blocks, request)
     if request.corrections is not None and not corrected["pixels"]:
         log.warning("`%s` corrects no pixel of the scenes: do its features lie on their ground?", request.corrections)
@@ -90,14 +97,22 @@ def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround) -> T
     wanted = [split for split, share in shares if share and not (request.folds and split == "val")]
 
     def recount() -> Histograms:
-        return _count_classes(inputs, _cut(scenes, request.size, request), request)[0]
+        return _count_classes(inputs, _cut(scenes, [request.size] * len(scenes), request), request)[0]
 
-    can_shrink = request.split_by == "block" and side > request.size
+    can_shrink = request.split_by == "block" and max(sides) > request.size
     for text in missing_classes(division, counted, taxonomy, wanted, recount if can_shrink else None):
         log.warning("%s", text)
-    tiles = division.tiles
+    shares_labelled = _labelled_shares(blocks, found, taxonomy)
+    division = replace(
+        division, tiles=tuple(place_on_few(division.tiles, inputs, shares_labelled, taxonomy, request.size))
+    )
+    tiles, left_out = division.tiles, Counter(division.left_out)
     if request.focus:
         tiles = focus_tiles(division, inputs, blocks, found, taxonomy, request, earlier)
+    if request.selection.limit is not None and len(tiles) > request.selection.limit:
+        reasons = _beyond_limit(tiles, request.selection.limit, inputs, taxonomy, request)
+        tiles = tuple(without(tiles, set(reasons), request.size))
+        left_out.update(reasons.values())
     return TilePlan(
         scenes=scenes,
         taxonomy=taxonomy,
@@ -107,7 +122,8 @@ def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround) -> T
         workers=request.workers,
         rule=SplitRule(
             by="polygons" if request.has_zones else cast(Unit, request.split_by),
-            block_px=side,
+            block_px=sides[0],
+            block_m=request.block_size.value if request.block_size and request.block_size.unit == "m" else None,
             buffer_px=division.buffer,
             seed=request.seed,
             folds=request.folds,
@@ -118,12 +134,43 @@ def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround) -> T
             for unit, split in division.parts.items()
         },
         selection=request.selection,
-        left_out=dict(division.left_out),
+        left_out=dict(left_out),
         corrected=corrected,
         output=request.output,
         overwrite=request.overwrite,
         command=request.command,
     )
+
+
+def _labelled_shares(
+    blocks: Sequence[Sequence[Block]], found: Histograms, taxonomy: Taxonomy
+) -> dict[tuple[int, str], float]:
+    """Return the share of labelled pixels of each block's unit, by scene and block."""
+    area = Counter[str]()
+    for block in chain.from_iterable(blocks):
+        area[block.unit] += int(block.window.width * block.window.height)
+    share = {unit: sum(found[unit][code] for code in taxonomy.codes) / pixels for unit, pixels in area.items()}
+    return {(number, block.key): share[block.unit] for number, own in enumerate(blocks) for block in own}
+
+
+def _beyond_limit(
+    tiles: Sequence[PlannedTile], limit: int, inputs: Inputs, taxonomy: Taxonomy, request: TileRequest
+) -> dict[int, str]:
+    """Return why tiles are left out, by their number, so that `limit` are left."""
+    with closing(SceneReader(inputs.scenes, inputs.table, request.size)) as reader:
+
+        def why_not(number: int) -> str | None:
+            tile = tiles[number]
+            opened = reader.open(tile.scene)
+            labelled = np.isin(opened.labels.read(tile.window), taxonomy.codes)
+            above, beside = tile.unlabelled
+            labelled[:above] = labelled[:, :beside] = False
+            valid = np.ones_like(labelled)
+            if labelled.any() and inputs.scenes[tile.scene].hides_pixels:
+                valid = opened.scene.read(tile.window)[1]
+            return request.selection.why_not(float((labelled & valid).mean()), float(valid.mean()))
+
+        return draw([tile.split for tile in tiles], limit, request.seed, why_not)
 
 
 def _tiling(request: TileRequest) -> Tiling:
@@ -154,27 +201,35 @@ def _sort(tiles: Sequence[PlannedTile], columns: Sequence[int]) -> tuple[Planned
     return tuple(sorted(tiles, key=lambda t: (t.scene, t.col_off // columns[t.scene], t.row_off, t.col_off)))
 
 
-def _block_side(scenes: Sequence[LabelledScene], request: TileRequest) -> int:
-    """Return the pixels per side of a block.
+def _block_sides(scenes: Sequence[LabelledScene], request: TileRequest, earlier: Sequence[PlacedScene]) -> list[int]:
+    """Return the pixels per side of a block of each scene.
+
+    Scenes on one lattice have blocks of one size: that of the first of them, also of an earlier dataset.
 
     Raises:
         UsageError: a block would be smaller than a tile.
     """
     if request.block_size is None:
-        return choose_block_size([scene.grid for scene in scenes], request.size)
-    gsds = [gsd for scene in scenes if (gsd := scene.grid.gsd_m)]
-    side = request.block_size.pixels(request.size, min(gsds, default=None), "--block-size")
-    if side < request.size:
+        return [choose_block_size([scene.grid for scene in scenes], request.size)] * len(scenes)
+    of_lattice: dict[object, int] = {}
+    sides = []
+    for scene in (*earlier, *scenes):
+        lattice = scene.crs, scene.transform[0], scene.transform[4]
+        if lattice not in of_lattice:
+            of_lattice[lattice] = request.block_size.pixels(request.size, scene.grid.gsd_m, "--block-size")
+        sides.append(of_lattice[lattice])
+    sides = sides[len(earlier) :]
+    if min(sides) < request.size:
         raise UsageError(
-            f"a block of {side:,} pixels is smaller than a tile of {request.size:,} pixels",
+            f"a block of {min(sides):,} pixels is smaller than a tile of {request.size:,} pixels",
             hint="--block-size 1tile is the smallest",
         )
-    return side
+    return sides
 
 
-def _cut(scenes: Sequence[LabelledScene], side: int, request: TileRequest) -> list[list[Block]]:
+def _cut(scenes: Sequence[LabelledScene], sides: Sequence[int], request: TileRequest) -> list[list[Block]]:
     """Cut each scene into blocks, and name what goes to one split together."""
-    blocks = [cut_blocks(scene.grid, side, request.size, scene.name) for scene in scenes]
+    blocks = [cut_blocks(scene.grid, side, request.size, scene.name) for scene, side in zip(scenes, sides, strict=True)]
     if request.split_by == "scene":
         return [[replace(block, unit=scene.name) for block in own] for scene, own in zip(scenes, blocks, strict=True)]
     if request.split_by == "date":

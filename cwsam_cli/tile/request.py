@@ -133,6 +133,11 @@ class TileRequest:
             )
         if self.preview is not None:
             refuse_input(self.preview, *inputs)
+            if self.output.resolve() in self.preview.resolve().parents:
+                raise UsageError(
+                    f"--preview `{self.preview}` lies inside the dataset, whose folder holds its own files only",
+                    hint=f"choose another place: --preview {self.preview.name}",
+                )
             if self.preview.suffix.lower() != ".png":
                 raise UsageError(f"--preview `{self.preview}` is not the name of a PNG", hint="give it the suffix .png")
         if self.overlaps_to is not None:

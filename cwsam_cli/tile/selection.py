@@ -1,7 +1,7 @@
 """Choose which of the planned tiles become part of the dataset."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from cwsam_cli.errors import UsageError
 
 REASONS = ("without a label", "below --min-labelled", "below --min-valid")
 """Why `Selection.why_not` leaves a tile out."""
+BEYOND = "beyond --limit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,22 +46,34 @@ class Selection:
         return next((reason for reason, is_so in zip(REASONS, found, strict=True) if is_so), None)
 
 
-def beyond_limit(splits: Sequence[str], limit: int, seed: int) -> set[int]:
-    """Return the numbers of the tiles to leave out, so that `limit` are left.
+def draw(splits: Sequence[str], limit: int, seed: int, why_not: Callable[[int], str | None]) -> dict[int, str]:
+    """Draw tiles at random until `limit` are kept.
 
-    Each split keeps its share of the tiles, and at least one tile. Tiles are drawn at random.
+    Each split keeps its share of the tiles, and at least one tile.
 
     Args:
         splits: the split of each tile.
         limit: the number to keep.
         seed: the seed of the draw.
+        why_not: a function that returns why a tile is left out anyway, or None.
+
+    Returns:
+        The reason for each tile that is left out.
     """
     by_split: dict[str, list[int]] = defaultdict(list)
     for number in np.random.default_rng(seed).permutation(len(splits)).tolist():
         by_split[splits[number]].append(number)
-    chosen: set[int] = set()
+    left_out: dict[int, str] = {}
+    kept = 0
     *smaller, largest = sorted(by_split.values(), key=len)
-    for numbers in smaller:
-        chosen.update(numbers[: max(1, round(limit * len(numbers) / len(splits)))])
-    chosen.update(largest[: max(1, limit - len(chosen))])
-    return set(range(len(splits))) - chosen
+    for numbers in (*smaller, largest):
+        share = round(limit * len(numbers) / len(splits)) if numbers is not largest else limit - kept
+        wanted, taken = max(1, share), 0
+        while numbers and taken < wanted:
+            batch, numbers = sorted(numbers[: wanted - taken]), numbers[wanted - taken :]  # as files hold them
+            reasons = {number: reason for number in batch if (reason := why_not(number)) is not None}
+            left_out |= reasons
+            taken += len(batch) - len(reasons)
+        left_out |= dict.fromkeys(numbers, BEYOND)
+        kept += taken
+    return left_out

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.dataset.statistics import RunningStats
 from cwsam_cli.errors import DataError
-from cwsam_cli.taxonomy import IGNORE, Taxonomy
+from cwsam_cli.taxonomy import IGNORE
+from cwsam_cli.tile.footprints import PlannedTile
 from cwsam_cli.tile.labels.codes import NO_LABEL, UNEXPECTED, Codes, count_codes
 from cwsam_cli.tile.plan import TilePlan
 from cwsam_cli.tile.scenes import Inputs, LabelledScene, SceneReader
@@ -85,67 +86,127 @@ def writing_parts(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator[Call
         inputs: the labels.
         folder: where the dataset is written.
     """
-    taxonomy = plan.taxonomy
-    known = [*taxonomy.codes, *taxonomy.unlabelled, NO_LABEL, IGNORE]
-    is_lost = np.ones(256 - UNEXPECTED, bool)  # negative codes are places from the end
-    is_lost[known] = False
-    kept = np.full(256 - UNEXPECTED, IGNORE, np.uint8)
-    kept[taxonomy.codes] = taxonomy.codes
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True, GDAL_VALIDATE_CREATION_OPTIONS=False),  # 8 % of a label's time
-        closing(SceneReader(plan.scenes, inputs.table, plan.size)) as reader,
-    ):
+    with writing_tiles(plan, inputs, folder) as writer:
 
         def write(part: slice) -> bytes:
             statistics = RunningStats()
-            pixels = np.zeros((len(SPLITS), len(taxonomy)), np.int64)
+            pixels = np.zeros((len(SPLITS), len(plan.taxonomy)), np.int64)
             left_out: Counter[str] = Counter()
-            written: list[tuple[int, float, NDArray[np.int64]]] = []
+            written: list[WrittenTile] = []
+            numbers: list[int] = []
             for number in range(part.start, part.stop):
                 tile = plan.tiles[number]
-                opened = reader.open(tile.scene)
-                codes = opened.labels.read(tile.window)
-                above, beside = tile.unlabelled
-                codes[:above] = codes[:, :beside] = NO_LABEL
-                counts = count_codes(codes)
-                labelled, has_lost = counts[taxonomy.codes], counts[is_lost].any()
-                if not labelled.any() and not has_lost:
-                    left_out[REASONS[0]] += 1
-                    continue
-                image, valid = opened.scene.read(tile.window)
-                if has_lost:
-                    _refuse_lost(plan.scenes[tile.scene], codes[valid & is_lost[codes]])
-                label = kept.take(codes)
-                valid_share = np.count_nonzero(valid) / valid.size
-                if valid_share < 1:
-                    label[~valid] = IGNORE
-                    labelled = _count(label, taxonomy)
-                if reason := plan.selection.why_not(float(labelled.sum() / valid.size), valid_share):
-                    left_out[reason] += 1
+                content = writer.read(tile)
+                if isinstance(content, str):
+                    left_out[content] += 1
                     continue
                 above, beside = tile.shared
                 fresh = slice(above, None), slice(beside, None)
-                pixels[SPLITS.index(tile.split)] += _count(label[fresh], taxonomy) if above or beside else labelled
+                own = writer.count(content.label[fresh]) if above or beside else content.pixels
+                pixels[SPLITS.index(tile.split)] += own
                 if tile.split == "train":
-                    statistics.add(image[:, *fresh], valid[fresh])
-                name = Path(tile.split, tile_name(plan.scenes[tile.scene], tile))
-                place = Place(folder, name, tile.window, plan.size)
-                if plan.format == "windows":
-                    write_view(place, opened.scene)
-                else:
-                    write_image(place, opened.scene, image, valid)
-                write_labels(place, opened.scene, label, taxonomy)
-                written.append((number, valid_share, labelled))
+                    statistics.add(content.image[:, *fresh], content.valid[fresh])
+                written.append(writer.write(tile, content))
+                numbers.append(number)
             return WrittenPart(
-                numbers=np.array([number for number, _, _ in written], np.int64),
-                valid=np.array([valid for _, valid, _ in written], np.float64),
-                labelled=np.array([own for _, _, own in written], np.int64).reshape(-1, len(taxonomy)),
+                numbers=np.array(numbers, np.int64),
+                valid=np.array([tile.valid for tile in written], np.float64),
+                labelled=np.array([tile.pixels for tile in written], np.int64).reshape(-1, len(plan.taxonomy)),
                 pixels=pixels,
                 statistics=statistics,
                 left_out=np.array([left_out[reason] for reason in REASONS]),
             ).to_bytes()
 
         yield write
+
+
+@contextmanager
+def writing_tiles(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator["TileWriter"]:
+    """Open what reads and writes the tiles of a plan."""
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True, GDAL_VALIDATE_CREATION_OPTIONS=False),  # 8 % of a label's time
+        closing(SceneReader(plan.scenes, inputs.table, plan.size)) as reader,
+    ):
+        yield TileWriter(plan, reader, folder)
+
+
+@dataclass(frozen=True, slots=True)
+class TileContent:
+    """The pixels of a tile that becomes part of the dataset."""
+
+    image: NDArray[np.generic]
+    """Pixels (C, H, W)."""
+    valid: NDArray[np.bool_]
+    """Where they are valid (H, W)."""
+    valid_share: float
+    """Share of valid pixels, 0 to 1."""
+    label: NDArray[np.uint8]
+    """Codes of classes, `IGNORE` where there is no label (H, W)."""
+    pixels: NDArray[np.int64]
+    """Labelled pixels by class index (K,)."""
+
+
+class TileWriter:
+    """Reads tiles from their scenes and writes them.
+
+    Args:
+        plan: the tiles.
+        reader: opens the scenes.
+        folder: where the dataset is written.
+    """
+
+    def __init__(self, plan: TilePlan, reader: SceneReader, folder: Path) -> None:
+        self._plan, self._reader, self._folder = plan, reader, folder
+        taxonomy = plan.taxonomy
+        self._is_lost = np.ones(256 - UNEXPECTED, bool)  # negative codes are places from the end
+        self._is_lost[[*taxonomy.codes, *taxonomy.unlabelled, NO_LABEL, IGNORE]] = False
+        self._kept = np.full(256 - UNEXPECTED, IGNORE, np.uint8)
+        self._kept[taxonomy.codes] = taxonomy.codes
+
+    def read(self, tile: PlannedTile, labelled: NDArray[np.bool_] | None = None) -> TileContent | str:
+        """Read a tile, or return why it is left out.
+
+        Args:
+            tile: the tile.
+            labelled: the pixels that keep their labels (H, W); None is all but `PlannedTile.unlabelled`.
+        """
+        opened = self._reader.open(tile.scene)
+        codes = opened.labels.read(tile.window)
+        if labelled is not None:
+            codes[~labelled] = NO_LABEL
+        else:
+            above, beside = tile.unlabelled
+            codes[:above] = codes[:, :beside] = NO_LABEL
+        counts = count_codes(codes)
+        pixels, has_lost = counts[self._plan.taxonomy.codes], counts[self._is_lost].any()
+        if not pixels.any() and not has_lost:
+            return REASONS[0]
+        image, valid = opened.scene.read(tile.window)
+        if has_lost:
+            _refuse_lost(self._plan.scenes[tile.scene], codes[valid & self._is_lost[codes]])
+        label = self._kept.take(codes)
+        valid_share = np.count_nonzero(valid) / valid.size
+        if valid_share < 1:
+            label[~valid] = IGNORE
+            pixels = self.count(label)
+        reason = self._plan.selection.why_not(float(pixels.sum() / valid.size), valid_share)
+        return reason or TileContent(image, valid, valid_share, label, pixels)
+
+    def write(self, tile: PlannedTile, content: TileContent) -> WrittenTile:
+        """Write a tile."""
+        plan, scene = self._plan, self._reader.open(tile.scene).scene
+        name = tile_name(plan.scenes[tile.scene], tile)
+        place = Place(self._folder, Path(tile.split, name), tile.window, plan.size)
+        if plan.format == "windows":
+            write_view(place, scene)
+        else:
+            write_image(place, scene, content.image, content.valid)
+        write_labels(place, scene, content.label, plan.taxonomy)
+        return WrittenTile(tile, name, content.valid_share, content.pixels)
+
+    def count(self, label: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return the number of labelled pixels by class index (K,)."""
+        return np.bincount(label.ravel(), minlength=IGNORE + 1)[self._plan.taxonomy.codes]
 
 
 def _refuse_lost(scene: LabelledScene, codes: Codes) -> None:
@@ -160,8 +221,3 @@ def _refuse_lost(scene: LabelledScene, codes: Codes) -> None:
             f"the labels of `{scene.path}` hold {shown} without a class, in few pixels among ground without data",
             hint="add all values of the labels to a class table: --classes classes.yaml",
         )
-
-
-def _count(codes: NDArray[np.uint8], taxonomy: Taxonomy) -> NDArray[np.int64]:
-    """Return the number of pixels by class index (K,)."""
-    return np.bincount(codes.ravel(), minlength=IGNORE + 1)[taxonomy.codes]

@@ -216,3 +216,19 @@ def test_tiles_with_wrong_labels_are_listed(cwsam: Any, make_raster: Any, refuse
     refused(2, "audit", "dataset", "--suspects", "suspects.txt", names="suspects.txt")
     again = audit(tmp_path / "dataset", "--suspects", tmp_path / "suspects.gpkg", "--overwrite", "--json")
     assert [Path(own["image"]).stem for own in json.loads(again.stdout)["suspects"]] == found["tile"].tolist()
+
+
+def test_folds_are_checked_with_the_buffer(cwsam: Any, make_raster: Any, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(1, 255, (1, 128, 128)).astype(np.uint8)
+    codes = np.random.default_rng(1).integers(1, 4, (128, 128)).astype(np.uint8)
+    scene, labels = make_raster("scene.tif", image), make_raster("labels.tif", codes)
+    cwsam("tile", scene, "--labels", labels, "-o", "dataset", "--size", 16, "--folds", 3, "--buffer", "8px")
+    found = json.loads(audit("dataset", "--json").stdout)
+    assert [own["fold"] for own in found["folds"]] == [0, 1, 2] and found["leaks"] == []
+    for own in found["folds"]:
+        assert own["train"] and own["val"] and own["shared_m2"] == 0 and own["nearest_m"] >= 8 * PIXEL
+    assert "fold" in audit("dataset").stdout
+    index = tmp_path / "dataset" / "tiles.gpkg"
+    geopandas.read_file(index).assign(near_folds="").to_file(index, layer="tiles")
+    result = audit("dataset")
+    assert result.exit_code == 4 and "training and validation of fold 0 are 0 m apart" in result.stderr

@@ -92,7 +92,13 @@ def mosaic(dataset: Path, height: int, width: int) -> Any:
 
 
 def test_a_dataset_is_the_folder_of_the_design(run: Any) -> None:
-    assert {path.name for path in run.dataset.iterdir()} == {"images", "labels", "tiles.gpkg", "dataset.yaml"}
+    assert {path.name for path in run.dataset.iterdir()} == {
+        "images",
+        "labels",
+        "tiles.gpkg",
+        "append.npz",
+        "dataset.yaml",
+    }
     assert set(files(run.dataset).values()) == set(SPLITS)
 
 

@@ -42,7 +42,7 @@ def same_options(given: Mapping[str, Any], folder: Path, manifest: Manifest) -> 
         raise too_old(folder)
     known: dict[str, Any] = {name: getattr(tiling, name) for name in (*_FREE, *_NAMES) if hasattr(tiling, name)}
     known |= {"seed": rule.seed, "folds": rule.folds}
-    known["block_size"] = Length(float(rule.block_px), "px")
+    known["block_size"] = Length(rule.block_m, "m") if rule.block_m else Length(float(rule.block_px), "px")
     known["buffer"] = None if rule.by == "date" else Length(float(rule.buffer_px), "px")
     for name, option in _NAMES.items():
         value = given.get(name)
@@ -67,8 +67,10 @@ def too_old(folder: Path) -> DataError:
 def _agrees(name: str, value: Any, known: Any, manifest: Manifest) -> bool:
     assert manifest.tiling is not None and manifest.split is not None
     if isinstance(value, Length):
-        pixels = value.pixels(manifest.tiling.size, manifest.gsd_m, _NAMES[name])
-        return known is not None and pixels == known.value
+        if known is None:
+            return False
+        pixels, own = (length.pixels(manifest.tiling.size, manifest.gsd_m, _NAMES[name]) for length in (value, known))
+        return bool(pixels == own)
     if name == "split_by" and manifest.split.by == "polygons":  # new ground can need another layer
         return value not in ("block", "scene", "date") and Path(value).exists()
     return bool(value == known)
@@ -76,7 +78,7 @@ def _agrees(name: str, value: Any, known: Any, manifest: Manifest) -> bool:
 
 def _text(value: Any) -> str:
     if isinstance(value, Length):
-        return f"{value.value:g}px"
+        return f"{value.value:g}{value.unit}"
     if isinstance(value, tuple):
         return " ".join(f"{part:g}" for part in value)
     return "not given" if value in (None, "", False) else str(value)

@@ -141,7 +141,7 @@ def refuse_other_bands(scene: LabelledScene, earlier: Earlier) -> None:
 
 
 def extend_manifest(old: Manifest, new: Manifest, statistics: RunningStats) -> Manifest:
-    """Describe a dataset with added tiles.
+    """Describe a dataset with added tiles, except their ground.
 
     Args:
         old: the dataset.
@@ -149,13 +149,12 @@ def extend_manifest(old: Manifest, new: Manifest, statistics: RunningStats) -> M
         statistics: of the training pixels of both.
     """
     pixels = {split: [a + b for a, b in zip(own, new.pixels[split], strict=True)] for split, own in old.pixels.items()}
-    is_known = old.ground_m2 and new.ground_m2
     return replace(
         old,
         bands=statistics.bands([band.name for band in old.bands]),
         tiles={split: count + new.tiles[split] for split, count in old.tiles.items()},
+        valid_pixels=statistics.pixels,
         pixels=pixels,
-        ground_m2={split: area + new.ground_m2[split] for split, area in old.ground_m2.items()} if is_known else {},
         left_out=dict(Counter(old.left_out) + Counter(new.left_out)),
         weights=class_weights(pixels["train"]),
         appended=[*old.appended, new.command],

@@ -15,7 +15,6 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.footprints import PlacedScene, PlannedTile
 from cwsam_cli.tile.request import TileRequest
-from cwsam_cli.tile.selection import beyond_limit
 from cwsam_cli.tile.split.assignment import Neighbours, assign, assign_folds
 from cwsam_cli.tile.split.blocks import Block
 from cwsam_cli.tile.split.buffer import Intrusions, apart, find_intrusions, inset, shared_ground
@@ -114,7 +113,7 @@ def divide(
         zones=read_zones(Path(request.split_by), request.split_field, scenes) if request.has_zones else None,
         earlier=earlier.after(len(scenes)),
     )
-    division = _within_limit(_with_buffer(ground), request)
+    division = _with_buffer(ground)
     if not earlier.scenes:
         _warn_of_empty(division, ground)
     return division
@@ -230,18 +229,6 @@ def _divided(ground: _Ground, tiles: Sequence[PlannedTile], possible: int, buffe
     lost = round((possible - area(kept)) / ground.request.size**2)
     left_out = {"for the buffer" if buffer else "on ground of another split": max(0, lost)}
     return Division(kept, buffer, {}, {}, left_out)
-
-
-def _within_limit(division: Division, request: TileRequest) -> Division:
-    limit = request.selection.limit
-    if limit is None or len(division.tiles) <= limit:
-        return division
-    beyond = beyond_limit([tile.split for tile in division.tiles], limit, request.seed)
-    return replace(
-        division,
-        tiles=tuple(without(division.tiles, beyond, request.size)),
-        left_out={**division.left_out, "beyond --limit": len(beyond)},
-    )
 
 
 def _between_units(ground: _Ground, intrusions: Intrusions) -> Neighbours:

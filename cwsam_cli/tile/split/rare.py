@@ -1,10 +1,12 @@
 """Name the classes that a split does not have, and the block size that would help."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from cwsam_cli.dataset.manifest import Manifest
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.split.division import Division, Histograms
+from cwsam_cli.tile.split.earlier import DividedUnit
 
 
 def missing_classes(
@@ -47,6 +49,32 @@ def missing_classes(
             f"class `{entry.name}` ({total[entry.code]:,} pixels in {count} block(s)) is missing from "
             f"{' and '.join(missing)}; {advice}"
         )
+    return texts
+
+
+def lost_classes(manifest: Manifest, units: Mapping[str, DividedUnit], wanted: Sequence[str]) -> list[str]:
+    """Describe the classes that the ground of a split has, but none of its tiles.
+
+    Args:
+        manifest: the written dataset.
+        units: the units of ground; empty if polygons decide, which then have all classes.
+        wanted: the splits that have a share.
+
+    Returns:
+        One sentence per class.
+    """
+    texts = []
+    for index, entry in enumerate(manifest.taxonomy.classes):
+        if not any(own[index] for own in manifest.pixels.values()) and not units:
+            continue
+        has_ground = {unit.split for unit in units.values() if unit.found.get(entry.code)} if units else set(wanted)
+        lost = [split for split in wanted if split in has_ground and not manifest.pixels[split][index]]
+        lost = [split for split in lost if manifest.tiles[split]]
+        if lost:
+            texts.append(
+                f"class `{entry.name}` is missing from the tiles of {' and '.join(lost)}, although their ground has "
+                "it; another --seed, a smaller --buffer or smaller tiles (--size) could help"
+            )
     return texts
 
 

@@ -60,3 +60,10 @@ def test_degrees_and_zones_are_compared_in_metres() -> None:
 def test_tiles_without_a_position_have_no_distance() -> None:
     tiles = [dataclasses.replace(tile(split, 0, 0), grid=None) for split in ("train", "test")]
     assert meeting(*tiles) == meeting() and meeting().nearest_m is None
+
+
+@pytest.mark.parametrize(("west", "shared_m2"), [(5e5 + 990, 0), (5e5 + 980, 20 * 1000)])
+def test_a_strip_of_a_pixel_is_not_shared_ground(west: float, shared_m2: float) -> None:
+    found = meeting(tile("train", 5e5, 4e6), tile("test", west, 4e6))
+    assert found.shared_m2 == pytest.approx(shared_m2)
+    assert (found.example is None) == (shared_m2 == 0)

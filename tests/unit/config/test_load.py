@@ -140,6 +140,8 @@ def test_what_a_file_leaves_out_keeps_its_default(load: Load) -> None:
         ("training_settings: {precision: fp8}", "training_settings.precision"),
         ("training_settings: {warmup_steps: -1}", "warmup_steps"),
         ("lr_min: 1", "lr_min"),
+        ("val_dataset: {fold: 1}", "val_dataset.fold has no effect"),
+        ("test_dataset: {fold: 1}", "test_dataset.fold has no effect"),
         ("val_dataset: {wrapper: {args: {inp_size: 256}}}", "val_dataset.wrapper.args.inp_size"),
     ],
 )

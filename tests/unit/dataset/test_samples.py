@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.dataset.loader import BatchShare
-from cwsam_cli.dataset.manifest import Band, Manifest, write_manifest
+from cwsam_cli.dataset.manifest import Band, Manifest, read_manifest, write_manifest
 from cwsam_cli.dataset.samples import TileDataset, balanced_probabilities, count_class_pixels, describe
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, from_names
@@ -357,6 +358,15 @@ def folders(*roots: Path) -> FolderArgs:
         root_path_1=[str(root / "images" / "train") for root in roots],
         root_path_2=[str(root / "labels" / "train") for root in roots],
     )
+
+
+def test_folders_with_few_labels_weigh_by_their_pixels(make_raster: MakeRaster, tmp_path: Path) -> None:
+    """All pixels of a training tile are normalised, whether they have labels or not."""
+    values = [np.full((2, 8, 8), value, np.uint8) for value in (10, 30)]
+    roots = [dataset_of(tmp_path / name, make_raster, own) for name, own in zip("ab", values, strict=True)]
+    for root, labelled in zip(roots, (2, 64), strict=True):
+        write_manifest(root, replace(read_manifest(root), pixels={"train": [0, 0, labelled]}, valid_pixels=64))
+    assert [band.mean for band in describe(folders(*roots)).bands] == [20, 20]
 
 
 def test_statistics_of_several_folders_are_those_of_all_their_pixels(make_raster: MakeRaster, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def test_running_statistics_equal_those_of_all_valid_pixels_at_once(dtype: str) 
     pixels = np.concatenate(seen, axis=1)
     bands = stats.bands(("r", "g", "b"))
     assert [band.name for band in bands] == ["r", "g", "b"]
+    assert stats.pixels == pixels.shape[1]
     np.testing.assert_allclose([band.mean for band in bands], pixels.mean(axis=1), rtol=1e-12)
     np.testing.assert_allclose([band.std for band in bands], pixels.std(axis=1), rtol=1e-12)
     assert [band.minimum for band in bands] == pixels.min(axis=1).tolist()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
@@ -202,3 +203,39 @@ def test_a_stack_can_lie_in_several_folders() -> None:
     assert [path for _, path in View.from_text(view).members] == folders
     dates = [f"/d/{date}/T32_{band}.jp2" for date in ("june", "july") for band in ("B2", "B3")]
     assert len(make_views(dates, stack="{scene}_{band}.jp2")) == 2
+
+
+@pytest.mark.parametrize("first", ["alpha", "mask", "value", "nothing"])
+@pytest.mark.parametrize("second", ["alpha", "mask", "value", "turned"])
+def test_every_file_of_a_stack_hides_its_pixels(make_raster: MakeRaster, first: str, second: str) -> None:
+    rng, valid = np.random.default_rng(0), np.ones((2, 40, 50), bool)
+    valid[0, :7], valid[1, :, 40:] = False, False
+    paths = []
+    for name, how, shown in zip("AB", (first, second), valid, strict=True):
+        pixels = rng.integers(1, 255, (3, 40, 50)).astype(np.uint8)
+        if how == "alpha":
+            alpha = np.concatenate([pixels, shown[None] * np.uint8(255)])
+            paths.append(make_raster(f"s_{name}.tif", alpha, photometric="RGB", alpha="YES"))
+        elif how == "mask":
+            paths.append(make_raster(f"s_{name}.tif", pixels, mask=shown * np.uint8(255)))
+        elif how == "value":
+            paths.append(make_raster(f"s_{name}.tif", np.where(shown, pixels, 0), nodata=0))
+        elif how == "turned":
+            turned = Affine(30, 0, 600_000, 0, -30, 4_000_000) @ Affine.rotation(8)
+            paths.append(make_raster(f"s_{name}.tif", pixels, transform=turned))
+        else:
+            paths.append(make_raster(f"s_{name}.tif", pixels))
+    (view,) = make_views(list(map(str, paths)), stack="{scene}_{band}.tif")
+    with open_scene(view) as scene:
+        assert len(scene.band_names) == 6
+        assert scene.hides_pixels
+        found = scene.read(scene.whole)[1]
+    if first == "nothing":
+        valid[0] = True
+    if first == second == "value":  # 0 in some bands of bytes is brightness, see `raster.pixels`
+        valid[:] = valid.any(axis=0)
+    if second == "turned":
+        height, width = found.shape
+        assert 0 < found.mean() < 1 and (first == "nothing" or (valid[0][:height, :width] >= found).mean() > 0.95)
+    else:
+        assert (found == valid.all(axis=0)).all()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
+from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from cwsam_cli.tile.footprints import PlannedTile
@@ -51,3 +52,19 @@ def test_what_an_earlier_tile_shows_has_no_labels_beyond_the_overlap() -> None:
     )
     assert tile.unlabelled == (5, 0)
     assert tile.window == Window(2, 4, 32, 32)
+
+
+def test_a_block_in_metres_has_other_pixels_in_each_scene(make_raster: MakeRaster, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    paths = []
+    for name, pixel, west in (("a", 30, 600_000), ("b", 10, 640_000)):
+        place = {"transform": from_origin(west, 4_000_000, pixel, pixel)}
+        paths.append(str(make_raster(f"{name}.tif", rng.integers(1, 255, (1, 96, 96)).astype(np.uint8), **place)))
+        make_raster(f"labels/{name}.tif", rng.integers(1, 4, (96, 96)).astype(np.uint8), **place)
+    request = TileRequest(
+        scenes=tuple(paths), labels=tmp_path / "labels", output=tmp_path / "d", size=16, block_size=Length(960, "m")
+    )
+    plan = make_plan(request, inspect_inputs(request), EarlierGround())
+    sides = {(tile.scene, tile.block.split("/")[1]) for tile in plan.tiles}
+    assert sides == {(0, "32"), (1, "96")}
+    assert (plan.rule.block_px, plan.rule.block_m) == (32, 960)

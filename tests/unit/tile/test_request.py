@@ -22,6 +22,7 @@ SCENE, LABELS = "scene.tif", Path("labels.tif")
         ({"shares": (float("nan"), 0, 0)}, "--split"),
         ({"scenes": (SCENE, SCENE)}, "given twice"),
         ({"output": LABELS}, "is an input"),
+        ({"preview": Path("dataset/deep/sheet.png")}, "lies inside the dataset"),
         ({"split_by": "date", "buffer": Length(500, "m")}, "--buffer"),
     ],
 )

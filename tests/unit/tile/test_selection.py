@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cwsam_cli.errors import UsageError
-from cwsam_cli.tile.selection import Selection, beyond_limit
+from cwsam_cli.tile.selection import Selection, draw
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,23 @@ def test_what_is_no_share_is_refused(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize("limit", [3, 10, 50, 99, 100, 200])
 def test_a_limit_keeps_the_shares_of_the_splits(limit: int) -> None:
     splits = ["train"] * 70 + ["val"] * 20 + ["test"] * 10
-    gone = beyond_limit(splits, limit, seed=0)
+    gone = draw(splits, limit, 0, keep)
     kept = Counter(split for number, split in enumerate(splits) if number not in gone)
     assert kept.total() == min(limit, 100)
     for split, count in Counter(splits).items():
         assert kept[split] == pytest.approx(count * min(limit, 100) / 100, abs=1.5) and kept[split] >= 1
-    assert beyond_limit(splits, limit, seed=0) == gone
-    assert limit > 90 or beyond_limit(splits, limit, seed=1) != gone
+    assert draw(splits, limit, 0, keep) == gone
+    assert limit > 90 or draw(splits, limit, 1, keep) != gone
+
+
+def keep(number: int) -> str | None:
+    return None
+
+
+@pytest.mark.parametrize("limit", [3, 10, 40])
+def test_tiles_that_are_left_out_anyway_do_not_count(limit: int) -> None:
+    splits = ["train"] * 70 + ["val"] * 20 + ["test"] * 10
+    gone = draw(splits, limit, 0, lambda number: "without a label" if number % 2 else None)
+    assert len(splits) - len(gone) == limit
+    assert {number % 2 for number, reason in gone.items() if reason == "without a label"} == {1}
+    assert set(splits) == {splits[number] for number in range(100) if number not in gone}

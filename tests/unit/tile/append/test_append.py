@@ -415,3 +415,12 @@ def test_another_run_in_the_meantime_is_told(site: Site, monkeypatch: pytest.Mon
     monkeypatch.setattr(pipeline, "make_plan", plan_late)
     with pytest.raises(MachineError, match="another process has changed"):
         site.append(site.scene("b", at=(0, 96)))
+
+
+def test_ground_that_two_scenes_show_counts_once(site: Site) -> None:
+    tile_scenes(site.request(site.scene("a"), shares=(1, 0, 0)))
+    once = read_manifest(site.dataset).ground_m2["train"]
+    manifest = site.append(site.scene("b"))
+    assert once == pytest.approx(64 * 96 * 900)
+    assert manifest.ground_m2["train"] == pytest.approx(once)
+    assert sum(manifest.pixels["train"]) == 2 * 64 * 96

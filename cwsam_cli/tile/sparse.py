@@ -1,0 +1,87 @@
+"""Place tiles on the labels, in blocks of which few pixels are labelled."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from cwsam_cli.console import track
+from cwsam_cli.taxonomy import Taxonomy
+from cwsam_cli.tile.footprints import PlannedTile
+from cwsam_cli.tile.scenes import Inputs, OpenScene, SceneReader
+from cwsam_cli.tile.split.earlier import around
+from cwsam_cli.tile.split.placement import place_on_labels
+
+_FEW = 0.25
+"""Share of labelled pixels below which a block's labels are read once more, to place tiles on them."""
+
+
+def place_on_few(
+    tiles: Sequence[PlannedTile],
+    inputs: Inputs,
+    labelled: Mapping[tuple[int, str], float],
+    taxonomy: Taxonomy,
+    size: int,
+) -> list[PlannedTile]:
+    """Move the tiles of blocks with few labels onto the labels, where that needs fewer tiles.
+
+    The tiles of a block stay within the ground that they cover together, so splits and buffers hold. Each label that
+    they show stays in one tile.
+
+    Args:
+        tiles: the tiles, which cover their blocks as a lattice.
+        inputs: scenes and labels.
+        labelled: share of labelled pixels by scene and block.
+        taxonomy: the class table.
+        size: pixels per side of a tile.
+    """
+    by_block: dict[tuple[int, str], list[PlannedTile]] = defaultdict(list)
+    for tile in tiles:
+        by_block[tile.scene, tile.block].append(tile)
+    few = [
+        block
+        for block, own in by_block.items()
+        if len(own) > 1 and labelled[block] < _FEW and (own[0].height, own[0].width) == (size, size)
+    ]
+    moved = dict(by_block)
+    with closing(SceneReader(inputs.scenes, inputs.table, size)) as reader:
+        for block in track(few, "looking for labels", unit="block"):
+            shown = around([tile.window for tile in by_block[block]])
+            known = _known(reader.open(block[0]), shown, taxonomy.codes, size)
+            covered = np.zeros_like(known)
+            for tile in by_block[block]:
+                top, left = tile.row_off - int(shown.row_off), tile.col_off - int(shown.col_off)
+                covered[top : top + tile.height, left : left + tile.width] = True
+            if not covered.all():  # other tiles of the block are too near to another split
+                continue
+            starts = place_on_labels(known, size)
+            if starts is not None:
+                moved[block] = [_moved(by_block[block][0], shown, *start, size) for start in starts]
+    return [tile for own in moved.values() for tile in own]
+
+
+def _known(opened: OpenScene, window: Window, codes: Sequence[int], rows: int) -> NDArray[np.bool_]:
+    """Return which pixels of a window have a label (H, W). They are read some rows at a time."""
+    known = np.zeros((int(window.height), int(window.width)), bool)
+    for top in range(0, len(known), rows):
+        part = known[top : top + rows]
+        strip = Window(window.col_off, window.row_off + top, window.width, len(part))
+        part[:] = np.isin(opened.about_codes(strip), codes)
+    return known
+
+
+def _moved(tile: PlannedTile, shown: Window, row: int, col: int, size: int) -> PlannedTile:
+    """Return a tile of the same block at another place."""
+    return PlannedTile(
+        scene=tile.scene,
+        row_off=int(shown.row_off) + row,
+        col_off=int(shown.col_off) + col,
+        height=size,
+        width=size,
+        split=tile.split,
+        block=tile.block,
+        fold=tile.fold,
+    )
