@@ -334,7 +334,7 @@ def squares(folder: Path, side: int, *, down: int = 0, right: int = 0) -> list[P
     return pairs
 
 
-@pytest.mark.parametrize("name", ["nc_landsat7_2002", "zion_landsat8_nlcd"])
+@pytest.mark.parametrize("name", ["nc_landsat7_2002", pytest.param("zion_landsat8_nlcd", marks=pytest.mark.slow)])
 def test_labels_moved_by_some_pixels_are_found_and_others_not_accused(landcover: Path, name: str) -> None:
     own, moved = (
         judge(name, np.concatenate([contrast_below_edges(tile) for tile in tiles]), is_north_up=True)
