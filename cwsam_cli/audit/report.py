@@ -122,7 +122,7 @@ def _alignment_lines(found: Sequence[Alignment]) -> list[str]:
     counts = {verdict: sum(own.verdict == verdict for own in found if own.scene != "all") for verdict in _VERDICTS}
     rows = [f"{own.scene}: {own.text}" for own in shown]
     if len(shown) < len(found):
-        rows.append(", ".join(f"{count:,} scenes {_VERDICTS[verdict]}" for verdict, count in counts.items()))
+        rows.append("scenes: " + ", ".join(f"{count:,} {_VERDICTS[verdict]}" for verdict, count in counts.items()))
     return rows
 
 

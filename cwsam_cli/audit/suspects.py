@@ -160,7 +160,7 @@ def judge_samples(samples: Sequence[Sample], blocks: Sequence[str]) -> tuple[lis
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """A Gaussian of the standardised features for each class. All classes are equally likely beforehand."""
+    """A Gaussian of the standardised features for each class, and how frequent each class is."""
 
     codes: NDArray[np.int64]
     """(K,)."""
@@ -171,6 +171,8 @@ class Classifier:
     """(K, F)."""
     roots: _Floats
     """Matrices W with W Wᵀ = inverse covariance (K, F, F)."""
+    shares: _Floats
+    """Share of each class (K,)."""
 
     @classmethod
     def learn(cls, features: NDArray[np.float32], codes: NDArray[np.int64]) -> "Classifier":
@@ -198,14 +200,14 @@ class Classifier:
             for scatter, count in zip(scatters, counts.tolist(), strict=True)
         ]
         roots = np.linalg.cholesky(np.linalg.inv(np.stack(covariances)))
-        return cls(classes, center, scale, means, roots)
+        return cls(classes, center, scale, means, roots, counts / len(values))
 
     def classify(self, features: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the likeliest class of each pixel (P,)."""
         values = (features - self.center) / self.scale
         scores = [
-            np.log(np.diag(root)).sum() - (((values - mean) @ root) ** 2).sum(axis=1) / 2
-            for mean, root in zip(self.means, self.roots, strict=True)
+            np.log(share) + np.log(np.diag(root)).sum() - (((values - mean) @ root) ** 2).sum(axis=1) / 2
+            for mean, root, share in zip(self.means, self.roots, self.shares, strict=True)
         ]
         return np.asarray(self.codes[np.argmax(scores, axis=0)])
 

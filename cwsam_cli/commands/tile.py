@@ -28,7 +28,8 @@ def tile(
         typer.Option(
             "--labels",
             help="Class raster in any CRS and resolution, vector file (file.gpkg:layer names a layer), folder of "
-            "rasters (by the scenes' names, or else by their ground), or pattern: labels/{stem}_lc.tif.",
+            "rasters (by the scenes' names, or else by their ground), pattern (labels/{stem}_lc.tif), or COCO "
+            "file of objects in the images' pixels (annotations.json).",
         ),
     ] = None,
     labels_for: Annotated[

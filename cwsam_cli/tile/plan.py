@@ -30,6 +30,7 @@ from cwsam_cli.tile.labels.corrections import COUNTED
 from cwsam_cli.tile.labels.files import RasterSource
 from cwsam_cli.tile.labels.overlaps import write_overlaps
 from cwsam_cli.tile.labels.unexpected import refuse_unexpected
+from cwsam_cli.tile.labels.vector import VectorSource
 from cwsam_cli.tile.request import TileFormat, TileRequest
 from cwsam_cli.tile.scenes import Inputs, LabelledScene, SceneReader
 from cwsam_cli.tile.selection import Selection, draw
@@ -263,7 +264,9 @@ def _refuse_conflicts(conflicts: Conflicts, inputs: Inputs, request: TileRequest
     cut = "cut each overlap out of one feature, or say which class wins: --priority"
     hint = f"select them in QGIS with Select by Expression: $id IN ({ids}); {cut}"
     path = request.overlaps_to
-    if path is None:
+    if not any(isinstance(scene.labels, VectorSource) for scene in inputs.scenes):
+        hint = f"these are ids of annotations; {cut}"
+    elif path is None:
         hint += "; --overlaps-to overlaps.gpkg writes a layer of the overlaps"
     elif inputs.table is not None and write_overlaps(inputs.scenes, inputs.table, path, overwrite=request.overwrite):
         hint = f"open `{path}`, which holds all overlaps; {cut}"

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +12,16 @@ import numpy as np
 import pytest
 import rasterio
 import yaml
+from affine import Affine
 from rasterio.features import rasterize
 from typer.testing import CliRunner, Result
 
+from cwsam_cli.audit.alignment import contrast_below_edges, judge
+from cwsam_cli.audit.suspects import draw_sample, judge_samples
+from cwsam_cli.audit.tiles import Pair
 from cwsam_cli.config.load import load_label_table
 from cwsam_cli.main import app
+from cwsam_cli.raster.grid import Grid
 
 Cwsam = Callable[..., Result]
 
@@ -288,3 +294,65 @@ def test_colored_labels_without_a_place_are_those_of_the_chips(landcover: Path, 
     found = {tile.tile: read(label) for tile, _, label in tiles(tmp_path / "dataset")}
     assert same.keys() == found.keys() and len(same) == 32
     assert all((found[name] == codes).all() for name, codes in same.items())
+
+
+def test_labels_as_objects_in_pixels_are_those_of_the_chips(landcover: Path, chips: Path, tmp_path: Path) -> None:
+    naip = landcover / "naip_wv_1m_nogeo"
+    images: list[Any] = []
+    annotations: list[Any] = []
+    for number, path in enumerate(sorted((naip / "labels").glob("*.tif"))):
+        codes = read(path)[0]
+        images.append({"id": number, "file_name": path.name, "width": codes.shape[1], "height": codes.shape[0]})
+        for code in np.unique(codes).tolist():
+            inside = (codes == code).T.ravel()
+            ends = np.flatnonzero(np.diff(inside, prepend=False, append=not inside[-1]))
+            runs = {"counts": np.diff(ends, prepend=0).tolist(), "size": list(codes.shape)}
+            entry = {"id": len(annotations), "image_id": number, "category_id": code, "segmentation": runs}
+            annotations.append(entry)
+    names = [{"id": entry.code, "name": entry.name} for entry in load_label_table("chesapeake").taxonomy.classes]
+    content = {"images": images, "annotations": annotations, "categories": names}
+    (tmp_path / "objects.json").write_text(json.dumps(content))
+    scenes = sorted((naip / "images").glob("*.tif"))
+    options = ("-o", tmp_path / "dataset", "--size", 128, "--buffer", 0)
+    cwsam("tile", *scenes, "--labels", tmp_path / "objects.json", *options)
+    for tile, _, label in tiles(chips):
+        assert (read(label) == read(tmp_path / "dataset" / "labels" / tile.split / label.name)).all()
+
+
+# What an audit finds in them
+
+
+def squares(folder: Path, side: int, *, down: int = 0, right: int = 0) -> list[Pair]:
+    """A scene in tiles whose labels are moved by some pixels."""
+    image, (codes,) = read(folder / "image.tif"), read(folder / "label.tif")
+    full, grid = np.ones((side, side), bool), Grid(None, Affine.identity(), side, side)
+    starts = [range(8, size - side - 7, side) for size in codes.shape]
+    pairs = []
+    for row, col in product(*starts):
+        own = codes[row - down : row - down + side, col - right : col - right + side]
+        pairs.append(Pair(image[:, row : row + side, col : col + side], full, own, own != 255, grid))
+    return pairs
+
+
+@pytest.mark.parametrize("name", ["nc_landsat7_2002", pytest.param("zion_landsat8_nlcd", marks=pytest.mark.slow)])
+def test_labels_moved_by_some_pixels_are_found_and_others_not_accused(landcover: Path, name: str) -> None:
+    own, moved = (
+        judge(name, np.concatenate([contrast_below_edges(tile) for tile in tiles]), is_north_up=True)
+        for tiles in (squares(landcover / name, 64), squares(landcover / name, 64, down=-2, right=3))
+    )
+    assert own.verdict == "aligned" and moved.verdict == "shifted"
+    assert own.right_px is not None and own.down_px is not None and np.hypot(own.right_px, own.down_px) < 0.75
+    assert moved.right_px is not None and moved.down_px is not None
+    assert abs(moved.right_px - own.right_px - 3) < 0.15 and abs(moved.down_px - own.down_px + 2) < 0.15
+
+
+def test_most_tiles_with_a_wrong_class_are_among_the_first_suspects(landcover: Path) -> None:
+    pairs = squares(landcover / "nc_landsat7_2002", 32)
+    wrong = set(np.random.default_rng(0).choice(len(pairs), len(pairs) // 20, replace=False).tolist())
+    for number in wrong:
+        own, counts = np.unique(pairs[number].codes, return_counts=True)
+        pairs[number].codes[:] = 6 if own[counts.argmax()] != 6 else 5
+    samples = [draw_sample("train", Path("tile"), pair, number) for number, pair in enumerate(pairs)]
+    shares, _ = judge_samples(samples, [str(number // 8) for number in range(len(pairs))])
+    first = set(np.argsort(-np.array(shares), kind="stable")[: len(wrong)].tolist())
+    assert len(first & wrong) / len(wrong) > 0.6, "chance is 0.05"

@@ -24,9 +24,10 @@ from cwsam_cli.raster.scene import open_scene
 from cwsam_cli.raster.style import CLASSES_TAG, colormap, read_taxonomy, write_sidecar
 from cwsam_cli.taxonomy import LabelTable, LandCoverClass, Taxonomy, from_names
 from cwsam_cli.tile.labels.codes import NO_LABEL, UNEXPECTED
+from cwsam_cli.tile.labels.fields import field_table
 from cwsam_cli.tile.labels.files import find_labels
 from cwsam_cli.tile.labels.raster import open_raster_labels
-from cwsam_cli.tile.labels.vector import VectorSource, field_table, place_polygons
+from cwsam_cli.tile.labels.vector import VectorSource, place_polygons
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.split.assignment import assign
 from cwsam_cli.vectorize.measure import measure_regions

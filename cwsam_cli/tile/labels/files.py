@@ -1,6 +1,6 @@
 """Find the label file of each scene, and the class table of all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +16,13 @@ from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.raster.style import has_wide_values, read_label_table
 from cwsam_cli.taxonomy import LabelTable
+from cwsam_cli.tile.labels.coco import CocoSource, is_coco
 from cwsam_cli.tile.labels.codes import JoinedLabels, Labels
 from cwsam_cli.tile.labels.corrections import CorrectionSource
+from cwsam_cli.tile.labels.fields import field_table
 from cwsam_cli.tile.labels.pairs import Footprints, is_raster, pair_labels
 from cwsam_cli.tile.labels.raster import open_raster_labels
-from cwsam_cli.tile.labels.vector import VectorSource, field_codes, field_table
+from cwsam_cli.tile.labels.vector import VectorSource, field_codes
 from cwsam_cli.tile.request import TileRequest
 
 _RASTERS = {".tif", ".tiff", ".vrt", ".img", ".jp2", ".png"}
@@ -41,7 +43,7 @@ class RasterSource:
             yield parts[0] if len(parts) == 1 else JoinedLabels(tuple(parts))
 
 
-LabelSource = RasterSource | VectorSource
+LabelSource = RasterSource | VectorSource | CocoSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +99,19 @@ def find_labels(request: TileRequest, earlier: LabelTable | None = None) -> Labe
     paths = pair_labels(request)
     sources = {path: _source(path, request) for path in dict.fromkeys(paths.values())}
     vectors = [source for source in sources.values() if isinstance(source, VectorSource)]
+    annotated = [source for source in sources.values() if isinstance(source, CocoSource)]
     if not vectors:
-        _refuse_vector_options(request)
+        _refuse_vector_options(request, has_objects=bool(annotated))
     if table is None and vectors:
         table = field_table(vectors)
+    elif table is None and annotated:
+        table = _common_table(annotated)
     if table is not None:
         wanted = _priority(request.priority, table)
         sources |= {
             path: replace(source, priority=wanted)
             for path, source in sources.items()
-            if isinstance(source, VectorSource)
+            if isinstance(source, VectorSource | CocoSource)
         }
     elif len(sources) == 1:
         table = _wide_table(next(iter(sources)))
@@ -145,9 +150,27 @@ def _source(path: Path, request: TileRequest) -> LabelSource:
     file, layer = _layer_of(path)
     if file.suffix.lower() in _RASTERS and file.exists():
         return RasterSource(paths=(file,))  # it is opened later, once for each of thousands of scenes
+    if layer is None and is_coco(file):
+        return CocoSource(path=file, all_touched=request.all_touched)
     if layer is None and not is_vector(file):
         return RasterSource(paths=(file,))
     return _vector_source(file, layer, request)
+
+
+def _common_table(sources: Sequence[CocoSource]) -> LabelTable:
+    """Return the class table of files with the same categories.
+
+    Raises:
+        DataError: their categories differ.
+    """
+    tables = [source.table() for source in sources]
+    other = next((n for n, table in enumerate(tables) if not table.taxonomy.same_classes(tables[0].taxonomy)), None)
+    if other is not None:
+        raise DataError(
+            f"`{sources[other].path}` has other categories than `{sources[0].path}`",
+            hint="give a class table with the names of all: --classes classes.yaml",
+        )
+    return tables[0]
 
 
 def _read_table(classes: str) -> LabelTable:
@@ -181,17 +204,19 @@ def _wide_table(path: Path) -> LabelTable | None:
     return table
 
 
-def _refuse_vector_options(request: TileRequest) -> None:
-    given = {
+def _refuse_vector_options(request: TileRequest, *, has_objects: bool) -> None:
+    """Stop if an option has no meaning for rasters, or for annotated objects."""
+    given: dict[str, object] = {
         "--class-field": request.class_field if request.corrections is None else None,
         "--where": request.where,
-        "--priority": request.priority,
-        "--all-touched": request.all_touched,
         "--label-buffer": request.label_buffer_m,
     }
+    if not has_objects:
+        given |= {"--priority": request.priority, "--all-touched": request.all_touched}
     named = next((option for option, value in given.items() if value), None)
     if named is not None:
-        raise UsageError(f"{named} is for vector labels, but the labels are rasters", hint="leave it out")
+        kind = "annotations of images" if has_objects else "rasters"
+        raise UsageError(f"{named} is for vector labels, but the labels are {kind}", hint="leave it out")
 
 
 def _layer_of(labels: Path) -> tuple[Path, str | None]:

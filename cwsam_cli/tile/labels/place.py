@@ -15,6 +15,7 @@ from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import has_position
 from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.tile.labels.bounds import Bounds, bounds_near, center, raster_place
+from cwsam_cli.tile.labels.coco import CocoSource
 from cwsam_cli.tile.labels.files import LabelSource
 from cwsam_cli.tile.labels.vector import VectorSource
 
@@ -33,7 +34,7 @@ def refuse_far_labels(scenes: Iterable[tuple[str, Grid, LabelSource]]) -> None:
     place_of = cache(raster_place)
     by_source: dict[LabelSource, list[tuple[str, Grid]]] = {}
     for path, grid, source in scenes:
-        if grid.crs is not None:
+        if grid.crs is not None and not isinstance(source, CocoSource):  # annotations are in pixels
             by_source.setdefault(source, []).append((path, grid))
     for source, own in by_source.items():
         places = _places(source, place_of)

@@ -4,7 +4,7 @@ A pixel belongs to the polygon that contains its centre.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
@@ -27,7 +27,7 @@ from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.globe import globe_width, unwrap
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import missing_crs
-from cwsam_cli.taxonomy import IGNORE, LabelTable, LandCoverClass, Taxonomy, default_color
+from cwsam_cli.taxonomy import IGNORE, LabelTable
 from cwsam_cli.tile.labels.bounds import bounds_near, center
 from cwsam_cli.tile.labels.codes import NO_LABEL, UNEXPECTED, Codes, Conflicts, Labels, Value
 
@@ -357,10 +357,21 @@ def place_polygons(
         turns = [moved.set_geometry(moved.translate(turn * width)) for turn in (0, 1, -1)]
         moved = pandas.concat([turn.cx[min(x) : max(x), min(y) : max(y)] for turn in turns])
         moved = moved.sort_values(["rank", "code"], kind="stable")
-    shapes = moved.geometry.to_numpy()
+    return burnable(moved, grid, all_touched=all_touched)
+
+
+def burnable(frame: geopandas.GeoDataFrame, grid: Grid, *, all_touched: bool = False) -> VectorLabels:
+    """Return labels of features in the coordinates of a grid.
+
+    Args:
+        frame: features with the columns `code`, `value` and `rank`, sorted by rank and code.
+        grid: the scene's grid.
+        all_touched: see `VectorSource`.
+    """
+    shapes = frame.geometry.to_numpy()
     large = (shapely.get_num_coordinates(shapes) > _LARGE) & (shapely.get_dimensions(shapes) == 2)
     large[large] = shapely.is_valid(shapes[large])
-    return VectorLabels(moved.assign(large=large), grid, all_touched)
+    return VectorLabels(frame.assign(large=large), grid, all_touched)
 
 
 def _not_finite(frame: geopandas.GeoDataFrame) -> str:
@@ -368,36 +379,3 @@ def _not_finite(frame: geopandas.GeoDataFrame) -> str:
     xy, feature = shapely.get_coordinates(frame.geometry.to_numpy(), return_index=True)
     ids = frame.index[np.unique(feature[~np.isfinite(xy).all(axis=1)])].tolist()
     return ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-
-
-def field_table(sources: Sequence[VectorSource]) -> LabelTable:
-    """Make a class table of the values in the class field of one or more layers.
-
-    Raises:
-        DataError: the field holds no class codes and no names.
-    """
-    path, field = sources[0].path, sources[0].class_field
-    found = set[Value]().union(*(source.values() for source in sources))
-    if found and all(isinstance(value, str) and value.isdecimal() for value in found):
-        found = {int(value) for value in found}
-    values = sorted(found, key=str)
-    codes = [value for value in values if isinstance(value, int)]
-    if codes and len(codes) < len(values):
-        raise DataError(f"`{path}`: field `{field}` mixes codes and names", hint="give a class table: --classes")
-    if len(values) > IGNORE - 1 or (codes and not 0 <= min(codes) <= max(codes) < IGNORE):
-        raise DataError(
-            f"`{path}`: field `{field}` holds no class codes (0-254)",
-            hint="name another field, or give a class table that says which values are which class: --classes",
-        )
-    if not values:
-        raise DataError(f"`{path}`: field `{field}` is empty", hint="name another field")
-    named = [(code, f"class {code}") for code in sorted(codes)] or [(i, str(v)) for i, v in enumerate(values, start=1)]
-    classes = tuple(
-        LandCoverClass(code=code, name=name, color=default_color(i)) for i, (code, name) in enumerate(named)
-    )
-    try:
-        return LabelTable.of(Taxonomy(name=path.stem, classes=classes))
-    except ValueError as error:
-        raise DataError(
-            f"`{path}`: field `{field}`: {error}", hint="correct the field, or give a class table: --classes"
-        ) from None

@@ -19,7 +19,8 @@ from cwsam_cli.errors import DataError, MissingCRS, UsageError
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.taxonomy import LabelTable, LandCoverClass, Taxonomy
 from cwsam_cli.tile.labels.codes import NO_LABEL, UNEXPECTED
-from cwsam_cli.tile.labels.vector import VectorLabels, VectorSource, field_table, place_polygons
+from cwsam_cli.tile.labels.fields import field_table
+from cwsam_cli.tile.labels.vector import VectorLabels, VectorSource, place_polygons
 from tests.label_places import ACROSS, GRID, SCENE, SCENE_GRIDS, TABLE, WHOLE, degrees_of
 
 
