@@ -72,7 +72,12 @@ def evaluate(
         ),
     ] = None,
     compare: Annotated[
-        Path | None, typer.Option("--compare", metavar="MODEL", help="A second model, measured on the same ground.")
+        Path | None,
+        typer.Option(
+            "--compare",
+            metavar="MODEL|MAP",
+            help="A second model, measured on the same ground, or with --sample a second map.",
+        ),
     ] = None,
     batch_size: BatchSize = 8,
     device: Device = "auto",
@@ -84,6 +89,7 @@ def evaluate(
     \b
     $ cwsam eval -c save/first/model_epoch_best.pth --data dataset/
     $ cwsam eval --sample sample.gpkg --map map.tif
+    $ cwsam eval --sample sample.gpkg --map map.tif --compare other.tif
     $ cwsam eval --map map.tif --reference labels.tif --crosswalk table.csv
     $ cwsam eval -c save/first/model_epoch_best.pth --data dataset/ -o report/ --json
     $ cwsam eval -c first.pth --data dataset/ --calibrate -o calibrated.pth
@@ -115,7 +121,12 @@ def evaluate(
 
     --sample estimates accuracies and areas from interpreted points, with 95 % intervals
     (Olofsson et al. 2014, Stehman 2014). Pixels count by their area on the ground. If --map
-    is another map than the sample's, it is assessed at the same points.
+    is another map than the sample's, it is assessed at the same points. With --compare, two
+    maps are compared at these points: accuracies with paired intervals, counted areas, and a
+    test that turns the signs of single points, weighted by the design.
+
+    If `predict --probabilities` wrote its layer beside the map, areas are also estimated with
+    its help. These intervals are narrower, and hold even if the probabilities are wrong.
 
     --reference counts all pixels or points that have a true class and a map class. Pixels in
     polygons of two classes are left out. TABLE.csv has the columns legend (map or reference),
@@ -140,9 +151,13 @@ def evaluate(
     }
     _refuse_unused({name for name, value in options.items() if value}, sample, map_path)
     if sample is not None or map_path is not None:
-        from cwsam_cli.commands.eval_map import evaluate_map, evaluate_sample
+        from cwsam_cli.commands.eval_map import compare_on_sample, evaluate_map, evaluate_sample
 
-        if sample is not None:
+        if sample is not None and compare is not None:
+            if assume_random:
+                raise UsageError("--compare needs a sample with a design", hint="leave out --assume-random")
+            compare_on_sample(sample, map_path, compare, output, band=band, overwrite=overwrite, as_json=as_json)
+        elif sample is not None:
             evaluate_sample(
                 sample, map_path, output, assume_random=assume_random, band=band, overwrite=overwrite, as_json=as_json
             )
@@ -203,7 +218,8 @@ def _refuse_unused(given: set[str], sample: Path | None, map_path: Path | None) 
         UsageError: there is one.
     """
     if sample is not None:
-        subject, used = "--sample", {"--assume-random"} | ({"--band"} if map_path is not None else set())
+        has_map = map_path is not None or "--compare" in given
+        subject, used = "--sample", {"--compare", "--assume-random"} | ({"--band"} if has_map else set())
     elif map_path is not None:
         subject, used = "--map without --sample", {"--reference", "--class-field", "--crosswalk", "--band"}
     else:

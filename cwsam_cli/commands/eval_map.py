@@ -34,6 +34,33 @@ def evaluate_sample(
     _tell_page(output)
 
 
+def compare_on_sample(
+    sample: Path,
+    first: Path | None,
+    second: Path,
+    output: Path | None,
+    *,
+    band: int | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Print the differences of two maps at the points of a sample."""
+    from cwsam_cli.verify.compared import (
+        compare_maps,
+        comparison_dict,
+        comparison_table,
+        refuse_output,
+        write_comparison,
+    )
+
+    if output is not None:
+        refuse_output(output, overwrite=overwrite)
+    result = compare_maps(sample, first, second, band=band)
+    if output is not None:
+        write_comparison(result, output, overwrite=overwrite)
+    print_result(comparison_dict(result), comparison_table(result), as_json=as_json)
+
+
 def evaluate_map(
     map_path: Path,
     reference: Path | None,

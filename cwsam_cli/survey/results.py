@@ -28,6 +28,10 @@ class ClassEstimates:
     """User's accuracy; None without a point of the class in the map."""
     producers: Estimate | None
     """Producer's accuracy; None without a point of the class in the reference."""
+    assisted_share: Estimate | None
+    """Share of the ground, estimated with the map's probabilities; None where they cannot help."""
+    assisted_ha: Estimate | None
+    """The same in ha."""
     note: str
     """What a reader must know about these figures; empty if there is nothing."""
 

@@ -15,7 +15,7 @@ from cwsam_cli.verify.plain import map_dict, sample_dict
 
 METRICS = "metrics.json"
 _NAMES = ("report", "metrics", "areas", "classes", "strata", "interpreters", "confusion_matrix")
-_ESTIMATES = ("area_ha", "share", "users", "producers")
+_ESTIMATES = ("area_ha", "share", "users", "producers", "assisted_ha", "assisted_share")
 _PARTS = ("value", "standard_error", "low", "high")
 
 
@@ -81,7 +81,7 @@ def _folder(folder: Path, metrics: dict[str, Any], *, overwrite: bool) -> Iterat
 def _row(entry: ClassEstimates) -> list[Any]:
     figures = [
         None if estimate is None else getattr(estimate, part)
-        for estimate in (entry.area_ha, entry.share, entry.users, entry.producers)
+        for estimate in (getattr(entry, name) for name in _ESTIMATES)
         for part in _PARTS
     ]
     counts = [entry.points_in_map, entry.points_in_reference, entry.mapped_share, entry.mapped_ha]

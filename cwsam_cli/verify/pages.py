@@ -82,10 +82,11 @@ def write_map_page(result: MapAssessment, folder: Path) -> None:
 def _class(entry: ClassEstimates) -> dict[str, Any]:
     """Return a class as the page's script shows it: values, their intervals, and the counts."""
     told: dict[str, Any] = {"intervals": {}}
-    for name in ("area_ha", "share", "users", "producers"):
+    for name in ("area_ha", "share", "users", "producers", "assisted_ha", "assisted_share"):
         found = getattr(entry, name)
         told[name] = None if found is None else found.value
         told[f"{name}_margin"] = None if found is None else found.margin
+        told[f"{name}_error"] = None if found is None else found.standard_error
         told["intervals"][name] = None if found is None or found.low is None else [found.low, found.high]
     copied = ("code", "name", "color", "points_in_map", "points_in_reference", "mapped_share", "mapped_ha", "note")
     return told | {name: getattr(entry, name) for name in copied}

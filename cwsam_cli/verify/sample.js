@@ -57,6 +57,18 @@ function areas() {
     doubts.length ? element("p", { class: "note" }, `* ${doubts.map((entry) => `${entry.name}: ${entry.note}`).join("; ")}.`) : null);
 }
 
+function assisted() {
+  const helped = classes.filter((entry) => entry.assisted_share !== null);
+  if (!helped.length) return;
+  const name = report.in_ha ? "assisted_ha" : "assisted_share", plain = report.in_ha ? "area_ha" : "share";
+  const factor = report.in_ha ? 1 : 100, digits = report.in_ha && Math.max(...helped.map((entry) => entry[name])) >= 1000 ? 0 : 2;
+  section("Areas with the model’s help",
+    "The model’s probabilities are known for every pixel. They correct a part of the chance in the draw of the points. The estimate stays unbiased if the probabilities are wrong. The last column compares the standard error with that of the plain estimate.",
+    makeTable(["class", report.in_ha ? "area, ha" : "share, %", "95 % interval", "plain", "× plain error"], helped.map((entry) =>
+      [entry.name, amount(factor * entry[name], digits), entry.intervals[name].map((end) => amount(factor * end, digits)).join(" to "),
+        amount(factor * entry[plain], digits), figure(entry[`${name}_error`] / entry[`${plain}_error`], 2)])));
+}
+
 function byClass() {
   showByClass("Accuracy by class",
     "User’s accuracy is the share of the ground mapped as a class that is of the class. Producer’s accuracy is the share of the ground of a class that is mapped as it.",
@@ -95,4 +107,4 @@ function strata() {
       [stratum.name, count(stratum.pixels), ...(inHa ? [amount(stratum.area_m2 / 10000, 0)] : []), count(stratum.points), count(report.interpreted_by_stratum[number])])));
 }
 
-show([overview, areas, byClass, confusion, picture, interpreters, strata, () => showFacts("Map and sample", null)]);
+show([overview, areas, assisted, byClass, confusion, picture, interpreters, strata, () => showFacts("Map and sample", null)]);

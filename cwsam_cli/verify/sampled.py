@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.maps.legend import Legend
-from cwsam_cli.maps.strips import ClassRaster, open_classes
-from cwsam_cli.survey.design import Design, MapClass, Stratum, describe_outside
+from cwsam_cli.errors import UsageError
+from cwsam_cli.survey.assisted import assist
+from cwsam_cli.survey.design import Design, MapClass, describe_outside
 from cwsam_cli.survey.estimators import Estimate, Units, estimate
-from cwsam_cli.survey.population import classes_as_strata, count_population, hash_of
 from cwsam_cli.survey.results import ClassEstimates, InterpreterAgreement, SampleAssessment
 from cwsam_cli.survey.samplefile import NO_REFERENCE, REFERENCE, Sample, read_sample
-from cwsam_cli.verify.lookup import look_up
+from cwsam_cli.verify.observed import as_units, on_map, refuse_empty_strata, sizes_of, without_design
+from cwsam_cli.verify.probabilities import Probabilities, read_probabilities
 
 Codes = NDArray[np.int64]
 
+ASSISTED = 30
+"""Fewest points of a class in the reference for an area with the help of probabilities: its interval was simulated."""
 FEW = 2
 """Fewest points of a class from which its error can be estimated."""
 RELIABLE = 10
@@ -47,17 +48,16 @@ def assess_sample(
     if sample.design is not None and assume_random:
         raise UsageError(f"`{path}` has a design", hint="leave out --assume-random")
     if sample.design is None:
-        design, mapped, sizes = _without_design(sample, map_path, assume_random=assume_random, band=band)
+        design, mapped, sizes = without_design(sample, map_path, assume_random=assume_random, band=band)
         strata = np.zeros(len(mapped), np.int64)
         method = "simple random sample (assumed)"
         notes.append("The points have no design. They count as drawn at random from all pixels.")
     else:
         design, strata = sample.design, sample.frame["stratum"].to_numpy().astype(np.int64) - 1
-        has_sizes = design.areas_m2 is not None or design.block_pixels > 1
-        sizes = sample.frame["pixel_m2"].to_numpy(np.float64) if has_sizes else None
+        sizes = sizes_of(sample, design)
         mapped = sample.frame["map"].to_numpy().astype(np.int64)
         if map_path is not None:
-            design, mapped, is_own_map = _on_map(sample, design, mapped, map_path, band)
+            design, mapped, is_own_map = on_map(sample, design, mapped, map_path, band)
         method = "stratified, strata are map classes (Olofsson et al. 2014)"
         if not is_own_map:
             notes.append(
@@ -84,7 +84,17 @@ def assess_sample(
             f"{int((~known).sum()):,} of {len(known):,} points have no reference yet."
             " The estimates count them as if they had been left out at random."
         )
-    _refuse_empty_strata(sample, design, strata[known])
+    refuse_empty_strata(sample, design, strata[known])
+    helper = None
+    if map_path is not None and is_own_map and sample.design is not None:
+        if design.block_pixels == 1 and not design.outside_pixels:
+            helper = read_probabilities(map_path, band, sample)
+    if helper is not None:
+        notes.append(
+            f"`{helper.path}` has the model's probabilities. Areas with their help are shown beside the plain ones,"
+            f" for classes with at least {ASSISTED} points in the reference."
+        )
+        helper = dataclasses.replace(helper, at_points=helper.at_points[known])
     return _assess(
         sample,
         design,
@@ -95,6 +105,7 @@ def assess_sample(
         map_name=str(map_path or design.map),
         method=method,
         notes=notes,
+        helper=helper,
     )
 
 
@@ -109,29 +120,20 @@ def _assess(
     map_name: str,
     method: str,
     notes: Sequence[str],
+    helper: Probabilities | None,
 ) -> SampleAssessment:
-    listed = np.array([entry.code for entry in design.classes], np.int64)
-    present = listed[shares.any(axis=0)]
-    codes = np.unique(np.concatenate([mapped, present, [s.code for s in design.strata if s.code is not None]]))
-    codes, areas = codes.astype(np.int64), design.areas_m2
-    by_code = np.zeros((len(mapped), len(codes)))
-    by_code[:, np.searchsorted(codes, present)] = shares[:, shares.any(axis=0)]
-    units = Units(
-        strata=strata,
-        mapped=np.searchsorted(codes, mapped),
-        shares=by_code,
-        sizes=np.ones(len(mapped)) if sizes is None else sizes,
-        units=design.units,
-        areas=design.pixels.astype(np.float64) if areas is None else areas,
-    )
+    codes, (units,) = as_units(design, strata, shares, sizes, mapped)
+    areas = design.areas_m2
     found = estimate(units)
     total_ha = None if areas is None else float(areas.sum()) / 10_000
     legend = {entry.code: entry for entry in design.classes}
     in_map = np.bincount(units.mapped, minlength=len(codes))
     in_reference = (units.shares > 0).sum(axis=0)
+    assisted = _assisted(units, found.proportions, codes, helper)
     classes = []
     for k, code in enumerate(codes.tolist()):
         few_mapped, few_real = in_map[k] < FEW, in_reference[k] < FEW
+        better = assisted[k] if in_reference[k] >= ASSISTED else None
         share = _without_error(found.proportions[k]) if few_real else found.proportions[k]
         classes.append(
             ClassEstimates(
@@ -146,6 +148,8 @@ def _assess(
                 area_ha=None if total_ha is None else share.times(total_ha),
                 users=_alone(found.users[k]) if few_mapped else found.users[k],
                 producers=_alone(found.producers[k]) if few_real else found.producers[k],
+                assisted_share=better,
+                assisted_ha=None if total_ha is None or better is None else better.times(total_ha),
                 note=_note(int(in_map[k]), int(in_reference[k])),
             )
         )
@@ -169,6 +173,19 @@ def _assess(
     )
 
 
+def _assisted(
+    units: Units, plain: Sequence[Estimate], codes: Codes, helper: Probabilities | None
+) -> Sequence[Estimate | None]:
+    """Return the estimates with the help of probabilities, (K,). A class without probabilities has none."""
+    if helper is None:
+        return [None] * len(codes)
+    probabilities, means = np.zeros(units.shares.shape), np.zeros(len(codes))
+    for own, code in enumerate(helper.codes):
+        places = np.flatnonzero(codes == code)
+        probabilities[:, places], means[places] = helper.at_points[:, [own]], helper.means[own]
+    return assist(units, plain, probabilities, means)
+
+
 def _without_error(entry: Estimate) -> Estimate:
     return Estimate(entry.value, None, entry.low, entry.high)
 
@@ -186,74 +203,6 @@ def _note(in_map: int, in_reference: int) -> str:
         return f"too few to know the error: {' and '.join(sides)}"
     sides = [f"{count} points in the {side}" for count, side in counts if count < RELIABLE]
     return f"intervals are unreliable: {' and '.join(sides)}" if sides else ""
-
-
-def _without_design(
-    sample: Sample, map_path: Path | None, *, assume_random: bool, band: int | None
-) -> tuple[Design, Codes, NDArray[np.float64] | None]:
-    """Make one stratum of the whole map."""
-    if not assume_random:
-        raise DataError(
-            f"`{sample.path}` has no design, so it is not known how its points were drawn",
-            hint="use the file that `cwsam sample` wrote; --assume-random if all pixels had the same chance",
-        )
-    if map_path is None:
-        raise UsageError("--assume-random needs the map", hint="add --map map.tif")
-    with open_classes(map_path, band) as source:
-        population = count_population(source, classes_as_strata)
-        classes = _classes(source, population.values.tolist())
-        mapped, sizes = look_up(sample, source)
-    area = None if population.areas_m2 is None else float(population.areas_m2.sum())
-    pixels = int(population.pixels.sum())
-    whole = Stratum(number=1, name="whole map", code=None, pixels=pixels, area_m2=area, points=len(mapped))
-    design = Design(
-        map=map_path.name,
-        map_sha256=population.sha256,
-        classes=classes,
-        strata_from="",
-        strata=(whole,),
-        allocation="",
-        seed=0,
-    )
-    return design, mapped, sizes
-
-
-def _on_map(
-    sample: Sample, design: Design, mapped: Codes, map_path: Path, band: int | None
-) -> tuple[Design, Codes, bool]:
-    """Return the map's classes at the points, and whether the sample was drawn from this map."""
-    with open_classes(map_path, band) as source:
-        if hash_of(source) == design.map_sha256:
-            return design, mapped, True
-        looked_up, _ = look_up(sample, source)
-        others = _classes(source, np.unique(looked_up).tolist())
-    own = {entry.code: entry for entry in design.classes}
-    for entry in others:
-        known = own.setdefault(entry.code, entry)
-        if known.name != entry.name:
-            raise DataError(
-                f"code {entry.code} is `{entry.name}` in `{map_path}`, but `{known.name}` in the sample",
-                hint="give both maps the same class table",
-            )
-    classes = tuple(own[code] for code in sorted(own))
-    return dataclasses.replace(design, classes=classes), looked_up, False
-
-
-def _classes(source: ClassRaster, present: Sequence[int]) -> tuple[MapClass, ...]:
-    legend = Legend.read(source.dataset, source.band)
-    codes = sorted(set(legend.names) | set(present))
-    return tuple(MapClass(code=code, name=legend.name(code), color=legend.color(code)) for code in codes)
-
-
-def _refuse_empty_strata(sample: Sample, design: Design, strata: Codes) -> None:
-    found = np.bincount(strata, minlength=len(design.strata))
-    empty = [stratum.name for stratum, count in zip(design.strata, found.tolist(), strict=True) if not count]
-    if empty:
-        raise DataError(
-            f"`{sample.path}` has no interpreted point in the stratum `{empty[0]}`"
-            + (f" and {len(empty) - 1} others" if len(empty) > 1 else ""),
-            hint=f"fill in `{REFERENCE}` of at least two points per stratum; if you filled in the CSV, give the CSV",
-        )
 
 
 def _agreements(sample: Sample, classes: tuple[MapClass, ...]) -> list[InterpreterAgreement]:

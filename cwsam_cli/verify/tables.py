@@ -48,8 +48,23 @@ def _areas(result: SampleAssessment, wide: int) -> list[str]:
         cells = (f"{'-' if v is None else f'{v:,.{digits}f}':>{w}}" for v, w in zip(parts, widths, strict=True))
         note = f"  {entry.note}" if entry.note else ""
         lines.append(f"{padded(entry.name, wide)}  {mapped:>14,.{digits}f}  {'  '.join(cells)}{note}")
+    lines += _assisted(result, wide)
     lines.append("± is 1.96 standard errors. The limits from and to are better for classes with few points.")
     return lines
+
+
+def _assisted(result: SampleAssessment, wide: int) -> list[str]:
+    helped = [(entry, entry.assisted_share) for entry in result.classes if entry.assisted_share is not None]
+    if not helped:
+        return []
+    head = f"{'with the probabilities':<{wide}}  {'':>14}  {'share, %':>14}  {'±':>12}  {'95 % from':>14}  {'to':>14}"
+    lines = ["", f"{head}  error, × the plain one"]
+    for entry, better in helped:
+        parts = (better.value, better.margin, better.low, better.high)
+        cells = (f"{100 * (part or 0):>{w}.2f}" for part, w in zip(parts, (14, 12, 14, 14), strict=True))
+        ratio = (better.standard_error or 0) / (entry.share.standard_error or 1)
+        lines.append(f"{padded(entry.name, wide)}  {'':>14}  {'  '.join(cells)}  {ratio:.2f}")
+    return [*lines, ""]
 
 
 def _area(entry: ClassEstimates, in_ha: bool) -> tuple[Estimate, float]:

@@ -203,9 +203,37 @@ def test_the_map_may_be_one_of_several_bands(
     assert json.loads(cwsam(*against).stdout)["accuracy"] == 1
 
 
+def test_two_maps_are_compared_at_the_same_points(
+    cwsam: Cwsam, refused: Refused, map_path: Path, truth: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """The second map is the truth, so it is right at every point. Of the first, every seventh pixel or so is wrong."""
+    cwsam("sample", map_path, "-n", 300, "-o", "sample.gpkg")
+    interpret(Path("sample.gpkg"), truth)
+    write(tmp_path / "other.tif", truth, nodata=255)
+    with rasterio.open(tmp_path / "other.tif", "r+") as target:
+        tag_classes(target, TABLE)
+    common = ("eval", "--sample", "sample.gpkg", "--map", map_path, "--compare", "other.tif")
+    told = json.loads(cwsam(*common, "-o", "compared", "--json").stdout)
+    assert json.loads(Path("compared/comparison.json").read_text("utf-8")) == told
+    own, other = assess(cwsam, "--map", map_path), assess(cwsam, "--map", "other.tif")
+    overall, *rows = told["figures"]
+    assert (overall["first"], overall["second"]) == (own["overall"]["value"], other["overall"]["value"])
+    with rasterio.open(map_path) as source:
+        codes = source.read(1)
+    assert overall["low"] < (codes == truth).mean() - 1 < overall["high"] < 0
+    assert told["better_points"] == 0 and told["p_value"] < 0.001
+    assert {row["figure"] for row in rows} == {"users", "producers", "mapped_ha"} and len(rows) == 9
+    areas = [row["difference"] for row in rows if row["figure"] == "mapped_ha"]
+    assert areas == pytest.approx([((codes == k).sum() - (truth == k).sum()) * 0.09 for k in (1, 2, 3)])
+    assert "is more than chance explains" in cwsam(*common).stdout
+    same = json.loads(cwsam("eval", "--sample", "sample.gpkg", "--compare", map_path, "--json").stdout)
+    assert same["p_value"] == 1 and all(row["difference"] in (0, None) for row in same["figures"])
+    refused(2, *common[:3], "--compare", "other.tif", "--assume-random", names="--compare")
+
+
 def test_options_that_would_change_nothing_are_refused(cwsam: Cwsam, refused: Refused) -> None:
     sample, map_ = ("eval", "--sample", "s.gpkg"), ("eval", "--map", "map.tif")
-    refused(2, *sample, "--map", "map.tif", "--compare", "b.tif", names="--compare")
+    refused(2, *sample, "--map", "map.tif", "--calibrate", names="--calibrate")
     refused(2, *sample, "--reference", "truth.tif", names="--reference")
     refused(2, *sample, "--band", 2, names="--band")
     refused(2, *map_, "--reference", "truth.tif", "-c", "a.pth", names="--checkpoint")

@@ -1,7 +1,9 @@
 """Simulation: 95 % intervals cover the truth of a known population in 93 to 97 % of the drawn samples.
 
-A class is judged where at least 30 of the drawn units are expected to show it. With 1,000 samples, the standard error
-of a coverage of 0.95 is 0.7 percentage points, so a bound may be missed by two of them.
+Areas with the help of probabilities are judged in the same way. The other allocations, and blocks of 3 × 3 pixels, were
+simulated once with the same bounds. A class is judged where at least 30 of the drawn units are expected to show it.
+With 1,000 samples, the standard error of a coverage of 0.95 is 0.7 percentage points, so a bound may be missed by two
+of them.
 """
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cwsam_cli.survey.allocation import Allocation, allocate, deviations_of, shares
+from cwsam_cli.survey.assisted import assist
 from cwsam_cli.survey.estimators import Estimate, Units, estimate
 from tests.populations import CLASSES, population, shares_of_blocks
 
@@ -22,15 +25,13 @@ def covers(entry: Estimate | None, true: float) -> bool:
     return entry is not None and entry.low is not None and entry.high is not None and entry.low <= true <= entry.high
 
 
-@pytest.mark.parametrize(
-    ("side", "allocation"),
-    [(1, "proportional"), (1, "neyman"), (1, "equal"), (3, "proportional"), (3, "equal"), (5, "proportional")],
-)
+@pytest.mark.parametrize(("side", "allocation"), [(1, "equal"), (5, "proportional")])
 def test_intervals_of_areas_and_accuracies_cover(side: int, allocation: Allocation) -> None:
     known = population()
     real, found = shares_of_blocks(known.truth, side), shares_of_blocks(known.mapped, side)
     mapped = found.argmax(axis=1)
     hits, units = real[np.arange(len(mapped)), mapped], np.bincount(mapped)
+    probabilities = known.probabilities.reshape(CLASSES, -1).T
     truths = [
         real.mean(axis=0),
         np.array([hits[mapped == k].mean() for k in range(CLASSES)]),
@@ -39,27 +40,31 @@ def test_intervals_of_areas_and_accuracies_cover(side: int, allocation: Allocati
     parts = shares(allocation, units, deviations_of(np.array([0.9, 0.85, 0.8, 0.8, 0.7])))
     points = allocate(DRAWN, parts, np.full(CLASSES, 10), units)
     members = [np.flatnonzero(mapped == k) for k in range(CLASSES)]
-    rng, covered = np.random.default_rng(2), np.zeros((4, CLASSES))
+    rng, covered = np.random.default_rng(2), np.zeros((5, CLASSES))
     for _ in range(DRAWS):
         drawn = np.concatenate(
             [rng.choice(own, count, replace=False) for own, count in zip(members, points, strict=True)]
         )
-        result = estimate(
-            Units(
-                strata=mapped[drawn],
-                mapped=mapped[drawn],
-                shares=real[drawn],
-                sizes=np.ones(DRAWN),
-                units=units,
-                areas=units.astype(np.float64),
-            )
+        sample = Units(
+            strata=mapped[drawn],
+            mapped=mapped[drawn],
+            shares=real[drawn],
+            sizes=np.ones(DRAWN),
+            units=units,
+            areas=units.astype(np.float64),
         )
+        result = estimate(sample)
+        if side == 1:
+            helped = assist(sample, result.proportions, probabilities[drawn], probabilities.mean(axis=0))
+            covered[4] += [covers(entry, value) for entry, value in zip(helped, truths[0].tolist(), strict=True)]
         rows = (result.proportions, result.users, result.producers)
         for row, entries, true in zip(covered, rows, truths, strict=False):
             row += [covers(entry, value) for entry, value in zip(entries, true.tolist(), strict=True)]
         covered[3] += covers(result.overall, float(hits.mean()))
     judge(covered[3, :1] / DRAWS)
     in_reference = sum((real[own] > 0).mean(axis=0) * count for own, count in zip(members, points, strict=True))
+    if side == 1:
+        judge((covered[4] / DRAWS)[in_reference >= ENOUGH])
     for row, expected in zip(covered, (in_reference, points, np.minimum(points, in_reference)), strict=False):
         judge((row / DRAWS)[expected >= ENOUGH])
 

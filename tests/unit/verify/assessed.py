@@ -29,6 +29,8 @@ def assessment() -> SampleAssessment:
             area_ha=found.proportions[k].times(PIXELS.sum() * 0.09),
             users=found.users[k],
             producers=found.producers[k] if k else None,
+            assisted_share=found.proportions[k] if k else None,
+            assisted_ha=found.proportions[k].times(PIXELS.sum() * 0.09) if k else None,
             note="" if k else "intervals are unreliable",
         )
         for k in range(3)
