@@ -195,7 +195,7 @@ def _measure_ground(plan: TilePlan, tiles: list[WrittenTile], pixels: Mapping[st
         tiles: the tiles. They can share pixels.
         pixels: labelled pixels by split; each counts once.
     """
-    gsds = [scene.grid.gsd_m for scene in plan.scenes]
+    gsds = {scene: plan.scenes[scene].grid.gsd_m for scene in {tile.planned.scene for tile in tiles}}
     shown, area = Counter[str](), dict.fromkeys(SPLITS, 0.0)
     for tile in tiles:
         gsd, labelled = gsds[tile.planned.scene], int(tile.pixels.sum())
