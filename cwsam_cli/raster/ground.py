@@ -150,13 +150,8 @@ def _forms(plane: Plane, columns: Floats, rows: Floats) -> Floats:
 
 def _placer(plane: Plane) -> Place:
     """Make a function from columns and rows to geocentric coordinates in m, (N, 3); NaN outside the Earth."""
-    own = ProjCRS.from_wkt(plane.wkt)
-    base = own.geodetic_crs
-    assert base is not None and base.ellipsoid is not None
-    radians = base.axis_info[0].unit_conversion_factor
-    axis, polar = base.ellipsoid.semi_major_metre, base.ellipsoid.semi_minor_metre
-    es = 1 - (polar / axis) ** 2
-    to_base, t = Transformer.from_crs(own, base, always_xy=True), plane.transform
+    to_base, radians, axis, es = _base_of(plane.wkt)
+    t = plane.transform
 
     def place(columns: Floats, rows: Floats) -> Floats:
         found = to_base.transform(t.a * columns + t.b * rows + t.c, t.d * columns + t.e * rows + t.f)
@@ -168,9 +163,28 @@ def _placer(plane: Plane) -> Place:
     return place
 
 
+@lru_cache(maxsize=32)
+def _base_of(wkt: str) -> tuple[Transformer, float, float, float]:
+    """Return the way from a projected CRS to its geographic one, and the latter's unit and ellipsoid.
+
+    PROJ takes about 2 ms for it, and thousands of scenes share a CRS.
+
+    Returns:
+        The transformer, the unit in radians, the ellipsoid's larger half-axis in m, and its squared eccentricity.
+    """
+    own = ProjCRS.from_wkt(wkt)
+    base = own.geodetic_crs
+    assert base is not None and base.ellipsoid is not None
+    axis, polar = base.ellipsoid.semi_major_metre, base.ellipsoid.semi_minor_metre
+    to_base = Transformer.from_crs(own, base, always_xy=True)
+    return to_base, base.axis_info[0].unit_conversion_factor, axis, 1 - (polar / axis) ** 2
+
+
 def _filled(forms: Floats) -> Floats:
     """Replace NaN, in place, by the nearest known point of the same row, or else by the nearest known row."""
     known = np.isfinite(forms.sum(axis=2))
+    if known.all():
+        return forms
     for values, found in [*zip(forms, known, strict=True), (forms, known.sum(axis=1) > 0)]:
         index = np.flatnonzero(found)
         if 0 < len(index) < len(found):

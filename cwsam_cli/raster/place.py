@@ -52,7 +52,8 @@ def refuse_impossible(grid: Grid, path: Path | str) -> None:
         DataError: a corner is not finite or beyond a pole, the raster is larger than the Earth, or it
             has a CRS but no transform.
     """
-    if not has_position(grid) and (grid.is_geographic or grid.plane is not None):
+    plane = grid.plane
+    if not has_position(grid) and (grid.is_geographic or plane is not None):
         raise DataError(
             f"`{path}` has a coordinate reference system but no position: its upper left corner is at 0, 0",
             hint=f"set its position: gdal_translate -a_ullr <ULX> <ULY> <LRX> <LRY> {path} placed.tif",
@@ -77,13 +78,12 @@ def refuse_impossible(grid: Grid, path: Path | str) -> None:
                     f" {places[0][0]:,.7g}°, more than once round the Earth",
                     hint=hint,
                 )
-    elif grid.plane is not None:
-        covered = covered_m2(grid.plane)
+    elif plane is not None:
+        covered = covered_m2(plane)
         (left, top), (right, bottom) = corners[0], corners[2]
         if isnan(covered) or covered > _BESIDE * _EARTH_M2:
             why = "so no point of it is on the Earth" if isnan(covered) else "which is larger than the Earth"
             raise DataError(
-                f"the corners of `{path}` are at {left:g}, {top:g} and {right:g}, {bottom:g}"
-                f" in {grid.plane.name}, {why}",
+                f"the corners of `{path}` are at {left:g}, {top:g} and {right:g}, {bottom:g} in {plane.name}, {why}",
                 hint=hint,
             )

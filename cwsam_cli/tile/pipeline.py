@@ -260,7 +260,7 @@ def _measure_ground(
         tiles: the tiles. They can share pixels.
         pixels: labelled pixels by split and class index; each counts once.
     """
-    gsds = [scene.grid.gsd_m for scene in scenes]
+    gsds = {scene: scenes[scene].grid.gsd_m for scene in {tile.planned.scene for tile in tiles}}
     ground = dict.fromkeys(SPLITS, 0.0)
     for split in SPLITS:
         own = [tile for tile in tiles if tile.planned.split == split]

@@ -1,11 +1,12 @@
 """CPU seconds, wall, peak memory and bytes read of `cwsam tile` against `gdal_retile.py` and plain reading, in one run.
 
-python tests/benchmarks/tile.py [--quick] [--side N] [--part NAME] [--folder DIR] [--repeats N]
+python tests/benchmarks/tile.py [--quick] [--side N] [--part NAME] [--folder DIR] [--repeats N] [--scenes N]
 
 The scene is made here: 10,000 × 10,000 pixels of red, green and blue, deflate in blocks of 512 pixels, coloured by a
 class raster of 33 classes with noise. `gdal_retile.py` (Debian's gdal-bin and python3-gdal) cuts the images only, with
-deflate. The floor reads every pixel once with rasterio. Every one runs as a process of its own, so its start counts.
-`many` tiles 500 and 2,000 small scenes, with a limit of 64 open files. `workers` compares two processes with one, and
+deflate. The loop copies windows of scene and labels into files of our format with rasterio, and does nothing else. The
+floor reads every pixel once. Every one runs as a process of its own, so its start counts.
+`many` tiles N / 4 and N small scenes, with a limit of 64 open files. `workers` compares two processes with one, and
 `reads` reads training samples from each format.
 """
 
@@ -38,6 +39,22 @@ with rasterio.Env(GDAL_CACHEMAX=64 << 20):
         with rasterio.open(path) as source:
             for top in range(0, source.height, 512):
                 source.read(window=Window(0, top, source.width, min(512, source.height - top)))
+"""
+LOOP = """
+import sys, rasterio
+from rasterio.windows import Window, transform
+scene, labels, folder = sys.argv[1:]
+profile = {"driver": "GTiff", "compress": "zstd", "zstd_level": 1, "interleave": "band", "dtype": "uint8"}
+profile |= {"width": 512, "height": 512, "blockysize": 512, "tiled": False}
+with rasterio.Env(GDAL_CACHEMAX=128 << 20), rasterio.open(scene) as image, rasterio.open(labels) as codes:
+    for top in range(0, image.height - 511, 512):
+        for left in range(0, image.width - 511, 512):
+            window = Window(left, top, 512, 512)
+            profile |= {"crs": image.crs, "transform": transform(window, image.transform)}
+            with rasterio.open(f"{folder}/{top}_{left}.tif", "w", count=3, predictor=2, **profile) as tile:
+                tile.write(image.read(window=window))
+            with rasterio.open(f"{folder}/{top}_{left}_label.tif", "w", count=1, nodata=255, **profile) as tile:
+                tile.write(codes.read(window=window))
 """
 IMPORTS = "import cwsam_cli.tile.pipeline"
 OPEN_FILES = 64
@@ -75,29 +92,33 @@ def bytes_read(*command: str) -> int:
 
 
 def compare(scene: Path, labels: Path, folder: Path, repeats: int) -> None:
+    retiled = folder / "retile"
     contestants: dict[str, Callable[[], tuple[str, ...]]] = {
-        "ours": lambda: (*OURS, str(scene), "--labels", str(labels), "-o", str(folder / "ours"), "--overwrite"),
+        "ours": lambda: (*OURS, str(scene), "--labels", str(labels), "-o", str(folder / "ours")),
+        "a loop in the same format": lambda: (sys.executable, "-c", LOOP, str(scene), str(labels), str(retiled)),
         "gdal_retile.py, images only": lambda: (
             *("gdal_retile.py", "-q", "-ps", "512", "512", "-co", "COMPRESS=DEFLATE"),
-            *("-targetDir", str(folder / "retile"), str(scene)),
+            *("-targetDir", str(retiled), str(scene)),
         ),
         "reading scene and labels once": lambda: (sys.executable, "-c", READ, str(scene), str(labels)),
         "imports of ours": lambda: (sys.executable, "-c", IMPORTS),
     }
     if not shutil.which("gdal_retile.py"):
         del contestants["gdal_retile.py, images only"]
+    measured(sys.executable, "-c", "import cwsam_cli.commands.tile, cwsam_cli.tile.pipeline")  # compiles all modules
     runs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, command in contestants.items():
-            shutil.rmtree(folder / "retile", ignore_errors=True)
-            (folder / "retile").mkdir()
+            for made in (folder / "ours", retiled):
+                shutil.rmtree(made, ignore_errors=True)
+            retiled.mkdir()
             runs[name].append(measured(*command()))
     print(f"\n{scene.name}: CPU s, wall s, MB (medians of {repeats} runs in turn)")
     for name, own in runs.items():
         cpu, wall, memory = np.median(own, axis=0)
         ratio = np.median([ours[0] / other[0] for ours, other in zip(runs["ours"], own, strict=True)])
         print(f"  {name:30s} {cpu:6.2f} {wall:6.1f} {memory:6.0f}   ours is {ratio:.2f} of its CPU", flush=True)
-    shutil.rmtree(folder / "ours")
+    shutil.rmtree(folder / "ours", ignore_errors=True)
     count = bytes_read("-q", "tile", str(scene), "--labels", str(labels), "-o", str(folder / "ours"))
     image, label = scene.stat().st_size, labels.stat().st_size
     print(f"  bytes read: {count:,}; scene {image:,}, labels {label:,}: {(count - 2 * label) / image:.3f} × the scene")
@@ -147,7 +168,7 @@ def report_reads(scene: Path, labels: Path, folder: Path, repeats: int) -> None:
         print(f"  {kind:8s} {np.median(own[1:]):6.1f}", flush=True)
 
 
-def report_many(folder: Path) -> None:
+def report_many(folder: Path, scenes: int) -> None:
     """Tile small scenes under a limit of open files."""
     image = np.random.default_rng(0).integers(1, 255, (3, 128, 128)).astype(np.uint8)
     codes = (np.arange(128)[None, :] // 8 % 3 + 1).repeat(128, axis=0).astype(np.uint8)
@@ -155,7 +176,7 @@ def report_many(folder: Path) -> None:
         (folder / kind).mkdir()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)
     print(f"\nsmall scenes of 128 × 128 pixels, at most {OPEN_FILES} open files: CPU s, wall s, MB")
-    for first, count in ((0, 500), (500, 2_000)):
+    for first, count in ((0, scenes // 4), (scenes // 4, scenes)):
         for number in range(first, count):
             x, y = 600_000 + number % 100 * 1280, 4_000_000 - number // 100 * 1280
             common = {"driver": "GTiff", "width": 128, "height": 128, "crs": "EPSG:32617"}
@@ -178,6 +199,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a quarter of the width and height, once")
     parser.add_argument("--side", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--scenes", type=int, default=2_000, help="number of small scenes")
     parser.add_argument("--part", choices=("peers", "workers", "reads", "many"))
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
@@ -198,7 +220,7 @@ def main() -> None:
             if arguments.part in (None, "reads"):
                 report_reads(scene, labels, folder, repeats)
         if arguments.part in (None, "many"):
-            report_many(folder)
+            report_many(folder, arguments.scenes)
 
 
 if __name__ == "__main__":

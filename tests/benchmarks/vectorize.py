@@ -153,7 +153,11 @@ def measured(*command: str) -> tuple[float, float, float]:
         "u = resource.getrusage(resource.RUSAGE_CHILDREN); "
         "print(u.ru_utime + u.ru_stime, time.time() - t, u.ru_maxrss / 1024)"
     )
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPYCACHEPREFIX": f"{tempfile.gettempdir()}/cwsam_bytecode",
+    }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled once, not in each process
     done = subprocess.run(
         [sys.executable, "-c", script, *command], env=environment, check=True, capture_output=True, text=True
     )

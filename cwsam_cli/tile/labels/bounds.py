@@ -1,6 +1,7 @@
 """Where a scene lies in the CRS of its labels, so that only labels near it are read."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from math import cos, radians
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def bounds_near(grid: Grid, wkt: str, buffer_m: float) -> Iterator[Bounds | None
     crs = CRS.from_user_input(wkt)
     own = _outline(grid)
     try:
-        to_layer = Transformer.from_crs(grid.crs.to_wkt(), crs, always_xy=True)
+        to_layer = _transformer(grid.crs.to_wkt(), wkt)
         moved = _moved(own, to_layer)
     except ProjError:
         yield None
@@ -81,9 +82,15 @@ def raster_place(path: Path) -> tuple[Bounds, str] | None:
 def center(grid: Grid) -> tuple[float, float]:
     """Return longitude and latitude of a grid's centre in degrees."""
     assert grid.crs is not None
-    to_degrees = Transformer.from_crs(grid.crs.to_wkt(), "EPSG:4326", always_xy=True)
+    to_degrees = _transformer(grid.crs.to_wkt(), "EPSG:4326")
     longitude, latitude = to_degrees.transform(*grid.transform @ (grid.width / 2, grid.height / 2))
     return float(longitude), float(latitude)
+
+
+@lru_cache(maxsize=32)
+def _transformer(source: str, target: str) -> Transformer:
+    """Return the way from a CRS to another. PROJ takes a few milliseconds for it, and scenes share few CRSs."""
+    return Transformer.from_crs(source, target, always_xy=True)
 
 
 def _outline(grid: Grid) -> shapely.Polygon:

@@ -37,9 +37,12 @@ class RasterSource:
 
     @contextmanager
     def opened(self, grid: Grid, scene: Path | str, table: LabelTable | None) -> Iterator[Labels]:
-        """Open the rasters on a scene's grid; see `open_raster_labels`."""
+        """Open the rasters on a scene's grid; see `open_raster_labels`. `LabelFiles.of` has checked them."""
         with ExitStack() as stack:
-            parts = [stack.enter_context(open_raster_labels(path, grid, scene, table)) for path in self.paths]
+            parts = [
+                stack.enter_context(open_raster_labels(path, grid, scene, table, is_checked=True))
+                for path in self.paths
+            ]
             yield parts[0] if len(parts) == 1 else JoinedLabels(tuple(parts))
 
 
@@ -74,8 +77,9 @@ class LabelFiles:
             assert self.folder is not None
             source = RasterSource(paths=self.folder.on(scene, grid))
         if isinstance(source, RasterSource):
-            with source.opened(grid, scene, self.table):
-                pass  # the labels can be brought onto the scene's grid
+            for path in source.paths:
+                with open_raster_labels(path, grid, scene, self.table):
+                    pass  # the labels can be brought onto the scene's grid
         return source
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyogrio
 from pyproj import CRS, Geod, Transformer
 from pyproj.exceptions import ProjError
+from rasterio.windows import Window
 
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError
@@ -86,6 +87,11 @@ def _refuse_unplaced(source: LabelSource, scenes: int) -> None:
 def _is_near(grid: Grid, bounds: Bounds, wkt: str) -> bool:
     """Return whether bounds in a CRS overlap a grid. A grid that has no place in the CRS overlaps everything."""
     west, south, east, north = bounds
+    assert grid.crs is not None
+    if grid.crs.to_wkt() == wkt:
+        x, y = zip(*grid.corners(Window(0, 0, grid.width, grid.height)), strict=True)
+        if min(x) <= east and max(x) >= west and min(y) <= north and max(y) >= south:
+            return True  # most labels have the CRS of their scene
     return any(
         near is None or (near[0] <= east and near[2] >= west and near[1] <= north and near[3] >= south)
         for near in bounds_near(grid, wkt, 0.0)

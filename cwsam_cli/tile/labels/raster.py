@@ -146,7 +146,7 @@ def _color_codes(table: LabelTable, path: Path) -> dict[int, int]:
 
 @contextmanager
 def open_raster_labels(
-    path: Path, grid: Grid, scene: Path | str, table: LabelTable | None = None
+    path: Path, grid: Grid, scene: Path | str, table: LabelTable | None = None, *, is_checked: bool = False
 ) -> Iterator[RasterLabels]:
     """Open a label raster on a scene's grid.
 
@@ -155,13 +155,16 @@ def open_raster_labels(
         grid: the scene's grid.
         scene: the scene's path, for messages.
         table: the class table; None if the values are class codes.
+        is_checked: the raster was opened before, so its place needs no check.
 
     Raises:
         DataError: its values cannot be class codes, or it cannot be brought onto the grid.
     """
     with open_raster(path) as dataset:
         own = Grid.of(dataset)
-        warn_of_pages(dataset, path)
+        if not is_checked:
+            refuse_unplaced(dataset, path)
+            warn_of_pages(dataset, path)
         bands = _bands(dataset, path, table)
         codes = _number_codes(table) if table is None or len(bands) == 1 else _color_codes(table, path)
         same_pixels = (own.width, own.height) == (grid.width, grid.height) and own.transform.almost_equals(
@@ -199,11 +202,10 @@ def _bands(dataset: rasterio.DatasetReader, path: Path, table: LabelTable | None
     """Return the bands that hold the labels, counted from 1: one of values, or three of colours.
 
     Raises:
-        DataError: the raster holds no labels, colours without a class table, or has an impossible place.
+        DataError: the raster holds no labels, or colours without a class table.
     """
     if "complex" in dataset.dtypes[0]:
         raise DataError(f"`{path}` holds complex values", hint="labels are whole numbers")
-    refuse_unplaced(dataset, path)
     image = sum(kind != ColorInterp.alpha for kind in dataset.colorinterp)
     if image == 1:
         return (1,)
