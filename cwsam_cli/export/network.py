@@ -6,7 +6,10 @@ torch's grouped product of experts has no counterpart in ONNX. Here each expert 
 the file computes no more than the checkpoint does.
 """
 
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,8 @@ from torch import Tensor, nn
 from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.dataset.transforms import band_statistics, normalize
 from cwsam_cli.model.experts import Activation, ExpertGroup, HierarchicalExperts, expert_layers
+
+_NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 class PortableNetwork(nn.Module):
@@ -106,3 +111,26 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
         linear = nn.Linear(weight.shape[1], weight.shape[0])
     linear.load_state_dict({"weight": weight.clone(), "bias": bias.clone()}, assign=True)
     return linear.requires_grad_(False)
+
+
+def noise_image(checkpoint: Checkpoint) -> Tensor:
+    """Make one window (1, C, S, S) with the mean and the standard deviation of the training ground."""
+    size = checkpoint.architecture.inp_size
+    mean, std = band_statistics(checkpoint.bands)
+    return mean + std * torch.randn(1, len(checkpoint.bands), size, size, generator=torch.Generator().manual_seed(0))
+
+
+@contextmanager
+def hidden_messages() -> Iterator[None]:
+    """Hide warnings and messages of torch's exporters, which say nothing about the model."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,20 +1,23 @@
 """Export a checkpoint."""
 
+import json
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from cwsam_cli.checkpoints.calibration import hash_weights
 from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from cwsam_cli.checkpoints.exported import DIVISOR, KEY, describe_model
-from cwsam_cli.console import log
-from cwsam_cli.dataset.transforms import band_statistics
-from cwsam_cli.export.deepness import deepness_metadata
-from cwsam_cli.export.network import PortableNetwork
+from cwsam_cli.checkpoints.exported import describe_model
+from cwsam_cli.export.card import write_card
+from cwsam_cli.export.ground import TrainingGround, find_ground
 from cwsam_cli.export.onnx_file import write_onnx
+from cwsam_cli.export.pt2_file import write_pt2
 from cwsam_cli.export.request import ExportRequest
-from cwsam_cli.files import staged
+from cwsam_cli.export.safetensors_file import write_safetensors
+from cwsam_cli.export.scores import read_scores
+from cwsam_cli.export.stac import Artifact, make_item
+from cwsam_cli.files import sha256, staged, write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,43 +29,46 @@ class ExportResult:
     """Size of the file, and of the weights beside it."""
     weights_sha256: str
     """Hash of the checkpoint's weights."""
-    difference: float
-    """Largest difference of a probability from the checkpoint's, on one image of noise."""
+    difference: float | None
+    """Largest difference of a probability from the checkpoint's, on one image of noise. None for weights alone."""
+    card: Path | None
+    stac: Path | None
+
+
+_WRITERS: dict[str, Callable[[Checkpoint, str, Path], float | None]] = {
+    ".onnx": write_onnx,
+    ".pt2": write_pt2,
+    ".safetensors": write_safetensors,
+}
+"""Function for each of `ENDINGS`."""
 
 
 def export(request: ExportRequest) -> ExportResult:
     """Write a checkpoint as a file for other programs.
 
     Raises:
-        UsageError: the output exists.
+        UsageError: an output exists.
+        DataError: the report measures another model.
         CheckpointError: the checkpoint cannot be read.
         MachineError: a package is not installed.
     """
     request.refuse_early()
     checkpoint = load_checkpoint(request.checkpoint)
-    _warn(checkpoint)
+    scores = None if request.report is None else read_scores(request.report, request.checkpoint)
+    ground = find_ground(checkpoint) if request.card or request.stac else TrainingGround(tiles={})
     digest = hash_weights(checkpoint.weights)
-    image = _noise(checkpoint)
     with staged(request.output, overwrite=request.overwrite) as target:
-        metadata = deepness_metadata(checkpoint) | {KEY: describe_model(checkpoint, digest)}
-        difference = write_onnx(PortableNetwork(checkpoint, DIVISOR), image, metadata, target)
+        difference = _WRITERS[request.output.suffix.lower()](checkpoint, describe_model(checkpoint, digest), target)
         size = sum(path.stat().st_size for path in target.parent.iterdir())
-    return ExportResult(request.output, size, digest, difference)
+    if request.card is not None:
+        text = write_card(request.name, request.output.name, digest, checkpoint, ground, scores)
+        write_text(request.card, text)
+    if request.stac is not None:
+        item = make_item(request.name, _artifact(request.output, request.stac), checkpoint, ground)
+        write_text(request.stac, json.dumps(item, indent=2, ensure_ascii=False) + "\n")
+    return ExportResult(request.output, size, digest, difference, request.card, request.stac)
 
 
-def _warn(checkpoint: Checkpoint) -> None:
-    if checkpoint.dtype != "uint8":
-        log.warning(
-            "the model was trained on %s scenes, but Deepness documents uint8 only: "
-            "in QGIS the map may be wrong, in `cwsam predict` it is right",
-            checkpoint.dtype,
-        )
-    if checkpoint.gsd_m is None:
-        log.warning("the model does not know its pixel size, so Deepness will ask for it")
-
-
-def _noise(checkpoint: Checkpoint) -> torch.Tensor:
-    """Make one window (1, C, S, S) with the mean and the standard deviation of the training ground."""
-    size = checkpoint.architecture.inp_size
-    mean, std = band_statistics(checkpoint.bands)
-    return mean + std * torch.randn(1, len(checkpoint.bands), size, size, generator=torch.Generator().manual_seed(0))
+def _artifact(path: Path, item: Path) -> Artifact:
+    href = Path(os.path.relpath(path.resolve(), item.resolve().parent)).as_posix()
+    return Artifact(href=href, ending=path.suffix.lower(), bytes=path.stat().st_size, sha256=sha256(path))

@@ -16,6 +16,7 @@ from typer.testing import Result
 from cwsam_cli.checkpoints.calibration import Calibration, hash_weights
 from cwsam_cli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from cwsam_cli.checkpoints.exported import DIVISOR, INPUT, OUTPUT, open_session
+from cwsam_cli.files import sha256
 from cwsam_cli.model.network import ClassWiseSam
 from tests.onnx_models import save_pixel_model
 
@@ -89,6 +90,30 @@ def test_info_tells_of_an_exported_model_the_same_as_of_its_checkpoint(cwsam: Cw
     assert of_export | {"path": ""} == of_checkpoint | {"path": ""}
 
 
+# Cards and items
+
+
+def test_a_card_and_an_item_are_written_beside_the_weights(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    more = ("--card", "README.md", "--stac", "catalog/item.json")
+    told = json.loads(cwsam("export", run.checkpoint, "-o", "model.safetensors", *more, "--json").stdout)
+    assert told["difference"] is None
+    assert told["bytes"] == (tmp_path / "model.safetensors").stat().st_size
+    assert (tmp_path / "README.md").read_text("utf-8").startswith("---\nlibrary_name: cwsam\n")
+    (asset,) = json.loads((tmp_path / "catalog/item.json").read_text("utf-8"))["assets"].values()
+    assert asset["href"] == "../model.safetensors"
+    assert asset["file:checksum"] == "1220" + sha256(tmp_path / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_a_card_has_the_ground_of_tile_and_the_scores_of_eval(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    cwsam("eval", "-c", run.checkpoint, "--data", run.dataset, "-o", "report")
+    cwsam("export", run.checkpoint, "-o", "model.safetensors", "--card", "README.md", "--report", "report")
+    card = (tmp_path / "README.md").read_text("utf-8")
+    measured = json.loads((tmp_path / "report/metrics.json").read_text("utf-8"))
+    assert f"| accuracy | {measured['accuracy']:.3f} | " in card and measured["summary"] in card
+    assert "Bounding box (WGS 84): west -79." in card and "unknown" not in card
+
+
 # What is refused
 
 
@@ -99,6 +124,22 @@ def test_an_unknown_ending_is_refused(refused: Callable[..., str], run: Any) -> 
 def test_an_existing_output_is_refused(refused: Callable[..., str], run: Any, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
     refused(2, "export", run.checkpoint, "-o", "model.onnx", names="`model.onnx` exists already")
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (("--card", "card.txt"), "--card `card.txt` does not end in .md"),
+        (("--stac", "item.txt"), "--stac `item.txt` does not end in .json"),
+        (("--report", "report"), "--report: only the card"),
+        (("--card", "there.md"), "`there.md` exists already"),
+    ],
+)
+def test_options_that_cannot_be_served_are_refused(
+    refused: Callable[..., str], run: Any, tmp_path: Path, options: tuple[str, ...], names: str
+) -> None:
+    (tmp_path / "there.md").touch()
+    refused(2, "export", run.checkpoint, "-o", "model.safetensors", *options, names=names)
 
 
 def test_a_missing_checkpoint_is_refused(refused: Callable[..., str]) -> None:
