@@ -15,6 +15,7 @@ from cwsam_cli import __version__, console
 from cwsam_cli.commands.audit import audit
 from cwsam_cli.commands.demo import demo
 from cwsam_cli.commands.eval import evaluate
+from cwsam_cli.commands.export import export
 from cwsam_cli.commands.info import info
 from cwsam_cli.commands.mosaic import mosaic
 from cwsam_cli.commands.plan import plan
@@ -125,6 +126,7 @@ for _name, _command in (
     ("vectorize", vectorize),
     ("mosaic", mosaic),
     ("sample", sample),
+    ("export", export),
     ("info", info),
     ("plan", plan),
     ("upcycle", upcycle),

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +181,7 @@ def reserved_checkpoint(checkpoint: Checkpoint, path: Path) -> Iterator[dict[str
 
 def _save(checkpoint: Checkpoint, path: Path) -> None:
     try:
-        torch.save(_raw(checkpoint), path)
+        torch.save({"format": FORMAT, "version": VERSION} | plain_fields(checkpoint), path)
     except RuntimeError as error:  # torch does not mention the disk
         raise MachineError(
             f"`{path.name}` could not be written completely: {error}", hint="is the disk full?"
@@ -209,11 +209,29 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: the file is missing, damaged, or not a checkpoint of this program.
     """
     refuse_missing(path)
+    if path.suffix.lower() == ".onnx":
+        raise CheckpointError(
+            f"`{path}` is an exported model, which only `predict` and `info` read",
+            hint="use the checkpoint that it was exported from",
+        )
     raw = read_torch_file(path)
     if not isinstance(raw, dict) or raw.get("format") != FORMAT or raw.get("version") != VERSION:
         raise CheckpointError(
             f"`{path}` is not a checkpoint of this version of cwsam", hint="use a file named model_epoch_*.pth"
         )
+    return check_fields(raw, path)
+
+
+def check_fields(raw: Mapping[str, Any], path: Path) -> Checkpoint:
+    """Convert what a file says of a model. Unknown keys are ignored.
+
+    Args:
+        raw: plain values by field of `Checkpoint`.
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: a field is missing or wrong, or contradicts another one.
+    """
     known = {field.name: raw[field.name] for field in dataclasses.fields(Checkpoint) if field.name in raw}
     try:
         checkpoint = validate(Checkpoint, known, str(path))
@@ -243,10 +261,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _raw(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"format": FORMAT, "version": VERSION} | {
-        field.name: _plain(getattr(checkpoint, field.name)) for field in dataclasses.fields(checkpoint)
-    }
+def plain_fields(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the fields of a checkpoint as plain values and tensors; see `check_fields`."""
+    return {field.name: _plain(getattr(checkpoint, field.name)) for field in dataclasses.fields(checkpoint)}
 
 
 def _plain(value: Any) -> Any:

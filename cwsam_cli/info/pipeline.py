@@ -28,10 +28,11 @@ class Description:
 
 
 def inform(path: Path) -> Description:
-    """Describe a checkpoint, a map or a dataset.
+    """Describe a checkpoint, an exported model, a map or a dataset.
 
     Args:
-        path: a `.pth`, a GeoTIFF that `cwsam predict` wrote, or a folder that `cwsam tile` wrote.
+        path: a `.pth`, an `.onnx` of `cwsam export`, a GeoTIFF that `cwsam predict` wrote, or a folder that
+            `cwsam tile` wrote.
 
     Raises:
         DataError: it is none of these.
@@ -41,7 +42,7 @@ def inform(path: Path) -> Description:
         return _dataset(path)
     if not path.is_file():
         raise DataError(f"there is no file `{path}`", hint="check the path")
-    if path.suffix.lower() == ".pth":
+    if path.suffix.lower() in (".pth", ".onnx"):
         return _model(path)
     return _map(path)
 
@@ -61,9 +62,9 @@ def _dataset(folder: Path) -> Description:
 
 
 def _model(path: Path) -> Description:
-    from cwsam_cli.checkpoints.checkpoint import load_checkpoint
+    from cwsam_cli.checkpoints.exported import open_model
 
-    checkpoint = load_checkpoint(path)
+    checkpoint, digest = open_model(path)
     arch, origin = checkpoint.architecture, checkpoint.provenance
     groups = arch.moe_num_expert_groups
     facts = {
@@ -82,6 +83,7 @@ def _model(path: Path) -> Description:
         }
     if checkpoint.calibration is not None:
         facts |= {"calibration": checkpoint.calibration.as_text()}
+    facts |= {"exported from": f"weights {digest}" if digest else ""}
     return Description(
         path=path,
         kind="model",

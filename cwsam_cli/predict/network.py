@@ -1,4 +1,4 @@
-"""An open checkpoint, and its network as this process computes with it: whole, or shared with other processes."""
+"""An open checkpoint or exported model, and its network as this process computes with it: whole, or shared."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from cwsam_cli.checkpoints.checkpoint import Checkpoint
+from cwsam_cli.checkpoints.exported import is_onnx, open_model
 from cwsam_cli.config.schema import FsdpSettings, Precision
 from cwsam_cli.distributed.shards import assign_weights, release_gathered
 from cwsam_cli.distributed.world import World, choose_device
@@ -18,6 +19,7 @@ from cwsam_cli.model.compiled import compile_blocks, pack_experts
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.weights import named_tensors
 from cwsam_cli.predict.memory import must_be_shared, resident_memory
+from cwsam_cli.predict.onnx_network import OnnxNetwork, refuse_torch_options
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.scorer import AUGMENTATIONS, Scorer
 
@@ -47,17 +49,21 @@ class Model:
             device: this process's own, if it is one of several; None follows the request.
 
         Raises:
+            UsageError: an exported model cannot serve an option.
             CheckpointError: the checkpoint cannot be read.
             MachineError: the device is too small for it.
         """
-        trained = load_checkpoint(request.checkpoint)
+        if is_onnx(request.checkpoint):
+            refuse_torch_options(request)
+            device = torch.device("cpu")
+        trained, _ = open_model(request.checkpoint)
         device = device or choose_device(request.device)
         return cls(
             path=request.checkpoint,
             digest=digest or sha256(request.checkpoint),
             trained=trained,
             device=device,
-            precision=choose_precision(request.precision, device),
+            precision="fp32" if is_onnx(request.checkpoint) else choose_precision(request.precision, device),
             is_shared=must_be_shared(trained, device, request.gpus),
             program_bytes=resident_memory(),
         )
@@ -88,6 +94,8 @@ class Model:
             raise UsageError("--compile: several processes share this model", hint="leave it out")
         if self.is_shared and world is not None:
             network: nn.Module = shared_network(self.trained, world, self.precision)
+        elif is_onnx(self.path):
+            network = OnnxNetwork(self.path, self.trained)
         else:
             network = self.trained.model().to(self.device)
             if request.compile:
