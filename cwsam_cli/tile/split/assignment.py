@@ -117,6 +117,8 @@ class _Search:
         self.weights = np.sqrt(self.pixels / self.pixels.sum())
         self.ground = histograms.sum(axis=1) / max(1, histograms.sum())
         self.wanted = wanted
+        self.penalties = np.where(wanted > 0, _ABSENT_ELSEWHERE, 0.0)
+        self.penalties[0] = _ABSENT_FROM_TRAINING if is_ordered else _ABSENT_ELSEWHERE
         self.is_ordered = is_ordered
         self.parts = 1 if is_ordered else max(1, len(wanted) - 1)
         self.neighbours = neighbours
@@ -171,6 +173,8 @@ class _Search:
             for t, old in zip(touched, before, strict=True):
                 was = parts[j] if t == i else parts[i] if t == j else parts[t]
                 kept[t] = self._kept(t, parts)
+                if kept[t] == old and was == parts[t]:
+                    continue
                 changed[was] -= self.shares[t] * old
                 changed[parts[t]] += self.shares[t] * kept[t]
                 left += (kept[t] - old) * self.ground[t]
@@ -215,7 +219,5 @@ class _Search:
         """
         share = sums / np.maximum(sums.sum(axis=0), 1e-12)
         uneven = ((share - self.wanted[:, None]) ** 2).sum(axis=0) @ self.weights
-        absent = (share < 1e-9).sum(axis=1)
-        missing = _ABSENT_ELSEWHERE * float(absent[(self.wanted > 0) & (np.arange(len(absent)) > 0)].sum())
-        missing += (_ABSENT_FROM_TRAINING if self.is_ordered else _ABSENT_ELSEWHERE) * float(absent[0])
+        missing = self.penalties @ (share < 1e-9).sum(axis=1)
         return float(uneven + missing + (1 - ground) ** 2)
