@@ -197,3 +197,7 @@ def test_two_processes_count_each_pixel_once_and_agree_with_one(cwsam: Cwsam, ru
     assert [entry["support"] for entry in one["classes"]] == [entry["support"] for entry in two["classes"]]
     for figure in ("accuracy", "mean_iou", "kappa", "mean_boundary_f1", "calibration_error"):
         assert two[figure] == pytest.approx(one[figure], abs=2e-3)  # batches of other sizes round differently
+
+
+def test_a_tolerance_beyond_any_boundary_is_refused(refused: Callable[..., str]) -> None:
+    refused(2, "eval", "-c", "a.pth", "--data", "dataset", "--tolerance", 1000, names="--tolerance")
