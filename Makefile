@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo test test-slow check bench clean
+.PHONY: install demo pictures test test-slow check bench clean
 
 install: $(READY)
 
@@ -21,6 +21,11 @@ $(VENV)/.demo-scene: $(READY)
 
 demo: $(VENV)/.demo-scene
 	$(BIN)/cwsam demo --overwrite
+
+# The picture for the README, from the demo that is there, or from a new one.
+pictures: $(VENV)/.demo-scene
+	test -f demo/map.tif || $(BIN)/cwsam demo
+	$(BIN)/python docs/draw_pictures.py demo
 
 # One thread per worker: threads that spin while another process computes slow both many times over.
 test: $(READY)

@@ -58,7 +58,8 @@ def evaluate(
     ] = None,
     overwrite: Overwrite = False,
     tolerance: Annotated[
-        int, typer.Option("--tolerance", min=0, help="Pixels by which a boundary may be off in boundary F1.")
+        int,
+        typer.Option("--tolerance", min=0, max=32, help="Pixels by which a boundary may be off in boundary F1."),
     ] = 2,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit a temperature on validation ground; -o receives the checkpoint.")

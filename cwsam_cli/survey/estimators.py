@@ -134,18 +134,26 @@ def estimate(units: Units) -> Estimates:
     sample = _Sample(units.stratified)
     hits, points = units.hits, sample.strata.points
     users, producers, proportions = [], [], []
+    are_classes = _are_classes(units)
     for k in range(units.shares.shape[1]):
         mapped, real = (units.mapped == k).astype(np.float64), units.shares[:, k]
         in_map = np.bincount(units.strata[units.mapped == k], minlength=len(points))
         groups = sample.groups(in_map > points / 2)
-        # The class cannot be correct in a stratum without it in the map, nor omitted in one with nothing else.
-        has_class, has_others = in_map > 0, in_map < points
+        # If strata are the map's classes, a class cannot be correct in a stratum without it, nor omitted in one with
+        # nothing else. In other strata the map may have it, although no unit shows it.
+        has_class, has_others = (in_map > 0) | ~are_classes, (in_map < points) | ~are_classes
         users.append(sample.ratio(mapped * hits, mapped * (1 - hits), has_class, has_class, groups))
         producers.append(sample.ratio(mapped * real, (1 - mapped) * real, has_class, has_others, groups))
         proportions.append(sample.total(real, groups))
     matrix = np.zeros((units.shares.shape[1],) * 2)
     np.add.at(matrix, units.mapped, sample.strata.unit_weights[:, None] * units.shares)
     return Estimates(matrix, sample.overall(hits), tuple(proportions), tuple(users), tuple(producers))
+
+
+def _are_classes(units: Units) -> NDArray[np.bool_]:
+    """Return whether all units of each stratum have one class in the map, (1,) for all strata together."""
+    pairs = np.unique(np.stack([units.strata, units.mapped]), axis=1)
+    return np.array([pairs.shape[1] == len(units.units)])
 
 
 @dataclass(frozen=True, slots=True)

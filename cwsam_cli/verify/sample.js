@@ -87,7 +87,7 @@ function confusion() {
 function picture() {
   if (!report.picture) return;
   const made = section("Map and points",
-    "Dots are points where the map is right. Red crosses are points where it is wrong. Click a class to hide it or show it again.",
+    "Dots are points where the map is right. Crosses are points where it is wrong. Click a class to hide it or show it again.",
     legend(classes), panels(report.picture));
   made.classList.add("scenes");
 }

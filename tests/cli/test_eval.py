@@ -15,6 +15,8 @@ import rasterio
 import yaml
 from typer.testing import Result
 
+from tests.cli.conftest import invoke
+
 FILES = {f"{name}.csv" for name in ("confusion_matrix", "classes", "scenes", "tiles", "reliability")} | {
     "metrics.json",
     "report.html",
@@ -197,3 +199,8 @@ def test_two_processes_count_each_pixel_once_and_agree_with_one(cwsam: Cwsam, ru
     assert [entry["support"] for entry in one["classes"]] == [entry["support"] for entry in two["classes"]]
     for figure in ("accuracy", "mean_iou", "kappa", "mean_boundary_f1", "calibration_error"):
         assert two[figure] == pytest.approx(one[figure], abs=2e-3)  # batches of other sizes round differently
+
+
+def test_a_tolerance_beyond_any_boundary_is_refused() -> None:
+    result = invoke("eval", "-c", "a.pth", "--data", "dataset", "--tolerance", 1000)
+    assert result.exit_code == 2 and "--tolerance" in result.stderr

@@ -135,7 +135,7 @@ function classMap(picture, layer, label) {
   return canvas;
 }
 
-// The layers of a picture beside each other; points lie on the map: circles where it is right, crosses where it is wrong.
+// The layers of a picture beside each other; points lie on the map: dots where it is right, crosses where it is wrong.
 function panels(picture) {
   const layers = ["image", "reference", "map"].filter((layer) => picture[layer]);
   return element("div", { class: `maps of-${layers.length}` }, ...layers.map((layer) => element("figure", {},
@@ -147,10 +147,13 @@ function panels(picture) {
 
 function pointsOf(picture) {
   const size = Math.max(picture.width, picture.height) / 110;
-  const marks = picture.points.map(([x, y, isRight]) => (isRight
-    ? element("circle", { cx: x, cy: y, r: size * 0.8, class: "right" })
-    : element("path", { d: `M${x - size},${y - size}l${2 * size},${2 * size}m0,${-2 * size}l${-2 * size},${2 * size}`, class: "wrong" })));
-  return element("svg", { viewBox: `0 0 ${picture.width} ${picture.height}`, role: "img", "aria-label": "points", style: `stroke-width:${size / 2}` }, ...marks);
+  const cross = (x, y) => `M${x - size},${y - size}l${2 * size},${2 * size}m0,${-2 * size}l${-2 * size},${2 * size}`;
+  const right = picture.points.filter((point) => point[2]), wrong = picture.points.filter((point) => !point[2]);
+  const around = wrong.map(([x, y]) => cross(x, y)).join("");
+  return element("svg", { viewBox: `0 0 ${picture.width} ${picture.height}`, role: "img", "aria-label": `${right.length} points where the map is right, ${wrong.length} where it is wrong` },
+    ...right.map(([x, y]) => element("circle", { cx: x, cy: y, r: size * 0.6, class: "right", style: `stroke-width:${size / 3}` })),
+    element("path", { d: around, class: "halo", style: `stroke-width:${size * 1.1}` }),
+    element("path", { d: around, class: "wrong", style: `stroke-width:${size / 2}` }));
 }
 
 // Boxes that hide classes in all pictures.
