@@ -35,10 +35,11 @@ class CwsamError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let worker processes pass on errors of subclasses with other arguments."""
-        return _restore, (type(self), str(self), self.hint)
+        return restore_error, (type(self), str(self), self.hint)
 
 
-def _restore(kind: type[CwsamError], message: str, hint: str) -> CwsamError:
+def restore_error(kind: type[CwsamError], message: str, hint: str) -> CwsamError:
+    """Return an error of a kind, whatever arguments the kind itself takes."""
     error = kind.__new__(kind)
     CwsamError.__init__(error, message, hint=hint)
     return error

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from cwsam_cli.console import log
 from cwsam_cli.errors import MachineError, UsageError
@@ -26,7 +26,17 @@ _MAGIC = b"cwsm"
 _DESCRIPTION = "journal.json"
 _WAIT_S = 60  # parts that begin together look at the journal one after the other
 
-Append = Callable[[int, int, bytes], None]
+
+class Append(Protocol):
+    """Adds a piece to a journal."""
+
+    def __call__(self, row: int, column: int, piece: bytes, *, is_packed: bool = False) -> None:
+        """Add a piece, which `pack` may have compressed elsewhere."""
+
+
+def pack(piece: bytes) -> bytes:
+    """Compress a piece as the journal keeps it."""
+    return zlib.compress(piece, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +89,7 @@ class Journal:
 
     @contextmanager
     def appending(self, rank: int = 0) -> Iterator[Append]:
-        """A function that adds a piece: row, column, bytes. A half-written piece of the same rank is cut off."""
+        """A function that adds pieces. A half-written piece of the same rank is cut off."""
         path = self.folder / f"{rank}.pieces"
         path.touch()
         with path.open("r+b") as file:
@@ -89,8 +99,8 @@ class Journal:
             file.seek(end)
             file.truncate()
 
-            def append(row: int, column: int, piece: bytes) -> None:
-                packed = zlib.compress(piece, 1)
+            def append(row: int, column: int, piece: bytes, *, is_packed: bool = False) -> None:
+                packed = piece if is_packed else pack(piece)
                 head = _HEAD.pack(_MAGIC, row, column, len(packed), zlib.crc32(packed))
                 offset = file.tell() + len(head)
                 file.write(head + packed)

@@ -68,6 +68,14 @@ def predict(
     ] = None,
     device: Device = "auto",
     gpus: Gpus = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="ADDRESS|FILE|local",
+            help="Let the workers of a Dask cluster make the maps. local starts one per GPU or core of this machine.",
+        ),
+    ] = None,
     part: Annotated[
         str | None,
         typer.Option(
@@ -169,7 +177,7 @@ def predict(
     all can reach. A part that was killed continues with the same command. Processes that
     torchrun or srun starts are parts without --part; --part 1/1 lets each make all.
     """
-    _refuse_launcher(gpus)
+    _refuse_launcher(gpus > 1 or scheduler is not None)
     checkpoint = require_checkpoint(checkpoint)
     # oneDNN would keep 1,024 kernels, one for each number of rows that an expert met: 0.5 GB after many windows.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
@@ -192,6 +200,7 @@ def predict(
         gpu_memory=parse_memory_size(gpu_memory, "--gpu-memory") if gpu_memory else None,
         device=device,
         gpus=gpus,
+        scheduler=scheduler or "",
         part=_parse_part(part) if part else None,
         bounds=bounds,
         aoi=aoi,
@@ -248,8 +257,8 @@ def predict(
         raise typer.Exit(_DATA)
 
 
-def _refuse_launcher(gpus: int) -> None:
-    """Stop if torchrun or SLURM started several processes, each of which would start several.
+def _refuse_launcher(uses_others: bool) -> None:
+    """Stop if torchrun or SLURM started several processes, each of which would use several.
 
     Raises:
         UsageError: they did.
@@ -258,10 +267,10 @@ def _refuse_launcher(gpus: int) -> None:
     from cwsam_cli.errors import UsageError
 
     started = int(launcher_environment().get("WORLD_SIZE", "1"))
-    if started > 1 and gpus > 1:
+    if started > 1 and uses_others:
         raise UsageError(
-            f"a launcher started {started} processes, and --gpus would start more in each",
-            hint="remove --gpus when torchrun or srun starts the processes",
+            f"a launcher started {started} processes, and --gpus or --scheduler would use more in each",
+            hint="remove --gpus and --scheduler when torchrun or srun starts the processes",
         )
 
 

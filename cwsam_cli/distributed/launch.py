@@ -29,7 +29,14 @@ import torch.distributed as dist
 from cwsam_cli import console, errors
 from cwsam_cli.distributed.cluster import Cluster, launcher_environment
 from cwsam_cli.distributed.watchdog import Watchdog, announce_failure
-from cwsam_cli.distributed.world import Interruption, World, catch_signals, choose_device, choose_local_device
+from cwsam_cli.distributed.world import (
+    Interruption,
+    World,
+    catch_signals,
+    choose_device,
+    choose_local_device,
+    refuse_missing_gpus,
+)
 from cwsam_cli.errors import CwsamError, MachineError, UsageError, as_user_error
 
 if TYPE_CHECKING:
@@ -149,9 +156,7 @@ def _launch_processes(worker: Callable[..., T], arguments: tuple[Any, ...], clus
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     device = choose_device(cluster.device)
-    count = torch.get_device_module(device).device_count()
-    if device.type != "cpu" and cluster.processes > count:
-        raise UsageError(f"--gpus is {cluster.processes}, but this machine has {count}", hint="use fewer --gpus")
+    refuse_missing_gpus(device, cluster.processes)
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(("torch.distributed.elastic", "torch.multiprocessing.spawn")):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # the message below reports the failure once

@@ -144,6 +144,17 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def refuse_missing_gpus(device: torch.device, processes: int) -> None:
+    """Stop if there are fewer accelerators than processes that need one.
+
+    Raises:
+        UsageError: there are.
+    """
+    count = torch.get_device_module(device).device_count()
+    if device.type != "cpu" and processes > count:
+        raise UsageError(f"--gpus is {processes}, but this machine has {count}", hint="use fewer --gpus")
+
+
 def choose_local_device(name: str, local: int, rank: int) -> torch.device:
     """Return the device of one of several processes on a machine.
 

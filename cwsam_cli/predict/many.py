@@ -1,6 +1,5 @@
 """Many scenes → a folder of maps, and estimates for a dry run; a scene that fails does not stop the others."""
 
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,16 +11,17 @@ import torch
 from rasterio.windows import Window
 
 from cwsam_cli.console import log, size_text
-from cwsam_cli.distributed.cluster import launcher_environment
 from cwsam_cli.distributed.launch import launch
+from cwsam_cli.distributed.scheduler import LostScheduler
 from cwsam_cli.distributed.world import World, choose_device
 from cwsam_cli.errors import CwsamError, UsageError, as_user_error
 from cwsam_cli.files import locked, sha256
+from cwsam_cli.predict.fleet import in_threads, make_on, plan_on, workers_of
 from cwsam_cli.predict.network import Lockstep, Model
 from cwsam_cli.predict.parts import take_place
 from cwsam_cli.predict.plan import MapPlan, make_plan
 from cwsam_cli.predict.request import MapRequest
-from cwsam_cli.predict.work import MapResult, is_ready, make_map, stay_alive, wait_for_others
+from cwsam_cli.predict.work import MapResult, is_ready, make_map, stay_alive
 from cwsam_cli.raster.mapfile import beside
 from cwsam_cli.raster.sources import scene_names
 
@@ -99,13 +99,11 @@ def predict_many(request: MapRequest, scenes: Sequence[str]) -> Maps | None:
     _refuse_shared_names(requests)
     if request.is_part:
         return _make_part(request, requests)
+    if request.scheduler:
+        return _make_on_cluster(request, requests)
     if request.gpus == 1:
         return _make(request, requests, World(choose_device(request.device)))
-    digest = sha256(request.checkpoint)
-    with tempfile.TemporaryDirectory(prefix="cwsam-") as folder_of_all:
-        # Processes that torchrun or srun started share the model, so they end together.
-        scratch = None if launcher_environment() else Path(folder_of_all)
-        parts = launch(_share, request, requests, digest, scratch, cluster=request.cluster)
+    parts = launch(_share, request, requests, sha256(request.checkpoint), cluster=request.cluster)
     if parts is None:
         return None
     return Maps(
@@ -158,24 +156,53 @@ def _make(common: MapRequest, requests: Sequence[MapRequest], world: World, *, d
             log.info("%d/%d `%s` → `%s`", number, len(requests), request.scene, request.target)
             made.maps.append(make_map(plan, score, world))
         except Exception as error:
-            told = as_user_error(error)
-            if told is None:
-                raise
-            made.failed[request.scene] = str(told)
-            log.error("%s; hint: %s", told, told.hint)
+            made.failed[request.scene] = str(_tell(error))
     if isinstance(score, Lockstep):
         score.finish()
     return made
 
 
-def _share(
-    world: World, common: MapRequest, requests: Sequence[MapRequest], digest: str, scratch: Path | None
-) -> list[Maps]:
-    """Make one process's share of the maps, and return the shares of all."""
-    made = _make(common, requests[world.rank :: world.size], world, digest=digest)
-    if scratch is not None:
-        wait_for_others(world, scratch)
-    return world.gather(made)
+def _share(world: World, common: MapRequest, requests: Sequence[MapRequest], digest: str) -> list[Maps]:
+    """Make the share of the maps of one of several processes that share the model, and return the shares of all."""
+    return world.gather(_make(common, requests[world.rank :: world.size], world, digest=digest))
+
+
+def _make_on_cluster(common: MapRequest, requests: Sequence[MapRequest]) -> Maps:
+    """Make maps on a cluster, several at the same time."""
+    found: dict[str, MapResult | CwsamError | None] = {}
+
+    with workers_of(common) as workers:
+
+        def make(number: int, request: MapRequest) -> None:
+            try:
+                request.check_names()
+                plan = plan_on(workers, request)
+                if is_ready(plan):
+                    found[request.scene] = None
+                    return
+                log.info("%d/%d `%s` → `%s`", number, len(requests), request.scene, request.target)
+                found[request.scene] = make_on(workers, plan, scenes=len(requests))
+            except LostScheduler:
+                raise
+            except Exception as error:
+                found[request.scene] = _tell(error)
+
+        in_threads(workers, make, requests)
+    results = [(request, found[request.scene]) for request in requests]
+    return Maps(
+        [result for _, result in results if isinstance(result, MapResult)],
+        [request.target for request, result in results if result is None],
+        {request.scene: str(result) for request, result in results if isinstance(result, CwsamError)},
+    )
+
+
+def _tell(error: Exception) -> CwsamError:
+    """Log an error that the user can correct; raise any other one."""
+    told = as_user_error(error)
+    if told is None:
+        raise error
+    log.error("%s; hint: %s", told, told.hint)
+    return told
 
 
 def estimate_many(request: MapRequest, scenes: Sequence[str]) -> tuple[list[Estimate], dict[str, str]]:

@@ -9,12 +9,16 @@ from functools import partial
 from math import inf
 from pathlib import Path
 
+import torch
+
 from cwsam_cli.checkpoints.checkpoint import load_checkpoint
 from cwsam_cli.distributed.cluster import launcher_environment
 from cwsam_cli.distributed.launch import launch
-from cwsam_cli.distributed.world import World, choose_local_device
+from cwsam_cli.distributed.scheduler import LOCAL, count_cores
+from cwsam_cli.distributed.world import World, choose_device, choose_local_device, refuse_missing_gpus
 from cwsam_cli.files import reserved
 from cwsam_cli.journal import Journal, folder_of, part_of_journal, parts_are_running
+from cwsam_cli.predict.fleet import predict_on_cluster
 from cwsam_cli.predict.mapfile import is_made, read_tally, refuse_others
 from cwsam_cli.predict.memory import must_be_shared
 from cwsam_cli.predict.network import Model
@@ -56,6 +60,9 @@ def predict_share(request: MapRequest) -> MapResult | PartResult | None:
         CwsamError: see `predict`. A part is also refused if it differs from the others.
     """
     request = take_place(request)
+    if request.scheduler:
+        request.refuse_early()
+        return predict_on_cluster(request)
     if request.is_part:
         request.refuse_early()
         return _make_part(request)
@@ -66,16 +73,37 @@ def predict_share(request: MapRequest) -> MapResult | PartResult | None:
 
 
 def take_place(request: MapRequest) -> MapRequest:
-    """Give a process that torchrun or srun started its part, or all of them the model that no device holds."""
+    """Decide how the work is shared, unless the request says it.
+
+    Processes that torchrun or srun started are parts. Several processes of this machine are workers of a local
+    cluster. But if no device holds the model, all processes share it.
+
+    Raises:
+        UsageError: there are fewer GPUs than processes.
+        MachineError: even a part of the model is too large for a device.
+    """
     environment = launcher_environment()
     size = int(environment.get("WORLD_SIZE", "1"))
-    if request.part is not None or size == 1:
+    if request.part is not None or request.scheduler not in ("", LOCAL):
         return request
+    if size == 1:
+        return _take_workers(request)
     rank = int(environment["RANK"])
     device = choose_local_device(request.device, int(environment["LOCAL_RANK"]), rank)
     if must_be_shared(load_checkpoint(request.checkpoint), device, size):
         return replace(request, gpus=size)
     return replace(request, part=(rank + 1, size), device=str(device))
+
+
+def _take_workers(request: MapRequest) -> MapRequest:
+    if not request.scheduler and request.gpus == 1:
+        return request
+    device, count = choose_device(request.device), request.gpus
+    if count == 1:
+        count = count_cores() if device.type == "cpu" else torch.get_device_module(device).device_count()
+    refuse_missing_gpus(device, count)
+    is_shared = must_be_shared(load_checkpoint(request.checkpoint), device, count)
+    return replace(request, gpus=count, scheduler="" if is_shared else LOCAL)
 
 
 def _make_part(request: MapRequest) -> MapResult | PartResult:

@@ -8,9 +8,10 @@ because an accelerator's memory was short may differ in the last bits of their s
 # B windows, C bands, K classes, S pixels per side of a window
 """
 
+import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor
 from cwsam_cli.console import track
 from cwsam_cli.dataset.transforms import band_statistics, normalize
 from cwsam_cli.errors import CheckpointError
-from cwsam_cli.journal import Journal
+from cwsam_cli.journal import Journal, pack
 from cwsam_cli.predict.blend import Blender, Layers, WindowScores, cut_rows
 from cwsam_cli.predict.memory import Heap
 from cwsam_cli.predict.plan import MapPlan
@@ -32,7 +33,7 @@ from cwsam_cli.predict.transfer import Pace, UploadStream, hand_over, use_device
 from cwsam_cli.predict.windows import SHOWN, VALID, Area, Readers, WindowPixels, batches, count_readers
 from cwsam_cli.raster.network import gdal_settings
 from cwsam_cli.raster.prefetch import prefetch
-from cwsam_cli.raster.scene import open_scene
+from cwsam_cli.raster.scene import Scene, open_scene
 from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.vector.area import read_area
 
@@ -89,7 +90,7 @@ def make_pieces(
     bar = track(range(len(own)), "predicting", unit="piece")
     maker = _Maker(plan, score, device, beat)
     with journal.appending(rank) as append:
-        for column, first, last in _stretches(own):
+        for column, first, last in join_pieces(own):
             with closing(prefetch(maker.pieces(column, first, last))) as made:
                 for row, layers in made:
                     append(row, column, layers.tobytes())
@@ -97,11 +98,30 @@ def make_pieces(
     next(bar, None)
 
 
-def _stretches(pieces: list[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
-    """Join neighbouring pieces of a column: column, first row, last row."""
+def make_stretch(
+    plan: MapPlan, score: ScoreWindows, stretch: tuple[int, int, int], *, device: torch.device
+) -> list[tuple[int, bytes]]:
+    """Make neighbouring pieces of a column.
+
+    Args:
+        plan: of the map.
+        score: the network.
+        stretch: column, first row and last row of the pieces.
+        device: of the network.
+
+    Returns:
+        Row and packed bytes of each piece.
+    """
+    with closing(prefetch(_Maker(plan, score, device, None).pieces(*stretch))) as made:
+        return [(row, pack(layers.tobytes())) for row, layers in made]
+
+
+def join_pieces(pieces: Sequence[tuple[int, int]], longest: int = sys.maxsize) -> Iterator[tuple[int, int, int]]:
+    """Join neighbouring pieces of a column to stretches of at most so many: column, first row, last row."""
     start = 0
     for at in range(1, len(pieces) + 1):
-        if at == len(pieces) or pieces[at] != (pieces[at - 1][0], pieces[at - 1][1] + 1):
+        ends = at == len(pieces) or pieces[at] != (pieces[at - 1][0], pieces[at - 1][1] + 1)
+        if ends or at - start == longest:
             yield pieces[start][0], pieces[start][1], pieces[at - 1][1]
             start = at
 
@@ -152,12 +172,10 @@ class _Maker:
         use_device(self.device)
         plan, request = self.plan, self.plan.request
         settings = gdal_settings(request.scene, cache=plan.gdal_cache)
-        options: dict[str, Any] = {"wanted_bands": [band.name for band in plan.bands], "chosen_bands": request.bands}
-        options |= {"alpha": request.alpha, "pixel_m": plan.pixel_m}
         with ExitStack() as stack:
             stack.enter_context(rasterio.Env(**settings))
             number = count_readers(self.device, request.gpus)
-            scenes = [stack.enter_context(open_scene(request.scene, **options)) for _ in range(number)]
+            scenes = [stack.enter_context(open_planned(plan)) for _ in range(number)]
             readers = stack.enter_context(closing(Readers(scenes, settings)))
             inside = read_area(request.aoi, scenes[0].north_up) if request.aoi else None
             area = Area(
@@ -176,6 +194,18 @@ class _Maker:
                 images = normalize(images, masks & VALID, mean, std)
                 hidden = (masks < SHOWN).to(torch.uint8) * IGNORE
                 yield _Batch([(item.row, item.col) for item in windows], images, hidden, uploads.mark())
+
+
+def open_planned(plan: MapPlan) -> AbstractContextManager[Scene]:
+    """Open the scene of a map."""
+    request = plan.request
+    return open_scene(
+        request.scene,
+        wanted_bands=[band.name for band in plan.bands],
+        chosen_bands=request.bands,
+        alpha=request.alpha,
+        pixel_m=plan.pixel_m,
+    )
 
 
 def _stack(windows: list[WindowPixels], size: int) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
 _FAR = 8.0  # standard deviations of the training data
 _NO_CRS = "`%s` has no coordinate reference system, so the map has none either"
 _NOT_IN_KEY = {"scene", "checkpoint", "output", "overwrite", "command", "preview", "aoi", "format", "creation"}
-_NOT_IN_KEY |= {"max_memory", "gpu_memory", "batch_size", "device", "gpus", "part"}
+_NOT_IN_KEY |= {"max_memory", "gpu_memory", "batch_size", "device", "gpus", "part", "scheduler"}
 """Fields of a request on which pixels do not depend, or that the key holds as a hash."""
 
 
@@ -87,6 +87,8 @@ class MapPlan:
     """Largest number of windows per batch."""
     group: int = 1
     """Rows of windows that fill batches together."""
+    threads: int = 0
+    """Threads that a worker of a cluster computes with; 0 leaves it to torch."""
     gdal_cache: int = GDAL_CACHE
     """Bytes."""
     memory: int = 0

@@ -11,6 +11,7 @@ import rasterio.shutil
 from rasterio.io import MemoryFile
 
 from cwsam_cli.distributed.cluster import Cluster, launcher_environment
+from cwsam_cli.distributed.scheduler import LOCAL
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.journal import folder_of
@@ -57,6 +58,8 @@ class MapRequest:
     device: str = "auto"
     gpus: int = 1
     """Processes, each with a device of its own."""
+    scheduler: str = ""
+    """Address or file of a Dask scheduler whose workers make the pieces; `local` starts workers on this machine."""
     part: tuple[int, int] | None = None
     """(I, N): make only the I-th of N shares, counted from 1. None makes everything, or follows torchrun or srun."""
     bounds: tuple[float, float, float, float] | None = None
@@ -95,11 +98,14 @@ class MapRequest:
             number, parts = self.part
             if not 1 <= number <= parts:
                 raise UsageError(f"--part {number}/{parts} does not exist", hint="say: --part 1/3, 2/3 or 3/3")
-            if self.gpus > 1:
+            if self.gpus > 1 or self.scheduler:
                 raise UsageError(
-                    "--part is for one process, and --gpus for several",
+                    "--part is for one process, and --gpus and --scheduler for several",
                     hint="start one part per GPU, each with its own --device cuda:0, cuda:1, …",
                 )
+
+        if self.gpus > 1 and self.scheduler not in ("", LOCAL):
+            raise UsageError("--gpus is for this machine, and --scheduler for others", hint="remove --gpus")
 
     @property
     def is_part(self) -> bool:
@@ -125,6 +131,12 @@ class MapRequest:
     def of_scene(self, scene: str, output: Path | None) -> "MapRequest":
         """The request for one of many scenes."""
         return replace(self, scene=scene, output=output)
+
+    def for_workers(self) -> "MapRequest":
+        """The same request with paths that hold in other working folders."""
+        aoi = self.aoi and self.aoi.absolute()
+        scene = str(Path(self.scene).absolute()) if is_plain_file(self.scene) else self.scene
+        return replace(self, scene=scene, checkpoint=self.checkpoint.absolute(), aoi=aoi)
 
     def refuse_early(self) -> None:
         """Stop before any work at what is certain to fail.

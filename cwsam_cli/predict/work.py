@@ -1,7 +1,7 @@
 """Make a map as its plan says: pieces into a journal, alone or beside other processes, and files from the journal."""
 
-import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -98,7 +98,7 @@ def make_map(plan: MapPlan, score: ScoreWindows | None, world: World) -> MapResu
 
     Args:
         plan: of the map.
-        score: the network; None starts further processes, each with its own.
+        score: the network; None starts further processes that share it.
         world: this process, among others that make other maps.
     """
 
@@ -111,18 +111,22 @@ def make_map(plan: MapPlan, score: ScoreWindows | None, world: World) -> MapResu
     return make_map_by(work, plan, world)
 
 
-def make_map_by(work: Callable[[MapPlan, Journal], None], plan: MapPlan, world: World) -> MapResult:
-    """Make a map from the pieces that `work` makes."""
+def make_map_by(
+    work: Callable[[MapPlan, Journal], None],
+    plan: MapPlan,
+    world: World,
+    *,
+    writing: AbstractContextManager[Any] | None = None,
+) -> MapResult:
+    """Make a map from the pieces that `work` makes; hold `writing` while its files are written."""
     plan.log_warnings()
     refuse_others(plan)
     with journal(plan.request.target, plan.key, plan.to_json(), fits=partial(can_follow, plan)) as kept:
         sweep_targets(plan.request)
         plan = plan.cut_like(MapPlan.from_json(kept.plan))
-        for stale in kept.folder.glob("*.done"):
-            stale.unlink()
         work(plan, kept)
         kept.scan()
-        with world.pause_watchdog():
+        with world.pause_watchdog(), writing or nullcontext():
             return write_files(plan, kept)
 
 
@@ -157,7 +161,7 @@ def can_follow(plan: MapPlan, raw: Mapping[str, Any]) -> bool:
 
 
 def make_share(world: World, plan: MapPlan, folder: Path) -> None:
-    """Make one process's share of the pieces."""
+    """Make the share of the pieces of one of several processes that share the model; they end together."""
     kept = Journal(folder, {})
     kept.scan()
     world.barrier()  # each takes its share of what is missing, so all must have seen the same
@@ -167,8 +171,6 @@ def make_share(world: World, plan: MapPlan, folder: Path) -> None:
     make_pieces(plan, score, kept, device=world.device, rank=world.rank, world=world.size, beat=beat)
     if isinstance(score, Lockstep):
         score.finish()
-    else:
-        wait_for_others(world, folder)
 
 
 def stay_alive(world: World) -> None:
@@ -176,13 +178,3 @@ def stay_alive(world: World) -> None:
     if world.interruption.is_requested:
         raise KeyboardInterrupt
     world.beat()
-
-
-def wait_for_others(world: World, folder: Path) -> None:
-    """Wait until all processes have finished, without a time limit: shares differ in their work."""
-    (folder / f"{world.rank}.done").touch()
-    while any(not (folder / f"{rank}.done").exists() for rank in range(world.size)):
-        stay_alive(world)
-        time.sleep(0.1)
-    world.barrier()
-    (folder / f"{world.rank}.done").unlink()

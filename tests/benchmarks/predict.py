@@ -306,9 +306,9 @@ def tiny(folder: Path) -> None:
     from hardware import choose_precisions
 
     from cwsam_cli.predict import plan as planning
+    from cwsam_cli.predict.parts import predict_share as predict
     from cwsam_cli.predict.request import MapRequest
     from cwsam_cli.predict.scorer import Scorer
-    from cwsam_cli.predict.work import predict
 
     torch.set_num_threads(1)
     checkpoint = untrained(folder / "tiny.pth", ("red", "green", "blue"))

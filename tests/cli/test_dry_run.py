@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from cwsam_cli.predict import many, network
+from cwsam_cli.predict import many, network, parts
 from cwsam_cli.predict.many import estimate_many
 from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.plan import make_plan
@@ -66,9 +66,10 @@ def test_a_checkpoint_is_hashed_once_for_all_processes(
 
     monkeypatch.setattr(many, "sha256", counting)
     monkeypatch.setattr(network, "sha256", counting)
+    monkeypatch.setattr(parts, "must_be_shared", lambda *_: True)
     monkeypatch.setattr(many, "launch", lambda worker, *arguments, cluster: started.append(arguments))
     many.predict_many(request_of(run, gpus=2, output=tmp_path / "maps"), [str(run.scene)])
-    ((common, _, digest, _),) = started
+    ((common, _, digest),) = started
     assert hashed == [run.checkpoint]
     for _ in range(2):
         assert Model.open(common, digest=digest).digest == "0" * 64
