@@ -172,7 +172,7 @@ def mixture(run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         moe_start_layer_index=0,
     )
     torch.manual_seed(3)
-    weights = {name: tensor * 2 for name, tensor in ClassWiseSam(arch).state_dict().items()}
+    weights = {name: tensor * 1.5 for name, tensor in ClassWiseSam(arch).state_dict().items()}
     classes = (dataclasses.replace(about.taxonomy.classes[0], code=0), *about.taxonomy.classes[1:])
     path = tmp_path_factory.mktemp("mixture") / "model.pth"
     save_checkpoint(
