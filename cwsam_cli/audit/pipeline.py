@@ -125,7 +125,7 @@ def audit_dataset(
         tiles = [read_tile(*item) for item in track(work, "reading tiles", unit="tile")]
         alignment = check_alignment([(image, label) for _, image, label in work]) if with_alignment else ()
         names = {entry.code: entry.name for entry in found.taxonomy.classes} if found.taxonomy else {}
-        suspects = find_suspects(work, path, names) if suspects_to is not None else None
+        suspects = find_suspects(work, found.root or path, names) if suspects_to is not None else None
     if suspects_to is not None and suspects is not None:
         write_suspects(suspects, suspects_to, overwrite=overwrite)
     splits = [split for split in (*SPLITS, WHOLE) if split in found.pairs]

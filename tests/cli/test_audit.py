@@ -161,7 +161,10 @@ def test_a_configuration_of_a_dataset_is_audited_as_the_dataset(dataset: Path, t
         folders = {"root_path_1": str(dataset / "images" / split), "root_path_2": str(dataset / "labels" / split)}
         config[f"{split}_dataset"] = {"dataset": {"args": folders}}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
-    assert json.loads(audit(tmp_path / "run.yaml", "--json").stdout) == json.loads(audit(dataset, "--json").stdout)
+    by_config = audit(tmp_path / "run.yaml", "--suspects", tmp_path / "a.csv", "--json")
+    by_folder = audit(dataset, "--suspects", tmp_path / "b.csv", "--json")
+    assert json.loads(by_config.stdout) == json.loads(by_folder.stdout)
+    assert json.loads(by_folder.stdout)["suspects"], "labels and image are noise"
 
 
 def test_a_folder_without_pairs_is_refused(refused: Any, tmp_path: Path) -> None:

@@ -156,6 +156,9 @@ def extend_manifest(old: Manifest, new: Manifest, statistics: RunningStats) -> M
         valid_pixels=statistics.pixels,
         pixels=pixels,
         left_out=dict(Counter(old.left_out) + Counter(new.left_out)),
+        corrected={
+            kind: old.corrected.get(kind, 0) + new.corrected.get(kind, 0) for kind in {**old.corrected, **new.corrected}
+        },
         weights=class_weights(pixels["train"]),
         appended=[*old.appended, new.command],
     )

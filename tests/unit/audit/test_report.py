@@ -9,7 +9,13 @@ from cwsam_cli.audit.suspects import Suspect
 
 
 def audit(**found: Any) -> Audit:
-    empty: dict[str, Any] = {"tiles": {"train": 40}, "labelled": {"train": 1.0}, "pairs": (), "classes": ()}
+    empty: dict[str, Any] = {
+        "tiles": {"train": 40},
+        "labelled": {"train": 1.0},
+        "pairs": (),
+        "folds": (),
+        "classes": (),
+    }
     return Audit(**empty, flattery=None, leaks=(), notes=(), **found)
 
 

@@ -8,6 +8,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from rasterio.transform import from_origin
 
 from cwsam_cli.audit.pipeline import audit_dataset
@@ -424,3 +425,16 @@ def test_ground_that_two_scenes_show_counts_once(site: Site) -> None:
     assert once == pytest.approx(64 * 96 * 900)
     assert manifest.ground_m2["train"] == pytest.approx(once)
     assert sum(manifest.pixels["train"]) == 2 * 64 * 96
+
+
+def test_corrections_of_added_scenes_are_counted_with_those_before(site: Site, tmp_path: Path) -> None:
+    first, second = site.scene("a"), site.scene("b", at=(0, 200))
+    for name, left in (("first", 600_000), ("second", 606_000)):
+        shape = shapely.box(left, 3_999_700, left + 300, 4_000_000)
+        gpd.GeoDataFrame({"kind": [1]}, geometry=[shape], crs="EPSG:32617").to_file(tmp_path / f"{name}.gpkg")
+    own, other = ({"corrections": tmp_path / f"{name}.gpkg", "class_field": "kind"} for name in ("first", "second"))
+    before = tile_scenes(site.request(first, **own)).corrected
+    after = site.append(second, **other).corrected
+    assert before["pixels"] == 100 and after["pixels"] == 200
+    assert after["class_changed"] > before["class_changed"] > 0 and after["label_added"] == 0
+    assert site.append(site.scene("c", at=(200, 0))).corrected == after
