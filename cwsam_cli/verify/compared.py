@@ -167,7 +167,7 @@ def comparison_table(result: MapComparison) -> str:
 def _line(title: str, row: dict[str, Any], wide: int) -> str:
     digits = ",.0f" if row["figure"] == "mapped_ha" else ".3f"
     values = ["-" if row[name] is None else format(row[name], digits) for name in ("first", "second")]
-    difference = "-" if row["difference"] is None else format(row["difference"], "+" + digits)
+    difference = "-" if row["difference"] is None else format(row["difference"], "+z" + digits)
     is_doubtful = row["low"] is not None and row["differing_points"] < ENOUGH
     ends = "-" if row["low"] is None else f"{row['low']:+.3f} to {row['high']:+.3f}" + (" *" if is_doubtful else "  ")
     return f"{padded(title, wide)}  {values[0]:>12} {values[1]:>12} {difference:>12} {ends:>22}".rstrip()
