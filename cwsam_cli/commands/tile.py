@@ -163,13 +163,14 @@ def tile(
         ),
     ] = None,
     format: Annotated[
-        TileFormat,
+        TileFormat | None,
         typer.Option(
             "--format",
             help="gtiff copies pixels into GeoTIFFs. windows writes VRTs that point into the scenes, which must stay "
             "where they are.",
+            show_default="gtiff",
         ),
-    ] = "gtiff",
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that read and write.")] = 1,
     append: Annotated[
         bool, typer.Option("--append", help="Add scenes to a dataset that exists. Its tiles and splits stay.")
@@ -225,6 +226,7 @@ def tile(
         "split_by": split_by,
         "split_field": split_field,
         "folds": folds,
+        "format": format,
         "min_valid": min_valid,
         "min_labelled": min_labelled,
         "crs": crs,
@@ -257,7 +259,6 @@ def tile(
         focus=parse_focus(focus or ()),
         preview=preview,
         overlaps_to=overlaps_to,
-        format=format,
         workers=workers,
         append=append,
         overwrite=overwrite,

@@ -67,6 +67,8 @@ class Tiling:
     """What goes to one split together, or the path of polygons that say the split."""
     split_field: str
     """The field of those polygons."""
+    format: str
+    """`gtiff` or `windows`."""
     bands: tuple[str, ...]
     """Names or numbers of the scenes' bands; empty is all."""
     min_valid: float

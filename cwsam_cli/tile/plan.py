@@ -183,6 +183,7 @@ def _tiling(request: TileRequest) -> Tiling:
         shares=request.shares,
         split_by=request.split_by,
         split_field=request.split_field,
+        format=request.format,
         bands=request.bands,
         min_valid=request.selection.min_valid,
         min_labelled=request.selection.min_labelled,

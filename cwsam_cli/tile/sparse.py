@@ -18,6 +18,9 @@ from cwsam_cli.tile.split.placement import place_on_labels
 _FEW = 0.25
 """Share of labelled pixels below which a block's labels are read once more, to place tiles on them."""
 
+_LARGEST = 1 << 26
+"""Pixels of the largest block whose labels are held in memory, one byte each."""
+
 
 def place_on_few(
     tiles: Sequence[PlannedTile],
@@ -41,26 +44,27 @@ def place_on_few(
     by_block: dict[tuple[int, str], list[PlannedTile]] = defaultdict(list)
     for tile in tiles:
         by_block[tile.scene, tile.block].append(tile)
-    few = [
-        block
-        for block, own in by_block.items()
-        if len(own) > 1 and labelled[block] < _FEW and (own[0].height, own[0].width) == (size, size)
-    ]
+    few = [block for block, own in by_block.items() if labelled[block] < _FEW and _is_lattice(own, size)]
     moved = dict(by_block)
     with closing(SceneReader(inputs.scenes, inputs.table, size)) as reader:
         for block in track(few, "looking for labels", unit="block"):
             shown = around([tile.window for tile in by_block[block]])
             known = _known(reader.open(block[0]), shown, taxonomy.codes, size)
-            covered = np.zeros_like(known)
-            for tile in by_block[block]:
-                top, left = tile.row_off - int(shown.row_off), tile.col_off - int(shown.col_off)
-                covered[top : top + tile.height, left : left + tile.width] = True
-            if not covered.all():  # other tiles of the block are too near to another split
-                continue
             starts = place_on_labels(known, size)
             if starts is not None:
                 moved[block] = [_moved(by_block[block][0], shown, *start, size) for start in starts]
     return [tile for own in moved.values() for tile in own]
+
+
+def _is_lattice(tiles: Sequence[PlannedTile], size: int) -> bool:
+    """Return whether several tiles of full size cover a rectangle that fits into memory.
+
+    Elsewhere, some tiles of the block were left out because they are too near to another split.
+    """
+    rows, columns = {tile.row_off for tile in tiles}, {tile.col_off for tile in tiles}
+    is_full = len(tiles) == len(rows) * len(columns) and (tiles[0].height, tiles[0].width) == (size, size)
+    area = (max(rows) - min(rows) + size) * (max(columns) - min(columns) + size)
+    return len(tiles) > 1 and is_full and area <= _LARGEST
 
 
 def _known(opened: OpenScene, window: Window, codes: Sequence[int], rows: int) -> NDArray[np.bool_]:

@@ -22,7 +22,7 @@ _NAMES = {
     "pixel_m": "--res",
     "unscale": "--unscale",
 }
-_FREE = ("bands", "min_valid", "min_labelled")
+_FREE = ("bands", "format", "min_valid", "min_labelled")
 """Options that may differ. Bands are compared by their names when the scenes are opened."""
 
 

@@ -390,7 +390,7 @@ def test_scenes_and_dates_keep_their_split(site: Site, rule: str) -> None:
 
 def test_windows_into_scenes_are_added_too(site: Site) -> None:
     tile_scenes(site.request(site.scene("a"), format="windows"))
-    manifest = site.append(site.scene("b", at=(0, 96)), format="windows")
+    manifest = site.append(site.scene("b", at=(0, 96)))
     assert not audit_dataset(site.dataset).leaks
     assert len([*site.dataset.rglob("*.vrt")]) == sum(manifest.tiles.values())
 
