@@ -40,8 +40,8 @@ def refuse_unexpected(found: Counter[Value], table: LabelTable | None, request: 
     if request.append:
         raise DataError(
             f"{place} holds values that are not in the class table of `{request.output}`: {shown}{more}",
-            hint="if they stand for its classes or for no label, give a class table with the same classes and `from` or "
-            "`unlabelled`: --classes; for more classes, tile all scenes again into another folder",
+            hint="if they stand for its classes or for no label, give a class table with the same classes and with "
+            "`from` or `unlabelled`: --classes; for more classes, tile all scenes again into another folder",
         )
     file = f" `{request.classes}`" if request.classes else ""
     raise DataError(

@@ -250,7 +250,7 @@ def test_codes_without_a_class_are_refused(site: Site, make_raster: MakeRaster) 
     tile_scenes(site.request(site.scene("a")))
     scene = site.scene("b")
     make_raster("labels/b.tif", np.full(SHAPE, 9, np.uint8))
-    with pytest.raises(DataError, match="values that are not in the class table of .*: 9 "):
+    with pytest.raises(DataError, match=r"values that are not in the class table of .*: 9 "):
         site.append(scene)
 
 
