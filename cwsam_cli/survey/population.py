@@ -95,7 +95,7 @@ def count_population(source: ClassRaster, strata: Strata, side: int = 1) -> Popu
     digest, outside = _MapHash.of(source), 0
     for strip, codes, empty in _hashed(source, digest, side):
         values, none = strata(strip, codes, empty)
-        outside += np.count_nonzero(none) - np.count_nonzero(empty)
+        outside += int(np.count_nonzero(none)) - int(np.count_nonzero(empty))
         areas = None if grid.crs is None or grid.pixel_area_m2 else _areas(grid, strip)
         for left in range(0, grid.width, columns := _columns(source, side)):
             part = np.s_[:, left : left + columns]
