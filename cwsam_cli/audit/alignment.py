@@ -83,9 +83,12 @@ def check_alignment(pairs: Sequence[tuple[Path, Path]]) -> tuple[Alignment, ...]
         scenes[named[1] if named else "all"].append(pair)
     found, sums, is_north_up = [], [], True
     for scene, own in track(scenes.items(), "comparing edges", total=len(scenes), unit="scene"):
-        read = [read_pair(*pair) for pair in own[:: -(-len(own) // _TILES)]]
-        is_up = all(pair.is_north_up for pair in read)
-        cells = np.concatenate([contrast_below_edges(pair) for pair in read])
+        parts, is_up = [], True
+        for image, label in own[:: -(-len(own) // _TILES)]:
+            read = read_pair(image, label)
+            parts.append(contrast_below_edges(read))
+            is_up &= read.is_north_up
+        cells = np.concatenate(parts)
         found.append(judge(scene, cells, is_north_up=is_up))
         sums.append(cells.sum(axis=0))
         is_north_up &= is_up

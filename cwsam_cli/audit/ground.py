@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from cwsam_cli.audit.tiles import TileFacts
-from cwsam_cli.vector.distances import distances, near_pairs, to_metres
+from cwsam_cli.vector.distances import distances, near_pairs, share_ground, to_metres
 
 _TOLERANCE = 1e-3
 """Share by which areas can differ, for rounding between CRSs."""
@@ -86,9 +86,10 @@ def compare(groups: Sequence[Outlines], splits: NDArray[np.str_], one: str, othe
             continue
         ours, theirs = near_pairs(group.shapes[first], group.shapes[second], np.zeros(len(first)), in_degrees=False)
         ours, theirs = first[ours], second[theirs]
-        common = shapely.area(shapely.intersection(group.shapes[ours], group.shapes[theirs]))
-        strips = [shapely.area(group.shapes[own]) * group.strips[own] for own in (ours, theirs)]
-        real = common > (1 + _TOLERANCE) * np.maximum(*strips)
+        real = np.ones(len(ours), bool)
+        for one_of, other_of in ((ours, theirs), (theirs, ours)):
+            strips = (1 + _TOLERANCE) * group.strips[other_of]
+            real &= share_ground(group.shapes[one_of], group.shapes[other_of], strips, in_degrees=group.in_degrees)
         ours, theirs = ours[real], theirs[real]
         if len(ours):
             parts = shapely.intersection(group.shapes[ours], group.shapes[theirs])

@@ -115,11 +115,11 @@ def audit_dataset(
 
     Raises:
         DataError: the folders hold no pairs of tiles, or a tile is damaged.
-        UsageError: the file of suspects exists and may not be replaced, or has another format.
+        UsageError: the file of suspects exists and may not be replaced, has another format, or lies in the dataset.
     """
-    if suspects_to is not None:
-        _refuse_target(suspects_to, overwrite=overwrite)
     found = find_dataset(path, classes)
+    if suspects_to is not None:
+        _refuse_target(suspects_to, found.root, overwrite=overwrite)
     work = [(split, *pair) for split, pairs in found.pairs.items() for pair in pairs]
     with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="TRUE"):  # else GDAL lists the folder for each tile
         tiles = [read_tile(*item) for item in track(work, "reading tiles", unit="tile")]
@@ -153,10 +153,15 @@ def audit_dataset(
     )
 
 
-def _refuse_target(path: Path, *, overwrite: bool) -> None:
+def _refuse_target(path: Path, dataset: Path | None, *, overwrite: bool) -> None:
     if path.suffix.lower() not in (".gpkg", ".csv"):
         raise UsageError(
             f"--suspects `{path}` is neither a GeoPackage nor a CSV file", hint="give it the suffix .gpkg or .csv"
+        )
+    if dataset is not None and dataset.resolve() in path.resolve().parents:
+        raise UsageError(
+            f"--suspects `{path}` lies inside the dataset, whose folder holds its own files only",
+            hint=f"choose another place: --suspects {dataset.resolve().parent / path.name}",
         )
     refuse_existing(path, overwrite=overwrite)
 

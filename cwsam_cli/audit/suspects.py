@@ -13,7 +13,6 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
-import pandas
 import pyogrio
 import shapely
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from rasterio.windows import Window
 from cwsam_cli.audit.tiles import Pair, local_mean, read_pair
 from cwsam_cli.console import track
 from cwsam_cli.errors import DataError
-from cwsam_cli.files import staged
+from cwsam_cli.files import csv_text, staged
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import has_position
 from cwsam_cli.vector.layers import write_frame
@@ -225,7 +224,7 @@ def write_suspects(found: Sequence[tuple[Suspect, Grid]], path: Path, *, overwri
         MachineError: the file could not be written whole.
     """
     columns = {
-        "rank": np.arange(1, len(found) + 1),
+        "rank": list(range(1, len(found) + 1)),
         "tile": [Path(own.image).stem for own, _ in found],
         **{
             name: [getattr(own, name) for own, _ in found]
@@ -234,7 +233,8 @@ def write_suspects(found: Sequence[tuple[Suspect, Grid]], path: Path, *, overwri
     }
     with staged(path, overwrite=overwrite) as target:
         if path.suffix.lower() == ".csv":
-            pandas.DataFrame(columns).to_csv(target, index=False)
+            rows = zip(*columns.values(), strict=True)
+            target.write_text(csv_text([columns, *rows]), encoding="utf-8")
             return
         outlines = _outlines(found, path)
         frame = geopandas.GeoDataFrame(columns, geometry=outlines.to_numpy(), crs=outlines.crs)

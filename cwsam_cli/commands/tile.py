@@ -199,9 +199,11 @@ def tile(
 
     For a second round of training, correct a map with polygons, and keep the former split:
     --labels map.tif --corrections fixed.gpkg --class-field class --split-by first/tiles.gpkg.
+    Tiles that do not lie inside those of one split are then left out.
 
     --append uses the class table, bands and options of the dataset again, so it needs scenes and
-    labels only. Scenes that the dataset has already are skipped. New ground goes to the split of
+    labels only (also --class-field for features, and --stack if the first run had it).
+    Scenes that the dataset has already are skipped. New ground goes to the split of
     the tiles whose ground it shows, and new tiles within the buffer of other splits are left out.
     If the command is killed, the dataset is unchanged, and the same command continues.
 

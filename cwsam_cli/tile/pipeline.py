@@ -173,9 +173,12 @@ def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None) -> Manifest:
         tiles = [repaired.tiles[number] for number in sorted(repaired.tiles)]
         if not tiles:
             progress.clear()
+            hint = "choose a smaller --min-labelled or --min-valid, or labels where the scenes have data"
+            if earlier is not None and not plan.tiles:
+                hint = "add scenes with ground beyond the buffer of the tiles of other splits, which stay as they are"
             raise DataError(
                 f"the dataset would have no {'new ' if earlier is not None else ''}tile; {left_out_text(left_out)}",
-                hint="choose a smaller --min-labelled or --min-valid, or labels where the scenes have data",
+                hint=hint,
             )
         table = inputs.table or LabelTable.of(plan.taxonomy)
         manifest = replace(_describe(plan, tiles, statistics, pixels), left_out=dict(left_out))

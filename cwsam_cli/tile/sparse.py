@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +32,8 @@ def place_on_few(
 ) -> list[PlannedTile]:
     """Move the tiles of blocks with few labels onto the labels, where that needs fewer tiles.
 
-    The tiles of a block stay within the ground that they cover together, so splits and buffers hold. Each label that
-    they show stays in one tile.
+    The tiles of a split in a block stay within the ground that they cover together, so splits and buffers hold. Each
+    label that they show stays in one tile.
 
     Args:
         tiles: the tiles, which cover their blocks as a lattice.
@@ -41,30 +42,32 @@ def place_on_few(
         taxonomy: the class table.
         size: pixels per side of a tile.
     """
-    by_block: dict[tuple[int, str], list[PlannedTile]] = defaultdict(list)
-    for tile in tiles:
-        by_block[tile.scene, tile.block].append(tile)
-    few = [block for block, own in by_block.items() if labelled[block] < _FEW and _is_lattice(own, size)]
-    moved = dict(by_block)
+    by_place: dict[tuple[int, str, str], list[PlannedTile]] = defaultdict(list)
+    for tile in tiles:  # polygons can divide a block between splits
+        by_place[tile.scene, tile.block, tile.split].append(tile)
+    few = [place for place, own in by_place.items() if labelled[place[:2]] < _FEW and _is_lattice(own, size)]
+    moved = dict(by_place)
     with closing(SceneReader(inputs.scenes, inputs.table, size)) as reader:
-        for block in track(few, "looking for labels", unit="block"):
-            shown = around([tile.window for tile in by_block[block]])
-            known = _known(reader.open(block[0]), shown, taxonomy.codes, size)
+        for place in track(few, "looking for labels", unit="block"):
+            shown = around([tile.window for tile in by_place[place]])
+            known = _known(reader.open(place[0]), shown, taxonomy.codes, size)
             starts = place_on_labels(known, size)
             if starts is not None:
-                moved[block] = [_moved(by_block[block][0], shown, *start, size) for start in starts]
+                moved[place] = [_moved(by_place[place][0], shown, *start, size) for start in starts]
     return [tile for own in moved.values() for tile in own]
 
 
 def _is_lattice(tiles: Sequence[PlannedTile], size: int) -> bool:
     """Return whether several tiles of full size cover a rectangle that fits into memory.
 
-    Elsewhere, some tiles of the block were left out because they are too near to another split.
+    Elsewhere, some tiles of the block were left out, because they are too near to another split or outside the
+    polygons of their split.
     """
-    rows, columns = {tile.row_off for tile in tiles}, {tile.col_off for tile in tiles}
+    rows, columns = (sorted(set(starts)) for starts in zip(*((t.row_off, t.col_off) for t in tiles), strict=True))
+    has_gap = any(later - earlier > size for starts in (rows, columns) for earlier, later in pairwise(starts))
     is_full = len(tiles) == len(rows) * len(columns) and (tiles[0].height, tiles[0].width) == (size, size)
-    area = (max(rows) - min(rows) + size) * (max(columns) - min(columns) + size)
-    return len(tiles) > 1 and is_full and area <= _LARGEST
+    area = (rows[-1] - rows[0] + size) * (columns[-1] - columns[0] + size)
+    return len(tiles) > 1 and is_full and not has_gap and area <= _LARGEST
 
 
 def _known(opened: OpenScene, window: Window, codes: Sequence[int], rows: int) -> NDArray[np.bool_]:

@@ -46,6 +46,35 @@ def distances(ours: Shapes, theirs: Shapes, *, in_degrees: bool = False) -> Floa
     return np.asarray(shapely.distance(*(to_metres(ours, theirs) if in_degrees else (ours, theirs))))
 
 
+def share_ground(ours: Shapes, theirs: Shapes, strips: Floats, *, in_degrees: bool = False) -> NDArray[np.bool_]:
+    """Return which pairs of tiles share more ground than a strip that is one pixel wide, (P,).
+
+    Ground of another form is shared if it has more pixels than such a strip, or is wider than two pixels.
+
+    Args:
+        ours: outlines (P,).
+        theirs: outlines (P,).
+        strips: the area of a strip along the shorter side of a tile, as a share of one of theirs (P,).
+        in_degrees: see `near_pairs`.
+    """
+    common, whole = shapely.intersection(ours, theirs), shapely.area(theirs)
+    area = shapely.area(common)
+    is_shared = np.asarray(area > strips * whole)
+    small = np.flatnonzero(~is_shared & (area > (strips**2 * whole)))
+    if len(small):
+        part, tile = common[small], theirs[small]
+        if in_degrees:
+            part, tile = to_metres(part, tile)
+        is_shared[small] = _shorter_sides(part) > 2 * strips[small] * _shorter_sides(tile)
+    return is_shared
+
+
+def _shorter_sides(shapes: Shapes) -> Floats:
+    """Return the shorter side of the smallest rectangle around each polygon (N,)."""
+    corners = shapely.get_coordinates(shapely.oriented_envelope(shapes)).reshape(-1, 5, 2)
+    return np.asarray(np.linalg.norm(np.diff(corners[:, :3], axis=1), axis=2).min(axis=1))
+
+
 def to_metres(ours: Shapes, theirs: Shapes) -> tuple[Shapes, Shapes]:
     """Scale pairs of outlines (P,) from degrees to metres, true to scale at the latitude of ours."""
     _, south, _, north = shapely.bounds(ours).T

@@ -217,6 +217,7 @@ def test_tiles_with_wrong_labels_are_listed(cwsam: Any, make_raster: Any, refuse
     assert found["disagreement"].is_monotonic_decreasing and found["disagreement"].min() > 0.5
     refused(2, "audit", "dataset", "--suspects", "suspects.gpkg", names="suspects.gpkg")
     refused(2, "audit", "dataset", "--suspects", "suspects.txt", names="suspects.txt")
+    refused(2, "audit", "dataset", "--suspects", "dataset/tiles.gpkg", "--overwrite", names="inside the dataset")
     again = audit(tmp_path / "dataset", "--suspects", tmp_path / "suspects.gpkg", "--overwrite", "--json")
     assert [Path(own["image"]).stem for own in json.loads(again.stdout)["suspects"]] == found["tile"].tolist()
 

@@ -22,10 +22,10 @@ def link_files(dataset: Path, target: Path) -> None:
     """Add all files of a dataset to a folder, except its descriptions.
 
     Args:
-        dataset: the dataset.
+        dataset: the dataset. Links to folders become folders with the same files.
         target: the folder. Files that it has already stay.
     """
-    for root, _, names in os.walk(dataset):
+    for root, _, names in os.walk(dataset, followlinks=True):
         inside = target / Path(root).relative_to(dataset)
         inside.mkdir(parents=True, exist_ok=True)
         for name in names:

@@ -6,6 +6,7 @@ statistics that can be merged.
 
 import json
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,17 @@ from cwsam_cli.tile.split.earlier import DividedUnit, EarlierGround
 from cwsam_cli.tile.tiles import WrittenTile
 
 _WINDOW = ("row_off", "col_off", "height", "width")
+_DAMAGED = (
+    OSError,
+    EOFError,  # of an empty file
+    LookupError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +120,7 @@ def read_earlier(folder: Path) -> Earlier:
         frame = pyogrio.read_dataframe(folder / INDEX, layer="tiles", read_geometry=False)
         tiles = _read_tiles(frame.to_dict("records"), scenes, manifest.taxonomy.codes)
         table = LabelTable(taxonomy=manifest.taxonomy, values=dict(raw["values"]))
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, pyogrio.errors.DataSourceError) as error:
+    except _DAMAGED as error:
         raise DataError(
             f"`{path}` or `{folder / INDEX}` is damaged: {error}", hint="tile all scenes again into another folder"
         ) from None

@@ -7,7 +7,7 @@ Source: https://cocodataset.org/#format-data.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +35,7 @@ from cwsam_cli.tile.labels.vector import burnable, field_codes
 _GEOJSON = b'"Feature'
 _BEGINNING = 4096
 """Bytes in which GeoJSON says what it is."""
+_SHOWN = 5
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
 
 
@@ -46,6 +47,11 @@ class CocoImage:
     width: int
     height: int
     annotations: list[dict[str, Any]]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Folders and name of the file."""
+        return PurePosixPath(self.file_name).parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,26 @@ class CocoSource:
         entries = [Entry(number, name, "") for number, name in sorted(categories.items())]
         return make_label_table(class_keys(entries, self.path.stem), str(self.path))
 
+    def warn_of_ids(self, table: LabelTable) -> None:
+        """Warn of categories whose name is no class, but whose id stands for a class of another name."""
+        names = {entry.code: entry.name for entry in table.taxonomy.classes}
+        categories = self._read().categories
+        codes = _category_codes(categories, table)
+        other = [
+            f"`{name}` ({number}) becomes `{names[codes[number]]}`"
+            for number, name in categories.items()
+            if codes[number] in names and name not in field_codes(table)
+        ]
+        if other:
+            more = f", and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
+            log.warning(
+                "`%s`: no class has the name of %d categories, so their ids decide: %s%s",
+                self.path,
+                len(other),
+                ", ".join(other[:_SHOWN]),
+                more,
+            )
+
     def _read(self) -> CocoFile:
         try:
             return _load(self.path, self.path.stat().st_mtime_ns)
@@ -127,7 +153,8 @@ class CocoSource:
     def _image(self, content: CocoFile, scene: str) -> CocoImage:
         found = content.images.get(PurePosixPath(file_name(scene)).stem, [])
         exact = [image for image in found if PurePosixPath(image.file_name).name == file_name(scene)] or found
-        longest = [image for image in exact if scene.replace("\\", "/").endswith(image.file_name)] or exact
+        parts = PurePosixPath(scene.replace("\\", "/")).parts
+        longest = [image for image in exact if parts[-len(image.parts) :] == image.parts] or exact
         if len(longest) != 1:
             many = "several images with the name" if longest else "no image with the name"
             raise DataError(
@@ -148,9 +175,10 @@ class CocoSource:
                 extra=ONCE_A_KIND,
             )
         numbers = [annotation["category_id"] for annotation, _ in objects]
-        names = [content.categories.get(number, str(number)) for number in numbers]
-        known = field_codes(table)
-        codes = [known.get(name, known.get(number, UNEXPECTED)) for name, number in zip(names, numbers, strict=True)]
+        categories = {number: str(number) for number in numbers} | content.categories
+        names = [categories[number] for number in numbers]
+        known = _category_codes(categories, table)
+        codes = [known[number] for number in numbers]
         ranks = {code: len(self.priority) - i for i, code in enumerate(self.priority)}
         ids = [annotation["id"] for annotation, _ in objects]
         frame = geopandas.GeoDataFrame(
@@ -183,6 +211,21 @@ class CocoSource:
                 f"`{self.path}`: the segmentation of annotation {annotation.get('id')} is damaged: {error}",
                 hint="it is a list of polygons (x, y, x, y, ...), or run lengths with counts and size",
             ) from None
+
+
+def _category_codes(categories: Mapping[int, str], table: LabelTable) -> dict[int, int]:
+    """Return the class code of each category: that of its name, or else of its id; `UNEXPECTED` if it has neither.
+
+    The id does not count as a code if another category has the name of that class.
+    """
+    known = field_codes(table)
+    named = {known[name] for name in categories.values() if name in known}
+    codes = {}
+    for number, name in categories.items():
+        code = known.get(name, known.get(number, UNEXPECTED))
+        is_taken = name not in known and code == number and code in named
+        codes[number] = UNEXPECTED if is_taken else code
+    return codes
 
 
 def is_coco(path: Path) -> bool:

@@ -111,6 +111,8 @@ def find_labels(request: TileRequest, earlier: LabelTable | None = None) -> Labe
     elif table is None and annotated:
         table = _common_table(annotated)
     if table is not None:
+        for source in annotated:
+            source.warn_of_ids(table)
         wanted = _priority(request.priority, table)
         sources |= {
             path: replace(source, priority=wanted)

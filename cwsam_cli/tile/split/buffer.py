@@ -16,7 +16,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.tile.footprints import PlacedScene, PlannedTile, Rectangle, draw_footprints
-from cwsam_cli.vector.distances import near_pairs
+from cwsam_cli.vector.distances import near_pairs, share_ground
 
 _ROUNDING = 1e-6
 _SLIVER = 1e-2
@@ -228,10 +228,9 @@ def _share_ground(
     group: _Comparable, tiles: Sequence[Rectangle], one: NDArray[np.int64], other: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Return which pairs of tiles share more than a strip that is one pixel wide, (P,)."""
-    shared = shapely.area(shapely.intersection(group.shapes[one], group.shapes[other]))
     windows = [tiles[number].window for number in group.numbers.tolist()]
-    narrowest = np.array([min(window.width, window.height) for window in windows])
-    return np.asarray(shared > shapely.area(group.shapes[other]) / narrowest[other])
+    strips = 1 / np.array([min(window.width, window.height) for window in windows], float)
+    return share_ground(group.shapes[one], group.shapes[other], strips[other], in_degrees=group.in_degrees)
 
 
 def _groups(scenes: Sequence[PlacedScene], rectangles: Sequence[Rectangle]) -> Iterator[_Comparable]:

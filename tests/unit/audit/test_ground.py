@@ -37,6 +37,17 @@ def test_tiles_apart(epsg: int | None) -> None:
     assert (found.shared_m2, found.nearest_m, found.example) == (0, 2000, None)
 
 
+@pytest.mark.parametrize("epsg", [32617, 4326])
+def test_a_corner_of_few_pixels_is_shared_ground(epsg: int) -> None:
+    pixel, west, north = (10, 5e5, 4e6) if epsg == 32617 else (1e-4, 20, 60)
+    for pixels, is_shared in ((9, True), (1, False)):
+        other = west + (100 - pixels) * pixel, north - (100 - pixels) * pixel
+        found = meeting(
+            tile("train", west, north, epsg=epsg, pixel=pixel), tile("test", *other, epsg=epsg, pixel=pixel)
+        )
+        assert (found.example is not None) == is_shared
+
+
 def test_ground_that_two_test_tiles_share_with_a_training_tile_counts_once() -> None:
     found = meeting(tile("train", 5e5, 4e6), tile("test", 5e5 + 500, 4e6), tile("test", 5e5 + 400, 4e6))
     assert found.shared_m2 == pytest.approx(600 * 1000)

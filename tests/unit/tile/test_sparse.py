@@ -8,6 +8,8 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import shapely
+from rasterio.transform import from_origin
 
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.raster.grid import Grid
@@ -68,3 +70,47 @@ def test_few_labels_need_few_tiles_and_none_is_lost(
         assert block.row_off <= tile.row_off and tile.row_off + SIZE <= block.row_off + block.height
     assert (shown == codes).all(), "no label is lost"
     assert set(on_labels.split) == set(SPLITS)
+
+
+@pytest.mark.parametrize(
+    "polygons",
+    [
+        {"train": [(0, 0, 32, 64)], "test": [(32, 0, 64, 64)]},
+        {"train": [(0, 0, 64, 16), (0, 48, 64, 64)]},
+    ],
+    ids=["halves of a block", "a gap between polygons"],
+)
+def test_tiles_stay_in_the_polygons_of_their_split(
+    make_raster: Callable[..., Path], tmp_path: Path, polygons: dict[str, list[tuple[int, int, int, int]]]
+) -> None:
+    place = from_origin(0, 0, 30, 30)
+    image = np.random.default_rng(0).integers(1, 255, (1, 64, 64)).astype(np.uint8)
+    codes = np.zeros((64, 64), np.uint8)
+    for row, col in [(12, 14), (12, 46), (30, 14), (50, 14), (50, 46)]:
+        codes[row : row + 4, col : col + 4] = 1
+    scene, labels = make_raster("scene.tif", image, transform=place), make_raster("labels.tif", codes, transform=place)
+    rows = [
+        (split, shapely.box(30 * left, -30 * bottom, 30 * right, -30 * top))
+        for split, boxes in polygons.items()
+        for left, top, right, bottom in boxes
+    ]
+    zones = gpd.GeoDataFrame(rows, columns=["split", "geometry"], crs="EPSG:32617")
+    zones.to_file(tmp_path / "zones.gpkg")
+    tile_scenes(
+        TileRequest(
+            scenes=(str(scene),), labels=labels, classes=str(class_table(tmp_path)), output=tmp_path / "dataset",
+            size=SIZE, shares=(1, 0, "test" in polygons), block_size=Length(4, "tile"), buffer=Length(0, "px"),
+            split_by=str(tmp_path / "zones.gpkg"),
+        )
+    )  # fmt: skip
+    tiles = gpd.read_file(tmp_path / "dataset" / "tiles.gpkg")
+    assert set(tiles.split) == set(polygons)
+    for tile in tiles.itertuples():
+        own = zones[zones.split == tile.split].union_all()
+        assert own.buffer(1).contains(tile.geometry), f"{tile.tile} lies outside the polygons of {tile.split}"
+
+
+def class_table(folder: Path) -> Path:
+    path = folder / "classes.yaml"
+    path.write_text("classes: [{code: 1, name: tree, color: '#00ff00'}]\nunlabelled: [0]\n")
+    return path

@@ -270,15 +270,17 @@ def test_values_of_the_first_class_table_hold_for_later_labels(
     assert after[0] > before[0] and after[1] == before[1]
 
 
-@pytest.mark.parametrize("kind", ["none", "older", "damaged"])
+@pytest.mark.parametrize("kind", ["none", "older", "cut", "empty", "changed"])
 def test_what_is_no_dataset_of_this_version_is_refused(site: Site, kind: str) -> None:
     if kind != "none":
         tile_scenes(site.request(site.scene("a")))
     if kind == "older":
         (site.dataset / "append.npz").unlink()
-    elif kind == "damaged":
-        (site.dataset / "append.npz").write_bytes(b"PK")
-    expected = {"none": "is not a dataset", "older": "older version", "damaged": "is damaged"}[kind]
+    elif kind != "none":
+        content = bytearray((site.dataset / "append.npz").read_bytes())
+        content[200:260] = bytes(60)
+        (site.dataset / "append.npz").write_bytes({"cut": b"PK", "empty": b"", "changed": bytes(content)}[kind])
+    expected = {"none": "is not a dataset", "older": "older version"}.get(kind, "is damaged")
     with pytest.raises(DataError, match=expected):
         tile_scenes(site.request(site.scene("b"), append=True))
     with pytest.raises(UsageError, match="exclude each other"):
@@ -360,6 +362,17 @@ def test_other_files_in_the_folder_stay(site: Site) -> None:
     (site.dataset / "notes.txt").write_text("seen")
     site.append(site.scene("b", at=(0, 96)))
     assert (site.dataset / "notes.txt").read_text() == "seen"
+
+
+def test_a_folder_of_tiles_on_another_disk_keeps_its_tiles(site: Site, tmp_path: Path) -> None:
+    tile_scenes(site.request(site.scene("a")))
+    tiles = site.dataset / "images" / "train"
+    tiles.rename(tmp_path / "elsewhere")
+    tiles.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    before = {name for name in state(site.dataset) if "row" not in name}
+    manifest = site.append(site.scene("b", at=(0, 96)))
+    assert before < {name for name in state(site.dataset) if "row" not in name}
+    assert len(list(tiles.iterdir())) == manifest.tiles["train"]
 
 
 def test_copies_stand_in_where_the_disk_has_no_hard_links(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

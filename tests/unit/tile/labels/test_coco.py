@@ -106,6 +106,21 @@ def test_a_class_table_has_the_categories_by_name_or_id(tmp_path: Path, values: 
     assert set(np.unique(codes(coco(tmp_path, (2, [SQUARE])), table=table))) == {-1, 51}
 
 
+def test_an_id_is_no_code_if_the_class_of_the_code_is_another_category(tmp_path: Path) -> None:
+    table = coco(tmp_path).table()
+    source = coco(tmp_path, (1, [SQUARE]), categories=[{"id": 1, "name": "boat"}, {"id": 2, "name": "tree"}])
+    with source.opened(GRID, "a.jpg", table) as labels:
+        assert labels.unexpected(WHOLE) == {"boat": 49}
+
+
+def test_ids_in_place_of_names_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = coco(tmp_path).table()
+    coco(tmp_path).warn_of_ids(table)
+    assert not caplog.messages
+    coco(tmp_path, categories=[{"id": 1, "name": "boat"}, {"id": 9, "name": "hut"}]).warn_of_ids(table)
+    assert "`boat` (1) becomes `tree`" in caplog.text and "hut" not in caplog.text
+
+
 def test_categories_without_a_class_are_counted_by_name(tmp_path: Path) -> None:
     table = LabelTable.of(Taxonomy(classes=(LandCoverClass(code=1, name="tree", color="#00ff00"),)))
     with coco(tmp_path, (2, [SQUARE])).opened(GRID, "a.jpg", table) as labels:
@@ -124,6 +139,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         (["sub\\a.jpg", "b.jpg"], "a.jpg", 0),
         (["a.jpg"], "a.tif", 0),
         (["a.png", "a.jpg"], "a.jpg", 1),
+        (["1/a.jpg", "11/a.jpg"], "/data/11/a.jpg", 1),
     ],
 )
 def test_images_are_found_by_the_end_of_their_path(tmp_path: Path, listed: list[str], scene: str, found: int) -> None:

@@ -109,6 +109,12 @@ def test_scenes_of_two_zones_share_no_ground_without_a_buffer() -> None:
     assert gone(scenes, [tile(0, split="test"), tile(15, row, scene=1)], 0) == set()
 
 
+@pytest.mark.parametrize(("pixels", "lost"), [(1, set()), (3, {1})])
+def test_without_a_buffer_a_corner_of_a_pixel_may_be_shared(pixels: int, lost: set[int]) -> None:
+    tiles = [tile(0, split="test"), tile(10 - pixels, 10 - pixels, scene=1)]
+    assert gone([scene(), scene("b")], tiles, 0) == lost
+
+
 def test_without_a_buffer_folds_may_touch() -> None:
     scenes = [scene(), scene("b", west=600_050)]
     assert near_folds(scenes, [tile(0), tile(10), tile(20, scene=1)], [0, 1, 2], buffer=0) == [(), (), ()]
