@@ -143,25 +143,37 @@ def _continue(
 
 
 def _interpreted(path: Path) -> Sample:
-    """Read a sample from the file that was filled in: the GeoPackage, or the CSV beside it.
+    """Read a sample with what was filled in, in the GeoPackage or in the CSV beside it.
 
     Raises:
-        DataError: both were filled in, and they differ.
+        DataError: a field of references was filled in in both, and the values differ.
     """
     package, table = read_sample(path), path.with_suffix(".csv")
     if not table.exists() or package.design is None:
         return package
     filled = read_sample(table)
-    one, other = (sample.references(REFERENCE, package.design.classes) for sample in (package, filled))
-    if (other == NO_REFERENCE).all():
-        return package
-    if (one == NO_REFERENCE).all():
-        return filled
-    if dict(zip(package.frame["id"], one, strict=True)) != dict(zip(filled.frame["id"], other, strict=True)):
-        raise DataError(
-            f"`{path}` and `{table}` have different references", hint="move the one that you do not want away"
-        )
-    return package
+    frame, classes = package.frame.copy(), package.design.classes
+    filled = dataclasses.replace(filled, frame=filled.frame.set_index("id").loc[frame["id"]].reset_index())
+    for field in filled.frame.columns:
+        own, other = (_answers(sample, field, classes) for sample in (package, filled))
+        if not any(other):
+            continue
+        if not any(own):
+            frame[field] = filled.frame[field].to_numpy()
+        elif own != other and field in filled.answers:
+            raise DataError(
+                f"`{path}` and `{table}` have different values of `{field}`",
+                hint="move the one that you do not want away",
+            )
+    return dataclasses.replace(package, frame=frame)
+
+
+def _answers(sample: Sample, field: str, classes: tuple[MapClass, ...]) -> list[str]:
+    """Return the values of a field, (N,): classes as codes, empty where there is none."""
+    if field not in sample.interpreters:
+        return sample.texts(field)
+    codes = sample.references(field, classes).tolist()
+    return ["" if code == NO_REFERENCE else str(code) for code in codes]
 
 
 def _found(sample: Sample, design: Design) -> tuple[Counts, Counts]:

@@ -44,7 +44,7 @@ def assist(
             found.append(None)
             continue
         slope = float(np.clip(strata.covariance(real, own) / spread, 0, 1))
-        value = strata.mean(real) + slope * (mean - strata.mean(own))
+        value = float(np.clip(strata.mean(real) + slope * (mean - strata.mean(own)), 0, 1))
         variance = strata.variance(real - slope * own)
         # The plain limits know what a heavy stratum with few units of a class may hide. A symmetric interval does not:
         # with equal allocation it covers a rare class in 79 % of the samples.

@@ -57,6 +57,17 @@ class Sample:
         """Names of the fields with references."""
         return [name for name in self.frame.columns if re.fullmatch(rf"{REFERENCE}(_\d+)?", name)]
 
+    @property
+    def answers(self) -> list[str]:
+        """Names of all fields that interpreters fill in: those with references and those with shares."""
+        return [name for name in self.frame.columns if re.fullmatch(rf"{REFERENCE}(_\d+)?({SHARES})?", name)]
+
+    def texts(self, field: str) -> list[str]:
+        """Return the values of a field as texts, (N,); all are empty without the field."""
+        if field not in self.frame.columns:
+            return [""] * len(self.frame)
+        return [_text(value) for value in self.frame[field].tolist()]
+
     def references(self, field: str, classes: tuple[MapClass, ...]) -> NDArray[np.int64]:
         """Return the reference code of each point, (N,), `NO_REFERENCE` where it is empty.
 
@@ -67,8 +78,7 @@ class Sample:
         known = {str(entry.code): entry.code for entry in classes} | known
         codes = np.full(len(self.frame), NO_REFERENCE, np.int64)
         wrong: list[str] = []
-        for place, value in enumerate(self.frame[field].tolist()):
-            text = _text(value)
+        for place, text in enumerate(self.texts(field)):
             if text and text not in known:
                 wrong.append(text)
             elif text:
@@ -90,8 +100,7 @@ class Sample:
         places = {entry.code: place for place, entry in enumerate(classes)}
         codes = self.references(field, classes)
         found = np.zeros((len(codes), len(classes)))
-        texts = self.frame[field + SHARES].map(_text).tolist() if field + SHARES in self.frame.columns else []
-        for row, text in enumerate(texts):
+        for row, text in enumerate(self.texts(field + SHARES)):
             for code, share in self._parts(field + SHARES, text, classes) if text else ():
                 found[row, places[code]] += share
             total = found[row].sum()

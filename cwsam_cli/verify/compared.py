@@ -17,7 +17,7 @@ from cwsam_cli.survey.differences import ENOUGH, Difference, Differences
 from cwsam_cli.survey.differences import compare as compare_units
 from cwsam_cli.survey.population import classes_as_strata, count_population
 from cwsam_cli.survey.samplefile import REFERENCE, read_sample
-from cwsam_cli.verify.observed import as_units, on_map, refuse_empty_strata, sizes_of
+from cwsam_cli.verify.observed import as_units, describe_gaps, on_map, refuse_empty_strata, sizes_of
 
 COMPARISON = "comparison.json"
 VERSION = 1
@@ -39,6 +39,8 @@ class MapComparison:
     """Area of each class in both maps. It is counted, so it has no interval. Empty without a CRS."""
     p_value: float
     """Probability of such a difference of the overall accuracies by chance, see `flip_signs`."""
+    notes: tuple[str, ...]
+    """What a reader must know about ground and units that are not known."""
 
 
 def compare_maps(path: Path, first: Path | None, second: Path, *, band: int | None = None) -> MapComparison:
@@ -83,6 +85,7 @@ def compare_maps(path: Path, first: Path | None, second: Path, *, band: int | No
         differences=found,
         mapped_ha=_area_differences(codes.tolist(), *areas),
         p_value=flip_signs(found.contributions),
+        notes=tuple(describe_gaps(design, known)),
     )
 
 
@@ -139,6 +142,7 @@ def comparison_dict(result: MapComparison) -> dict[str, Any]:
         "worse_points": result.differences.worse,
         "p_value": result.p_value,
         "figures": rows_of(result),
+        "notes": result.notes,
     }
 
 
@@ -158,8 +162,10 @@ def comparison_table(result: MapComparison) -> str:
         "",
         f"Only the first map is right at {better:,} points, only the second at {worse:,}. "
         f"Test of signs, weighted by the design: p = {result.p_value:.3g}. The difference {verdict}.",
-        "Intervals are paired: both maps are assessed at the same points. Mapped areas are counted, not estimated.",
+        "Intervals are paired: both maps are assessed at the same points.",
+        "Mapped areas are counted over each whole map, so they differ if one map covers more ground.",
         f"* Fewer than {ENOUGH} points tell the maps apart in this figure, so the interval is unreliable.",
+        *(f"note: {note}" for note in result.notes),
     ]
     return "\n".join(lines)
 

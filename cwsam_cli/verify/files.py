@@ -49,7 +49,7 @@ def write_sample_files(result: SampleAssessment, folder: Path, picture: Picture 
         head = ["code", "class", "points_in_map", "points_in_reference", "mapped_share", "mapped_ha", *columns, "note"]
         _write_csv(made / "areas.csv", head, [_row(entry) for entry in result.classes])
         strata = zip(result.design.strata, result.interpreted_by_stratum, strict=True)
-        fields = ["number", "name", "pixels", "area_m2", "points"]
+        fields = ["number", "name", "pixels", "blocks", "area_m2", "points"]
         found = [[*(getattr(stratum, field) for field in fields), interpreted] for stratum, interpreted in strata]
         _write_csv(made / "strata.csv", [*fields, "interpreted"], found)
         if result.agreements:

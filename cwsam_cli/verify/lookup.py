@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
@@ -69,15 +70,16 @@ def _windows(sample: Sample, source: ClassRaster) -> list[Window]:
     if sample.design is None or sample.design.block_pixels == 1:
         columns, rows = (np.floor(part).astype(int).tolist() for part in place_points(sample, source.grid))
         return [Window(column, row, 1, 1) for column, row in zip(columns, rows, strict=True)]
-    left, low, right, high = _on(sample, source.grid).geometry.bounds.to_numpy().T
-    corners = np.stack([~source.grid.transform @ corner for corner in ((left, high), (right, low))])
+    outlines, to_pixels = _on(sample, source.grid).geometry.to_numpy(), ~source.grid.transform
+    placed = shapely.transform(outlines, lambda xy: np.stack(to_pixels @ (xy[:, 0], xy[:, 1]), axis=1))
+    corners = shapely.get_coordinates(placed)
     if np.abs(corners - corners.round()).max() > _TOLERANCE:
         raise DataError(
             f"the blocks of `{sample.path}` are not whole pixels of `{source.path}`",
             hint="assess a map on the grid of the map that the sample was drawn from",
         )
-    starts, ends = corners.min(axis=0).round().astype(int).T, corners.max(axis=0).round().astype(int).T
-    return [Window(*start, *(end - start)) for start, end in zip(starts, ends, strict=True)]
+    edges = shapely.bounds(placed).round().astype(int).tolist()
+    return [Window(left, top, right - left, bottom - top) for left, top, right, bottom in edges]
 
 
 def _inside(window: Window, grid: Grid) -> tuple[int, int, int, int]:

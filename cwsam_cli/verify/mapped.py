@@ -183,11 +183,11 @@ def _against_features(
     regions, pairs, left_out = PlacedPolygons.of(frame.sort_values("value"), source.grid), Counter[tuple[int, int]](), 0
     for window in _strips(source):
         burnt = regions.read(window)
-        if (burnt == NOWHERE).all():
-            continue
         codes, empty = source.read(window)
         inside = burnt != NOWHERE
         _paint(small, window, (codes, ~empty), (burnt, inside))
+        if not inside.any():
+            continue
         kept = inside & ~empty & (burnt == regions.read(window, first_wins=True))
         left_out += int(inside.sum() - kept.sum())
         if kept.any():

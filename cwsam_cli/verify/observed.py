@@ -10,13 +10,31 @@ from numpy.typing import NDArray
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.maps.legend import Legend
 from cwsam_cli.maps.strips import ClassRaster, open_classes
-from cwsam_cli.survey.design import Design, MapClass, Stratum
+from cwsam_cli.survey.design import Design, MapClass, Stratum, describe_outside
 from cwsam_cli.survey.estimators import Units
 from cwsam_cli.survey.population import classes_as_strata, count_population, hash_of
 from cwsam_cli.survey.samplefile import REFERENCE, Sample
 from cwsam_cli.verify.lookup import look_up
 
 Codes = NDArray[np.int64]
+
+
+def describe_gaps(design: Design, known: NDArray[np.bool_]) -> list[str]:
+    """Say in sentences what ground and which units the estimates do not know.
+
+    Args:
+        design: how the units were drawn.
+        known: whether each unit is interpreted, (N,).
+    """
+    notes = []
+    if design.outside_pixels:
+        notes.append(describe_outside(design.outside_pixels, int(design.pixels.sum())))
+    if not known.all():
+        notes.append(
+            f"{int((~known).sum()):,} of {len(known):,} points have no reference yet."
+            " The estimates count them as if they had been left out at random."
+        )
+    return notes
 
 
 def sizes_of(sample: Sample, design: Design) -> NDArray[np.float64] | None:

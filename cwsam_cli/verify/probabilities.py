@@ -1,5 +1,6 @@
 """Read the probabilities that `predict --probabilities` wrote beside a map: at points, and their means over the map."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from cwsam_cli.verify.lookup import place_points
 
 _KEY = "CWSAM_KEY"
 """Tag that a map and its layers share."""
-_STRIP_PIXELS = 2**20
+_BYTES = 2**23
 _PERCENT = np.arange(IGNORE) / 100
 
 
@@ -70,19 +71,31 @@ def read_probabilities(map_path: Path, band: int | None, sample: Sample) -> Prob
 def _means(source: ClassRaster, layer: DatasetReader, path: Path) -> NDArray[np.float64] | None:
     """Return the mean of each band over the ground where the map has a class; None if a value is missing there."""
     grid, sums, ground = source.grid, np.zeros(layer.count), 0.0
-    rows = max(1, _STRIP_PIXELS // grid.width)
-    for top in range(0, grid.height, rows):
-        window = Window(0, top, grid.width, min(rows, grid.height - top))
+    for window in _windows(layer):
         known = ~source.read(window)[1]
         areas = None
         if grid.crs is not None and grid.pixel_area_m2 is None:
-            areas = np.broadcast_to(grid.pixel_areas(top, int(window.height)), known.shape)[known]
+            areas = grid.pixel_areas(int(window.row_off), int(window.height))
+            if areas.shape[1] > 1:
+                areas = areas[:, int(window.col_off) : int(window.col_off + window.width)]
+            areas = np.broadcast_to(areas, known.shape)[known]
         ground += float(known.sum() if areas is None else areas.sum())
-        for number in range(layer.count):
-            with reading(path):
-                values = layer.read(number + 1, window=window)[known]
-            counts = np.bincount(values, areas, 256)
+        with reading(path):
+            bands = layer.read(window=window)
+        for number, values in enumerate(bands):
+            counts = np.bincount(values[known], areas, 256)
             if counts[IGNORE]:
                 return None
             sums[number] += counts[:IGNORE] @ _PERCENT
     return sums / ground if ground else None
+
+
+def _windows(layer: DatasetReader) -> Iterator[Window]:
+    """Yield windows of whole blocks, so that each block is decoded once. All their bands have about `_BYTES`."""
+    rows, columns = layer.block_shapes[0]
+    pixels = _BYTES // layer.count
+    wide = min(layer.width, columns * max(1, pixels // (rows * columns)))
+    tall = rows * max(1, pixels // (rows * wide))
+    for top in range(0, layer.height, tall):
+        for left in range(0, layer.width, wide):
+            yield Window(left, top, min(wide, layer.width - left), min(tall, layer.height - top))

@@ -1,4 +1,5 @@
 // The report of a map from a sample: its own parts. shared.js comes before it.
+const hasBlocks = report.design.block_pixels > 1;
 const amount = (value, digits) => (value === null || value === undefined ? "–"
   : value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
 
@@ -51,7 +52,7 @@ function areas() {
   const doubts = classes.filter((entry) => entry.note);
   const units = report.in_ha ? [["Hectares", "area_ha"], ["Share of the ground", "share"]] : [["Share of the ground", "share"]];
   section("Areas",
-    "The dot is the estimated area of a class, and the line across is its 95 % interval. The orange mark is the area that the map shows.",
+    `The dot is the estimated area of a class, and the line across is its 95 % interval. The orange mark is the area that the ${hasBlocks ? "blocks of the map show" : "map shows"}.`,
     choice(units, draw),
     element("div", { class: "wide" }, element("table", { class: "figures" }, element("thead", {}, head), body)),
     doubts.length ? element("p", { class: "note" }, `* ${doubts.map((entry) => `${entry.name}: ${entry.note}`).join("; ")}.`) : null);
@@ -102,9 +103,9 @@ function interpreters() {
 function strata() {
   const { strata: own } = report.design;
   const inHa = own.every((stratum) => stratum.area_m2 !== null);
-  section("Strata", "Within a stratum, every pixel had the same chance to be drawn.",
-    makeTable(["stratum", "pixels", ...(inHa ? ["ha"] : []), "points drawn", "interpreted"], own.map((stratum, number) =>
-      [stratum.name, count(stratum.pixels), ...(inHa ? [amount(stratum.area_m2 / 10000, 0)] : []), count(stratum.points), count(report.interpreted_by_stratum[number])])));
+  section("Strata", `Within a stratum, every ${hasBlocks ? "block" : "pixel"} had the same chance to be drawn.`,
+    makeTable(["stratum", ...(hasBlocks ? ["blocks"] : []), "pixels", ...(inHa ? ["ha"] : []), hasBlocks ? "drawn" : "points drawn", "interpreted"], own.map((stratum, number) =>
+      [stratum.name, ...(hasBlocks ? [count(stratum.blocks)] : []), count(stratum.pixels), ...(inHa ? [amount(stratum.area_m2 / 10000, 0)] : []), count(stratum.points), count(report.interpreted_by_stratum[number])])));
 }
 
 show([overview, areas, assisted, byClass, confusion, picture, interpreters, strata, () => showFacts("Map and sample", null)]);

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from cwsam_cli.errors import UsageError
 from cwsam_cli.survey.assisted import assist
-from cwsam_cli.survey.design import Design, MapClass, describe_outside
+from cwsam_cli.survey.design import Design, MapClass
 from cwsam_cli.survey.estimators import Estimate, Units, estimate
 from cwsam_cli.survey.results import ClassEstimates, InterpreterAgreement, SampleAssessment
 from cwsam_cli.survey.samplefile import NO_REFERENCE, REFERENCE, Sample, read_sample
-from cwsam_cli.verify.observed import as_units, on_map, refuse_empty_strata, sizes_of, without_design
+from cwsam_cli.verify.observed import as_units, describe_gaps, on_map, refuse_empty_strata, sizes_of, without_design
 from cwsam_cli.verify.probabilities import Probabilities, read_probabilities
 
 Codes = NDArray[np.int64]
@@ -73,17 +73,12 @@ def assess_sample(
         method += f", blocks of {side} × {side} pixels"
         notes.append(
             "Accuracies are those of blocks: a block has the class of most of its pixels in the map."
-            " Areas are those of the ground."
+            " Estimated areas are those of the ground."
+            " Mapped areas count each block as its class, so small patches of the map are missing from them."
         )
-    if design.outside_pixels:
-        notes.append(describe_outside(design.outside_pixels, int(design.pixels.sum())))
     shares = sample.shares(REFERENCE, design.classes)
     known: NDArray[np.bool_] = shares.sum(axis=1) > 0
-    if not known.all():
-        notes.append(
-            f"{int((~known).sum()):,} of {len(known):,} points have no reference yet."
-            " The estimates count them as if they had been left out at random."
-        )
+    notes += describe_gaps(design, known)
     refuse_empty_strata(sample, design, strata[known])
     helper = None
     if map_path is not None and is_own_map and sample.design is not None:

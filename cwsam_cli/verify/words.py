@@ -11,19 +11,27 @@ _SHOWN = 3
 def summarize_sample(result: SampleAssessment) -> list[str]:
     """Return sentences on the accuracy, the areas that the map gets wrong, and the weakest classes."""
     overall = result.overall
-    spread = "" if overall.margin is None else f" ± {overall.margin:.2f}"
+    spread = f" ± {overall.margin:.2f}" if overall.margin else ""
+    if overall.margin == 0 and overall.low is not None and overall.high is not None:  # right at all points, by chance
+        spread = f" ({overall.low:.2f} to {overall.high:.2f})"
     sentences = [f"Overall accuracy {overall.value:.2f}{spread} from {result.interpreted:,} interpreted points."]
-    wrong = sorted((entry for entry in result.classes if _is_outside(entry)), key=_miss, reverse=True)
-    sentences += [_difference(entry) for entry in wrong[:_SHOWN]]
-    if wrong[_SHOWN:]:
-        sentences.append(f"The same holds for {', '.join(entry.name for entry in wrong[_SHOWN:])}.")
-    if not wrong:
-        sentences.append("The mapped area of each class with an interval lies within it.")
+    if result.design.block_pixels == 1:  # the areas of blocks are not those of the map
+        sentences += _compare_areas(result)
     for name, title in (("users", "User's"), ("producers", "Producer's")):
         known = [(found.value, entry.name) for entry in result.classes if (found := getattr(entry, name)) is not None]
         if len(known) > 1:
             value, weakest = min(known)
             sentences.append(f"{title} accuracy is lowest for {weakest} ({value:.2f}).")
+    return sentences
+
+
+def _compare_areas(result: SampleAssessment) -> list[str]:
+    wrong = sorted((entry for entry in result.classes if _is_outside(entry)), key=_miss, reverse=True)
+    sentences = [_difference(entry) for entry in wrong[:_SHOWN]]
+    if wrong[_SHOWN:]:
+        sentences.append(f"The same holds for {', '.join(entry.name for entry in wrong[_SHOWN:])}.")
+    if not wrong:
+        sentences.append("The mapped area of each class with an interval lies within it.")
     return sentences
 
 

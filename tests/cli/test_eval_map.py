@@ -18,7 +18,7 @@ from typer.testing import Result
 
 from cwsam_cli.raster.style import tag_classes
 from cwsam_cli.taxonomy import from_names
-from cwsam_cli.verify.mapped import count_pairs
+from cwsam_cli.verify.mapped import assess_map, count_pairs
 from tests.cli.conftest import write
 
 Cwsam = Callable[..., Result]
@@ -62,6 +62,16 @@ def assess(cwsam: Cwsam, *arguments: object) -> dict[str, Any]:
 def matrix_of(folder: str) -> Any:
     with (Path(folder) / "confusion_matrix.csv").open(encoding="utf-8", newline="") as file:
         return np.array([row[1:] for row in csv.reader(file)][1:], int)
+
+
+def test_the_picture_shows_the_whole_map_where_polygons_are_few(
+    monkeypatch: pytest.MonkeyPatch, map_path: Path, codes: Codes
+) -> None:
+    monkeypatch.setattr("cwsam_cli.verify.mapped._STRIP_PIXELS", 800)
+    shapes = [shapely.box(600_000, 3_999_800, 601_000, 4_000_000)]
+    geopandas.GeoDataFrame({"class": [2]}, geometry=shapes, crs=32617).to_file(map_path.with_name("few.gpkg"))
+    picture = assess_map(map_path, map_path.with_name("few.gpkg"), class_field="class").picture
+    assert picture is not None and ((picture.predicted != 255) == (codes != 255)).all()
 
 
 def test_a_reference_raster_gives_sklearns_matrix(

@@ -229,6 +229,11 @@ def test_two_maps_are_compared_at_the_same_points(
     same = json.loads(cwsam("eval", "--sample", "sample.gpkg", "--compare", map_path, "--json").stdout)
     assert same["p_value"] == 1 and all(row["difference"] in (0, None) for row in same["figures"])
     refused(2, *common[:3], "--compare", "other.tif", "--assume-random", names="--compare")
+    sample = read_sample(Path("sample.gpkg"))
+    assert sample.design is not None and told["notes"] == []
+    sample.frame.loc[:4, "reference"] = None
+    write_sample(sample.path, sample.frame, sample.design, overwrite=True)
+    assert "5 of 300 points have no reference" in cwsam(*common).stdout
 
 
 def test_options_that_would_change_nothing_are_refused(cwsam: Cwsam, refused: Refused) -> None:

@@ -280,7 +280,20 @@ def test_references_in_the_csv_are_kept_by_more_points(cwsam: Cwsam, refused: Re
         assert (found.dropna() == 1).all() and found.notna().sum() == 60
     written["reference"] = "城市"
     written.to_csv("sample.csv", index=False)
-    refused(4, "sample", map_path, "--more", 20, "-o", "sample.gpkg", names="different references")
+    refused(4, "sample", map_path, "--more", 20, "-o", "sample.gpkg", names="different values")
+
+
+def test_references_of_both_files_are_kept_by_more_points(cwsam: Cwsam, map_path: Path) -> None:
+    """One interpreter fills in the GeoPackage, another one the CSV."""
+    cwsam("sample", map_path, "-n", 60, "-o", "sample.gpkg")
+    sample, table = read_sample(Path("sample.gpkg")), pandas.read_csv("sample.csv")
+    assert sample.design is not None
+    write_sample(sample.path, sample.frame.assign(reference=1), sample.design, overwrite=True)
+    table.assign(reference_2="城市", remark="seen").to_csv("sample.csv", index=False)
+    cwsam("sample", map_path, "--more", 20, "-o", "sample.gpkg")
+    for found in (read_sample(Path("sample.gpkg")).frame, pandas.read_csv("sample.csv")):
+        columns = [found[name].dropna().tolist() for name in ("reference", "reference_2", "remark")]
+        assert columns == [[1] * 60, [3] * 60, ["seen"] * 60]
 
 
 def test_chips_show_the_ground_around_each_point(cwsam: Cwsam, map_path: Path, tmp_path: Path) -> None:

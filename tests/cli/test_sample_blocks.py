@@ -14,9 +14,11 @@ import rasterio
 from numpy.typing import NDArray
 from typer.testing import Result
 
+from cwsam_cli.maps.strips import open_classes
 from cwsam_cli.raster.style import tag_classes
 from cwsam_cli.survey.samplefile import read_sample, write_sample
 from cwsam_cli.taxonomy import from_names
+from cwsam_cli.verify.lookup import look_up
 from tests.cli.conftest import write
 
 Cwsam = Callable[..., Result]
@@ -105,6 +107,43 @@ def test_areas_from_shares_are_near_the_truth_and_more_blocks_continue_the_desig
         share, true = entry["share"], (truth == entry["code"])[inside].mean()
         assert share["low"] < share["value"] < share["high"]
         assert abs(share["value"] - true) < 4 * share["standard_error"]
+
+
+def test_shares_in_the_csv_are_kept_by_more_blocks(cwsam: Cwsam, map_path: Path) -> None:
+    cwsam("sample", map_path, "-n", 60, "--unit", "3x3", "-o", "sample.gpkg")
+    pandas.read_csv("sample.csv").assign(reference_shares="Town 60, Water 40").to_csv("sample.csv", index=False)
+    cwsam("sample", map_path, "--more", 20, "-o", "sample.gpkg")
+    assert pandas.read_csv("sample.csv")["reference_shares"].notna().sum() == 60
+
+
+def test_a_turned_map_is_drawn_with_its_blocks(cwsam: Cwsam, truth: NDArray[np.uint8], tmp_path: Path) -> None:
+    turned = rasterio.Affine.translation(600_000, 4_000_000) @ rasterio.Affine.rotation(20)
+    path = write(tmp_path / "turned.tif", truth, transform=turned @ rasterio.Affine.scale(30, -30))
+    cwsam("sample", path, "-n", 60, "--unit", "3x3", "-o", "sample.gpkg")
+    sample = read_sample(Path("sample.gpkg"))
+    assert sample.design is not None
+    with open_classes(path) as source:
+        assert look_up(sample, source)[0].tolist() == sample.frame["map"].tolist()
+    write_sample(sample.path, sample.frame.assign(reference=sample.frame["map"]), sample.design, overwrite=True)
+    cwsam("eval", "--sample", "sample.gpkg", "--map", path, "-o", "report")
+    assert Path("report/report.html").is_file()
+
+
+def test_small_patches_do_not_count_as_a_wrong_area_of_the_map(cwsam: Cwsam, tmp_path: Path) -> None:
+    """Single pixels of a class vanish from the classes of blocks. The map has them, so its area is not wrong."""
+    codes = np.ones((300, 400), np.uint8)
+    codes[:60], codes[1::3, 1::3] = 2, 2
+    path = write(tmp_path / "map.tif", codes)
+    cwsam("sample", path, "-n", 60, "--unit", "3x3", "-o", "sample.gpkg")
+    sample = read_sample(Path("sample.gpkg"))
+    assert sample.design is not None
+    one = sample.frame["map"] == 1
+    filled = sample.frame.assign(reference=sample.frame["map"], reference_shares=np.where(one, "2 11.1", None))
+    write_sample(sample.path, filled, sample.design, overwrite=True)
+    told = json.loads(cwsam("eval", "--sample", "sample.gpkg", "--map", path, "-o", "report", "--json").stdout)
+    assert told["classes"][1]["mapped_share"] < told["classes"][1]["share"]["low"]
+    assert "Mapped areas count each block as its class" in " ".join(told["notes"])
+    assert "The map shows" not in Path("report/report.html").read_text(encoding="utf-8")
 
 
 def test_shares_say_more_than_the_largest_class(cwsam: Cwsam, map_path: Path, truth: NDArray[np.uint8]) -> None:
