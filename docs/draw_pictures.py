@@ -17,7 +17,7 @@ import rasterio
 from PIL import Image
 from typer.testing import CliRunner
 
-from cwsam_cli.demo.pipeline import _example
+from cwsam_cli.demo.pipeline import find_example
 from cwsam_cli.main import app
 from cwsam_cli.survey.samplefile import read_sample, write_sample
 
@@ -48,7 +48,7 @@ def assess() -> None:
     run("sample", "map.tif", "-n", "300", "-o", "sample.gpkg")
     points = read_sample(Path("sample.gpkg"))
     assert points.design is not None
-    with rasterio.open(_example()[1]) as labels:
+    with rasterio.open(find_example()[1]) as labels:
         places = zip(points.frame.geometry.x, points.frame.geometry.y, strict=True)
         seen = np.ma.stack(list(labels.sample(places, masked=True)))[:, 0]
     points.frame["reference"] = [None if value is np.ma.masked else int(value) for value in seen]
