@@ -1,6 +1,7 @@
 """Write outputs beside their target and rename them at the end, so a file at its final name is complete."""
 
 import csv
+import errno
 import hashlib
 import io
 import os
@@ -17,6 +18,7 @@ from cwsam_cli.errors import MachineError, OutputExists, UsageError
 
 _SIDECARS = (".ovr", ".msk", ".aux.xml", "-wal", "-shm", "-journal")
 _POLL_S = 0.1
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
 
 
@@ -178,14 +180,19 @@ def locked(path: Path, busy: str, *, wait_s: float = 0) -> Iterator[None]:
         wait_s: seconds to wait for that process.
 
     Raises:
-        MachineError: another process holds the lock.
+        MachineError: another process holds the lock, or the disk has no locks.
     """
     deadline = time.monotonic() + wait_s
     while True:
         with path.open("a+b") as file:
             try:
                 _lock(file.fileno())
-            except OSError:
+            except OSError as error:
+                if error.errno in _NO_LOCKS:
+                    raise MachineError(
+                        f"the disk of `{path.parent}` has no locks: {error.strerror}",
+                        hint="choose an output on another disk, or mount Lustre with the option flock",
+                    ) from None
                 if time.monotonic() < deadline:
                     time.sleep(_POLL_S)
                     continue

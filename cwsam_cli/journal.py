@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -231,7 +232,8 @@ def part_of_journal(
     folder = folder_of(target)
     opened = Journal(folder, dict(plan))
     with ExitStack() as stack:
-        with reserved(target, wait_s=_WAIT_S):
+        may_be_ending = any(folder.glob("*.lock"))  # another part may be writing the output, however long that takes
+        with reserved(target, wait_s=inf if may_be_ending else _WAIT_S):
             is_first = not parts_are_running(target)
             folder.mkdir(exist_ok=True)
             busy = f"part {part} of `{target}` is being made by another process"

@@ -12,7 +12,7 @@ def info(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="MODEL|MAP|DATASET", help="A .pth file, a map, or a dataset's folder.", show_default=False
+            metavar="MODEL|MAP|DATASET", help="A .pth or .onnx file, a map, or a dataset's folder.", show_default=False
         ),
     ],
     config: Annotated[

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,6 +66,7 @@ class Workers:
         self._places = threading.Condition()
         self._taken = 0
         self._looked = 0.0
+        self._alive = time.monotonic()
         self._slots = 0
         self._resources: dict[str, float] = {}
         self._is_stopped = False
@@ -82,11 +82,7 @@ class Workers:
 
         Where workers offer the resource GPU, each unit of it is a slot; elsewhere each thread of a worker is one.
         """
-        deadline = time.monotonic() + (_RESTART_S if self._is_local else inf)
         while not self._count_slots():
-            if time.monotonic() > deadline:
-                raise MachineError("all workers have ended", hint="they may need more memory: use fewer with --gpus")
-            log.info("waiting for workers of the scheduler", extra={"once": "text"})
             time.sleep(_LOOK_S)
         return self._slots
 
@@ -103,6 +99,12 @@ class Workers:
             self._resources = {"GPU": 1} if gpus else {}
             self._slots = int(gpus) or sum(worker["nthreads"] for worker in workers)
             self._looked = time.monotonic()
+            if self._slots:
+                self._alive = self._looked
+                return self._slots
+            log.info("waiting for workers of the scheduler", extra={"once": "text"})
+            if self._is_local and self._looked - self._alive > _RESTART_S:
+                raise MachineError("all workers have ended", hint="they may need more memory: use fewer with --gpus")
         return self._slots
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -120,7 +122,7 @@ class Workers:
 
         Raises:
             CwsamError: what a call raised.
-            MachineError: each worker that made the call died.
+            MachineError: each worker that made the call died, or no worker of this machine starts again.
             LostScheduler: the scheduler does not answer any more.
         """
         from distributed import as_completed
@@ -136,12 +138,15 @@ class Workers:
                     running[future] = following
                     finished.add(future)
                     following = next(waiting, None)
-                future = next(finished)
+                future = self._await_next(finished)
                 arguments = running.pop(future)
                 try:
                     result = self._result(future)
-                except TimeoutError:  # the worker died before its result was fetched
-                    future.release()
+                except TimeoutError:
+                    if future.status == "error":  # the call itself raised it
+                        self._free_places(1)
+                        raise
+                    future.release()  # the worker died before its result was fetched
                     future = self._submit(function, arguments)
                     running[future] = arguments
                     finished.add(future)
@@ -156,6 +161,15 @@ class Workers:
             for future in running:
                 future.release()
             self._free_places(len(running))
+
+    def _await_next(self, finished: Any) -> Any:
+        """Return the next finished call. Dask would wait forever for workers of this machine that cannot start."""
+        while not finished.has_ready():
+            self._count_slots()
+            with finished.thread_condition:
+                if not finished.has_ready():
+                    finished.thread_condition.wait(_LOOK_S)
+        return next(finished)
 
     def _submit(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Any:
         try:
@@ -179,6 +193,13 @@ class Workers:
         except CancelledError:
             self._is_stopped = True
             raise LostScheduler from None
+        except RuntimeError as error:
+            if "deserialization" not in str(error):
+                raise
+            raise MachineError(
+                "the scheduler cannot read what this process sends",
+                hint="install this version of cwsam where the scheduler runs, too",
+            ) from None
         if isinstance(result, _Failure):
             raise restore_error(result.kind, result.message, result.hint)
         return result

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.checkpoints.exported import DIVISOR, INPUT, OUTPUT, open_session
 from cwsam_cli.dataset.transforms import band_statistics
+from cwsam_cli.distributed.scheduler import LOCAL
 from cwsam_cli.errors import UsageError
 from cwsam_cli.predict.request import MapRequest
 
@@ -47,6 +48,7 @@ def refuse_torch_options(request: MapRequest) -> None:
         "--experts": request.experts,
         "--compile": request.compile,
         "--gpus": request.gpus > 1,
+        "--scheduler local": request.scheduler == LOCAL,
         "--device": request.device not in ("auto", "cpu"),
         "--precision": request.precision not in ("auto", "fp32"),
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from cwsam_cli.checkpoints.checkpoint import load_checkpoint
+from cwsam_cli.checkpoints.exported import is_onnx
 from cwsam_cli.distributed.cluster import launcher_environment
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.scheduler import LOCAL, count_cores
@@ -22,6 +23,7 @@ from cwsam_cli.predict.fleet import predict_on_cluster
 from cwsam_cli.predict.mapfile import is_made, read_tally, refuse_others
 from cwsam_cli.predict.memory import must_be_shared
 from cwsam_cli.predict.network import Model
+from cwsam_cli.predict.onnx_network import refuse_torch_options
 from cwsam_cli.predict.pieces import make_pieces
 from cwsam_cli.predict.plan import MapPlan, make_plan
 from cwsam_cli.predict.request import MapRequest
@@ -79,7 +81,7 @@ def take_place(request: MapRequest) -> MapRequest:
     cluster. But if no device holds the model, all processes share it.
 
     Raises:
-        UsageError: there are fewer GPUs than processes.
+        UsageError: there are fewer GPUs than processes, or an exported model would need several.
         MachineError: even a part of the model is too large for a device.
     """
     environment = launcher_environment()
@@ -89,6 +91,8 @@ def take_place(request: MapRequest) -> MapRequest:
     if size == 1:
         return _take_workers(request)
     rank = int(environment["RANK"])
+    if is_onnx(request.checkpoint):
+        return replace(request, part=(rank + 1, size))
     device = choose_local_device(request.device, int(environment["LOCAL_RANK"]), rank)
     if must_be_shared(load_checkpoint(request.checkpoint), device, size):
         return replace(request, gpus=size)
@@ -98,6 +102,8 @@ def take_place(request: MapRequest) -> MapRequest:
 def _take_workers(request: MapRequest) -> MapRequest:
     if not request.scheduler and request.gpus == 1:
         return request
+    if is_onnx(request.checkpoint):
+        refuse_torch_options(request)
     device, count = choose_device(request.device), request.gpus
     if count == 1:
         count = count_cores() if device.type == "cpu" else torch.get_device_module(device).device_count()
@@ -117,8 +123,9 @@ def _make_part(request: MapRequest) -> MapResult | PartResult:
         refuse_others(plan)
         with part_of_journal(output, plan.key, plan.to_json(), part=number, fits=partial(can_follow, plan)) as opened:
             plan = plan.cut_like(MapPlan.from_json(opened.plan))
-            score = model.scorer(request)
-            make_pieces(plan, score, opened, device=model.device, rank=number - 1, world=parts, is_part=True)
+            if not is_made(plan):  # another part may have written the map while this one waited for it
+                score = model.scorer(request)
+                make_pieces(plan, score, opened, device=model.device, rank=number - 1, world=parts, is_part=True)
     with reserved(output, wait_s=inf):  # another part may be looking, or writing the map
         kept = Journal(folder_of(output), {})
         kept.scan()

@@ -42,21 +42,26 @@ def plan_scene(request: MapRequest, version: str) -> MapPlan:
         CwsamError: see `make_plan`.
         MachineError: this worker has another version.
     """
-    if version != __version__:
-        raise MachineError(
-            f"a worker has cwsam {__version__}, and this process {version}", hint="install one version everywhere"
-        )
+    _refuse_other_version(version)
     with _lock:
         model = _open_model(request)
     return replace(make_plan(request, model), threads=torch.get_num_threads())
 
 
-def make_pieces_of(plan: MapPlan, stretch: tuple[int, int, int]) -> tuple[int, list[tuple[int, bytes]]]:
+def _refuse_other_version(version: str) -> None:
+    if version != __version__:
+        raise MachineError(
+            f"a worker has cwsam {__version__}, and this process {version}", hint="install one version everywhere"
+        )
+
+
+def make_pieces_of(plan: MapPlan, stretch: tuple[int, int, int], version: str) -> tuple[int, list[tuple[int, bytes]]]:
     """Make pieces of a map.
 
     Args:
         plan: of the map; the paths of its request hold here.
         stretch: column, first row and last row of the pieces.
+        version: of the process that asks.
 
     Returns:
         The column, and row and packed bytes of each piece.
@@ -64,8 +69,9 @@ def make_pieces_of(plan: MapPlan, stretch: tuple[int, int, int]) -> tuple[int, l
     Raises:
         DataError: this worker sees another scene than that of the plan.
         CheckpointError: likewise another checkpoint.
-        MachineError: this worker computes otherwise than the plan says.
+        MachineError: this worker has another version, or computes otherwise than the plan says.
     """
+    _refuse_other_version(version)
     request = replace(plan.request, precision=cast(PrecisionChoice, plan.precision))
     with _lock:
         _refuse_other_scene(plan)

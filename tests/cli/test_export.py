@@ -84,6 +84,18 @@ def test_options_that_need_the_checkpoint_are_refused(
     assert "checkpoint" in message
 
 
+def test_workers_of_this_machine_do_not_run_an_exported_model_but_parts_do(
+    cwsam: Cwsam, refused: Callable[..., str], run: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ("predict", run.scene, "-c", model, "-o", "map.tif")
+    refused(2, *common, "--scheduler", "local", names="--scheduler local: onnxruntime")
+    for rank in (0, 1):
+        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            monkeypatch.setenv(name, {"RANK": f"{rank}", "WORLD_SIZE": "2"}.get(name, "1"))
+        cwsam(*common)
+    assert Path("map.tif").exists()
+
+
 def test_info_tells_of_an_exported_model_the_same_as_of_its_checkpoint(cwsam: Cwsam, run: Any, model: Path) -> None:
     of_checkpoint, of_export = (json.loads(cwsam("info", path, "--json").stdout) for path in (run.checkpoint, model))
     assert of_export["facts"].pop("exported from") == "weights feed"

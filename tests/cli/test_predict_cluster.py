@@ -11,6 +11,7 @@ import pytest
 from distributed import LocalCluster
 from typer.testing import Result
 
+from cwsam_cli.errors import MachineError
 from cwsam_cli.predict import fleet, worker
 from cwsam_cli.predict.plan import MapPlan
 from tests.cli.conftest import invoke
@@ -140,6 +141,8 @@ def test_workers_of_another_version_are_refused(
     monkeypatch.setattr(worker, "__version__", "0")
     result = invoke("predict", scenes[1], "-c", run.checkpoint, "--scheduler", scheduler, "-o", "map.tif")
     assert result.exit_code == 6 and "a worker has cwsam 0" in result.stderr
+    with pytest.raises(MachineError, match="a worker has cwsam 0"):
+        worker.make_pieces_of(None, (0, 0, 0), "1")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("pieces", "slots", "length"), [(8, 1, 8), (8, 2, 2), (1000, 2, 16), (1000, 100, 4)])

@@ -17,6 +17,8 @@ import pytest
 from typer.testing import Result
 
 from cwsam_cli.files import locked
+from cwsam_cli.journal import part_of_journal
+from cwsam_cli.predict import parts
 from tests.cli.conftest import invoke, succeed, write
 
 Cwsam = Callable[..., Result]
@@ -131,6 +133,23 @@ def test_a_part_that_was_killed_when_only_its_journal_was_left_is_ended_by_the_n
             cwsam(*line(run, scene, "out/map.tif", "--part", f"{part}/2"))
     assert Path("out/.map.tif.journal").exists()
     cwsam(*line(run, scene, "out/map.tif", "--part", "1/2"))
+    assert files("out") == whole
+
+
+def test_a_part_that_waited_for_the_map_makes_no_piece_again(
+    cwsam: Cwsam, run: Any, scene: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cwsam(*line(run, scene, "out/map.tif", "--part", "1/2"))
+    with monkeypatch.context() as patched:
+
+        def wait(*given: Any, **named: Any) -> Any:
+            patched.undo()
+            cwsam(*line(run, scene, "out/map.tif", "--part", "2/2"))
+            patched.setattr(parts, "make_pieces", None)
+            return part_of_journal(*given, **named)
+
+        patched.setattr(parts, "part_of_journal", wait)
+        assert "hectares" in cwsam(*line(run, scene, "out/map.tif", "--part", "1/2")).stdout
     assert files("out") == whole
 
 

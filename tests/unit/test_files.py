@@ -1,5 +1,6 @@
 """Nobody ever sees half a file, and nobody's folder is replaced by mistake."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -202,6 +203,15 @@ def test_only_what_was_staged_for_the_very_output_is_swept(tmp_path: Path) -> No
         _folder(tmp_path / name, "half")
     sweep(tmp_path / "map")
     assert _names(tmp_path) == sorted(others)
+
+
+def test_a_disk_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("cwsam_cli.files._lock", refuse)
+    with pytest.raises(MachineError, match="has no locks: Function not implemented"), reserved(tmp_path / "map.tif"):
+        pass
 
 
 def test_an_output_is_reserved_for_one_process_until_that_ends(tmp_path: Path) -> None:

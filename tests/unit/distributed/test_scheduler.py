@@ -14,6 +14,7 @@ import psutil
 import pytest
 from distributed import LocalCluster
 
+from cwsam_cli.distributed import scheduler
 from cwsam_cli.distributed.scheduler import LostScheduler, Workers, connect
 from cwsam_cli.errors import DataError, MachineError, UsageError
 
@@ -115,6 +116,32 @@ def test_a_scheduler_that_stops_is_told_as_lost() -> None:
         assert "same command continues" in caught.value.hint
         with pytest.raises(LostScheduler):
             workers.call(double, 1)
+
+
+def time_out(number: int) -> int:
+    raise TimeoutError(110, "Connection timed out")
+
+
+def test_a_call_that_times_out_is_not_made_again(workers: Workers) -> None:
+    with pytest.raises(TimeoutError, match="Connection timed out"):
+        workers.call(time_out, 1)
+    assert workers.call(double, 1) == 2
+
+
+def linger(number: int) -> int:
+    time.sleep(1)
+    return number
+
+
+def test_calls_do_not_wait_for_local_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("_RESTART_S", 1.0), ("_LOOK_S", 0.1)):
+        monkeypatch.setattr(scheduler, name, seconds)
+    with quick_cluster() as cluster, connect(cluster.scheduler_address) as connected:
+        connected._is_local = True
+        for worker in cluster.workers.values():
+            worker.loop.call_later(0.5, worker.close)
+        with pytest.raises(MachineError, match="all workers have ended"):
+            list(connected.each(linger, [(number,) for number in range(4)]))
 
 
 @pytest.mark.parametrize(("name", "kind"), [("nonsense", UsageError), ("tcp://127.0.0.1:1", MachineError)])
