@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cwsam_cli.sample.draw import further_allocation
 from cwsam_cli.survey.allocation import Allocation, allocate, deviations_of, shares
-from cwsam_cli.survey.estimators import Estimate, Tallies, estimate
+from cwsam_cli.survey.estimators import Estimate, Units, estimate
 
 SAMPLES = 1_000
 EXPECTED = 30
@@ -81,8 +81,8 @@ def covered(draw: Draw, pixels: Counts, truth: NDArray[np.float64]) -> dict[str,
 
     for _ in range(SAMPLES):
         counts = draw(rng)
-        sizes = counts.astype(float)
-        found = estimate(Tallies(counts, sizes, sizes, pixels, pixels.astype(float)))
+        points = np.repeat(np.indices(counts.shape).reshape(3, -1), counts.ravel(), axis=1)
+        found = estimate(Units.of_points(*points, classes=5, pixels=pixels))
         hits["overall"] += holds(found.overall, right.sum())
         hits["points"] += counts.sum(axis=(0, 1))
         hits["mapped"] += counts.sum(axis=(0, 2))
