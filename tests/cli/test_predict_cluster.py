@@ -12,6 +12,7 @@ from distributed import LocalCluster
 from typer.testing import Result
 
 from cwsam_cli.errors import MachineError
+from cwsam_cli.journal import folder_of
 from cwsam_cli.predict import fleet, worker
 from cwsam_cli.predict.plan import MapPlan
 from tests.cli.conftest import invoke
@@ -95,9 +96,13 @@ def test_a_run_that_lost_its_scheduler_goes_on_without_it(
         memory_limit=0,
     )
     real, left = worker.make_stretch, [None]
+    journal = folder_of(Path("out/map.tif"))
 
     def losing(*given: Any, **named: Any) -> Any:
         if not left:
+            deadline = time.monotonic() + 30
+            while not any(path.stat().st_size for path in journal.glob("*.pieces")) and time.monotonic() < deadline:
+                time.sleep(0.02)
             cluster.loop.add_callback(cluster.scheduler.close)
             time.sleep(0.5)
         else:
