@@ -31,13 +31,12 @@ pictures: $(VENV)/.demo-scene
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-# Tests of several processes stay on one worker each (groups "processes" and "sharding"); all others are shared out
-# one by one.
-# The demo trains with all cores, so it comes last and alone.
+# A file stays on one worker, because its tests share what takes minutes to make. The demo's file takes longest, so
+# its folder comes first.
 # Warnings are errors in `make test` only: not every slow test has been run with them as errors.
 test-slow: $(VENV)/.demo-scene
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default -m slow -n auto --dist loadgroup --ignore tests/real/test_demo.py
-	$(BIN)/python -m pytest -W default -m slow tests/real/test_demo.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default -m slow -n auto --dist loadfile --no-loadscope-reorder \
+		tests/real $(filter-out tests/real/,$(wildcard tests/*/))
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -54,9 +54,9 @@ class Suspect:
     disagreement: float
     """Share of its labelled pixels to which the classifier gives another class, 0 to 1."""
     label: str
-    """The most frequent class of its labels."""
+    """The most frequent label of the pixels that disagree."""
     looks_like: str
-    """The most frequent class of the classifier."""
+    """The classifier's most frequent class of those pixels, which is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +93,23 @@ def find_suspects(
     blocks = _read_blocks(root)
     shares, seen = judge_samples(samples, [blocks.get(sample.image.stem, sample.image.stem) for sample in samples])
     order = sorted(range(len(samples)), key=lambda number: -shares[number])
-    return [
-        (
-            Suspect(
-                image=str(samples[number].image),
-                split=samples[number].split,
-                disagreement=round(shares[number], 3),
-                label=_name(samples[number].codes, names),
-                looks_like=_name(seen[number], names),
-            ),
-            samples[number].grid,
+    found = []
+    for number in order:
+        if shares[number] <= _MOST:
+            break
+        sample = samples[number]
+        differs = seen[number] != sample.codes
+        label = _most_frequent(sample.codes[differs])
+        looks_like = _most_frequent(seen[number][differs & (sample.codes == label)])
+        suspect = Suspect(
+            image=str(sample.image),
+            split=sample.split,
+            disagreement=round(shares[number], 3),
+            label=names.get(label, f"code {label}"),
+            looks_like=names.get(looks_like, f"code {looks_like}"),
         )
-        for number in order
-        if shares[number] > _MOST
-    ]
+        found.append((suspect, sample.grid))
+    return found
 
 
 def draw_sample(split: str, image: Path, pair: Pair, seed: int) -> Sample:
@@ -271,6 +274,5 @@ def _read_blocks(root: Path) -> dict[str, str]:
         raise DataError(f"`{path}` does not describe the tiles: {error}", hint="tile the scenes again") from None
 
 
-def _name(codes: NDArray[np.int64], names: Mapping[int, str]) -> str:
-    code = Counter(codes.tolist()).most_common(1)[0][0]
-    return names.get(code, f"code {code}")
+def _most_frequent(codes: NDArray[np.int64]) -> int:
+    return int(Counter(codes.tolist()).most_common(1)[0][0])

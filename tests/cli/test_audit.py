@@ -215,6 +215,7 @@ def test_tiles_with_wrong_labels_are_listed(cwsam: Any, make_raster: Any, refuse
     assert len(found) >= 3 and f"{len(found)} of " in result.stdout and found["tile"][0] in result.stdout
     assert corners[0].between(57, 87).all() and corners[1].between(89, 119).all(), "tiles that are mostly wrong"
     assert found["disagreement"].is_monotonic_decreasing and found["disagreement"].min() > 0.5
+    assert (found["label"] != found["looks_like"]).all()
     refused(2, "audit", "dataset", "--suspects", "suspects.gpkg", names="suspects.gpkg")
     refused(2, "audit", "dataset", "--suspects", "suspects.txt", names="suspects.txt")
     refused(2, "audit", "dataset", "--suspects", "dataset/tiles.gpkg", "--overwrite", names="inside the dataset")

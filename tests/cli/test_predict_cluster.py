@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distributed import LocalCluster
 from typer.testing import Result
 
 from cwsam_cli.errors import MachineError
@@ -16,21 +15,14 @@ from cwsam_cli.journal import folder_of
 from cwsam_cli.predict import fleet, worker
 from cwsam_cli.predict.plan import MapPlan
 from tests.cli.conftest import invoke
+from tests.clusters import quick_cluster
 
 Cwsam = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
-    """The address of a cluster whose two workers are threads of this process, so that no library is loaded again."""
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=False,
-        dashboard_address=None,
-        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-        memory_limit=0,
-    ) as cluster:
+    with quick_cluster() as cluster:
         yield cluster.scheduler_address
 
 
@@ -87,14 +79,7 @@ def test_one_scene_is_cut_into_stretches_and_gives_the_same_map(
 def test_a_run_that_lost_its_scheduler_goes_on_without_it(
     cwsam: Cwsam, run: Any, scenes: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster = LocalCluster(
-        n_workers=1,
-        threads_per_worker=1,
-        processes=False,
-        dashboard_address=None,
-        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-        memory_limit=0,
-    )
+    cluster = quick_cluster(1)
     real, left = worker.make_stretch, [None]
     journal = folder_of(Path("out/map.tif"))
 

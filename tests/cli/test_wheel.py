@@ -27,8 +27,13 @@ def test_a_wheel_works_in_an_empty_virtual_environment(tmp_path):
         python,
         "-c",
         "from cwsam_cli.config.load import load_config, load_taxonomy;"
-        "from cwsam_cli.assess import page;"
+        "from cwsam_cli.report import page;"
         "print(load_config('tiny').model.name, len(load_taxonomy('land_cover_33')));"
-        "print(sorted(path.suffix for path in page.TEMPLATE.iterdir()))",
+        "print(sorted(path.name for path in page.TEMPLATE.iterdir()));"
+        "print(sorted(path.name for path in page.TEMPLATE.parents[1].glob('*/*.js')))",
     )
-    assert shipped.splitlines() == ["sam_tiny 33", "['.css', '.html', '.js']"]
+    assert shipped.splitlines() == [
+        "sam_tiny 33",
+        "['page.css', 'page.html', 'shared.js']",
+        "['map.js', 'page.js', 'sample.js']",
+    ]

@@ -15,7 +15,7 @@ from cwsam_cli.errors import ConfigError
 from cwsam_cli.model.network import ClassWiseSam
 from tests.distributed import experts, workers
 
-pytestmark = [pytest.mark.xdist_group("sharding"), pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 ALONE = World(torch.device("cpu"))
 SHAPE: dict[str, Any] = {

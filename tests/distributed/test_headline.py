@@ -17,7 +17,7 @@ from tests.cli.conftest import striped, succeed, write
 from tests.cli.runs import PATIENCE_S, finish, history, kill, load, options, start_until
 from tests.states import state_tensors
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes"), pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SHAPE: dict[str, Any] = {
     "embed_dim": 32,

@@ -19,7 +19,7 @@ from cwsam_cli.distributed.watchdog import Heartbeat, find_culprits
 from cwsam_cli.errors import DataError, MachineError
 from tests.distributed import workers
 
-pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 HANGING_S = 300
 """Only what hangs takes as long."""

@@ -12,7 +12,7 @@ from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.world import World
 from tests.distributed import workers
 
-pytestmark = [pytest.mark.xdist_group("sharding"), pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 FACTORS: dict[str, list[Any]] = {
     "precision": ["fp32", "bf16", "fp16"],

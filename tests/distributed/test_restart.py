@@ -19,7 +19,7 @@ from tests.cli.conftest import SMALL, Run, run  # noqa: F401 # a fixture
 from tests.cli.runs import PATIENCE_S, finish, history, kill, options, progress, start_until
 from tests.states import state_tensors
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes"), pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 EPOCHS = 6
 COMMON = (

@@ -11,7 +11,7 @@ from cwsam_cli.plan.simulate import SimulatedStep, simulate_step
 from tests.distributed import traffic, workers
 from tests.distributed.test_sharding import on
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sharding"), pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 EXCHANGED: dict[str, Any] = {"shape": {"moe_experts_per_group": 4}, "fsdp": {"expert_parallel": 2}}
 CASES: dict[str, dict[str, Any]] = {

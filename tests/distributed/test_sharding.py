@@ -18,7 +18,7 @@ from cwsam_cli.model.variants import architecture
 from cwsam_cli.taxonomy import from_names
 from tests.distributed import workers
 
-pytestmark = [pytest.mark.xdist_group("sharding"), pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 ALL_EXPERTS = {"moe_k_groups": 3, "moe_k_experts": 3}
 """Where at this seed rounding moves a token between two experts, from which losses then depart by 2e-4."""

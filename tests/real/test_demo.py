@@ -28,12 +28,7 @@ def scene() -> Path:
         pytest.skip(str(error))
 
 
-def one_process(seed: int) -> object:
-    """Tests of one seed run in one process, so that they share a demo; seeds run beside each other."""
-    return pytest.param(seed, marks=pytest.mark.xdist_group(f"demo {seed}"))
-
-
-@pytest.fixture(scope="module", params=[one_process(seed) for seed in range(3)])
+@pytest.fixture(scope="module", params=range(3))
 def demo(request, scene, tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("demo") / "out"
     result = CliRunner().invoke(app, ["-q", "demo", "-o", str(folder), "--seed", str(request.param), "--json"])
@@ -41,7 +36,7 @@ def demo(request, scene, tmp_path_factory) -> tuple[Path, dict]:
     return folder, json.loads(result.stdout)
 
 
-first_seed = pytest.mark.parametrize("demo", [one_process(0)], indirect=True)
+first_seed = pytest.mark.parametrize("demo", [0], indirect=True)
 
 
 def test_every_seed_beats_the_largest_class_by_a_tenth_and_maps_four_of_seven_classes(demo):

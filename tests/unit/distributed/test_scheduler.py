@@ -8,33 +8,19 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from distributed import LocalCluster
 
 from cwsam_cli.distributed import scheduler
 from cwsam_cli.distributed.scheduler import LostScheduler, Workers, connect
 from cwsam_cli.errors import DataError, MachineError, UsageError
-
-
-def quick_cluster() -> Any:
-    """A scheduler and two workers that are threads of this process."""
-    return LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=False,
-        dashboard_address=None,
-        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-        memory_limit=0,
-        resources={"GPU": 1},
-    )
+from tests.clusters import quick_cluster
 
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Workers]:
-    with quick_cluster() as cluster, connect(cluster.scheduler_address) as connected:
+    with quick_cluster(resources={"GPU": 1}) as cluster, connect(cluster.scheduler_address) as connected:
         yield connected
 
 
@@ -106,7 +92,7 @@ def test_calls_are_handed_out_as_workers_finish(workers: Workers) -> None:
 
 
 def test_a_scheduler_that_stops_is_told_as_lost() -> None:
-    cluster = quick_cluster()
+    cluster = quick_cluster(resources={"GPU": 1})
     with connect(cluster.scheduler_address, timeout_s=1) as workers:
         results = workers.each(double, [(number,) for number in range(1000)])
         next(results)
@@ -136,7 +122,7 @@ def linger(number: int) -> int:
 def test_calls_do_not_wait_for_local_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("_RESTART_S", 1.0), ("_LOOK_S", 0.1)):
         monkeypatch.setattr(scheduler, name, seconds)
-    with quick_cluster() as cluster, connect(cluster.scheduler_address) as connected:
+    with quick_cluster(resources={"GPU": 1}) as cluster, connect(cluster.scheduler_address) as connected:
         connected._is_local = True
         for worker in cluster.workers.values():
             worker.loop.call_later(0.5, worker.close)
