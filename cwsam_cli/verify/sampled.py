@@ -68,6 +68,12 @@ def assess_sample(
             method = "stratified, strata are not map classes (Stehman 2014)"
     if not is_own_map or any(stratum.code is None for stratum in design.strata):
         notes.append("Strata are not the map's classes, so the mapped areas are estimates from the points, too.")
+    elif design.allocation == "equal":
+        # tests/benchmarks/README.md has the reason: their upper ends allow for omitted ground that few points show.
+        notes.append(
+            "Under equal allocation few points fall into large strata, so intervals of the areas of rare classes are"
+            " wider than needed. In a simulation with 300 points they held the truth in up to 98.7 % of the samples."
+        )
     if design.block_pixels > 1:
         side = design.block_pixels
         method += f", blocks of {side} × {side} pixels"
@@ -90,13 +96,14 @@ def assess_sample(
             f" for classes with at least {ASSISTED} points in the reference."
         )
         helper = dataclasses.replace(helper, at_points=helper.at_points[known])
+    codes, (units,) = as_units(
+        design, strata[known], shares[known], sizes if sizes is None else sizes[known], (mapped[known], is_own_map)
+    )
     return _assess(
         sample,
         design,
-        strata[known],
-        mapped[known],
-        shares[known],
-        sizes if sizes is None else sizes[known],
+        codes,
+        units,
         map_name=str(map_path or design.map),
         method=method,
         notes=notes,
@@ -107,17 +114,14 @@ def assess_sample(
 def _assess(
     sample: Sample,
     design: Design,
-    strata: Codes,
-    mapped: Codes,
-    shares: NDArray[np.float64],
-    sizes: NDArray[np.float64] | None,
+    codes: Codes,
+    units: Units,
     *,
     map_name: str,
     method: str,
     notes: Sequence[str],
     helper: Probabilities | None,
 ) -> SampleAssessment:
-    codes, (units,) = as_units(design, strata, shares, sizes, mapped)
     areas = design.areas_m2
     found = estimate(units)
     total_ha = None if areas is None else float(areas.sum()) / 10_000
@@ -148,7 +152,7 @@ def _assess(
                 note=_note(int(in_map[k]), int(in_reference[k])),
             )
         )
-    points = np.bincount(strata, minlength=len(design.strata)).tolist()
+    points = np.bincount(units.strata, minlength=len(design.strata)).tolist()
     single = [s.name for s, n in zip(design.strata, points, strict=True) if n == 1 and s.units > 1]
     if single:
         notes = [*notes, f"Only one point of the stratum {', '.join(single)} is interpreted, so errors are unknown."]
@@ -158,7 +162,7 @@ def _assess(
         design=design,
         method=method,
         points=len(sample.frame),
-        interpreted=len(mapped),
+        interpreted=len(units.mapped),
         interpreted_by_stratum=tuple(points),
         overall=found.overall,
         classes=tuple(classes),
