@@ -24,6 +24,9 @@ from cwsam_cli.errors import CwsamError, MachineError, UsageError, as_user_error
 if TYPE_CHECKING:
     from distributed import Client
 
+P = TypeVar("P")
+R = TypeVar("R")
+S = TypeVar("S")
 T = TypeVar("T")
 
 LOCAL = "local"
@@ -69,6 +72,14 @@ def _guarded(version: str, function: Callable[..., T], *arguments: Any) -> T | _
         if told is None:
             raise
         return _Failure(type(told), str(told), told.hint)
+
+
+def _numbered(function: Callable[[S, P], R], number: int, shared: S, part: P) -> tuple[int, R]:
+    return number, function(shared, part)
+
+
+def _same(value: T) -> T:
+    return value
 
 
 class Workers:
@@ -136,6 +147,28 @@ class Workers:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def in_order(self, function: Callable[[S, P], R], shared: S, parts: Sequence[P]) -> Iterator[R]:
+        """Yield the results of a function for parts of a work, in the order of the parts.
+
+        Args:
+            function: of the top level of a module that workers have, too.
+            shared: its first argument, which may be large: each worker gets it once.
+            parts: its second arguments.
+
+        Raises:
+            CwsamError: see `each`.
+        """
+        # As the result of a call, it is made again if all workers that have it die.
+        sent = self._client.submit(_same, shared, pure=False)
+        held: dict[int, R] = {}
+        due = 0
+        calls = ((function, number, sent, part) for number, part in enumerate(parts))
+        for number, result in self.each(_numbered, calls):
+            held[number] = result
+            while due in held:
+                yield held.pop(due)
+                due += 1
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Return a function's result; see `each`."""

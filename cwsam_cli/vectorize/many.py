@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cwsam_cli.console import log, setup
 from cwsam_cli.distributed.scheduler import LostScheduler, connect, count_cores
-from cwsam_cli.errors import CwsamError, MachineError, OutputExists, UsageError, as_user_error
+from cwsam_cli.errors import CwsamError, OutputExists, UsageError, as_user_error
+from cwsam_cli.files import refuse_unseen
 from cwsam_cli.raster.mapfile import without_layers
 from cwsam_cli.raster.sources import scene_names
 from cwsam_cli.vectorize.pipeline import vectorize
@@ -103,9 +104,5 @@ def vectorize_at_worker(request: VectorizeRequest) -> VectorizeResult:
     """
     if not log.handlers:
         setup(-1)  # this process shows no progress
-    if not request.output.parent.is_dir():
-        raise MachineError(
-            f"a worker does not see the folder `{request.output.parent}`",
-            hint="choose an output folder that all workers can reach",
-        )
+    refuse_unseen(request.output.parent)
     return vectorize(request)
