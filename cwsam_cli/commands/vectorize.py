@@ -13,8 +13,8 @@ def vectorize(
     maps: Annotated[
         list[str],
         typer.Argument(
-            metavar="MAP [OUTPUT]",
-            help="A raster of class codes and the layer's file: .gpkg, .shp, .fgb, .geojson, .geojsonl or .parquet. "
+            metavar="MAP",
+            help="A raster of class codes, then the layer's file: .gpkg, .shp, .fgb, .geojson, .geojsonl or .parquet. "
             "With -o: maps, folders, patterns, or a .txt with one path per line.",
         ),
     ],
