@@ -77,6 +77,19 @@ def refuse_input(target: Path, *inputs: Path) -> None:
             raise UsageError(f"`{target}` is an input", hint="choose another output")
 
 
+def refuse_unseen(folder: Path) -> None:
+    """Stop a worker that does not see a folder which the process that gives it work has made.
+
+    Raises:
+        MachineError: there is no such folder here.
+    """
+    if not folder.is_dir():
+        raise MachineError(
+            f"a worker does not see the folder `{folder}`",
+            hint="choose an output on a disk that all workers can reach at the same path",
+        )
+
+
 @contextmanager
 def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]:
     """Yield a path to write to, and move the written file or folder to `target` if the block succeeds.

@@ -55,11 +55,22 @@ Stack = Annotated[
 Unscale = Annotated[
     bool, typer.Option("--unscale", help="Apply the scale and offset of each band; values become float32.")
 ]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS|FILE|local",
+        help="Let the workers of a Dask cluster do the work. local starts one per GPU or core of this machine.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the configuration; repeatable."),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Windows computed at a time.")]
+
+FAILED_INPUTS = 4
+"""Exit code if some of several inputs failed."""
 
 
 def command_line() -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cwsam_cli.commands.options import (
+    FAILED_INPUTS,
     Bands,
     Checkpoint,
     Device,
@@ -15,6 +16,7 @@ from cwsam_cli.commands.options import (
     Json,
     Overwrite,
     Scenes,
+    Scheduler,
     Stack,
     Unscale,
     command_line,
@@ -29,8 +31,6 @@ from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Vie
 
 if TYPE_CHECKING:
     from cwsam_cli.predict.work import MapResult
-
-_DATA = 4  # exit code if some of many scenes failed
 
 
 def predict(
@@ -68,14 +68,7 @@ def predict(
     ] = None,
     device: Device = "auto",
     gpus: Gpus = 1,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            "--scheduler",
-            metavar="ADDRESS|FILE|local",
-            help="Let the workers of a Dask cluster make the maps. local starts one per GPU or core of this machine.",
-        ),
-    ] = None,
+    scheduler: Scheduler = None,
     part: Annotated[
         str | None,
         typer.Option(
@@ -236,7 +229,7 @@ def predict(
         raw = {"scenes": [asdict(each) for each in found], "failed": failed}
         print_result(raw, "\n".join(each.as_text() for each in found), as_json=as_json)
         if failed:
-            raise typer.Exit(_DATA)
+            raise typer.Exit(FAILED_INPUTS)
         return
     if not many:
         result = predict_share(request)
@@ -254,7 +247,7 @@ def predict(
     lines += [f"{scene}: failed, {reason}" for scene, reason in made.failed.items()]
     print_result(made, "\n".join(lines), as_json=as_json)
     if made.failed:
-        raise typer.Exit(_DATA)
+        raise typer.Exit(FAILED_INPUTS)
 
 
 def _refuse_launcher(uses_others: bool) -> None:

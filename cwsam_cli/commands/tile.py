@@ -10,6 +10,7 @@ from cwsam_cli.commands.options import (
     Json,
     Overwrite,
     Scenes,
+    Scheduler,
     Stack,
     Unscale,
     command_line,
@@ -172,6 +173,7 @@ def tile(
         ),
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that read and write.")] = 1,
+    scheduler: Scheduler = None,
     append: Annotated[
         bool, typer.Option("--append", help="Add scenes to a dataset that exists. Its tiles and splits stay.")
     ] = False,
@@ -203,6 +205,9 @@ def tile(
 
     --append uses the class table, bands and options of the dataset again, so it needs scenes and
     labels only (also --class-field for features, and --stack if the first run had it).
+
+    With --scheduler, the workers of a Dask cluster read labels and write tiles. They need the
+    scenes, the labels and the output's folder at the same paths; see docs/cluster.md.
     Scenes that the dataset has already are skipped. New ground goes to the split of
     the tiles whose ground it shows, and new tiles within the buffer of other splits are left out.
     If the command is killed, the dataset is unchanged, and the same command continues.
@@ -262,6 +267,7 @@ def tile(
         preview=preview,
         overlaps_to=overlaps_to,
         workers=workers,
+        scheduler=scheduler or "",
         append=append,
         overwrite=overwrite,
         command=command_line(),

@@ -5,15 +5,22 @@ from typing import Annotated
 
 import typer
 
-from cwsam_cli.commands.options import Json, Overwrite, print_result
+from cwsam_cli.commands.options import FAILED_INPUTS, Json, Overwrite, Scheduler, print_result
 from cwsam_cli.vector.formats import Format
 
 
 def vectorize(
-    map_path: Annotated[Path, typer.Argument(metavar="MAP", help="A raster of class codes.")],
-    output: Annotated[
-        Path, typer.Argument(metavar="OUTPUT", help=".gpkg, .shp, .fgb, .geojson, .geojsonl or .parquet")
+    maps: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MAP",
+            help="A raster of class codes, then the layer's file: .gpkg, .shp, .fgb, .geojson, .geojsonl or .parquet. "
+            "With -o: maps, folders, patterns, or a .txt with one path per line.",
+        ),
     ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The layer's file; a folder for several maps.")
+    ] = None,
     min_area: Annotated[
         str | None,
         typer.Option("--min-area", metavar="SIZE", help="Smallest mapping unit: 1ha, 900m2 or 10px."),
@@ -55,7 +62,8 @@ def vectorize(
     ] = None,
     layer: Annotated[str | None, typer.Option("--layer", help="Name of the layer. Default: the output's name.")] = None,
     format_name: Annotated[
-        Format | None, typer.Option("--format", help="Format, if the output's suffix is another one.")
+        Format | None,
+        typer.Option("--format", help="Format, if the output's suffix is another one. Default for several maps: gpkg."),
     ] = None,
     append: Annotated[
         bool, typer.Option("--append", help="Add to an existing GeoPackage: to its layer, or as a new layer.")
@@ -63,6 +71,7 @@ def vectorize(
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Append also where the layer already has polygons.")
     ] = False,
+    scheduler: Scheduler = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -71,6 +80,7 @@ def vectorize(
     \b
     $ cwsam vectorize map.tif polygons.gpkg
     $ cwsam vectorize map.tif polygons.gpkg --min-area 1ha --simplify 15m --check
+    $ cwsam vectorize 'maps/*.tif' -o layers/ --scheduler local
     $ cwsam vectorize worldcover.tif water.fgb --class "Permanent water bodies" --dst-crs EPSG:3035
 
     Polygons follow the pixel edges exactly. Neighbours share their borders, also after
@@ -86,29 +96,60 @@ def vectorize(
     polygon, nothing is written and the exit code is 4. --dissolve holds all polygons in
     memory until the end. The first run takes about ten seconds longer, because numba
     compiles the loops.
+
+    Several maps give one layer each, with the maps' names; layers beside maps, such as
+    map.confidence.tif, are left out. Layers that are there already stay as they are, so
+    the same command continues after a failure. If a map fails, the others continue and the
+    exit code is 4. With --scheduler each map is a task of a Dask cluster. All workers need
+    the maps and the output folder at the same paths; see docs/cluster.md.
     """
+    from cwsam_cli.errors import UsageError
+    from cwsam_cli.raster.sources import expand
     from cwsam_cli.vectorize.request import VectorizeRequest, statistics
 
-    request = VectorizeRequest(
-        map_path=map_path,
-        output=output,
-        format=format_name,
-        layer=layer,
-        band=band,
-        classes=classes,
-        min_area=min_area,
-        fill_nodata_holes=fill_nodata_holes,
-        simplify=simplify,
-        smooth=smooth,
-        only=tuple(only or ()),
-        dissolve=dissolve,
-        dst_crs=dst_crs,
-        statistics=statistics(confidence, stats or ()),
-        check=check,
-        append=append,
-        allow_overlap=allow_overlap,
-        overwrite=overwrite,
-    )
+    if output is None:
+        if len(maps) != 2:
+            raise UsageError("no output is given", hint="say: -o polygons.gpkg; for several maps: -o layers/")
+        output = Path(maps.pop())
+    named, many = expand(maps)
+    if scheduler and not many:
+        raise UsageError("--scheduler is for several maps, one task each", hint="leave it out")
+
+    def make_request(map_path: Path, target: Path) -> VectorizeRequest:
+        return VectorizeRequest(
+            map_path=map_path,
+            output=target,
+            format=format_name,
+            layer=layer,
+            band=band,
+            classes=classes,
+            min_area=min_area,
+            fill_nodata_holes=fill_nodata_holes,
+            simplify=simplify,
+            smooth=smooth,
+            only=tuple(only or ()),
+            dissolve=dissolve,
+            dst_crs=dst_crs,
+            statistics=statistics(confidence, stats or ()),
+            check=check,
+            append=append,
+            allow_overlap=allow_overlap,
+            overwrite=overwrite,
+        )
+
+    if many:
+        from cwsam_cli.vectorize.many import vectorize_many  # rasterio is slow to import
+        from cwsam_cli.vectorize.result import format_layer
+
+        made = vectorize_many(make_request, named, output, f".{format_name or 'gpkg'}", scheduler or "")
+        lines = [format_layer(result) for result in made.layers]
+        lines += [f"{path}: there already" for path in made.present]
+        lines += [f"{path}: failed, {reason}" for path, reason in made.failed.items()]
+        print_result(made, "\n".join(lines), as_json=as_json)
+        if made.failed:
+            raise typer.Exit(FAILED_INPUTS)
+        return
+    request = make_request(Path(named[0]), output)
     from cwsam_cli.vectorize.pipeline import vectorize as run  # rasterio is slow to import
     from cwsam_cli.vectorize.result import format_result
 

@@ -9,19 +9,24 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cwsam_cli import __version__
 from cwsam_cli.console import log
 from cwsam_cli.errors import CwsamError, MachineError, UsageError, as_user_error, restore_error
 
 if TYPE_CHECKING:
     from distributed import Client
 
+P = TypeVar("P")
+R = TypeVar("R")
+S = TypeVar("S")
 T = TypeVar("T")
 
 LOCAL = "local"
@@ -29,6 +34,7 @@ _AHEAD = 2  # calls per slot that are with the cluster: one runs, one waits ther
 _LOOK_S = 2.0  # between looks at the workers
 _RESTART_S = 180.0  # in which a worker of this machine starts again
 _FETCH_S = 60.0  # to fetch a result that a worker has
+_MOST_INPUTS = 256  # inputs of a command that are worked on at the same time
 
 
 class LostScheduler(MachineError):
@@ -47,14 +53,33 @@ class _Failure:
     hint: str
 
 
-def _guarded(function: Callable[..., T], *arguments: Any) -> T | _Failure:
+def _guarded(version: str, function: Callable[..., T], *arguments: Any) -> T | _Failure:
+    """Call a function in a worker.
+
+    Args:
+        version: of the process that asks.
+        function: to call.
+        arguments: of the function.
+    """
     try:
+        if version != __version__:
+            raise MachineError(
+                f"a worker has cwsam {__version__}, and this process {version}", hint="install one version everywhere"
+            )
         return function(*arguments)
     except Exception as error:
         told = as_user_error(error)
         if told is None:
             raise
         return _Failure(type(told), str(told), told.hint)
+
+
+def _numbered(function: Callable[[S, P], R], number: int, shared: S, part: P) -> tuple[int, R]:
+    return number, function(shared, part)
+
+
+def _same(value: T) -> T:
+    return value
 
 
 class Workers:
@@ -106,6 +131,44 @@ class Workers:
             if self._is_local and self._looked - self._alive > _RESTART_S:
                 raise MachineError("all workers have ended", hint="they may need more memory: use fewer with --gpus")
         return self._slots
+
+    def in_threads(self, function: Callable[[int, T], object], inputs: Sequence[T]) -> None:
+        """Apply a function that uses the workers to the number, from 1, and value of each input of a command.
+
+        It runs in as many threads as keep the workers busy. After an exception, the calls of all threads end.
+        """
+        most = min(len(inputs), _MOST_INPUTS, max(8, 2 * self.slots))
+        pool = ThreadPoolExecutor(most)
+        try:
+            for future in [pool.submit(function, *each) for each in enumerate(inputs, start=1)]:
+                future.result()
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def in_order(self, function: Callable[[S, P], R], shared: S, parts: Sequence[P]) -> Iterator[R]:
+        """Yield the results of a function for parts of a work, in the order of the parts.
+
+        Args:
+            function: of the top level of a module that workers have, too.
+            shared: its first argument, which may be large: each worker gets it once.
+            parts: its second arguments.
+
+        Raises:
+            CwsamError: see `each`.
+        """
+        # As the result of a call, it is made again if all workers that have it die.
+        sent = self._client.submit(_same, shared, pure=False)
+        held: dict[int, R] = {}
+        due = 0
+        calls = ((function, number, sent, part) for number, part in enumerate(parts))
+        for number, result in self.each(_numbered, calls):
+            held[number] = result
+            while due in held:
+                yield held.pop(due)
+                due += 1
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Return a function's result; see `each`."""
@@ -173,7 +236,9 @@ class Workers:
 
     def _submit(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Any:
         try:
-            return self._client.submit(_guarded, function, *arguments, resources=self._resources, pure=False)
+            return self._client.submit(
+                _guarded, __version__, function, *arguments, resources=self._resources, pure=False
+            )
         except RuntimeError:  # the client is closed
             self._free_places(1)
             raise LostScheduler from None

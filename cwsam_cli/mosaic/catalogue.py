@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -14,7 +14,6 @@ from cwsam_cli.console import track
 from cwsam_cli.errors import DataError
 from cwsam_cli.mosaic.request import Rule
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.mapfile import KINDS
 from cwsam_cli.raster.network import gdal_settings
 from cwsam_cli.raster.place import missing_crs
 from cwsam_cli.raster.scene import open_raster, refuse_unplaced
@@ -35,19 +34,6 @@ class SourceMap:
     """The path of its confidence layer, if the rule needs it."""
     day: date | None = None
     """Its date, if the rule needs it."""
-
-
-def without_layers(paths: Sequence[str]) -> list[str]:
-    """Leave out the layers that `predict` wrote beside maps, such as `map.confidence.tif` beside `map.tif`."""
-    given = set(paths)
-    return [path for path in paths if not any(path.endswith(end) and base in given for end, base in _bases(path))]
-
-
-def _bases(path: str) -> Iterable[tuple[str, str]]:
-    suffix = os.path.splitext(path)[1]
-    for kind in KINDS:
-        end = f".{kind}{suffix}"
-        yield end, path.removesuffix(end) + suffix
 
 
 def inspect_maps(paths: Sequence[str], rule: Rule) -> list[SourceMap]:

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from cwsam_cli.console import log
-from cwsam_cli.mosaic.catalogue import without_layers
 from cwsam_cli.mosaic.plan import make_plan
 from cwsam_cli.mosaic.request import MosaicRequest
 from cwsam_cli.mosaic.result import MosaicResult, summarize
 from cwsam_cli.mosaic.work import write_mosaic
+from cwsam_cli.raster.mapfile import without_layers
 from cwsam_cli.raster.sources import expand
 
 

@@ -1,14 +1,12 @@
 """Make maps on a Dask cluster: workers plan scenes and make pieces; this process alone writes journals and maps."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 
-from cwsam_cli import __version__
 from cwsam_cli.console import track
 from cwsam_cli.distributed.scheduler import LOCAL, Workers, connect
 from cwsam_cli.distributed.world import World, choose_device
@@ -24,7 +22,6 @@ from cwsam_cli.raster.mapfile import BLOCK
 _SHARES = 3  # stretches per slot: a slow worker does not leave the end waiting, and few windows are seen twice
 _LONGEST = 16  # pieces that the death of a worker costs
 _BYTES = 128 << 20  # of a stretch before it is packed
-_MOST_SCENES = 256  # at the same time
 
 _writing = threading.Lock()
 
@@ -46,23 +43,9 @@ def predict_on_cluster(request: MapRequest) -> MapResult:
         return make_on(workers, plan)
 
 
-def in_threads(workers: Workers, function: Callable[[int, MapRequest], object], requests: Sequence[MapRequest]) -> None:
-    """Apply a function to the number and request of each scene, in as many threads as keep the workers busy."""
-    most = min(len(requests), _MOST_SCENES, max(8, 2 * workers.slots))
-    pool = ThreadPoolExecutor(most)
-    try:
-        for future in [pool.submit(function, *each) for each in enumerate(requests, start=1)]:
-            future.result()
-    except BaseException:
-        workers.stop()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def plan_on(workers: Workers, request: MapRequest) -> MapPlan:
     """Let a worker plan the map of a scene."""
-    return replace(workers.call(plan_scene, request.for_workers(), __version__), request=request)
+    return replace(workers.call(plan_scene, request.for_workers()), request=request)
 
 
 def make_on(workers: Workers, plan: MapPlan, *, scenes: int = 1) -> MapResult:
@@ -78,7 +61,7 @@ def make_on(workers: Workers, plan: MapPlan, *, scenes: int = 1) -> MapResult:
         missing = [(column, row) for column, row in plan.pieces if (row, column) not in kept.pieces]
         away = replace(plan, request=plan.request.for_workers())
         longest = _stretch_length(plan, len(missing) * scenes, workers.slots)
-        calls = [(away, stretch, __version__) for stretch in join_pieces(missing, longest)]
+        calls = [(away, stretch) for stretch in join_pieces(missing, longest)]
         bar = track(range(len(missing)), "predicting", unit="piece") if scenes == 1 else iter(())
         with kept.appending() as append:
             for column, pieces in workers.each(make_pieces_of, calls):

@@ -16,7 +16,7 @@ from cwsam_cli.distributed.scheduler import LostScheduler
 from cwsam_cli.distributed.world import World, choose_device
 from cwsam_cli.errors import CwsamError, UsageError, as_user_error
 from cwsam_cli.files import locked, sha256
-from cwsam_cli.predict.fleet import in_threads, make_on, plan_on, workers_of
+from cwsam_cli.predict.fleet import make_on, plan_on, workers_of
 from cwsam_cli.predict.network import Lockstep, Model
 from cwsam_cli.predict.parts import take_place
 from cwsam_cli.predict.plan import MapPlan, make_plan
@@ -187,7 +187,7 @@ def _make_on_cluster(common: MapRequest, requests: Sequence[MapRequest]) -> Maps
             except Exception as error:
                 found[request.scene] = _tell(error)
 
-        in_threads(workers, make, requests)
+        workers.in_threads(make, requests)
     results = [(request, found[request.scene]) for request in requests]
     return Maps(
         [result for _, result in results if isinstance(result, MapResult)],

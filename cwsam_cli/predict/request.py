@@ -19,6 +19,7 @@ from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Vie
 from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, beside
 from cwsam_cli.raster.network import is_plain_file
 from cwsam_cli.raster.scene import FAILED
+from cwsam_cli.raster.sources import from_any_folder
 
 _CONTINUE = "the same command continues where it was"
 
@@ -135,8 +136,7 @@ class MapRequest:
     def for_workers(self) -> "MapRequest":
         """The same request with paths that hold in other working folders."""
         aoi = self.aoi and self.aoi.absolute()
-        scene = str(Path(self.scene).absolute()) if is_plain_file(self.scene) else self.scene
-        return replace(self, scene=scene, checkpoint=self.checkpoint.absolute(), aoi=aoi)
+        return replace(self, scene=from_any_folder(self.scene), checkpoint=self.checkpoint.absolute(), aoi=aoi)
 
     def refuse_early(self) -> None:
         """Stop before any work at what is certain to fail.

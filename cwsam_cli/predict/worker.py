@@ -12,7 +12,7 @@ from typing import cast
 import rasterio
 import torch
 
-from cwsam_cli import __version__, console
+from cwsam_cli import console
 from cwsam_cli.checkpoints.newest import refuse_missing
 from cwsam_cli.distributed.scheduler import worker_index
 from cwsam_cli.distributed.world import choose_device
@@ -31,37 +31,26 @@ _models: dict[object, Model] = {}
 _scorers: dict[object, Scorer | Lockstep] = {}
 
 
-def plan_scene(request: MapRequest, version: str) -> MapPlan:
+def plan_scene(request: MapRequest) -> MapPlan:
     """Plan the map of a scene for workers of this kind.
 
     Args:
         request: of the map; its paths hold here.
-        version: of the process that asks.
 
     Raises:
         CwsamError: see `make_plan`.
-        MachineError: this worker has another version.
     """
-    _refuse_other_version(version)
     with _lock:
         model = _open_model(request)
     return replace(make_plan(request, model), threads=torch.get_num_threads())
 
 
-def _refuse_other_version(version: str) -> None:
-    if version != __version__:
-        raise MachineError(
-            f"a worker has cwsam {__version__}, and this process {version}", hint="install one version everywhere"
-        )
-
-
-def make_pieces_of(plan: MapPlan, stretch: tuple[int, int, int], version: str) -> tuple[int, list[tuple[int, bytes]]]:
+def make_pieces_of(plan: MapPlan, stretch: tuple[int, int, int]) -> tuple[int, list[tuple[int, bytes]]]:
     """Make pieces of a map.
 
     Args:
         plan: of the map; the paths of its request hold here.
         stretch: column, first row and last row of the pieces.
-        version: of the process that asks.
 
     Returns:
         The column, and row and packed bytes of each piece.
@@ -69,9 +58,8 @@ def make_pieces_of(plan: MapPlan, stretch: tuple[int, int, int], version: str) -
     Raises:
         DataError: this worker sees another scene than that of the plan.
         CheckpointError: likewise another checkpoint.
-        MachineError: this worker has another version, or computes otherwise than the plan says.
+        MachineError: this worker computes otherwise than the plan says.
     """
-    _refuse_other_version(version)
     request = replace(plan.request, precision=cast(PrecisionChoice, plan.precision))
     with _lock:
         _refuse_other_scene(plan)

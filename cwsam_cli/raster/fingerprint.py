@@ -24,7 +24,7 @@ import rasterio._base
 from cwsam_cli.errors import MachineError
 from cwsam_cli.files import sha256
 from cwsam_cli.raster.bands import band_descriptions
-from cwsam_cli.raster.network import CLOUDS, VIEW, gdal_settings
+from cwsam_cli.raster.network import ARCHIVES, CLOUDS, VIEW, gdal_settings
 from cwsam_cli.raster.views import View
 
 _BLOCK = 32 << 10
@@ -95,7 +95,7 @@ def _hash_sample(path: Path, size: int, changed_ns: int) -> str:
 
 def _find_on_disk(name: str) -> Path | None:
     """The file itself, or the archive that a virtual path points into."""
-    for prefix in ("zip://", "tar://", "gzip://", "/vsizip/", "/vsitar/", "/vsigzip/"):
+    for prefix in ARCHIVES:
         name = name.removeprefix(prefix)
     path = Path(name.partition("!")[0])
     return next((part for part in (path, *path.parents) if part.is_file()), None)

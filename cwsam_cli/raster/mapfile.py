@@ -1,5 +1,7 @@
 """The form of a map's files: names, blocks and compression, and what they cover. Module `style` has the classes."""
 
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,19 @@ KINDS = ("confidence", "probabilities", "entropy", "experts", "set_size")
 def beside(target: Path, kind: str) -> Path:
     """Where a layer lies beside its map: `map.tif` → `map.confidence.tif`."""
     return target.with_name(f"{target.stem}.{kind}{target.suffix}")
+
+
+def without_layers(paths: Sequence[str]) -> list[str]:
+    """Leave out the layers that `predict` wrote beside maps, such as `map.confidence.tif` beside `map.tif`."""
+    given = set(paths)
+    return [path for path in paths if not any(path.endswith(end) and base in given for end, base in _bases(path))]
+
+
+def _bases(path: str) -> Iterable[tuple[str, str]]:
+    suffix = os.path.splitext(path)[1]
+    for kind in KINDS:
+        end = f".{kind}{suffix}"
+        yield end, path.removesuffix(end) + suffix
 
 
 @dataclass(frozen=True, slots=True)

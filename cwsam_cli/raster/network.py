@@ -31,6 +31,9 @@ REMOTE_SCENES = READS | {
 CLOUDS = {"s3://": "/vsis3/", "gs://": "/vsigs/", "az://": "/vsiaz/"}
 """GDAL's own paths to object stores: they read credentials from the environment and need no further package."""
 
+ARCHIVES = ("zip://", "tar://", "gzip://", "/vsizip/", "/vsitar/", "/vsigzip/")
+"""Begin the path of a file in an archive."""
+
 GDAL_CACHE = 16 << 20
 """Bytes, as rasterio takes them. GDAL's default is 5 % of the memory, and 64 MB were no faster."""
 

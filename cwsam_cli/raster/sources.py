@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.raster.network import CLOUDS, is_plain_file
+from cwsam_cli.raster.network import ARCHIVES, CLOUDS, is_plain_file
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
 """Suffixes of the files in a folder that are read as scenes."""
@@ -78,6 +78,15 @@ def scene_names(scenes: Sequence[str], earlier: Collection[str] = ()) -> list[st
 def file_name(scene: str) -> str:
     """Return the last part of a scene's path or URL, without the query of a URL."""
     return Path(scene.rstrip("/").split("?")[0]).name
+
+
+def from_any_folder(scene: str) -> str:
+    """Return a path that means the same scene from every working folder, also of a file in an archive."""
+    archive = next((prefix for prefix in ARCHIVES if scene.startswith(prefix)), "")
+    path = scene.removeprefix(archive)
+    if not is_plain_file(path) or (archive and path.startswith(("{", "vsi"))):  # braces, nested virtual paths
+        return scene
+    return archive + str(Path(path).absolute())
 
 
 def _listed(argument: str) -> list[str] | None:

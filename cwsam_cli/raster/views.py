@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.raster.network import VIEW, is_plain_file
-from cwsam_cli.raster.sources import file_name
+from cwsam_cli.raster.network import VIEW
+from cwsam_cli.raster.sources import file_name, from_any_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def make_views(
     groups = (
         _group(scenes, stack)
         if stack is not None
-        else {(file_name(path), path): [("", _from_any_folder(path))] for path in scenes}
+        else {(file_name(path), path): [("", from_any_folder(path))] for path in scenes}
     )
     return [
         View(name=name, members=tuple(members), crs=crs, pixel_m=pixel_m, unscale=unscale).to_text()
@@ -113,7 +113,7 @@ def _group(scenes: Sequence[str], stack: str) -> dict[tuple[str, str], list[tupl
                     f"`{group[band]}` and `{path}` are the same band of one stack",
                     hint="let {band} in --stack tell them apart",
                 )
-            group[band] = _from_any_folder(path)
+            group[band] = from_any_folder(path)
     first, *others = [(name, sorted(group, key=_natural)) for (name, _), group in groups.items()]
     for name, bands in others:
         if bands != first[1]:
@@ -122,11 +122,6 @@ def _group(scenes: Sequence[str], stack: str) -> dict[tuple[str, str], list[tupl
                 hint="give every stack the same bands",
             )
     return {key: [(band, group[band]) for band in sorted(group, key=_natural)] for key, group in groups.items()}
-
-
-def _from_any_folder(path: str) -> str:
-    """Return a path that means the same file from every working folder."""
-    return str(Path(path).absolute()) if is_plain_file(path) else path
 
 
 def _natural(text: str) -> list[tuple[int, str]]:

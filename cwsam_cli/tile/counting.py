@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from rasterio.windows import Window
 
+from cwsam_cli.distributed.scheduler import Workers
 from cwsam_cli.tile.labels.codes import UNEXPECTED, Conflicts, Value, count_codes
 from cwsam_cli.tile.scenes import Inputs, SceneReader
 from cwsam_cli.tile.split.blocks import Block
@@ -22,14 +23,14 @@ _LEAST = 16
 """Fewest windows that a process counts at a time."""
 
 
-def count_labels(inputs: Inputs, blocks: Sequence[Sequence[Block]], rows: int, workers: int) -> Counted:
+def count_labels(inputs: Inputs, blocks: Sequence[Sequence[Block]], rows: int, workers: int | Workers) -> Counted:
     """Count the labels in all blocks.
 
     Args:
         inputs: scenes and labels.
         blocks: blocks by scene.
         rows: rows that are read at a time.
-        workers: number of processes.
+        workers: number of processes, or a cluster.
 
     Returns:
         See `Counted`. Units keep the order of the blocks. Corrected pixels are named by `CorrectedLabels.count`.

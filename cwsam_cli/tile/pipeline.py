@@ -8,7 +8,7 @@ import shutil
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -22,6 +22,7 @@ from cwsam_cli import __version__
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import NAME, SPLITS, Manifest, refuse_other_dataset, write_manifest
 from cwsam_cli.dataset.statistics import RunningStats, class_weights
+from cwsam_cli.distributed.scheduler import Workers, connect, count_cores
 from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.files import refuse_existing, sha256, staged
 from cwsam_cli.journal import journal
@@ -62,6 +63,8 @@ def tile_scenes(request: TileRequest) -> Manifest:
     """
     if request.append:
         request = replace(request, output=request.output.resolve())
+    if request.scheduler:
+        request = request.for_workers()
     restore(request.output)
     earlier = read_earlier(request.output) if request.append else None
     if earlier is None:
@@ -82,10 +85,11 @@ def tile_scenes(request: TileRequest) -> Manifest:
         inputs = inspect_inputs(request, ground.scenes, earlier.table if earlier is not None else None)
         if earlier is not None:
             refuse_other_bands(inputs.scenes[0], earlier)
-        plan = make_plan(request, inputs, ground)
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("plan: %s", json.dumps(asdict(plan), default=str, ensure_ascii=False))
-        manifest = _write(plan, inputs, earlier)
+        with _open_workers(request) as workers:
+            plan = make_plan(request, inputs, ground, workers)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("plan: %s", json.dumps(asdict(plan), default=str, ensure_ascii=False))
+            manifest = _write(plan, inputs, earlier, workers)
     shares = dict(zip(SPLITS, request.shares, strict=True))
     wanted = [split for split, share in shares.items() if share and not (request.folds and split == "val")]
     for text in lost_classes(manifest, plan.units, wanted):
@@ -100,6 +104,12 @@ def tile_scenes(request: TileRequest) -> Manifest:
     if request.preview is not None:
         draw_preview(plan.output, manifest, request.preview, overwrite=request.overwrite)
     return manifest
+
+
+def _open_workers(request: TileRequest) -> AbstractContextManager[int | Workers]:
+    if not request.scheduler:
+        return nullcontext(request.workers)
+    return connect(request.scheduler, processes=request.workers if request.workers > 1 else count_cores())
 
 
 def _keep_freed_memory() -> None:
@@ -132,7 +142,7 @@ def _warn_of_missing(plan: TilePlan, missing: list[str], splits: int) -> None:
     )
 
 
-def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None) -> Manifest:
+def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None, workers: int | Workers) -> Manifest:
     """Write the dataset, or the parts of it that an interrupted run has not written."""
     parts = cut_parts(plan)
     statistics = RunningStats()
@@ -153,7 +163,7 @@ def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None) -> Manifest:
         work = in_order(
             partial(writing_parts, plan, inputs, folder),
             [parts[number] for number in missing],
-            plan.workers,
+            workers,
             "writing tiles",
         )
         with progress.appending() as append, closing(work):

@@ -16,6 +16,7 @@ import numpy as np
 
 from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import SPLITS, SplitRule, Tiling, Unit
+from cwsam_cli.distributed.scheduler import Workers
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.network import VIEW
 from cwsam_cli.raster.scene import open_raster
@@ -54,8 +55,6 @@ class TilePlan:
     size: int
     """Pixels per side of a tile."""
     format: TileFormat
-    workers: int
-    """Processes that write tiles."""
     rule: SplitRule
     """How the ground was divided."""
     tiling: Tiling
@@ -73,13 +72,14 @@ class TilePlan:
     """The command line, for the record."""
 
 
-def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround) -> TilePlan:
+def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround, workers: int | Workers) -> TilePlan:
     """Read the labels once and decide which ground becomes which tile of which split.
 
     Args:
         request: the wish.
         inputs: the new scenes and their labels.
         earlier: the dataset to which they are added, empty if there is none.
+        workers: number of processes that read the labels, or a cluster.
 
     Raises:
         DataError: labels of different classes overlap, no valid pixel has a label, or the labels hold codes that
@@ -88,7 +88,7 @@ def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround) -> T
     scenes = inputs.scenes
     sides = _block_sides(scenes, request, earlier.scenes)
     blocks = _cut(scenes, sides, request)
-    found, corrected = _count_classes(inputs, blocks, request)
+    found, corrected = _count_classes(inputs, blocks, request, workers)
     if request.corrections is not None and not corrected["pixels"]:
         log.warning("`%s` corrects no pixel of the scenes: do its features lie on their ground?", request.corrections)
     taxonomy = inputs.table.taxonomy if inputs.table else _raster_taxonomy(scenes, found)
@@ -98,7 +98,7 @@ def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround) -> T
     wanted = [split for split, share in shares if share and not (request.folds and split == "val")]
 
     def recount() -> Histograms:
-        return _count_classes(inputs, _cut(scenes, [request.size] * len(scenes), request), request)[0]
+        return _count_classes(inputs, _cut(scenes, [request.size] * len(scenes), request), request, workers)[0]
 
     can_shrink = request.split_by == "block" and max(sides) > request.size
     for text in missing_classes(division, counted, taxonomy, wanted, recount if can_shrink else None):
@@ -120,7 +120,6 @@ def make_plan(request: TileRequest, inputs: Inputs, earlier: EarlierGround) -> T
         tiles=_sort(tiles, [scene.column_width(request.size) for scene in scenes]),
         size=request.size,
         format=request.format,
-        workers=request.workers,
         rule=SplitRule(
             by="polygons" if request.has_zones else cast(Unit, request.split_by),
             block_px=sides[0],
@@ -241,10 +240,10 @@ def _cut(scenes: Sequence[LabelledScene], sides: Sequence[int], request: TileReq
 
 
 def _count_classes(
-    inputs: Inputs, blocks: list[list[Block]], request: TileRequest
+    inputs: Inputs, blocks: list[list[Block]], request: TileRequest, workers: int | Workers
 ) -> tuple[Histograms, dict[str, int]]:
     """Count the labelled pixels of each class in each unit of blocks, and the corrected pixels."""
-    found, conflicts, unexpected, corrected = count_labels(inputs, blocks, request.size, request.workers)
+    found, conflicts, unexpected, corrected = count_labels(inputs, blocks, request.size, workers)
     if unexpected:
         refuse_unexpected(unexpected, inputs.table, request)
     if conflicts:

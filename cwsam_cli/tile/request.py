@@ -1,15 +1,16 @@
 """The wish behind one `cwsam tile`, validated before rasterio is loaded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Literal
 
+from cwsam_cli.distributed.scheduler import LOCAL
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_input
 from cwsam_cli.raster.network import is_plain_file
-from cwsam_cli.raster.sources import refuse_repeated
+from cwsam_cli.raster.sources import from_any_folder, refuse_repeated
 from cwsam_cli.tile.lengths import Length
 from cwsam_cli.tile.selection import Selection
 
@@ -78,6 +79,8 @@ class TileRequest:
     format: TileFormat = "gtiff"
     workers: int = 1
     """Processes that read and write."""
+    scheduler: str = ""
+    """Address or file of a Dask scheduler whose workers read and write; `local` starts workers on this machine."""
     append: bool = False
     """Add the scenes to the dataset that `output` holds."""
     overwrite: bool = False
@@ -123,6 +126,8 @@ class TileRequest:
                 "--buffer and --split-by date exclude each other, because dates share ground",
                 hint="leave one of them out",
             )
+        if self.workers > 1 and self.scheduler not in ("", LOCAL):
+            raise UsageError("--workers is for this machine, and --scheduler for others", hint="remove --workers")
         refuse_repeated(self.scenes)
         inputs = [Path(scene) for scene in self.scenes if is_plain_file(scene)]
         inputs += filter(None, (self.labels, self.corrections, *(path for _, path in self.labels_for)))
@@ -147,6 +152,20 @@ class TileRequest:
                     f"--overlaps-to `{self.overlaps_to}` is not the name of a GeoPackage",
                     hint="give it the suffix .gpkg",
                 )
+
+    def for_workers(self) -> "TileRequest":
+        """Return the same request with paths of inputs and output that hold in other working folders."""
+        return replace(
+            self,
+            scenes=tuple(map(from_any_folder, self.scenes)),
+            labels=self.labels and self.labels.absolute(),
+            labels_for=tuple(
+                (from_any_folder(name) if name in self.scenes else name, path.absolute())
+                for name, path in self.labels_for
+            ),
+            corrections=self.corrections and self.corrections.absolute(),
+            output=self.output.absolute(),
+        )
 
     @property
     def has_zones(self) -> bool:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.dataset.statistics import RunningStats
 from cwsam_cli.errors import DataError
+from cwsam_cli.files import refuse_unseen
 from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.tile.footprints import PlannedTile
 from cwsam_cli.tile.labels.codes import NO_LABEL, UNEXPECTED, Codes, count_codes
@@ -122,7 +123,12 @@ def writing_parts(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator[Call
 
 @contextmanager
 def writing_tiles(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator["TileWriter"]:
-    """Open what reads and writes the tiles of a plan."""
+    """Open what reads and writes the tiles of a plan.
+
+    Raises:
+        MachineError: this process is a worker of a cluster that does not see the folder.
+    """
+    refuse_unseen(folder)
     with (
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True, GDAL_VALIDATE_CREATION_OPTIONS=False),  # 8 % of a label's time
         closing(SceneReader(plan.scenes, inputs.table, plan.size)) as reader,

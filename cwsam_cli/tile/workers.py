@@ -1,4 +1,4 @@
-"""Apply a function to parts of a work, in this process or in several, with the results in order."""
+"""Apply a function to parts of a work, here, in processes of this machine or on a cluster, with results in order."""
 
 import multiprocessing
 import signal
@@ -9,7 +9,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from cwsam_cli.console import setup, track, verbosity
+from cwsam_cli.console import log, setup, track, verbosity
+from cwsam_cli.distributed.scheduler import Workers
 from cwsam_cli.errors import MachineError
 
 P = TypeVar("P")
@@ -22,19 +23,26 @@ _context: AbstractContextManager[Callable[[Any], Any]]
 
 
 def in_order(
-    function: Callable[[], AbstractContextManager[Callable[[P], R]]], parts: Sequence[P], workers: int, what: str
+    function: Callable[[], AbstractContextManager[Callable[[P], R]]],
+    parts: Sequence[P],
+    workers: int | Workers,
+    what: str,
 ) -> Generator[R, None, None]:
     """Yield the results for all parts in order.
 
     Args:
-        function: context that yields the function. Each process enters it once, so open files are its own.
+        function: context that yields the function. Each process enters it once, so open files are its own. Workers
+            of a cluster enter it for each part, because they outlive the work.
         parts: the parts.
-        workers: number of processes; 1 is this process.
+        workers: number of processes, where 1 is this process; or a cluster.
         what: text of the progress bar.
 
     Raises:
         MachineError: a worker process died.
     """
+    if isinstance(workers, Workers):
+        yield from track(workers.in_order(_apply_once, function, parts), what, total=len(parts), unit="part")
+        return
     if min(workers, len(parts)) <= 1:
         with function() as apply:
             for part in track(parts, what, unit="part"):
@@ -64,6 +72,14 @@ def _begin(function: Callable[[], AbstractContextManager[Callable[[Any], Any]]],
 
 def _apply(part: Any) -> Any:
     return _function(part)
+
+
+def _apply_once(function: Callable[[], AbstractContextManager[Callable[[P], R]]], part: P) -> R:
+    """Apply a function in a worker of a cluster."""
+    if not log.handlers:
+        setup(-1)  # this process shows no progress
+    with function() as apply:
+        return apply(part)
 
 
 def cut(places: Sequence[object], least: int) -> list[slice]:

@@ -1,13 +1,14 @@
 """The wish behind one `cwsam vectorize`, validated before rasterio is loaded."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cwsam_cli.config import sizes
 from cwsam_cli.config.sizes import Size
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_existing, refuse_input
+from cwsam_cli.raster.sources import from_any_folder
 from cwsam_cli.vector.formats import Format, vector_driver
 
 CONFIDENCE = "conf"
@@ -83,6 +84,17 @@ class VectorizeRequest:
     def tolerance(self) -> Size | None:
         """Return `simplify` in m or pixels."""
         return sizes.length(self.simplify, "--simplify") if self.simplify else None
+
+    def for_workers(self) -> "VectorizeRequest":
+        """Return the same request with paths that hold in other working folders."""
+        classes = self.classes and Path(self.classes)
+        return replace(
+            self,
+            map_path=Path(from_any_folder(str(self.map_path))),
+            output=self.output.absolute(),
+            classes=str(classes.absolute()) if classes and classes.is_file() else self.classes,
+            statistics={name: path.absolute() for name, path in self.statistics.items()},
+        )
 
 
 def statistics(confidence: Path | None, named: Sequence[str]) -> dict[str, Path]:

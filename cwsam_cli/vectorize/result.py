@@ -48,10 +48,7 @@ class VectorizeResult:
 
 def format_result(result: VectorizeResult) -> str:
     """Return a table of the classes, a line about the layer, and a line about the check."""
-    area = area_text(sum(result.area_m2.values()))
-    lengths = "too" if result.lengths == result.areas else result.lengths
-    lines = _table(result.classes)
-    lines.append(f"{result.path}: {result.polygons:,} polygons, {area} ({result.areas}; lengths {lengths})")
+    lines = [*_table(result.classes), format_layer(result)]
     if result.check:
         found = result.check
         lines.append(
@@ -60,6 +57,13 @@ def format_result(result: VectorizeResult) -> str:
             " at most"
         )
     return "\n".join(lines)
+
+
+def format_layer(result: VectorizeResult) -> str:
+    """Return a line about the layer."""
+    area = area_text(sum(result.area_m2.values()))
+    lengths = "too" if result.lengths == result.areas else result.lengths
+    return f"{result.path}: {result.polygons:,} polygons, {area} ({result.areas}; lengths {lengths})"
 
 
 def _table(classes: tuple[ClassArea, ...]) -> list[str]:

@@ -24,7 +24,7 @@ def rest(number: int) -> int:
     return number
 
 
-def blank_pieces(plan: Any, stretch: tuple[int, int, int], version: str) -> tuple[int, list[tuple[int, bytes]]]:
+def blank_pieces(plan: Any, stretch: tuple[int, int, int]) -> tuple[int, list[tuple[int, bytes]]]:
     """Make pieces of class 0 without a model."""
     from cwsam_cli.journal import pack
 

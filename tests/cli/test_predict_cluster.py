@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from cwsam_cli.errors import MachineError
 from cwsam_cli.journal import folder_of
 from cwsam_cli.predict import fleet, worker
 from cwsam_cli.predict.plan import MapPlan
@@ -123,16 +122,6 @@ def test_a_worker_that_sees_another_scene_or_checkpoint_is_told(
             result = invoke(*common)
         assert result.exit_code == code and names in result.stderr
         assert not list(Path().glob(".map.tif*"))
-
-
-def test_workers_of_another_version_are_refused(
-    cwsam: Cwsam, run: Any, scenes: list[Path], scheduler: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker, "__version__", "0")
-    result = invoke("predict", scenes[1], "-c", run.checkpoint, "--scheduler", scheduler, "-o", "map.tif")
-    assert result.exit_code == 6 and "a worker has cwsam 0" in result.stderr
-    with pytest.raises(MachineError, match="a worker has cwsam 0"):
-        worker.make_pieces_of(None, (0, 0, 0), "1")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("pieces", "slots", "length"), [(8, 1, 8), (8, 2, 2), (1000, 2, 16), (1000, 100, 4)])

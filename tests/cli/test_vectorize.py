@@ -663,3 +663,20 @@ def test_a_format_is_chosen_from_a_list(make_raster: Any, tmp_path: Path) -> Non
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
     assert "'dwg' is not one of 'gpkg', 'shp', 'fgb'" in result.stderr
+
+
+def test_several_maps_give_a_folder_of_layers(cwsam: Cwsam, make_raster: Any) -> None:
+    for seed, name in enumerate("ab"):
+        make_raster(f"maps/{name}.tif", patchwork(10, 10, seed), nodata=255)
+    told = json.loads(cwsam("vectorize", "maps", "-o", "layers", "--format", "fgb", "--json").stdout)
+    assert [Path(layer["path"]).name for layer in told["layers"]] == ["a.fgb", "b.fgb"]
+    shown = cwsam("vectorize", "maps/*.tif", "-o", "layers", "--format", "fgb").stdout
+    assert shown.splitlines() == ["layers/a.fgb: there already", "layers/b.fgb: there already"]
+    cwsam("vectorize", "maps/a.tif", "-o", "one.gpkg")
+    assert Path("one.gpkg").is_file()
+
+
+def test_several_maps_need_a_folder_and_a_scheduler_needs_several_maps(refused: Any, make_raster: Any) -> None:
+    maps = [make_raster(f"{name}.tif", patchwork(10, 10)) for name in "abc"]
+    refused(2, "vectorize", *maps, names="no output is given")
+    refused(2, "vectorize", maps[0], "-o", "a.gpkg", "--scheduler", "local", names="--scheduler is for several maps")

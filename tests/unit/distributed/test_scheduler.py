@@ -58,6 +58,15 @@ def test_an_error_of_a_call_comes_as_it_was_raised_and_hinders_no_later_call(wor
     assert sorted(workers.each(double, [(number,) for number in range(9)])) == list(range(0, 18, 2))
 
 
+def test_workers_of_another_version_are_refused(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = workers._client.submit
+    monkeypatch.setattr(
+        workers._client, "submit", lambda guarded, version, *rest, **named: real(guarded, "0", *rest, **named)
+    )
+    with pytest.raises(MachineError, match="this process 0"):
+        workers.call(double, 1)
+
+
 _running = threading.BoundedSemaphore(2)
 
 

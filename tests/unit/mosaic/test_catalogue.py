@@ -9,14 +9,9 @@ import pytest
 import rasterio
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.mosaic.catalogue import inspect_maps, without_layers
+from cwsam_cli.mosaic.catalogue import inspect_maps
 from cwsam_cli.raster.style import tag_classes
 from cwsam_cli.taxonomy import from_names
-
-
-def test_only_layers_whose_map_is_given_are_left_out() -> None:
-    given = ["a.tif", "a.confidence.tif", "b.confidence.tif", "dir/a.entropy.tif", "a.experts.tif"]
-    assert without_layers(given) == ["a.tif", "b.confidence.tif", "dir/a.entropy.tif"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.raster.sources import expand, scene_names
+from cwsam_cli.raster.sources import expand, from_any_folder, scene_names
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,20 @@ def test_a_scene_given_twice_or_a_pattern_without_a_file_is_refused(tmp_path: Pa
         expand([str(tmp_path), str(tmp_path / "a.tif")])
     with pytest.raises(DataError, match="means no scene"):
         expand([f"{tmp_path}/*.jp2"])
+
+
+@pytest.mark.parametrize(
+    ("scene", "meant"),
+    [
+        ("a.tif", "{folder}/a.tif"),
+        ("zip://all.zip!a.tif", "zip://{folder}/all.zip!a.tif"),
+        ("/vsizip/all.zip/a.tif", "/vsizip/{folder}/all.zip/a.tif"),
+        ("/vsizip//data/all.zip/a.tif", "/vsizip//data/all.zip/a.tif"),
+        ("/vsizip/{{all.zip}}/a.tif", "/vsizip/{{all.zip}}/a.tif"),
+        ("/vsitar/vsicurl/https://example.org/a.tar/a.tif", "/vsitar/vsicurl/https://example.org/a.tar/a.tif"),
+        ("/vsis3/bucket/a.tif", "/vsis3/bucket/a.tif"),
+        ("https://example.org/a.tif", "https://example.org/a.tif"),
+    ],
+)
+def test_a_path_for_other_working_folders_is_absolute_also_into_an_archive(scene: str, meant: str) -> None:
+    assert from_any_folder(scene.format()) == meant.format(folder=Path.cwd())

@@ -24,6 +24,7 @@ from cwsam_cli.tile import counting, pipeline, scenes, work, workers
 from cwsam_cli.tile.pipeline import tile_scenes
 from cwsam_cli.tile.request import TileRequest
 from cwsam_cli.tile.tiles import Place
+from tests.clusters import quick_cluster
 
 MakeRaster = Callable[..., Path]
 
@@ -93,29 +94,35 @@ def test_labels_that_planning_did_not_see_are_no_silent_loss(
     assert not (tmp_path / "data").exists()
 
 
-def test_several_processes_write_the_same_dataset_as_one(make_raster: MakeRaster, tmp_path: Path) -> None:
+def test_several_processes_or_a_cluster_write_the_same_dataset_as_one(make_raster: MakeRaster, tmp_path: Path) -> None:
     paths = [
         make_raster("a.tif", noise(2, 100, 110, "float32"), nodata=7),
         make_raster("b.tif", noise(2, 60, 90, "float32"), transform=from_origin(700_000, 4_000_000, 30, 30)),
     ]
     make_raster("labels/a.tif", codes(100, 110))
     make_raster("labels/b.tif", codes(60, 90), transform=from_origin(700_000, 4_000_000, 30, 30))
-    for count in (1, 3):
-        request = TileRequest(
-            scenes=tuple(map(str, paths)),
-            labels=tmp_path / "labels",
-            output=tmp_path / f"by{count}",
-            size=16,
-            overlap=4,
-            workers=count,
-        )
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(work, "_LEAST", 4)
-            patch.setattr(counting, "_LEAST", 4)
-            tile_scenes(request)
-    assert content(tmp_path / "by1") == content(tmp_path / "by3")
-    manifests = [(tmp_path / name / "dataset.yaml").read_text("utf-8") for name in ("by1", "by3")]
-    assert manifests[0] == manifests[1]
+    with quick_cluster() as cluster:
+        ways: dict[str, dict[str, Any]] = {
+            "one": {},
+            "three": {"workers": 3},
+            "cluster": {"scheduler": cluster.scheduler_address},
+        }
+        for name, way in ways.items():
+            request = TileRequest(
+                scenes=tuple(map(str, paths)),
+                labels=tmp_path / "labels",
+                output=tmp_path / name,
+                size=16,
+                overlap=4,
+                **way,
+            )
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(work, "_LEAST", 4)
+                patch.setattr(counting, "_LEAST", 4)
+                tile_scenes(request)
+    for name in ("three", "cluster"):
+        assert content(tmp_path / name) == content(tmp_path / "one")
+        assert (tmp_path / name / "dataset.yaml").read_bytes() == (tmp_path / "one" / "dataset.yaml").read_bytes()
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -26,7 +26,7 @@ def plan_of(make_raster: MakeRaster, tmp_path: Path, **values: Any) -> TilePlan:
     scene = make_raster("scene.tif", rng.integers(1, 255, (3, 100, 130)).astype(np.uint8))
     labels = make_raster("labels.tif", rng.integers(1, 4, (100, 130)).astype(np.uint8))
     request = TileRequest(scenes=(str(scene),), labels=labels, output=tmp_path / "dataset", size=32, **values)
-    return make_plan(request, inspect_inputs(request), EarlierGround())
+    return make_plan(request, inspect_inputs(request), EarlierGround(), 1)
 
 
 def test_a_plan_survives_json(make_raster: MakeRaster, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_block_in_metres_has_other_pixels_in_each_scene(make_raster: MakeRaste
     request = TileRequest(
         scenes=tuple(paths), labels=tmp_path / "labels", output=tmp_path / "d", size=16, block_size=Length(960, "m")
     )
-    plan = make_plan(request, inspect_inputs(request), EarlierGround())
+    plan = make_plan(request, inspect_inputs(request), EarlierGround(), 1)
     sides = {(tile.scene, tile.block.split("/")[1]) for tile in plan.tiles}
     assert sides == {(0, "32"), (1, "96")}
     assert (plan.rule.block_px, plan.rule.block_m) == (32, 960)

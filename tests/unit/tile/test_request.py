@@ -23,9 +23,23 @@ SCENE, LABELS = "scene.tif", Path("labels.tif")
         ({"scenes": (SCENE, SCENE)}, "given twice"),
         ({"output": LABELS}, "is an input"),
         ({"preview": Path("dataset/deep/sheet.png")}, "lies inside the dataset"),
+        ({"workers": 2, "scheduler": "tcp://host:8786"}, "--workers is for this machine"),
         ({"split_by": "date", "buffer": Length(500, "m")}, "--buffer"),
     ],
 )
 def test_what_contradicts_itself_is_refused(values: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         TileRequest(**{"scenes": (SCENE,), "labels": LABELS, "output": Path("dataset")} | values)
+
+
+def test_paths_for_workers_hold_in_every_folder() -> None:
+    request = TileRequest(
+        scenes=(SCENE, "https://example.org/b.tif"),
+        labels=Path("labels/{stem}.tif"),
+        labels_for=((SCENE, LABELS), ("b", LABELS)),
+        output=Path("dataset"),
+    ).for_workers()
+    here = Path.cwd()
+    assert request.scenes == (str(here / SCENE), "https://example.org/b.tif")
+    assert request.labels_for == ((str(here / SCENE), here / LABELS), ("b", here / LABELS))
+    assert (request.labels, request.output) == (here / "labels/{stem}.tif", here / "dataset")

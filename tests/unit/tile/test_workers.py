@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from cwsam_cli import console
+from cwsam_cli.distributed.scheduler import Workers, connect
 from cwsam_cli.tile.workers import in_order
+from tests.clusters import quick_cluster
 
 
 @contextmanager
@@ -21,6 +24,20 @@ def opened() -> Iterator[Callable[[int], tuple[int, bool]]]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_context_of_a_worker_is_open_while_it_works(workers: int) -> None:
     assert list(in_order(opened, range(4), workers, "counting")) == [(part, True) for part in range(4)]
+
+
+def test_a_cluster_gives_results_in_order_and_gets_what_parts_share_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with quick_cluster() as cluster, connect(cluster.scheduler_address) as workers:
+        submit, sent = workers._client.submit, []
+
+        def counting(function: Any, *arguments: Any, **options: Any) -> Any:
+            sent.append(opened in arguments)
+            return submit(function, *arguments, **options)
+
+        monkeypatch.setattr(workers._client, "submit", counting)
+        assert list(in_order(opened, range(40), workers, "counting")) == [(part, True) for part in range(40)]
+        assert sent.count(True) == 1
+        assert isinstance(workers, Workers)
 
 
 @contextmanager
