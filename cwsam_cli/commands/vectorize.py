@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cwsam_cli.commands.options import Json, Overwrite, print_result
+from cwsam_cli.commands.options import Json, NoExternal, Overwrite, print_result
 from cwsam_cli.vector.formats import Format
 
 
@@ -63,6 +63,7 @@ def vectorize(
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Append also where the layer already has polygons.")
     ] = False,
+    no_external: NoExternal = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

@@ -4,6 +4,7 @@ Maps, their layers and previews carry the digest of their plan. So a repeated ru
 digest, or with another one, are replaced only on request.
 """
 
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -99,13 +100,13 @@ def read_tally(plan: MapPlan) -> Tally:
     return tally
 
 
-def write_map(target: Path, plan: MapPlan, read: Callable[[int, int], bytes], *, scratch: Path) -> Tally:
+def write_map(target: Path, plan: MapPlan, read: Callable[[int, int, int], bytes], *, scratch: Path) -> Tally:
     """Write a map, its layers and the files that explain it.
 
     Args:
         target: the map's file; layers go beside it, see `beside`.
         plan: of the map.
-        read: returns the bytes of a piece (L, rows, width), by row and column.
+        read: returns the bytes of a piece (L, rows, width), by row, column and number of bytes.
         scratch: a folder for the drafts that a COG is made from.
 
     Returns:
@@ -140,7 +141,8 @@ def write_map(target: Path, plan: MapPlan, read: Callable[[int, int], bytes], *,
             opened.append((dataset, at, at + bands))
             at += bands
         for row, column, window in plan.pieces_in_file():
-            piece = np.frombuffer(read(row, column), np.uint8).reshape(layers.count, *plan.piece_shape(row, column))
+            shape = (layers.count, *plan.piece_shape(row, column))
+            piece = np.frombuffer(read(row, column, math.prod(shape)), np.uint8).reshape(shape)
             piece = piece[:, ::-1] if plan.is_south_up else piece
             tally.add(piece[0], window)
             for dataset, first, last in opened:

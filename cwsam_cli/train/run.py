@@ -54,6 +54,14 @@ class Progress:
     grown: bool = False
     """Group 0 of the experts comes from a smaller model."""
 
+    def __post_init__(self) -> None:
+        for name in ("epoch", "samples", "best_epoch", "stale_validations"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}")
+        for name, least in (("mean_iou", -1), ("accuracy", 0)):
+            if not least <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}")
+
 
 @dataclass(slots=True)
 class Run:
