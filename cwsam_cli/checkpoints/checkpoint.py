@@ -74,6 +74,8 @@ class Checkpoint:
     """Number of training epochs."""
     metrics: dict[str, float]
     """`mean_iou` and `accuracy` on the validation split, 0 to 1; may be empty."""
+    started_from: str = ""
+    """The weights that training or growing started from, with the SHA-256 of their file; empty for random weights."""
     provenance: Provenance | None = None
     """None in a file that an older version of this program wrote."""
     calibration: Calibration | None = None

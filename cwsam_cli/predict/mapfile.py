@@ -23,7 +23,7 @@ from cwsam_cli.errors import OutputExists
 from cwsam_cli.files import refuse_existing
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.plan import MapPlan
-from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, Tally, beside
+from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, MODEL_TAG, Tally, beside
 from cwsam_cli.raster.quicklook import draw_map, read_text
 from cwsam_cli.raster.scene import FAILED, open_raster, reading, verify_written, writing
 from cwsam_cli.raster.style import tag_classes, write_sidecar, write_style
@@ -131,11 +131,10 @@ def write_map(target: Path, plan: MapPlan, read: Callable[[int, int, int], bytes
             dataset = stack.enter_context(_create(path, plan, bands, {} if is_cog else own))
             dataset.update_tags(
                 CWSAM_VERSION=__version__,
-                CWSAM_CHECKPOINT_SHA256=plan.checkpoint_sha256,
                 CWSAM_COMMAND=request.command,
                 CWSAM_SCENE=plan.scene_fingerprint,
                 CWSAM_CALIBRATION=plan.calibration,
-                **{KEY: plan.digest},
+                **{MODEL_TAG: plan.checkpoint_sha256, KEY: plan.digest},
             )
             _describe(dataset, kind, layers)
             opened.append((dataset, at, at + bands))

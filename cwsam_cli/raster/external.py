@@ -42,6 +42,28 @@ def refuse_external(raster: str) -> None:
     _check(path, path.absolute().parent.resolve(), raster, set())
 
 
+def refuse_external_layer(path: Path) -> None:
+    """Stop at a vector file that may read other files, if `--no-external` is given.
+
+    Formats in XML, such as GDAL's virtual layers, may name files and servers. A raster passes unless it is external.
+
+    Raises:
+        DataError: the file is in XML, or lies outside its folder.
+    """
+    if not is_forbidden() or not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(_BEGINNING)
+    if _MARK in head:
+        refuse_external(str(path))
+    elif head.lstrip().startswith(b"<"):
+        raise DataError(f"`{path}` is in XML, which may name other files, and --no-external is given", hint=_CONVERT)
+    elif not path.resolve().is_relative_to(path.absolute().parent.resolve()):
+        raise DataError(f"`{path}` links to a file outside its folder", hint=_HINT)
+
+
+_MARK = b"<VRTDataset"
+_CONVERT = "convert it, if you trust it: ogr2ogr layer.gpkg FILE"
 _HINT = "copy the raster and its sources into one folder, or leave out --no-external if you trust it"
 
 
@@ -83,7 +105,7 @@ def _sources(path: Path, raster: str) -> list[Path]:
         DataError: the file is not a virtual raster, or may read other files in another way.
     """
     with path.open("rb") as file:
-        is_virtual = b"<VRTDataset" in file.read(_BEGINNING)
+        is_virtual = _MARK in file.read(_BEGINNING)
     if not is_virtual:
         raise DataError(
             f"`{path}` is damaged, or of a format that --no-external does not allow", hint=f"allowed: {_FORMATS}"
