@@ -246,12 +246,17 @@ def write_text(target: Path, text: str) -> None:
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     """Format rows as CSV. A text that a spreadsheet would run as a formula gets an apostrophe in front."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(map(_plain_cell, row) for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(map(plain_cell, row) for row in rows)
     return text.getvalue()
 
 
-def _plain_cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") else value
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # spreadsheets of East Asia also take the wide forms
+"""First characters of formulas."""
+
+
+def plain_cell(value: Any) -> Any:
+    """Return a value for a CSV; a text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(FORMULA) else value
 
 
 def sha256(path: Path) -> str:

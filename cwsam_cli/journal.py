@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from cwsam_cli.console import log
-from cwsam_cli.errors import MachineError, UsageError
+from cwsam_cli.errors import DataError, MachineError, UsageError
 from cwsam_cli.files import locked, reserved, write_text
 
 _HEAD = struct.Struct("<4sIIQI")
@@ -81,12 +81,34 @@ class Journal:
         """Whether no process has added anything."""
         return not any(path.stat().st_size for path in self.folder.glob("*.pieces"))
 
-    def read(self, row: int, column: int) -> bytes:
-        """A piece's bytes."""
+    def read(self, row: int, column: int, size: int | None = None) -> bytes:
+        """A piece's bytes.
+
+        Args:
+            row: row of the piece.
+            column: column of the piece.
+            size: number of bytes that the piece must have.
+
+        Raises:
+            DataError: the piece has another size, or cannot be decompressed.
+        """
         place = self.pieces[row, column]
         with place.path.open("rb") as file:
             file.seek(place.offset)
-            return zlib.decompress(file.read(place.length))
+            packed = file.read(place.length)
+        try:
+            piece = zlib.decompressobj().decompress(packed, 0 if size is None else size + 1)
+        except zlib.error:
+            raise self.foreign_piece() from None
+        if size is not None and len(piece) != size:
+            raise self.foreign_piece()
+        return piece
+
+    def foreign_piece(self) -> DataError:
+        """Return the error for a piece that no run of this output has written."""
+        return DataError(
+            f"`{self.folder}` holds a piece that is not of this output", hint="remove it, and run the command again"
+        )
 
     @contextmanager
     def appending(self, rank: int = 0) -> Iterator[Append]:

@@ -7,6 +7,7 @@ convert between the two. Label files of other people may hold other *values* for
 """
 
 import colorsys
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ LONGEST_NAME = 100
 """Largest number of characters in a class name."""
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories: control characters, lone surrogates, line and paragraph separators."""
+_REORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Characters that show text in another order than it is stored."""
 IGNORE = 255
 """The value for "no label" and nodata, in label rasters, maps and index arrays."""
 
@@ -60,7 +63,7 @@ class Taxonomy:
             raise ValueError(f"code {', '.join(twice)} is given to more than one class")
         names: dict[str, str] = {}
         for entry in self.classes:
-            _check_name(entry)
+            check_name(entry.code, entry.name)
             if not 0 <= entry.code < IGNORE:
                 raise ValueError(f"code {entry.code} of `{entry.name}` is outside 0-254")
             key = name_key(entry.name)
@@ -163,14 +166,29 @@ def name_key(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 
-def _check_name(entry: LandCoverClass) -> None:
-    name = entry.name
+def check_name(code: int | None, name: str) -> None:
+    """Check the name of a class.
+
+    Args:
+        code: the class's code, for the message.
+        name: the name.
+
+    Raises:
+        ValueError: the name is empty, too long, or has characters that cannot be printed.
+    """
     if not name.strip():
-        raise ValueError(f"the class with code {entry.code} has no name")
+        raise ValueError(f"the class with code {code} has no name")
     if len(name) > LONGEST_NAME:
-        raise ValueError(f"the name of the class with code {entry.code} is longer than {LONGEST_NAME} characters")
-    if any(unicodedata.category(character) in _UNPRINTABLE for character in name):
-        raise ValueError(f"the name {name!a} of the class with code {entry.code} has characters that cannot be printed")
+        raise ValueError(f"the name of the class with code {code} is longer than {LONGEST_NAME} characters")
+    if any(map(_is_unprintable, name)):
+        raise ValueError(f"the name {name!a} of the class with code {code} has characters that cannot be printed")
+
+
+def _is_unprintable(character: str) -> bool:
+    is_noncharacter = ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF  # XML forbids some
+    return (
+        is_noncharacter or unicodedata.category(character) in _UNPRINTABLE or _REORDERING.match(character) is not None
+    )
 
 
 def default_color(index: int) -> str:

@@ -30,6 +30,10 @@ class Calibration:
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature is {self.temperature}, but it must be above 0 and finite")
+        if self.coverage is not None and not 0 < self.coverage < 1:
+            raise ValueError(f"coverage is {self.coverage}, but it must be between 0 and 1")
+        if not all(0 <= number < math.inf for number in self.thresholds):
+            raise ValueError("thresholds has a value that is negative or not finite")
 
     def as_text(self) -> str:
         """Return a phrase about the calibration."""

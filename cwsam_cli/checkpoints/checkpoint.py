@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from cwsam_cli.checkpoints.calibration import Calibration
 from cwsam_cli.checkpoints.newest import refuse_missing
 from cwsam_cli.config.load import validate
-from cwsam_cli.dataset.manifest import Band
+from cwsam_cli.dataset.manifest import Band, is_number_type
 from cwsam_cli.distributed.shards import gather_tensor
 from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import CheckpointError, ConfigError, MachineError
@@ -74,6 +74,8 @@ class Checkpoint:
     """Number of training epochs."""
     metrics: dict[str, float]
     """`mean_iou` and `accuracy` on the validation split, 0 to 1; may be empty."""
+    started_from: str = ""
+    """The weights that training or growing started from, with the SHA-256 of their file; empty for random weights."""
     provenance: Provenance | None = None
     """None in a file that an older version of this program wrote."""
     calibration: Calibration | None = None
@@ -237,14 +239,8 @@ def check_fields(raw: Mapping[str, Any], path: Path) -> Checkpoint:
         checkpoint = validate(Checkpoint, known, str(path))
     except ConfigError as error:
         raise CheckpointError(str(error), hint=_AS_WRITTEN) from None
-    for number, band in enumerate(checkpoint.bands):
-        if not (math.isfinite(band.mean) and math.isfinite(band.std) and band.std > 0):
-            raise CheckpointError(
-                f"`bands.{number}` in `{path}` has mean {band.mean} and standard deviation {band.std}",
-                hint="tile the scenes again, because `cwsam tile` measures the bands, and train again",
-            )
-    if checkpoint.gsd_m is not None and not 0 < checkpoint.gsd_m < math.inf:
-        raise CheckpointError(f"`gsd_m` in `{path}` is {checkpoint.gsd_m}", hint=_AS_WRITTEN)
+    for key, value in _odd_values(checkpoint):
+        raise CheckpointError(f"`{key}` in `{path}` is {value}", hint=_AS_WRITTEN)
     for key, there in (("num_bands", len(checkpoint.bands)), ("num_classes", len(checkpoint.taxonomy))):
         if getattr(checkpoint.architecture, key) != there:
             raise CheckpointError(
@@ -259,6 +255,26 @@ def check_fields(raw: Mapping[str, Any], path: Path) -> Checkpoint:
             hint="calibrate the original again: cwsam eval -c MODEL --data DATASET --calibrate -o calibrated.pth",
         )
     return checkpoint
+
+
+def _odd_values(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+    """Yield fields whose value has the right type, but cannot be, with the value."""
+    if not is_number_type(checkpoint.dtype):
+        yield "dtype", checkpoint.dtype[:80]
+    if checkpoint.gsd_m is not None and not 0 < checkpoint.gsd_m < math.inf:
+        yield "gsd_m", str(checkpoint.gsd_m)
+    if checkpoint.epoch < 0:
+        yield "epoch", str(checkpoint.epoch)
+    for name, value in checkpoint.metrics.items():
+        if not 0 <= value <= 1:
+            yield f"metrics.{name[:80]}", str(value)
+    for name, tensor in checkpoint.weights.items():
+        # The values of a view that repeats one number may be more than any memory holds.
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.nbytes > tensor.untyped_storage().nbytes():
+            yield f"weights.{name[:80]}", "not a plain tensor"
+    depth, count = checkpoint.architecture.depth, len(checkpoint.weights)
+    if count and depth > count:  # found before a network of that depth is built
+        yield "architecture.depth", f"{depth} for {count} tensors"
 
 
 def plain_fields(checkpoint: Checkpoint) -> dict[str, Any]:

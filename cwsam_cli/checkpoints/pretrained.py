@@ -10,6 +10,7 @@ from cwsam_cli.checkpoints.download import download
 from cwsam_cli.checkpoints.newest import find_best
 from cwsam_cli.console import log
 from cwsam_cli.errors import CheckpointError
+from cwsam_cli.files import sha256
 from cwsam_cli.model.weights import LoadReport, PretrainedWeights
 
 _OFFICIAL = {
@@ -75,6 +76,11 @@ def locate(name: str) -> Path:
             file = f"{hashlib.sha256(name.encode()).hexdigest()[:12]}-{file}"
         return download(name, cache / file, sha256_prefix=digits)
     return Path(name)
+
+
+def describe_source(name: str) -> str:
+    """Name pretrained weights that are on this machine, with the SHA-256 of their file."""
+    return f"{name}, SHA-256 {sha256(locate(name))}"
 
 
 def log_report(report: LoadReport) -> None:

@@ -11,6 +11,7 @@ from cwsam_cli.commands.options import (
     Device,
     Gpus,
     Json,
+    NoExternal,
     Overwrite,
     command_line,
     require_checkpoint,
@@ -56,6 +57,7 @@ def evaluate(
         Path | None,
         typer.Option("-o", "--output", help="Folder of the report, or the calibrated checkpoint."),
     ] = None,
+    no_external: NoExternal = False,
     overwrite: Overwrite = False,
     tolerance: Annotated[
         int,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cwsam_cli.commands.options import Json, Overwrite, command_line, print_result
+from cwsam_cli.commands.options import Json, NoExternal, Overwrite, command_line, print_result
 from cwsam_cli.errors import UsageError
 from cwsam_cli.mosaic.request import ChangeRequest, MosaicRequest, Rule
 
@@ -42,6 +42,7 @@ def mosaic(
         bool,
         typer.Option("--change", help="Instead count what changed from an older map to a newer one; -o is a .csv."),
     ] = False,
+    no_external: NoExternal = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

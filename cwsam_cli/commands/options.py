@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shlex
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from cwsam_cli.raster.network import NO_EXTERNAL
 
 Checkpoint = Annotated[
     Path | None, typer.Option("-c", "--checkpoint", help="A trained model, e.g. save/RUN/model_epoch_best.pth.")
@@ -61,6 +64,23 @@ Scheduler = Annotated[
         "--scheduler",
         metavar="ADDRESS|FILE|local",
         help="Let the workers of a Dask cluster do the work. local starts one per GPU or core of this machine.",
+    ),
+]
+
+
+def _forbid_external(is_given: bool) -> bool:
+    if is_given:
+        os.environ[NO_EXTERNAL] = "1"  # worker processes inherit it
+    return is_given
+
+
+NoExternal = Annotated[
+    bool,
+    typer.Option(
+        "--no-external",
+        callback=_forbid_external,
+        help="Refuse URLs, and rasters that read files outside their own folder. For all commands: set "
+        "CWSAM_NO_EXTERNAL=1.",
     ),
 ]
 Settings = Annotated[

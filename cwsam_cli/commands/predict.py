@@ -14,6 +14,7 @@ from cwsam_cli.commands.options import (
     Device,
     Gpus,
     Json,
+    NoExternal,
     Overwrite,
     Scenes,
     Scheduler,
@@ -142,6 +143,7 @@ def predict(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check, estimate time, memory and disk; write nothing.")
     ] = False,
+    no_external: NoExternal = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ import typer
 from cwsam_cli.commands.options import (
     Bands,
     Json,
+    NoExternal,
     Overwrite,
     Scenes,
     Scheduler,
@@ -177,6 +178,7 @@ def tile(
     append: Annotated[
         bool, typer.Option("--append", help="Add scenes to a dataset that exists. Its tiles and splits stay.")
     ] = False,
+    no_external: NoExternal = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cwsam_cli.commands.options import FAILED_INPUTS, Json, Overwrite, Scheduler, print_result
+from cwsam_cli.commands.options import FAILED_INPUTS, Json, NoExternal, Overwrite, Scheduler, print_result
 from cwsam_cli.vector.formats import Format
 
 
@@ -72,6 +72,7 @@ def vectorize(
         bool, typer.Option("--allow-overlap", help="Append also where the layer already has polygons.")
     ] = False,
     scheduler: Scheduler = None,
+    no_external: NoExternal = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

@@ -15,13 +15,24 @@ def find_folds(root: Path) -> list[int]:
 
 
 def _read(root: Path) -> list[tuple[str, int, str | None]]:
-    """Return name, fold and near folds of the tiles that have a fold."""
+    """Return name, fold and near folds of the tiles that have a fold.
+
+    Raises:
+        DataError: a value has another type.
+    """
     path = root / INDEX
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as package:
-            return package.execute("SELECT tile, fold, near_folds FROM tiles WHERE fold IS NOT NULL").fetchall()
+            rows = package.execute("SELECT tile, fold, near_folds FROM tiles WHERE fold IS NOT NULL").fetchall()
     except sqlite3.Error:
         return []
+    for tile, fold, near in rows:
+        if not (isinstance(tile, str) and isinstance(fold, int) and isinstance(near, str | None)):
+            raise DataError(
+                f"`{path}`: `fold` or `near_folds` of the tile {str(tile)[:80]!a} is wrong",
+                hint="tile the scenes again",
+            )
+    return rows
 
 
 def split_by_fold(root: Path, fold: int) -> tuple[set[str], set[str]]:

@@ -2,9 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import yaml
 
 from cwsam_cli.config.load import validate
@@ -14,6 +16,7 @@ from cwsam_cli.taxonomy import Taxonomy
 
 NAME = "dataset.yaml"
 SPLITS = ("train", "val", "test")
+Split = Literal["train", "val", "test"]
 Unit = Literal["block", "scene", "date", "polygons"]
 VERSION = 1
 _WRITTEN = ("images", "labels", "tiles", "append", "dataset")
@@ -34,6 +37,10 @@ class Band:
     """2nd percentile."""
     p98: float | None = None
     """98th percentile."""
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.mean) and 0 < self.std < inf):
+            raise ValueError(f"the band {self.name[:80]!a} has mean {self.mean} and standard deviation {self.std}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +133,28 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.version != VERSION:
             raise ValueError(f"version is {self.version}, this program reads {VERSION}")
+        if not self.bands:
+            raise ValueError("bands is empty")
+        if not is_number_type(self.dtype):
+            raise ValueError(f"dtype is {self.dtype[:80]!a}")
+        if self.gsd_m is not None and not 0 < self.gsd_m < inf:
+            raise ValueError(f"gsd_m is {self.gsd_m}")
+        for name in ("tiles", "ground_m2", "left_out", "corrected"):
+            odd = [number for number in getattr(self, name).values() if not 0 <= number < inf]
+            if odd:
+                raise ValueError(f"{name} has the value {odd[0]}")
+        lists = {f"pixels.{split}": counts for split, counts in self.pixels.items()}
+        for name, numbers in (lists | ({"weights": self.weights} if self.weights else {})).items():
+            if len(numbers) != len(self.taxonomy) or not all(0 <= number < inf for number in numbers):
+                raise ValueError(f"{name} should hold one number per class, none negative")
+
+
+def is_number_type(dtype: str) -> bool:
+    """Return whether a text names a dtype of numbers."""
+    try:
+        return np.dtype(dtype).kind in "uif"
+    except TypeError:
+        return False
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

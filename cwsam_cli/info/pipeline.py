@@ -75,6 +75,7 @@ def _model(path: Path) -> Description:
         "epoch": str(checkpoint.epoch),
         "validation": ", ".join(f"{name} {value:.3f}" for name, value in checkpoint.metrics.items()),
     }
+    facts |= {"started from": checkpoint.started_from}
     if origin is not None:
         versions = ", ".join(" ".join(pair) for pair in origin.versions.items())
         facts |= {

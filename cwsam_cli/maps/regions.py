@@ -14,6 +14,7 @@ from rasterio.features import rasterize
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
+from cwsam_cli.raster.external import refuse_external_layer
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import missing_crs
 
@@ -84,6 +85,7 @@ def is_raster(path: Path) -> bool:
 
     if not path.exists():
         raise DataError(f"there is no file `{path}`", hint="check the path")
+    refuse_external_layer(path)
     try:
         with rasterio.open(path):
             return True

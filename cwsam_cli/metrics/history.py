@@ -8,11 +8,14 @@ HISTORY = "history.jsonl"
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Read the figures of a run, one mapping per epoch. An incomplete last line is left out."""
+    """Read the figures of a run, one mapping per epoch. Lines from the first damaged one on are left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(row, dict) or "epoch" not in row or not all(isinstance(n, int | float) for n in row.values()):
+            break
+        rows.append(row)
     return rows

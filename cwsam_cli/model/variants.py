@@ -10,6 +10,9 @@ from typing import Any, Literal
 from cwsam_cli.config.schema import ModelConfig, Variant
 from cwsam_cli.errors import ConfigError
 
+_LARGEST = 1 << 20
+"""Largest whole number in an architecture."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
@@ -57,7 +60,7 @@ class Architecture:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), 0 if field.name.startswith("moe_") else 1
-            if type(value) is int and value < least:
+            if type(value) is int and not least <= value <= _LARGEST:
                 raise ValueError(f"{field.name} is {value}")
         for whole, part, unit in (
             ("inp_size", "patch_size", 1),

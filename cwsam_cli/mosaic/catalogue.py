@@ -14,6 +14,7 @@ from cwsam_cli.console import track
 from cwsam_cli.errors import DataError
 from cwsam_cli.mosaic.request import Rule
 from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.mapfile import MODEL_TAG
 from cwsam_cli.raster.network import gdal_settings
 from cwsam_cli.raster.place import missing_crs
 from cwsam_cli.raster.scene import open_raster, refuse_unplaced
@@ -34,6 +35,8 @@ class SourceMap:
     """The path of its confidence layer, if the rule needs it."""
     day: date | None = None
     """Its date, if the rule needs it."""
+    models: str = ""
+    """SHA-256 of the models that made it; see `raster.mapfile`."""
 
 
 def inspect_maps(paths: Sequence[str], rule: Rule) -> list[SourceMap]:
@@ -63,10 +66,10 @@ def _inspect(path: str, rule: Rule, *, alone: bool) -> SourceMap:
                 hint=f"""give it a class table: rio edit-info --tag {CLASSES_TAG}='{{"classes": [{{"code": 1, """
                 f""""name": "water", "color": "#0000ff"}}]}}' {path}""",
             )
-        taxonomy = read_taxonomy(dataset, ())
+        taxonomy, models = read_taxonomy(dataset, ()), dataset.tags().get(MODEL_TAG, "")
         day = _read_day(dataset, path) if rule == "date" and not alone else None
     confidence = _find_confidence(path, grid) if rule == "confidence" and not alone else None
-    return SourceMap(path=path, grid=grid, taxonomy=taxonomy, confidence=confidence, day=day)
+    return SourceMap(path=path, grid=grid, taxonomy=taxonomy, confidence=confidence, day=day, models=models)
 
 
 def _check(dataset: rasterio.DatasetReader, path: str) -> None:

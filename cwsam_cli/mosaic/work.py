@@ -21,7 +21,7 @@ from cwsam_cli.mosaic.sources import OpenMaps
 from cwsam_cli.raster.class_vrt import Source, write_class_vrt
 from cwsam_cli.raster.cog import DRAFT_CREATION, write_class_cog
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.mapfile import BLOCK, Tally
+from cwsam_cli.raster.mapfile import BLOCK, MODEL_TAG, Tally
 from cwsam_cli.raster.network import gdal_settings
 from cwsam_cli.raster.scene import writing
 from cwsam_cli.raster.style import write_sidecar, write_style
@@ -157,7 +157,9 @@ def _write_file(draft: Path, window: Window, target: Path, plan: MosaicPlan) -> 
 
 
 def _tags(plan: MosaicPlan) -> dict[str, str]:
-    return {"CWSAM_VERSION": __version__, "CWSAM_COMMAND": plan.request.command}
+    models = ", ".join(dict.fromkeys(placed.source.models for placed in plan.maps if placed.source.models))
+    own = {"CWSAM_VERSION": __version__, "CWSAM_COMMAND": plan.request.command}
+    return own | ({MODEL_TAG: models} if models else {})
 
 
 def _has_classes(draft: Path, window: Window) -> bool:

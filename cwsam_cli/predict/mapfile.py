@@ -4,6 +4,7 @@ Maps, their layers and previews carry the digest of their plan. So a repeated ru
 digest, or with another one, are replaced only on request.
 """
 
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from cwsam_cli.errors import OutputExists
 from cwsam_cli.files import refuse_existing
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.plan import MapPlan
-from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, Tally, beside
+from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, MODEL_TAG, Tally, beside
 from cwsam_cli.raster.quicklook import draw_map, read_text
 from cwsam_cli.raster.scene import FAILED, open_raster, reading, verify_written, writing
 from cwsam_cli.raster.style import tag_classes, write_sidecar, write_style
@@ -99,13 +100,13 @@ def read_tally(plan: MapPlan) -> Tally:
     return tally
 
 
-def write_map(target: Path, plan: MapPlan, read: Callable[[int, int], bytes], *, scratch: Path) -> Tally:
+def write_map(target: Path, plan: MapPlan, read: Callable[[int, int, int], bytes], *, scratch: Path) -> Tally:
     """Write a map, its layers and the files that explain it.
 
     Args:
         target: the map's file; layers go beside it, see `beside`.
         plan: of the map.
-        read: returns the bytes of a piece (L, rows, width), by row and column.
+        read: returns the bytes of a piece (L, rows, width), by row, column and number of bytes.
         scratch: a folder for the drafts that a COG is made from.
 
     Returns:
@@ -130,17 +131,17 @@ def write_map(target: Path, plan: MapPlan, read: Callable[[int, int], bytes], *,
             dataset = stack.enter_context(_create(path, plan, bands, {} if is_cog else own))
             dataset.update_tags(
                 CWSAM_VERSION=__version__,
-                CWSAM_CHECKPOINT_SHA256=plan.checkpoint_sha256,
                 CWSAM_COMMAND=request.command,
                 CWSAM_SCENE=plan.scene_fingerprint,
                 CWSAM_CALIBRATION=plan.calibration,
-                **{KEY: plan.digest},
+                **{MODEL_TAG: plan.checkpoint_sha256, KEY: plan.digest},
             )
             _describe(dataset, kind, layers)
             opened.append((dataset, at, at + bands))
             at += bands
         for row, column, window in plan.pieces_in_file():
-            piece = np.frombuffer(read(row, column), np.uint8).reshape(layers.count, *plan.piece_shape(row, column))
+            shape = (layers.count, *plan.piece_shape(row, column))
+            piece = np.frombuffer(read(row, column, math.prod(shape)), np.uint8).reshape(shape)
             piece = piece[:, ::-1] if plan.is_south_up else piece
             tally.add(piece[0], window)
             for dataset, first, last in opened:

@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,17 @@ class MapPlan:
         """The same map, in the pieces and batches of an older plan for it."""
         kept = {name: getattr(older, name) for name in ("batch", "group", "col_cuts", "memory", "device_memory")}
         return replace(self, **kept)
+
+    def cuts_like(self, other: "MapPlan") -> bool:
+        """Whether `other.cut_like(self)` is a plan of the same map. A journal may hold any values."""
+        numbers = [getattr(self, name) for name in ("batch", "group", "memory", "device_memory")]
+        cuts = self.col_cuts
+        return (
+            all(type(number) is int and number >= 0 for number in (*numbers, *cuts))
+            and self.batch > 0 < self.group
+            and (cuts[:1], cuts[-1:]) == (other.col_cuts[:1], other.col_cuts[-1:])
+            and all(left < right for left, right in pairwise(cuts))
+        )
 
     def log_warnings(self) -> None:
         """Log the warnings and the calibration; of many scenes without a CRS only the first is named."""

@@ -12,6 +12,7 @@ import rasterio
 from cwsam_cli.console import log
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.world import World
+from cwsam_cli.errors import UsageError
 from cwsam_cli.files import staged, sweep
 from cwsam_cli.journal import Journal, folder_of, journal
 from cwsam_cli.predict.mapfile import is_made, read_tally, refuse_others, remove_stale_layers, write_map
@@ -149,7 +150,10 @@ def can_follow(plan: MapPlan, raw: Mapping[str, Any]) -> bool:
     """Whether an older plan of the same map, from a journal, suits this request: pieces depend on how they are cut."""
     try:
         older = MapPlan.from_json(raw)
-    except (KeyError, TypeError, ValueError):  # another version wrote it
+        is_sound = older.cuts_like(plan)
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError):  # another version wrote it, or it is damaged
+        return False
+    if not is_sound:
         return False
     request, before = plan.request, older.request
     names = ("max_memory", "gpu_memory", "batch_size", "gpus")

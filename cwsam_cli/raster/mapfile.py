@@ -23,6 +23,8 @@ GTIFF_CREATION: dict[str, Any] = COG_CREATION | {
 }
 """GDAL's creation options where the user gives no others."""
 
+MODEL_TAG = "CWSAM_CHECKPOINT_SHA256"
+"""Tag of a map: SHA-256 of the model that made it, or of several with commas between them."""
 KINDS = ("confidence", "probabilities", "entropy", "experts", "set_size")
 """Layers that can stand beside a map, each in a file of its own."""
 

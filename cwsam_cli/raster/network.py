@@ -38,6 +38,9 @@ GDAL_CACHE = 16 << 20
 """Bytes, as rasterio takes them. GDAL's default is 5 % of the memory, and 64 MB were no faster."""
 
 
+NO_EXTERNAL = "CWSAM_NO_EXTERNAL"
+"""Variable of the environment that forbids external rasters if it is not empty; see `raster.external`."""
+
 VIEW = "view://"
 """Begins a scene that is made of other rasters; see `raster.views`."""
 

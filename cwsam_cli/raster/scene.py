@@ -22,6 +22,7 @@ from rasterio.windows import Window
 from cwsam_cli.console import ONCE, log
 from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.raster.bands import band_index, band_names, choose_bands
+from cwsam_cli.raster.external import is_forbidden, refuse_external
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.network import GDAL_CACHE as GDAL_CACHE
 from cwsam_cli.raster.network import VIEW
@@ -185,12 +186,14 @@ def open_raster(path: Path | str) -> rasterio.DatasetReader:
     """Open any raster.
 
     Raises:
-        DataError: there is no such file, or GDAL cannot read it.
+        DataError: there is no such file, GDAL cannot read it, or it is external and `--no-external` is given.
     """
     if str(path).startswith(VIEW):
         path = gdal_name(str(path))
     elif "://" not in str(path) and not str(path).startswith("/vsi") and not Path(path).exists():
         raise DataError(f"there is no file `{path}`", hint="check the path")
+    elif is_forbidden():
+        refuse_external(str(path))
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # the callers say it in their own words
         return rasterio.open(path)

@@ -17,8 +17,8 @@ import rasterio.shutil
 from rasterio.io import DatasetReader, DatasetWriter
 
 from cwsam_cli.config.class_files import Entry, attribute_entries, class_keys
-from cwsam_cli.config.load import make_label_table
-from cwsam_cli.errors import DataError
+from cwsam_cli.config.load import make_label_table, validate
+from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.taxonomy import IGNORE, LabelTable, LandCoverClass, Taxonomy, default_color, name_key
 
 CLASSES_TAG = "CWSAM_CLASSES"
@@ -105,8 +105,8 @@ def read_taxonomy(dataset: DatasetReader, present: Iterable[int]) -> Taxonomy:
     tag = dataset.tags().get(CLASSES_TAG)
     if tag:
         try:
-            return _from_json(tag)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            return validate(Taxonomy, json.loads(tag), CLASSES_TAG)
+        except (ValueError, RecursionError, ConfigError) as error:
             raise DataError(
                 f"the tag {CLASSES_TAG} of `{dataset.name}` is not a class table: {error}",
                 hint=f"remove the tag: rio edit-info --tag {CLASSES_TAG}= {dataset.name}",
@@ -131,12 +131,6 @@ def read_taxonomy(dataset: DatasetReader, present: Iterable[int]) -> Taxonomy:
         return Taxonomy(name=Path(dataset.name).stem, classes=tuple(classes))
     except ValueError as error:
         raise DataError(f"`{dataset.name}`: {error}", hint="give a class table with --classes") from None
-
-
-def _from_json(text: str) -> Taxonomy:
-    raw = json.loads(text)
-    classes = tuple(LandCoverClass(**entry) for entry in raw.pop("classes"))
-    return Taxonomy(classes=classes, **raw | {"unlabelled": tuple(raw.get("unlabelled", ()))})
 
 
 def read_label_table(dataset: DatasetReader) -> LabelTable:

@@ -2,11 +2,17 @@
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
-from typing import Any
+from math import inf
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cwsam_cli.config.load import validate
+from cwsam_cli.errors import ConfigError
+from cwsam_cli.taxonomy import check_name
 
 VERSION = 1
 
@@ -48,6 +54,8 @@ class Stratum:
 class Design:
     """How a sample was drawn."""
 
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
     map: str
     """Name of the map's file."""
     map_sha256: str
@@ -66,6 +74,20 @@ class Design:
     outside_pixels: int = 0
     """Pixels of the map that lie in no stratum, so no point can fall on them."""
     version: int = VERSION
+
+    def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise ValueError(f"its version is {self.version}, not {VERSION}")
+        if self.block_pixels < 1:
+            raise ValueError(f"block_pixels is {self.block_pixels}")
+        for entry in self.classes:
+            check_name(entry.code, entry.name)
+            if not re.fullmatch("#[0-9a-fA-F]{6}", entry.color):
+                raise ValueError(f"color `{entry.color}` of `{entry.name}` is not of the form #rrggbb")
+        for stratum in self.strata:
+            for name in ("pixels", "points", "blocks", "area_m2"):
+                if not 0 <= (getattr(stratum, name) or 0) < inf:
+                    raise ValueError(f"{name} of stratum {stratum.number} is {getattr(stratum, name)}")
 
     @property
     def units(self) -> NDArray[np.int64]:
@@ -105,14 +127,9 @@ class Design:
             ValueError: the text is not a design of this version.
         """
         try:
-            raw: dict[str, Any] = json.loads(text)
-            if raw["version"] != VERSION:
-                raise ValueError(f"its version is {raw['version']}, not {VERSION}")
-            strata = tuple(Stratum(**entry) for entry in raw.pop("strata"))
-            classes = tuple(MapClass(**entry) for entry in raw.pop("classes"))
-            return cls(strata=strata, classes=classes, **raw)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"it is damaged: {error}") from None
+            return validate(cls, json.loads(text), "the design")
+        except (ConfigError, RecursionError) as error:
+            raise ValueError(str(error)) from None
 
 
 def describe_outside(outside: int, inside: int) -> str:

@@ -17,7 +17,7 @@ import shapely
 from numpy.typing import NDArray
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.files import staged
+from cwsam_cli.files import FORMULA, plain_cell, staged
 from cwsam_cli.survey.design import Design, MapClass
 from cwsam_cli.survey.form import form_style
 from cwsam_cli.taxonomy import name_key
@@ -143,7 +143,10 @@ def _text(value: object) -> str:
     """Return a value as it would be typed: empty for none, `3` for 3.0."""
     if value is None or str(value) in ("<NA>", "nan"):  # pandas' missing values
         return ""
-    return name_key(re.sub(r"^(-?\d+)\.0+$", r"\1", str(value).strip()))
+    text = str(value).strip()
+    if text.startswith("'") and text[1:].lstrip().startswith(FORMULA):  # as `plain_cell` writes it
+        text = text[1:]
+    return name_key(re.sub(r"^(-?\d+)\.0+$", r"\1", text))
 
 
 def write_sample(path: Path, frame: "GeoDataFrame", design: Design, *, overwrite: bool) -> None:
@@ -172,7 +175,7 @@ def write_sample(path: Path, frame: "GeoDataFrame", design: Design, *, overwrite
             degrees = geopandas.GeoSeries.from_xy(x, y, crs=frame.crs).to_crs(4326)
             table.insert(3, "lon", degrees.x.round(7).to_numpy())
             table.insert(4, "lat", degrees.y.round(7).to_numpy())
-        table.to_csv(file.with_suffix(".csv"), index=False)
+        table.map(plain_cell).to_csv(file.with_suffix(".csv"), index=False)
 
 
 def read_sample(path: Path) -> Sample:

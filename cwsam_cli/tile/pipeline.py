@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import warnings
+import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -170,7 +171,14 @@ def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None, workers: int
             for number, raw in zip(missing, work, strict=True):
                 append(number, 0, raw)
         for number in range(len(parts)):
-            part = WrittenPart.from_bytes(progress.read(number, 0))
+            try:
+                part = WrittenPart.from_bytes(progress.read(number, 0))
+                whole = set(range(parts[number].start, parts[number].stop))
+                is_own = whole >= set(part.numbers.tolist()) and part.pixels.shape == pixels.shape
+            except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                is_own = False
+            if not is_own:
+                raise progress.foreign_piece()
             statistics.merge(part.statistics)
             pixels += part.pixels
             left_out.update(dict(zip(REASONS, part.left_out.tolist(), strict=True)))

@@ -61,7 +61,11 @@ class WrittenPart:
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> "WrittenPart":
-        """Return the part that `to_bytes` described."""
+        """Return the part that `to_bytes` described.
+
+        Raises:
+            ValueError, KeyError, zipfile.BadZipFile: the bytes describe no part.
+        """
         with np.load(io.BytesIO(raw)) as arrays:
             own = {name: arrays[name] for name in ("numbers", "valid", "labelled", "pixels", "left_out")}
             return cls(**own, statistics=RunningStats.from_arrays(arrays))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cwsam_cli.checkpoints.checkpoint import Checkpoint, Provenance, load_checkpoint, save_checkpoint
-from cwsam_cli.checkpoints.pretrained import log_report, open_pretrained
+from cwsam_cli.checkpoints.pretrained import describe_source, log_report, open_pretrained
 from cwsam_cli.config.load import dump_config, validate
 from cwsam_cli.config.schema import Resume, RunConfig
 from cwsam_cli.console import log
@@ -54,6 +54,14 @@ class Progress:
     grown: bool = False
     """Group 0 of the experts comes from a smaller model."""
 
+    def __post_init__(self) -> None:
+        for name in ("epoch", "samples", "best_epoch", "stale_validations"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}")
+        for name, least in (("mean_iou", -1), ("accuracy", 0)):
+            if not least <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}")
+
 
 @dataclass(slots=True)
 class Run:
@@ -72,6 +80,8 @@ class Run:
     """Origin of the model; None except in the first process, which writes checkpoints."""
     has_state: bool
     """The folder holds a saved state."""
+    started_from: str = ""
+    """See `Checkpoint.started_from`."""
 
     @property
     def samples_per_step(self) -> int:
@@ -142,6 +152,7 @@ class Run:
             ignore_background=self.config.train_dataset.dataset.args.ignore_bg,
             grown=self.progress.grown,
             epoch=epoch,
+            started_from=self.started_from,
             provenance=self.provenance,
             metrics={}
             if metrics is None
@@ -233,7 +244,18 @@ def prepare_run(config: RunConfig, output: Path, world: World, clock: Clock) -> 
     writer = StateWriter(output / _STATE, world)
     origin = find_provenance(config, data) if world.is_main else None
     has_state = state is not None
-    return Run(config, output, world, data, arch, learner, progress, writer, clock, origin, has_state)
+    started_from = _started_from(config, output) if world.is_main else ""
+    return Run(config, output, world, data, arch, learner, progress, writer, clock, origin, has_state, started_from)
+
+
+def _started_from(config: RunConfig, output: Path) -> str:
+    """Name the weights that a run started from. A resumed run reads it from its own checkpoint."""
+    if config.resume is None:
+        return "" if config.sam_checkpoint is None else describe_source(config.sam_checkpoint)
+    for path in (output / BEST, output / LAST):
+        if path.exists():
+            return load_checkpoint(path).started_from
+    return ""
 
 
 def _progress(record: StateRecord, state: Path) -> Progress:

@@ -232,7 +232,7 @@ def refuse_mismatch(path: Path, saved: Mapping[str, Any], current: Mapping[str, 
         if key in saved and saved[key] != current[key]
     ]
     if different:
-        differences = [f"{key} was {before}, is now {now}" for key, (before, now) in different[:3]]
+        differences = [f"{key} was {str(before)[:80]}, is now {str(now)[:80]}" for key, (before, now) in different[:3]]
         raise CheckpointError(
             f"`{path}` belongs to another run: {'; '.join(differences)}",
             hint="resume with the configuration and the dataset that the run started with",

@@ -9,6 +9,7 @@ seed, the step and the process.
 import dataclasses
 import json
 import logging
+import math
 import os
 import pickle
 import shutil
@@ -16,7 +17,7 @@ import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ from cwsam_cli.errors import CheckpointError, ConfigError, MachineError
 
 VERSION = 1
 _RECORD = "state.json"
+_SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
+"""Keys of the state of torch's GradScaler."""
 _NOTABLE_S = 5.0
 """Saves that take longer than this are logged at level INFO."""
 
@@ -54,6 +57,12 @@ class OptimizerRecord:
     expert_parallel: dict[str, int] = field(default_factory=dict)
     """Number of processes over which the weight's experts are distributed, if more than 1."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 0), ("cut", 0), ("expert_parallel", 1)):
+            for weight, number in getattr(self, name).items():
+                if number < least:
+                    raise ValueError(f"{name} of `{weight[:80]}` is {number}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateRecord:
@@ -70,12 +79,20 @@ class StateRecord:
     average: list[str]
     """Names of the tensors that are moving averages of weights."""
     averaged_steps: int
-    scaler: dict[str, Any] | None
+    scaler: dict[str, int | float] | None
     """State of the loss scaler with fp16, otherwise None."""
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
             raise ValueError(f"version {self.version}")
+        if self.processes < 1:
+            raise ValueError(f"processes is {self.processes}")
+        if self.averaged_steps < 0:
+            raise ValueError(f"averaged_steps is {self.averaged_steps}")
+        if self.scaler and self.scaler.keys() != _SCALER:
+            raise ValueError(f"scaler has the keys {', '.join(sorted(self.scaler))[:200]}")
+        if self.scaler and not all(0 <= number < math.inf for number in self.scaler.values()):
+            raise ValueError("scaler has values that are negative or not finite")
 
 
 class StateWriter:
@@ -206,12 +223,40 @@ def read_index(folder: Path) -> Metadata:
     """
     try:
         with (folder / ".metadata").open("rb") as file:
-            index = _Unpickler(file).load()
-        if not isinstance(index, Metadata):
-            raise pickle.UnpicklingError(f"its index is a {type(index).__name__}")
+            index: Metadata = _Unpickler(file).load()
+        _check_index(index)
     except Exception as error:  # unpickling can raise any exception
         raise _damaged(folder, error) from None
     return index
+
+
+def _check_index(index: object) -> None:
+    """Check every field of an index that `read_tensors` uses. Unpickling sets fields without checks.
+
+    Raises:
+        ValueError: a field is wrong, or names a file outside the state's folder.
+    """
+    if not isinstance(index, Metadata):
+        raise ValueError(f"its index is a {type(index).__name__}")
+    for name, entry in index.state_dict_metadata.items():
+        if (
+            not isinstance(entry, TensorStorageMetadata)
+            or not isinstance(entry.properties.dtype, torch.dtype)
+            or not all(
+                map(_is_shape, (entry.size, *(p for piece in entry.chunks for p in (piece.offsets, piece.sizes))))
+            )
+        ):
+            raise ValueError(f"the entry of `{str(name)[:80]}` in its index is wrong")
+    for place, where in index.storage_data.items():
+        file = where.relative_path
+        if not isinstance(file, str) or PurePosixPath(file).name != file or PureWindowsPath(file).name != file:
+            raise ValueError(f"its index names the file `{str(file)[:80]}`, which is not in its folder")
+        if not _is_shape((where.offset, where.length)) or getattr(where, "transform_descriptors", None):
+            raise ValueError(f"the place of `{str(place.fqn)[:80]}` in its index is wrong")
+
+
+def _is_shape(numbers: Any) -> bool:
+    return isinstance(numbers, tuple) and all(type(number) is int and number >= 0 for number in numbers)
 
 
 def read_tensors(folder: Path, tensors: Tensors, index: Metadata) -> None:

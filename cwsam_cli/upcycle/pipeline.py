@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from cwsam_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint, reserved_checkpoint
-from cwsam_cli.checkpoints.pretrained import locate, log_report, open_pretrained
+from cwsam_cli.checkpoints.pretrained import describe_source, locate, log_report, open_pretrained
 from cwsam_cli.config.load import dataset_taxonomy
 from cwsam_cli.config.schema import RunConfig, UpcycleConfig
 from cwsam_cli.console import track
@@ -73,7 +73,10 @@ def upcycle(source: str, config: RunConfig, output: Path, *, overwrite: bool = F
         upcycle=config.model.args.upcycle,
         seed=config.training_settings.seed,
     )
-    empty = dataclasses.replace(about, architecture=arch, weights=shapes, grown=_grows(opened, arch))
+    origin = describe_source(source)
+    empty = dataclasses.replace(
+        about, architecture=arch, weights=shapes, grown=_grows(opened, arch), started_from=origin
+    )
     with reserved_checkpoint(empty, output) as weights:
         for name, tensor in track(made, "growing", total=len(shapes), unit="tensor"):
             weights[name].copy_(tensor)

@@ -13,6 +13,7 @@ from rasterio.features import geometry_mask
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError, MissingCRS
+from cwsam_cli.raster.external import refuse_external_layer
 from cwsam_cli.raster.grid import Grid
 
 
@@ -56,6 +57,7 @@ def read_area(path: Path, grid: Grid, *, raster: str = "the scene") -> AreaOfInt
         DataError: no polygon lies on the grid, a coordinate is not finite, or the file cannot be read.
         MissingCRS: the file has a CRS and the grid has none, or the other way round.
     """
+    refuse_external_layer(path)
     try:
         crs = pyogrio.read_info(path)["crs"]
         if (crs is None) != (grid.crs is None):

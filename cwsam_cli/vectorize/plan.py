@@ -12,6 +12,7 @@ from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.maps.legend import Legend
 from cwsam_cli.maps.strips import ClassRaster, on_grid, open_classes
 from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.mapfile import MODEL_TAG
 from cwsam_cli.raster.place import missing_crs
 from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.vectorize.measure import to_ground
@@ -118,6 +119,7 @@ def make_plan(request: VectorizeRequest) -> VectorizePlan:
             lengths=kinds[1],
             metadata={
                 "source": request.map_path.name,
+                "models (SHA-256)": source.dataset.tags().get(MODEL_TAG, "not known"),
                 "areas": kinds[0],
                 "lengths": kinds[1],
                 "smallest mapping unit": request.min_area or "none",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cwsam_cli.errors import MachineError, UsageError
+from cwsam_cli.errors import DataError, MachineError, UsageError
 from cwsam_cli.files import locked
 from cwsam_cli.journal import Journal, journal, part_of_journal
 
@@ -69,6 +69,20 @@ def test_a_piece_that_was_written_half_is_cut_off(tmp_path: Path, cut: int) -> N
         raise Killed
     with journal(tmp_path / "map.tif", KEY, {}) as kept:
         assert {place: kept.read(*place) for place in kept.pieces} == {(0, 0): b"whole" * 9, (1, 0): b"again"}
+
+
+def test_a_piece_of_another_size_or_without_content_is_refused(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "map.tif", {(0, 0): b"twelve bytes", (0, 1): b"x" * 10**7})
+    kept = Journal(folder, {})
+    kept.scan()
+    assert kept.read(0, 0, 12) == b"twelve bytes"
+    for place, size in (((0, 0), 11), ((0, 0), 13), ((0, 1), 12)):
+        with pytest.raises(DataError, match="not of this output"):
+            kept.read(*place, size)
+    with kept.appending() as append:
+        append(0, 2, b"not compressed", is_packed=True)
+    with pytest.raises(DataError, match="not of this output"):
+        kept.read(0, 2)
 
 
 def test_a_piece_that_rotted_is_not_taken_for_whole(tmp_path: Path) -> None:

@@ -145,11 +145,28 @@ def test_names_that_differ_in_capitals_or_spaces_only_are_refused(first: str, se
         Taxonomy(classes=(_class(1, first), _class(2, second)))
 
 
-@pytest.mark.parametrize("name", ["line\nbreak", "bell\x07", "lone \ud800 surrogate", "nul\x00", "sep\u2028arator"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "line\nbreak",
+        "bell\x07",
+        "lone \ud800 surrogate",
+        "nul\x00",
+        "sep\u2028arator",
+        "\u202egnp.exe",
+        "\u2066a",
+        "no\uffff",
+    ],
+)
 def test_names_that_cannot_be_printed_are_refused_in_words_that_can(name: str) -> None:
     with pytest.raises(ValueError, match="code 3 has characters that cannot be printed") as caught:
         Taxonomy(classes=(_class(3, name),))
     assert str(caught.value).isprintable()
+
+
+def test_names_of_all_scripts_are_allowed() -> None:
+    names = ["خاک‌رس", "क्षेत्र", "👩‍🌾 field", "שדה", "= SUM(1)", "<b>&amp;", "a/b\\c"]
+    assert Taxonomy(classes=tuple(_class(code, name) for code, name in enumerate(names))).names == names
 
 
 def test_a_name_has_at_most_100_characters() -> None:

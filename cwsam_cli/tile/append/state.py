@@ -17,10 +17,11 @@ import numpy as np
 import pyogrio
 from numpy.typing import NDArray
 
+from cwsam_cli.config.load import validate
 from cwsam_cli.dataset.folds import INDEX
-from cwsam_cli.dataset.manifest import Manifest, SplitRule, Tiling, read_manifest
+from cwsam_cli.dataset.manifest import SPLITS, Manifest, Split, SplitRule, Tiling, read_manifest
 from cwsam_cli.dataset.statistics import RunningStats, class_weights
-from cwsam_cli.errors import DataError
+from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.files import sha256
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.append.options import too_old
@@ -31,8 +32,11 @@ from cwsam_cli.tile.split.earlier import DividedUnit, EarlierGround
 from cwsam_cli.tile.tiles import WrittenTile
 
 _WINDOW = ("row_off", "col_off", "height", "width")
+_SCENE = ("name", "path", "fingerprint", "transform", "width", "height")
 _DAMAGED = (
     OSError,
+    ConfigError,
+    RecursionError,
     EOFError,  # of an empty file
     LookupError,
     TypeError,
@@ -42,6 +46,37 @@ _DAMAGED = (
     pyogrio.errors.DataSourceError,
     pyogrio.errors.DataLayerError,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SceneRecord:
+    """A scene in `append.npz`; see `PlacedScene`."""
+
+    name: str
+    path: str
+    fingerprint: str
+    transform: tuple[float, float, float, float, float, float]
+    width: int
+    height: int
+    crs: int
+    """Its place in the list of CRS."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Description:
+    """The JSON text in `append.npz`."""
+
+    crs: list[str | None]
+    scenes: list[_SceneRecord]
+    units: dict[str, tuple[Split, int | None, list[tuple[int, int]]]]
+    """Split, fold, and labelled pixels by class code."""
+    values: list[tuple[int | str, int]]
+    """Class code by value of the labels."""
+
+    def __post_init__(self) -> None:
+        for scene in self.scenes:
+            if not (0 < scene.width and 0 < scene.height and 0 <= scene.crs < len(self.crs)):
+                raise ValueError(f"width, height or crs of the scene `{scene.name[:80]}` is wrong")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +118,11 @@ def write_state(
     """
     crs = list(dict.fromkeys(scene.crs for scene in scenes))
     number = {wkt: i for i, wkt in enumerate(crs)}
-    fields = ("name", "path", "fingerprint", "transform", "width", "height")
     text = json.dumps(
         {
             "crs": crs,
             "scenes": [
-                {name: getattr(scene, name) for name in fields} | {"crs": number[scene.crs]} for scene in scenes
+                {name: getattr(scene, name) for name in _SCENE} | {"crs": number[scene.crs]} for scene in scenes
             ],
             "units": {unit: [own.split, own.fold, list(own.found.items())] for unit, own in units.items()},
             "values": list(table.values.items()),
@@ -112,14 +146,15 @@ def read_earlier(folder: Path) -> Earlier:
         with np.load(path) as arrays:
             raw = json.loads(arrays["description"].tobytes())
             statistics = RunningStats.from_arrays(arrays)
+        told = validate(_Description, raw, str(path))
         scenes = tuple(
-            PlacedScene(**own | {"crs": raw["crs"][own["crs"]], "transform": tuple(own["transform"])})
-            for own in raw["scenes"]
+            PlacedScene(**{name: getattr(own, name) for name in _SCENE} | {"crs": told.crs[own.crs]})
+            for own in told.scenes
         )
-        units = {unit: DividedUnit(split, fold, dict(found)) for unit, (split, fold, found) in raw["units"].items()}
+        units = {unit: DividedUnit(split, fold, dict(found)) for unit, (split, fold, found) in told.units.items()}
         frame = pyogrio.read_dataframe(folder / INDEX, layer="tiles", read_geometry=False)
         tiles = _read_tiles(frame.to_dict("records"), scenes, manifest.taxonomy.codes)
-        table = LabelTable(taxonomy=manifest.taxonomy, values=dict(raw["values"]))
+        table = LabelTable(taxonomy=manifest.taxonomy, values=dict(told.values))
     except _DAMAGED as error:
         raise DataError(
             f"`{path}` or `{folder / INDEX}` is damaged: {error}", hint="tile all scenes again into another folder"
@@ -183,7 +218,9 @@ def _read_tiles(
     numbers = {scene.name: number for number, scene in enumerate(scenes)}
     tiles = []
     for row in rows:
-        name, (top, left, height, width) = row["tile"], (int(row[key]) for key in _WINDOW)
+        name, (top, left, height, width) = str(row["tile"]), (int(row[key]) for key in _WINDOW)
+        if min(top, left, height - 1, width - 1) < 0 or row["split"] not in SPLITS:
+            raise ValueError(f"window or split of the tile `{name[:80]}` is wrong")
         fold, near = row.get("fold"), row.get("near_folds")
         planned = PlannedTile(
             scene=numbers[name.rsplit("_", 2)[0]],
@@ -192,7 +229,7 @@ def _read_tiles(
             height=height,
             width=width,
             split=row["split"],
-            block=row["block"],
+            block=str(row["block"]),
             fold=None if fold is None or fold != fold else int(fold),
             near_folds=tuple(int(own) for own in near.split(",") if own) if isinstance(near, str) else (),
         )

@@ -12,6 +12,7 @@ from cwsam_cli.config.class_files import SUFFIXES, table_keys
 from cwsam_cli.config.load import load_label_table, make_label_table
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.raster.external import refuse_external_layer
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.raster.style import has_wide_values, read_label_table
@@ -192,6 +193,7 @@ def _read_table(classes: str) -> LabelTable:
     if path.suffix.lower() == ".dbf":
         frame = pyogrio.read_dataframe(path, read_geometry=False)
         return make_label_table(table_keys(list(frame.columns), frame.to_numpy().tolist(), path), classes)
+    refuse_external_layer(path)
     try:
         dataset = rasterio.open(path)
     except rasterio.errors.RasterioIOError:
@@ -245,6 +247,7 @@ def is_vector(path: Path, what: str = "labels") -> bool:
     """
     if not path.exists():
         raise DataError(f"there are no {what} at `{path}`", hint="check the path")
+    refuse_external_layer(path)
     if is_raster(path):
         return False
     try:

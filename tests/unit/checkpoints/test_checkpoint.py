@@ -179,8 +179,14 @@ def test_weights_that_are_not_finite_are_refused_when_they_are_used(
         ({"gsd_m": math.nan}, "gsd_m"),
         ({"gsd_m": -30.0}, "gsd_m"),
         ({"epoch": "last"}, "epoch"),
+        ({"epoch": -1}, "epoch"),
         ({"metrics": 3}, "metrics"),
+        ({"metrics": {"mean_iou": math.nan}}, "metrics.mean_iou"),
         ({"dtype": None}, "dtype"),
+        ({"dtype": "object"}, "dtype"),
+        ({"dtype": "no dtype"}, "dtype"),
+        ({"weights": {"neck": torch.eye(3).to_sparse()}}, "weights.neck"),
+        ({"weights": {"neck": torch.zeros(1).expand(10**12)}}, "weights.neck"),
         ({"ignore_background": "perhaps"}, "ignore_background"),
         ({"taxonomy": None}, "taxonomy"),
         ({"taxonomy": {"classes": [1]}}, "taxonomy.classes.0"),
@@ -198,6 +204,16 @@ def test_an_edited_field_is_refused_by_its_name(saved: Path, changes: dict[str, 
     with pytest.raises(CheckpointError, match=f"`{named}[^`]*` in `{saved}`") as caught:
         load_checkpoint(saved)
     assert caught.value.hint
+
+
+def test_an_architecture_of_more_blocks_than_tensors_is_refused_before_it_is_built(saved: Path) -> None:
+    raw = torch.load(saved, weights_only=True)
+    torch.save(raw | {"architecture": raw["architecture"] | {"depth": 1_000_000}}, saved)
+    with pytest.raises(CheckpointError, match=r"`architecture\.depth`"):
+        load_checkpoint(saved)
+    torch.save(raw | {"architecture": raw["architecture"] | {"embed_dim": 2**62}}, saved)
+    with pytest.raises(CheckpointError, match="embed_dim"):
+        load_checkpoint(saved)
 
 
 def test_the_hint_names_the_newest_best_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Folds divide the training tiles, and tiles near the validation fold are in neither part."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import geopandas as gpd
@@ -32,6 +34,18 @@ def test_a_fold_is_validation_and_its_neighbours_are_left_out(
 def test_a_fold_that_is_not_there_is_refused(dataset: Path) -> None:
     with pytest.raises(ConfigError, match="the folds 0 to 2"):
         split_by_fold(dataset, 3)
+
+
+@pytest.mark.parametrize("change", ["tile = NULL", "fold = 'two'", "near_folds = 1"])
+def test_a_value_of_another_type_is_named(dataset: Path, change: str) -> None:
+    with closing(sqlite3.connect(dataset / "tiles.gpkg")) as package, package:
+        package.execute("CREATE TABLE copy AS SELECT tile, fold, CAST(near_folds AS BLOB) AS near_folds FROM tiles")
+        package.execute("UPDATE copy SET near_folds = NULL")
+        package.execute(f"UPDATE copy SET {change}")
+        package.execute("DROP TABLE tiles")
+        package.execute("ALTER TABLE copy RENAME TO tiles")
+    with pytest.raises(DataError, match=r"tiles\.gpkg`: `fold` or `near_folds`"):
+        split_by_fold(dataset, 0)
 
 
 def test_a_dataset_without_folds_is_refused(tmp_path: Path) -> None:

@@ -64,6 +64,20 @@ def damaged(change: str) -> str:
         raw["bands"][0]["mean"] = "bright"
     elif change == "a class twice":
         raw["taxonomy"]["classes"] *= 2
+    elif change == "no bands":
+        raw["bands"] = []
+    elif change == "a band that does not vary":
+        raw["bands"][0]["std"] = 0.0
+    elif change == "no dtype":
+        raw["dtype"] = "object"
+    elif change == "no pixel size":
+        raw["gsd_m"] = -1
+    elif change == "fewer than none":
+        raw["tiles"]["train"] = -5
+    elif change == "pixels of other classes":
+        raw["pixels"]["train"] = [1]
+    elif change == "weights of other classes":
+        raw["weights"] = [1.0, float("nan")]
     return yaml.safe_dump(raw)
 
 
@@ -76,7 +90,20 @@ def damaged(change: str) -> str:
         "{unclosed: [",
         *map(
             damaged,
-            ("a key too many", "a key missing", "another version", "a word for a number", "a class twice"),
+            (
+                "a key too many",
+                "a key missing",
+                "another version",
+                "a word for a number",
+                "a class twice",
+                "no bands",
+                "a band that does not vary",
+                "no dtype",
+                "no pixel size",
+                "fewer than none",
+                "pixels of other classes",
+                "weights of other classes",
+            ),
         ),
     ],
 )

@@ -388,7 +388,7 @@ def test_statistics_of_several_folders_are_those_of_all_their_pixels(make_raster
 def test_folders_that_differ_in_classes_or_bands_are_refused(make_raster: MakeRaster, tmp_path: Path) -> None:
     values = np.ones((2, 8, 8), np.uint8)
     first = dataset_of(tmp_path / "a", make_raster, values)
-    other = dataset_of(tmp_path / "b", make_raster, values, taxonomy=from_names(["one", "two"]))
+    other = dataset_of(tmp_path / "b", make_raster, values, taxonomy=from_names(["one", "two"]), pixels={})
     with pytest.raises(ConfigError, match="other classes") as caught:
         describe(folders(first, other))
     assert str(other) in str(caught.value) and caught.value.hint

@@ -89,6 +89,39 @@ def test_a_plan_of_another_version_is_not_followed(change: str) -> None:
     assert not can_follow(plan, raw)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"col_cuts": [0, 1000]},
+        {"col_cuts": [0, 30, 20, 50]},
+        {"col_cuts": [0, 12.5, 50]},
+        {"col_cuts": []},
+        {"batch": 0},
+        {"batch": "many"},
+        {"group": 0},
+        {"memory": -1},
+        {"memory": None},
+        {"request": {}},
+        {"request": []},
+        {"layers": {"taxonomy": []}},
+    ],
+)
+def test_a_plan_with_a_wrong_field_is_not_followed(change: dict[str, Any]) -> None:
+    from cwsam_cli.predict.work import can_follow
+
+    plan = plan_of("a.tif", Grid(None, Affine.identity(), 50, 30), classes=3, size=64, overlap=16, bands=())
+    assert can_follow(plan, plan.to_json() | {"col_cuts": [0, 20, 50]})
+    assert not can_follow(plan, plan.to_json() | change)
+
+
+def test_a_part_of_the_request_with_a_wrong_value_is_not_followed() -> None:
+    from cwsam_cli.predict.work import can_follow
+
+    plan = plan_of("a.tif", Grid(None, Affine.identity(), 50, 30), classes=3, size=64, overlap=16, bands=())
+    raw = plan.to_json()
+    assert not can_follow(plan, raw | {"request": raw["request"] | {"bounds": [4, 3, 2, 1]}})
+
+
 def test_the_key_holds_what_pixels_depend_on_and_nothing_else() -> None:
     plan = plan_of("a.tif", Grid(None, Affine.identity(), 50, 30), classes=3, size=64, overlap=16, bands=())
 

@@ -1,13 +1,16 @@
 """A class raster explains itself, with its sidecar or without."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import rasterio
 
+from cwsam_cli.errors import DataError
 from cwsam_cli.raster.style import CLASSES_TAG, colormap, read_taxonomy, tag_classes, write_sidecar
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy, default_color
 
@@ -135,3 +138,25 @@ def test_the_classes_of_real_labels_come_with_their_colours(landcover: Path) -> 
     taxonomy = read(landcover / "zion_landsat8_nlcd" / "label.tif", present=range(1, 9))
     assert taxonomy.codes == list(range(1, 9))
     assert taxonomy.classes[3].rgb == (104, 170, 99)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"code": "one"}, "classes.0.code"),
+        ({"code": 1.5}, "classes.0.code"),
+        ({"code": True}, "classes.0.code"),
+        ({"name": 7}, "classes.0.name"),
+        ({"name": "bell\x07"}, "cannot be printed"),
+        ({"color": "red"}, "color `red`"),
+        ({"color": None}, "classes.0.color"),
+    ],
+)
+def test_a_field_of_the_tag_is_refused_by_its_name(make_raster: MakeRaster, change: dict[str, Any], named: str) -> None:
+    path = make_raster("map.tif", CODES)
+    entry = {"code": 1, "name": "water", "color": "#0000ff"}
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(**{CLASSES_TAG: json.dumps({"classes": [entry | change]})})
+    with pytest.raises(DataError, match="is not a class table") as caught:
+        read(path)
+    assert named in str(caught.value)

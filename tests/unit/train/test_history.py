@@ -173,3 +173,10 @@ def test_a_summary_of_a_long_run_has_about_a_dozen_lines(count: int) -> None:
 
 def test_a_summary_of_nothing_is_its_heading() -> None:
     assert len(format_history(_rows(2, 3)).splitlines()) == 1
+
+
+@pytest.mark.parametrize("line", ["[1]", "3", "{}", '{"epoch": "one"}', "[" * 100_000, "\ufffd"])
+def test_lines_from_the_first_damaged_one_on_are_left_out(tmp_path: Path, line: str) -> None:
+    path = tmp_path / HISTORY
+    path.write_text('{"epoch": 1}\n' + line + '\n{"epoch": 2}\n', encoding="utf-8")
+    assert read_history(path) == [{"epoch": 1}]

@@ -190,6 +190,29 @@ def test_a_state_json_that_is_none_is_named(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("processes", 0, "processes"),
+        ("averaged_steps", -1, "averaged_steps"),
+        ("average", "all", "average"),
+        ("optimizer", {"steps": {"a": -1}, "cut": {}}, "steps"),
+        ("optimizer", {"steps": {"a": "x"}, "cut": {}}, "optimizer.steps.a"),
+        ("scaler", {"scale": 1.0}, "scaler"),
+        ("scaler", dict.fromkeys(torch.amp.GradScaler("cpu").state_dict(), -1.0), "scaler"),
+        ("identity", [], "identity"),
+        ("progress", None, "progress"),
+    ],
+)
+def test_an_edited_field_is_refused_by_its_name(tmp_path: Path, key: str, value: Any, named: str) -> None:
+    save_state(tmp_path / "last", _tensors(), scaler=torch.amp.GradScaler("cpu").state_dict())
+    read_record(tmp_path / "last")
+    path = tmp_path / "last" / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(CheckpointError, match=named):
+        read_record(tmp_path / "last")
+
+
+@pytest.mark.parametrize(
     "wanted",
     [{"model/other": torch.zeros(1)}, {"model/weight": torch.zeros(7, 6)}, {"model/weight": torch.zeros(6, 5)}],
 )
@@ -279,6 +302,66 @@ def test_only_the_plain_classes_of_an_index_are_known(name: tuple[str, str], tmp
     (tmp_path / ".metadata").write_bytes(b"\x80\x04" + words + b"\x93.")
     with pytest.raises(CheckpointError, match="which a state never contains"):
         state_shapes(tmp_path)
+
+
+def _lead_outside(index: Any) -> None:
+    next(iter(index.storage_data.values())).relative_path = "../secret.distcp"
+
+
+def _lead_to_root(index: Any) -> None:
+    next(iter(index.storage_data.values())).relative_path = "/etc/passwd"
+
+
+def _lead_outside_on_windows(index: Any) -> None:
+    next(iter(index.storage_data.values())).relative_path = "..\\secret.distcp"
+
+
+def _place_before_the_file(index: Any) -> None:
+    next(iter(index.storage_data.values())).offset = -1
+
+
+def _give_a_word_for_a_size(index: Any) -> None:
+    next(iter(index.state_dict_metadata.values())).size = "large"
+
+
+def _give_a_word_for_a_dtype(index: Any) -> None:
+    next(iter(index.state_dict_metadata.values())).properties.dtype = "float32"
+
+
+def _forget_the_pieces(index: Any) -> None:
+    next(iter(index.state_dict_metadata.values())).chunks = None
+
+
+def _forget_all(index: Any) -> None:
+    index.storage_data = None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _lead_outside,
+        _lead_to_root,
+        _lead_outside_on_windows,
+        _place_before_the_file,
+        _give_a_word_for_a_size,
+        _give_a_word_for_a_dtype,
+        _forget_the_pieces,
+        _forget_all,
+    ],
+)
+def test_an_index_with_a_wrong_field_is_refused_before_a_file_is_read(
+    tmp_path: Path, change: Callable[[Any], None]
+) -> None:
+    save_state(tmp_path / "last", _tensors())
+    path = tmp_path / "last" / ".metadata"
+    index = pickle.loads(path.read_bytes())
+    change(index)
+    path.write_bytes(pickle.dumps(index))
+    for file in (tmp_path / "last").glob("*.distcp"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match="last` is damaged") as caught:
+        state_shapes(tmp_path / "last")
+    assert "distcp`: No such file" not in str(caught.value)
 
 
 def test_tensors_that_are_no_tensors_run_nothing(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Scenes are added to a dataset: no tile moves, and the dataset is as if it had been made at once."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cwsam_cli.errors import DataError, MachineError, UsageError
 from cwsam_cli.tile import pipeline, work
 from cwsam_cli.tile.append import replacement
 from cwsam_cli.tile.append.options import same_options
+from cwsam_cli.tile.append.state import read_earlier
 from cwsam_cli.tile.lengths import Length
 from cwsam_cli.tile.pipeline import tile_scenes
 from cwsam_cli.tile.request import TileRequest
@@ -285,6 +287,29 @@ def test_what_is_no_dataset_of_this_version_is_refused(site: Site, kind: str) ->
         tile_scenes(site.request(site.scene("b"), append=True))
     with pytest.raises(UsageError, match="exclude each other"):
         site.request(site.scene("b"), append=True, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scenes": [3]},
+        {"units": {"a": ["everything", None, []]}},
+        {"units": []},
+        {"values": [["1", "one"]]},
+        {"crs": []},
+        {"crs": None},
+    ],
+)
+def test_a_wrong_field_of_the_state_is_refused_by_its_name(site: Site, change: dict[str, Any]) -> None:
+    if not (site.dataset / "append.npz").exists():
+        tile_scenes(site.request(site.scene("a")))
+    with np.load(site.dataset / "append.npz") as arrays:
+        kept = dict(arrays)
+    text = json.dumps(json.loads(kept["description"].tobytes()) | change)
+    np.savez_compressed(site.dataset / "append.npz", **kept | {"description": np.frombuffer(text.encode(), np.uint8)})
+    with pytest.raises(DataError, match="is damaged") as caught:
+        read_earlier(site.dataset)
+    assert next(iter(change)) in str(caught.value)
 
 
 def test_an_interrupted_run_leaves_the_dataset_and_continues(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
