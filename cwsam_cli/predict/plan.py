@@ -166,6 +166,10 @@ class MapPlan:
             and all(left < right for left, right in pairwise(cuts))
         )
 
+    def without_crs_warning(self) -> "MapPlan":
+        """The same map, of an array that has no CRS by intent."""
+        return replace(self, warnings=tuple(text for text in self.warnings if text != _NO_CRS % self.request.scene))
+
     def log_warnings(self) -> None:
         """Log the warnings and the calibration; of many scenes without a CRS only the first is named."""
         for text in self.warnings:

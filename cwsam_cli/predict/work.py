@@ -53,11 +53,26 @@ def predict(request: MapRequest) -> MapResult:
     """
     request.refuse_early()
     model = Model.open(request)
+    return map_scene(request, model, lambda: model.scorer(request) if request.gpus == 1 else None)
+
+
+def map_scene(
+    request: MapRequest, model: Model, score: Callable[[], ScoreWindows | None], *, warns_of_crs: bool = True
+) -> MapResult:
+    """Classify a scene with an open model.
+
+    Args:
+        request: of the map.
+        model: the request's checkpoint.
+        score: returns the network, and is called only if the map is not there; None starts processes that share it.
+        warns_of_crs: whether a missing CRS is worth a warning.
+    """
     plan = make_plan(request, model)
     if is_ready(plan):
         return result_of(plan, read_tally(plan))
-    score = model.scorer(request) if request.gpus == 1 else None
-    return make_map(plan, score, World(model.device))
+    if not warns_of_crs:
+        plan = plan.without_crs_warning()
+    return make_map(plan, score(), World(model.device))
 
 
 def is_ready(plan: MapPlan) -> bool:

@@ -313,6 +313,4 @@ def _places(values: NDArray[Any]) -> tuple[Counts, NDArray[np.integer]]:
     span = int(flat.max()) - low + 1
     if span > _DENSE:
         return np.unique(flat.astype(np.int64), return_inverse=True)
-    return np.arange(low, low + span), flat if low == 0 else flat.astype(
-        np.int64
-    ) - low
+    return np.arange(low, low + span), flat if low == 0 else flat.astype(np.int64) - low
