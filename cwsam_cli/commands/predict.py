@@ -9,6 +9,7 @@ import typer
 
 from cwsam_cli.commands.options import (
     FAILED_INPUTS,
+    Assets,
     Bands,
     Checkpoint,
     Device,
@@ -19,6 +20,7 @@ from cwsam_cli.commands.options import (
     Scenes,
     Scheduler,
     Stack,
+    StacQuery,
     Unscale,
     command_line,
     parse_key_values,
@@ -26,6 +28,7 @@ from cwsam_cli.commands.options import (
     parse_names,
     print_result,
     require_checkpoint,
+    scenes_of,
 )
 from cwsam_cli.console import loading
 from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Views
@@ -85,6 +88,8 @@ def predict(
     aoi: Annotated[
         Path | None, typer.Option("--aoi", help="Map only inside these polygons; the rest is nodata.")
     ] = None,
+    assets: Assets = None,
+    stac_query: StacQuery = None,
     stack: Stack = None,
     unscale: Unscale = False,
     bands: Bands = None,
@@ -152,6 +157,7 @@ def predict(
     \b
     $ cwsam predict scene.tif -c save/first/model_epoch_best.pth -o map.tif
     $ cwsam predict 'scenes/*.tif' -c save/first/model_epoch_best.pth -o maps/ --format COG
+    $ cwsam predict items.json --assets red,green,blue -c save/first/model_epoch_best.pth -o maps/
 
     A map lies on its scene's own grid and holds class codes, nodata 255, and the names
     and colours of the classes. A pixel of the scene is nodata if one of these says so:
@@ -178,7 +184,6 @@ def predict(
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     from cwsam_cli.errors import UsageError
     from cwsam_cli.predict.request import MapRequest
-    from cwsam_cli.raster.sources import expand
     from cwsam_cli.raster.views import make_views
 
     request = MapRequest(
@@ -213,7 +218,7 @@ def predict(
         creation=parse_key_values(creation),
         preview=preview,
     )
-    named, many = expand(scenes)
+    named, many = scenes_of(scenes, assets, stac_query)
     if stack or unscale:
         named = make_views(named, stack=stack, unscale=unscale)
         many = many and len(named) > 1

@@ -8,7 +8,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +22,7 @@ from rasterio.windows import Window
 from cwsam_cli import __version__
 from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.config.schema import Precision
-from cwsam_cli.console import ONCE, ONCE_A_KIND, log
+from cwsam_cli.console import ONCE, ONCE_A_KIND, log, without_secrets
 from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.errors import UsageError
 from cwsam_cli.predict.layers import MapLayers
@@ -102,7 +102,7 @@ class MapPlan:
     """Estimated peak of one accelerator in bytes; 0 on the CPU."""
     device_limit: int = 0
     """Bytes that may be taken of one accelerator."""
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=(), repr=False)
     """What may make the map worse than it could be."""
     calibration: str = ""
     """How the model's probabilities were calibrated; empty if they were not."""
@@ -181,9 +181,10 @@ class MapPlan:
             log.info("probabilities are calibrated: %s", self.calibration, extra=ONCE)
 
     def to_json(self) -> dict[str, Any]:
-        """Values that JSON has, by field; see `from_json`."""
+        """Values that JSON has, by field, without secrets of URLs; see `from_json`."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
-        return plain | {"request": self.request.to_json()}
+        told = [without_secrets(text) for text in self.warnings]
+        return plain | {"request": self.request.to_json(), "warnings": told}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "MapPlan":

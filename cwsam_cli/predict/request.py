@@ -20,6 +20,7 @@ from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, beside
 from cwsam_cli.raster.network import is_plain_file
 from cwsam_cli.raster.scene import FAILED
 from cwsam_cli.raster.sources import from_any_folder
+from cwsam_cli.raster.views import public_name
 
 _CONTINUE = "the same command continues where it was"
 
@@ -34,8 +35,9 @@ class MapRequest:
         UsageError: an option has a value that it cannot have.
     """
 
-    scene: str = ""
-    """A path, a URL or one of GDAL's virtual paths. A request for many scenes leaves it empty."""
+    scene: str = field(default="", repr=False)
+    """A path, a URL or one of GDAL's virtual paths. A request for many scenes leaves it empty. Dask logs the arguments
+    of calls that fail, so `repr` leaves out URLs."""
     checkpoint: Path
     """A `model_epoch_*.pth`."""
     output: Path | None = None
@@ -169,10 +171,11 @@ class MapRequest:
             refuse_input(target, *inputs)
 
     def to_json(self) -> dict[str, Any]:
-        """Values that JSON has, by field."""
+        """Values that JSON has, by field. A URL of the scene is without its secrets."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()} | {
-            "creation": dict(self.creation)
+            "scene": public_name(self.scene),
+            "creation": dict(self.creation),
         }
 
     @classmethod

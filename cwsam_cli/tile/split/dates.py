@@ -4,8 +4,10 @@ import re
 from datetime import date, timedelta
 
 from cwsam_cli.errors import DataError
+from cwsam_cli.raster.network import VIEW
 from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.raster.sources import file_name
+from cwsam_cli.raster.views import View
 
 _DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
 _DAY_OF_YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)([0-3]\d\d)(?!\d)")
@@ -15,12 +17,14 @@ _YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)(?!\d)")
 def scene_date(path: str) -> str:
     """Return the date of a scene as `YYYY-MM-DD`, or its year if only the year is known.
 
-    The first date in the file name counts, as `20240115`, `2024-01-15` or `2024015` (day of the year). Then the tags
-    of the raster follow (such as TIFFTAG_DATETIME), and last a year in the file name.
+    A STAC item tells its date. Else the first date in the file name counts, as `20240115`, `2024-01-15` or `2024015`
+    (day of the year). Then the tags of the raster follow (such as TIFFTAG_DATETIME), and last a year in the name.
 
     Raises:
         DataError: there is no date.
     """
+    if path.startswith(VIEW) and (told := View.from_text(path).date):
+        return told[:10]
     name = file_name(path)
     found = _read(name)
     if found is None:

@@ -1,0 +1,104 @@
+"""Scenes from STAC items, an API and a store: what users see, and what no file or stream may hold."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rasterio
+from typer.testing import Result
+
+from cwsam_cli.predict import work
+from tests.cli.conftest import invoke, write
+
+Cwsam = Callable[..., Result]
+SECRET = "S3CR3T"
+GIVEN = ("items.json", "requests")
+"""Files that the test and its server write themselves."""
+
+
+def leaks(folder: Path, *results: Result) -> list[str]:
+    """Files and streams that hold the secret."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in GIVEN]
+    found = [str(path) for path in paths if SECRET.encode() in path.read_bytes()]
+    return found + [text for result in results for text in (result.stdout, result.stderr) if SECRET in text]
+
+
+def bands_of(scene: Path, folder: Path, address: str) -> str:
+    """Write the bands of a scene as files of a store, and an item of signed URLs; returns the item collection."""
+    with rasterio.open(scene) as source:
+        for number, name in enumerate(("x", "y", "z"), start=1):
+            write(
+                folder / "bucket" / f"{name}.tif",
+                source.read(number),
+                transform=source.transform,
+                tiled=True,
+                blockxsize=16,
+                blockysize=16,
+            )
+    assets = {
+        name: {"href": f"http://{address}/bucket/{name}.tif?X-Amz-Signature={SECRET}", "type": "image/tiff"}
+        for name in ("x", "y", "z")
+    }
+    own = {"rel": "self", "href": f"https://example.org/items/S2A_T32?token={SECRET}"}
+    item = {"type": "Feature", "stac_version": "1.0.0", "id": "S2A_T32", "geometry": None, "links": [own]}
+    items = {"type": "FeatureCollection", "features": [item | {"properties": {}, "assets": assets}]}
+    (folder / "items.json").write_text(json.dumps(items))
+    return "items.json"
+
+
+def test_items_are_mapped_as_their_bands_in_one_file(cwsam: Cwsam, run: Any, object_store: str, tmp_path: Path) -> None:
+    bands_of(run.scene, tmp_path, object_store)
+    model = ("-c", run.checkpoint)
+    cwsam("predict", run.scene, *model, "-o", "whole.tif")
+    api = (f"http://{object_store}/api", "--stac-query", "bbox=8,47,9,48 datetime=2024-06-01/..")
+    told = cwsam("predict", *api, "--assets", "x,y,z", *model, "-o", "maps", "--json")
+    with rasterio.open("maps/S2A_T32.tif") as mapped, rasterio.open("whole.tif") as whole:
+        assert (mapped.read() == whole.read()).all()
+    assert not leaks(tmp_path, told)
+
+
+def test_signatures_and_tokens_are_in_no_file_and_no_stream(
+    cwsam: Cwsam, run: Any, object_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bands_of(run.scene, tmp_path, object_store)
+    command = ["predict", "items.json", "--assets", "x,y,z", "-c", str(run.checkpoint), "-o", "maps", "--confidence"]
+    signed = f"http://{object_store}/bucket/x.tif?sig={SECRET}"
+    told = [
+        invoke("-v", *command, "--dry-run", "--json"),
+        invoke("predict", signed, "-c", run.checkpoint, "-o", "one.tif"),  # has one band, so it fails
+        invoke("predict", signed, "-c", run.checkpoint, "--dry-run"),
+        invoke("vectorize", f"{signed}&none=1", "polygons.gpkg"),
+    ]
+    monkeypatch.setattr("sys.argv", ["cwsam", *command, f"http://me:{SECRET}@x.org/?token={SECRET}", f"key={SECRET}"])
+    tiling = ("--assets", "x,y,z", "--labels", run.labels, "-o", "dataset", "--size", 32)
+    told.append(cwsam("tile", "items.json", *tiling))
+    told.append(invoke("tile", "items.json", *tiling, "--format", "windows", "--overwrite"))
+    assert told[-1].exit_code == 2 and "--format windows" in told[-1].stderr
+    told.append(cwsam("tile", "items.json", *tiling[:2], "--labels", run.labels, "-o", "dataset", "--append"))
+    assert "1 scene(s) are in" in told[-1].stderr
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(work, "write_files", _die)
+        invoke(*command)
+    (tmp_path / "refuse").write_text("99")
+    told.append(invoke(*command))
+    assert told[-1].exit_code == 4 and "refuses to send" in told[-1].stderr and "expired" in told[-1].stderr
+    (tmp_path / "refuse").write_text("0")
+    journal = tmp_path / "maps" / ".S2A_T32.tif.journal"
+    assert any(path.stat().st_size for path in journal.glob("*.pieces"))
+    assert not leaks(tmp_path, *told), "the journal is there, too"
+    items = (tmp_path / "items.json").read_text()
+    (tmp_path / "items.json").write_text(items.replace("Signature=", "Signature=renewed"))
+    told.append(cwsam(*command))
+    assert "continuing" in told[-1].stderr and not journal.exists()
+    assert not leaks(tmp_path, *told)
+
+
+class Killed(BaseException):
+    """What no block expects."""
+
+
+def _die(*_: Any) -> None:
+    raise Killed
