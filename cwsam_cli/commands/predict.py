@@ -40,7 +40,13 @@ if TYPE_CHECKING:
 def predict(
     scenes: Scenes,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The map, a GeoTIFF; a folder for several scenes.")
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="The map, a GeoTIFF; a folder for several scenes. Either can be in an object store: s3://bucket/maps.",
+        ),
     ] = None,
     checkpoint: Checkpoint = None,
     overlap: Annotated[
@@ -184,11 +190,14 @@ def predict(
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     from cwsam_cli.errors import UsageError
     from cwsam_cli.predict.request import MapRequest
+    from cwsam_cli.raster.uploads import place_output
     from cwsam_cli.raster.views import make_views
 
+    target, upload = place_output(output) if output else (None, "")
     request = MapRequest(
         checkpoint=checkpoint,
-        output=output,
+        output=target,
+        upload=upload,
         overwrite=overwrite,
         command=command_line(),
         overlap=overlap,
@@ -225,7 +234,7 @@ def predict(
     if output is None and not dry_run:
         raise UsageError("no output is given", hint="say: -o map.tif")
     if not many:
-        request = request.of_scene(named[0], output)
+        request = request.of_scene(named[0], target)
         if not dry_run:
             request.refuse_early()
     with loading("torch"):

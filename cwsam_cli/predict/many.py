@@ -31,7 +31,7 @@ class Maps:
     """What became of many scenes."""
 
     maps: list[MapResult]
-    present: list[Path]
+    present: list[Path | str]
     """Maps that an earlier run made from the same scenes, model and options."""
     failed: dict[str, str]
     """Reasons, by scene."""
@@ -151,9 +151,9 @@ def _make(common: MapRequest, requests: Sequence[MapRequest], world: World, *, d
             with world.pause_watchdog():  # a slow server, or hashing a large scene, may take long
                 plan = make_plan(request, model)
                 if is_ready(plan):
-                    made.present.append(request.target)
+                    made.present.append(request.place)
                     continue
-            log.info("%d/%d `%s` → `%s`", number, len(requests), request.scene, request.target)
+            log.info("%d/%d `%s` → `%s`", number, len(requests), request.scene, request.place)
             made.maps.append(make_map(plan, score, world))
         except Exception as error:
             made.failed[request.scene] = str(_tell(error))
@@ -180,7 +180,7 @@ def _make_on_cluster(common: MapRequest, requests: Sequence[MapRequest]) -> Maps
                 if is_ready(plan):
                     found[request.scene] = None
                     return
-                log.info("%d/%d `%s` → `%s`", number, len(requests), request.scene, request.target)
+                log.info("%d/%d `%s` → `%s`", number, len(requests), request.scene, request.place)
                 found[request.scene] = make_on(workers, plan, scenes=len(requests))
             except LostScheduler:
                 raise
@@ -191,7 +191,7 @@ def _make_on_cluster(common: MapRequest, requests: Sequence[MapRequest]) -> Maps
     results = [(request, found[request.scene]) for request in requests]
     return Maps(
         [result for _, result in results if isinstance(result, MapResult)],
-        [request.target for request, result in results if result is None],
+        [request.place for request, result in results if result is None],
         {request.scene: str(result) for request, result in results if isinstance(result, CwsamError)},
     )
 

@@ -24,6 +24,7 @@ from cwsam_cli.files import refuse_existing
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.plan import MapPlan
 from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, MODEL_TAG, Tally, beside
+from cwsam_cli.raster.network import gdal_settings, stored_name
 from cwsam_cli.raster.quicklook import draw_map, read_text
 from cwsam_cli.raster.scene import FAILED, open_raster, reading, verify_written, writing
 from cwsam_cli.raster.style import tag_classes, write_sidecar, write_style
@@ -33,21 +34,35 @@ KEY = "CWSAM_KEY"
 
 
 def is_made(plan: MapPlan) -> bool:
-    """Whether the map is there already, with all its layers.
+    """Whether the map is there already, with all its layers, or is in the object store that it goes to.
 
-    With `overwrite` it is made again, unless other parts may just have completed it.
+    With `overwrite` it is made again, unless other parts may just have completed it, or its upload failed.
 
     Raises:
         OutputExists: another map is there, and the request does not say that it may be replaced.
     """
     request, output = plan.request, plan.request.target
-    if not output.exists() or (request.overwrite and not request.is_part):
+    if request.upload and not output.exists():
+        return _is_uploaded(plan)
+    if not output.exists() or (request.overwrite and not request.is_part and not request.upload):
         return False
     if _read_tags(output).get(KEY) != plan.digest:
         if request.overwrite:
             return False
         raise OutputExists(output)
     return all(beside(output, kind).exists() for kind in request.kinds)
+
+
+def _is_uploaded(plan: MapPlan) -> bool:
+    request = plan.request
+    if request.overwrite and not request.is_part:
+        return False
+    names = [f"{request.upload.rpartition('/')[0]}/{beside(request.target, kind).name}" for kind in request.kinds]
+    stored = {name: _read_tags(stored_name(name)) for name in (request.upload, *names)}
+    other = next((name for name, tags in stored.items() if tags and tags.get(KEY) != plan.digest), None)
+    if other is not None:
+        raise OutputExists(other)
+    return all(stored.values())
 
 
 def refuse_others(plan: MapPlan) -> None:
@@ -79,12 +94,12 @@ def remove_stale_layers(plan: MapPlan) -> None:
             path.unlink()
 
 
-def _read_tags(path: Path) -> Mapping[str, str]:
-    """A raster's tags; none where there is no raster."""
-    if not path.is_file():
+def _read_tags(path: Path | str) -> Mapping[str, str]:
+    """A raster's tags, also in an object store; none where there is no raster."""
+    if isinstance(path, Path) and not path.is_file():
         return {}
     try:
-        with rasterio.open(path) as dataset:
+        with rasterio.Env(**gdal_settings(str(path))), rasterio.open(path) as dataset:
             tags: dict[str, str] = dataset.tags()
             return tags
     except FAILED:
@@ -93,8 +108,10 @@ def _read_tags(path: Path) -> Mapping[str, str]:
 
 def read_tally(plan: MapPlan) -> Tally:
     """Count a map that is there."""
-    tally, path = Tally(plan.grid), plan.request.target
-    with open_raster(path) as dataset, reading(path):
+    request = plan.request
+    path = str(request.target if request.target.exists() else stored_name(request.upload))
+    tally = Tally(plan.grid)
+    with rasterio.Env(**gdal_settings(path)), open_raster(path) as dataset, reading(path):
         for _, window in dataset.block_windows(1):
             tally.add(dataset.read(1, window=window), window)
     return tally

@@ -48,7 +48,7 @@ _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
 _FAR = 8.0  # standard deviations of the training data
 _NO_CRS = "`%s` has no coordinate reference system, so the map has none either"
 _NOT_IN_KEY = {"scene", "checkpoint", "output", "overwrite", "command", "preview", "aoi", "format", "creation"}
-_NOT_IN_KEY |= {"max_memory", "gpu_memory", "batch_size", "device", "gpus", "part", "scheduler"}
+_NOT_IN_KEY |= {"upload", "max_memory", "gpu_memory", "batch_size", "device", "gpus", "part", "scheduler"}
 """Fields of a request on which pixels do not depend, or that the key holds as a hash."""
 
 

@@ -20,8 +20,9 @@ from cwsam_cli.predict.network import Lockstep, Model
 from cwsam_cli.predict.pieces import ScoreWindows, make_pieces
 from cwsam_cli.predict.plan import MapPlan, make_plan
 from cwsam_cli.predict.request import MapRequest
-from cwsam_cli.raster.mapfile import Tally
+from cwsam_cli.raster.mapfile import Tally, files_of_map
 from cwsam_cli.raster.network import GDAL_CACHE
+from cwsam_cli.raster.uploads import upload_all
 from cwsam_cli.taxonomy import IGNORE
 
 
@@ -29,7 +30,8 @@ from cwsam_cli.taxonomy import IGNORE
 class MapResult:
     """What a map shows."""
 
-    path: Path
+    path: Path | str
+    """A path, or the address in an object store."""
     width: int
     height: int
     pixels: dict[str, int] = field(default_factory=dict)
@@ -78,15 +80,29 @@ def map_scene(
 def is_ready(plan: MapPlan) -> bool:
     """Whether the map is there already; if a run was killed when only its journal was left, remove that.
 
+    If only its upload is left to do, upload it.
+
     Raises:
         OutputExists: another map is there, and the request does not say that it may be replaced.
+        MachineError: the map could not be uploaded.
     """
     if not is_made(plan):
         return False
     if folder_of(plan.request.target).exists():
         with journal(plan.request.target, plan.key, {}):
             sweep_targets(plan.request)
+    deliver(plan.request)
     return True
+
+
+def deliver(request: MapRequest) -> None:
+    """Upload a map that is complete, if it goes to an object store and is not there yet.
+
+    Raises:
+        MachineError: it could not be uploaded.
+    """
+    if request.upload and request.target.exists():
+        upload_all(files_of_map(request.target), request.upload)
 
 
 def sweep_targets(request: MapRequest) -> None:
@@ -99,7 +115,7 @@ def result_of(plan: MapPlan, tally: Tally) -> MapResult:
     """Describe a map that is written."""
     grid, classes = plan.grid, plan.layers.taxonomy.classes
     return MapResult(
-        path=plan.request.target,
+        path=plan.request.place,
         width=grid.width,
         height=grid.height,
         pixels={entry.name: int(tally.pixels[entry.code]) for entry in classes},
@@ -143,7 +159,10 @@ def make_map_by(
         work(plan, kept)
         kept.scan()
         with world.pause_watchdog(), writing or nullcontext():
-            return write_files(plan, kept)
+            result = write_files(plan, kept)
+    with world.pause_watchdog():
+        deliver(plan.request)
+    return result
 
 
 def write_files(plan: MapPlan, kept: Journal) -> MapResult:

@@ -60,6 +60,12 @@ def is_plain_file(scene: str) -> bool:
     return "://" not in scene and not scene.startswith("/vsi")
 
 
+def stored_name(address: str) -> str:
+    """Return GDAL's path of an object for an address such as `s3://bucket/map.tif`; any other name as it is."""
+    scheme = next((scheme for scheme in CLOUDS if address.startswith(scheme)), None)
+    return CLOUDS[scheme] + address.removeprefix(scheme) if scheme else address
+
+
 def is_on_server(name: str) -> bool:
     """Whether a file is read by HTTP."""
     return "http://" in name or "https://" in name or name.startswith("/vsicurl?")

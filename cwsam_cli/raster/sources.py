@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.raster.network import ARCHIVES, CLOUDS, is_plain_file
+from cwsam_cli.raster.network import ARCHIVES, is_plain_file, stored_name
 
 if TYPE_CHECKING:
     from cwsam_cli.raster.stac import StacChoice
@@ -53,8 +53,7 @@ def expand(arguments: Sequence[str], stac: "StacChoice | None" = None) -> tuple[
             continue
         found = _listed(argument)
         if found is None:
-            cloud = next((scheme for scheme in CLOUDS if argument.startswith(scheme)), None)
-            scenes.append(CLOUDS[cloud] + argument.removeprefix(cloud) if cloud else argument)
+            scenes.append(stored_name(argument))
             continue
         if not found:
             raise DataError(f"`{argument}` means no scene", hint=f"rasters end in {', '.join(SUFFIXES)}")

@@ -17,7 +17,7 @@ from urllib.request import Request, url2pathname
 from cwsam_cli.console import log, without_secrets
 from cwsam_cli.errors import DataError, MachineError, UsageError
 from cwsam_cli.raster.http import REFUSED, ask, refusal
-from cwsam_cli.raster.network import CLOUDS, is_plain_file
+from cwsam_cli.raster.network import is_plain_file, stored_name
 from cwsam_cli.raster.views import View
 
 _ENDINGS = (".json", ".geojson")
@@ -222,9 +222,7 @@ def _scales(asset: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
 
 def _locate(href: str, itself: str | None, address: str) -> str:
     """Return the path or URL of an asset. Relative ones count from the item's file, else from the item's own link."""
-    for scheme, path in CLOUDS.items():
-        if href.startswith(scheme):
-            return path + href.removeprefix(scheme)
+    href = stored_name(href)
     if href.startswith("file://"):
         return url2pathname(href.removeprefix("file://"))
     if not is_plain_file(href) or Path(href).is_absolute():

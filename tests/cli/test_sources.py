@@ -102,3 +102,57 @@ class Killed(BaseException):
 
 def _die(*_: Any) -> None:
     raise Killed
+
+
+# Outputs in an object store
+
+
+def test_a_map_in_a_store_is_that_of_this_disk_and_nothing_is_left_here(
+    cwsam: Cwsam, run: Any, object_store: str, tmp_path: Path
+) -> None:
+    command = ("predict", run.scene, "-c", run.checkpoint, "--confidence")
+    cwsam(*command, "-o", "here/map.tif")
+    told = cwsam(*command, "-o", "s3://bucket/maps/map.tif")
+    assert told.stdout.startswith("s3://bucket/maps/map.tif: 200 × 160 pixels")
+    stored = tmp_path / "bucket" / "maps"
+    assert {path.name for path in stored.iterdir()} == {path.name for path in (tmp_path / "here").iterdir()}
+    with rasterio.open(stored / "map.tif") as there, rasterio.open("here/map.tif") as here:
+        assert (there.read() == here.read()).all()
+    assert not (tmp_path / ".cwsam-uploads").exists()
+    puts = [line for line in (tmp_path / "requests").read_text().splitlines() if line.startswith("PUT")]
+    assert puts[-1] == "PUT /bucket/maps/map.tif", "its presence means complete"
+    refused = invoke(*command, "-o", "s3://bucket/maps/map.tif")
+    assert refused.exit_code == 2 and "`s3://bucket/maps/map.tif` exists already" in refused.stderr
+    cwsam(*command, "-o", "s3://bucket/maps/map.tif", "--overwrite")
+
+
+def test_an_upload_that_fails_keeps_the_map_and_the_same_command_repeats_only_the_upload(
+    cwsam: Cwsam, run: Any, object_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("predict", run.scene, "-c", run.checkpoint, "-o", "s3://box/map.tif")
+    with monkeypatch.context() as patched:
+        patched.setenv("AWS_S3_ENDPOINT", "127.0.0.1:1")
+        patched.setenv("GDAL_HTTP_MAX_RETRY", "0")
+        failed = invoke(*command)
+    assert failed.exit_code == 6
+    kept = Path(".cwsam-uploads", "s3", "box", "map.tif")
+    assert kept.exists() and f"`{kept.parent}/map." in failed.stderr and "only the upload" in failed.stderr
+    with monkeypatch.context() as patched:
+        patched.setattr(work, "write_files", _die)
+        cwsam(*command)
+    assert (tmp_path / "box" / "map.tif").exists() and not kept.exists()
+
+
+def test_of_several_scenes_only_maps_that_the_store_lacks_are_made(
+    cwsam: Cwsam, run: Any, object_store: str, tmp_path: Path, make_raster: Any
+) -> None:
+    with rasterio.open(run.scene) as source:
+        image = source.read()[:, :40, :40]
+    command = ("predict", "scenes", "-c", run.checkpoint, "-o", "s3://many/maps/", "--json")
+    made = []
+    for name in ("a", "b"):
+        make_raster(f"scenes/{name}.tif", image)
+        made.append(json.loads(cwsam(*command).stdout))
+    assert [each["path"] for each in made[0]["maps"]] == ["s3://many/maps/a.tif"]
+    assert made[1]["present"] == ["s3://many/maps/a.tif"]
+    assert [each["path"] for each in made[1]["maps"]] == ["s3://many/maps/b.tif"]
