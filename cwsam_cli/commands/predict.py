@@ -151,6 +151,12 @@ def predict(
     preview: Annotated[
         Path | None, typer.Option("--preview", metavar="PNG", help="Also draw the map with its legend.")
     ] = None,
+    stac: Annotated[
+        bool,
+        typer.Option(
+            "--stac", help="Also write a STAC item, map.json. Several maps also get a collection, collection.json."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check, estimate time, memory and disk; write nothing.")
     ] = False,
@@ -226,6 +232,7 @@ def predict(
         format=format,
         creation=parse_key_values(creation),
         preview=preview,
+        stac=stac,
     )
     named, many = scenes_of(scenes, assets, stac_query)
     if stack or unscale:

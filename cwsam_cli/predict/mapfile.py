@@ -23,6 +23,17 @@ from cwsam_cli.errors import OutputExists
 from cwsam_cli.files import refuse_existing
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.plan import MapPlan
+from cwsam_cli.raster.catalog import KEY as ITEM_KEY
+from cwsam_cli.raster.catalog import (
+    ItemSource,
+    addresses,
+    class_entry,
+    describe_file,
+    item_path,
+    make_item,
+    read_own,
+    write_json,
+)
 from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, MODEL_TAG, Tally, beside
 from cwsam_cli.raster.network import gdal_settings, stored_name
 from cwsam_cli.raster.quicklook import draw_map, read_text
@@ -77,6 +88,9 @@ def refuse_others(plan: MapPlan) -> None:
             refuse_existing(path, overwrite=request.overwrite)
     if request.preview and read_text(request.preview, KEY) != plan.digest:
         refuse_existing(request.preview, overwrite=request.overwrite)
+    item = item_path(output)
+    if request.stac and item.exists() and not is_item_of(plan):
+        refuse_existing(item, overwrite=request.overwrite)
     with tempfile.TemporaryDirectory() as folder:  # class names and style carry no digest: their bytes are compared
         write_sidecar(Path(folder) / output.name, plan.layers.taxonomy)
         write_style(Path(folder) / output.name, plan.layers.taxonomy)
@@ -86,8 +100,16 @@ def refuse_others(plan: MapPlan) -> None:
                 refuse_existing(there, overwrite=request.overwrite)
 
 
+def is_item_of(plan: MapPlan) -> bool:
+    """Whether the STAC item of a map is there."""
+    return (read_own(item_path(plan.request.target)).get("properties") or {}).get(ITEM_KEY) == plan.digest
+
+
 def remove_stale_layers(plan: MapPlan) -> None:
-    """Remove layers of an older map that this plan does not write, because they would seem to belong to the new map."""
+    """Remove layers and the item of an older map, if this plan does not write them: they would seem to be its own."""
+    item = item_path(plan.request.target)
+    if not plan.request.stac and read_own(item):
+        item.unlink()
     for kind in set(KINDS) - set(plan.request.kinds):
         path = beside(plan.request.target, kind)
         if KEY in _read_tags(path):
@@ -173,9 +195,38 @@ def write_map(target: Path, plan: MapPlan, read: Callable[[int, int, int], bytes
         verify_written(path)
     write_sidecar(target, layers.taxonomy)
     write_style(target, layers.taxonomy)
+    if request.stac:
+        write_item(plan, target)
     if request.preview:
         draw_map(target, layers.taxonomy, request.preview, {KEY: plan.digest})
     return tally
+
+
+def write_item(plan: MapPlan, target: Path) -> None:
+    """Write the STAC item of a map whose files are complete, beside `target`."""
+    request, form = plan.request, "image/tiff; application=geotiff"
+    form += "; profile=cloud-optimized" if request.format == "COG" else ""
+    classes = [
+        class_entry(entry.code, entry.name, entry.color, description=entry.name, fallback=f"class_{entry.code}")
+        for entry in plan.layers.taxonomy.classes
+    ]
+    layers = {
+        kind: describe_file(beside(target, kind), form, kind.replace("_", " "), ["data"]) for kind in request.kinds
+    }
+    codes = {"data_type": "uint8", "nodata": IGNORE, "classification:classes": classes}
+    item = make_item(
+        ItemSource(
+            name=request.target.stem,
+            key=plan.digest,
+            description=f"Land cover, {len(classes)} classes",
+            grid=plan.grid,
+            date=plan.date,
+            assets={"map": describe_file(target, form, "class codes", ["data"]) | codes, **layers},
+            sources=addresses(request.scene, request.target.parent),
+            collection=request.collection,
+        )
+    )
+    write_json(item_path(target), item)
 
 
 def _create(path: Path, plan: MapPlan, bands: int, creation: dict[str, Any]) -> DatasetWriter:

@@ -31,6 +31,7 @@ from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.scorer import AUGMENTATIONS
 from cwsam_cli.predict.windows import MARGIN, count_readers, sample
+from cwsam_cli.raster.catalog import date_of
 from cwsam_cli.raster.fingerprint import fingerprint, fingerprint_of_file
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.lattice import Lattice
@@ -48,7 +49,18 @@ _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
 _FAR = 8.0  # standard deviations of the training data
 _NO_CRS = "`%s` has no coordinate reference system, so the map has none either"
 _NOT_IN_KEY = {"scene", "checkpoint", "output", "overwrite", "command", "preview", "aoi", "format", "creation"}
-_NOT_IN_KEY |= {"upload", "max_memory", "gpu_memory", "batch_size", "device", "gpus", "part", "scheduler"}
+_NOT_IN_KEY |= {
+    "upload",
+    "stac",
+    "collection",
+    "max_memory",
+    "gpu_memory",
+    "batch_size",
+    "device",
+    "gpus",
+    "part",
+    "scheduler",
+}
 """Fields of a request on which pixels do not depend, or that the key holds as a hash."""
 
 
@@ -104,6 +116,8 @@ class MapPlan:
     """Bytes that may be taken of one accelerator."""
     warnings: tuple[str, ...] = field(default=(), repr=False)
     """What may make the map worse than it could be."""
+    date: str = ""
+    """Date of the scene, for its STAC item; empty without an item."""
     calibration: str = ""
     """How the model's probabilities were calibrated; empty if they were not."""
 
@@ -302,6 +316,7 @@ def make_plan(request: MapRequest, model: Model) -> MapPlan:
             device_memory=needs.device_bytes(width, batch),
             device_limit=room,
             warnings=tuple(remarks),
+            date=date_of(request.scene) if request.stac else "",
             calibration=calibration.as_text() if calibration else "",
         )
 

@@ -89,6 +89,10 @@ class MapRequest:
     creation: Mapping[str, str] = field(default_factory=dict)
     """GDAL's creation options."""
     preview: Path | None = None
+    stac: bool = False
+    """Write a STAC item beside the map."""
+    collection: str = ""
+    """Id of the STAC collection in the map's folder; empty if there is none."""
 
     def __post_init__(self) -> None:
         if self.bounds:

@@ -15,11 +15,20 @@ from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import staged, sweep
 from cwsam_cli.journal import Journal, folder_of, journal
-from cwsam_cli.predict.mapfile import is_made, read_tally, refuse_others, remove_stale_layers, write_map
+from cwsam_cli.predict.mapfile import (
+    is_item_of,
+    is_made,
+    read_tally,
+    refuse_others,
+    remove_stale_layers,
+    write_item,
+    write_map,
+)
 from cwsam_cli.predict.network import Lockstep, Model
 from cwsam_cli.predict.pieces import ScoreWindows, make_pieces
 from cwsam_cli.predict.plan import MapPlan, make_plan
 from cwsam_cli.predict.request import MapRequest
+from cwsam_cli.raster.catalog import item_path
 from cwsam_cli.raster.mapfile import Tally, files_of_map
 from cwsam_cli.raster.network import GDAL_CACHE
 from cwsam_cli.raster.uploads import upload_all
@@ -80,7 +89,7 @@ def map_scene(
 def is_ready(plan: MapPlan) -> bool:
     """Whether the map is there already; if a run was killed when only its journal was left, remove that.
 
-    If only its upload is left to do, upload it.
+    If only its STAC item or its upload is left to do, do that.
 
     Raises:
         OutputExists: another map is there, and the request does not say that it may be replaced.
@@ -91,6 +100,9 @@ def is_ready(plan: MapPlan) -> bool:
     if folder_of(plan.request.target).exists():
         with journal(plan.request.target, plan.key, {}):
             sweep_targets(plan.request)
+    if plan.request.stac and plan.request.target.exists() and not is_item_of(plan):
+        refuse_others(plan)
+        write_item(plan, plan.request.target)
     deliver(plan.request)
     return True
 
@@ -102,7 +114,9 @@ def deliver(request: MapRequest) -> None:
         MachineError: it could not be uploaded.
     """
     if request.upload and request.target.exists():
-        upload_all(files_of_map(request.target), request.upload)
+        upload_all(
+            files_of_map(request.target), request.upload, kept=[item_path(request.target)] * bool(request.collection)
+        )
 
 
 def sweep_targets(request: MapRequest) -> None:

@@ -50,7 +50,11 @@ def _bases(path: str) -> Iterable[tuple[str, str]]:
 def files_of_map(target: Path) -> list[Path]:
     """Return the files of a map that are there: sidecars and layers first, the map last."""
     rasters = [*(beside(target, kind) for kind in KINDS), target]
-    sidecars = [target.with_suffix(".qml"), *(path.with_name(f"{path.name}.aux.xml") for path in rasters)]
+    sidecars = [
+        target.with_suffix(".qml"),
+        target.with_suffix(".json"),
+        *(path.with_name(f"{path.name}.aux.xml") for path in rasters),
+    ]
     return [path for path in (*sidecars, *rasters) if path.exists()]
 
 

@@ -19,8 +19,13 @@ def place_output(output: str) -> tuple[Path, str]:
     return Path(_FOLDER, scheme.removesuffix("://"), *address.removeprefix(scheme).split("/")), address
 
 
-def upload_all(files: Sequence[Path], address: str) -> None:
+def upload_all(files: Sequence[Path], address: str, *, kept: Sequence[Path] = ()) -> None:
     """Upload files, the last one to an address and the others beside it, and remove them here.
+
+    Args:
+        files: the files, the main one last.
+        address: of the main one.
+        kept: files that stay here, too.
 
     Raises:
         MachineError: a file could not be uploaded; all files stay here.
@@ -31,7 +36,7 @@ def upload_all(files: Sequence[Path], address: str) -> None:
     for path in files:
         upload(path, f"{folder}/{path.name}")
     log.info("`%s` is uploaded to `%s`", files[-1].name, address)
-    for path in files:
+    for path in set(files) - set(kept):
         path.unlink()
     for parent in files[-1].parents:
         if _FOLDER not in parent.parts:

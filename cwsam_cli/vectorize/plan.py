@@ -68,6 +68,7 @@ class VectorizePlan:
     append: bool
     allow_overlap: bool
     overwrite: bool
+    stac: bool
 
     @property
     def is_reprojected(self) -> bool:
@@ -131,6 +132,7 @@ def make_plan(request: VectorizeRequest) -> VectorizePlan:
             append=request.append,
             allow_overlap=request.allow_overlap,
             overwrite=request.overwrite,
+            stac=request.stac,
         )
 
 

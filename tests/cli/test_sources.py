@@ -9,8 +9,10 @@ import pytest
 import rasterio
 from typer.testing import Result
 
+from cwsam_cli.files import sha256
 from cwsam_cli.predict import work
 from tests.cli.conftest import invoke, write
+from tests.stac_rules import refuse_invalid
 
 Cwsam = Callable[..., Result]
 SECRET = "S3CR3T"
@@ -156,3 +158,59 @@ def test_of_several_scenes_only_maps_that_the_store_lacks_are_made(
     assert [each["path"] for each in made[0]["maps"]] == ["s3://many/maps/a.tif"]
     assert made[1]["present"] == ["s3://many/maps/a.tif"]
     assert [each["path"] for each in made[1]["maps"]] == ["s3://many/maps/b.tif"]
+
+
+# STAC items of what is written
+
+
+def linked(item: dict[str, Any], relation: str) -> list[str]:
+    return [link["href"] for link in item["links"] if link["rel"] == relation]
+
+
+def test_a_map_and_its_polygons_have_items_with_their_hashes(cwsam: Cwsam, run: Any, tmp_path: Path) -> None:
+    command = ("predict", run.scene, "-c", run.checkpoint, "-o", "out/map.tif", "--confidence")
+    cwsam(*command)
+    before = (tmp_path / "out" / "map.tif").stat().st_mtime_ns
+    (tmp_path / "out" / ".map.tif.journal").mkdir()  # as of a run that was killed at its end
+    cwsam(*command, "--stac")
+    assert (tmp_path / "out" / "map.tif").stat().st_mtime_ns == before, "only the item was missing"
+    item = json.loads((tmp_path / "out" / "map.json").read_text())
+    refuse_invalid(item)
+    assert set(item["assets"]) == {"map", "confidence"}
+    assert item["assets"]["map"]["file:checksum"] == "1220" + sha256(tmp_path / "out" / "map.tif")
+    (source,) = linked(item, "derived_from")
+    assert (tmp_path / "out" / source).resolve() == run.scene
+    refused = invoke("predict", run.labels, "-c", run.checkpoint, "-o", "out/map.tif", "--stac")
+    assert refused.exit_code == 2
+
+    cwsam("vectorize", "out/map.tif", "out/polygons.gpkg", "--stac")
+    polygons = json.loads((tmp_path / "out" / "polygons.json").read_text())
+    refuse_invalid(polygons)
+    assert polygons["assets"]["polygons"]["file:checksum"] == "1220" + sha256(tmp_path / "out" / "polygons.gpkg")
+    assert polygons["properties"]["datetime"] == item["properties"]["datetime"]
+    assert linked(polygons, "derived_from") == ["map.tif"]
+    assert invoke("vectorize", "out/map.tif", "out/polygons.fgb", "--stac").exit_code == 2, "polygons.json exists"
+    cwsam(*command, "--overwrite")
+    assert not (tmp_path / "out" / "map.json").exists(), "it described the former map"
+
+
+def test_maps_of_a_folder_or_a_store_have_a_collection(
+    cwsam: Cwsam, run: Any, object_store: str, tmp_path: Path, make_raster: Any
+) -> None:
+    with rasterio.open(run.scene) as source:
+        image = source.read()[:, :40, :40]
+    command = ("predict", "scenes", "-c", run.checkpoint, "--stac", "-o")
+    for name in ("a_20240601", "b_20240602"):
+        make_raster(f"scenes/{name}.tif", image)
+        cwsam(*command, "maps")
+    cwsam(*command, "s3://shelf/maps")
+    for folder in (tmp_path / "maps", tmp_path / "shelf" / "maps"):
+        collection = json.loads((folder / "collection.json").read_text())
+        refuse_invalid(collection)
+        assert collection["id"] == "maps"
+        assert linked(collection, "item") == ["./a_20240601.json", "./b_20240602.json"]
+        for name in linked(collection, "item"):
+            item = json.loads((folder / name).read_text())
+            refuse_invalid(item)
+            assert item["collection"] == "maps" and (folder / item["assets"]["map"]["href"]).exists()
+    assert collection["extent"]["temporal"]["interval"] == [["2024-06-01T00:00:00Z", "2024-06-02T00:00:00Z"]]
