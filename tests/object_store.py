@@ -1,9 +1,9 @@
 """A small object store and STAC API over HTTP, for tests. It serves its working folder, a folder per bucket.
 
-It knows HEAD, GET with ranges, PUT and multipart uploads. Files in the working folder steer it: `etag` is the ETag of
-all objects (else a hash of the content), `refuse` and `busy` hold the number of answers that become 403 or 503 from
-now on, `no_head` makes HEAD answer 403. `/api/search` answers with the items of `items.json`, one per page. `requests`
-lists all requests.
+It knows HEAD, GET with ranges, PUT, DELETE and multipart uploads. Files in the working folder steer it: `etag` is the
+ETag of all objects (else a hash of the content), `refuse` and `busy` hold the number of answers that become 403 or 503
+from now on, `no_head` makes HEAD answer 403, and `token` is the header Authorization that all requests need.
+`/api/search` answers with the items of `items.json`, one per page. `requests` lists all requests.
 """
 
 import hashlib
@@ -36,13 +36,17 @@ class Store(http.server.BaseHTTPRequestHandler):
         with _lock, Path("requests").open("a") as log:
             log.write(f"{self.command} {self.path}\n")
         is_refused = _spend("refuse") or (self.command == "HEAD" and Path("no_head").exists())
+        if Path("token").exists() and self.headers.get("Authorization") != Path("token").read_text():
+            return self._answer(401, b"")
         if is_refused or _spend("busy"):
             code = b"AccessDenied" if is_refused else b"SlowDown"
             return self._answer(403 if is_refused else 503, b"<Error><Code>%s</Code></Error>" % code)
         if parts.path == "/api/search":
             return self._search(query)
         if self.command == "POST" and "uploads" in query:
-            return self._answer(200, b"<R><UploadId>1</UploadId></R>")
+            return self._answer(
+                200, b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
+            )
         if self.command == "POST":
             pieces = sorted(path.parent.glob(f"{path.name}.piece*"))
             path.write_bytes(b"".join(piece.read_bytes() for piece in pieces))
@@ -52,6 +56,9 @@ class Store(http.server.BaseHTTPRequestHandler):
             number = f".piece{int(query['partNumber'][0]):04}" if "partNumber" in query else ""
             path.with_name(path.name + number).write_bytes(body)
             return self._answer(200, b"", ETag='"put"')
+        if self.command == "DELETE":
+            path.unlink(missing_ok=True)
+            return self._answer(204, b"")
         if not path.is_file():
             return self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         whole = path.read_bytes()
@@ -79,7 +86,7 @@ class Store(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    do_GET = do_HEAD = do_PUT = do_POST = _serve
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve
 
     def log_message(self, *_: object) -> None:
         pass

@@ -39,6 +39,7 @@ from cwsam_cli.raster.network import gdal_settings, stored_name
 from cwsam_cli.raster.quicklook import draw_map, read_text
 from cwsam_cli.raster.scene import FAILED, open_raster, reading, verify_written, writing
 from cwsam_cli.raster.style import tag_classes, write_sidecar, write_style
+from cwsam_cli.raster.vsi import remove
 from cwsam_cli.taxonomy import IGNORE, from_names
 
 KEY = "CWSAM_KEY"
@@ -114,6 +115,17 @@ def remove_stale_layers(plan: MapPlan) -> None:
         path = beside(plan.request.target, kind)
         if KEY in _read_tags(path):
             path.unlink()
+
+
+def remove_stale_uploads(plan: MapPlan) -> None:
+    """Remove from the store what `remove_stale_layers` removes here, if the map that is there is one of ours."""
+    request = plan.request
+    if KEY not in _read_tags(stored_name(request.upload)):
+        return
+    stale = [beside(request.target, kind) for kind in KINDS if kind not in request.kinds]
+    stale += [] if request.stac else [item_path(request.target)]
+    for path in stale:
+        remove(f"{request.upload.rpartition('/')[0]}/{path.name}")
 
 
 def _read_tags(path: Path | str) -> Mapping[str, str]:

@@ -139,11 +139,11 @@ def _make_part(request: MapRequest) -> MapResult | PartResult:
                 return PartResult(request.place, f"{number}/{parts}", missing)
             result = write_files(plan, kept)
             kept.remove()
-            deliver(request)
+            deliver(plan)
             return result
         if is_last:  # a part was killed when only its journal was left
             kept.remove()
-            deliver(request)
+            deliver(plan)
     return result_of(plan, read_tally(plan))
 
 

@@ -21,6 +21,7 @@ from cwsam_cli.predict.mapfile import (
     read_tally,
     refuse_others,
     remove_stale_layers,
+    remove_stale_uploads,
     write_item,
     write_map,
 )
@@ -103,17 +104,20 @@ def is_ready(plan: MapPlan) -> bool:
     if plan.request.stac and plan.request.target.exists() and not is_item_of(plan):
         refuse_others(plan)
         write_item(plan, plan.request.target)
-    deliver(plan.request)
+    deliver(plan)
     return True
 
 
-def deliver(request: MapRequest) -> None:
+def deliver(plan: MapPlan) -> None:
     """Upload a map that is complete, if it goes to an object store and is not there yet.
 
     Raises:
         MachineError: it could not be uploaded.
     """
+    request = plan.request
     if request.upload and request.target.exists():
+        if request.overwrite:
+            remove_stale_uploads(plan)
         upload_all(
             files_of_map(request.target), request.upload, kept=[item_path(request.target)] * bool(request.collection)
         )
@@ -175,7 +179,7 @@ def make_map_by(
         with world.pause_watchdog(), writing or nullcontext():
             result = write_files(plan, kept)
     with world.pause_watchdog():
-        deliver(plan.request)
+        deliver(plan)
     return result
 
 

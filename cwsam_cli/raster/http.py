@@ -1,5 +1,8 @@
 """Ask servers by HTTP, with patience for servers that are busy. GDAL asks for pixels itself."""
 
+import base64
+import os
+import re
 import time
 from collections.abc import Mapping
 from http.client import HTTPException
@@ -29,6 +32,8 @@ def ask(request: Request, *, read: bool, tries: int = 4) -> tuple[Mapping[str, s
         HTTPError: the server refuses, or stays busy.
         OSError, HTTPException: it does not answer.
     """
+    for name, value in _credentials().items():
+        request.add_unredirected_header(name, value)  # a redirect can lead to another server
     for number in range(tries):
         pause = 2.0**number
         try:
@@ -44,6 +49,20 @@ def ask(request: Request, *, read: bool, tries: int = 4) -> tuple[Mapping[str, s
                 raise
         time.sleep(pause)
     raise AssertionError("the last try returns or raises")
+
+
+def _credentials() -> dict[str, str]:
+    """Return the headers that GDAL sends, too, by its own variables of the environment."""
+    headers = {}
+    for line in re.split(r"[\r\n,]+", os.environ.get("GDAL_HTTP_HEADERS", "")):
+        name, _, value = line.partition(":")
+        if value:
+            headers[name.strip()] = value.strip()
+    if bearer := os.environ.get("GDAL_HTTP_BEARER"):
+        headers["Authorization"] = f"Bearer {bearer}"
+    elif login := os.environ.get("GDAL_HTTP_USERPWD"):
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    return headers
 
 
 def refusal(name: str, code: int | str) -> MachineError:

@@ -62,6 +62,14 @@ def upload(path: Path, address: str) -> None:
         )
 
 
+def remove(address: str) -> None:
+    """Remove an object from a store, if it is there."""
+    name, unlink = stored_name(address), _find("VSIUnlink")
+    if unlink is not None:
+        with rasterio.Env(**gdal_settings(name)):
+            unlink(name.encode())
+
+
 def _find(name: str) -> Any:
     try:
         return getattr(ctypes.CDLL(rasterio._base.__file__), name)

@@ -125,7 +125,8 @@ def test_a_map_in_a_store_is_that_of_this_disk_and_nothing_is_left_here(
     assert puts[-1] == "PUT /bucket/maps/map.tif", "its presence means complete"
     refused = invoke(*command, "-o", "s3://bucket/maps/map.tif")
     assert refused.exit_code == 2 and "`s3://bucket/maps/map.tif` exists already" in refused.stderr
-    cwsam(*command, "-o", "s3://bucket/maps/map.tif", "--overwrite")
+    cwsam(*command[:-1], "-o", "s3://bucket/maps/map.tif", "--overwrite")
+    assert (stored / "map.tif").exists() and not (stored / "map.confidence.tif").exists()
 
 
 def test_an_upload_that_fails_keeps_the_map_and_the_same_command_repeats_only_the_upload(
