@@ -4,6 +4,7 @@ stdout is only for results, so the output of `--json` can be piped.
 """
 
 import logging
+import re
 import sys
 import threading
 import unicodedata
@@ -23,6 +24,18 @@ ONCE_A_KIND = {"once": "kind"}
 """Pass it as `extra=` to show only the first of several messages that differ in their arguments, e.g. the file."""
 
 
+_URL = r"(?:[a-z][a-z0-9+.-]*:/|/vsi[a-z0-9_]+)"
+_LOGIN = re.compile(rf"({_URL}/)[^\s/@`\"']*@", re.I)
+_QUERY = re.compile(rf"({_URL}[^\n?`\"]*|\.\w+)\?[^\s`\"]*?(?=[,:;.)]*(?:[\s`\"]|$))", re.I)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without the queries and logins of the URLs in it, because they can be signatures and tokens."""
+    if "?" not in text and "@" not in text:
+        return text
+    return _QUERY.sub(r"\1", _LOGIN.sub(r"\1", text))
+
+
 class _BesideTheBar(logging.Handler):
     """Print log lines above the progress bars."""
 
@@ -31,7 +44,7 @@ class _BesideTheBar(logging.Handler):
         self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
+        text = without_secrets(self.format(record))
         once = getattr(record, "once", None)
         if once is not None:
             key = record.msg if once == "kind" else text

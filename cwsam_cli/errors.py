@@ -6,6 +6,8 @@ A message is one sentence that names the file or key. The hint is the next thing
 import errno
 from typing import Any
 
+from cwsam_cli.console import without_secrets
+
 _DISK = {
     errno.ENOTDIR: "a part of that path is a file",
     errno.EEXIST: "a part of that path is a file",
@@ -23,15 +25,15 @@ class CwsamError(Exception):
     """An error that the user can correct.
 
     Args:
-        message: one sentence that says what is wrong and where.
+        message: one sentence that says what is wrong and where. Both texts lose the queries and logins of URLs.
         hint: the next thing to type or check.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(without_secrets(message))
+        self.hint = without_secrets(hint)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let worker processes pass on errors of subclasses with other arguments."""

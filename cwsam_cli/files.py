@@ -17,6 +17,7 @@ from typing import IO, Any
 from cwsam_cli.errors import MachineError, OutputExists, UsageError
 
 _SIDECARS = (".ovr", ".msk", ".aux.xml", "-wal", "-shm", "-journal")
+_STORE = re.compile(r"(s3|gs|az):/")
 _POLL_S = 0.1
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
@@ -32,8 +33,13 @@ def refuse_existing(target: Path, *, overwrite: bool, marker: str = "") -> None:
             if it contains this file or is empty.
 
     Raises:
-        UsageError: the target exists, or is a folder that this program did not write.
+        UsageError: the target exists, is a folder that this program did not write, or is in an object store.
     """
+    if _STORE.match(target.as_posix()):
+        raise UsageError(
+            f"`{target}` is in an object store, and only `cwsam predict` writes maps there",
+            hint="write to this disk, and upload the result with another program",
+        )
     if not os.path.lexists(target):
         return
     if target.is_dir():

@@ -1,5 +1,7 @@
 """Rasters are made, not shipped: every test says what its scene looks like."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -45,6 +47,28 @@ def make_raster(tmp_path: Path) -> MakeRaster:
         return path
 
     return make
+
+
+@pytest.fixture
+def object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Serve the test's folder as an object store; see `tests/object_store.py`. Yields host and port.
+
+    In a process of its own: GDAL holds Python's lock while it waits for an answer.
+    """
+    from cwsam_cli.raster import http
+
+    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.01")
+    program = Path(__file__).with_name("object_store.py")
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}  # GDAL resets connections
+    with subprocess.Popen([sys.executable, program], cwd=tmp_path, text=True, **pipes) as process:
+        assert process.stdout is not None
+        address = f"127.0.0.1:{int(process.stdout.readline())}"
+        monkeypatch.setenv("AWS_S3_ENDPOINT", address)
+        for name, value in (("HTTPS", "NO"), ("VIRTUAL_HOSTING", "FALSE"), ("NO_SIGN_REQUEST", "YES")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        yield address
+        process.terminate()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
+from cwsam_cli.console import without_secrets
 from cwsam_cli.raster.network import NO_EXTERNAL
+
+_QUERY_VALUE = re.compile(r"\b([\w-]*(?:token|key|secret|signature|password)[\w-]*)=\S+", re.I)
+"""A parameter of `--stac-query`, which is no URL, can be a credential, too."""
 
 Checkpoint = Annotated[
     Path | None, typer.Option("-c", "--checkpoint", help="A trained model, e.g. save/RUN/model_epoch_best.pth.")
@@ -43,7 +47,9 @@ Bands = Annotated[
 Scenes = Annotated[
     list[str],
     typer.Argument(
-        metavar="SCENE", help="Images, folders, patterns, a .txt with one path per line, URLs, /vsizip/ paths."
+        metavar="SCENE",
+        help="Images, folders, patterns, a .txt with one path per line, URLs, s3:// gs:// az:// paths, archives "
+        "(/vsizip/), STAC items (items.json), or the URL of a STAC API with --stac-query.",
     ),
 ]
 Stack = Annotated[
@@ -57,6 +63,23 @@ Stack = Annotated[
 ]
 Unscale = Annotated[
     bool, typer.Option("--unscale", help="Apply the scale and offset of each band; values become float32.")
+]
+Assets = Annotated[
+    str | None,
+    typer.Option(
+        "--assets",
+        metavar="NAMES",
+        help="Assets of STAC items in the order of the model's bands: red,green,blue,nir. Names of assets, or common "
+        "names of their bands.",
+    ),
+]
+StacQuery = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stac-query",
+        metavar="QUERY",
+        help="Search the STAC API at the URL: 'collections=sentinel-2-l2a bbox=8,47,9,48 datetime=2024-06-01/..'",
+    ),
 ]
 Scheduler = Annotated[
     str | None,
@@ -95,13 +118,15 @@ FAILED_INPUTS = 4
 
 def command_line() -> str:
     """Return the command as it was typed, without passwords and tokens in URLs; outputs keep it as their origin."""
-    return shlex.join(["cwsam", *map(_without_secrets, sys.argv[1:])])
+    return shlex.join(["cwsam", *(_QUERY_VALUE.sub(r"\1=…", without_secrets(each)) for each in sys.argv[1:])])
 
 
-def _without_secrets(argument: str) -> str:
-    if "://" not in argument and "/vsi" not in argument:
-        return argument
-    return re.sub(r"://[^/@]*@", "://", argument.partition("?")[0])
+def scenes_of(scenes: list[str], assets: str | None, query: list[str] | None) -> tuple[list[str], bool]:
+    """Return the scenes that arguments and the options `--assets` and `--stac-query` mean; see `sources.expand`."""
+    from cwsam_cli.raster.sources import expand
+    from cwsam_cli.raster.stac import StacChoice, parse_query
+
+    return expand(scenes, StacChoice(assets=parse_names(assets), query=parse_query(query or [])))
 
 
 def require_checkpoint(checkpoint: Path | None) -> Path:
@@ -192,4 +217,4 @@ def print_result(result: Any, text: str, *, as_json: bool) -> None:
     if as_json:
         raw = result if isinstance(result, dict) else dataclasses.asdict(result)
         text = json.dumps(raw, default=str, ensure_ascii=False)
-    typer.echo(text)
+    typer.echo(without_secrets(text))

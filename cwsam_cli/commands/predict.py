@@ -9,6 +9,7 @@ import typer
 
 from cwsam_cli.commands.options import (
     FAILED_INPUTS,
+    Assets,
     Bands,
     Checkpoint,
     Device,
@@ -19,6 +20,7 @@ from cwsam_cli.commands.options import (
     Scenes,
     Scheduler,
     Stack,
+    StacQuery,
     Unscale,
     command_line,
     parse_key_values,
@@ -26,6 +28,7 @@ from cwsam_cli.commands.options import (
     parse_names,
     print_result,
     require_checkpoint,
+    scenes_of,
 )
 from cwsam_cli.console import loading
 from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Views
@@ -37,7 +40,13 @@ if TYPE_CHECKING:
 def predict(
     scenes: Scenes,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The map, a GeoTIFF; a folder for several scenes.")
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="The map, a GeoTIFF; a folder for several scenes. Either can be in an object store: s3://bucket/maps.",
+        ),
     ] = None,
     checkpoint: Checkpoint = None,
     overlap: Annotated[
@@ -85,6 +94,8 @@ def predict(
     aoi: Annotated[
         Path | None, typer.Option("--aoi", help="Map only inside these polygons; the rest is nodata.")
     ] = None,
+    assets: Assets = None,
+    stac_query: StacQuery = None,
     stack: Stack = None,
     unscale: Unscale = False,
     bands: Bands = None,
@@ -140,6 +151,12 @@ def predict(
     preview: Annotated[
         Path | None, typer.Option("--preview", metavar="PNG", help="Also draw the map with its legend.")
     ] = None,
+    stac: Annotated[
+        bool,
+        typer.Option(
+            "--stac", help="Also write a STAC item, map.json. Several maps also get a collection, collection.json."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check, estimate time, memory and disk; write nothing.")
     ] = False,
@@ -152,6 +169,7 @@ def predict(
     \b
     $ cwsam predict scene.tif -c save/first/model_epoch_best.pth -o map.tif
     $ cwsam predict 'scenes/*.tif' -c save/first/model_epoch_best.pth -o maps/ --format COG
+    $ cwsam predict items.json --assets red,green,blue -c save/first/model_epoch_best.pth -o maps/
 
     A map lies on its scene's own grid and holds class codes, nodata 255, and the names
     and colours of the classes. A pixel of the scene is nodata if one of these says so:
@@ -178,12 +196,14 @@ def predict(
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     from cwsam_cli.errors import UsageError
     from cwsam_cli.predict.request import MapRequest
-    from cwsam_cli.raster.sources import expand
+    from cwsam_cli.raster.uploads import place_output
     from cwsam_cli.raster.views import make_views
 
+    target, upload = place_output(output) if output else (None, "")
     request = MapRequest(
         checkpoint=checkpoint,
-        output=output,
+        output=target,
+        upload=upload,
         overwrite=overwrite,
         command=command_line(),
         overlap=overlap,
@@ -212,15 +232,16 @@ def predict(
         format=format,
         creation=parse_key_values(creation),
         preview=preview,
+        stac=stac,
     )
-    named, many = expand(scenes)
+    named, many = scenes_of(scenes, assets, stac_query)
     if stack or unscale:
         named = make_views(named, stack=stack, unscale=unscale)
         many = many and len(named) > 1
     if output is None and not dry_run:
         raise UsageError("no output is given", hint="say: -o map.tif")
     if not many:
-        request = request.of_scene(named[0], output)
+        request = request.of_scene(named[0], target)
         if not dry_run:
             request.refuse_early()
     with loading("torch"):

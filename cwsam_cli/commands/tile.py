@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cwsam_cli.commands.options import (
+    Assets,
     Bands,
     Json,
     NoExternal,
@@ -13,11 +14,13 @@ from cwsam_cli.commands.options import (
     Scenes,
     Scheduler,
     Stack,
+    StacQuery,
     Unscale,
     command_line,
     parse_names,
     parse_pairs,
     print_result,
+    scenes_of,
 )
 from cwsam_cli.tile.request import TileFormat, TileRequest
 
@@ -47,6 +50,8 @@ def tile(
             "`unlabelled` removes the label. Where polygons overlap, the last one wins.",
         ),
     ] = None,
+    assets: Assets = None,
+    stac_query: StacQuery = None,
     stack: Stack = None,
     crs: Annotated[str | None, typer.Option("--crs", help="Bring scenes to this CRS, such as EPSG:32632.")] = None,
     res: Annotated[
@@ -206,7 +211,7 @@ def tile(
     Tiles that do not lie inside those of one split are then left out.
 
     --append uses the class table, bands and options of the dataset again, so it needs scenes and
-    labels only (also --class-field for features, and --stack if the first run had it).
+    labels only (also --class-field for features, and --stack or --assets if the first run had it).
 
     With --scheduler, the workers of a Dask cluster read labels and write tiles. They need the
     scenes, the labels and the output's folder at the same paths; see docs/cluster.md.
@@ -218,7 +223,6 @@ def tile(
     palette of a label raster, or from the values of the class field.
     """
     from cwsam_cli.config.sizes import length_m
-    from cwsam_cli.raster.sources import expand
     from cwsam_cli.raster.views import make_views
     from cwsam_cli.tile.lengths import parse_length
     from cwsam_cli.tile.request import parse_focus
@@ -253,7 +257,7 @@ def tile(
     view = {name: chosen.pop(name) for name in ("crs", "pixel_m", "unscale") if name in chosen}
     shares_of_tile = {name: chosen.pop(name) for name in ("min_valid", "min_labelled") if name in chosen}
     request = TileRequest(
-        scenes=tuple(make_views(expand(scenes)[0], stack=stack, **view)),
+        scenes=tuple(make_views(scenes_of(scenes, assets, stac_query)[0], stack=stack, **view)),
         labels=labels,
         labels_for=tuple(parse_pairs(labels_for, "--labels-for", "scene.tif=labels.tif")),
         output=output,

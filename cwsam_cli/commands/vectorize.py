@@ -71,6 +71,9 @@ def vectorize(
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="Append also where the layer already has polygons.")
     ] = False,
+    stac: Annotated[
+        bool, typer.Option("--stac", help="Also write a STAC item with the output's name: polygons.json.")
+    ] = False,
     scheduler: Scheduler = None,
     no_external: NoExternal = False,
     overwrite: Overwrite = False,
@@ -135,6 +138,7 @@ def vectorize(
             check=check,
             append=append,
             allow_overlap=allow_overlap,
+            stac=stac,
             overwrite=overwrite,
         )
 

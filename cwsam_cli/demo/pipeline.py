@@ -143,9 +143,9 @@ def run_demo(
     )
     mapped = predict(request)
     log.info("5/5 vectorize")
-    polygons = vectorize(VectorizeRequest(map_path=mapped.path, output=output / "polygons.gpkg"))
+    polygons = vectorize(VectorizeRequest(map_path=request.target, output=output / "polygons.gpkg"))
     with rasterio.Env(), open_scene(scene) as image:
-        draw_quicklook(image, labels, mapped.path, manifest.taxonomy, picture)
+        draw_quicklook(image, labels, request.target, manifest.taxonomy, picture)
     largest = int(held_out.matrix.sum(axis=1).argmax())
     constant = compute_metrics(constant_matrix(held_out.matrix, largest))
     return DemoResult(

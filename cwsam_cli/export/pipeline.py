@@ -17,7 +17,8 @@ from cwsam_cli.export.request import ExportRequest
 from cwsam_cli.export.safetensors_file import write_safetensors
 from cwsam_cli.export.scores import read_scores
 from cwsam_cli.export.stac import Artifact, make_item
-from cwsam_cli.files import sha256, staged, write_text
+from cwsam_cli.files import staged, write_text
+from cwsam_cli.raster.catalog import file_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +72,4 @@ def export(request: ExportRequest) -> ExportResult:
 
 def _artifact(path: Path, item: Path) -> Artifact:
     href = Path(os.path.relpath(path.resolve(), item.resolve().parent)).as_posix()
-    return Artifact(href=href, ending=path.suffix.lower(), bytes=path.stat().st_size, sha256=sha256(path))
+    return Artifact(href=href, ending=path.suffix.lower(), file=file_fields(path))

@@ -3,7 +3,7 @@
 Source: https://github.com/stac-extensions/mlm, version 1.6.0
 """
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,19 +11,15 @@ from typing import Any
 from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.checkpoints.exported import DIVISOR, INPUT, OUTPUT
 from cwsam_cli.export.ground import Bounds, TrainingGround
+from cwsam_cli.raster.catalog import CLASSIFICATION, FILE, class_entry, identifier
 
-_EXTENSIONS = [
-    "https://stac-extensions.github.io/mlm/v1.6.0/schema.json",
-    "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
-    "https://stac-extensions.github.io/file/v2.1.0/schema.json",
-]
+_EXTENSIONS = ["https://stac-extensions.github.io/mlm/v1.6.0/schema.json", CLASSIFICATION, FILE]
 _FORMATS = {
     ".onnx": ("ONNX", "onnx", "application/octet-stream; application=onnx"),
     ".pt2": ("PyTorch", "torch.export.save", "application/zip; application=pytorch"),
     ".safetensors": ("PyTorch", "safetensors", "application/octet-stream; application=safetensors"),
 }
 """Framework, kind of artifact and media type by ending."""
-_SHA256 = "1220"  # multihash: SHA-256, 32 bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +29,8 @@ class Artifact:
     href: str
     """Path from the item's folder."""
     ending: str
-    bytes: int
-    sha256: str
+    file: Mapping[str, Any]
+    """Its size and hash, see `file_fields`."""
 
 
 def make_item(name: str, artifact: Artifact, checkpoint: Checkpoint, ground: TrainingGround) -> dict[str, Any]:
@@ -70,15 +66,14 @@ def make_item(name: str, artifact: Artifact, checkpoint: Checkpoint, ground: Tra
         "title": f"Model for windows of {arch.inp_size} pixels",
         "roles": ["mlm:model"],
         "mlm:artifact_type": kind,
-        "file:size": artifact.bytes,
-        "file:checksum": _SHA256 + artifact.sha256,
+        **artifact.file,
         "bands": bands,  # STAC forbids bands of the item without bands of an asset, and MLM wants those of the item
     }
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
         "stac_extensions": _EXTENSIONS,
-        "id": re.sub(r"[^\w.-]+", "-", name),
+        "id": identifier(name),
         **_place(ground.bounds),
         "properties": properties,
         "links": [],
@@ -111,12 +106,13 @@ def _input(checkpoint: Checkpoint, ending: str) -> dict[str, Any]:
 
 def _output(checkpoint: Checkpoint) -> dict[str, Any]:
     classes = [
-        {
-            "value": index,
-            "name": entry.name if re.fullmatch(r"[0-9A-Za-z_-]+", entry.name) else f"class_{entry.code}",
-            "description": f"{entry.name} (code {entry.code} in maps)",
-            "color_hint": entry.color[1:].upper(),
-        }
+        class_entry(
+            index,
+            entry.name,
+            entry.color,
+            description=f"{entry.name} (code {entry.code} in maps)",
+            fallback=f"class_{entry.code}",
+        )
         for index, entry in enumerate(checkpoint.taxonomy.classes)
     ]
     return {

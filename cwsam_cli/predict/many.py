@@ -15,15 +15,17 @@ from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.scheduler import LostScheduler
 from cwsam_cli.distributed.world import World, choose_device
 from cwsam_cli.errors import CwsamError, UsageError, as_user_error
-from cwsam_cli.files import locked, sha256
+from cwsam_cli.files import locked, refuse_existing, sha256
 from cwsam_cli.predict.fleet import make_on, plan_on, workers_of
 from cwsam_cli.predict.network import Lockstep, Model
 from cwsam_cli.predict.parts import take_place
 from cwsam_cli.predict.plan import MapPlan, make_plan
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.work import MapResult, is_ready, make_map, stay_alive
+from cwsam_cli.raster.catalog import COLLECTION, identifier, item_path, make_collection, read_own, write_json
 from cwsam_cli.raster.mapfile import beside
 from cwsam_cli.raster.sources import scene_names
+from cwsam_cli.raster.uploads import upload_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Maps:
     """What became of many scenes."""
 
     maps: list[MapResult]
-    present: list[Path]
+    present: list[Path | str]
     """Maps that an earlier run made from the same scenes, model and options."""
     failed: dict[str, str]
     """Reasons, by scene."""
@@ -96,7 +98,45 @@ def predict_many(request: MapRequest, scenes: Sequence[str]) -> Maps | None:
     requests = [
         request.of_scene(scene, folder / f"{name}.tif") for scene, name in zip(scenes, scene_names(scenes), strict=True)
     ]
+    if request.stac:
+        request, requests = _in_collection(request, requests)
     _refuse_shared_names(requests)
+    made = _predict_all(request, requests)
+    if request.stac and made is not None:
+        _write_collection(request)
+    return made
+
+
+def _in_collection(request: MapRequest, requests: list[MapRequest]) -> tuple[MapRequest, list[MapRequest]]:
+    """Let the maps of a folder belong to a collection.
+
+    Raises:
+        OutputExists: another collection is there, and the request does not say that it may be replaced.
+        UsageError: a map's item would have the collection's name.
+    """
+    path = request.target / COLLECTION
+    if path.exists() and not read_own(path):
+        refuse_existing(path, overwrite=request.overwrite)
+    taken = next((each.scene for each in requests if item_path(each.target) == path), None)
+    if taken is not None:
+        raise UsageError(f"the STAC item of `{taken}` and the collection would both be `{path}`", hint="rename it")
+    name = identifier(str(request.place).rstrip("/").rpartition("/")[2]) or "maps"
+    return replace(request, collection=name), [replace(each, collection=name) for each in requests]
+
+
+def _write_collection(request: MapRequest) -> None:
+    """Write the collection of a folder's items, also those of earlier runs and other parts."""
+    folder = request.target
+    found = {path.name: read_own(path) for path in sorted(folder.glob("*.json")) if path.name != COLLECTION}
+    items = {name: item for name, item in found.items() if item}
+    if not items:
+        return
+    write_json(folder / COLLECTION, make_collection(request.collection, items))
+    if request.upload:
+        upload_all([folder / COLLECTION], f"{request.upload}/{COLLECTION}")
+
+
+def _predict_all(request: MapRequest, requests: Sequence[MapRequest]) -> Maps | None:
     if request.is_part:
         return _make_part(request, requests)
     if request.scheduler:
@@ -151,9 +191,9 @@ def _make(common: MapRequest, requests: Sequence[MapRequest], world: World, *, d
             with world.pause_watchdog():  # a slow server, or hashing a large scene, may take long
                 plan = make_plan(request, model)
                 if is_ready(plan):
-                    made.present.append(request.target)
+                    made.present.append(request.place)
                     continue
-            log.info("%d/%d `%s` → `%s`", number, len(requests), request.scene, request.target)
+            log.info("%d/%d `%s` → `%s`", number, len(requests), request.scene, request.place)
             made.maps.append(make_map(plan, score, world))
         except Exception as error:
             made.failed[request.scene] = str(_tell(error))
@@ -180,7 +220,7 @@ def _make_on_cluster(common: MapRequest, requests: Sequence[MapRequest]) -> Maps
                 if is_ready(plan):
                     found[request.scene] = None
                     return
-                log.info("%d/%d `%s` → `%s`", number, len(requests), request.scene, request.target)
+                log.info("%d/%d `%s` → `%s`", number, len(requests), request.scene, request.place)
                 found[request.scene] = make_on(workers, plan, scenes=len(requests))
             except LostScheduler:
                 raise
@@ -191,7 +231,7 @@ def _make_on_cluster(common: MapRequest, requests: Sequence[MapRequest]) -> Maps
     results = [(request, found[request.scene]) for request in requests]
     return Maps(
         [result for _, result in results if isinstance(result, MapResult)],
-        [request.target for request, result in results if result is None],
+        [request.place for request, result in results if result is None],
         {request.scene: str(result) for request, result in results if isinstance(result, CwsamError)},
     )
 

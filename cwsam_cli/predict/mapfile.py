@@ -23,31 +23,58 @@ from cwsam_cli.errors import OutputExists
 from cwsam_cli.files import refuse_existing
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.plan import MapPlan
+from cwsam_cli.raster.catalog import KEY as ITEM_KEY
+from cwsam_cli.raster.catalog import (
+    ItemSource,
+    addresses,
+    class_entry,
+    describe_file,
+    item_path,
+    make_item,
+    read_own,
+    write_json,
+)
 from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, MODEL_TAG, Tally, beside
+from cwsam_cli.raster.network import gdal_settings, stored_name
 from cwsam_cli.raster.quicklook import draw_map, read_text
 from cwsam_cli.raster.scene import FAILED, open_raster, reading, verify_written, writing
 from cwsam_cli.raster.style import tag_classes, write_sidecar, write_style
+from cwsam_cli.raster.vsi import remove
 from cwsam_cli.taxonomy import IGNORE, from_names
 
 KEY = "CWSAM_KEY"
 
 
 def is_made(plan: MapPlan) -> bool:
-    """Whether the map is there already, with all its layers.
+    """Whether the map is there already, with all its layers, or is in the object store that it goes to.
 
-    With `overwrite` it is made again, unless other parts may just have completed it.
+    With `overwrite` it is made again, unless other parts may just have completed it, or its upload failed.
 
     Raises:
         OutputExists: another map is there, and the request does not say that it may be replaced.
     """
     request, output = plan.request, plan.request.target
-    if not output.exists() or (request.overwrite and not request.is_part):
+    if request.upload and not output.exists():
+        return _is_uploaded(plan)
+    if not output.exists() or (request.overwrite and not request.is_part and not request.upload):
         return False
     if _read_tags(output).get(KEY) != plan.digest:
         if request.overwrite:
             return False
         raise OutputExists(output)
     return all(beside(output, kind).exists() for kind in request.kinds)
+
+
+def _is_uploaded(plan: MapPlan) -> bool:
+    request = plan.request
+    if request.overwrite and not request.is_part:
+        return False
+    names = [f"{request.upload.rpartition('/')[0]}/{beside(request.target, kind).name}" for kind in request.kinds]
+    stored = {name: _read_tags(stored_name(name)) for name in (request.upload, *names)}
+    other = next((name for name, tags in stored.items() if tags and tags.get(KEY) != plan.digest), None)
+    if other is not None:
+        raise OutputExists(other)
+    return all(stored.values())
 
 
 def refuse_others(plan: MapPlan) -> None:
@@ -62,6 +89,9 @@ def refuse_others(plan: MapPlan) -> None:
             refuse_existing(path, overwrite=request.overwrite)
     if request.preview and read_text(request.preview, KEY) != plan.digest:
         refuse_existing(request.preview, overwrite=request.overwrite)
+    item = item_path(output)
+    if request.stac and item.exists() and not is_item_of(plan):
+        refuse_existing(item, overwrite=request.overwrite)
     with tempfile.TemporaryDirectory() as folder:  # class names and style carry no digest: their bytes are compared
         write_sidecar(Path(folder) / output.name, plan.layers.taxonomy)
         write_style(Path(folder) / output.name, plan.layers.taxonomy)
@@ -71,20 +101,39 @@ def refuse_others(plan: MapPlan) -> None:
                 refuse_existing(there, overwrite=request.overwrite)
 
 
+def is_item_of(plan: MapPlan) -> bool:
+    """Whether the STAC item of a map is there."""
+    return (read_own(item_path(plan.request.target)).get("properties") or {}).get(ITEM_KEY) == plan.digest
+
+
 def remove_stale_layers(plan: MapPlan) -> None:
-    """Remove layers of an older map that this plan does not write, because they would seem to belong to the new map."""
+    """Remove layers and the item of an older map, if this plan does not write them: they would seem to be its own."""
+    item = item_path(plan.request.target)
+    if not plan.request.stac and read_own(item):
+        item.unlink()
     for kind in set(KINDS) - set(plan.request.kinds):
         path = beside(plan.request.target, kind)
         if KEY in _read_tags(path):
             path.unlink()
 
 
-def _read_tags(path: Path) -> Mapping[str, str]:
-    """A raster's tags; none where there is no raster."""
-    if not path.is_file():
+def remove_stale_uploads(plan: MapPlan) -> None:
+    """Remove from the store what `remove_stale_layers` removes here, if the map that is there is one of ours."""
+    request = plan.request
+    if KEY not in _read_tags(stored_name(request.upload)):
+        return
+    stale = [beside(request.target, kind) for kind in KINDS if kind not in request.kinds]
+    stale += [] if request.stac else [item_path(request.target)]
+    for path in stale:
+        remove(f"{request.upload.rpartition('/')[0]}/{path.name}")
+
+
+def _read_tags(path: Path | str) -> Mapping[str, str]:
+    """A raster's tags, also in an object store; none where there is no raster."""
+    if isinstance(path, Path) and not path.is_file():
         return {}
     try:
-        with rasterio.open(path) as dataset:
+        with rasterio.Env(**gdal_settings(str(path))), rasterio.open(path) as dataset:
             tags: dict[str, str] = dataset.tags()
             return tags
     except FAILED:
@@ -93,8 +142,10 @@ def _read_tags(path: Path) -> Mapping[str, str]:
 
 def read_tally(plan: MapPlan) -> Tally:
     """Count a map that is there."""
-    tally, path = Tally(plan.grid), plan.request.target
-    with open_raster(path) as dataset, reading(path):
+    request = plan.request
+    path = str(request.target if request.target.exists() else stored_name(request.upload))
+    tally = Tally(plan.grid)
+    with rasterio.Env(**gdal_settings(path)), open_raster(path) as dataset, reading(path):
         for _, window in dataset.block_windows(1):
             tally.add(dataset.read(1, window=window), window)
     return tally
@@ -156,9 +207,38 @@ def write_map(target: Path, plan: MapPlan, read: Callable[[int, int, int], bytes
         verify_written(path)
     write_sidecar(target, layers.taxonomy)
     write_style(target, layers.taxonomy)
+    if request.stac:
+        write_item(plan, target)
     if request.preview:
         draw_map(target, layers.taxonomy, request.preview, {KEY: plan.digest})
     return tally
+
+
+def write_item(plan: MapPlan, target: Path) -> None:
+    """Write the STAC item of a map whose files are complete, beside `target`."""
+    request, form = plan.request, "image/tiff; application=geotiff"
+    form += "; profile=cloud-optimized" if request.format == "COG" else ""
+    classes = [
+        class_entry(entry.code, entry.name, entry.color, description=entry.name, fallback=f"class_{entry.code}")
+        for entry in plan.layers.taxonomy.classes
+    ]
+    layers = {
+        kind: describe_file(beside(target, kind), form, kind.replace("_", " "), ["data"]) for kind in request.kinds
+    }
+    codes = {"data_type": "uint8", "nodata": IGNORE, "classification:classes": classes}
+    item = make_item(
+        ItemSource(
+            name=request.target.stem,
+            key=plan.digest,
+            description=f"Land cover, {len(classes)} classes",
+            grid=plan.grid,
+            date=plan.date,
+            assets={"map": describe_file(target, form, "class codes", ["data"]) | codes, **layers},
+            sources=addresses(request.scene, request.target.parent),
+            collection=request.collection,
+        )
+    )
+    write_json(item_path(target), item)
 
 
 def _create(path: Path, plan: MapPlan, bands: int, creation: dict[str, Any]) -> DatasetWriter:

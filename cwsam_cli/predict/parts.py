@@ -30,6 +30,7 @@ from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.work import (
     MapResult,
     can_follow,
+    deliver,
     is_ready,
     make_map_by,
     make_share,
@@ -44,7 +45,7 @@ from cwsam_cli.predict.work import (
 class PartResult:
     """What a part has done for a map that is not complete yet."""
 
-    path: Path
+    path: Path | str
     part: str
     """Number of this part and number of parts, such as `2/3`."""
     missing: int
@@ -135,12 +136,14 @@ def _make_part(request: MapRequest) -> MapResult | PartResult:
         if not is_made(plan):
             missing = sum((row, column) not in kept.pieces for column, row in plan.pieces)
             if missing or not is_last:
-                return PartResult(output, f"{number}/{parts}", missing)
+                return PartResult(request.place, f"{number}/{parts}", missing)
             result = write_files(plan, kept)
             kept.remove()
+            deliver(plan)
             return result
         if is_last:  # a part was killed when only its journal was left
             kept.remove()
+            deliver(plan)
     return result_of(plan, read_tally(plan))
 
 

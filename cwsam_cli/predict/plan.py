@@ -8,7 +8,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +22,7 @@ from rasterio.windows import Window
 from cwsam_cli import __version__
 from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.config.schema import Precision
-from cwsam_cli.console import ONCE, ONCE_A_KIND, log
+from cwsam_cli.console import ONCE, ONCE_A_KIND, log, without_secrets
 from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.errors import UsageError
 from cwsam_cli.predict.layers import MapLayers
@@ -31,6 +31,7 @@ from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.scorer import AUGMENTATIONS
 from cwsam_cli.predict.windows import MARGIN, count_readers, sample
+from cwsam_cli.raster.catalog import date_of
 from cwsam_cli.raster.fingerprint import fingerprint, fingerprint_of_file
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.lattice import Lattice
@@ -48,7 +49,18 @@ _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
 _FAR = 8.0  # standard deviations of the training data
 _NO_CRS = "`%s` has no coordinate reference system, so the map has none either"
 _NOT_IN_KEY = {"scene", "checkpoint", "output", "overwrite", "command", "preview", "aoi", "format", "creation"}
-_NOT_IN_KEY |= {"max_memory", "gpu_memory", "batch_size", "device", "gpus", "part", "scheduler"}
+_NOT_IN_KEY |= {
+    "upload",
+    "stac",
+    "collection",
+    "max_memory",
+    "gpu_memory",
+    "batch_size",
+    "device",
+    "gpus",
+    "part",
+    "scheduler",
+}
 """Fields of a request on which pixels do not depend, or that the key holds as a hash."""
 
 
@@ -102,8 +114,10 @@ class MapPlan:
     """Estimated peak of one accelerator in bytes; 0 on the CPU."""
     device_limit: int = 0
     """Bytes that may be taken of one accelerator."""
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=(), repr=False)
     """What may make the map worse than it could be."""
+    date: str = ""
+    """Date of the scene, for its STAC item; empty without an item."""
     calibration: str = ""
     """How the model's probabilities were calibrated; empty if they were not."""
 
@@ -181,9 +195,10 @@ class MapPlan:
             log.info("probabilities are calibrated: %s", self.calibration, extra=ONCE)
 
     def to_json(self) -> dict[str, Any]:
-        """Values that JSON has, by field; see `from_json`."""
+        """Values that JSON has, by field, without secrets of URLs; see `from_json`."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
-        return plain | {"request": self.request.to_json()}
+        told = [without_secrets(text) for text in self.warnings]
+        return plain | {"request": self.request.to_json(), "warnings": told}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "MapPlan":
@@ -301,6 +316,7 @@ def make_plan(request: MapRequest, model: Model) -> MapPlan:
             device_memory=needs.device_bytes(width, batch),
             device_limit=room,
             warnings=tuple(remarks),
+            date=date_of(request.scene) if request.stac else "",
             calibration=calibration.as_text() if calibration else "",
         )
 

@@ -12,14 +12,16 @@ from rasterio.io import MemoryFile
 
 from cwsam_cli.distributed.cluster import Cluster, launcher_environment
 from cwsam_cli.distributed.scheduler import LOCAL
-from cwsam_cli.errors import DataError, UsageError
+from cwsam_cli.errors import DataError, OutputExists, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.journal import folder_of
 from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Views
 from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, beside
-from cwsam_cli.raster.network import is_plain_file
+from cwsam_cli.raster.network import is_plain_file, stored_name
 from cwsam_cli.raster.scene import FAILED
 from cwsam_cli.raster.sources import from_any_folder
+from cwsam_cli.raster.views import public_name
+from cwsam_cli.raster.vsi import read_headers
 
 _CONTINUE = "the same command continues where it was"
 
@@ -34,12 +36,15 @@ class MapRequest:
         UsageError: an option has a value that it cannot have.
     """
 
-    scene: str = ""
-    """A path, a URL or one of GDAL's virtual paths. A request for many scenes leaves it empty."""
+    scene: str = field(default="", repr=False)
+    """A path, a URL or one of GDAL's virtual paths. A request for many scenes leaves it empty. Dask logs the arguments
+    of calls that fail, so `repr` leaves out URLs."""
     checkpoint: Path
     """A `model_epoch_*.pth`."""
     output: Path | None = None
     """The map, a GeoTIFF; the folder of the maps in a request for many scenes. A dry run needs none."""
+    upload: str = ""
+    """Address in an object store to which the output goes when it is complete, such as `s3://bucket/map.tif`."""
     overwrite: bool = False
     """Replace an older map."""
     command: str = ""
@@ -84,6 +89,10 @@ class MapRequest:
     creation: Mapping[str, str] = field(default_factory=dict)
     """GDAL's creation options."""
     preview: Path | None = None
+    stac: bool = False
+    """Write a STAC item beside the map."""
+    collection: str = ""
+    """Id of the STAC collection in the map's folder; empty if there is none."""
 
     def __post_init__(self) -> None:
         if self.bounds:
@@ -120,6 +129,11 @@ class MapRequest:
         return self.output
 
     @property
+    def place(self) -> Path | str:
+        """Where the user finds the output."""
+        return self.upload or self.target
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """Layers beside the map."""
         return tuple(kind for kind in KINDS if getattr(self, kind))
@@ -131,7 +145,8 @@ class MapRequest:
 
     def of_scene(self, scene: str, output: Path | None) -> "MapRequest":
         """The request for one of many scenes."""
-        return replace(self, scene=scene, output=output)
+        upload = f"{self.upload}/{output.name}" if self.upload and output and output != self.output else self.upload
+        return replace(self, scene=scene, output=output, upload=upload)
 
     def for_workers(self) -> "MapRequest":
         """The same request with paths that hold in other working folders."""
@@ -148,7 +163,10 @@ class MapRequest:
         self.check_names()
         # A journal: the map may be complete, and its run was killed a moment later. Parts: another may have made it.
         if not (self.is_part or launcher_environment() or folder_of(self.target).exists()):
-            refuse_existing(self.target, overwrite=self.overwrite)
+            if not self.upload:
+                refuse_existing(self.target, overwrite=self.overwrite)
+            elif not self.overwrite and read_headers(stored_name(self.upload)):
+                raise OutputExists(self.upload)
         if is_plain_file(self.scene) and not Path(self.scene).exists():
             raise DataError(f"there is no file `{self.scene}`", hint="check the path")
 
@@ -169,10 +187,11 @@ class MapRequest:
             refuse_input(target, *inputs)
 
     def to_json(self) -> dict[str, Any]:
-        """Values that JSON has, by field."""
+        """Values that JSON has, by field. A URL of the scene is without its secrets."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()} | {
-            "creation": dict(self.creation)
+            "scene": public_name(self.scene),
+            "creation": dict(self.creation),
         }
 
     @classmethod

@@ -15,13 +15,24 @@ from cwsam_cli.distributed.world import World
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import staged, sweep
 from cwsam_cli.journal import Journal, folder_of, journal
-from cwsam_cli.predict.mapfile import is_made, read_tally, refuse_others, remove_stale_layers, write_map
+from cwsam_cli.predict.mapfile import (
+    is_item_of,
+    is_made,
+    read_tally,
+    refuse_others,
+    remove_stale_layers,
+    remove_stale_uploads,
+    write_item,
+    write_map,
+)
 from cwsam_cli.predict.network import Lockstep, Model
 from cwsam_cli.predict.pieces import ScoreWindows, make_pieces
 from cwsam_cli.predict.plan import MapPlan, make_plan
 from cwsam_cli.predict.request import MapRequest
-from cwsam_cli.raster.mapfile import Tally
+from cwsam_cli.raster.catalog import item_path
+from cwsam_cli.raster.mapfile import Tally, files_of_map
 from cwsam_cli.raster.network import GDAL_CACHE
+from cwsam_cli.raster.uploads import upload_all
 from cwsam_cli.taxonomy import IGNORE
 
 
@@ -29,7 +40,8 @@ from cwsam_cli.taxonomy import IGNORE
 class MapResult:
     """What a map shows."""
 
-    path: Path
+    path: Path | str
+    """A path, or the address in an object store."""
     width: int
     height: int
     pixels: dict[str, int] = field(default_factory=dict)
@@ -78,15 +90,37 @@ def map_scene(
 def is_ready(plan: MapPlan) -> bool:
     """Whether the map is there already; if a run was killed when only its journal was left, remove that.
 
+    If only its STAC item or its upload is left to do, do that.
+
     Raises:
         OutputExists: another map is there, and the request does not say that it may be replaced.
+        MachineError: the map could not be uploaded.
     """
     if not is_made(plan):
         return False
     if folder_of(plan.request.target).exists():
         with journal(plan.request.target, plan.key, {}):
             sweep_targets(plan.request)
+    if plan.request.stac and plan.request.target.exists() and not is_item_of(plan):
+        refuse_others(plan)
+        write_item(plan, plan.request.target)
+    deliver(plan)
     return True
+
+
+def deliver(plan: MapPlan) -> None:
+    """Upload a map that is complete, if it goes to an object store and is not there yet.
+
+    Raises:
+        MachineError: it could not be uploaded.
+    """
+    request = plan.request
+    if request.upload and request.target.exists():
+        if request.overwrite:
+            remove_stale_uploads(plan)
+        upload_all(
+            files_of_map(request.target), request.upload, kept=[item_path(request.target)] * bool(request.collection)
+        )
 
 
 def sweep_targets(request: MapRequest) -> None:
@@ -99,7 +133,7 @@ def result_of(plan: MapPlan, tally: Tally) -> MapResult:
     """Describe a map that is written."""
     grid, classes = plan.grid, plan.layers.taxonomy.classes
     return MapResult(
-        path=plan.request.target,
+        path=plan.request.place,
         width=grid.width,
         height=grid.height,
         pixels={entry.name: int(tally.pixels[entry.code]) for entry in classes},
@@ -143,7 +177,10 @@ def make_map_by(
         work(plan, kept)
         kept.scan()
         with world.pause_watchdog(), writing or nullcontext():
-            return write_files(plan, kept)
+            result = write_files(plan, kept)
+    with world.pause_watchdog():
+        deliver(plan)
+    return result
 
 
 def write_files(plan: MapPlan, kept: Journal) -> MapResult:

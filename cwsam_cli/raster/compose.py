@@ -1,5 +1,6 @@
 """Turn a `View` into a raster that GDAL reads: a virtual raster in memory, in which files on other grids are warped."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
@@ -49,8 +50,9 @@ def compose(text: str) -> str:
         grid = _common_grid(view, [(path, Grid.of(dataset)) for _, path, dataset in members])
         bands: list[BandSource] = []
         hiding: list[BandSource] = []
-        for name, path, dataset in members:
-            own = _member(view, name, path, dataset, grid)
+        for number, (name, path, dataset) in enumerate(members):
+            scales = _scales(path, dataset, view.scales[number] if view.scales else ()) if view.unscale else None
+            own = _member(name, path, dataset, grid, scales)
             bands += [band for band in own if not band.is_alpha and band.band != "mask,1"]
             hiding += [band for band in own if band.is_alpha or band.band == "mask,1"]
     whole = Window(0, 0, grid.width, grid.height)
@@ -121,8 +123,36 @@ def _cut_to_all(grid: Grid, grids: list[tuple[str, Grid]]) -> Grid:
     return grid.part(Window(first_col, first_row, width, height))
 
 
-def _member(view: View, name: str, path: str, dataset: rasterio.DatasetReader, grid: Grid) -> list[BandSource]:
-    """Return the bands of a file on the common grid, with what hides its pixels."""
+def _scales(
+    path: str, dataset: rasterio.DatasetReader, told: Sequence[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """Return factor and offset of each band: those that a STAC item tells, else those of the file."""
+    if not told:
+        return list(zip(dataset.scales, dataset.offsets, strict=True))
+    if len(told) not in (1, dataset.count):
+        raise DataError(
+            f"the STAC item gives scales of {len(told)} bands for `{path}`, which has {dataset.count}",
+            hint="leave out --unscale, or correct the item",
+        )
+    return list(told) * (dataset.count if len(told) == 1 else 1)
+
+
+def _member(
+    name: str,
+    path: str,
+    dataset: rasterio.DatasetReader,
+    grid: Grid,
+    scales: Sequence[tuple[float, float]] | None,
+) -> list[BandSource]:
+    """Return the bands of a file on the common grid, with what hides its pixels.
+
+    Args:
+        name: begins the names of its bands.
+        path: the file.
+        dataset: the open file.
+        grid: the common grid.
+        scales: factor and offset of each band; None leaves the values as they are.
+    """
     own = Grid.of(dataset)
     offset = ~own.transform @ (grid.transform.c, grid.transform.f)
     window = Window(round(offset[0]), round(offset[1]), grid.width, grid.height)
@@ -145,15 +175,14 @@ def _member(view: View, name: str, path: str, dataset: rasterio.DatasetReader, g
             path=source,
             band=number,
             name=(name if dataset.count - sum(alphas) == 1 else f"{name}_{own_name}") if name else own_name,
-            dtype="float32" if view.unscale and not is_alpha else dtype,
+            dtype="float32" if scales and not is_alpha else dtype,
             nodata=None if is_alpha else nodata,
             window=window,
             is_alpha=is_alpha,
-            scale=(scale, added) if view.unscale and not is_alpha else None,
+            scale=scales[number - 1] if scales and not is_alpha else None,
         )
-        for number, (own_name, dtype, nodata, is_alpha, scale, added) in enumerate(
-            zip(names, dataset.dtypes, dataset.nodatavals, alphas, dataset.scales, dataset.offsets, strict=True),
-            start=1,
+        for number, (own_name, dtype, nodata, is_alpha) in enumerate(
+            zip(names, dataset.dtypes, dataset.nodatavals, alphas, strict=True), start=1
         )
     ]
     if is_masked and is_on_grid:

@@ -3,34 +3,33 @@
 By default a file on this disk is known by its size, its time of change and a hash of a sample: its head, its tail
 and blocks between them. Paths do not count, so a moved file is still the same. An edit that keeps the size and misses
 the sample is noticed by its time. A copy with a new time counts as another file, unless the whole content is compared.
-A file on a server or in an object store is known by its length, ETag and time of change, as the server reports them.
+A file on a server or in an object store is known by its length, ETag, version and time of change, as the server
+reports them. The query of its URL counts only if the server reports none of them, because a signature changes.
 """
 
-import ctypes
 import hashlib
-import re
-import time
 from collections.abc import Mapping
 from functools import cache
 from http.client import HTTPException
-from itertools import count, takewhile
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 import rasterio
-import rasterio._base
 
+from cwsam_cli.console import without_secrets
 from cwsam_cli.errors import MachineError
 from cwsam_cli.files import sha256
 from cwsam_cli.raster.bands import band_descriptions
-from cwsam_cli.raster.network import ARCHIVES, CLOUDS, VIEW, gdal_settings
+from cwsam_cli.raster.http import BUSY, REFUSED, ask, refusal
+from cwsam_cli.raster.network import ARCHIVES, CLOUDS, VIEW, is_on_server, url_of
 from cwsam_cli.raster.views import View
+from cwsam_cli.raster.vsi import read_headers
 
 _BLOCK = 32 << 10
 _BLOCKS = 16
 """Bytes of a block and blocks of a sample: together half a megabyte per file, whatever its size."""
-_TRIES = 3
+_VERSIONS = ("etag", "last-modified", "x-amz-version-id", "x-goog-generation")
 
 
 def fingerprint(scene: str, dataset: rasterio.DatasetReader, *, whole: bool = False) -> str:
@@ -44,9 +43,13 @@ def fingerprint(scene: str, dataset: rasterio.DatasetReader, *, whole: bool = Fa
     Raises:
         MachineError: a server does not describe its file.
     """
-    header = repr((dataset.profile, dataset.transform, band_descriptions(dataset)))
+    parts = (dataset.profile, dataset.transform, band_descriptions(dataset))
+    view = View.from_text(scene) if scene.startswith(VIEW) else None
+    header = repr((*parts, view.scales) if view and view.unscale and view.scales else parts)
     files = [name for name in dataset.files if not name.startswith("<VRTDataset")]  # parts of a view
-    members = [path for _, path in View.from_text(scene).members] if scene.startswith(VIEW) else [scene]
+    members = [path for _, path in view.members] if view else [scene]
+    on_servers = {url_of(name) for name in members if is_on_server(name)}
+    files = [name for name in files if not (is_on_server(name) and url_of(name) in on_servers)]
     names = dict.fromkeys([*members, *files])
     return _digest(header, *(_describe(name, whole=whole) for name in names))
 
@@ -63,8 +66,8 @@ def _digest(*parts: str) -> str:
 def _describe(name: str, *, whole: bool) -> str:
     path = _find_on_disk(name)
     if path is None:
-        if "http://" in name or "https://" in name:
-            return f"{name} {_ask_server(_extract_url(name))}"
+        if is_on_server(name):
+            return _ask_server(url_of(name))
         return f"{name} {_ask_store(name)}" if name.startswith(tuple(CLOUDS.values())) else name
     inside = name.rpartition(str(path))[2]  # of an archive
     status = path.stat()
@@ -101,59 +104,42 @@ def _find_on_disk(name: str) -> Path | None:
     return next((part for part in (path, *path.parents) if part.is_file()), None)
 
 
-def _extract_url(name: str) -> str:
-    """The URL in one of GDAL's virtual paths; for a file in an archive, the archive's URL."""
-    url = name[name.index("http") :].partition("!")[0]
-    archive = re.match(r".*?\.(?:zip|tar|tgz|gz)(?=/)", url) if "/vsi" in name else None
-    return archive[0] if archive else url
-
-
 def _ask_server(url: str) -> str:
     """Ask a server about a file by HEAD, or by GET of its first byte where a signed URL allows no HEAD.
 
     Raises:
-        MachineError: the server does not answer.
+        MachineError: the server does not answer, or refuses to.
     """
-    reason: Exception | None = None
-    for number in range(_TRIES):
-        if number:
-            time.sleep(number)
+    try:
         try:
-            try:
-                return _read_headers(Request(url, method="HEAD"))
-            except HTTPError:
-                return _read_headers(Request(url, headers={"Range": "bytes=0-0"}))
-        except (HTTPException, OSError, ValueError) as error:
-            reason = error
-    raise _unanswered(url, str(reason))
-
-
-def _read_headers(request: Request) -> str:
-    with urlopen(request, timeout=30) as answer:
-        return _describe_headers(dict(answer.headers.items()))
+            told, _ = ask(Request(url, method="HEAD"), read=False)
+        except HTTPError as error:
+            if error.code in BUSY:
+                raise
+            told, _ = ask(Request(url, headers={"Range": "bytes=0-0"}), read=False)
+    except HTTPError as error:
+        raise refusal(url, error.code) if error.code in REFUSED else _unanswered(url, str(error)) from None
+    except (HTTPException, OSError, ValueError) as error:
+        raise _unanswered(url, str(error)) from None
+    told = {name.lower(): value for name, value in told.items()}
+    name = without_secrets(url) if any(name in told for name in _VERSIONS) else url
+    return f"{name} {_describe_headers(told)}"
 
 
 def _describe_headers(told: Mapping[str, str]) -> str:
-    length = told.get("Content-Range", "").rpartition("/")[2] or told.get("Content-Length")
-    return " ".join(map(str, (length, told.get("ETag"), told.get("Last-Modified"))))
+    length = told.get("content-range", "").rpartition("/")[2] or told.get("content-length")
+    return " ".join(map(str, (length, *(told[name] for name in _VERSIONS if name in told))))
 
 
 def _ask_store(name: str) -> str:
-    """Ask an object store about an object, through GDAL, which holds the credentials.
+    """Ask an object store about an object.
 
     Raises:
         MachineError: the store does not answer.
     """
-    try:
-        ask = ctypes.CDLL(rasterio._base.__file__).VSIGetFileMetadata  # rasterio does not show it
-    except (OSError, AttributeError):  # Windows finds no symbols of a library through one that uses it
+    told = read_headers(name)
+    if told is None:
         return ""
-    ask.restype = ctypes.POINTER(ctypes.c_char_p)
-    ask.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p]
-    with rasterio.Env(**gdal_settings(name)):
-        answer = ask(name.encode(), b"HEADERS", None)
-    lines = takewhile(bool, (answer[number] for number in count())) if answer else ()  # ends with a null pointer
-    told = dict(line.decode().split("=", 1) for line in lines)
     if not told:
         raise _unanswered(name, "it does not answer")
     return _describe_headers(told)
@@ -161,6 +147,6 @@ def _ask_store(name: str) -> str:
 
 def _unanswered(name: str, reason: str) -> MachineError:
     return MachineError(
-        f"the server does not say whether `{name.partition('?')[0]}` has changed: {reason}",
+        f"the server does not say whether `{name}` has changed: {reason}",
         hint="call again when it answers; the finished pieces of a map are kept",
     )

@@ -47,6 +47,17 @@ def _bases(path: str) -> Iterable[tuple[str, str]]:
         yield end, path.removesuffix(end) + suffix
 
 
+def files_of_map(target: Path) -> list[Path]:
+    """Return the files of a map that are there: sidecars and layers first, the map last."""
+    rasters = [*(beside(target, kind) for kind in KINDS), target]
+    sidecars = [
+        target.with_suffix(".qml"),
+        target.with_suffix(".json"),
+        *(path.with_name(f"{path.name}.aux.xml") for path in rasters),
+    ]
+    return [path for path in (*sidecars, *rasters) if path.exists()]
+
+
 @dataclass(frozen=True, slots=True)
 class Tally:
     """Pixels and ground that a map's classes cover."""

@@ -4,8 +4,9 @@ The command line sets `PATIENCE` before it loads anything else, so this module i
 """
 
 import os
+import re
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 PATIENCE = {
     "GDAL_HTTP_CONNECTTIMEOUT": "15",
@@ -48,14 +49,35 @@ VIEW = "view://"
 def is_remote(scene: str) -> bool:
     """Whether a scene comes over the network."""
     if scene.startswith(VIEW):
-        members = unquote(scene.removeprefix(VIEW))
-        return "://" in members or "=/vsi" in members
+        pairs = scene.partition("?")[2].split("&")
+        members = [unquote(pair) for pair in pairs if pair.startswith("band=")]
+        return any("://" in member or "=/vsi" in member for member in members)
     return "://" in scene or scene.startswith(("/vsicurl", *(path.rstrip("/") for path in CLOUDS.values())))
 
 
 def is_plain_file(scene: str) -> bool:
     """Whether a scene is a path on this machine."""
     return "://" not in scene and not scene.startswith("/vsi")
+
+
+def stored_name(address: str) -> str:
+    """Return GDAL's path of an object for an address such as `s3://bucket/map.tif`; any other name as it is."""
+    scheme = next((scheme for scheme in CLOUDS if address.startswith(scheme)), None)
+    return CLOUDS[scheme] + address.removeprefix(scheme) if scheme else address
+
+
+def is_on_server(name: str) -> bool:
+    """Whether a file is read by HTTP."""
+    return "http://" in name or "https://" in name or name.startswith("/vsicurl?")
+
+
+def url_of(name: str) -> str:
+    """Return the URL in one of GDAL's virtual paths; for a file in an archive, the archive's URL."""
+    if name.startswith("/vsicurl?"):  # options of GDAL, and the URL among them
+        return dict(parse_qsl(name.partition("?")[2])).get("url", name)
+    url = name[name.index("http") :].partition("!")[0]
+    archive = re.match(r".*?\.(?:zip|tar|tgz|gz)(?=/)", url) if "/vsi" in name else None
+    return archive[0] if archive else url
 
 
 def gdal_settings(scene: str = "", *, cache: int = GDAL_CACHE) -> dict[str, Any]:

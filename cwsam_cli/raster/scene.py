@@ -22,10 +22,11 @@ from rasterio.windows import Window
 from cwsam_cli.console import ONCE, log
 from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.raster.bands import band_index, band_names, choose_bands
+from cwsam_cli.raster.diagnosis import network_error
 from cwsam_cli.raster.external import is_forbidden, refuse_external
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.network import GDAL_CACHE as GDAL_CACHE
-from cwsam_cli.raster.network import VIEW
+from cwsam_cli.raster.network import VIEW, is_remote
 from cwsam_cli.raster.pixels import read_bands, read_image, read_valid, tagged_alpha
 from cwsam_cli.raster.place import missing_crs, refuse_impossible
 from cwsam_cli.raster.vrt import gdal_name
@@ -149,6 +150,8 @@ def reading(path: Path | str) -> Iterator[None]:
                 f"`{path}` could not be fetched: {detail}",
                 hint="call again; GDAL_HTTP_LOW_SPEED_TIME in the environment is how many seconds GDAL waits",
             ) from None
+        if is_remote(str(path)) and (cause := network_error(str(path), detail)) is not None:
+            raise cause from None
         raise DataError(
             f"`{path}` is not a readable raster: {detail}", hint=f"try: gdalinfo -checksum {path}"
         ) from None

@@ -5,34 +5,55 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.raster.network import ARCHIVES, CLOUDS, is_plain_file
+from cwsam_cli.raster.network import ARCHIVES, is_plain_file, stored_name
+
+if TYPE_CHECKING:
+    from cwsam_cli.raster.stac import StacChoice
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
 """Suffixes of the files in a folder that are read as scenes."""
 
 
-def expand(arguments: Sequence[str]) -> tuple[list[str], bool]:
+def expand(arguments: Sequence[str], stac: "StacChoice | None" = None) -> tuple[list[str], bool]:
     """List the scenes that arguments mean.
 
     A folder means the rasters in it, a pattern the files that match it, and a `.txt` file the paths in it, one per
-    line. In such a list `#` begins a remark, and paths are relative to the list. Any other argument is one scene.
+    line. In such a list `#` begins a remark, and paths are relative to the list. A file or URL of STAC items means
+    the scenes of the items. Any other argument is one scene.
+
+    Args:
+        arguments: of the command line.
+        stac: which items and assets are scenes; None reads no items.
 
     Returns:
         The scenes, and whether the arguments can mean several: a folder with one raster can.
 
     Raises:
         DataError: a folder, pattern or list holds no scene.
-        UsageError: a scene is given twice.
+        UsageError: a scene is given twice, or assets or a query without items.
+        MachineError: a server of items does not answer.
     """
     scenes: list[str] = []
     many = len(arguments) > 1
+    if stac and (stac.assets or stac.query) and not any(map(stac.means_items, arguments)):
+        raise UsageError(
+            "--assets and --stac-query are for STAC items, and no argument means items",
+            hint="give a file such as items.json, or the URL of an API with --stac-query",
+        )
     for argument in arguments:
+        if stac and stac.means_items(argument):
+            from cwsam_cli.raster.stac import find_scenes
+
+            items, are_several = find_scenes(argument, stac)
+            scenes += items
+            many |= are_several
+            continue
         found = _listed(argument)
         if found is None:
-            cloud = next((scheme for scheme in CLOUDS if argument.startswith(scheme)), None)
-            scenes.append(CLOUDS[cloud] + argument.removeprefix(cloud) if cloud else argument)
+            scenes.append(stored_name(argument))
             continue
         if not found:
             raise DataError(f"`{argument}` means no scene", hint=f"rasters end in {', '.join(SUFFIXES)}")

@@ -4,12 +4,14 @@ A view is written as text, `view://NAME?band=B02=PATH&band=…`, so that it goes
 plans, datasets and other processes. `raster.compose` turns it into a raster. This module loads no rasterio.
 """
 
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
+from cwsam_cli.console import without_secrets
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.network import VIEW
 from cwsam_cli.raster.sources import file_name, from_any_folder
@@ -29,6 +31,12 @@ class View:
     """Size of pixels in metres; 0 takes the smallest."""
     unscale: bool = False
     """Whether to apply scales and offsets of bands."""
+    scales: tuple[tuple[tuple[float, float], ...], ...] = ()
+    """Factor and offset of each band of each raster. A raster without any has its own; nothing is that of all."""
+    origin: str = ""
+    """Address of the STAC item that the view comes from, without secrets."""
+    date: str = ""
+    """Date of the item, in RFC 3339."""
 
     def to_text(self) -> str:
         """Return the view as a scene's path."""
@@ -36,6 +44,8 @@ class View:
         pairs += [("crs", self.crs)] if self.crs else []
         pairs += [("pixel_m", repr(self.pixel_m))] if self.pixel_m else []
         pairs += [("unscale", "yes")] if self.unscale else []
+        pairs += [("scales", json.dumps(self.scales))] if any(self.scales) else []
+        pairs += [(key, value) for key, value in (("origin", self.origin), ("date", self.date)) if value]
         return f"{VIEW}{quote(self.name)}?{urlencode(pairs)}"
 
     @classmethod
@@ -51,7 +61,20 @@ class View:
             crs=options.get("crs", ""),
             pixel_m=float(options.get("pixel_m", 0)),
             unscale="unscale" in options,
+            scales=tuple(
+                tuple((factor, offset) for factor, offset in bands) for bands in json.loads(options.get("scales", "[]"))
+            ),
+            origin=options.get("origin", ""),
+            date=options.get("date", ""),
         )
+
+
+def public_name(scene: str) -> str:
+    """Return a scene's path as outputs may keep it: without the queries and logins of URLs."""
+    if not scene.startswith(VIEW):
+        return without_secrets(scene)
+    view = View.from_text(scene)
+    return replace(view, members=tuple((name, without_secrets(path)) for name, path in view.members)).to_text()
 
 
 def make_views(
@@ -73,15 +96,17 @@ def make_views(
     """
     if stack is None and not (crs or pixel_m or unscale):
         return list(scenes)
-    groups = (
-        _group(scenes, stack)
-        if stack is not None
-        else {(file_name(path), path): [("", from_any_folder(path))] for path in scenes}
-    )
-    return [
-        View(name=name, members=tuple(members), crs=crs, pixel_m=pixel_m, unscale=unscale).to_text()
-        for (name, _), members in groups.items()
-    ]
+    if stack is None:
+        views = [_view_of(path) for path in scenes]
+    else:
+        views = [View(name=name, members=tuple(members)) for (name, _), members in _group(scenes, stack).items()]
+    return [replace(view, crs=crs, pixel_m=pixel_m, unscale=unscale).to_text() for view in views]
+
+
+def _view_of(scene: str) -> View:
+    if scene.startswith(VIEW):
+        return View.from_text(scene)
+    return View(name=file_name(scene), members=(("", from_any_folder(scene)),))
 
 
 def _group(scenes: Sequence[str], stack: str) -> dict[tuple[str, str], list[tuple[str, str]]]:

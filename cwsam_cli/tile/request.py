@@ -11,6 +11,7 @@ from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_input
 from cwsam_cli.raster.network import is_plain_file
 from cwsam_cli.raster.sources import from_any_folder, refuse_repeated
+from cwsam_cli.raster.views import public_name
 from cwsam_cli.tile.lengths import Length
 from cwsam_cli.tile.selection import Selection
 
@@ -129,6 +130,12 @@ class TileRequest:
         if self.workers > 1 and self.scheduler not in ("", LOCAL):
             raise UsageError("--workers is for this machine, and --scheduler for others", hint="remove --workers")
         refuse_repeated(self.scenes)
+        secret = next((scene for scene in self.scenes if public_name(scene) != scene), None)
+        if self.format == "windows" and secret is not None:
+            raise UsageError(
+                f"--format windows would keep the query or login of `{secret}` in the tiles",
+                hint="leave out --format, or give GDAL the credentials by its environment variables",
+            )
         inputs = [Path(scene) for scene in self.scenes if is_plain_file(scene)]
         inputs += filter(None, (self.labels, self.corrections, *(path for _, path in self.labels_for)))
         refuse_input(self.output, *inputs)

@@ -18,6 +18,7 @@ from cwsam_cli.raster.fingerprint import fingerprint
 from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
 from cwsam_cli.raster.scene import Scene, open_scene
 from cwsam_cli.raster.sources import scene_names
+from cwsam_cli.raster.views import public_name
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.footprints import PlacedScene
 from cwsam_cli.tile.labels.codes import NO_LABEL, Codes, Labels
@@ -204,7 +205,7 @@ def new_scenes(request: TileRequest, earlier: Sequence[PlacedScene]) -> tuple[st
     for path in request.scenes:
         with rasterio.Env(**gdal_settings(path)), open_scene(path, chosen_bands=request.bands) as scene:
             is_known = fingerprint(path, scene.dataset) in known
-        if not is_known and path in paths:
+        if not is_known and public_name(path) in paths:
             log.warning("`%s` has changed since the dataset was made, so it is added as another scene", path)
         added += [] if is_known else [path]
     skipped = len(request.scenes) - len(added)

@@ -16,6 +16,7 @@ from rasterio.windows import transform as window_transform
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.scene import Scene, not_written
 from cwsam_cli.raster.style import colormap
+from cwsam_cli.raster.views import public_name
 from cwsam_cli.raster.vrt import BandSource, build_vrt
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 from cwsam_cli.tile.footprints import PlacedScene, PlannedTile, draw_footprints
@@ -188,7 +189,7 @@ def write_index(scenes: Sequence[PlacedScene], tiles: Sequence[WrittenTile], tax
             "block": tile.planned.block,
             "fold": tile.planned.fold,
             "near_folds": ",".join(map(str, tile.planned.near_folds)),
-            "scene": str(scenes[tile.planned.scene].path),
+            "scene": public_name(scenes[tile.planned.scene].path),
             "col_off": tile.planned.col_off,
             "row_off": tile.planned.row_off,
             "width": tile.planned.width,

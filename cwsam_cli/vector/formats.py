@@ -13,6 +13,15 @@ _DRIVERS: dict[str, str] = dict(
         strict=True,
     )
 )
+MEDIA_TYPES = {
+    "GPKG": "application/geopackage+sqlite3",
+    "ESRI Shapefile": "application/octet-stream",
+    "FlatGeobuf": "application/vnd.flatgeobuf",
+    "GeoJSON": "application/geo+json",
+    "GeoJSONSeq": "application/geo+json-seq",
+    "Parquet": "application/vnd.apache.parquet",
+}
+"""By driver."""
 _OWN_SUFFIX = {"ESRI Shapefile": ".shp", "FlatGeobuf": ".fgb"}
 """Formats for which GDAL creates a folder if the file's suffix is another one."""
 

@@ -15,6 +15,7 @@ from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.mapfile import MODEL_TAG
 from cwsam_cli.raster.place import missing_crs
 from cwsam_cli.raster.scene import open_raster
+from cwsam_cli.raster.sources import file_name
 from cwsam_cli.vectorize.measure import to_ground
 from cwsam_cli.vectorize.reproject import Reprojection, crs_of
 from cwsam_cli.vectorize.request import VectorizeRequest
@@ -67,6 +68,7 @@ class VectorizePlan:
     append: bool
     allow_overlap: bool
     overwrite: bool
+    stac: bool
 
     @property
     def is_reprojected(self) -> bool:
@@ -118,7 +120,7 @@ def make_plan(request: VectorizeRequest) -> VectorizePlan:
             areas=kinds[0],
             lengths=kinds[1],
             metadata={
-                "source": request.map_path.name,
+                "source": file_name(str(request.map_path)),
                 "models (SHA-256)": source.dataset.tags().get(MODEL_TAG, "not known"),
                 "areas": kinds[0],
                 "lengths": kinds[1],
@@ -130,6 +132,7 @@ def make_plan(request: VectorizeRequest) -> VectorizePlan:
             append=request.append,
             allow_overlap=request.allow_overlap,
             overwrite=request.overwrite,
+            stac=request.stac,
         )
 
 

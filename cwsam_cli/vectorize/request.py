@@ -58,6 +58,8 @@ class VectorizeRequest:
     """Add the polygons to a layer of an existing GeoPackage, or as a further layer."""
     allow_overlap: bool = False
     """Append also where the layer already has polygons."""
+    stac: bool = False
+    """Write a STAC item beside the layer."""
     overwrite: bool = False
     """Replace an existing file."""
 
@@ -66,9 +68,16 @@ class VectorizeRequest:
             raise UsageError("--append needs a GeoPackage and excludes --overwrite", hint="write a .gpkg")
         if self.allow_overlap and not self.append:
             raise UsageError("--allow-overlap needs --append", hint="add --append, or leave it out")
+        if self.stac and (self.append or self.output.suffix.lower() == ".json"):
+            raise UsageError(
+                "--stac describes a file of one map, and its item ends in .json",
+                hint="leave out --append, and give the output another suffix",
+            )
         _ = self.driver, self.smallest_area, self.tolerance  # a wrong one raises
         refuse_input(self.output, self.map_path, *self.statistics.values())
         refuse_existing(self.output, overwrite=self.overwrite or self.append)
+        if self.stac:
+            refuse_existing(self.output.with_suffix(".json"), overwrite=self.overwrite)
 
     @property
     def driver(self) -> str:

@@ -1,7 +1,8 @@
 """Carry out a `VectorizePlan`: read the map strip by strip and write its layer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,20 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.files import reserved, staged
 from cwsam_cli.maps.codes import Strip
 from cwsam_cli.maps.strips import ClassRaster, OtherRaster, on_grid, open_classes
+from cwsam_cli.raster.catalog import (
+    ItemSource,
+    addresses,
+    class_entry,
+    date_of,
+    describe_file,
+    item_path,
+    make_item,
+    read_own,
+    write_json,
+)
 from cwsam_cli.regions.sieve import choose_codes, drop_holes, recode, select_holes
 from cwsam_cli.regions.units import sieve_weights, step_jacobians
+from cwsam_cli.vector.formats import MEDIA_TYPES
 from cwsam_cli.vector.layers import (
     check_overlap,
     check_size,
@@ -74,10 +87,38 @@ def write_polygons(plan: VectorizePlan) -> VectorizeResult:
                 colors = {code: (plan.legend.name(code), plan.legend.color(code)) for code in stream.areas}
                 write_layer_style(path, plan.layer, colors, "code")
             checked = stream.verdict()
+            if plan.stac:
+                _write_item(plan, source, list(stream.areas), path)
     for name, code in plan.selected.items():
         if code not in stream.areas:
             log.warning("`%s` has no polygon of class `%s`", plan.map_path, name)
     return _result(plan, stream, checked)
+
+
+def _write_item(plan: VectorizePlan, source: ClassRaster, codes: Sequence[int], path: Path) -> None:
+    """Write the STAC item of a layer whose files are complete, beside `path`."""
+    names = {code: plan.legend.name(code) for code in sorted(codes)}
+    classes = [
+        class_entry(code, name, plan.legend.color(code), description=name, fallback=f"class_{code}")
+        for code, name in names.items()
+    ]
+    told = read_own(item_path(plan.map_path)).get("properties") or {}
+    files = {each.name: each for each in sorted(path.parent.iterdir())}
+    others = {name: describe_file(each, "application/octet-stream", name, ["metadata"]) for name, each in files.items()}
+    del others[path.name]
+    layer = describe_file(path, MEDIA_TYPES[plan.driver], plan.layer, ["data"])
+    item = make_item(
+        ItemSource(
+            name=plan.output.stem,
+            key=layer["file:checksum"],
+            description=f"Polygons of land cover, {len(classes)} classes",
+            grid=source.grid,
+            date=told.get("datetime") or date_of(str(plan.map_path)),
+            assets={"polygons": layer | ({"classification:classes": classes} if classes else {}), **others},
+            sources=addresses(str(plan.map_path), plan.output.parent),
+        )
+    )
+    write_json(item_path(path), item)
 
 
 def _result(plan: VectorizePlan, stream: "_Polygons", checked: CheckResult | None) -> VectorizeResult:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cwsam_cli.console import ONCE, ONCE_A_KIND, close_bars, loading, log, setup, size_text, track
+from cwsam_cli.console import ONCE, ONCE_A_KIND, close_bars, loading, log, setup, size_text, track, without_secrets
 
 
 @pytest.fixture(autouse=True)
@@ -166,3 +166,20 @@ def test_what_takes_more_than_a_second_to_load_is_named_and_what_is_quick_is_not
 )
 def test_sizes_are_told_as_people_say_them(count: int, text: str) -> None:
     assert size_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("`https://x.org/a.tif?sig=SECRET` is not", "`https://x.org/a.tif` is not"),
+        ('{"scene": "https://x.org/a.tif?sig=SECRET", "b": 1}', '{"scene": "https://x.org/a.tif", "b": 1}'),
+        ("/vsicurl/https://me:SECRET@x.org/a.tif is not", "/vsicurl/https://x.org/a.tif is not"),
+        ("/vsicurl?pc_url_signing=yes&url=https://x.org/SECRET fails", "/vsicurl fails"),
+        ("view://a.stac?band=red%3Dhttps%3A%2F%2Fx%3FSECRET: failed", "view://a.stac: failed"),
+        ("a.tif?sig=SECRET, band 1: IReadBlock failed", "a.tif, band 1: IReadBlock failed"),
+        ("is there a map? no", "is there a map? no"),
+        ("me@example.org wrote s3://bucket/a.tif", "me@example.org wrote s3://bucket/a.tif"),
+    ],
+)
+def test_texts_are_shown_without_queries_and_logins_of_urls(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown

@@ -283,3 +283,8 @@ def test_a_folder_that_holds_anything_else_is_foreign(tmp_path: Path) -> None:
 
 def test_a_text_in_a_csv_is_never_a_formula_and_numbers_stay_numbers() -> None:
     assert csv_text([["=1+1", -1, " @a", "a-b"], [None, 0.5]]) == "'=1+1,-1,' @a,a-b\n,0.5\n"
+
+
+def test_an_output_in_an_object_store_is_refused_where_it_would_become_a_folder_of_this_disk() -> None:
+    with pytest.raises(UsageError, match="is in an object store"):
+        refuse_existing(Path("s3://bucket/polygons.gpkg"), overwrite=True)

@@ -23,6 +23,7 @@ from cwsam_cli.dataset.manifest import SPLITS, Manifest, Split, SplitRule, Tilin
 from cwsam_cli.dataset.statistics import RunningStats, class_weights
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.files import sha256
+from cwsam_cli.raster.views import public_name
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.append.options import too_old
 from cwsam_cli.tile.append.replacement import STATE
@@ -122,7 +123,9 @@ def write_state(
         {
             "crs": crs,
             "scenes": [
-                {name: getattr(scene, name) for name in _SCENE} | {"crs": number[scene.crs]} for scene in scenes
+                {name: getattr(scene, name) for name in _SCENE}
+                | {"path": public_name(scene.path), "crs": number[scene.crs]}
+                for scene in scenes
             ],
             "units": {unit: [own.split, own.fold, list(own.found.items())] for unit, own in units.items()},
             "values": list(table.values.items()),

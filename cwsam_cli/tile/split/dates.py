@@ -1,50 +1,19 @@
-"""Find the date of a scene, from its file name or its tags."""
-
-import re
-from datetime import date, timedelta
+"""The date of a scene decides its split."""
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.raster.scene import open_raster
-from cwsam_cli.raster.sources import file_name
-
-_DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
-_DAY_OF_YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)([0-3]\d\d)(?!\d)")
-_YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)(?!\d)")
+from cwsam_cli.raster.dates import find_date
 
 
 def scene_date(path: str) -> str:
-    """Return the date of a scene as `YYYY-MM-DD`, or its year if only the year is known.
-
-    The first date in the file name counts, as `20240115`, `2024-01-15` or `2024015` (day of the year). Then the tags
-    of the raster follow (such as TIFFTAG_DATETIME), and last a year in the file name.
+    """Return the date of a scene as `YYYY-MM-DD`, or its year if only the year is known; see `find_date`.
 
     Raises:
         DataError: there is no date.
     """
-    name = file_name(path)
-    found = _read(name)
-    if found is None:
-        with open_raster(path) as dataset:
-            tags = [value for key, value in sorted(dataset.tags().items()) if "DATE" in key.upper()]
-        found = next((day for value in tags if (day := _read(value.replace(":", "-"))) is not None), None)
-    if found is not None:
-        return found
-    years = [year for year in _YEAR.findall(name) if int(year) <= date.today().year]
-    if years:
-        return str(years[0])
-    raise DataError(
-        f"neither the name of `{path}` nor its tags hold a date, which --split-by date needs",
-        hint="put the date into the file name, for example scene_20240115.tif",
-    )
-
-
-def _read(text: str) -> str | None:
-    for year, _, month, day in _DAY.findall(text):
-        try:
-            return date(int(year), int(month), int(day)).isoformat()
-        except ValueError:  # 31 April
-            continue
-    for year, number in _DAY_OF_YEAR.findall(text):
-        if 1 <= int(number) <= 366:
-            return (date(int(year), 1, 1) + timedelta(days=int(number) - 1)).isoformat()
-    return None
+    found = find_date(path)
+    if not found:
+        raise DataError(
+            f"neither the name of `{path}` nor its tags hold a date, which --split-by date needs",
+            hint="put the date into the file name, for example scene_20240115.tif",
+        )
+    return found[:10]

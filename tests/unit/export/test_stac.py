@@ -15,7 +15,9 @@ GROUND = TrainingGround(tiles={"train": 3}, bounds=(-79.0, 35.5, -78.5, 36.0), s
 
 
 def item(ending: str = ".onnx", ground: TrainingGround = GROUND) -> dict[str, Any]:
-    artifact = Artifact(href=f"models/m{ending}", ending=ending, bytes=7, sha256="ab" * 32)
+    artifact = Artifact(
+        href=f"models/m{ending}", ending=ending, file={"file:size": 7, "file:checksum": "1220" + "ab" * 32}
+    )
     made: dict[str, Any] = json.loads(json.dumps(make_item("my model", artifact, checkpoint(), ground)))
     return made
 

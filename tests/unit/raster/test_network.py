@@ -14,7 +14,7 @@ from rasterio.windows import Window
 from typer.testing import CliRunner
 
 from cwsam_cli.main import app
-from cwsam_cli.raster.network import PATIENCE, gdal_settings
+from cwsam_cli.raster.network import PATIENCE, gdal_settings, url_of
 
 
 def test_blocks_that_were_read_stay_in_gdals_cache(tmp_path: Path) -> None:
@@ -82,3 +82,17 @@ def test_every_command_gives_up_a_silent_server(monkeypatch: pytest.MonkeyPatch)
     CliRunner().invoke(app, ["vectorize", "none.tif", "none.gpkg"])
     assert {name: os.environ[name] for name in PATIENCE} == PATIENCE | {"GDAL_HTTP_LOW_SPEED_TIME": "7"}
     assert 0 < int(PATIENCE["GDAL_HTTP_LOW_SPEED_TIME"]) <= 60
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("/vsicurl/https://example.org/a.tif", "https://example.org/a.tif"),
+        ("/vsicurl?pc_url_signing=yes&url=https%3A%2F%2Fexample.org%2Fa.tif", "https://example.org/a.tif"),
+        ("https://example.org/a.gz/b.tif", "https://example.org/a.gz/b.tif"),
+        ("/vsizip//vsicurl/https://example.org/a.zip/b/c.tif", "https://example.org/a.zip"),
+        ("zip+https://example.org/a.zip!c.tif", "https://example.org/a.zip"),
+    ],
+)
+def test_a_file_in_an_archive_on_a_server_is_known_by_the_archive(name: str, url: str) -> None:
+    assert url_of(name) == url
