@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo pictures test test-slow check bench clean
+.PHONY: install demo pictures viewer test test-slow check bench clean
 
 install: $(READY)
 
@@ -26,6 +26,11 @@ demo: $(VENV)/.demo-scene
 pictures: $(VENV)/.demo-scene
 	test -f demo/map.tif || $(BIN)/cwsam demo
 	$(BIN)/python docs/draw_pictures.py demo
+
+# Builds the page of `cwsam view` again; needed only after a change in cwsam_cli/view/page. Needs Node.js 20 or newer,
+# and npm downloads what the lock file there names.
+viewer:
+	cd cwsam_cli/view/page && npm ci --ignore-scripts && node build.js
 
 # One thread per worker: threads that spin while another process computes slow both many times over.
 test: $(READY)

@@ -25,6 +25,7 @@ from cwsam_cli.commands.tile import tile
 from cwsam_cli.commands.train import train
 from cwsam_cli.commands.upcycle import upcycle
 from cwsam_cli.commands.vectorize import vectorize
+from cwsam_cli.commands.view import view
 from cwsam_cli.distributed.cluster import launcher_environment
 from cwsam_cli.errors import CwsamError, as_user_error
 from cwsam_cli.raster.network import PATIENCE
@@ -124,6 +125,7 @@ for _name, _command in (
     ("eval", evaluate),
     ("predict", predict),
     ("vectorize", vectorize),
+    ("view", view),
     ("mosaic", mosaic),
     ("sample", sample),
     ("export", export),

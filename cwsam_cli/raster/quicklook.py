@@ -1,6 +1,6 @@
 """Draw pictures of a map: with its image and reference side by side, or alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,21 +91,47 @@ def _on_grid_of(scene: Scene, dataset: rasterio.DatasetReader) -> WarpedVRT:
 
 def stretch_scene(scene: Scene, shape: tuple[int, int]) -> NDArray[np.uint8]:
     """Read three bands of the image, each stretched between its 2nd and 98th percentile."""
+    image, known = _read_small(scene, display_bands(scene), shape)
+    picture = np.full((*shape, 3), _EMPTY, np.uint8)
+    for channel, (low, high) in enumerate(_bright_ranges(image, known)):
+        bright = np.clip((image[channel] - low) / max(high - low, 1e-6), 0, 1)
+        picture[..., channel] = np.where(known[channel], bright * 255, _EMPTY[channel])
+    return picture
+
+
+def display_bands(scene: Scene) -> tuple[int, int, int]:
+    """Return the bands shown as red, green and blue, counted from 1; of one or two bands three times the first."""
     names = list(scene.band_names)
     if {"red", "green", "blue"} <= set(names):
-        bands = [scene.bands[names.index(name)] for name in ("red", "green", "blue")]
+        red, green, blue = (scene.bands[names.index(name)] for name in ("red", "green", "blue"))
+    elif len(scene.bands) >= 3:
+        blue, green, red = scene.bands[:3]
     else:
-        bands = list(scene.bands[2::-1]) if len(scene.bands) >= 3 else [scene.bands[0]] * 3
+        red = green = blue = scene.bands[0]
+    return red, green, blue
+
+
+def display_ranges(scene: Scene, bands: Sequence[int]) -> list[tuple[float, float]]:
+    """Return the 2nd and 98th percentile of bands, from a reduced picture; 0 and 1 of a band without data."""
+    shape = min(scene.grid.height, _ALONE), min(scene.grid.width, _ALONE)
+    return _bright_ranges(*_read_small(scene, bands, shape))
+
+
+def _read_small(
+    scene: Scene, bands: Sequence[int], shape: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Read bands (C, *shape), and where they have data."""
     with reading(scene.path):
-        image = scene.dataset.read(bands, out_shape=(3, *shape), masked=True).astype(np.float32)
-    picture = np.full((*shape, 3), _EMPTY, np.uint8)
-    for channel, band in enumerate(image):
-        known = ~np.ma.getmaskarray(band) & np.isfinite(band.data)
-        if known.any():
-            low, high = np.percentile(band.data[known], (2, 98))
-            bright = np.clip((band.data - low) / max(high - low, 1e-6), 0, 1)
-            picture[..., channel] = np.where(known, bright * 255, _EMPTY[channel])
-    return picture
+        image = scene.dataset.read(list(bands), out_shape=(len(bands), *shape), masked=True).astype(np.float32)
+    return image.data, ~np.ma.getmaskarray(image) & np.isfinite(image.data)
+
+
+def _bright_ranges(image: NDArray[np.float32], known: NDArray[np.bool_]) -> list[tuple[float, float]]:
+    ranges = []
+    for band, has_data in zip(image, known, strict=True):
+        low, high = np.percentile(band[has_data], (2, 98)) if has_data.any() else (0.0, 1.0)
+        ranges.append((float(low), float(high)))
+    return ranges
 
 
 def color_classes(codes: NDArray[np.generic], taxonomy: Taxonomy) -> NDArray[np.uint8]:

@@ -19,6 +19,7 @@ def test_a_wheel_works_in_an_empty_virtual_environment(tmp_path):
 
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT)
     (wheel,) = tmp_path.glob("cwsam-*.whl")
+    assert wheel.stat().st_size < 3_000_000
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     run(python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "requirements.lock", wheel)
@@ -30,10 +31,12 @@ def test_a_wheel_works_in_an_empty_virtual_environment(tmp_path):
         "from cwsam_cli.report import page;"
         "print(load_config('tiny').model.name, len(load_taxonomy('land_cover_33')));"
         "print(sorted(path.name for path in page.TEMPLATE.iterdir()));"
-        "print(sorted(path.name for path in page.TEMPLATE.parents[1].glob('*/*.js')))",
+        "print(sorted(path.name for path in page.TEMPLATE.parents[1].glob('*/*.js')));"
+        "print(sorted(path.name for path in page.TEMPLATE.parents[1].glob('view/*/*')))",
     )
     assert shipped.splitlines() == [
         "sam_tiny 33",
         "['page.css', 'page.html', 'shared.js']",
         "['map.js', 'page.js', 'sample.js']",
+        "['index.html', 'licenses.txt', 'viewer.css', 'viewer.js']",
     ]

@@ -1,0 +1,1 @@
+"""Show scenes, maps and polygons in the browser: the command `view`."""

@@ -1,0 +1,54 @@
+// Builds the page of `cwsam view` into ../assets: one script, its style sheet, and the licences of all parts.
+
+import {createHash} from 'node:crypto';
+import {copyFileSync, existsSync, readFileSync, readdirSync, writeFileSync} from 'node:fs';
+import {build} from 'esbuild';
+
+const ASSETS = '../assets';
+
+const result = await build({
+  entryPoints: ['src/main.js'],
+  bundle: true,
+  format: 'esm',
+  target: 'es2022',
+  minify: true,
+  legalComments: 'none',
+  metafile: true,
+  pure: ['console.debug', 'console.info'],
+  external: ['@bokuweb/zstd-wasm'], // for compressed FlatGeobuf, which GDAL does not write
+  write: false,
+});
+
+const packages = [...new Set(Object.keys(result.metafile.inputs).map(packageOf).filter(Boolean))].sort();
+const described = packages.map((name) => ({name, ...JSON.parse(readFileSync(`node_modules/${name}/package.json`))}));
+const versions = described.map(({name, version}) => `${name} ${version}`).join(', ');
+const banner = `/*! Built by \`make viewer\` from sources with SHA-256 ${hashOfSources()}. Contains ${versions}. See licenses.txt. */\n`;
+writeFileSync(`${ASSETS}/viewer.js`, banner + result.outputFiles[0].text);
+for (const name of ['index.html', 'viewer.css']) {
+  copyFileSync(name, `${ASSETS}/${name}`);
+}
+writeFileSync(`${ASSETS}/licenses.txt`, described.map(licenseText).join('\n\n'));
+console.log(`viewer.js: ${Math.round(result.outputFiles[0].text.length / 1000)} kB, with ${versions}`);
+
+/** Name of the package that a module belongs to, undefined for our own. */
+function packageOf(path) {
+  return /node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1];
+}
+
+/** Hash of all that decides what is built; tests/unit/view/test_assets.py computes the same. */
+function hashOfSources() {
+  const names = ['package-lock.json', 'build.js', ...readdirSync('src').sort().map((name) => `src/${name}`)];
+  const hash = createHash('sha256');
+  for (const name of names) {
+    hash.update(readFileSync(name));
+  }
+  return hash.digest('hex');
+}
+
+function licenseText({name, version, license}) {
+  const file = ['LICENSE', 'LICENSE.md', 'LICENSE.txt', 'license', 'LICENCE'].find((file) =>
+    existsSync(`node_modules/${name}/${file}`),
+  );
+  const text = file ? readFileSync(`node_modules/${name}/${file}`, 'utf8').trim() : 'The package has no licence text.';
+  return `${name} ${version} (${license})\n${'='.repeat(60)}\n${text}\n`;
+}
