@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo pictures test test-slow check bench clean
+.PHONY: install demo pictures docs test test-slow check bench clean
 
 install: $(READY)
 
@@ -26,6 +26,9 @@ demo: $(VENV)/.demo-scene
 pictures: $(VENV)/.demo-scene
 	test -f demo/map.tif || $(BIN)/cwsam demo
 	$(BIN)/python docs/draw_pictures.py demo
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file docs/site/mkdocs.yml
 
 # One thread per worker: threads that spin while another process computes slow both many times over.
 test: $(READY)
