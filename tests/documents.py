@@ -99,10 +99,11 @@ def run_command(line: str) -> None:
 
 def draw_scenes():
     """Draw two scenes of two kinds of ground, and polygons of both."""
-    image = np.random.default_rng(0).integers(1, 255, (3, 390, 400), dtype=np.uint8)
-    image[:, :, 150:] //= 3
+    rng = np.random.default_rng(0)
     Path("scenes").mkdir()
     for name, north in (("north", 4_000_000), ("south", 3_985_000)):
+        image = rng.integers(1, 255, (3, 390, 400), dtype=np.uint8)
+        image[:, :, 150:] //= 3
         transform = rasterio.transform.from_origin(600_000, north, 30, 30)
         profile = {"driver": "GTiff", "crs": "EPSG:32617", "transform": transform, "dtype": "uint8"}
         with rasterio.open(f"scenes/{name}.tif", "w", width=400, height=390, count=3, **profile) as target:

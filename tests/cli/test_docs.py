@@ -88,6 +88,11 @@ def test_every_block_is_run_or_says_why_not():
     assert all(len(block.reason) >= 10 for block in found if block.reason)
 
 
+def test_the_quick_start_has_the_five_commands_of_the_readme():
+    first, second = (blocks(ROOT / name) for name in ("README.md", "docs/index.md"))
+    assert second[0].text in [block.text for block in first]
+
+
 def test_no_page_has_indented_code():
     for page in PAGES:
         outside = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
