@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo pictures viewer test test-slow check bench clean
+.PHONY: install demo pictures viewer docs test test-slow check bench clean
 
 install: $(READY)
 
@@ -31,6 +31,9 @@ pictures: $(VENV)/.demo-scene
 # and npm downloads what the lock file there names.
 viewer:
 	cd cwsam_cli/view/page && npm ci --ignore-scripts && node build.js
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file docs/site/mkdocs.yml
 
 # One thread per worker: threads that spin while another process computes slow both many times over.
 test: $(READY)
