@@ -38,6 +38,8 @@ class Units:
     """Units of each stratum in the map, (H,)."""
     areas: Floats
     """Area of each stratum, (H,), in any unit."""
+    has_class_strata: bool
+    """Whether the design made each stratum from one class of this map. Units alone cannot tell."""
 
     @classmethod
     def of_points(
@@ -48,6 +50,7 @@ class Units:
         *,
         classes: int,
         pixels: Counts,
+        has_class_strata: bool,
         areas: Floats | None = None,
         sizes: Floats | None = None,
     ) -> "Units":
@@ -59,6 +62,7 @@ class Units:
             reference: the index of each point's class in the reference, (N,).
             classes: number of classes K.
             pixels: pixels of each stratum in the map, (H,).
+            has_class_strata: whether each stratum was made from one class of this map.
             areas: area of each stratum, (H,); None if all pixels have one size.
             sizes: the size of each point's pixel, (N,), in the unit of `areas`; None if all pixels have one size.
         """
@@ -71,6 +75,7 @@ class Units:
             sizes=np.ones(len(reference)) if sizes is None else sizes,
             units=pixels,
             areas=pixels.astype(np.float64) if areas is None else areas,
+            has_class_strata=has_class_strata,
         )
 
     @property
@@ -134,26 +139,20 @@ def estimate(units: Units) -> Estimates:
     sample = _Sample(units.stratified)
     hits, points = units.hits, sample.strata.points
     users, producers, proportions = [], [], []
-    are_classes = _are_classes(units)
     for k in range(units.shares.shape[1]):
         mapped, real = (units.mapped == k).astype(np.float64), units.shares[:, k]
         in_map = np.bincount(units.strata[units.mapped == k], minlength=len(points))
         groups = sample.groups(in_map > points / 2)
         # If strata are the map's classes, a class cannot be correct in a stratum without it, nor omitted in one with
         # nothing else. In other strata the map may have it, although no unit shows it.
-        has_class, has_others = (in_map > 0) | ~are_classes, (in_map < points) | ~are_classes
+        is_unknown = not units.has_class_strata
+        has_class, has_others = (in_map > 0) | is_unknown, (in_map < points) | is_unknown
         users.append(sample.ratio(mapped * hits, mapped * (1 - hits), has_class, has_class, groups))
         producers.append(sample.ratio(mapped * real, (1 - mapped) * real, has_class, has_others, groups))
         proportions.append(sample.total(real, groups))
     matrix = np.zeros((units.shares.shape[1],) * 2)
     np.add.at(matrix, units.mapped, sample.strata.unit_weights[:, None] * units.shares)
     return Estimates(matrix, sample.overall(hits), tuple(proportions), tuple(users), tuple(producers))
-
-
-def _are_classes(units: Units) -> NDArray[np.bool_]:
-    """Return whether all units of each stratum have one class in the map, (1,) for all strata together."""
-    pairs = np.unique(np.stack([units.strata, units.mapped]), axis=1)
-    return np.array([pairs.shape[1] == len(units.units)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,17 +63,19 @@ def compare_maps(path: Path, first: Path | None, second: Path, *, band: int | No
         )
     design, maps, areas = sample.design, [], []
     for map_path in (first, second):
-        mapped = sample.frame["map"].to_numpy().astype(np.int64)
+        mapped, is_own_map = sample.frame["map"].to_numpy().astype(np.int64), True
         if map_path is not None:
-            design, mapped, _ = on_map(sample, design, mapped, map_path, band)
-        maps.append(mapped)
+            design, mapped, is_own_map = on_map(sample, design, mapped, map_path, band)
+        maps.append((mapped, is_own_map))
         areas.append(_areas(design, map_path, band))
     shares = sample.shares(REFERENCE, design.classes)
     known: np.ndarray[Any, Any] = shares.sum(axis=1) > 0
     strata, sizes = sample.frame["stratum"].to_numpy().astype(np.int64) - 1, sizes_of(sample, design)
     refuse_empty_strata(sample, design, strata[known])
     sizes = None if sizes is None else sizes[known]
-    codes, (one, two) = as_units(design, strata[known], shares[known], sizes, *(mapped[known] for mapped in maps))
+    codes, (one, two) = as_units(
+        design, strata[known], shares[known], sizes, *((mapped[known], is_own_map) for mapped, is_own_map in maps)
+    )
     legend = {entry.code: entry.name for entry in design.classes}
     found = compare_units(one, two)
     return MapComparison(

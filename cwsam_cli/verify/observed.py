@@ -44,7 +44,11 @@ def sizes_of(sample: Sample, design: Design) -> NDArray[np.float64] | None:
 
 
 def as_units(
-    design: Design, strata: Codes, shares: NDArray[np.float64], sizes: NDArray[np.float64] | None, *maps: Codes
+    design: Design,
+    strata: Codes,
+    shares: NDArray[np.float64],
+    sizes: NDArray[np.float64] | None,
+    *maps: tuple[Codes, bool],
 ) -> tuple[Codes, tuple[Units, ...]]:
     """Describe interpreted units for the estimators.
 
@@ -53,7 +57,7 @@ def as_units(
         strata: the stratum of each unit, (N,), from 0.
         shares: share of each class of the design in the reference, (N, classes).
         sizes: see `sizes_of`.
-        maps: the code of each unit in each map, (N,) each.
+        maps: for each map, the code of each unit, (N,), and whether the sample was drawn from this map.
 
     Returns:
         The codes that occur, (K,), and the units once per map.
@@ -61,7 +65,7 @@ def as_units(
     listed = np.array([entry.code for entry in design.classes], np.int64)
     occurs = shares.any(axis=0)
     own = [stratum.code for stratum in design.strata if stratum.code is not None]
-    codes = np.unique(np.concatenate([*maps, listed[occurs], own])).astype(np.int64)
+    codes = np.unique(np.concatenate([*(mapped for mapped, _ in maps), listed[occurs], own])).astype(np.int64)
     by_code = np.zeros((len(strata), len(codes)))
     by_code[:, np.searchsorted(codes, listed[occurs])] = shares[:, occurs]
     areas = design.areas_m2
@@ -73,8 +77,9 @@ def as_units(
             sizes=np.ones(len(strata)) if sizes is None else sizes,
             units=design.units,
             areas=design.pixels.astype(np.float64) if areas is None else areas,
+            has_class_strata=is_own_map and design.has_class_strata,
         )
-        for mapped in maps
+        for mapped, is_own_map in maps
     )
 
 

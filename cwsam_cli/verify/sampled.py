@@ -90,13 +90,14 @@ def assess_sample(
             f" for classes with at least {ASSISTED} points in the reference."
         )
         helper = dataclasses.replace(helper, at_points=helper.at_points[known])
+    codes, (units,) = as_units(
+        design, strata[known], shares[known], sizes if sizes is None else sizes[known], (mapped[known], is_own_map)
+    )
     return _assess(
         sample,
         design,
-        strata[known],
-        mapped[known],
-        shares[known],
-        sizes if sizes is None else sizes[known],
+        codes,
+        units,
         map_name=str(map_path or design.map),
         method=method,
         notes=notes,
@@ -107,17 +108,14 @@ def assess_sample(
 def _assess(
     sample: Sample,
     design: Design,
-    strata: Codes,
-    mapped: Codes,
-    shares: NDArray[np.float64],
-    sizes: NDArray[np.float64] | None,
+    codes: Codes,
+    units: Units,
     *,
     map_name: str,
     method: str,
     notes: Sequence[str],
     helper: Probabilities | None,
 ) -> SampleAssessment:
-    codes, (units,) = as_units(design, strata, shares, sizes, mapped)
     areas = design.areas_m2
     found = estimate(units)
     total_ha = None if areas is None else float(areas.sum()) / 10_000
@@ -148,7 +146,7 @@ def _assess(
                 note=_note(int(in_map[k]), int(in_reference[k])),
             )
         )
-    points = np.bincount(strata, minlength=len(design.strata)).tolist()
+    points = np.bincount(units.strata, minlength=len(design.strata)).tolist()
     single = [s.name for s, n in zip(design.strata, points, strict=True) if n == 1 and s.units > 1]
     if single:
         notes = [*notes, f"Only one point of the stratum {', '.join(single)} is interpreted, so errors are unknown."]
@@ -158,7 +156,7 @@ def _assess(
         design=design,
         method=method,
         points=len(sample.frame),
-        interpreted=len(mapped),
+        interpreted=len(units.mapped),
         interpreted_by_stratum=tuple(points),
         overall=found.overall,
         classes=tuple(classes),

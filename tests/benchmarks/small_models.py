@@ -35,9 +35,9 @@ from torch.nn import functional as F
 
 from cwsam_cli.config.load import load_config, load_taxonomy
 from cwsam_cli.config.schema import RunConfig
-from cwsam_cli.dataset.statistics import RunningStats
+from cwsam_cli.dataset.statistics import RunningStats, class_weights
 from cwsam_cli.dataset.transforms import augment, band_statistics, normalize
-from cwsam_cli.learning.losses import class_weights, loss_parts
+from cwsam_cli.learning.losses import loss_parts
 from cwsam_cli.learning.optim import build_optimizer, learning_rate, local_shards
 from cwsam_cli.metrics.confusion import compute_metrics, confusion_matrix
 from cwsam_cli.model.experts import collect_routing

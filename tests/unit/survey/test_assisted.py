@@ -15,7 +15,9 @@ def units() -> Units:
     rng = np.random.default_rng(0)
     strata = np.repeat([0, 1], COUNT // 2)
     reference = np.where(rng.random(COUNT) < 0.8, strata, 1 - strata)
-    return Units.of_points(strata, strata, reference, classes=2, pixels=np.array([30_000, 10_000]))
+    return Units.of_points(
+        strata, strata, reference, classes=2, has_class_strata=True, pixels=np.array([30_000, 10_000])
+    )
 
 
 def test_perfect_probabilities_give_their_own_mean(units: Units) -> None:

@@ -55,6 +55,7 @@ def test_intervals_of_areas_and_accuracies_cover(side: int, allocation: Allocati
             sizes=np.ones(DRAWN),
             units=units,
             areas=units.astype(np.float64),
+            has_class_strata=True,
         )
         result = estimate(sample)
         if side == 1:

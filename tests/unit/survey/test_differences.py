@@ -24,6 +24,7 @@ def maps(changed: int) -> tuple[Units, Units]:
             sizes=np.ones(400),
             units=PIXELS,
             areas=PIXELS.astype(np.float64),
+            has_class_strata=own is mapped,
         )
         for own in (mapped, other)
     )

@@ -14,7 +14,7 @@ HECTARES_PER_PIXEL = 0.09
 def olofsson() -> Estimates:
     """Olofsson et al. 2014, section 5: strata are the four map classes."""
     mapped, reference = np.repeat(np.indices((4, 4)).reshape(2, -1), MATRIX.ravel(), axis=1)
-    return estimate(Units.of_points(mapped, mapped, reference, classes=4, pixels=PIXELS))
+    return estimate(Units.of_points(mapped, mapped, reference, classes=4, has_class_strata=True, pixels=PIXELS))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,9 @@ def stehman() -> Estimates:
     reference = "AAAAACBABCABBBBBAABBCCCCCDDBBADDDDDDDCCB"
     one, other = (np.array(["ABCD".index(letter) for letter in text]) for text in (mapped, reference))
     pixels = np.array([40_000, 30_000, 20_000, 10_000])
-    return estimate(Units.of_points(np.repeat(np.arange(4), 10), one, other, classes=4, pixels=pixels))
+    return estimate(
+        Units.of_points(np.repeat(np.arange(4), 10), one, other, classes=4, has_class_strata=False, pixels=pixels)
+    )
 
 
 def test_the_areas_of_olofssons_example_are_the_published_ones(olofsson: Estimates) -> None:
@@ -78,7 +80,9 @@ def test_the_finite_population_counts_where_a_stratum_is_largely_sampled() -> No
     """Half of a stratum: the variance of the rest is half of that of a large one (Cochran 1977, section 2.6)."""
     strata, reference = np.zeros(40, int), np.repeat([0, 1], 20)
     half, large = (
-        estimate(Units.of_points(strata, strata, reference, classes=2, pixels=np.array([pixels])))
+        estimate(
+            Units.of_points(strata, strata, reference, classes=2, has_class_strata=True, pixels=np.array([pixels]))
+        )
         for pixels in (80, 10**6)
     )
     assert half.overall.standard_error == pytest.approx((large.overall.standard_error or 0) * 0.5**0.5)
@@ -86,14 +90,18 @@ def test_the_finite_population_counts_where_a_stratum_is_largely_sampled() -> No
 
 def test_a_census_has_no_error() -> None:
     strata, mapped, reference = np.array([[0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0, 1, 0, 1, 0]])
-    found = estimate(Units.of_points(strata, mapped, reference, classes=2, pixels=np.array([3, 2])))
+    found = estimate(
+        Units.of_points(strata, mapped, reference, classes=2, has_class_strata=True, pixels=np.array([3, 2]))
+    )
     assert found.overall.value == pytest.approx(0.6)
     assert found.overall.standard_error == 0
 
 
 def test_a_single_point_of_a_stratum_has_no_known_error() -> None:
     strata, mapped, reference = np.array([[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 1, 1]])
-    found = estimate(Units.of_points(strata, mapped, reference, classes=3, pixels=np.array([300, 200])))
+    found = estimate(
+        Units.of_points(strata, mapped, reference, classes=3, has_class_strata=True, pixels=np.array([300, 200]))
+    )
     assert found.overall.value == pytest.approx(0.6 * 2 / 3 + 0.4)
     for entry in (found.overall, *found.proportions, found.producers[1], found.users[1]):
         assert entry is not None
@@ -102,9 +110,24 @@ def test_a_single_point_of_a_stratum_has_no_known_error() -> None:
     assert (found.users[2], found.producers[2]) == (None, None)
 
 
+def test_regions_are_no_class_strata_even_if_their_points_show_one_class_each() -> None:
+    """The map may show class 0 in the second region, too, so its user's accuracy is less certain."""
+    strata = np.repeat([0, 1], 30)
+    reference = np.where(np.arange(60) % 10 == 0, 1 - strata, strata)
+    pixels = np.array([10_000, 90_000])
+    known, unknown = (
+        estimate(Units.of_points(strata, strata, reference, classes=2, has_class_strata=own, pixels=pixels)).users[0]
+        for own in (True, False)
+    )
+    assert known and unknown and known.low and unknown.low and unknown.value == known.value
+    assert unknown.low < known.low - 0.1
+
+
 def test_the_interval_of_an_accuracy_without_error_has_a_width() -> None:
     strata = mapped = reference = np.repeat([0, 1], 30)
-    found = estimate(Units.of_points(strata, mapped, reference, classes=2, pixels=np.array([10_000, 10_000])))
+    found = estimate(
+        Units.of_points(strata, mapped, reference, classes=2, has_class_strata=True, pixels=np.array([10_000, 10_000]))
+    )
     for entry in (found.overall, *found.users):
         assert entry is not None and entry.low is not None and entry.high is not None
         assert 0.9 < entry.low < 0.97 and entry.high == 1
@@ -115,13 +138,24 @@ def test_pixels_of_unequal_size_count_by_their_size() -> None:
     rng = np.random.default_rng(0)
     strata, reference, sizes = rng.integers(0, 2, 400), rng.integers(0, 2, 400), rng.uniform(1, 3, 400)
     pixels, areas = np.bincount(strata), np.bincount(strata, sizes)
-    found = estimate(Units.of_points(strata, strata, reference, classes=2, pixels=pixels, areas=areas, sizes=sizes))
+    found = estimate(
+        Units.of_points(
+            strata, strata, reference, classes=2, has_class_strata=True, pixels=pixels, areas=areas, sizes=sizes
+        )
+    )
     assert found.proportions[1].value == pytest.approx(sizes[reference == 1].sum() / sizes.sum())
     assert found.overall.value == pytest.approx(sizes[reference == strata].sum() / sizes.sum())
-    same = estimate(Units.of_points(strata, strata, reference, classes=2, pixels=pixels * 10))
+    same = estimate(Units.of_points(strata, strata, reference, classes=2, has_class_strata=True, pixels=pixels * 10))
     scaled = estimate(
         Units.of_points(
-            strata, strata, reference, classes=2, pixels=pixels * 10, areas=pixels * 7.0, sizes=np.full(400, 0.7)
+            strata,
+            strata,
+            reference,
+            classes=2,
+            has_class_strata=True,
+            pixels=pixels * 10,
+            areas=pixels * 7.0,
+            sizes=np.full(400, 0.7),
         )
     )
     assert scaled.proportions[0].standard_error == pytest.approx(same.proportions[0].standard_error)

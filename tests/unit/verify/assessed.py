@@ -15,7 +15,7 @@ COUNTS = np.array([[40, 8, 2], [0, 60, 10], [0, 1, 79]])
 def assessment() -> SampleAssessment:
     """200 points in three strata. The map shows too much of the first class, and one interpreter was checked."""
     mapped, reference = np.repeat(np.indices((3, 3)).reshape(2, -1), COUNTS.ravel(), axis=1)
-    found = estimate(Units.of_points(mapped, mapped, reference, classes=3, pixels=PIXELS))
+    found = estimate(Units.of_points(mapped, mapped, reference, classes=3, has_class_strata=True, pixels=PIXELS))
     classes = tuple(
         ClassEstimates(
             code=k + 1,
