@@ -11,7 +11,7 @@ from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.maps.strips import ClassRaster
 from cwsam_cli.sample.request import SampleRequest
 from cwsam_cli.survey.allocation import allocate, deviations_of, points_for_areas, points_for_overall, shares
-from cwsam_cli.survey.population import Counts, Population, Strata, find_units
+from cwsam_cli.survey.population import Counts, Floats, Population, Strata, find_units
 from cwsam_cli.survey.samplefile import REFERENCE, SHARES, centers
 
 if TYPE_CHECKING:
@@ -86,14 +86,14 @@ def first_allocation(request: SampleRequest, units: Counts, expected: Expectatio
     return allocate(total, parts, least, units)
 
 
-def further_allocation(more: int, units: Counts, drawn: Counts, right: Counts, interpreted: Counts) -> Counts:
+def further_allocation(more: int, units: Counts, drawn: Counts, right: Floats, interpreted: Counts) -> Counts:
     """Return how many points each stratum gets on top of those that it has, (H,), by Neyman's rule.
 
     Args:
         more: number of further points.
         units: units of each stratum, (H,).
         drawn: points of each stratum so far, (H,).
-        right: correct points of each stratum so far, (H,).
+        right: correct points of each stratum so far, (H,). A block that is correct in part counts as its share.
         interpreted: interpreted points of each stratum so far, (H,).
     """
     # One more correct and one more wrong point: a stratum without an error so far still gets points.

@@ -18,7 +18,7 @@ from cwsam_cli.sample.request import SampleRequest
 from cwsam_cli.sample.strata import StrataSource, open_strata
 from cwsam_cli.survey.allocation import overall_error
 from cwsam_cli.survey.design import Design, MapClass, Stratum, describe_outside
-from cwsam_cli.survey.population import Counts, Population, count_population
+from cwsam_cli.survey.population import Counts, Floats, Population, count_population
 from cwsam_cli.survey.samplefile import NO_REFERENCE, REFERENCE, Sample, read_sample, write_sample
 
 if TYPE_CHECKING:
@@ -176,13 +176,13 @@ def _answers(sample: Sample, field: str, classes: tuple[MapClass, ...]) -> list[
     return ["" if code == NO_REFERENCE else str(code) for code in codes]
 
 
-def _found(sample: Sample, design: Design) -> tuple[Counts, Counts]:
-    """Return the correct and the interpreted points of each stratum, (H,)."""
-    codes = sample.references(REFERENCE, design.classes)
-    strata, known = sample.frame["stratum"].to_numpy() - 1, codes != NO_REFERENCE
-    right = known & (codes == sample.frame["map"].to_numpy())
-    count = len(design.strata)
-    return np.bincount(strata[right], minlength=count), np.bincount(strata[known], minlength=count)
+def _found(sample: Sample, design: Design) -> tuple[Floats, Counts]:
+    """Return the correct and the interpreted units of each stratum, (H,). A block can be correct in part."""
+    shares, strata = sample.shares(REFERENCE, design.classes), sample.frame["stratum"].to_numpy() - 1
+    codes = np.array([entry.code for entry in design.classes])
+    right = (shares * (codes == sample.frame["map"].to_numpy()[:, None])).sum(axis=1)
+    known, count = shares.any(axis=1), len(design.strata)
+    return np.bincount(strata, right, count), np.bincount(strata[known], minlength=count)
 
 
 def _strata(population: Population, names: list[str], points: Counts, *, are_classes: bool) -> tuple[Stratum, ...]:

@@ -116,6 +116,23 @@ def test_shares_in_the_csv_are_kept_by_more_blocks(cwsam: Cwsam, map_path: Path)
     assert pandas.read_csv("sample.csv")["reference_shares"].notna().sum() == 60
 
 
+def test_blocks_with_shares_only_guide_the_allocation_of_more_blocks(
+    cwsam: Cwsam, map_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Blocks of Town are wrong in half of their ground, and others are right. A proportional draw adds none to Town."""
+    cwsam("sample", map_path, "-n", 90, "--unit", "3x3", "--allocation", "equal", "-o", "sample.gpkg")
+    sample = read_sample(Path("sample.gpkg"))
+    assert sample.design is not None
+    half, names = "Water 50, Town 50", {code: f"{name} 100" for code, name in enumerate(TABLE.names, 1)}
+    texts = [half if code == 3 else names[code] for code in sample.frame["map"]]
+    write_sample(sample.path, sample.frame.assign(reference_shares=texts), sample.design, overwrite=True)
+    cwsam("sample", map_path, "--more", 60, "-o", "sample.gpkg")
+    grown = read_sample(Path("sample.gpkg")).design
+    assert grown is not None and "interpreted yet" not in caplog.text
+    added = grown.points - sample.design.points
+    assert added[2] >= 5
+
+
 def test_a_turned_map_is_drawn_with_its_blocks(cwsam: Cwsam, truth: NDArray[np.uint8], tmp_path: Path) -> None:
     turned = rasterio.Affine.translation(600_000, 4_000_000) @ rasterio.Affine.rotation(20)
     path = write(tmp_path / "turned.tif", truth, transform=turned @ rasterio.Affine.scale(30, -30))
