@@ -182,7 +182,7 @@ def _found(sample: Sample, design: Design) -> tuple[Floats, Counts]:
     codes = np.array([entry.code for entry in design.classes])
     right = (shares * (codes == sample.frame["map"].to_numpy()[:, None])).sum(axis=1)
     known, count = shares.any(axis=1), len(design.strata)
-    return np.bincount(strata, right, count), np.bincount(strata[known], minlength=count)
+    return np.bincount(strata, right, count).astype(np.float64), np.bincount(strata[known], minlength=count)
 
 
 def _strata(population: Population, names: list[str], points: Counts, *, are_classes: bool) -> tuple[Stratum, ...]:

@@ -68,6 +68,12 @@ def assess_sample(
             method = "stratified, strata are not map classes (Stehman 2014)"
     if not is_own_map or any(stratum.code is None for stratum in design.strata):
         notes.append("Strata are not the map's classes, so the mapped areas are estimates from the points, too.")
+    elif design.allocation == "equal":
+        # tests/benchmarks/README.md has the reason: their upper ends allow for omitted ground that few points show.
+        notes.append(
+            "Under equal allocation few points fall into large strata, so intervals of the areas of rare classes are"
+            " wider than needed. In a simulation with 300 points they held the truth in up to 98.7 % of the samples."
+        )
     if design.block_pixels > 1:
         side = design.block_pixels
         method += f", blocks of {side} × {side} pixels"

@@ -90,6 +90,14 @@ def test_areas_and_accuracies_are_near_the_truth(cwsam: Cwsam, map_path: Path, t
     assert sum(entry["area_ha"]["value"] for entry in told["classes"]) == pytest.approx(truth.size * 0.09)
 
 
+def test_equal_allocation_says_that_areas_of_rare_classes_have_wide_intervals(
+    cwsam: Cwsam, map_path: Path, truth: NDArray[np.uint8]
+) -> None:
+    cwsam("sample", map_path, "-n", 90, "--allocation", "equal", "-o", "sample.gpkg")
+    interpret(Path("sample.gpkg"), truth)
+    assert "wider than needed" in " ".join(assess(cwsam)["notes"])
+
+
 def test_without_a_map_the_sample_knows_what_its_own_map_said(
     cwsam: Cwsam, map_path: Path, truth: NDArray[np.uint8]
 ) -> None:
