@@ -33,6 +33,8 @@ _ROW_OF_BLOCKS = 2**25
 """Largest number of pixels in a row of blocks for which strips end where blocks end."""
 _DENSE = 2**20
 """Largest range of values that is counted with one bin per value."""
+_PAIRS = 2**17
+"""Fewest bytes that are counted in pairs. Fewer take less time than adding up the counts of 65,536 pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +95,12 @@ def count_population(source: ClassRaster, strata: Strata, side: int = 1) -> Popu
     grid, found = source.grid, []
     cells: list[Window] = []
     digest, outside = _MapHash.of(source), 0
+    is_uneven = grid.crs is not None and not grid.pixel_area_m2
     for strip, codes, empty in _hashed(source, digest, side):
         values, none = strata(strip, codes, empty)
-        outside += int(np.count_nonzero(none)) - int(np.count_nonzero(empty))
-        areas = None if grid.crs is None or grid.pixel_area_m2 else _areas(grid, strip)
+        if none is not empty:
+            outside += int(np.count_nonzero(none)) - int(np.count_nonzero(empty))
+        areas = _areas(grid, strip) if is_uneven else None
         for left in range(0, grid.width, columns := _columns(source, side)):
             part = np.s_[:, left : left + columns]
             cells.append(Window(left, strip.row_off, min(columns, grid.width - left), strip.height))
@@ -157,7 +161,7 @@ def find_units(
             values, pixels = majority(values, none, side)
         has_gaps = not pixels.all()
         for stratum, places, numbers in jobs[cell]:
-            chosen = values == population.values[stratum]
+            chosen = values == values.dtype.type(population.values[stratum])  # int64 would convert all pixels
             inside = np.flatnonzero(chosen & (pixels > 0) if has_gaps else chosen)[numbers]
             rows, columns = np.divmod(inside, codes.shape[1])
             own = result[stratum]
@@ -269,22 +273,32 @@ def _count(
     values: NDArray[Any], none: NDArray[np.bool_], areas: Floats | None, side: int
 ) -> tuple[Counts, Counts, Floats, Floats]:
     """Count units where there are some: the values that occur, their units, their pixels and their areas."""
-    cover = ~none
+    pixels = None
     if side > 1:
         if areas is not None:
             areas = _sum_blocks(np.where(none, 0.0, areas), side)
         values, pixels = majority(values, none, side)
-        cover = pixels > 0
-    if not cover.all():
-        values, areas = values[cover], areas[cover] if areas is not None else None
+        none = pixels == 0
+    if none.any():
+        cover = ~none
+        values, areas, pixels = values[cover], *(None if part is None else part[cover] for part in (areas, pixels))
     if not values.size:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
     every, places = _places(values)
-    units = np.bincount(places)
+    units = _count_bytes(places) if places.dtype == np.uint8 and places.size >= _PAIRS else np.bincount(places)
     known = np.flatnonzero(units)
-    amounts = units if side == 1 else np.bincount(places, pixels[cover])
+    amounts = units if pixels is None else np.bincount(places, pixels.ravel())
     ground = np.zeros(len(every)) if areas is None else np.bincount(places, areas.ravel())
     return every[known], units[known], amounts[known].astype(np.float64), ground[known].astype(np.float64)
+
+
+def _count_bytes(values: NDArray[np.integer]) -> Counts:
+    """Count bytes (n,) by value, (256,). Two bytes read as one number count in half the time."""
+    even = len(values) // 2 * 2
+    pairs = np.bincount(values[:even].view(np.uint16), minlength=2**16).reshape(256, 256)
+    counts: Counts = pairs.sum(axis=0) + pairs.sum(axis=1)
+    counts[values[even:]] += 1
+    return counts
 
 
 def _sum_blocks(values: Floats, side: int) -> Floats:
@@ -299,4 +313,6 @@ def _places(values: NDArray[Any]) -> tuple[Counts, NDArray[np.integer]]:
     span = int(flat.max()) - low + 1
     if span > _DENSE:
         return np.unique(flat.astype(np.int64), return_inverse=True)
-    return np.arange(low, low + span), flat if low == 0 else flat.astype(np.int64) - low
+    return np.arange(low, low + span), flat if low == 0 else flat.astype(
+        np.int64
+    ) - low
