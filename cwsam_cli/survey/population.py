@@ -281,7 +281,9 @@ def _count(
         none = pixels == 0
     if none.any():
         cover = ~none
-        values, areas, pixels = values[cover], *(None if part is None else part[cover] for part in (areas, pixels))
+        values = values[cover]
+        areas = None if areas is None else areas[cover]
+        pixels = None if pixels is None else pixels[cover]
     if not values.size:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
     every, places = _places(values)
@@ -313,6 +315,4 @@ def _places(values: NDArray[Any]) -> tuple[Counts, NDArray[np.integer]]:
     span = int(flat.max()) - low + 1
     if span > _DENSE:
         return np.unique(flat.astype(np.int64), return_inverse=True)
-    return np.arange(low, low + span), flat if low == 0 else flat.astype(
-        np.int64
-    ) - low
+    return np.arange(low, low + span), flat if low == 0 else flat.astype(np.int64) - low
