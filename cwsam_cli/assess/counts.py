@@ -1,6 +1,6 @@
 """Counts from which all figures of an evaluation follow.
 
-# G cells of ground, N tiles, K classes
+# G cells of ground, N tiles, K classes, E groups of experts
 """
 
 from dataclasses import dataclass
@@ -25,15 +25,18 @@ class Counts:
     """See `count_bins`, (G, bins, 3)."""
     tiles: NDArray[np.int64]
     """Labelled and correct pixels of each tile, (N, 2)."""
+    groups: NDArray[np.int64]
+    """Labelled and correct pixels by the group of experts with the largest weight, (G, E, 2)."""
 
     @classmethod
-    def empty(cls, cells: int, tiles: int, classes: int) -> "Counts":
+    def empty(cls, cells: int, tiles: int, classes: int, groups: int = 0) -> "Counts":
         """Return counts of nothing."""
         return cls(
             np.zeros((cells, classes, classes), np.int64),
             np.zeros((cells, classes, 4), np.int64),
             np.zeros((cells, BINS, 3)),
             np.zeros((tiles, 2), np.int64),
+            np.zeros((cells, groups, 2), np.int64),
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cwsam_cli.assess.breakdown import PartResult, as_length, measure_parts, measure_ranges
 from cwsam_cli.assess.counts import Counts, find_worst
 from cwsam_cli.assess.places import Places
 from cwsam_cli.metrics.bootstrap import ENOUGH_BLOCKS, Arrays, bootstrap
@@ -84,6 +85,10 @@ class Evaluation:
     """The least accurate first."""
     worst: tuple[TileResult, ...]
     """The least accurate tiles without those of which hardly a pixel is labelled."""
+    experts: tuple[PartResult, ...]
+    """Accuracy by the group of experts with the largest weight; nothing for a model with fewer than two groups."""
+    distances: tuple[PartResult, ...]
+    """Accuracy by distance from the nearest training tile; nothing if distances are unknown or equal."""
 
     @property
     def is_reliable(self) -> bool:
@@ -112,7 +117,12 @@ def compute_figures(sums: Arrays) -> Arrays:
 
 
 def evaluate_counts(
-    counts: Counts, places: Places, tiles: Sequence[str], taxonomy: Taxonomy, tolerance: int
+    counts: Counts,
+    places: Places,
+    tiles: Sequence[str],
+    taxonomy: Taxonomy,
+    tolerance: int,
+    distances_m: NDArray[np.float64] | None = None,
 ) -> Evaluation:
     """Compute all figures from counts.
 
@@ -122,6 +132,7 @@ def evaluate_counts(
         tiles: names of the tiles.
         taxonomy: class table.
         tolerance: pixels at which boundaries match.
+        distances_m: distance of each tile from the nearest training tile in metres; None if unknown.
     """
     _, cells = places.cells()
     by_tile = _evaluate_tiles(counts.tiles, places, tiles)
@@ -129,6 +140,8 @@ def evaluate_counts(
     sums = {name: values.sum(axis=0, keepdims=True) for name, values in by_block.items()}
     figures = {name: values[0] for name, values in compute_figures(sums).items()}
     ends = bootstrap(by_block, compute_figures)
+    by_group = sum_by_group(counts.groups, [block for _, block in cells])
+    groups = [f"group {number}" for number in range(by_group.shape[1])]
     return Evaluation(
         taxonomy=taxonomy,
         matrix=counts.matrices.sum(axis=0),
@@ -148,6 +161,8 @@ def evaluate_counts(
         scenes=_evaluate_scenes(counts.matrices, [scene for scene, _ in cells], places),
         tiles=tuple(sorted(by_tile, key=lambda tile: (tile.accuracy is None, tile.accuracy, tile.tile))),
         worst=tuple(by_tile[number] for number in find_worst(counts.tiles, _WORST)),
+        experts=measure_parts(by_group, groups),
+        distances=() if distances_m is None else measure_ranges(distances_m, counts.tiles, places.blocks, as_length),
     )
 
 

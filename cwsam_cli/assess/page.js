@@ -69,6 +69,16 @@ function scenes() {
     report.scenes.map((scene) => [scene.scene || "–", count(scene.tiles), count(scene.pixels), figure(scene.accuracy), figure(scene.mean_iou), figure(scene.kappa)])));
 }
 
+function parts() {
+  const show = (title, note, head, rows) => {
+    if (!rows.length) return;
+    section(title, note, makeTable([head, "accuracy", "95 % interval", "pixels", report.blocks.are_tiles ? "tiles" : "blocks"],
+      rows.map((row) => [row.part, figure(row.accuracy), range(row.interval), count(row.pixels), count(row.blocks)])));
+  };
+  show("Accuracy by group of experts", "Each pixel counts for the group to which the router gave most weight, as `predict --experts` maps it.", "group", report.expert_groups);
+  show("Accuracy by distance from training ground", "Distance of a tile from the nearest training tile, in ranges with about equally many pixels.", "distance", report.distances_from_training);
+}
+
 function curves() {
   const history = report.history;
   if (history.length < 2) return;
@@ -96,4 +106,4 @@ function run() {
     ? element("details", {}, element("summary", {}, "Configuration of the training run"), element("pre", {}, report.configuration)) : null);
 }
 
-show([overview, byClass, confusion, maps, reliability, scenes, curves, run]);
+show([overview, byClass, confusion, maps, reliability, scenes, parts, curves, run]);

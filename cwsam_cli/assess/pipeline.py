@@ -2,6 +2,7 @@
 
 from cwsam_cli.assess.counting import count_hits
 from cwsam_cli.assess.counts import Counts
+from cwsam_cli.assess.distance import distances_from_training
 from cwsam_cli.assess.drawing import draw_pictures
 from cwsam_cli.assess.evaluation import Evaluation, evaluate_counts
 from cwsam_cli.assess.places import Places, find_places
@@ -45,7 +46,8 @@ def evaluate(request: ModelRequest) -> Evaluation | None:
             f"the {request.split} split of `{list_folders(request.data)}` has no labelled pixels",
             hint="choose another --split",
         )
-    result = evaluate_counts(counts, places, tiles, about.taxonomy, request.tolerance)
+    distances = distances_from_training(request.data, request.split)
+    result = evaluate_counts(counts, places, tiles, about.taxonomy, request.tolerance, distances)
     if output is not None:
         with staged(output, overwrite=request.overwrite, marker=METRICS) as folder:
             write_report(result, folder, _origin(request, about), pictures)

@@ -13,7 +13,8 @@ from rasterio.windows import Window
 from cwsam_cli.dataset.pairs import find_pairs
 from cwsam_cli.errors import DataError
 
-_INDEX = "tiles.gpkg"
+INDEX = "tiles.gpkg"
+"""File of a dataset with the outline of each tile."""
 _COLUMNS = ("tile", "scene", "col_off", "row_off", "width", "height")
 
 
@@ -53,7 +54,7 @@ def find_places(data: Sequence[Path], split: str) -> tuple[list[str], Places]:
     """
     parts = []
     for folder in data:
-        tiles = [image.stem for image, _ in find_pairs(folder / "images" / split, folder / "labels" / split)]
+        tiles = list_tiles(folder, split)
         parts.append((folder, tiles, read_places(folder, tiles)))
     if len(parts) == 1:
         return parts[0][1:]
@@ -66,6 +67,11 @@ def find_places(data: Sequence[Path], split: str) -> tuple[list[str], Places]:
     )
 
 
+def list_tiles(data: Path, split: str) -> list[str]:
+    """Return the names of the tiles of a split without suffix, in the order of the samples."""
+    return [image.stem for image, _ in find_pairs(data / "images" / split, data / "labels" / split)]
+
+
 def read_places(data: Path, tiles: Sequence[str]) -> Places:
     """Read the places of tiles.
 
@@ -76,7 +82,7 @@ def read_places(data: Path, tiles: Sequence[str]) -> Places:
     Raises:
         DataError: `tiles.gpkg` is damaged, or lacks a tile.
     """
-    path = data / _INDEX
+    path = data / INDEX
     if not path.is_file():
         unknown = ("",) * len(tiles)
         return Places(scenes=unknown, blocks=tuple(tiles), windows=(None,) * len(tiles), has_blocks=False)

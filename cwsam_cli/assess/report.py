@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cwsam_cli.assess.breakdown import PartResult
 from cwsam_cli.assess.evaluation import Evaluation, Interval
 from cwsam_cli.assess.request import METRICS
 from cwsam_cli.assess.words import describe_blocks, list_limits, summarize
@@ -15,7 +16,17 @@ from cwsam_cli.files import csv_text, write_text
 from cwsam_cli.report.page import PAGE, write_page
 from cwsam_cli.report.pictures import Pictures
 
-NAMES = ("report", "metrics", "confusion_matrix", "classes", "scenes", "tiles", "reliability")
+NAMES = (
+    "report",
+    "metrics",
+    "confusion_matrix",
+    "classes",
+    "scenes",
+    "tiles",
+    "reliability",
+    "expert_groups",
+    "distances_from_training",
+)
 """Names of a report's files, without suffixes."""
 VERSION = 1
 """Version of the schema of `metrics.json`."""
@@ -60,6 +71,8 @@ def as_dict(result: Evaluation) -> dict[str, Any]:
         "intervals": dict(result.intervals),
         "classes": [_class_dict(result, index) for index in range(len(result.taxonomy))],
         "scenes": [dataclasses.asdict(scene) for scene in result.scenes],
+        "expert_groups": [dataclasses.asdict(part) for part in result.experts],
+        "distances_from_training": [dataclasses.asdict(part) for part in result.distances],
         "worst_tiles": [dataclasses.asdict(tile) for tile in result.worst],
         "reliability": _reliability(result),
     }
@@ -109,7 +122,17 @@ def as_table(result: Evaluation) -> str:
     overall = as_dict(result)
     for name, title in OVERALL.items():
         lines.append(f"{title:<24}{_figure(overall[name])} {_ends(result.intervals[name])}")
+    lines += _part_lines("group of experts", result.experts)
+    lines += _part_lines("from training ground", result.distances)
     return "\n".join([*lines, "", describe_blocks(result)])
+
+
+def _part_lines(title: str, parts: Sequence[PartResult]) -> list[str]:
+    if not parts:
+        return []
+    wide = max(len(title), *(len(part.part) for part in parts)) + 2
+    lines = [f"{part.part:<{wide}}{_figure(part.accuracy)} {_ends(part.interval)} {part.pixels:>11,}" for part in parts]
+    return ["", f"{title:<{wide}}{'accur.':>6} {'95 % interval':>14} {'support':>11}", *lines]
 
 
 def write_report(result: Evaluation, folder: Path, origin: Origin, pictures: Pictures | None = None) -> None:
@@ -176,6 +199,11 @@ def _write_tables(result: Evaluation, folder: Path) -> None:
     for file, items in (("scenes.csv", result.scenes), ("tiles.csv", result.tiles)):
         dicts = [dataclasses.asdict(item) for item in items]
         _write_csv(folder / file, list(dicts[0]), [list(item.values()) for item in dicts])
+    head = ["part", "blocks", "pixels", "accuracy", "accuracy_low", "accuracy_high"]
+    for name, parts in (("expert_groups", result.experts), ("distances_from_training", result.distances)):
+        if parts:
+            rows = [[p.part, p.blocks, p.pixels, p.accuracy, *(p.interval or ("", ""))] for p in parts]
+            _write_csv(folder / f"{name}.csv", head, rows)
     bins = _reliability(result)
     _write_csv(folder / "reliability.csv", list(bins[0]), [list(row.values()) for row in bins])
 

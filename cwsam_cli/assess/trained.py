@@ -28,6 +28,8 @@ class Trained:
     """Index of a class that is never predicted, or None."""
     temperature: float = 1.0
     """The model's scores are divided by it before they become probabilities."""
+    expert_groups: int = 0
+    """Number of groups of experts; 0 if there are fewer than two."""
 
     @classmethod
     def open(cls, checkpoint: Path, data: Sequence[Path], split: str, device: torch.device) -> "Trained":
@@ -39,7 +41,15 @@ class Trained:
         about = load_checkpoint(checkpoint)
         dataset = open_split(about, data, split)
         temperature = about.calibration.temperature if about.calibration else 1.0
-        return cls(about.model().to(device), dataset, about.taxonomy, about.hidden_class, temperature)
+        groups = about.architecture.moe_num_expert_groups
+        return cls(
+            about.model().to(device),
+            dataset,
+            about.taxonomy,
+            about.hidden_class,
+            temperature,
+            groups if groups > 1 else 0,
+        )
 
     def score(self, world: World, batch_size: int, samples: Sequence[int] | None = None) -> Iterator[ScoredBatch]:
         """Yield this process's share of the dataset with the model's scores; see `score_batches`."""

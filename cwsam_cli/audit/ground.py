@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from cwsam_cli.audit.tiles import TileFacts
-from cwsam_cli.vector.distances import distances, near_pairs, share_ground, to_metres
+from cwsam_cli.vector.distances import near_pairs, nearest_distances, share_ground, to_metres
 
 _TOLERANCE = 1e-3
 """Share by which areas can differ, for rounding between CRSs."""
@@ -120,13 +120,4 @@ def nearest_of(group: Outlines, ours: NDArray[np.int64], theirs: NDArray[np.int6
         ours: places of our tiles in the group.
         theirs: places of their tiles in the group.
     """
-    a, b = group.shapes[ours], group.shapes[theirs]
-    if group.in_degrees:
-        scale = np.cos(np.radians(shapely.bounds(group.shapes)[:, [1, 3]].mean()))
-        flat = [shapely.transform(shapes, lambda xy: xy * (scale, 1.0)) for shapes in (a, b)]
-    else:
-        flat = [a, b]
-    one, other = shapely.STRtree(flat[1]).query_nearest(flat[0], all_matches=False)
-    found = np.empty(len(ours))
-    found[one] = distances(a[one], b[other], in_degrees=group.in_degrees)
-    return found * group.unit_m
+    return nearest_distances(group.shapes[ours], group.shapes[theirs], in_degrees=group.in_degrees) * group.unit_m

@@ -4,8 +4,6 @@
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 
 from cwsam_cli.console import log
 from cwsam_cli.errors import MachineError
-from cwsam_cli.model.experts import HierarchicalExperts, expert_layers
+from cwsam_cli.model.served import groups_by_pixel, watch_groups
 from cwsam_cli.predict.choices import Views
 
 Turn = tuple[int, bool]
@@ -96,34 +94,11 @@ class Scorer:
     def _one_view(self, images: Tensor, view: Turn) -> Tensor:
         turns, flip = view
         seen = torch.rot90(images, turns, (2, 3)) if turns else images  # a turn by 0 is a copy
-        with _watch_experts(self.model, self.expert_groups) as served:
+        with watch_groups(self.model, self.expert_groups) as served:
             scores = self.model(seen.flip(3) if flip else seen).float()
         if self.hidden_class is not None:
             scores[:, self.hidden_class] = -torch.inf
         if self.expert_groups:
-            by_patch = torch.stack(served).mean(dim=0).movedim(-1, 1)
-            by_pixel = nn.functional.interpolate(by_patch, size=scores.shape[-2:], mode="nearest")
-            scores = torch.cat([scores, by_pixel], dim=1)
+            scores = torch.cat([scores, groups_by_pixel(served, scores.shape[-2:])], dim=1)
         scores = scores.flip(3) if flip else scores
         return (torch.rot90(scores, -turns, (2, 3)) if turns else scores).contiguous()
-
-
-@contextmanager
-def _watch_experts(model: nn.Module, groups: int) -> Iterator[list[Tensor]]:
-    """Collect each group's weight on every patch, (B, H, W, G), for each expert layer of so many groups."""
-    served: list[Tensor] = []
-
-    def note(layer: HierarchicalExperts, inputs: tuple[Tensor]) -> None:
-        (x,) = inputs
-        with torch.autocast(x.device.type, enabled=False):
-            weights, chosen = layer.route(x.reshape(-1, x.shape[-1]).float())
-        shares = weights.new_zeros(len(weights), groups).scatter_add_(1, chosen // layer.experts, weights)
-        served.append(shares.view(*x.shape[:-1], groups))
-
-    layers = [layer for _, layer in expert_layers(model) if len(layer.groups) == groups] if groups else []
-    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
-    try:
-        yield served
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -46,6 +46,24 @@ def distances(ours: Shapes, theirs: Shapes, *, in_degrees: bool = False) -> Floa
     return np.asarray(shapely.distance(*(to_metres(ours, theirs) if in_degrees else (ours, theirs))))
 
 
+def nearest_distances(ours: Shapes, theirs: Shapes, *, in_degrees: bool = False) -> Floats:
+    """Return the distance of each of our outlines to the nearest of theirs, (N,); see `distances`.
+
+    Args:
+        ours: outlines (N,).
+        theirs: outlines (M,), at least one.
+        in_degrees: see `near_pairs`.
+    """
+    flat = [ours, theirs]
+    if in_degrees:
+        scale = np.cos(np.radians(shapely.bounds(np.concatenate(flat))[:, [1, 3]].mean()))
+        flat = [shapely.transform(shapes, lambda xy: xy * (scale, 1.0)) for shapes in flat]
+    one, other = shapely.STRtree(flat[1]).query_nearest(flat[0], all_matches=False)
+    found = np.empty(len(ours))
+    found[one] = distances(ours[one], theirs[other], in_degrees=in_degrees)
+    return found
+
+
 def share_ground(ours: Shapes, theirs: Shapes, strips: Floats, *, in_degrees: bool = False) -> NDArray[np.bool_]:
     """Return which pairs of tiles share more ground than a strip that is one pixel wide, (P,).
 

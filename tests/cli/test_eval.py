@@ -17,10 +17,8 @@ from typer.testing import Result
 
 from tests.cli.conftest import invoke
 
-FILES = {f"{name}.csv" for name in ("confusion_matrix", "classes", "scenes", "tiles", "reliability")} | {
-    "metrics.json",
-    "report.html",
-}
+TABLES = ("confusion_matrix", "classes", "scenes", "tiles", "reliability", "distances_from_training")
+FILES = {f"{name}.csv" for name in TABLES} | {"metrics.json", "report.html"}
 
 Cwsam = Callable[..., Result]
 

@@ -17,8 +17,8 @@ def places(*cells: tuple[str, str], has_blocks: bool = True) -> Places:
     return Places(scenes=scenes, blocks=blocks, windows=(None,) * len(cells), has_blocks=has_blocks)
 
 
-def counted(matrices: NDArray[Any], where: Places) -> Counts:
-    """The counts of one tile per confusion matrix (N, K, K)."""
+def counted(matrices: NDArray[Any], where: Places, groups: int = 0) -> Counts:
+    """The counts of one tile per confusion matrix (N, K, K). All but the first group of experts serve no pixel."""
     count, classes = len(matrices), matrices.shape[1]
     counts = Counts.empty(count, count, classes)
     counts.matrices[:] = matrices
@@ -28,15 +28,24 @@ def counted(matrices: NDArray[Any], where: Places) -> Counts:
     counts.bins[:, 9, 2] = 0.62 * counts.tiles[:, 0]
     counts.boundaries[:] = [10, 5, 20, 8]
     cells, names = where.cells()
-    grouped = Counts.empty(len(names), count, classes)
+    grouped = Counts.empty(len(names), count, classes, groups)
+    if groups:
+        np.add.at(grouped.groups[:, 0], cells, counts.tiles)
     for name in ("matrices", "boundaries", "bins"):
         np.add.at(getattr(grouped, name), cells, getattr(counts, name))
     grouped.tiles[:] = counts.tiles
     return grouped
 
 
-def evaluation(matrices: NDArray[Any], taxonomy: Taxonomy, where: Places | None = None) -> Evaluation:
+def evaluation(
+    matrices: NDArray[Any],
+    taxonomy: Taxonomy,
+    where: Places | None = None,
+    *,
+    groups: int = 0,
+    distances_m: NDArray[np.float64] | None = None,
+) -> Evaluation:
     """The evaluation of one tile per confusion matrix (N, K, K), each a block of its own by default."""
     tiles = [f"tile_{number}" for number in range(len(matrices))]
     where = where or places(*(("scene.tif", tile) for tile in tiles))
-    return evaluate_counts(counted(matrices, where), where, tiles, taxonomy, 2)
+    return evaluate_counts(counted(matrices, where, groups), where, tiles, taxonomy, 2, distances_m)

@@ -28,7 +28,7 @@ HISTORY = [{"epoch": epoch, "train/loss": 2 / epoch, "val/mIoU": epoch / 9, "loa
 def result(blocks: int = 12) -> Evaluation:
     matrices = np.random.default_rng(0).integers(1, 50, (blocks, 4, 4))
     matrices[:, 3] = 0
-    return evaluation(matrices, TAXONOMY)
+    return evaluation(matrices, TAXONOMY, groups=2, distances_m=np.arange(blocks) * 700.0)
 
 
 def picture(title: str) -> Picture:
@@ -84,3 +84,4 @@ def test_no_script_error_in_a_browser_also_when_everything_is_pressed(
     assert "水体" in shown and 'forest &amp; "wood"' in shown
     assert shown.count("<canvas") == 4
     assert (">Learning curves<" in shown) == (not changes)
+    assert ">group 1<" in shown and "to 7.7 km<" in shown

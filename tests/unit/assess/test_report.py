@@ -83,6 +83,22 @@ def test_json_marks_an_absent_class_and_gives_it_null(report: Path) -> None:
     assert (absent["name"], absent["absent"], absent["iou"], absent["recall"]) == ("林地", True, None, None)
 
 
+def test_parts_of_the_ground_are_in_the_table_in_json_and_in_csv(tmp_path: Path) -> None:
+    result = evaluation(np.stack([MATRIX] * 4), TAXONOMY, groups=2, distances_m=np.array([0.0, 0.0, 800.0, 2500.0]))
+    write_report(result, tmp_path / "parts", ORIGIN)
+    told = json.loads((tmp_path / "parts" / "metrics.json").read_text(encoding="utf-8"), parse_constant=_no_constant)
+    assert [(part["part"], part["pixels"]) for part in told["expert_groups"]] == [
+        ("group 0", 10_000_000),
+        ("group 1", 0),
+    ]
+    assert told["expert_groups"][1]["accuracy"] is None
+    assert [part["part"] for part in told["distances_from_training"]] == ["0 m", "800 m", "2.5 km"]
+    table = as_table(result)
+    for name, key in (("expert_groups", "group 0"), ("distances_from_training", "800 m")):
+        text = (tmp_path / "parts" / f"{name}.csv").read_text(encoding="utf-8")
+        assert key in text and key in table
+
+
 def test_json_is_readable_in_chinese(report: Path) -> None:
     assert "水体" in (report / "metrics.json").read_text(encoding="utf-8")
 
