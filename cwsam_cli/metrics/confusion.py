@@ -4,7 +4,6 @@
 """
 
 import math
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +12,8 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.int64]
 
-_CHUNK = 2**18
+_CHUNK = 2**16
 """Pixels that are counted together; larger chunks do not fit the cache and are slower."""
-_PAIRS = 2**16
-"""Two bytes read as one number count twice as fast as products and masks. `IGNORE` has a row of its own."""
-_HIGH = 1 if sys.byteorder == "little" else 0
-"""Place of the byte that counts 256."""
 
 
 def confusion_matrix(reference: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int) -> Matrix:
@@ -26,17 +21,21 @@ def confusion_matrix(reference: NDArray[np.uint8], predicted: NDArray[np.uint8],
 
     Args:
         reference: reference class indices, any shape; pixels of `IGNORE` are left out.
-        predicted: predicted class indices of the same shape.
-        classes: number of classes K.
+        predicted: predicted class indices of the same shape, all below `classes`.
+        classes: number of classes K, at most 255.
     """
     reference, predicted = reference.ravel(), predicted.ravel()
-    counts = np.zeros(_PAIRS, np.int64)
+    # Both indices become one number of as few bits as K needs, so that few counters are in use. The bits of `IGNORE`
+    # are all 1, and no class has this index, so it has a row of its own.
+    bits = classes.bit_length()
+    counts = np.zeros(1 << 2 * bits, np.int64)
     for start in range(0, reference.size, _CHUNK):
-        truth = reference[start : start + _CHUNK]
-        pairs = np.empty((truth.size, 2), np.uint8)
-        pairs[:, _HIGH], pairs[:, 1 - _HIGH] = truth, predicted[start : start + _CHUNK]
-        counts += np.bincount(pairs.view(np.uint16).ravel(), minlength=_PAIRS)
-    return counts.reshape(256, 256)[:classes, :classes].copy()
+        pairs = reference[start : start + _CHUNK].astype(np.uint16)
+        pairs <<= bits
+        pairs |= predicted[start : start + _CHUNK]
+        pairs &= len(counts) - 1
+        counts += np.bincount(pairs, minlength=len(counts))
+    return counts.reshape(1 << bits, -1)[:classes, :classes].copy()
 
 
 @dataclass(frozen=True, slots=True)
