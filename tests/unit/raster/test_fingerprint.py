@@ -195,6 +195,15 @@ def test_a_url_with_another_signature_is_the_same_scene(store: str) -> None:
     assert room._ask_server(f"{url}?X-Amz-Signature=1") == room._ask_server(f"{url}?X-Amz-Signature=2")
 
 
+def test_files_of_one_archive_on_a_server_differ(store: str, tmp_path: Path, make_raster: MakeRaster) -> None:
+    same: Any = np.zeros((3, 20, 20), np.uint8)
+    with zipfile.ZipFile(tmp_path / "bucket" / "scenes.zip", "w") as archive:
+        for name in ("a.tif", "b.tif"):
+            archive.write(make_raster(name, same), name)
+    inside = f"/vsizip//vsicurl/http://{store}/bucket/scenes.zip"
+    assert len({_fingerprint_of_its_own(f"{inside}/{name}") for name in ("a.tif", "b.tif")}) == 2
+
+
 def test_an_expired_url_is_named_with_a_hint(store: str, tmp_path: Path) -> None:
     (tmp_path / "refuse").write_text("99")
     with pytest.raises(MachineError, match=r"refuses to send `http://.*/bucket/scene\.tif` \(403\)") as caught:
