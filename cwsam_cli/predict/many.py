@@ -14,7 +14,7 @@ from cwsam_cli.console import log, size_text
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.scheduler import LostScheduler
 from cwsam_cli.distributed.world import World, choose_device
-from cwsam_cli.errors import CwsamError, UsageError, as_user_error
+from cwsam_cli.errors import CwsamError, OutputExists, UsageError, as_user_error
 from cwsam_cli.files import locked, refuse_existing, sha256
 from cwsam_cli.predict.fleet import make_on, plan_on, workers_of
 from cwsam_cli.predict.network import Lockstep, Model
@@ -24,8 +24,10 @@ from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.work import MapResult, is_ready, make_map, stay_alive
 from cwsam_cli.raster.catalog import COLLECTION, identifier, item_path, make_collection, read_own, write_json
 from cwsam_cli.raster.mapfile import beside
+from cwsam_cli.raster.network import stored_name
 from cwsam_cli.raster.sources import scene_names
 from cwsam_cli.raster.uploads import upload_all
+from cwsam_cli.raster.vsi import read_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,9 @@ def _in_collection(request: MapRequest, requests: list[MapRequest]) -> tuple[Map
     path = request.target / COLLECTION
     if path.exists() and not read_own(path):
         refuse_existing(path, overwrite=request.overwrite)
+    stored = f"{request.upload}/{COLLECTION}"
+    if request.upload and not path.exists() and not request.overwrite and read_headers(stored_name(stored)):
+        raise OutputExists(stored)  # it may list maps whose items are not here
     taken = next((each.scene for each in requests if item_path(each.target) == path), None)
     if taken is not None:
         raise UsageError(f"the STAC item of `{taken}` and the collection would both be `{path}`", hint="rename it")
@@ -133,7 +138,7 @@ def _write_collection(request: MapRequest) -> None:
         return
     write_json(folder / COLLECTION, make_collection(request.collection, items))
     if request.upload:
-        upload_all([folder / COLLECTION], f"{request.upload}/{COLLECTION}")
+        upload_all([folder / COLLECTION], f"{request.upload}/{COLLECTION}", kept=[folder / COLLECTION])
 
 
 def _predict_all(request: MapRequest, requests: Sequence[MapRequest]) -> Maps | None:

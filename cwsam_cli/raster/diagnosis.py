@@ -7,7 +7,7 @@ from urllib.request import Request
 
 from cwsam_cli.errors import MachineError
 from cwsam_cli.raster.http import BUSY, REFUSED, ask, refusal
-from cwsam_cli.raster.network import CLOUDS, VIEW, is_on_server, url_of
+from cwsam_cli.raster.network import CLOUDS, SIGNING, VIEW, is_on_server, url_of
 from cwsam_cli.raster.views import View
 from cwsam_cli.raster.vsi import read_headers
 
@@ -26,7 +26,7 @@ def network_error(scene: str, detail: str) -> MachineError | None:
     for name in members:
         if is_on_server(name):
             error = _of_server(url_of(name))
-        elif name.startswith(tuple(CLOUDS.values())):
+        elif name.startswith((*CLOUDS.values(), SIGNING)):
             error = _of_store(name, detail)
         else:
             continue

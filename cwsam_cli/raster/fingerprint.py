@@ -22,7 +22,7 @@ from cwsam_cli.errors import MachineError
 from cwsam_cli.files import sha256
 from cwsam_cli.raster.bands import band_descriptions
 from cwsam_cli.raster.http import BUSY, REFUSED, ask, refusal
-from cwsam_cli.raster.network import ARCHIVES, CLOUDS, VIEW, is_on_server, url_of
+from cwsam_cli.raster.network import ARCHIVES, CLOUDS, SIGNING, VIEW, is_on_server, url_of
 from cwsam_cli.raster.views import View
 from cwsam_cli.raster.vsi import read_headers
 
@@ -67,7 +67,10 @@ def _describe(name: str, *, whole: bool) -> str:
     path = _find_on_disk(name)
     if path is None:
         if is_on_server(name):
-            return _ask_server(url_of(name))
+            url = url_of(name)
+            return f"{_ask_server(url)}{name.partition(url)[2]}"  # and its place in an archive
+        if name.startswith(SIGNING):
+            return f"{url_of(name)} {_ask_store(name)}"
         return f"{name} {_ask_store(name)}" if name.startswith(tuple(CLOUDS.values())) else name
     inside = name.rpartition(str(path))[2]  # of an archive
     status = path.stat()

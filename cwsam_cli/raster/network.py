@@ -29,6 +29,9 @@ REMOTE_SCENES = READS | {
     "VSI_CACHE": "TRUE",
 }
 
+SIGNING = "/vsicurl?"
+"""Begins GDAL's path of a URL with options, such as signing by Planetary Computer."""
+
 CLOUDS = {"s3://": "/vsis3/", "gs://": "/vsigs/", "az://": "/vsiaz/"}
 """GDAL's own paths to object stores: they read credentials from the environment and need no further package."""
 
@@ -67,13 +70,13 @@ def stored_name(address: str) -> str:
 
 
 def is_on_server(name: str) -> bool:
-    """Whether a file is read by HTTP."""
-    return "http://" in name or "https://" in name or name.startswith("/vsicurl?")
+    """Whether a file is read by HTTP, and has no options of GDAL."""
+    return ("http://" in name or "https://" in name) and not name.startswith(SIGNING)
 
 
 def url_of(name: str) -> str:
     """Return the URL in one of GDAL's virtual paths; for a file in an archive, the archive's URL."""
-    if name.startswith("/vsicurl?"):  # options of GDAL, and the URL among them
+    if name.startswith(SIGNING):
         return dict(parse_qsl(name.partition("?")[2])).get("url", name)
     url = name[name.index("http") :].partition("!")[0]
     archive = re.match(r".*?\.(?:zip|tar|tgz|gz)(?=/)", url) if "/vsi" in name else None

@@ -4,8 +4,9 @@ An item becomes a view of its assets, see `raster.views`. This module loads no r
 """
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -17,7 +18,7 @@ from urllib.request import Request, url2pathname
 from cwsam_cli.console import log, without_secrets
 from cwsam_cli.errors import DataError, MachineError, UsageError
 from cwsam_cli.raster.http import REFUSED, ask, refusal
-from cwsam_cli.raster.network import is_plain_file, stored_name
+from cwsam_cli.raster.network import NO_EXTERNAL, is_plain_file, stored_name
 from cwsam_cli.raster.views import View
 
 _ENDINGS = (".json", ".geojson")
@@ -56,9 +57,14 @@ def find_scenes(argument: str, choice: StacChoice) -> tuple[list[str], bool]:
     is_document = argument.partition("?")[0].lower().endswith(_ENDINGS)
     address = argument if is_document or not choice.query else _search_address(argument, choice.query)
     document = _read(address)
-    if document.get("type") == "Feature":
-        return [_scene_of(document, address, choice)], False
-    scenes = [_scene_of(item, page, choice) for item, page in _pages(document, address)]
+    try:
+        if document.get("type") == "Feature":
+            return [_scene_of(document, address, choice)], False
+        scenes = [_scene_of(item, page, choice) for item, page in _pages(document, address)]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise DataError(
+            f"`{argument}` holds an item that does not follow STAC", hint="check it: stac-validator"
+        ) from None
     if not scenes:
         raise DataError(f"`{argument}` has no item", hint="a wider search: --stac-query 'bbox=… datetime=…'")
     log.info("`%s`: %d item(s)", argument, len(scenes))
@@ -92,6 +98,8 @@ def _read(address: str) -> dict[str, Any]:
             text = Path(address).read_bytes()
         except FileNotFoundError:
             raise DataError(f"there is no file `{address}`", hint="check the path") from None
+    elif os.environ.get(NO_EXTERNAL):
+        raise DataError(f"`{address}` is not on this disk, and --no-external is given", hint="download the items first")
     else:
         try:
             text = ask(Request(address, headers={"Accept": "application/geo+json, application/json"}), read=True)[1]
@@ -151,14 +159,27 @@ def _scene_of(item: Mapping[str, Any], address: str, choice: StacChoice) -> str:
         raise DataError(f"the item `{name}` has an asset `{lacking}` without href", hint="choose other items")
     itself = _link(item, "self")
     origin = itself or (str(Path(address).absolute()) if is_plain_file(address) else address)
+    members = tuple((wanted, _locate(asset["href"], itself, address)) for wanted, asset in chosen)
+    if os.environ.get(NO_EXTERNAL):
+        _refuse_outside(Path(address), [path for _, path in members])
     scales = tuple(_scales(asset) for _, asset in chosen)
     return View(
         name=re.sub(r"[^\w.-]+", "_", name) + ".stac",
-        members=tuple((wanted, _locate(asset["href"], itself, address)) for wanted, asset in chosen),
+        members=members,
         scales=scales if any(scales) else (),
         origin=without_secrets(origin),
         date=_date(item.get("properties") or {}),
     ).to_text()
+
+
+def _refuse_outside(document: Path, paths: Sequence[str]) -> None:
+    folder = document.resolve().parent
+    for path in paths:
+        if not is_plain_file(path) or not Path(path).resolve().is_relative_to(folder):
+            raise DataError(
+                f"`{document}` names `{path}`, which lies outside its folder, and --no-external is given",
+                hint="put the items and their assets into one folder, or leave out --no-external if you trust them",
+            )
 
 
 def _asset(wanted: str, item: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Scenes from STAC items, an API and a store: what users see, and what no file or stream may hold."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,33 @@ class Killed(BaseException):
 
 def _die(*_: Any) -> None:
     raise Killed
+
+
+@pytest.mark.parametrize(
+    ("switch", "value", "told"),
+    [
+        ("busy", "2", "continuing, 1 piece(s) are finished"),
+        ("etag", "other", "begun with another scene: starting over"),
+    ],
+)
+def test_a_busy_store_keeps_a_journal_and_a_replaced_object_does_not(
+    cwsam: Cwsam,
+    run: Any,
+    object_store: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    switch: str,
+    value: str,
+    told: str,
+) -> None:
+    (tmp_path / "bucket").mkdir()
+    shutil.copy(run.scene, tmp_path / "bucket" / "scene.tif")
+    command = ("predict", f"http://{object_store}/bucket/scene.tif", "-c", run.checkpoint, "-o", "map.tif")
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(work, "write_files", _die)
+        invoke(*command)
+    (tmp_path / switch).write_text(value)
+    assert told in cwsam(*command).stderr
 
 
 # Outputs in an object store

@@ -11,6 +11,7 @@ from rasterio.transform import from_origin
 
 from cwsam_cli.errors import CwsamError, DataError, MachineError, UsageError
 from cwsam_cli.raster.fingerprint import fingerprint
+from cwsam_cli.raster.network import NO_EXTERNAL
 from cwsam_cli.raster.scene import open_scene
 from cwsam_cli.raster.sources import expand, scene_names
 from cwsam_cli.raster.stac import StacChoice, parse_query
@@ -143,6 +144,7 @@ def test_bands_of_other_pixels_are_brought_to_the_finest(tmp_path: Path, make_ra
         ('{"type": "FeatureCollection", "features": []}', DataError, "has no item"),
         ('{"type": "FeatureCollection", "features": [{"type": "Feature"}]}', DataError, "without id or assets"),
         ('{"type": "FeatureCollection", "features": [7]}', DataError, "without id or assets"),
+        ('{"type": "Feature", "id": "a", "assets": {"x": 7}}', DataError, "does not follow STAC"),
         ('{"type": "Feature", "id": "a", "assets": {"x": {"type": "text/html"}}}', DataError, "no asset that is a"),
         ('{"type": "Feature", "id": "a", "assets": {"x": {"type": "image/tiff"}}}', DataError, "asset `` without href"),
     ],
@@ -151,6 +153,19 @@ def test_what_is_no_item_is_refused(tmp_path: Path, text: str, error: type[Cwsam
     (tmp_path / "items.json").write_text(text)
     with pytest.raises(error, match=named):
         expand([str(tmp_path / "items.json")], StacChoice())
+
+
+@pytest.mark.parametrize("href", ["https://example.org/a.tif", "../a.tif", "/d/a.tif", "/vsis3/bucket/a.tif"])
+def test_items_may_not_name_rasters_outside_their_folder_with_no_external(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, href: str
+) -> None:
+    monkeypatch.setenv(NO_EXTERNAL, "1")
+    with pytest.raises(DataError, match="outside its folder, and --no-external"):
+        views(write(tmp_path / "items.json", item("a", {"data": {"href": href}})))
+    inside = views(write(tmp_path / "items.json", item("a", {"data": {"href": "x/a.tif"}})))
+    assert paths(inside[0]) == [str(tmp_path / "x" / "a.tif")]
+    with pytest.raises(DataError, match="not on this disk, and --no-external"):
+        views("https://example.org/items.json")
 
 
 def test_assets_without_items_are_refused() -> None:
