@@ -25,7 +25,8 @@ from cwsam_cli.predict.memory import must_be_shared
 from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.onnx_network import refuse_torch_options
 from cwsam_cli.predict.pieces import make_pieces
-from cwsam_cli.predict.plan import MapPlan, make_plan
+from cwsam_cli.predict.plan import MapPlan
+from cwsam_cli.predict.planning import make_plan
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.work import (
     MapResult,
