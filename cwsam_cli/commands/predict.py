@@ -27,6 +27,7 @@ from cwsam_cli.commands.options import (
     parse_key_values,
     parse_memory_size,
     parse_names,
+    parse_part,
     print_result,
     require_checkpoint,
     scenes_of,
@@ -227,7 +228,7 @@ def predict(
         device=device,
         gpus=gpus,
         scheduler=scheduler or "",
-        part=_parse_part(part) if part else None,
+        part=parse_part(part) if part else None,
         bounds=bounds,
         aoi=aoi,
         bands=parse_names(bands),
@@ -361,20 +362,6 @@ def _refuse_launcher(uses_others: bool) -> None:
             f"a launcher started {started} processes, and --gpus or --scheduler would use more in each",
             hint="remove --gpus and --scheduler when torchrun or srun starts the processes",
         )
-
-
-def _parse_part(text: str) -> tuple[int, int]:
-    """Read `2/3`.
-
-    Raises:
-        UsageError: the text has another form.
-    """
-    from cwsam_cli.errors import UsageError
-
-    number, _, parts = text.partition("/")
-    if not (number.isdecimal() and parts.isdecimal()):
-        raise UsageError(f"--part `{text}` is not of the form I/N", hint="say: --part 1/3, 2/3 or 3/3")
-    return int(number), int(parts)
 
 
 def _line(result: "MapResult") -> str:
