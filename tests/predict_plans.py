@@ -6,10 +6,10 @@ from typing import Any
 from rasterio.windows import Window
 
 from cwsam_cli.predict.layers import MapLayers
-from cwsam_cli.predict.plan import MapPlan, cuts
+from cwsam_cli.predict.plan import MapPlan
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.lattice import Lattice
+from cwsam_cli.raster.lattice import Lattice, cuts
 from cwsam_cli.raster.mapfile import BLOCK
 from cwsam_cli.taxonomy import from_names
 

@@ -184,6 +184,20 @@ def parse_pairs(pairs: list[str] | None, option: str, example: str) -> list[tupl
     return [(name, Path(path)) for name, _, path in read]
 
 
+def parse_part(text: str) -> tuple[int, int]:
+    """Read `2/3`.
+
+    Raises:
+        UsageError: the text has another form.
+    """
+    from cwsam_cli.errors import UsageError
+
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal()):
+        raise UsageError(f"--part `{text}` is not of the form I/N", hint="say: --part 1/3, 2/3 or 3/3")
+    return int(number), int(parts)
+
+
 def parse_memory_size(text: str, option: str, *, prefixes: str = "kmgt") -> int:
     """Read `4GB`, `500MB` or `2GiB` as bytes; a bare number is refused.
 

@@ -1,7 +1,8 @@
 """`cwsam predict`."""
 
 import os
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,14 +27,16 @@ from cwsam_cli.commands.options import (
     parse_key_values,
     parse_memory_size,
     parse_names,
+    parse_part,
     print_result,
     require_checkpoint,
     scenes_of,
 )
-from cwsam_cli.console import loading
+from cwsam_cli.console import loading, log
 from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Views
 
 if TYPE_CHECKING:
+    from cwsam_cli.predict.request import MapRequest
     from cwsam_cli.predict.work import MapResult
 
 
@@ -87,6 +90,9 @@ def predict(
             help="Make only the I-th of N shares, for job arrays. Start all N; the last to end completes the map.",
         ),
     ] = None,
+    mosaic: Annotated[
+        bool, typer.Option("--mosaic", help="Make one map of overlapping scenes; their scores are blended.")
+    ] = False,
     bounds: Annotated[
         tuple[float, float, float, float] | None,
         typer.Option("--bounds", metavar="W S E N", help="Map only this rectangle, in the scene's CRS."),
@@ -170,6 +176,7 @@ def predict(
     $ cwsam predict scene.tif -c save/first/model_epoch_best.pth -o map.tif
     $ cwsam predict 'scenes/*.tif' -c save/first/model_epoch_best.pth -o maps/ --format COG
     $ cwsam predict items.json --assets red,green,blue -c save/first/model_epoch_best.pth -o maps/
+    $ cwsam predict 'scenes/*.tif' -c save/first/model_epoch_best.pth --mosaic -o region.tif
 
     A map lies on its scene's own grid and holds class codes, nodata 255, and the names
     and colours of the classes. A pixel of the scene is nodata if one of these says so:
@@ -181,6 +188,11 @@ def predict(
     again. Of several scenes, only missing maps are made. If a scene fails, the others
     continue and the exit code is 4. --gpus shares one scene by rows, several by scene; GPUs
     of which none holds the model alone share the model.
+
+    --mosaic makes one map. Where scenes overlap, it shows the class of their mean score, each
+    weighted less near its border; nodata of one is filled by others. The order of the scenes
+    changes nothing. They must share CRS, pixel size and pixel edges. Otherwise each is mapped,
+    and the maps are joined as `cwsam mosaic --by confidence` does.
 
     \b
     $ sbatch --array=1-8 --wrap 'cwsam predict scene.tif -c best.pth -o map.tif \
@@ -216,7 +228,7 @@ def predict(
         device=device,
         gpus=gpus,
         scheduler=scheduler or "",
-        part=_parse_part(part) if part else None,
+        part=parse_part(part) if part else None,
         bounds=bounds,
         aoi=aoi,
         bands=parse_names(bands),
@@ -240,22 +252,30 @@ def predict(
         many = many and len(named) > 1
     if output is None and not dry_run:
         raise UsageError("no output is given", hint="say: -o map.tif")
-    if not many:
+    if mosaic:
+        many, request = False, replace(request, scenes=tuple(named))
+    elif not many:
         request = request.of_scene(named[0], target)
+    if not many:
         if not dry_run:
             request.refuse_early()
     with loading("torch"):
         from cwsam_cli.predict.many import estimate_many, predict_many
         from cwsam_cli.predict.parts import PartResult, predict_share
+        from cwsam_cli.predict.planning import ScenesDiffer
     if dry_run:
-        found, failed = estimate_many(request, named)
+        found, failed = estimate_many(request, [""] if mosaic else named)
         raw = {"scenes": [asdict(each) for each in found], "failed": failed}
         print_result(raw, "\n".join(each.as_text() for each in found), as_json=as_json)
         if failed:
             raise typer.Exit(FAILED_INPUTS)
         return
     if not many:
-        result = predict_share(request)
+        try:
+            result = predict_share(request)
+        except ScenesDiffer as error:
+            _map_and_join(request, str(error), as_json=as_json)
+            return
         if isinstance(result, PartResult):
             text = f"part {result.part} is finished; pieces that `{result.path}` still lacks: {result.missing:,}"
             print_result(result, text, as_json=as_json)
@@ -273,6 +293,60 @@ def predict(
         raise typer.Exit(FAILED_INPUTS)
 
 
+def _map_and_join(request: "MapRequest", reason: str, *, as_json: bool) -> None:
+    """Map each scene, and join the maps by their confidence.
+
+    Args:
+        request: for a mosaic of scenes.
+        reason: why their scores cannot be blended.
+        as_json: print the result as JSON.
+
+    Raises:
+        UsageError: an option needs scenes whose scores can be blended.
+    """
+    from cwsam_cli.distributed.cluster import launcher_environment
+    from cwsam_cli.errors import UsageError
+    from cwsam_cli.mosaic.pipeline import mosaic
+    from cwsam_cli.mosaic.request import MosaicRequest
+    from cwsam_cli.mosaic.result import format_result
+    from cwsam_cli.predict.many import predict_many
+    from cwsam_cli.raster.sources import scene_names
+
+    needing = {
+        "--bounds": request.bounds,
+        "--preview": request.preview,
+        "--part": request.part or int(launcher_environment().get("WORLD_SIZE", "1")) > 1,
+        "--co": request.creation,
+        "--stac": request.stac,
+        "an output in an object store": request.upload,
+    } | {f"--{kind.replace('_', '-')}": True for kind in request.kinds}
+    if option := next((name for name, value in needing.items() if value), None):
+        raise UsageError(
+            f"{reason}, and {option} needs that",
+            hint=f"leave {option} out, or bring the scenes onto one grid: gdalwarp",
+        )
+    log.warning("%s, so each is mapped, and where maps overlap the most confident one is shown", reason)
+    folder = request.target.with_name(f".{request.target.name}.maps")
+    made = predict_many(replace(request, scenes=(), output=folder, confidence=True), request.scenes)
+    if made is None:
+        return
+    if made.failed:
+        print_result(made, "\n".join(f"{scene}: failed, {why}" for scene, why in made.failed.items()), as_json=as_json)
+        raise typer.Exit(FAILED_INPUTS)
+    names = scene_names(request.scenes)
+    joined = mosaic(
+        MosaicRequest(
+            maps=tuple(str(folder / f"{name}.tif") for name in names),
+            output=request.target,
+            by="confidence",
+            overwrite=request.overwrite,
+            command=request.command,
+        )
+    )
+    shutil.rmtree(folder)
+    print_result(joined, format_result(joined), as_json=as_json)
+
+
 def _refuse_launcher(uses_others: bool) -> None:
     """Stop if torchrun or SLURM started several processes, each of which would use several.
 
@@ -288,20 +362,6 @@ def _refuse_launcher(uses_others: bool) -> None:
             f"a launcher started {started} processes, and --gpus or --scheduler would use more in each",
             hint="remove --gpus and --scheduler when torchrun or srun starts the processes",
         )
-
-
-def _parse_part(text: str) -> tuple[int, int]:
-    """Read `2/3`.
-
-    Raises:
-        UsageError: the text has another form.
-    """
-    from cwsam_cli.errors import UsageError
-
-    number, _, parts = text.partition("/")
-    if not (number.isdecimal() and parts.isdecimal()):
-        raise UsageError(f"--part `{text}` is not of the form I/N", hint="say: --part 1/3, 2/3 or 3/3")
-    return int(number), int(parts)
 
 
 def _line(result: "MapResult") -> str:

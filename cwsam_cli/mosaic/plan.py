@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,14 +21,12 @@ from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.mosaic.catalogue import SourceMap, inspect_maps
 from cwsam_cli.mosaic.classes import recoding, unite
 from cwsam_cli.mosaic.request import MapsRequest, MosaicRequest, Rule, Step
-from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.grid import ALIGNED, Grid, has_same_wkt
 from cwsam_cli.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
     from cwsam_cli.vector.area import AreaOfInterest
 
-ALIGNED = 1e-3
-"""Pixels. Two grids whose pixels lie this close count as equal, and resampling is as exact."""
 _EDGE_POINTS = 200
 """Points on each edge of a map that are transformed. Of an edge of 350 km at 50° north, they miss at most 0.1 m."""
 _MAX_SIDE = 2**31 - 1
@@ -142,15 +139,8 @@ def _target_crs(request: MapsRequest, first: SourceMap) -> CRS:
 
 
 def _is_same(one: CRS | None, other: CRS | None) -> bool:
-    """Return whether two CRSs are the same; rasterio's `==` also joins some that lie metres apart."""
     assert one is not None and other is not None
-    return _has_same_wkt(one.to_wkt(), other.to_wkt())
-
-
-@cache
-def _has_same_wkt(one: str, other: str) -> bool:
-    codes = [CRS.from_wkt(wkt).to_epsg() for wkt in (one, other)]
-    return one == other or (codes[0] is not None and codes[0] == codes[1])
+    return has_same_wkt(one.to_wkt(), other.to_wkt())
 
 
 def _bounds_on(source: SourceMap, crs: CRS) -> Bounds:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.mosaic.plan import ALIGNED, PlacedMap, Placement
+from cwsam_cli.mosaic.plan import PlacedMap, Placement
 from cwsam_cli.raster.globe import views_on
+from cwsam_cli.raster.grid import ALIGNED
 from cwsam_cli.raster.scene import open_raster, reading
 from cwsam_cli.taxonomy import IGNORE
 

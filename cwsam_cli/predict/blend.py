@@ -38,6 +38,8 @@ class WindowScores:
     """(K, S, S) float32; blending overwrites it."""
     hidden: Tensor
     """(h, w) uint8, of the window's size: 255 where the map shows nodata, else 0."""
+    place: tuple[int, int] = (0, 0)
+    """Row and column of its first pixel in the map's raster; only a mosaic needs it."""
 
 
 def hann(size: int) -> NDArray[np.float64]:

@@ -61,7 +61,7 @@ def make_on(workers: Workers, plan: MapPlan, *, scenes: int = 1) -> MapResult:
         missing = [(column, row) for column, row in plan.pieces if (row, column) not in kept.pieces]
         away = replace(plan, request=plan.request.for_workers())
         longest = _stretch_length(plan, len(missing) * scenes, workers.slots)
-        calls = [(away, stretch) for stretch in join_pieces(missing, longest)]
+        calls = [(away.for_stretch(stretch), stretch) for stretch in join_pieces(missing, longest)]
         bar = track(range(len(missing)), "predicting", unit="piece") if scenes == 1 else iter(())
         with kept.appending() as append:
             for column, pieces in workers.each(make_pieces_of, calls):

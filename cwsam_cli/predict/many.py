@@ -19,7 +19,8 @@ from cwsam_cli.files import locked, refuse_existing, sha256
 from cwsam_cli.predict.fleet import make_on, plan_on, workers_of
 from cwsam_cli.predict.network import Lockstep, Model
 from cwsam_cli.predict.parts import take_place
-from cwsam_cli.predict.plan import MapPlan, make_plan
+from cwsam_cli.predict.plan import MapPlan
+from cwsam_cli.predict.planning import make_plan
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.work import MapResult, is_ready, make_map, stay_alive
 from cwsam_cli.raster.catalog import COLLECTION, identifier, item_path, make_collection, read_own, write_json
@@ -273,17 +274,23 @@ def estimate_many(request: MapRequest, scenes: Sequence[str]) -> tuple[list[Esti
 def _estimate(plan: MapPlan, seconds: float | None) -> Estimate:
     """What a map will cost, if a window takes so many seconds."""
     request, shown = plan.request, plan.shown
-    rows, cols = plan.lattice.touching(shown)
     columns = [Window(left, shown.row_off, right - left, shown.height) for left, right in pairwise(plan.col_cuts)]
-    across = sum(len(plan.lattice.touching(column)[1]) for column in columns)
+    lattices = [
+        (placed.lattice, placed.shown, [placed.within(column) for column in columns]) for placed in plan.scenes
+    ] or [(plan.lattice, shown, columns)]
+    windows = passes = 0
+    for lattice, whole, parts in lattices:
+        rows, cols = lattice.touching(whole)
+        windows += len(rows) * len(cols)
+        passes += len(rows) * sum(len(lattice.touching(part)[1]) for part in parts if part is not None)
     return Estimate(
-        scene=request.scene,
+        scene=", ".join(request.inputs),
         grid=str(plan.grid),
-        windows=len(rows) * len(cols),
+        windows=windows,
         batch=plan.batch,
         columns=len(columns),
         precision=plan.precision,
-        seconds=None if seconds is None else seconds * len(rows) * across / request.gpus,
+        seconds=None if seconds is None else seconds * passes / request.gpus,
         memory=plan.total_memory,
         device_memory=plan.device_memory,
         disk=plan.grid.width * plan.grid.height * plan.layers.count * (3 if request.format == "COG" else 2),

@@ -234,7 +234,7 @@ def write_item(plan: MapPlan, target: Path) -> None:
             grid=plan.grid,
             date=plan.date,
             assets={"map": describe_file(target, form, "class codes", ["data"]) | codes, **layers},
-            sources=addresses(request.scene, request.target.parent),
+            sources=[each for scene in request.inputs for each in addresses(scene, request.target.parent)],
             collection=request.collection,
         )
     )

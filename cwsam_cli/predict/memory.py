@@ -8,10 +8,13 @@ wide as the memory allows, and batches become smaller before columns become narr
 import ctypes
 import os
 import sys
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
+from rasterio.windows import Window
 
 from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.console import size_text
@@ -87,6 +90,36 @@ class Needs:
 
     def _finished(self, width: int) -> int:
         return self.layers * width * (3 * self.lattice.size + 3 * BLOCK)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MosaicNeeds(Needs):
+    """Memory for a mosaic: strips of all scenes that are open at the same time, and sums across a column."""
+
+    places: tuple[tuple[Window, Needs], ...]
+    """Part of the mosaic that each scene shows, and the scene's needs."""
+    left: int
+    """First column of the mosaic that is shown."""
+
+    def group(self, width: int, batch: int) -> int:
+        """Rows of windows that fill a batch together."""
+        return 1
+
+    def _strip(self, width: int, batch: int) -> int:
+        size, changes = self.lattice.size, defaultdict[int, list[tuple[int, int]]](list)
+        for place, own in self.places:
+            bytes_ = Needs._strip(own, min(width, int(place.width)), batch) + 4 * batch * size * size * self.bands
+            left, top = int(place.col_off) - self.left, int(place.row_off)
+            for column in range(left // width, (left + int(place.width) - 1) // width + 1):
+                changes[column] += [(top - size, bytes_), (top + int(place.height), -bytes_)]
+        return max(max(accumulate(change for _, change in sorted(own))) for own in changes.values())
+
+    def _work(self, width: int, batch: int) -> int:
+        window = self.lattice.size**2 * 4
+        flight = batch * (self.model + window * _IN_FLIGHT * (self.classes + self.bands))
+        sums = 4 * (self.classes + 2) * self.lattice.size * width
+        blending = (5 if self.layers > 1 else 2) * window * self.classes
+        return self._strip(width, batch) + flight + sums + blending
 
 
 def cut(

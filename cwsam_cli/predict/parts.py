@@ -17,6 +17,7 @@ from cwsam_cli.distributed.cluster import launcher_environment
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.scheduler import LOCAL, count_cores
 from cwsam_cli.distributed.world import World, choose_device, choose_local_device, refuse_missing_gpus
+from cwsam_cli.errors import UsageError
 from cwsam_cli.files import reserved
 from cwsam_cli.journal import Journal, folder_of, part_of_journal, parts_are_running
 from cwsam_cli.predict.fleet import predict_on_cluster
@@ -25,7 +26,8 @@ from cwsam_cli.predict.memory import must_be_shared
 from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.onnx_network import refuse_torch_options
 from cwsam_cli.predict.pieces import make_pieces
-from cwsam_cli.predict.plan import MapPlan, make_plan
+from cwsam_cli.predict.plan import MapPlan
+from cwsam_cli.predict.planning import make_plan
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.work import (
     MapResult,
@@ -123,7 +125,9 @@ def _make_part(request: MapRequest) -> MapResult | PartResult:
         plan.log_warnings()
         refuse_others(plan)
         with part_of_journal(output, plan.key, plan.to_json(), part=number, fits=partial(can_follow, plan)) as opened:
-            plan = plan.cut_like(MapPlan.from_json(opened.plan))
+            others = MapPlan.from_json(opened.plan)
+            _refuse_other_form(request, others.request)
+            plan = plan.cut_like(others)
             if not is_made(plan):  # another part may have written the map while this one waited for it
                 score = model.scorer(request)
                 make_pieces(plan, score, opened, device=model.device, rank=number - 1, world=parts, is_part=True)
@@ -145,6 +149,19 @@ def _make_part(request: MapRequest) -> MapResult | PartResult:
             kept.remove()
             deliver(plan)
     return result_of(plan, read_tally(plan))
+
+
+def _refuse_other_form(request: MapRequest, others: MapRequest) -> None:
+    """Stop a part that would write another kind of file than the other parts.
+
+    Raises:
+        UsageError: it would.
+    """
+    if (request.format, dict(request.creation)) != (others.format, dict(others.creation)):
+        raise UsageError(
+            f"other parts of `{request.target}` have another --format or --co",
+            hint=f"give all parts the same options; to begin anew, remove `{folder_of(request.target)}`",
+        )
 
 
 def _predict_together(world: World, request: MapRequest) -> MapResult | None:

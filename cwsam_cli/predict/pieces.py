@@ -10,10 +10,12 @@ because an accelerator's memory was short may differ in the last bits of their s
 
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
+from heapq import merge
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import rasterio
@@ -28,10 +30,11 @@ from cwsam_cli.errors import CheckpointError
 from cwsam_cli.journal import Journal, pack
 from cwsam_cli.predict.blend import Blender, Layers, WindowScores, cut_rows
 from cwsam_cli.predict.memory import Heap
-from cwsam_cli.predict.plan import MapPlan
+from cwsam_cli.predict.mosaic import MosaicBlender
+from cwsam_cli.predict.plan import MapPlan, PlacedScene
 from cwsam_cli.predict.transfer import Pace, UploadStream, hand_over, use_device
 from cwsam_cli.predict.windows import SHOWN, VALID, Area, Readers, WindowPixels, batches, count_readers
-from cwsam_cli.raster.network import gdal_settings
+from cwsam_cli.raster.network import gdal_settings, is_remote
 from cwsam_cli.raster.prefetch import prefetch
 from cwsam_cli.raster.scene import Scene, open_scene
 from cwsam_cli.taxonomy import IGNORE
@@ -40,14 +43,22 @@ from cwsam_cli.vector.area import read_area
 ScoreWindows = Callable[[Tensor], Tensor]
 """Normalised windows (B, C, S, S) → scores (B, K, S, S) float32, on the same device."""
 
-_Finished = tuple[int, list[tuple[int, int]]]
-"""Offset of finished rows, and places of the windows that were checked since the rows before."""
+_Checked = tuple[MapPlan, int, int]
+"""The plan of a scene, and row and column of a window in its lattice."""
+_Keyed = Generator[tuple[int, int, "_Batch | None"], None, None]
+"""First row, number of the scene, and a batch of its windows."""
+_Finished = tuple[int, list[_Checked]]
+"""Offset of finished rows, and the windows that were checked since the rows before."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Windows, ready for the model."""
+    """Windows of a scene, ready for the model."""
 
+    plan: MapPlan
+    """By which the scene is read."""
+    origin: tuple[int, int]
+    """Row and column of the map's raster where the scene begins: 0, 0 unless the map is a mosaic."""
     places: list[tuple[int, int]]
     """Row and column in the lattice."""
     images: Tensor
@@ -137,26 +148,24 @@ class _Maker:
         """Yield the row of each piece, and its layers (L, rows, width)."""
         use_device(self.device)
         plan = self.plan
-        left, right = plan.col_cuts[column], plan.col_cuts[column + 1]
-        row_cuts = plan.row_cuts[first : last + 2]
-        part = Window(left, row_cuts[0], right - left, row_cuts[-1] - row_cuts[0])
-        rows, cols = plan.lattice.touching(part)
-        every, _ = plan.lattice.touching(plan.shown)
-        begin = every.start + (rows.start - every.start) // plan.group * plan.group
-        end = min(every.stop, every.start - (every.start - rows.stop) // plan.group * plan.group)
+        part = plan.part(column, first, last)
         finish = plan.layers.finisher(self.device)
-        blender = Blender(plan.lattice, finish, layers=plan.layers.count, device=self.device)
+        blender: Blender | MosaicBlender
+        if plan.scenes:
+            blender = MosaicBlender(plan.lattice.size, finish, layers=plan.layers.count, device=self.device)
+        else:
+            blender = Blender(plan.lattice, finish, layers=plan.layers.count, device=self.device)
         checks = _FiniteChecks(plan)
-        with closing(prefetch(self._scored(range(begin, end), cols, checks))) as windows:
+        with closing(prefetch(self._scored(part, checks))) as windows:
             finished = checks.join(blender.blend(windows, part))
+            row_cuts = plan.row_cuts[first : last + 2]
             for number, layers in cut_rows(checks.refuse_nonfinite(hand_over(finished)), row_cuts):
                 yield first + number, layers
 
-    def _scored(self, rows: range, cols: range, checks: "_FiniteChecks") -> Iterator[WindowScores]:
+    def _scored(self, part: Window, checks: "_FiniteChecks") -> Iterator[WindowScores]:
         use_device(self.device)
-        heap, uploads, pace, lattice = Heap(), UploadStream(self.device), Pace(self.device), self.plan.lattice
-        height, width = min(lattice.size, lattice.height), min(lattice.size, lattice.width)
-        with closing(prefetch(self._read(rows, cols, uploads))) as read:
+        heap, uploads, pace = Heap(), UploadStream(self.device), Pace(self.device)
+        with closing(prefetch(self._read(part, uploads))) as read:
             for batch in read:
                 if self.beat is not None:
                     self.beat()
@@ -165,15 +174,64 @@ class _Maker:
                 heap.after_batch()
                 pace.after_batch()
                 checks.add(batch, scores)
+                lattice, (top, left) = batch.plan.lattice, batch.origin
+                height, width = min(lattice.size, lattice.height), min(lattice.size, lattice.width)
                 for (row, col), own, hidden in zip(batch.places, scores, batch.hidden, strict=True):
-                    yield WindowScores(row, col, own, hidden[:height, :width])
+                    place = top + lattice.rows[row], left + lattice.cols[col]
+                    yield WindowScores(row, col, own, hidden[:height, :width], place)
 
-    def _read(self, rows: range, cols: range, uploads: UploadStream) -> Iterator[_Batch]:
+    def _read(self, part: Window, uploads: UploadStream) -> Iterator[_Batch]:
+        """Yield the batches that a part of the map needs."""
         use_device(self.device)
-        plan, request = self.plan, self.plan.request
-        settings = gdal_settings(request.scene, cache=plan.gdal_cache)
+        plan = self.plan
+        names = [placed.scene for placed in plan.scenes] or [plan.request.scene]
+        settings = gdal_settings(next(filter(is_remote, names), names[0]), cache=plan.gdal_cache)
+        with rasterio.Env(**settings):
+            if plan.scenes:
+                yield from self._read_scenes(part, uploads, settings)
+                return
+            rows, cols = plan.lattice.touching(part)
+            every, _ = plan.lattice.touching(plan.shown)
+            begin = every.start + (rows.start - every.start) // plan.group * plan.group
+            end = min(every.stop, every.start - (every.start - rows.stop) // plan.group * plan.group)
+            yield from self._read_scene(plan, (0, 0), (range(begin, end), cols), uploads, settings)
+
+    def _read_scenes(self, part: Window, uploads: UploadStream, settings: Mapping[str, Any]) -> Iterator[_Batch]:
+        """Yield batches of all scenes of a mosaic from north to south; a scene is open from its first to its last."""
+
+        def keyed(number: int, placed: PlacedScene, own: Window) -> _Keyed:
+            rows, cols = placed.lattice.touching(own)
+            yield placed.row + placed.lattice.rows[rows.start], number, None  # the scene is not opened before its turn
+            batches = self._read_scene(
+                self.plan.of_scene(placed), (placed.row, placed.col), (rows, cols), uploads, settings
+            )
+            with closing(batches):
+                for batch in batches:
+                    yield placed.row + placed.lattice.rows[batch.places[0][0]], number, batch
+
+        parts = [(number, placed, placed.within(part)) for number, placed in enumerate(self.plan.scenes)]
         with ExitStack() as stack:
-            stack.enter_context(rasterio.Env(**settings))
+            streams = [
+                stack.enter_context(closing(keyed(number, placed, own)))
+                for number, placed, own in parts
+                if own is not None
+            ]
+            for _, _, batch in merge(*streams, key=itemgetter(0, 1)):
+                if batch is not None:
+                    yield batch
+
+    def _read_scene(
+        self,
+        plan: MapPlan,
+        origin: tuple[int, int],
+        windows: tuple[range, range],
+        uploads: UploadStream,
+        settings: Mapping[str, Any],
+    ) -> Generator[_Batch, None, None]:
+        """Yield the batches of some rows and columns of a scene's lattice."""
+        rows, cols = windows
+        request = plan.request
+        with ExitStack() as stack:
             number = count_readers(self.device, request.gpus)
             scenes = [stack.enter_context(open_planned(plan)) for _ in range(number)]
             readers = stack.enter_context(closing(Readers(scenes, settings)))
@@ -189,11 +247,12 @@ class _Maker:
             )
             stack.enter_context(uploads.enter())
             mean, std = band_statistics(plan.bands, self.device)
-            for windows in batches(readers, area, self.device):
-                images, masks = _stack(windows, plan.lattice.size)
+            for pixels in batches(readers, area, self.device):
+                images, masks = _stack(pixels, plan.lattice.size)
                 images = normalize(images, masks & VALID, mean, std)
                 hidden = (masks < SHOWN).to(torch.uint8) * IGNORE
-                yield _Batch([(item.row, item.col) for item in windows], images, hidden, uploads.mark())
+                places = [(item.row, item.col) for item in pixels]
+                yield _Batch(plan, origin, places, images, hidden, uploads.mark())
 
 
 def open_planned(plan: MapPlan) -> AbstractContextManager[Scene]:
@@ -226,12 +285,13 @@ class _FiniteChecks:
 
     def __init__(self, plan: MapPlan) -> None:
         self.plan = plan
-        self._done: deque[tuple[list[tuple[int, int]], Tensor]] = deque()
+        self._done: deque[tuple[list[_Checked], Tensor]] = deque()
 
     def add(self, batch: _Batch, scores: Tensor) -> None:
         """Check a batch; the score of a hidden class is minus infinity, so the best class counts."""
         best = scores[:, : len(self.plan.layers.taxonomy)].amax(dim=1)
-        self._done.append((batch.places, (best.isfinite() | (batch.hidden > 0)).flatten(1).all(dim=1)))
+        places = [(batch.plan, row, col) for row, col in batch.places]
+        self._done.append((places, (best.isfinite() | (batch.hidden > 0)).flatten(1).all(dim=1)))
 
     def join(self, stretches: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[_Finished, list[Tensor]]]:
         """Add to finished rows the checks of all windows that they may come from."""
@@ -249,12 +309,12 @@ class _FiniteChecks:
             CheckpointError: scores are not finite where the map shows a pixel.
         """
         for (top, places), (rows, *flags) in stretches:
-            for (row, col), is_finite in zip(places, chain.from_iterable(flags), strict=True):
+            for (plan, row, col), is_finite in zip(places, chain.from_iterable(flags), strict=True):
                 if not is_finite:
-                    x, y = max(0, self.plan.lattice.cols[col]), max(0, self.plan.lattice.rows[row])
+                    x, y = max(0, plan.lattice.cols[col]), max(0, plan.lattice.rows[row])
                     raise CheckpointError(
                         f"the model's scores are not finite in the window at column {x}, row {y} of "
-                        f"`{self.plan.request.scene}`",
+                        f"`{plan.request.scene}`",
                         hint="try --precision fp32; if that does not help, train the model again with a lower lr",
                     )
             yield top, rows

@@ -1,67 +1,58 @@
-"""Everything that is decided about a map before work begins.
-
-`make_plan` opens the scene once: it compares the scene with the model, fingerprints it, and cuts the work so that it
-fits in memory.
-"""
+"""Everything that is decided about a map before work begins; see `planning`."""
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from cwsam_cli import __version__
-from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.config.schema import Precision
 from cwsam_cli.console import ONCE, ONCE_A_KIND, log, without_secrets
 from cwsam_cli.dataset.manifest import Band
-from cwsam_cli.errors import UsageError
 from cwsam_cli.predict.layers import MapLayers
-from cwsam_cli.predict.memory import Needs, activation_bytes, cut, free_memory, weight_bytes
-from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.request import MapRequest
-from cwsam_cli.predict.scorer import AUGMENTATIONS
-from cwsam_cli.predict.windows import MARGIN, count_readers, sample
-from cwsam_cli.raster.catalog import date_of
-from cwsam_cli.raster.fingerprint import fingerprint, fingerprint_of_file
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.lattice import Lattice
-from cwsam_cli.raster.mapfile import BLOCK
-from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
-from cwsam_cli.raster.scene import Scene, open_scene
+from cwsam_cli.raster.network import GDAL_CACHE
+from cwsam_cli.raster.views import public_name
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
-from cwsam_cli.vector.area import read_area
 
-_MEMORY = 4_000_000_000  # bytes in addition to the program and the weights, unless --max-memory says otherwise
-_ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
-_RUNTIME = 1 << 30  # bytes of main memory that an accelerator's libraries take
-_HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
-
-_FAR = 8.0  # standard deviations of the training data
-_NO_CRS = "`%s` has no coordinate reference system, so the map has none either"
-_NOT_IN_KEY = {"scene", "checkpoint", "output", "overwrite", "command", "preview", "aoi", "format", "creation"}
-_NOT_IN_KEY |= {
-    "upload",
-    "stac",
-    "collection",
-    "max_memory",
-    "gpu_memory",
-    "batch_size",
-    "device",
-    "gpus",
-    "part",
-    "scheduler",
+NO_CRS = "`%s` has no coordinate reference system, so the map has none either"
+_NOT_IN_KEY = {
+    *("scene", "scenes", "checkpoint", "output", "overwrite", "command", "preview", "aoi", "format", "creation"),
+    *("upload", "stac", "collection", "max_memory", "gpu_memory", "batch_size", "device", "gpus", "part", "scheduler"),
 }
 """Fields of a request on which pixels do not depend, or that the key holds as a hash."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedScene:
+    """One of the scenes whose scores make a mosaic."""
+
+    scene: str = field(repr=False)
+    fingerprint: str
+    col: int
+    """Column of the mosaic where the scene begins."""
+    row: int
+    """Row of the mosaic where the scene begins."""
+    lattice: Lattice
+    """The scene's windows."""
+    shown: Window
+    """The part of the scene that the map shows."""
+
+    def within(self, part: Window) -> Window | None:
+        """Return the pixels of the scene that a part of the mosaic shows; None if there are none."""
+        own = self.shown
+        left, top = max(part.col_off - self.col, own.col_off), max(part.row_off - self.row, own.row_off)
+        right = min(part.col_off + part.width - self.col, own.col_off + own.width)
+        bottom = min(part.row_off + part.height - self.row, own.row_off + own.height)
+        return Window(left, top, right - left, bottom - top) if left < right and top < bottom else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +111,29 @@ class MapPlan:
     """Date of the scene, for its STAC item; empty without an item."""
     calibration: str = ""
     """How the model's probabilities were calibrated; empty if they were not."""
+    scenes: tuple[PlacedScene, ...] = ()
+    """The scenes of a mosaic, in an order that does not depend on the command line. Then `lattice` and `shown` are
+    those of the mosaic. Empty if the map shows one scene."""
 
     @property
     def pieces(self) -> list[tuple[int, int]]:
         """Column and row of every piece, in the order of work."""
         return [(column, row) for column in range(len(self.col_cuts) - 1) for row in range(len(self.row_cuts) - 1)]
+
+    def part(self, column: int, first: int, last: int) -> Window:
+        """The pixels of neighbouring pieces of a column."""
+        left, top = self.col_cuts[column], self.row_cuts[first]
+        return Window(left, top, self.col_cuts[column + 1] - left, self.row_cuts[last + 1] - top)
+
+    def for_stretch(self, stretch: tuple[int, int, int]) -> "MapPlan":
+        """The same plan without scenes that these pieces do not show; see `part`."""
+        part = self.part(*stretch)
+        return replace(self, scenes=tuple(placed for placed in self.scenes if placed.within(part) is not None))
+
+    def of_scene(self, placed: PlacedScene) -> "MapPlan":
+        """The plan by which a scene of a mosaic is read."""
+        request = replace(self.request, scene=placed.scene, scenes=())
+        return replace(self, request=request, scenes=(), lattice=placed.lattice, shown=placed.shown)
 
     def pieces_in_file(self) -> Iterator[tuple[int, int, Window]]:
         """Row and column of every piece and its window in the file, in the file's order."""
@@ -182,13 +191,13 @@ class MapPlan:
 
     def without_crs_warning(self) -> "MapPlan":
         """The same map, of an array that has no CRS by intent."""
-        return replace(self, warnings=tuple(text for text in self.warnings if text != _NO_CRS % self.request.scene))
+        return replace(self, warnings=tuple(text for text in self.warnings if text != NO_CRS % self.request.scene))
 
     def log_warnings(self) -> None:
         """Log the warnings and the calibration; of many scenes without a CRS only the first is named."""
         for text in self.warnings:
-            if text == _NO_CRS % self.request.scene:
-                log.warning(_NO_CRS, self.request.scene, extra=ONCE_A_KIND)
+            if text == NO_CRS % self.request.scene:
+                log.warning(NO_CRS, self.request.scene, extra=ONCE_A_KIND)
             else:
                 log.warning("%s", text)
         if self.calibration and (self.layers.kinds or self.layers.min_confidence):
@@ -198,7 +207,8 @@ class MapPlan:
         """Values that JSON has, by field, without secrets of URLs; see `from_json`."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=_plain))
         told = [without_secrets(text) for text in self.warnings]
-        return plain | {"request": self.request.to_json(), "warnings": told}
+        scenes = [placed | {"scene": public_name(placed["scene"])} for placed in plain["scenes"]]
+        return plain | {"request": self.request.to_json(), "warnings": told, "scenes": scenes}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "MapPlan":
@@ -221,6 +231,10 @@ class MapPlan:
                 "lattice": Lattice(**values["lattice"]),
                 "shown": Window(*values["shown"]),
                 "layers": MapLayers(**layers | {"taxonomy": taxonomy}),
+                "scenes": tuple(
+                    PlacedScene(**placed | {"lattice": Lattice(**placed["lattice"]), "shown": Window(*placed["shown"])})
+                    for placed in values["scenes"]
+                ),
             }
         )
 
@@ -237,150 +251,3 @@ def _with_tuples(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(map(_with_tuples, value))
     return {name: _with_tuples(each) for name, each in value.items()} if isinstance(value, dict) else value
-
-
-def make_plan(request: MapRequest, model: Model) -> MapPlan:
-    """Look at a scene and decide how to map it.
-
-    Raises:
-        DataError: the scene does not suit the model.
-        MachineError: the memory that may be used is not enough.
-    """
-    trained = model.trained
-    pixel_m = trained.gsd_m if request.resample_to_model else None
-    if request.resample_to_model and pixel_m is None:
-        raise UsageError("--resample-to-model: the model does not know its pixel size", hint="leave it out")
-    groups = model.expert_groups(request)
-    calibration = trained.calibration
-    if request.set_size and not (calibration and calibration.thresholds):
-        raise UsageError(
-            f"--set-size: `{request.checkpoint}` has no thresholds for sets of classes",
-            hint="fit them first: cwsam eval -c MODEL --data DATASET --conformal 0.9 -o sets.pth",
-        )
-    layers = MapLayers(
-        trained.taxonomy,
-        request.kinds,
-        request.min_confidence,
-        groups,
-        temperature=calibration.temperature if calibration else 1.0,
-        thresholds=calibration.thresholds if calibration else (),
-    )
-    with (
-        warnings.catch_warnings(),
-        rasterio.Env(**gdal_settings(request.scene)),
-        open_scene(
-            request.scene,
-            wanted_bands=[band.name for band in trained.bands],
-            chosen_bands=request.bands,
-            alpha=request.alpha,
-            pixel_m=pixel_m,
-        ) as scene,
-    ):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        remarks = _remarks(scene, trained, bands_chosen=bool(request.bands))
-        north = scene.north_up
-        if request.aoi:
-            read_area(request.aoi, north)
-        shown = north.within(request.bounds) if request.bounds else Window(0, 0, north.width, north.height)
-        size = trained.architecture.inp_size
-        lattice = Lattice.over(north.width, north.height, size, int(size * request.overlap), MARGIN)
-        gdal_cache, needs = _needs(scene, model, request, layers, lattice)
-        waiting = model.program_bytes if request.gpus > 1 else 0
-        own = _MEMORY + model.program_bytes + weight_bytes(trained)
-        limit = request.max_memory or own * request.gpus + waiting
-        room = 0 if model.device.type == "cpu" else request.gpu_memory or free_memory(model.device)
-        width, batch = cut(needs, int(shown.width), request, limit=limit, waiting=waiting, room=room)
-        return MapPlan(
-            request=request,
-            scene_fingerprint=fingerprint(request.scene, scene.original or scene.dataset, whole=request.verify),
-            checkpoint_sha256=model.digest,
-            area_fingerprint=fingerprint_of_file(request.aoi, whole=request.verify) if request.aoi else None,
-            device=model.device.type,
-            precision=model.precision,
-            is_shared=model.is_shared,
-            bands=trained.bands,
-            pixel_m=pixel_m,
-            grid=scene.grid.part(scene.mirrored(shown) if scene.is_south_up else shown),
-            is_south_up=scene.is_south_up,
-            lattice=lattice,
-            shown=shown,
-            row_cuts=cuts(int(shown.row_off), int(shown.height), BLOCK, from_end=scene.is_south_up),
-            col_cuts=cuts(int(shown.col_off), int(shown.width), width),
-            layers=layers,
-            batch=batch,
-            group=needs.group(width, batch),
-            gdal_cache=gdal_cache,
-            memory=needs.bytes(width, batch),
-            waiting_memory=waiting,
-            memory_limit=limit,
-            device_memory=needs.device_bytes(width, batch),
-            device_limit=room,
-            warnings=tuple(remarks),
-            date=date_of(request.scene) if request.stac else "",
-            calibration=calibration.as_text() if calibration else "",
-        )
-
-
-def cuts(first: int, length: int, step: int, *, from_end: bool = False) -> tuple[int, ...]:
-    """Cut a stretch of pixels into steps; `from_end` leaves the short step at its beginning."""
-    end = first + length
-    if from_end:
-        return tuple(sorted({first, *range(end, first, -step)}))
-    return (*range(first, end, step), end)
-
-
-def _needs(scene: Scene, model: Model, request: MapRequest, layers: MapLayers, lattice: Lattice) -> tuple[int, Needs]:
-    """Bytes of GDAL's cache, and what takes memory."""
-    on_cpu, arch = model.device.type == "cpu", model.trained.architecture
-    height = int(scene.dataset.block_shapes[0][0])
-    image_bytes = np.dtype(scene.dtype).itemsize
-    row_of_blocks = height * scene.grid.width * len(scene.bands) * image_bytes
-    # Blocks too high to hold as rows of pixels are held as blocks, or each would be decoded for every row of windows.
-    high = height > max(512, arch.inp_size)
-    readers = count_readers(model.device, request.gpus)
-    cache = GDAL_CACHE * readers + (min(row_of_blocks * 5 // 4, _HIGH_BLOCKS) if high else 0)
-    weights = weight_bytes(model.trained)
-    return cache, Needs(
-        lattice=lattice,
-        fixed=model.program_bytes + cache + (weights + _ONCE[model.precision] if on_cpu else _RUNTIME),
-        device_fixed=None if on_cpu else weights // (request.gpus if model.is_shared else 1),
-        model=activation_bytes(arch, views=len(AUGMENTATIONS[request.tta])),
-        bands=len(scene.bands),
-        image_bytes=image_bytes,
-        classes=len(layers.taxonomy) + layers.expert_groups,
-        layers=layers.count,
-        block_height=height,
-    )
-
-
-def _remarks(scene: Scene, trained: Checkpoint, *, bands_chosen: bool) -> list[str]:
-    """Sentences on what may make the map worse than it could be; nothing that stops it."""
-    path, grid = scene.path, scene.grid
-    found = []
-    wanted = tuple(band.name for band in trained.bands)
-    if not bands_chosen and scene.band_names != wanted:
-        numbers = ", ".join(map(str, scene.bands))
-        found.append(
-            f"`{path}`: bands {numbers} ({', '.join(scene.band_names)}) are taken for {', '.join(wanted)} by position: "
-            "if they are in another order, the map is wrong"
-        )
-    if grid.crs is None:
-        found.append(_NO_CRS % path)
-    if trained.gsd_m and grid.gsd_m and not 0.5 <= grid.gsd_m / trained.gsd_m <= 2:
-        found.append(
-            f"`{path}` has pixels of {grid.gsd_m:.3g} m, the model was trained on {trained.gsd_m:.3g} m: "
-            "--resample-to-model makes a better map"
-        )
-    if scene.dtype != trained.dtype:
-        found.append(
-            f"`{path}` holds {scene.dtype} values, the model was trained on {trained.dtype}: "
-            "check that both have the same scale"
-        )
-    for band, own in zip(trained.bands, sample(scene), strict=True):
-        known = own[np.isfinite(own)]
-        if known.size and abs(np.median(known) - band.mean) > _FAR * band.std:
-            found.append(
-                f"`{path}`: band {band.name} is about {np.median(known):.4g}, the model was trained on "
-                f"{band.mean:.4g} ± {band.std:.4g}: values of another scale make a useless map"
-            )
-    return found

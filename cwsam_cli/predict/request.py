@@ -39,6 +39,8 @@ class MapRequest:
     scene: str = field(default="", repr=False)
     """A path, a URL or one of GDAL's virtual paths. A request for many scenes leaves it empty. Dask logs the arguments
     of calls that fail, so `repr` leaves out URLs."""
+    scenes: tuple[str, ...] = field(default=(), repr=False)
+    """Scenes whose scores make one map, a mosaic; then `scene` is empty."""
     checkpoint: Path
     """A `model_epoch_*.pth`."""
     output: Path | None = None
@@ -143,6 +145,11 @@ class MapRequest:
         """The processes."""
         return Cluster(processes=self.gpus, device=self.device, hint_after_signal=_CONTINUE, hint_after_stall=_CONTINUE)
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The scene, or the scenes of a mosaic."""
+        return self.scenes or (self.scene,)
+
     def of_scene(self, scene: str, output: Path | None) -> "MapRequest":
         """The request for one of many scenes."""
         upload = f"{self.upload}/{output.name}" if self.upload and output and output != self.output else self.upload
@@ -151,7 +158,9 @@ class MapRequest:
     def for_workers(self) -> "MapRequest":
         """The same request with paths that hold in other working folders."""
         aoi = self.aoi and self.aoi.absolute()
-        return replace(self, scene=from_any_folder(self.scene), checkpoint=self.checkpoint.absolute(), aoi=aoi)
+        scenes = tuple(map(from_any_folder, self.scenes))
+        scene = self.scene and from_any_folder(self.scene)
+        return replace(self, scene=scene, scenes=scenes, checkpoint=self.checkpoint.absolute(), aoi=aoi)
 
     def refuse_early(self) -> None:
         """Stop before any work at what is certain to fail.
@@ -167,8 +176,9 @@ class MapRequest:
                 refuse_existing(self.target, overwrite=self.overwrite)
             elif not self.overwrite and read_headers(stored_name(self.upload)):
                 raise OutputExists(self.upload)
-        if is_plain_file(self.scene) and not Path(self.scene).exists():
-            raise DataError(f"there is no file `{self.scene}`", hint="check the path")
+        for scene in filter(is_plain_file, self.inputs):
+            if not Path(scene).exists():
+                raise DataError(f"there is no file `{scene}`", hint="check the path")
 
     def check_names(self) -> None:
         """Stop before any work at an output that would be of another format, or that would replace an input.
@@ -180,7 +190,7 @@ class MapRequest:
             raise UsageError(f"`{self.target}` is not the name of a GeoTIFF", hint="give it the suffix .tif")
         if self.preview and self.preview.suffix.lower() != ".png":
             raise UsageError(f"--preview `{self.preview}` is not the name of a PNG", hint="give it the suffix .png")
-        inputs = [self.checkpoint, *([Path(self.scene)] if is_plain_file(self.scene) else [])]
+        inputs = [self.checkpoint, *map(Path, filter(is_plain_file, self.inputs))]
         inputs += [self.aoi] if self.aoi else []
         outputs = [self.target, *([self.preview] if self.preview else [])]
         for target in [*outputs, *(beside(self.target, kind) for kind in KINDS)]:  # layers of an older map are removed
@@ -191,6 +201,7 @@ class MapRequest:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()} | {
             "scene": public_name(self.scene),
+            "scenes": list(map(public_name, self.scenes)),
             "creation": dict(self.creation),
         }
 
@@ -199,7 +210,7 @@ class MapRequest:
         """The request that `to_json` wrote."""
         paths = {name: Path(raw[name]) for name in ("checkpoint", "output", "aoi", "preview") if raw[name] is not None}
         pairs = {name: raw[name] and tuple(raw[name]) for name in ("bounds", "part")}
-        return cls(**dict(raw) | paths | pairs | {"bands": tuple(raw["bands"])})
+        return cls(**dict(raw) | paths | pairs | {"bands": tuple(raw["bands"]), "scenes": tuple(raw["scenes"])})
 
 
 def _check_creation(creation: Mapping[str, str], driver: str) -> None:

@@ -27,7 +27,8 @@ from cwsam_cli.predict.mapfile import (
 )
 from cwsam_cli.predict.network import Lockstep, Model
 from cwsam_cli.predict.pieces import ScoreWindows, make_pieces
-from cwsam_cli.predict.plan import MapPlan, make_plan
+from cwsam_cli.predict.plan import MapPlan
+from cwsam_cli.predict.planning import make_plan
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.raster.catalog import item_path
 from cwsam_cli.raster.mapfile import Tally, files_of_map
@@ -194,7 +195,7 @@ def write_files(plan: MapPlan, kept: Journal) -> MapResult:
     result = result_of(plan, tally)
     if result.nodata == result.width * result.height:
         sure = " of that confidence" if request.min_confidence else ""
-        log.warning("`%s` holds no valid pixel%s, and neither does its map", request.scene, sure)
+        log.warning("`%s` holds no valid pixel%s, and neither does its map", "`, `".join(request.inputs[:3]), sure)
     return result
 
 

@@ -20,7 +20,8 @@ from cwsam_cli.errors import CheckpointError, DataError, MachineError
 from cwsam_cli.predict.choices import PrecisionChoice
 from cwsam_cli.predict.network import Lockstep, Model
 from cwsam_cli.predict.pieces import make_stretch, open_planned
-from cwsam_cli.predict.plan import MapPlan, make_plan
+from cwsam_cli.predict.plan import MapPlan
+from cwsam_cli.predict.planning import make_plan
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.scorer import Scorer
 from cwsam_cli.raster.fingerprint import fingerprint
@@ -79,13 +80,16 @@ def make_pieces_of(plan: MapPlan, stretch: tuple[int, int, int]) -> tuple[int, l
 
 
 def _refuse_other_scene(plan: MapPlan) -> None:
-    name = plan.request.scene
-    with rasterio.Env(**gdal_settings(name)), open_planned(plan) as scene:
-        seen = fingerprint(name, scene.original or scene.dataset, whole=plan.request.verify)
-    if seen != plan.scene_fingerprint:
-        raise DataError(
-            f"a worker sees another `{name}`, or it has changed", hint="give all workers the same file at the same path"
-        )
+    expected = [(plan.of_scene(placed), placed.fingerprint) for placed in plan.scenes]
+    for own, known in expected or [(plan, plan.scene_fingerprint)]:
+        name = own.request.scene
+        with rasterio.Env(**gdal_settings(name)), open_planned(own) as scene:
+            seen = fingerprint(name, scene.original or scene.dataset, whole=plan.request.verify)
+        if seen != known:
+            raise DataError(
+                f"a worker sees another `{name}`, or it has changed",
+                hint="give all workers the same file at the same path",
+            )
 
 
 def _open_model(request: MapRequest) -> Model:

@@ -7,6 +7,7 @@ inwards instead of being padded, unless the scene is smaller than a window.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import ceil, floor, sqrt
 
 import numpy as np
@@ -23,6 +24,8 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.raster import ground
 from cwsam_cli.raster.ground import Plane, area_of, central_form, scale_errors
 
+ALIGNED = 1e-3
+"""Pixels. Two grids whose pixels lie this close count as equal, and resampling is as exact."""
 _SNAP = 1e-6  # pixels; a bound this close to a pixel's edge counts as on it
 _KEPT = 0.005
 """Largest scale error of a plane that counts as none. Within a UTM zone the areal scale is wrong by up to 0.2 %."""
@@ -120,6 +123,12 @@ class Grid:
         lat, below = max(-90, min(90, lat)), max(-90, min(90, below))
         return sqrt(geod.inv(lon, lat, beside, lat)[2] * geod.inv(lon, lat, lon, below)[2])
 
+    @property
+    def flipped(self) -> "Grid":
+        """The grid with its rows in the opposite order."""
+        flip = Affine.translation(0, self.height) @ Affine.scale(1, -1)
+        return Grid(self.crs, self.transform @ flip, self.width, self.height)
+
     def corners(self, window: Window) -> list[tuple[float, float]]:
         """Return the four corners of a window in the grid's CRS, clockwise from the upper left."""
         left, top = window.col_off, window.row_off
@@ -165,6 +174,43 @@ class Grid:
         crs = f"EPSG:{code}" if code else "unnamed CRS" if self.crs else "no CRS"
         size = f", {self.gsd_m:.3g} m" if self.gsd_m else ""
         return f"{self.width} × {self.height} pixels, {crs}{size}"
+
+
+@cache
+def has_same_wkt(one: str, other: str) -> bool:
+    """Return whether two CRSs are the same; rasterio's `==` also joins some that lie metres apart."""
+    codes = [CRS.from_wkt(wkt).to_epsg() for wkt in (one, other)]
+    return one == other or (codes[0] is not None and codes[0] == codes[1])
+
+
+def join(grids: Sequence[Grid]) -> tuple[Grid, list[tuple[int, int]]] | None:
+    """Return the grid that covers others, and the column and row of the first pixel of each on it.
+
+    Returns:
+        None if the pixels of the others are not pixels of one grid, or if one has no CRS.
+    """
+    first = grids[0].transform
+    places = []
+    for grid in grids:
+        t = grid.transform
+        is_turned = t.b != 0 or t.d != 0
+        if (
+            grid.crs is None
+            or grids[0].crs is None
+            or is_turned
+            or not has_same_wkt(grid.crs.to_wkt(), grids[0].crs.to_wkt())
+        ):
+            return None
+        col, row = ~first @ (t.c, t.f)
+        drift = max(abs(t.a / first.a - 1) * grid.width, abs(t.e / first.e - 1) * grid.height)
+        if max(drift, abs(col - round(col)), abs(row - round(row))) >= ALIGNED:
+            return None
+        places.append((round(col), round(row)))
+    left, top = (min(place[axis] for place in places) for axis in (0, 1))
+    right = max(col + grid.width for (col, _), grid in zip(places, grids, strict=True))
+    bottom = max(row + grid.height for (_, row), grid in zip(places, grids, strict=True))
+    whole = grids[0].part(Window(left, top, right - left, bottom - top))
+    return whole, [(col - left, row - top) for col, row in places]
 
 
 def geodesic(crs: CRS) -> Geod:

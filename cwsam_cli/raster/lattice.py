@@ -42,6 +42,14 @@ def spread(length: int, size: int, overlap: int) -> list[int]:
     return [index * (length - size) // steps for index in range(steps + 1)]
 
 
+def cuts(first: int, length: int, step: int, *, from_end: bool = False) -> tuple[int, ...]:
+    """Cut a stretch of pixels into steps; `from_end` leaves the short step at its beginning."""
+    end = first + length
+    if from_end:
+        return tuple(sorted({first, *range(end, first, -step)}))
+    return (*range(first, end, step), end)
+
+
 @dataclass(frozen=True, slots=True)
 class Lattice:
     """Fixed set of windows over a whole scene. A part of the scene uses the same windows."""
@@ -70,6 +78,27 @@ class Lattice:
             for length in (height, width)
         )
         return cls(width, height, size, rows, cols)
+
+    def of_part(self, col: int, row: int, width: int, height: int) -> "Lattice":
+        """Place windows over a part of the scene, as if it were a scene of its own.
+
+        They are this lattice's windows inside the part, and further ones along its borders. They reach beyond the
+        part by as much as this lattice reaches beyond its scene.
+
+        Args:
+            col: first column of the part.
+            row: first row of the part.
+            width: width of the part in pixels.
+            height: height of the part in pixels.
+        """
+
+        def along(starts: Sequence[int], first: int, length: int) -> tuple[int, ...]:
+            if length <= self.size:
+                return (0,)
+            lowest, highest = starts[0], length - starts[0] - self.size
+            return (lowest, *(start - first for start in starts if lowest < start - first < highest), highest)
+
+        return Lattice(width, height, self.size, along(self.rows, row, height), along(self.cols, col, width))
 
     def window(self, row: int, col: int) -> "Window":
         """Return the window of a row and column of the lattice."""

@@ -65,10 +65,7 @@ class Scene:
     @property
     def north_up(self) -> Grid:
         """The grid whose rows are counted from the north."""
-        if not self.is_south_up:
-            return self.grid
-        flip = Affine.translation(0, self.grid.height) @ Affine.scale(1, -1)
-        return Grid(self.grid.crs, self.grid.transform @ flip, self.grid.width, self.grid.height)
+        return self.grid.flipped if self.is_south_up else self.grid
 
     @property
     def block_width(self) -> int:

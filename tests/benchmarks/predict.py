@@ -72,9 +72,9 @@ def stub_plan(scene: Path, max_memory: int | None):  # type: ignore[no-untyped-d
 
     from cwsam_cli.dataset.manifest import Band
     from cwsam_cli.predict.memory import Needs, cut, resident_memory
-    from cwsam_cli.predict.plan import cuts
     from cwsam_cli.predict.windows import MARGIN
     from cwsam_cli.raster.grid import Grid
+    from cwsam_cli.raster.lattice import cuts
     from cwsam_cli.raster.scene import GDAL_CACHE
     from tests.predict_plans import plan_of
 
@@ -268,7 +268,7 @@ def count_travel(folder: Path, side: int) -> None:
 
     from cwsam_cli.distributed.world import World
     from cwsam_cli.predict.network import Model
-    from cwsam_cli.predict.plan import make_plan
+    from cwsam_cli.predict.planning import make_plan
     from cwsam_cli.predict.request import MapRequest
     from cwsam_cli.predict.work import make_map
     from tests.pretended_accelerator import COUNT, DEVICE, on
@@ -305,7 +305,7 @@ def tiny(folder: Path) -> None:
     import torch
     from hardware import choose_precisions
 
-    from cwsam_cli.predict import plan as planning
+    from cwsam_cli.predict import planning
     from cwsam_cli.predict.parts import predict_share as predict
     from cwsam_cli.predict.request import MapRequest
     from cwsam_cli.predict.scorer import Scorer

@@ -75,7 +75,7 @@ def count_of_map(scene: Path, checkpoint: Path, target: Path, device: str, optio
     """Map a scene; returns what the accelerator counted after the weights were there, and the number of windows."""
     from cwsam_cli.distributed.world import World
     from cwsam_cli.predict.network import Model
-    from cwsam_cli.predict.plan import make_plan
+    from cwsam_cli.predict.planning import make_plan
     from cwsam_cli.predict.request import MapRequest
     from cwsam_cli.predict.work import make_map
 

@@ -10,7 +10,7 @@ import torch
 from cwsam_cli.predict import many, network, parts
 from cwsam_cli.predict.many import estimate_many
 from cwsam_cli.predict.network import Model
-from cwsam_cli.predict.plan import make_plan
+from cwsam_cli.predict.planning import make_plan
 from cwsam_cli.predict.request import MapRequest
 
 

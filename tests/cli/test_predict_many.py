@@ -375,7 +375,7 @@ def test_a_run_that_may_take_less_or_wants_another_map_starts_over(
 
 def test_a_run_with_less_memory_than_was_planned_for_starts_over(cwsam: Cwsam, run: Any, half_done: Any) -> None:
     from cwsam_cli.predict.network import Model
-    from cwsam_cli.predict.plan import make_plan
+    from cwsam_cli.predict.planning import make_plan
     from cwsam_cli.predict.request import MapRequest
 
     request = MapRequest(scene=str(run.scene), checkpoint=run.checkpoint, batch_size=999)
@@ -443,7 +443,7 @@ def environment() -> dict[str, str]:
 
 def test_what_earlier_maps_left_in_memory_does_not_change_how_the_next_is_cut(run: Any) -> None:
     from cwsam_cli.predict.network import Model
-    from cwsam_cli.predict.plan import make_plan
+    from cwsam_cli.predict.planning import make_plan
     from cwsam_cli.predict.request import MapRequest
 
     request = MapRequest(scene=str(run.scene), checkpoint=run.checkpoint, device="cpu")
@@ -458,7 +458,7 @@ def test_a_program_that_is_large_already_does_not_eat_the_memory_of_the_work(run
     from dataclasses import replace
 
     from cwsam_cli.predict.network import Model
-    from cwsam_cli.predict.plan import make_plan
+    from cwsam_cli.predict.planning import make_plan
     from cwsam_cli.predict.request import MapRequest
 
     request = MapRequest(scene=str(run.scene), checkpoint=run.checkpoint, device="cpu")

@@ -185,7 +185,13 @@ def test_the_map_is_not_completed_while_a_part_is_at_work(cwsam: Cwsam, run: Any
 
 
 @pytest.mark.parametrize(
-    ("more", "names"), [(("--overlap", 0.5), "overlap"), (("--batch-size", 1), "larger batches")], ids=["key", "batch"]
+    ("more", "names"),
+    [
+        (("--overlap", 0.5), "overlap"),
+        (("--batch-size", 1), "larger batches"),
+        (("--format", "COG"), "another --format or --co"),
+        (("--co", "COMPRESS=LZW"), "another --format or --co"),
+    ],
 )
 def test_parts_of_other_options_are_refused(
     refused: Any, run: Any, scene: Path, more: tuple[Any, ...], names: str

@@ -18,9 +18,9 @@ from cwsam_cli.errors import CheckpointError, DataError
 from cwsam_cli.journal import Journal, journal
 from cwsam_cli.predict.blend import shares
 from cwsam_cli.predict.pieces import make_pieces
-from cwsam_cli.predict.plan import MapPlan, cuts
+from cwsam_cli.predict.plan import MapPlan
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.lattice import Lattice
+from cwsam_cli.raster.lattice import Lattice, cuts
 from tests.predict_plans import plan_of
 
 MakeRaster = Callable[..., Path]

@@ -9,7 +9,7 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from cwsam_cli.raster.grid import Grid, geodesic, lattice, offsets
+from cwsam_cli.raster.grid import Grid, geodesic, join, lattice, offsets
 
 US_SURVEY_FOOT = 1200 / 3937
 
@@ -102,3 +102,25 @@ def test_the_last_window_shifts_inwards() -> None:
 
 def test_windows_of_a_scene_smaller_than_one_are_the_scene() -> None:
     assert list(lattice(7, 5, 32, 8)) == [Window(0, 0, 7, 5)]
+
+
+def test_grids_that_share_their_pixels_lie_on_one_grid() -> None:
+    here = grid("EPSG:32617", from_origin(1000, 2000, 10, 5))
+    there = grid("EPSG:32617", from_origin(1000 - 30, 2000 - 25, 10, 5))
+    whole, places = join([here, there]) or (None, None)
+    assert whole == Grid(here.crs, from_origin(970, 2000, 10, 5), 103, 85)
+    assert places == [(3, 0), (0, 5)]
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:32617", from_origin(1004, 2000, 10, 5)),
+        ("EPSG:32617", from_origin(1000, 2000, 10.001, 5)),
+        ("EPSG:32618", from_origin(1000, 2000, 10, 5)),
+        ("EPSG:32617", from_origin(1000, 2000, 10, 5) @ Affine.rotation(1)),
+        (None, from_origin(1000, 2000, 10, 5)),
+    ],
+)
+def test_grids_of_other_pixels_or_crs_share_none(crs: str | None, transform: Affine) -> None:
+    assert join([grid("EPSG:32617", from_origin(1000, 2000, 10, 5)), grid(crs, transform)]) is None
