@@ -79,8 +79,10 @@ class Tab:
         """Wait until the page says that it is ready, and its map is drawn."""
         self.wait("'ready' in (document.documentElement?.dataset ?? {})")
         self.run("new Promise((done) => setTimeout(done, 200))")
+        self.wait("viewer.layers.every((layer) => layer.getSource().getState() === 'ready')")
         self.wait("'counted' in document.documentElement.dataset")
         self.run("new Promise((done) => { viewer.map.once('rendercomplete', () => done()); viewer.map.render(); })")
+        self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
 
     def wait(self, condition: str) -> None:
         """Wait until a JavaScript expression is true."""

@@ -1,7 +1,7 @@
 // Builds the page of `cwsam view` into ../assets: one script, its style sheet, and the licences of all parts.
 
 import {createHash} from 'node:crypto';
-import {copyFileSync, existsSync, readFileSync, readdirSync, writeFileSync} from 'node:fs';
+import {copyFileSync, readFileSync, readdirSync, writeFileSync} from 'node:fs';
 import {build} from 'esbuild';
 
 const ASSETS = '../assets';
@@ -45,10 +45,17 @@ function hashOfSources() {
   return hash.digest('hex');
 }
 
-function licenseText({name, version, license}) {
-  const file = ['LICENSE', 'LICENSE.md', 'LICENSE.txt', 'license', 'LICENCE'].find((file) =>
-    existsSync(`node_modules/${name}/${file}`),
-  );
-  const text = file ? readFileSync(`node_modules/${name}/${file}`, 'utf8').trim() : 'The package has no licence text.';
-  return `${name} ${version} (${license})\n${'='.repeat(60)}\n${text}\n`;
+/** Licence of a package. A package under Apache-2.0 without a text of its own gets this repository's copy of it. */
+function licenseText({name, version, license, main}) {
+  const folder = `node_modules/${name}`;
+  const files = readdirSync(folder).filter((file) => /^(licen[cs]e|openmap)(\.\w+)?$/i.test(file));
+  const texts = files.map((file) => readFileSync(`${folder}/${file}`, 'utf8').trim());
+  if (!texts.length && license === 'Apache-2.0') {
+    const copyright = /Copyright .*/.exec(readFileSync(`${folder}/${main}`, 'utf8'))[0];
+    texts.push(copyright, readFileSync('../../../LICENSE', 'utf8').trim());
+  }
+  if (!texts.length) {
+    throw new Error(`${name} has no licence text`);
+  }
+  return [`${name} ${version} (${license})`, '='.repeat(60), ...texts, ''].join('\n');
 }

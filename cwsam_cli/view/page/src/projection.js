@@ -40,7 +40,7 @@ export function makeProjection(crs, lonLat) {
   return new Projection({
     code: 'cwsam:view',
     units: crs.units,
-    metersPerUnit: metres ?? undefined,
+    metersPerUnit: metres ?? 1,
     getPointResolution: (resolution, [x, y]) => {
       if (!lonLat || !metres) {
         return resolution;
