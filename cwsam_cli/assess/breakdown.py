@@ -58,7 +58,7 @@ def measure_parts(counts: NDArray[np.int64], names: Sequence[str]) -> tuple[Part
 def measure_ranges(
     values: NDArray[np.float64], tiles: NDArray[np.int64], blocks: Sequence[str], name: Callable[[float], str]
 ) -> tuple[PartResult, ...]:
-    """Compute the accuracy by ranges of a quantity that each tile has. Ranges have about as many labelled pixels.
+    """Compute the accuracy by ranges of a quantity that each tile has. Each range has about a fifth of the labelled pixels.
 
     Args:
         values: the quantity, (N,).
@@ -69,29 +69,36 @@ def measure_ranges(
     Returns:
         Accuracy by range, from the smallest values to the largest. Nothing if all values have the same text.
     """
-    names = [name(value) for value in values.tolist()]
-    # Tiles of equal text stay together. A range begins where its share of the pixels does.
-    first = {text: values[number] for number, text in reversed([*enumerate(names)])}
-    order = sorted(first, key=lambda text: first[text])
-    place = {text: number for number, text in enumerate(order)}
-    own = np.array([place[text] for text in names], np.int64)
-    pixels = np.bincount(own, tiles[:, 0], len(order))
-    begins = (np.cumsum(pixels) - pixels) * _PARTS / max(1.0, pixels.sum())
-    used, part = np.unique(begins.astype(np.int64), return_inverse=True)
+    labelled = tiles[:, 0] > 0
+    values, tiles, blocks = values[labelled], tiles[labelled], [blocks[tile] for tile in np.flatnonzero(labelled)]
+    texts = [name(value) for value in values.tolist()]
+    smallest: dict[str, float] = {}
+    for text, value in zip(texts, values.tolist(), strict=True):
+        smallest[text] = min(value, smallest.get(text, value))
+    order = sorted(smallest, key=lambda text: smallest[text])
+    # Tiles of equal text stay together. They belong to the fifth of the pixels in which the first of them lies.
+    step = {text: number for number, text in enumerate(order)}
+    steps = np.array([step[text] for text in texts], np.int64)
+    pixels = np.bincount(steps, tiles[:, 0], len(order))
+    begins = (np.cumsum(pixels) - pixels) * _PARTS / pixels.sum()
+    used, range_of_step = np.unique(begins.astype(np.int64), return_inverse=True)
     if len(used) < 2:
         return ()
-    groups = {block: number for number, block in enumerate(dict.fromkeys(blocks))}
-    counts = np.zeros((len(groups), len(used), 2), np.int64)
-    np.add.at(counts, (np.array([groups[block] for block in blocks]), part[own]), tiles)
-    ranges = [
-        [text for text, number in zip(order, part.tolist(), strict=True) if number == k] for k in range(len(used))
-    ]
-    return measure_parts(counts, [f"{own[0]} to {own[-1]}" if len(own) > 1 else own[0] for own in ranges])
+    block = {text: number for number, text in enumerate(dict.fromkeys(blocks))}
+    counts = np.zeros((len(block), len(used), 2), np.int64)
+    np.add.at(counts, (np.array([block[text] for text in blocks]), range_of_step[steps]), tiles)
+    names = []
+    for number in range(len(used)):
+        own = [order[place] for place in np.flatnonzero(range_of_step == number)]
+        names.append(own[0] if len(own) == 1 else f"{own[0]} to {own[-1]}")
+    return measure_parts(counts, names)
 
 
 def as_length(metres: float) -> str:
     """Return a length with its unit and at most three digits."""
-    return f"{metres / 1000:.3g} km" if metres >= 1000 else f"{metres:.0f} m"
+    if metres < 1000:
+        return f"{metres:.0f} m"
+    return f"{metres / 1000:.3g} km" if metres < 100_000 else f"{metres / 1000:,.0f} km"
 
 
 def _accuracies(sums: Arrays) -> Arrays:

@@ -32,8 +32,16 @@ def test_ranges_hold_about_as_many_pixels_and_rise() -> None:
     )
 
 
+def test_lengths_of_any_size_are_short() -> None:
+    lengths = [as_length(metres) for metres in (0.0, 899.6, 1234.0, 98_760.0, 1_234_567.0)]
+    assert lengths == ["0 m", "900 m", "1.23 km", "98.8 km", "1,235 km"]
+
+
 def test_tiles_of_equal_value_stay_together() -> None:
     metres = np.array([0.0] * 8 + [700.0, 2400.0])
     parts = measure_ranges(metres, np.full((10, 2), 10), ["a", "b"] * 5, as_length)
     assert [(part.part, part.pixels) for part in parts] == [("0 m", 80), ("700 m to 2.4 km", 20)]
+    tiles = np.array([[10, 5]] * 10 + [[0, 0]])
+    with_empty = measure_ranges(np.append(metres, 9000.0), tiles, ["a", "b"] * 5 + ["a"], as_length)
+    assert [part.part for part in with_empty] == ["0 m", "700 m to 2.4 km"]
     assert measure_ranges(np.zeros(10), np.full((10, 2), 10), ["a", "b"] * 5, as_length) == ()
