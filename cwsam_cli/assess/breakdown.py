@@ -58,7 +58,7 @@ def measure_parts(counts: NDArray[np.int64], names: Sequence[str]) -> tuple[Part
 def measure_ranges(
     values: NDArray[np.float64], tiles: NDArray[np.int64], blocks: Sequence[str], name: Callable[[float], str]
 ) -> tuple[PartResult, ...]:
-    """Compute the accuracy by ranges of a quantity that each tile has. Each range has about a fifth of the labelled pixels.
+    """Compute the accuracy by ranges of a quantity that each tile has. A range has about a fifth of the pixels.
 
     Args:
         values: the quantity, (N,).
@@ -70,7 +70,11 @@ def measure_ranges(
         Accuracy by range, from the smallest values to the largest. Nothing if all values have the same text.
     """
     labelled = tiles[:, 0] > 0
-    values, tiles, blocks = values[labelled], tiles[labelled], [blocks[tile] for tile in np.flatnonzero(labelled)]
+    values, tiles, blocks = (
+        values[labelled],
+        tiles[labelled],
+        [blocks[tile] for tile in np.flatnonzero(labelled).tolist()],
+    )
     texts = [name(value) for value in values.tolist()]
     smallest: dict[str, float] = {}
     for text, value in zip(texts, values.tolist(), strict=True):
