@@ -72,7 +72,7 @@ function scenes() {
 function parts() {
   const show = (title, note, head, rows) => {
     if (!rows.length) return;
-    section(title, note, makeTable([head, "accuracy", "95 % interval", "pixels", report.blocks.are_tiles ? "tiles" : "blocks"],
+    section(title, `${note} Intervals from fewer than 10 ${report.blocks.are_tiles ? "tiles" : "blocks"} are not reliable.`, makeTable([head, "accuracy", "95 % interval", "pixels", report.blocks.are_tiles ? "tiles" : "blocks"],
       rows.map((row) => [row.part, figure(row.accuracy), range(row.interval), count(row.pixels), count(row.blocks)])));
   };
   show("Accuracy by group of experts", "Each pixel counts for the group to which the router gave most weight, as `predict --experts` maps it.", "group", report.expert_groups);
