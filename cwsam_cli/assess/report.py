@@ -122,17 +122,21 @@ def as_table(result: Evaluation) -> str:
     overall = as_dict(result)
     for name, title in OVERALL.items():
         lines.append(f"{title:<24}{_figure(overall[name])} {_ends(result.intervals[name])}")
-    lines += _part_lines("group of experts", result.experts)
-    lines += _part_lines("from training ground", result.distances)
+    kind = "blocks" if result.has_blocks else "tiles"
+    lines += _part_lines("group of experts", result.experts, kind)
+    lines += _part_lines("from training ground", result.distances, kind)
     return "\n".join([*lines, "", describe_blocks(result)])
 
 
-def _part_lines(title: str, parts: Sequence[PartResult]) -> list[str]:
+def _part_lines(title: str, parts: Sequence[PartResult], kind: str) -> list[str]:
     if not parts:
         return []
     wide = max(len(title), *(len(part.part) for part in parts)) + 2
-    lines = [f"{part.part:<{wide}}{_figure(part.accuracy)} {_ends(part.interval)} {part.pixels:>11,}" for part in parts]
-    return ["", f"{title:<{wide}}{'accur.':>6} {'95 % interval':>14} {'support':>11}", *lines]
+    lines = [
+        f"{part.part:<{wide}}{_figure(part.accuracy)} {_ends(part.interval)} {part.pixels:>11,} {part.blocks:>7,}"
+        for part in parts
+    ]
+    return ["", f"{title:<{wide}}{'accur.':>6} {'95 % interval':>14} {'support':>11} {kind:>7}", *lines]
 
 
 def write_report(result: Evaluation, folder: Path, origin: Origin, pictures: Pictures | None = None) -> None:
