@@ -225,6 +225,7 @@ def write_item(plan: MapPlan, target: Path) -> None:
     layers = {
         kind: describe_file(beside(target, kind), form, kind.replace("_", " "), ["data"]) for kind in request.kinds
     }
+    folder = Path() if request.upload else request.target.parent  # where an upload is made says nothing to its readers
     codes = {"data_type": "uint8", "nodata": IGNORE, "classification:classes": classes}
     item = make_item(
         ItemSource(
@@ -234,7 +235,7 @@ def write_item(plan: MapPlan, target: Path) -> None:
             grid=plan.grid,
             date=plan.date,
             assets={"map": describe_file(target, form, "class codes", ["data"]) | codes, **layers},
-            sources=[each for scene in request.inputs for each in addresses(scene, request.target.parent)],
+            sources=[each for scene in request.inputs for each in addresses(scene, folder)],
             collection=request.collection,
         )
     )

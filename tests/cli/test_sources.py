@@ -241,5 +241,7 @@ def test_maps_of_a_folder_or_a_store_have_a_collection(
         for name in linked(collection, "item"):
             item = json.loads((folder / name).read_text())
             refuse_invalid(item)
+            (source,) = linked(item, "derived_from")
+            assert source.removeprefix("../") == f"scenes/{item['id']}.tif"
             assert item["collection"] == "maps" and (folder / item["assets"]["map"]["href"]).exists()
     assert collection["extent"]["temporal"]["interval"] == [["2024-06-01T00:00:00Z", "2024-06-02T00:00:00Z"]]
