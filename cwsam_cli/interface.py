@@ -37,6 +37,7 @@ from cwsam_cli.predict.work import MapResult, map_scene
 from cwsam_cli.raster.mapfile import GTIFF_CREATION, beside
 from cwsam_cli.raster.scene import open_raster, writing
 from cwsam_cli.raster.style import tag_classes, write_sidecar, write_style
+from cwsam_cli.raster.uploads import place_output
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 from cwsam_cli.vectorize.pipeline import vectorize
 from cwsam_cli.vectorize.request import VectorizeRequest
@@ -181,7 +182,7 @@ class Classifier:
 
         Args:
             scene: a path, a URL or one of GDAL's virtual paths.
-            output: the map, a `.tif`.
+            output: the map, a `.tif` on this disk or in an object store (`s3://`, `gs://`, `az://`).
             options: of `cwsam predict`, such as `confidence=True`, `format="COG"`, `bounds=(w, s, e, n)` or
                 `overwrite=True`.
 
@@ -243,7 +244,8 @@ class Classifier:
     def _map(
         self, scene: Path | str, output: Path | str, options: dict[str, Any], *, is_array: bool = False
     ) -> MapResult:
-        request = replace(self._request, scene=str(scene), output=Path(output), **options)
+        target, upload = place_output(str(output))
+        request = replace(self._request, scene=str(scene), output=target, upload=upload, **options)
         request.refuse_early()
         return map_scene(request, self._model, lambda: self._score, warns_of_crs=not is_array)
 

@@ -136,6 +136,16 @@ def test_a_scene_is_mapped_with_options_of_the_command(
         classifier.map_scene(scene, target, gpus=2)
 
 
+def test_a_map_for_an_object_store_is_uploaded(
+    classifier: Classifier, make_raster: Any, object_store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scene = make_raster("scene.tif", image(), photometric="minisblack", alpha="unspecified")
+    classifier.map_scene(scene, "s3://notebook/maps/north.tif")
+    puts = [line for line in Path("requests").read_text().splitlines() if line.startswith("PUT")]
+    assert puts[-1].endswith("/maps/north.tif")
+
+
 def test_polygons_of_an_array_equal_those_of_its_file(tmp_path: Path) -> None:
     made = classes([[0, 0, 1], [0, 1, 1], [255, 1, 1]], **PLACE)
     made.write(tmp_path / "map.tif")
