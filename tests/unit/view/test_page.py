@@ -59,30 +59,37 @@ def files(tmp_path: Path, make_raster: MakeRaster) -> dict[str, Path]:
     return paths
 
 
-@pytest.fixture
-def show(tmp_path: Path) -> Iterator[Callable[..., Tab]]:
-    """Open files in the page. A script error, or a request to another server, fails the test at its end."""
-    profile = tmp_path / "profile"
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     # A proxy that does not exist: a request to any other server would fail, and be an error on the console.
-    with open_tab(profile, "--proxy-server=127.0.0.1:9", "--proxy-bypass-list=127.0.0.1") as tab:
-        servers = []
+    proxy = ("--proxy-server=127.0.0.1:9", "--proxy-bypass-list=127.0.0.1")
+    with open_tab(tmp_path_factory.mktemp("profile"), *proxy) as tab:
+        yield tab
 
-        def open_page(*paths: Path, **size: int) -> Tab:
-            folder = tmp_path / f"page{len(servers)}"
-            folder.mkdir()
-            server = PageServer(make_page(ViewRequest(paths=tuple(map(str, paths))), folder).files)
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-            servers.append(server)
-            tab.open(server.address, **size)
-            return tab
 
-        yield open_page
-        for server in servers:
-            server.shutdown()
-            server.server_close()
-        assert tab.errors == []
-        own = tuple(server.address for server in servers)
-        assert [url for url in tab.requested if not url.startswith((*own, "blob:", "data:"))] == []
+@pytest.fixture
+def show(browser: Tab, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
+    """Open files in the page. A script error, or a request to another server, fails the test at its end."""
+    browser.errors.clear()
+    browser.requested.clear()
+    servers = []
+
+    def open_page(*paths: Path, **size: int) -> Tab:
+        folder = tmp_path / f"page{len(servers)}"
+        folder.mkdir()
+        server = PageServer(make_page(ViewRequest(paths=tuple(map(str, paths))), folder).files)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        servers.append(server)
+        browser.open(server.address, **size)
+        return browser
+
+    yield open_page
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+    assert browser.errors == []
+    own = tuple(server.address for server in servers)
+    assert [url for url in browser.requested if not url.startswith((*own, "blob:", "data:"))] == []
 
 
 def place(tab: Tab, column: float, row: float) -> tuple[float, float]:
