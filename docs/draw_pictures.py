@@ -99,11 +99,13 @@ def draw_view(files: list[str], picture: Path) -> None:
 
 
 def save(shot: Path, picture: Path) -> None:
-    """Write a smaller copy of a picture."""
+    """Write a smaller copy of a picture, with 256 colours if it would be too large with all of them."""
     picture.parent.mkdir(exist_ok=True)
     with Image.open(shot) as whole:
         small = whole.convert("RGB").resize((SHOWN, SHOWN * whole.height // whole.width), Image.Resampling.LANCZOS)
     small.save(picture, optimize=True)
+    if picture.stat().st_size > LARGEST_BYTES:
+        small.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(picture, optimize=True)
     if picture.stat().st_size > LARGEST_BYTES:
         sys.exit(f"{picture} has {picture.stat().st_size:,} bytes, more than {LARGEST_BYTES:,}")
 

@@ -126,13 +126,24 @@ def test_pixels_of_a_class_have_its_colour_until_the_legend_hides_it(
     tab = show(files["scene"], files["map"])
     assert close(color_at(tab, 10.5, 10.5), WATER) and close(color_at(tab, 40.5, 30.5), FOREST)
     nodata = color_at(tab, 57.5, 30.5)
-    assert nodata[0] == nodata[1] == nodata[2], "the scene is seen where the map has no data"
+    assert nodata[0] == nodata[1] == nodata[2] > 200, "the scene is seen where the map has no data"
     press(tab, "[data-code='1'] input")
     assert not close(color_at(tab, 10.5, 10.5), WATER) and close(color_at(tab, 40.5, 30.5), FOREST)
     press(tab, "[data-code='1'] input")
     assert close(color_at(tab, 10.5, 10.5), WATER)
     press(tab, "[data-layer='2']")
     assert not close(color_at(tab, 40.5, 30.5), FOREST), "the layer is off"
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_where_an_image_has_no_data_the_ground_of_the_page_is_seen(
+    make_raster: MakeRaster, show: Callable[..., Tab], bands: int
+) -> None:
+    values = np.tile(np.linspace(10, 20, 60, dtype=np.float32), (bands, 40, 1))
+    values[:, :, :20] = -9999
+    tab = show(make_raster("scene.tif", values, nodata=-9999))
+    assert color_at(tab, 10.5, 20.5) == (238, 240, 242)
+    assert all(115 < part < 140 for part in color_at(tab, 40, 20.5)), "the middle of the values is grey"
 
 
 def test_the_border_between_classes_is_where_the_raster_has_it(
