@@ -25,7 +25,7 @@ demo: $(VENV)/.demo-scene
 # The picture for the README, from the demo that is there, or from a new one.
 pictures: $(VENV)/.demo-scene
 	test -f demo/map.tif || $(BIN)/cwsam demo
-	$(BIN)/python docs/draw_pictures.py demo
+	$(BIN)/python -m docs.draw_pictures demo
 
 # Builds the page of `cwsam view` again; needed only after a change in cwsam_cli/view/page. Needs Node.js 20 or newer,
 # and npm downloads what the lock file there names.

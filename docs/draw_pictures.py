@@ -1,4 +1,4 @@
-"""Draw the picture of the README from the demo: the report of its map from a sample of 300 points.
+"""Draw pictures from the demo: the report of its map from a sample of 300 points, and the page of `cwsam view`.
 
     $ make pictures
 
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,27 +21,34 @@ from typer.testing import CliRunner
 from cwsam_cli.demo.pipeline import find_example
 from cwsam_cli.main import app
 from cwsam_cli.survey.samplefile import read_sample, write_sample
+from cwsam_cli.view.pipeline import make_page
+from cwsam_cli.view.request import ViewRequest
+from cwsam_cli.view.server import PageServer
+from tests.chromium import open_tab
 
-PICTURE = Path(__file__).parent / "pictures" / "report.png"
+PICTURES = Path(__file__).parent / "pictures"
 WIDTH, HEIGHT = 1100, 930
 """Size of the browser's window in pixels."""
+VIEW_HEIGHT = 720
 SHOWN = 880
 """Width of the picture in pixels."""
 LARGEST_BYTES = 200_000
 
 
 def main(demo: Path) -> None:
-    """Draw the picture.
+    """Draw the pictures.
 
     Args:
         demo: the folder that `cwsam demo` wrote.
     """
-    map_path, picture = (demo / "map.tif").resolve(), PICTURE.resolve()
+    map_path, pictures = (demo / "map.tif").resolve(), PICTURES.resolve()
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):  # the report shows paths as they are given
         for file in (map_path, map_path.with_name("map.tif.aux.xml")):
             shutil.copy(file, name)
         assess()
-        draw(Path("report/report.html"), picture)
+        draw(Path("report/report.html"), pictures / "report.png")
+        run("vectorize", "map.tif", "polygons.gpkg", "--min-area", "2ha")
+        draw_view([str(find_example()[0]), "map.tif", "polygons.gpkg"], pictures / "view.png")
 
 
 def assess() -> None:
@@ -72,10 +80,32 @@ def draw(page: Path, picture: Path) -> None:
     command += [f"--user-data-dir={Path('profile').resolve()}", f"--window-size={WIDTH},{HEIGHT}"]
     command += ["--virtual-time-budget=5000", f"--screenshot={Path('shot.png').resolve()}", page.resolve().as_uri()]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
+    save(Path("shot.png"), picture)
+
+
+def draw_view(files: list[str], picture: Path) -> None:
+    """Write a picture of the page of `cwsam view` with a swipe between the first two files."""
+    page = make_page(ViewRequest(paths=tuple(files)), Path(tempfile.mkdtemp(dir=".")))
+    with PageServer(page.files) as server, open_tab(Path("view-profile").resolve()) as tab:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tab.open(server.address, width=WIDTH, height=VIEW_HEIGHT)
+        tab.press("s")
+        tab.move(WIDTH * 0.8, VIEW_HEIGHT * 0.6)
+        tab.wait("document.querySelector('#values').innerText !== ''")
+        tab.settle()
+        tab.picture(Path("view.png"))
+        server.shutdown()
+    save(Path("view.png"), picture)
+
+
+def save(shot: Path, picture: Path) -> None:
+    """Write a smaller copy of a picture, with 256 colours if it would be too large with all of them."""
     picture.parent.mkdir(exist_ok=True)
-    with Image.open("shot.png") as whole:
+    with Image.open(shot) as whole:
         small = whole.convert("RGB").resize((SHOWN, SHOWN * whole.height // whole.width), Image.Resampling.LANCZOS)
     small.save(picture, optimize=True)
+    if picture.stat().st_size > LARGEST_BYTES:
+        small.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(picture, optimize=True)
     if picture.stat().st_size > LARGEST_BYTES:
         sys.exit(f"{picture} has {picture.stat().st_size:,} bytes, more than {LARGEST_BYTES:,}")
 

@@ -90,7 +90,8 @@ def vectorize(
     Polygons follow the pixel edges exactly. Neighbours share their borders, also after
     simplifying. Fields: code, name, area_m2, area_ha, perim_m, pixels. Areas and perimeters
     are geodesic if the map's CRS is in degrees or changes them by more than 0.5 %.
-    QGIS shows a GeoPackage in the map's colours. GeoJSON is in longitude and latitude.
+    QGIS shows the polygons in the map's colours: the style is inside a GeoPackage, and in a
+    .qml beside other formats. GeoJSON is in longitude and latitude.
 
     MAP is any raster of whole numbers. Names and colours come from the class table inside,
     GDAL's category names or attribute table, and the palette. --min-area joins the smallest

@@ -249,6 +249,17 @@ def write_layer_style(path: Path, layer: str, colors: Mapping[int, tuple[str, st
         _put_style(package, layer, qml(colors, field))
 
 
+def may_write_style(path: Path, *, overwrite: bool) -> bool:
+    """Return whether a layer's QGIS style may be written beside it: a map of the same name has its own style there.
+
+    Args:
+        path: the layer.
+        overwrite: whether a style of polygons may be replaced.
+    """
+    style = path.with_suffix(".qml")
+    return not style.exists() or (overwrite and bool(read_qml(style.read_text(encoding="utf-8", errors="replace"))))
+
+
 def write_default_style(path: Path, layer: str, style: str) -> None:
     """Write the default QGIS style of a layer into its GeoPackage.
 

@@ -27,6 +27,7 @@ from cwsam_cli.raster.catalog import (
     read_own,
     write_json,
 )
+from cwsam_cli.raster.style import qml
 from cwsam_cli.regions.sieve import choose_codes, drop_holes, recode, select_holes
 from cwsam_cli.regions.units import sieve_weights, step_jacobians
 from cwsam_cli.vector.formats import MEDIA_TYPES
@@ -34,6 +35,7 @@ from cwsam_cli.vector.layers import (
     check_overlap,
     check_size,
     copy_geopackage,
+    may_write_style,
     refuse_other_layer,
     write_layer_style,
     write_stream,
@@ -83,9 +85,11 @@ def write_polygons(plan: VectorizePlan) -> VectorizeResult:
                 metadata=plan.metadata,
                 append=path.exists(),
             )
+            colors = {code: (plan.legend.name(code), plan.legend.color(code)) for code in stream.areas}
             if plan.driver == "GPKG":
-                colors = {code: (plan.legend.name(code), plan.legend.color(code)) for code in stream.areas}
                 write_layer_style(path, plan.layer, colors, "code")
+            elif may_write_style(plan.output, overwrite=plan.overwrite):
+                path.with_suffix(".qml").write_text(qml(colors, "code"), encoding="utf-8")
             checked = stream.verdict()
             if plan.stac:
                 _write_item(plan, source, list(stream.areas), path)

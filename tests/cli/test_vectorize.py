@@ -225,7 +225,7 @@ def test_overwriting_replaces_all_files_of_a_shapefile(cwsam: Cwsam, make_raster
     (tmp_path / "out/p.qix").write_bytes(b"an index of the older file")
     cwsam("vectorize", one, "out/p.shp", "--overwrite")
     assert list(gpd.read_file("out/p.shp")["code"]) == [9]
-    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".shp", ".shx", ".dbf", ".prj", ".cpg"}
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".shp", ".shx", ".dbf", ".prj", ".cpg", ".qml"}
 
 
 def test_overwriting_replaces_a_geopackage(cwsam: Cwsam, make_raster: Any, tmp_path: Path) -> None:

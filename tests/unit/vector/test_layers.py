@@ -20,10 +20,11 @@ from rasterio.transform import from_origin
 from cwsam_cli.errors import DataError, MachineError, UsageError
 from cwsam_cli.maps.codes import Strip
 from cwsam_cli.maps.legend import Legend
-from cwsam_cli.raster.style import qml, read_qml
+from cwsam_cli.raster.style import qml, read_qml, write_style
+from cwsam_cli.taxonomy import from_names
 from cwsam_cli.vector import layers as vector
 from cwsam_cli.vector.formats import vector_driver
-from cwsam_cli.vector.layers import check_size, copy_geopackage, write_layer_style, write_stream
+from cwsam_cli.vector.layers import check_size, copy_geopackage, may_write_style, write_layer_style, write_stream
 from cwsam_cli.vectorize.features import Columns, dissolve, encode_regions
 from cwsam_cli.vectorize.measure import to_ground
 from cwsam_cli.vectorize.polygonize import Regions, polygonize
@@ -241,6 +242,16 @@ def test_what_is_no_geopackage_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "text.gpkg").write_text("no database, but long enough to be read as one" * 9)
     with pytest.raises(MachineError, match=r"text.gpkg. could not be copied"):
         copy_geopackage(tmp_path / "text.gpkg", tmp_path / "copy.gpkg")
+
+
+def test_a_style_beside_a_layer_never_replaces_that_of_a_map_of_the_same_name(tmp_path: Path) -> None:
+    layer, style = tmp_path / "map.shp", tmp_path / "map.qml"
+    assert may_write_style(layer, overwrite=False)
+    style.write_text(qml({1: ("water", "#005adc")}, "code"), encoding="utf-8")
+    assert not may_write_style(layer, overwrite=False)
+    assert may_write_style(layer, overwrite=True)
+    write_style(tmp_path / "map.tif", from_names(["water"]))
+    assert not may_write_style(layer, overwrite=True)
 
 
 def test_a_style_that_cannot_be_written_is_said_in_a_sentence(tmp_path: Path) -> None:

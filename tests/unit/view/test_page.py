@@ -59,30 +59,37 @@ def files(tmp_path: Path, make_raster: MakeRaster) -> dict[str, Path]:
     return paths
 
 
-@pytest.fixture
-def show(tmp_path: Path) -> Iterator[Callable[..., Tab]]:
-    """Open files in the page. A script error, or a request to another server, fails the test at its end."""
-    profile = tmp_path / "profile"
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     # A proxy that does not exist: a request to any other server would fail, and be an error on the console.
-    with open_tab(profile, "--proxy-server=127.0.0.1:9", "--proxy-bypass-list=127.0.0.1") as tab:
-        servers = []
+    proxy = ("--proxy-server=127.0.0.1:9", "--proxy-bypass-list=127.0.0.1")
+    with open_tab(tmp_path_factory.mktemp("profile"), *proxy) as tab:
+        yield tab
 
-        def open_page(*paths: Path, **size: int) -> Tab:
-            folder = tmp_path / f"page{len(servers)}"
-            folder.mkdir()
-            server = PageServer(make_page(ViewRequest(paths=tuple(map(str, paths))), folder).files)
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-            servers.append(server)
-            tab.open(server.address, **size)
-            return tab
 
-        yield open_page
-        for server in servers:
-            server.shutdown()
-            server.server_close()
-        assert tab.errors == []
-        own = tuple(server.address for server in servers)
-        assert [url for url in tab.requested if not url.startswith((*own, "blob:", "data:"))] == []
+@pytest.fixture
+def show(browser: Tab, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
+    """Open files in the page. A script error, or a request to another server, fails the test at its end."""
+    browser.errors.clear()
+    browser.requested.clear()
+    servers = []
+
+    def open_page(*paths: Path, **size: int) -> Tab:
+        folder = tmp_path / f"page{len(servers)}"
+        folder.mkdir()
+        server = PageServer(make_page(ViewRequest(paths=tuple(map(str, paths))), folder).files)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        servers.append(server)
+        browser.open(server.address, **size)
+        return browser
+
+    yield open_page
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+    assert browser.errors == []
+    own = tuple(server.address for server in servers)
+    assert [url for url in browser.requested if not url.startswith((*own, "blob:", "data:"))] == []
 
 
 def place(tab: Tab, column: float, row: float) -> tuple[float, float]:
@@ -119,13 +126,24 @@ def test_pixels_of_a_class_have_its_colour_until_the_legend_hides_it(
     tab = show(files["scene"], files["map"])
     assert close(color_at(tab, 10.5, 10.5), WATER) and close(color_at(tab, 40.5, 30.5), FOREST)
     nodata = color_at(tab, 57.5, 30.5)
-    assert nodata[0] == nodata[1] == nodata[2], "the scene is seen where the map has no data"
+    assert nodata[0] == nodata[1] == nodata[2] > 200, "the scene is seen where the map has no data"
     press(tab, "[data-code='1'] input")
     assert not close(color_at(tab, 10.5, 10.5), WATER) and close(color_at(tab, 40.5, 30.5), FOREST)
     press(tab, "[data-code='1'] input")
     assert close(color_at(tab, 10.5, 10.5), WATER)
     press(tab, "[data-layer='2']")
     assert not close(color_at(tab, 40.5, 30.5), FOREST), "the layer is off"
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_where_an_image_has_no_data_the_ground_of_the_page_is_seen(
+    make_raster: MakeRaster, show: Callable[..., Tab], bands: int
+) -> None:
+    values = np.tile(np.linspace(10, 20, 60, dtype=np.float32), (bands, 40, 1))
+    values[:, :, :20] = -9999
+    tab = show(make_raster("scene.tif", values, nodata=-9999))
+    assert color_at(tab, 10.5, 20.5) == (238, 240, 242)
+    assert all(115 < part < 140 for part in color_at(tab, 40, 20.5)), "the middle of the values is grey"
 
 
 def test_the_border_between_classes_is_where_the_raster_has_it(

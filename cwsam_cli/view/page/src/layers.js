@@ -39,7 +39,8 @@ function raster(layer, projection, table) {
     interpolate: !classes,
     transition: 0,
   });
-  const made = new WebGLTileLayer({source, visible: layer.visible, style: classes ? classStyle(table) : undefined});
+  const style = classes ? classStyle(table) : layer.alpha ? imageStyle(layer) : undefined;
+  const made = new WebGLTileLayer({source, visible: layer.visible, style});
   if (classes) {
     table.addEventListener('change', () => made.setStyle(classStyle(table)));
   }
@@ -48,6 +49,13 @@ function raster(layer, projection, table) {
 
 function classStyle(table) {
   return {color: ['palette', ['*', ['band', 1], 255], table.palette()]};
+}
+
+/** Without this style, OpenLayers adds an opaque band to some files and ignores their own alpha band. */
+function imageStyle({bands, alpha}) {
+  const last = bands.indexOf(alpha) + 1;
+  const colors = last === 2 ? [1, 1, 1] : [1, 2, 3];
+  return {color: ['color', ...colors.map((band) => ['*', ['band', band], 255]), ['band', last]]};
 }
 
 function polygons(layer, table) {

@@ -33,14 +33,14 @@ async function start() {
   const layers = data.layers.map((layer) => makeLayer(layer, projection, tables));
   const marked = new VectorSource();
   const map = makeMap(data, projection, [...layers, markingLayer(marked)]);
-  const fit = () => map.getView().fit(data.extent, {padding: [24, 24, 24, 24]});
+  const fit = () => map.getView().fit(data.extent, {padding: [56, 24, 56, 24]});
   fit();
 
   const notes = showLayers(byId('layers'), layers);
   layers.forEach((layer) => watchErrors(layer, notes.get(layer)));
   const swipe = new Swipe(map, layers);
-  const rasters = layers
-    .filter((layer) => ['classes', 'values'].includes(layer.get('info').kind))
+  const rasters = ['classes', 'values']
+    .flatMap((kind) => layers.filter((layer) => layer.get('info').kind === kind))
     .map((layer) => ({layer, pixels: new Pixels(layer.get('info'))}));
   showUnderCursor(map, rasters, (place) => placeText(place, data.crs, lonLat));
   const featureLayers = layers.filter((layer) => layer instanceof VectorLayer);
