@@ -18,7 +18,7 @@ from cwsam_cli.maps.regions import is_raster
 from cwsam_cli.raster.mapfile import beside
 from cwsam_cli.raster.network import is_plain_file
 from cwsam_cli.view.features import FeatureSource, inspect_features, prepare_features
-from cwsam_cli.view.frame import Extent, Frame
+from cwsam_cli.view.frame import Frame
 from cwsam_cli.view.rasters import RasterSource, inspect_raster, kind_of, prepare_classes, prepare_image
 from cwsam_cli.view.request import LAYERS_JSON, Layer, ViewRequest
 from cwsam_cli.view.server import PageServer
@@ -33,8 +33,6 @@ Source = RasterSource | FeatureSource
 class Page:
     """A page that is ready to be served."""
 
-    title: str
-    extent: Extent
     files: dict[str, Path]
     """Every file by its address relative to the page."""
 
@@ -122,7 +120,7 @@ def make_page(request: ViewRequest, folder: Path) -> Page:
     }
     files[LAYERS_JSON] = folder / LAYERS_JSON
     files[LAYERS_JSON].write_text(json.dumps(described, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-    return Page(str(described["title"]), extent, files | {"": files["index.html"]})
+    return Page(files | {"": files["index.html"]})
 
 
 def _level(source: Source) -> int:
