@@ -33,6 +33,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "export": ("export", MODEL, "-o", "model.safetensors"),
     "upcycle": ("upcycle", MODEL, "-o", "large.pth", *SMALL),
 }
+_GOOD = {"audit": 4}
+"""Exit codes of undisturbed commands that are not 0: splits of so small a scene touch."""
 EXISTS = 2
 """Exit code where the killed command had finished its output."""
 
@@ -72,7 +74,7 @@ def whole(inputs: Path) -> dict[str, tuple[dict[str, Any], int]]:
         folder, renames = _fresh(inputs, "whole"), inputs.with_name("renames")
         renames.write_text("")
         code, text = run_in_fork(folder, words, count_renames(renames))
-        assert code == 0, (name, text)
+        assert code == _GOOD.get(name, 0), (name, text)
         made[name] = contents(folder), len(renames.read_text())
         assert not [path for path in made[name][0] if ".part" in path or ".lock" in path or ".journal" in path]
     return made
@@ -98,7 +100,7 @@ def _finish(folder: Path, words: tuple[str, ...], expected: dict[str, Any], what
     if words[0] != "train" or "holds no run" in text:
         code, text = run_in_fork(folder, words)
     _refuse_tracebacks(text)
-    assert code in (0, EXISTS), (what, code, text)
+    assert code in (0, EXISTS, _GOOD.get(words[0])), (what, code, text)
     found = contents(folder)
     assert found.keys() == expected.keys(), (what, found.keys() ^ expected.keys())
     differing = [name for name in expected if found[name] != expected[name]]
@@ -134,7 +136,7 @@ def test_ctrl_c_sigterm_and_a_kill_at_a_random_moment(
         folder = _fresh(inputs, "killed")
         code, text = run_in_fork(folder, words, fault)
         _refuse_tracebacks(text)
-        assert code in (0, 130, -signal.SIGTERM, -signal.SIGKILL), (number, code, text)
+        assert code in (0, _GOOD.get(name), 130, -signal.SIGTERM, -signal.SIGKILL), (number, code, text)
         _finish(folder, words, expected, f"signal {number}")
 
 
