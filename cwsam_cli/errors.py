@@ -11,6 +11,7 @@ from cwsam_cli.console import without_secrets
 _DISK = {
     errno.ENOTDIR: "a part of that path is a file",
     errno.EEXIST: "a part of that path is a file",
+    errno.EISDIR: "that path is a folder",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EACCES: "check the permissions of that path",
     errno.EPERM: "check the permissions of that path",
@@ -19,6 +20,9 @@ _DISK = {
     errno.EFBIG: "the file is too large for that file system; choose another disk",
     errno.EDQUOT: "free some space there, or choose another disk",
 }
+
+
+_LONGEST = 300  # characters of another error in a message
 
 
 class CwsamError(Exception):
@@ -118,6 +122,12 @@ def as_user_error(error: Exception) -> CwsamError | None:
             "a process that reads tiles died", hint="try without such processes: --set training_settings.workers=0"
         )
     return None
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error on one line, shortened, for a message."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 def is_out_of_memory(error: Exception) -> bool:

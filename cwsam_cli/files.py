@@ -313,9 +313,18 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a small text file (UTF-8); an existing one is replaced in one step."""
-    with _staged(target) as path:
-        path.write_text(text, encoding="utf-8")
+    """Write a small text file (UTF-8); an existing one is replaced in one step.
+
+    The draft has the same name each time, so what a killed process left of it is replaced, too.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.part")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from cwsam_cli.config.load import validate
-from cwsam_cli.errors import ConfigError, DataError, UsageError
+from cwsam_cli.errors import ConfigError, DataError, UsageError, one_line
 from cwsam_cli.files import refuse_foreign, write_text
 from cwsam_cli.taxonomy import Taxonomy
 
@@ -208,5 +208,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = validate(Manifest, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
         _refuse_odd(manifest)
     except (ConfigError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"`{path}` is damaged or of another version: {error}", hint="tile the scenes again") from None
+        raise DataError(
+            f"`{path}` is damaged or of another version: {one_line(error)}", hint="tile the scenes again"
+        ) from None
     return manifest

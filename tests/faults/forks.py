@@ -18,6 +18,8 @@ Fault = Callable[[], None]
 """Prepares a fault in the forked process, before the command begins."""
 
 _REPLACE = os.replace
+_TIMES = ("last_change", "update_time", "timestamp")
+"""Columns of a GeoPackage that tell when it was written."""
 
 
 def run_in_fork(folder: Path, words: Sequence[Any], fault: Fault = lambda: None) -> tuple[int, str]:
@@ -115,11 +117,13 @@ def contents(folder: Path) -> dict[str, Any]:
     return {
         str(path.relative_to(folder)): _content(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and "tfevents" not in path.name and path.parent.name != "last"
+        if path.is_file() and "tfevents" not in path.name
     }
 
 
 def _content(path: Path) -> Any:
+    if path.parent.name.startswith("last"):  # a saved state; its tensors are those of the checkpoint beside it
+        return b""
     if path.suffix == ".gpkg":
         return _rows(path)
     if path.suffix == ".pth":
@@ -140,6 +144,10 @@ def _rows(path: Path) -> dict[str, list[Any]]:
         tables = {}
         for name in (own for own in names if not own.startswith(("rtree", "sqlite"))):
             cursor = package.execute(f'SELECT * FROM "{name}"')
-            kept = [i for i, column in enumerate(cursor.description) if column[0] not in ("last_change", "update_time")]
+            kept = [
+                i
+                for i, column in enumerate(cursor.description)
+                if column[0] not in ("last_change", "update_time", "timestamp")
+            ]
             tables[name] = [tuple(row[i] for i in kept) for row in cursor]
     return tables

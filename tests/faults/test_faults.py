@@ -7,13 +7,13 @@ import signal
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from tests.cli.conftest import SMALL, striped, write
-from tests.faults.forks import Fault, contents, count_renames, kill_after, limit_files, run_in_fork, signal_at_rename
+from tests.faults.forks import contents, count_renames, kill_after, limit_files, run_in_fork, signal_at_rename
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")]
 
@@ -66,17 +66,27 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(root)
 
 
+class Whole(NamedTuple):
+    """What a command writes if nothing happens."""
+
+    files: dict[str, Any]
+    renames: int
+    largest: int
+    """Bytes of its largest file."""
+
+
 @pytest.fixture(scope="module")
-def whole(inputs: Path) -> dict[str, tuple[dict[str, Any], int]]:
-    """What each command writes if nothing happens, and its number of renames."""
+def whole(inputs: Path) -> dict[str, Whole]:
+    """What each command writes if nothing happens."""
     made = {}
     for name, words in COMMANDS.items():
         folder, renames = _fresh(inputs, "whole"), inputs.with_name("renames")
         renames.write_text("")
         code, text = run_in_fork(folder, words, count_renames(renames))
         assert code == _GOOD.get(name, 0), (name, text)
-        made[name] = contents(folder), len(renames.read_text())
-        assert not [path for path in made[name][0] if ".part" in path or ".lock" in path or ".journal" in path]
+        largest = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        made[name] = Whole(contents(folder), len(renames.read_text()), largest)
+        assert not [path for path in made[name].files if ".part" in path or ".lock" in path or ".journal" in path]
     return made
 
 
@@ -108,12 +118,12 @@ def _finish(folder: Path, words: tuple[str, ...], expected: dict[str, Any], what
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_kill_at_any_rename_leaves_whole_outputs_and_the_same_command_finishes(
-    inputs: Path, whole: dict[str, tuple[dict[str, Any], int]], name: str
+def test_a_kill_at_a_rename_leaves_whole_outputs_and_the_same_command_finishes(
+    inputs: Path, whole: dict[str, Whole], name: str
 ) -> None:
-    expected, renames = whole[name]
+    expected, renames, _ = whole[name]
     words = COMMANDS[name]
-    for number in range(renames):
+    for number in sorted({0, renames // 2, renames - 1}):
         folder = _fresh(inputs, "killed")
         code, text = run_in_fork(folder, words, signal_at_rename(number, signal.SIGKILL))
         assert code == -signal.SIGKILL, text
@@ -123,38 +133,34 @@ def test_a_kill_at_any_rename_leaves_whole_outputs_and_the_same_command_finishes
         _finish(folder, words, expected, f"rename {number}")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_ctrl_c_sigterm_and_a_kill_at_a_random_moment(
-    inputs: Path, whole: dict[str, tuple[dict[str, Any], int]], name: str
+@pytest.mark.parametrize(("number", "name"), enumerate(COMMANDS))
+def test_ctrl_c_sigterm_or_a_kill_at_a_random_moment(
+    inputs: Path, whole: dict[str, Whole], number: int, name: str
 ) -> None:
-    expected, renames = whole[name]
-    words, chance = COMMANDS[name], random.Random(name)
-    faults: list[Fault] = [
-        signal_at_rename(chance.randrange(renames), which) for which in (signal.SIGINT, signal.SIGTERM)
+    expected, renames, _ = whole[name]
+    words, chance, folder = COMMANDS[name], random.Random(name), _fresh(inputs, "killed")
+    moment = chance.randrange(renames)
+    faults = [
+        signal_at_rename(moment, signal.SIGINT),
+        signal_at_rename(moment, signal.SIGTERM),
+        kill_after(chance.uniform(0.05, 0.5)),
     ]
-    for number, fault in enumerate([*faults, kill_after(chance.uniform(0.05, 0.5))]):
-        folder = _fresh(inputs, "killed")
-        code, text = run_in_fork(folder, words, fault)
-        _refuse_tracebacks(text)
-        assert code in (0, _GOOD.get(name), 130, -signal.SIGTERM, -signal.SIGKILL), (number, code, text)
-        _finish(folder, words, expected, f"signal {number}")
+    code, text = run_in_fork(folder, words, faults[number % len(faults)])
+    _refuse_tracebacks(text)
+    assert code in (0, _GOOD.get(name), 130, -signal.SIGTERM, -signal.SIGKILL), (code, text)
+    _finish(folder, words, expected, "a signal")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_full_disk_is_told_and_leaves_nothing(
-    inputs: Path, whole: dict[str, tuple[dict[str, Any], int]], name: str
-) -> None:
-    expected, words = whole[name][0], COMMANDS[name]
-    folder = _fresh(inputs, "full")
-    code, text = run_in_fork(folder, words)
-    largest = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    folder = _fresh(inputs, "full")
+def test_a_full_disk_is_told_and_leaves_nothing(inputs: Path, whole: dict[str, Whole], name: str) -> None:
+    expected, _, largest = whole[name]
+    words, folder = COMMANDS[name], _fresh(inputs, "full")
     code, text = run_in_fork(folder, words, limit_files(largest // 2))
     _refuse_tracebacks(text)
     assert code == 6 and "error: " in text and "hint: " in text, (code, text)
     left = [path for path in contents(folder) if path not in expected and ".journal" not in path]
     assert not left, left
-    _finish(folder, words, expected, "full disk")
+    _finish(folder, words, expected, "a full disk")
 
 
 def test_a_scene_that_is_replaced_while_it_is_read_is_detected(inputs: Path) -> None:
