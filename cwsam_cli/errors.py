@@ -4,6 +4,7 @@ A message is one sentence that names the file or key. The hint is the next thing
 """
 
 import errno
+import os
 from typing import Any
 
 from cwsam_cli.console import without_secrets
@@ -13,6 +14,7 @@ _DISK = {
     errno.EEXIST: "a part of that path is a file",
     errno.EISDIR: "that path is a folder",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "a link there leads to itself",
     errno.EACCES: "check the permissions of that path",
     errno.EPERM: "check the permissions of that path",
     errno.EROFS: "choose a path that you can write to",
@@ -115,6 +117,10 @@ def as_user_error(error: Exception) -> CwsamError | None:
     if isinstance(error, OSError):
         hint = _DISK.get(error.errno or 0)
         return MachineError(f"`{error.filename or 'output'}`: {error.strerror}", hint=hint) if hint else None
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):  # pathlib before Python 3.13
+        return MachineError(f"`{str(error)[18:].strip(chr(39))}`: {os.strerror(errno.ELOOP)}", hint=_DISK[errno.ELOOP])
+    if isinstance(error, ValueError) and str(error) == "embedded null byte":
+        return UsageError("a path contains the character NUL", hint="remove it")
     if is_out_of_memory(error):
         return MachineError("the memory is not sufficient", hint="use smaller batches: batch_size, or --batch-size")
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):

@@ -9,7 +9,7 @@ from typing import Literal
 from cwsam_cli.doctor.describe import Description, describe
 from cwsam_cli.doctor.fit import CHECKS
 from cwsam_cli.doctor.machine import Machine, examine_machine
-from cwsam_cli.errors import CwsamError
+from cwsam_cli.errors import CwsamError, as_user_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +69,11 @@ def diagnose(paths: Sequence[str]) -> Diagnosis:
 def _look(path: str) -> Thing:
     try:
         return Thing(path=path, description=describe(path))
-    except CwsamError as error:
-        return Thing(path=path, description=None, problem=str(error), hint=error.hint)
+    except Exception as error:
+        told = as_user_error(error)
+        if told is None:
+            raise
+        return Thing(path=path, description=None, problem=str(told), hint=told.hint)
 
 
 def _compare(first: Description, second: Description) -> Comparison | None:
