@@ -149,6 +149,8 @@ class StateWriter:
             with self._world.pause_watchdog():
                 latest.result()
         except (Exception, CheckpointException) as error:
+            if self._world.is_main:
+                shutil.rmtree(self._part, ignore_errors=True)
             raise MachineError(
                 f"`{self._folder}` could not be written completely: {_first_line(error)}", hint="is the disk full?"
             ) from None

@@ -4,7 +4,8 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,18 +77,21 @@ class Whole(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def whole(inputs: Path) -> dict[str, Whole]:
-    """What each command writes if nothing happens."""
-    made = {}
-    for name, words in COMMANDS.items():
+def whole(inputs: Path) -> Callable[[str], Whole]:
+    """Run a command without faults, once."""
+
+    @cache
+    def run(name: str) -> Whole:
         folder, renames = _fresh(inputs, "whole"), inputs.with_name("renames")
         renames.write_text("")
-        code, text = run_in_fork(folder, words, count_renames(renames))
+        code, text = run_in_fork(folder, COMMANDS[name], count_renames(renames))
         assert code == _GOOD.get(name, 0), (name, text)
         largest = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        made[name] = Whole(contents(folder), len(renames.read_text()), largest)
-        assert not [path for path in made[name].files if ".part" in path or ".lock" in path or ".journal" in path]
-    return made
+        made = Whole(contents(folder), len(renames.read_text()), largest)
+        assert not [path for path in made.files if ".part" in path or ".lock" in path or ".journal" in path]
+        return made
+
+    return run
 
 
 def _fresh(inputs: Path, name: str) -> Path:
@@ -119,9 +123,9 @@ def _finish(folder: Path, words: tuple[str, ...], expected: dict[str, Any], what
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_kill_at_a_rename_leaves_whole_outputs_and_the_same_command_finishes(
-    inputs: Path, whole: dict[str, Whole], name: str
+    inputs: Path, whole: Callable[[str], Whole], name: str
 ) -> None:
-    expected, renames, _ = whole[name]
+    expected, renames, _ = whole(name)
     words = COMMANDS[name]
     for number in sorted({0, renames // 2, renames - 1}):
         folder = _fresh(inputs, "killed")
@@ -135,9 +139,9 @@ def test_a_kill_at_a_rename_leaves_whole_outputs_and_the_same_command_finishes(
 
 @pytest.mark.parametrize(("number", "name"), enumerate(COMMANDS))
 def test_ctrl_c_sigterm_or_a_kill_at_a_random_moment(
-    inputs: Path, whole: dict[str, Whole], number: int, name: str
+    inputs: Path, whole: Callable[[str], Whole], number: int, name: str
 ) -> None:
-    expected, renames, _ = whole[name]
+    expected, renames, _ = whole(name)
     words, chance, folder = COMMANDS[name], random.Random(name), _fresh(inputs, "killed")
     moment = chance.randrange(renames)
     faults = [
@@ -152,8 +156,8 @@ def test_ctrl_c_sigterm_or_a_kill_at_a_random_moment(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_full_disk_is_told_and_leaves_nothing(inputs: Path, whole: dict[str, Whole], name: str) -> None:
-    expected, _, largest = whole[name]
+def test_a_full_disk_is_told_and_leaves_nothing(inputs: Path, whole: Callable[[str], Whole], name: str) -> None:
+    expected, _, largest = whole(name)
     words, folder = COMMANDS[name], _fresh(inputs, "full")
     code, text = run_in_fork(folder, words, limit_files(largest // 2))
     _refuse_tracebacks(text)
