@@ -112,7 +112,8 @@ def _finish(folder: Path, words: tuple[str, ...], expected: dict[str, Any], what
         code, text = run_in_fork(folder, (*words, "--resume"))
         _refuse_tracebacks(text)
     if words[0] != "train" or "holds no run" in text:
-        code, text = run_in_fork(folder, words)
+        more = ("--overwrite",) if words[0] == "sample" else ()  # its CSV may be there without the GeoPackage
+        code, text = run_in_fork(folder, (*words, *more))
     _refuse_tracebacks(text)
     assert code in (0, EXISTS, _GOOD.get(words[0])), (what, code, text)
     found = contents(folder)
@@ -155,7 +156,7 @@ def test_ctrl_c_sigterm_or_a_kill_at_a_random_moment(
     _finish(folder, words, expected, "a signal")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "audit"])
 def test_a_full_disk_is_told_and_leaves_nothing(inputs: Path, whole: Callable[[str], Whole], name: str) -> None:
     expected, _, largest = whole(name)
     words, folder = COMMANDS[name], _fresh(inputs, "full")
