@@ -44,7 +44,7 @@ def test_what_belongs_together_fits(cwsam: Cwsam, run: Any) -> None:
         ({"values": lambda image: image[:2]}, "2 image bands"),
         ({"values": lambda image: image.astype(np.uint16) * 40}, "uint16 values"),
         ({"res": 3}, "pixels of 3 m"),
-        ({"descriptions": ("blue", "green", "red")}, "by position"),
+        ({"descriptions": ("a", "b", "c")}, "by position"),
     ],
 )
 def test_a_scene_that_does_not_fit_is_told_why(

@@ -29,7 +29,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "vectorize": ("vectorize", "../inputs/map.tif", "map.gpkg"),
     "vectorize to .shp": ("vectorize", "../inputs/map.tif", "map.shp"),
     "mosaic": ("mosaic", "../inputs/map.tif", "-o", "mosaic.tif"),
-    "sample": ("sample", "../inputs/map.tif", "-o", "sample.gpkg", "-n", "40"),
     "audit": ("audit", DATA, "--suspects", "suspects.gpkg"),
     "export": ("export", MODEL, "-o", "model.safetensors"),
     "upcycle": ("upcycle", MODEL, "-o", "large.pth", *SMALL),
@@ -43,7 +42,7 @@ EXISTS = 2
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A scene, its labels, a dataset, a model and a map, made by commands in forked processes."""
-    for name in ("assess", "audit", "export", "predict", "sample", "tile", "train", "upcycle"):
+    for name in ("assess", "audit", "export", "predict", "tile", "train", "upcycle"):
         import_module(f"cwsam_cli.{name}.pipeline" if name != "predict" else "cwsam_cli.predict.many")
     root = tmp_path_factory.mktemp("faults")
     folder = root / "inputs"
@@ -112,8 +111,7 @@ def _finish(folder: Path, words: tuple[str, ...], expected: dict[str, Any], what
         code, text = run_in_fork(folder, (*words, "--resume"))
         _refuse_tracebacks(text)
     if words[0] != "train" or "holds no run" in text:
-        more = ("--overwrite",) if words[0] == "sample" else ()  # its CSV may be there without the GeoPackage
-        code, text = run_in_fork(folder, (*words, *more))
+        code, text = run_in_fork(folder, words)
     _refuse_tracebacks(text)
     assert code in (0, EXISTS, _GOOD.get(words[0])), (what, code, text)
     found = contents(folder)
