@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo pictures viewer docs test test-slow check bench clean
+.PHONY: install demo pictures viewer docs test test-slow fuzz check bench clean
 
 install: $(READY)
 
@@ -45,6 +45,11 @@ test: $(READY)
 test-slow: $(VENV)/.demo-scene
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W default -m slow -n auto --dist loadfile --no-loadscope-reorder \
 		tests/real $(filter-out tests/real/,$(wildcard tests/*/))
+
+# Changes good files at random and reads them, for FUZZ_S seconds in all. A case that fails is kept in tests/fuzz/corpus.
+FUZZ_S ?= 120
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.fuzz $(FUZZ_S)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

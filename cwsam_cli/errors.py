@@ -4,6 +4,7 @@ A message is one sentence that names the file or key. The hint is the next thing
 """
 
 import errno
+import os
 from typing import Any
 
 from cwsam_cli.console import without_secrets
@@ -11,7 +12,9 @@ from cwsam_cli.console import without_secrets
 _DISK = {
     errno.ENOTDIR: "a part of that path is a file",
     errno.EEXIST: "a part of that path is a file",
+    errno.EISDIR: "that path is a folder",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "a link there leads to itself",
     errno.EACCES: "check the permissions of that path",
     errno.EPERM: "check the permissions of that path",
     errno.EROFS: "choose a path that you can write to",
@@ -19,6 +22,9 @@ _DISK = {
     errno.EFBIG: "the file is too large for that file system; choose another disk",
     errno.EDQUOT: "free some space there, or choose another disk",
 }
+
+
+_LONGEST = 300  # characters of another error in a message
 
 
 class CwsamError(Exception):
@@ -111,6 +117,10 @@ def as_user_error(error: Exception) -> CwsamError | None:
     if isinstance(error, OSError):
         hint = _DISK.get(error.errno or 0)
         return MachineError(f"`{error.filename or 'output'}`: {error.strerror}", hint=hint) if hint else None
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from "):  # pathlib before Python 3.13
+        return MachineError(f"`{str(error)[18:].strip(chr(39))}`: {os.strerror(errno.ELOOP)}", hint=_DISK[errno.ELOOP])
+    if isinstance(error, ValueError) and str(error) == "embedded null byte":
+        return UsageError("a path contains the character NUL", hint="remove it")
     if is_out_of_memory(error):
         return MachineError("the memory is not sufficient", hint="use smaller batches: batch_size, or --batch-size")
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
@@ -118,6 +128,12 @@ def as_user_error(error: Exception) -> CwsamError | None:
             "a process that reads tiles died", hint="try without such processes: --set training_settings.workers=0"
         )
     return None
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error on one line, shortened, for a message."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 def is_out_of_memory(error: Exception) -> bool:

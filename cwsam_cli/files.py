@@ -5,12 +5,13 @@ import errno
 import hashlib
 import io
 import os
+import platform
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,11 @@ from cwsam_cli.errors import MachineError, OutputExists, UsageError
 _SIDECARS = (".ovr", ".msk", ".aux.xml", "-wal", "-shm", "-journal")
 _STORE = re.compile(r"(s3|gs|az):/")
 _POLL_S = 0.1
+_LONGEST_HOLDER = 300  # bytes
+_LOCAL_LOCKS = ("fuse", "9p", "virtiofs")
+"""Kinds of disks on which Linux keeps locks to itself."""
+_LOCAL_OPTIONS = {"localflock", "nolock", "local_lock=flock", "local_lock=all"}
+"""Options of Lustre and NFS that have the same effect."""
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
 
@@ -102,7 +108,8 @@ def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]
 
     Files beside the yielded path (a GeoTIFF's `.aux.xml`, parts of a shapefile) move first and the
     main file last, so the main file's presence means that all are complete. If the block fails, its
-    files are removed and an older output is untouched.
+    files are removed and an older output is untouched. The target is reserved meanwhile, unless this
+    process has reserved it, or a folder around it, before.
 
     Args:
         target: the final file or folder.
@@ -111,9 +118,15 @@ def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]
 
     Raises:
         UsageError: see `refuse_existing`.
-        MachineError: the block wrote nothing at the path.
+        MachineError: the block wrote nothing at the path, or another process is writing the target.
     """
     refuse_existing(target, overwrite=overwrite, marker=marker)
+    with nullcontext() if _is_ours(target) else reserved(target), _staged(target) as stage:
+        yield stage
+
+
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     try:
@@ -177,11 +190,17 @@ def reserved(target: Path, *, wait_s: float = 0) -> Iterator[None]:
                 path.unlink()
 
 
-_HELD: set[IO[bytes]] = set()
+_HELD: dict[Path, IO[bytes]] = {}
+
+
+def _is_ours(target: Path) -> bool:
+    """Return whether this process has reserved a target or a folder around it."""
+    place = target.absolute()
+    return any(around.parent / f".{around.name}.lock" in _HELD for around in (place, *place.parents))
 
 
 def _let_go() -> None:
-    for file in _HELD:
+    for file in _HELD.values():
         file.close()
 
 
@@ -190,13 +209,16 @@ if hasattr(os, "register_at_fork"):  # else workers that live longer than a kill
 
 
 @contextmanager
-def locked(path: Path, busy: str, *, wait_s: float = 0) -> Iterator[None]:
+def locked(path: Path, busy: str, *, wait_s: float = 0, is_data: bool = False) -> Iterator[None]:
     """Hold a lock that the system releases when this process ends, also if it is killed.
+
+    The lock file holds the host and the number of the process, for the message that another process gets.
 
     Args:
         path: the lock file; the process that holds the lock may remove it.
         busy: the message if another process holds the lock.
         wait_s: seconds to wait for that process.
+        is_data: the file holds data, so nothing is written into it.
 
     Raises:
         MachineError: another process holds the lock, or the disk has no locks.
@@ -204,6 +226,7 @@ def locked(path: Path, busy: str, *, wait_s: float = 0) -> Iterator[None]:
     deadline = time.monotonic() + wait_s
     while True:
         with path.open("a+b") as file:
+            file.seek(0)  # Windows locks a byte at this place
             try:
                 _lock(file.fileno())
             except OSError as error:
@@ -215,14 +238,60 @@ def locked(path: Path, busy: str, *, wait_s: float = 0) -> Iterator[None]:
                 if time.monotonic() < deadline:
                     time.sleep(_POLL_S)
                     continue
-                raise MachineError(busy, hint="wait until it ends, or choose another output") from None
-            if _is_at(file.fileno(), path):  # else the last holder has removed the file, and this lock protects nothing
-                _HELD.add(file)
-                try:
-                    yield
-                finally:
-                    _HELD.discard(file)
-                return
+                holder = "" if is_data else f", {_holder(file)}"
+                raise MachineError(busy + holder, hint="wait until it ends, or choose another output") from None
+            if not _is_at(file.fileno(), path):  # the last holder has removed the file, and this lock protects nothing
+                continue
+            if not is_data:
+                _take(file, path)
+            _HELD[path.absolute()] = file
+            try:
+                yield
+            finally:
+                del _HELD[path.absolute()]
+                if not is_data:
+                    with suppress(OSError, ValueError):  # a forked process has closed it
+                        file.truncate(0)
+            return
+
+
+def _take(file: IO[bytes], path: Path) -> None:
+    """Write this process into a lock file that it holds.
+
+    Raises:
+        MachineError: a process of another host wrote it last, and locks of this disk do not reach other hosts.
+    """
+    before = _holder(file)
+    if before and not before.endswith(f" on {platform.node()}") and not _reaches_other_hosts(path):
+        raise MachineError(
+            f"`{path}` is held by {before}, and locks on this disk do not reach other hosts",
+            hint=f"if that process has ended, remove the file: rm '{path}'",
+        )
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}".encode())
+    file.flush()
+
+
+def _holder(file: IO[bytes]) -> str:
+    """Return what a lock file says of its holder."""
+    try:
+        file.seek(0)
+        text = file.read(_LONGEST_HOLDER).decode(errors="replace")
+    except OSError:  # Windows does not let others read a locked byte
+        return "which cannot be named"
+    return "".join(character for character in text if character.isprintable())
+
+
+def _reaches_other_hosts(path: Path) -> bool:
+    """Return whether locks on a disk hold for all hosts that use it. Where that is not known, they are taken to."""
+    try:
+        mounts = [line.split(" ") for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
+    except OSError:  # not Linux
+        return True
+    own = path.resolve()
+    around = [mount for mount in mounts if own.is_relative_to(mount[1].replace("\\040", " "))]
+    kind, options = max(around, key=lambda mount: len(mount[1]))[2:4] if around else ("", "")
+    return not kind.startswith(_LOCAL_LOCKS) and not _LOCAL_OPTIONS & set(options.split(","))
 
 
 def _lock(descriptor: int) -> None:
@@ -244,9 +313,18 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a small text file (UTF-8); an existing one is replaced in one step."""
-    with staged(target, overwrite=True) as path:
-        path.write_text(text, encoding="utf-8")
+    """Write a small text file (UTF-8); an existing one is replaced in one step.
+
+    The draft has the same name each time, so what a killed process left of it is replaced, too.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.part")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:

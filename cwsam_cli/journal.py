@@ -139,7 +139,7 @@ def _next(file: IO[bytes], path: Path) -> tuple[tuple[int, int], _Place] | None:
         return None
     magic, row, column, length, checksum = _HEAD.unpack(head)
     offset = file.tell()
-    if magic != _MAGIC:
+    if magic != _MAGIC or length > path.stat().st_size - offset:
         return None
     packed = file.read(length)
     if len(packed) < length or zlib.crc32(packed) != checksum:
@@ -221,7 +221,7 @@ def _read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         raw = json.loads((folder / _DESCRIPTION).read_text("utf-8"))
         return dict(raw["key"]), dict(raw["plan"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}, {}
 
 

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from cwsam_cli import __version__, console
 from cwsam_cli.commands.audit import audit
 from cwsam_cli.commands.demo import demo
+from cwsam_cli.commands.doctor import doctor
 from cwsam_cli.commands.eval import evaluate
 from cwsam_cli.commands.export import export
 from cwsam_cli.commands.info import info
@@ -130,6 +131,7 @@ for _name, _command in (
     ("sample", sample),
     ("export", export),
     ("info", info),
+    ("doctor", doctor),
     ("plan", plan),
     ("upcycle", upcycle),
     ("demo", demo),

@@ -58,7 +58,7 @@ def _own_part(target: Path, stack: ExitStack) -> Path:
     if os.name == "nt":  # Windows cannot rename a locked file
         return part
     try:
-        stack.enter_context(locked(part, f"`{part}` is being written by another process"))
+        stack.enter_context(locked(part, f"`{part}` is being written by another process", is_data=True))
     except MachineError:
         folder = stack.enter_context(TemporaryDirectory(prefix=f".{part.name}.", dir=target.parent))
         return Path(folder) / part.name

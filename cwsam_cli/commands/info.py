@@ -1,6 +1,5 @@
 """`cwsam info`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,9 +9,11 @@ from cwsam_cli.commands.options import Json, print_result
 
 def info(
     path: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="MODEL|MAP|DATASET", help="A .pth or .onnx file, a map, or a dataset's folder.", show_default=False
+            metavar="MODEL|MAP|DATASET|SCENE|CONFIG",
+            help="A .pth or .onnx file, a raster, a dataset's folder or a configuration.",
+            show_default=False,
         ),
     ],
     config: Annotated[
@@ -20,7 +21,7 @@ def info(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Describe a model, a map or a dataset, and its origin.
+    """Describe a model, a map, a dataset, a scene or a configuration, and its origin.
 
     \b
     $ cwsam info save/first/model_epoch_best.pth
@@ -31,12 +32,12 @@ def info(
     A model names its size, bands and classes, its scores, the data it was trained
     on, and the versions and the date. A map names its grid, its classes, the model
     by SHA-256, and the command. A dataset names its tiles, its bands, and the
-    labelled pixels of each class by split.
+    labelled pixels of each class by split. `cwsam doctor` compares files with each other.
     """
+    from cwsam_cli.doctor.describe import describe
     from cwsam_cli.errors import DataError
-    from cwsam_cli.info.pipeline import inform
 
-    found = inform(path)
+    found = describe(path)
     if config:
         if not found.configuration:
             raise DataError(f"`{path}` records no configuration", hint="models that `cwsam train` wrote record theirs")
@@ -46,6 +47,7 @@ def info(
     lines = [f"{path}: {found.kind}", "", *(f"{name:<{wide}}{value}" for name, value in found.facts.items())]
     if found.bands:
         lines += ["", *(f"band {band.name}: mean {band.mean:.4g}, std {band.std:.4g}" for band in found.bands)]
+    lines += [f"odd: {text}" for text in found.oddities]
     lines += [""]
     for entry in found.classes:
         pixels = ", ".join(f"{count:,} {split}" for split, count in entry.get("pixels", {}).items())

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from cwsam_cli.config.load import validate
-from cwsam_cli.errors import ConfigError, DataError, UsageError
+from cwsam_cli.errors import ConfigError, DataError, UsageError, one_line
 from cwsam_cli.files import refuse_foreign, write_text
 from cwsam_cli.taxonomy import Taxonomy
 
@@ -133,20 +133,6 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.version != VERSION:
             raise ValueError(f"version is {self.version}, this program reads {VERSION}")
-        if not self.bands:
-            raise ValueError("bands is empty")
-        if not is_number_type(self.dtype):
-            raise ValueError(f"dtype is {self.dtype[:80]!a}")
-        if self.gsd_m is not None and not 0 < self.gsd_m < inf:
-            raise ValueError(f"gsd_m is {self.gsd_m}")
-        for name in ("tiles", "ground_m2", "left_out", "corrected"):
-            odd = [number for number in getattr(self, name).values() if not 0 <= number < inf]
-            if odd:
-                raise ValueError(f"{name} has the value {odd[0]}")
-        lists = {f"pixels.{split}": counts for split, counts in self.pixels.items()}
-        for name, numbers in (lists | ({"weights": self.weights} if self.weights else {})).items():
-            if len(numbers) != len(self.taxonomy) or not all(0 <= number < inf for number in numbers):
-                raise ValueError(f"{name} should hold one number per class, none negative")
 
 
 def is_number_type(dtype: str) -> bool:
@@ -183,6 +169,28 @@ def refuse_other_dataset(folder: Path) -> None:
     refuse_foreign(folder, _WRITTEN)
 
 
+def _refuse_odd(manifest: Manifest) -> None:
+    """Check the values of a description that was read.
+
+    Raises:
+        ValueError: a value is not possible; the message names its field.
+    """
+    if not manifest.bands:
+        raise ValueError("bands is empty")
+    if not is_number_type(manifest.dtype):
+        raise ValueError(f"dtype is {manifest.dtype[:80]!a}")
+    if manifest.gsd_m is not None and not 0 < manifest.gsd_m < inf:
+        raise ValueError(f"gsd_m is {manifest.gsd_m}")
+    for name in ("tiles", "ground_m2", "left_out", "corrected"):
+        odd = [number for number in getattr(manifest, name).values() if not 0 <= number < inf]
+        if odd:
+            raise ValueError(f"{name} has the value {odd[0]}")
+    lists = {f"pixels.{split}": counts for split, counts in manifest.pixels.items()}
+    for name, numbers in (lists | ({"weights": manifest.weights} if manifest.weights else {})).items():
+        if len(numbers) != len(manifest.taxonomy) or not all(0 <= number < inf for number in numbers):
+            raise ValueError(f"{name} should hold one number per class, none negative")
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read `dataset.yaml` from a dataset's folder.
 
@@ -197,6 +205,10 @@ def read_manifest(folder: Path) -> Manifest:
             hint=f"did you mean `{inside.parent}`?" if inside else "make one: cwsam tile SCENE --labels ... -o DATASET",
         )
     try:
-        return validate(Manifest, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+        manifest = validate(Manifest, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+        _refuse_odd(manifest)
     except (ConfigError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"`{path}` is damaged or of another version: {error}", hint="tile the scenes again") from None
+        raise DataError(
+            f"`{path}` is damaged or of another version: {one_line(error)}", hint="tile the scenes again"
+        ) from None
+    return manifest

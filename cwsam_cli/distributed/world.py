@@ -7,11 +7,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -142,6 +142,16 @@ def choose_device(name: str) -> torch.device:
             f"there is no device `{name}` here: {str(error).splitlines()[0]}", hint="use --device cpu"
         ) from None
     return device
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """What `--precision` means: `auto` is bf16 where the hardware multiplies in it, else fp32."""
+    if name != "auto":
+        return cast(Precision, name)
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    quick: list[Callable[[], bool]] = [torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported]
+    return "bf16" if device.type == "cpu" and any(has() for has in quick) else "fp32"
 
 
 def refuse_missing_gpus(device: torch.device, processes: int) -> None:

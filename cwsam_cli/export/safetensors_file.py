@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.checkpoints.exported import KEY, missing_packages
+from cwsam_cli.errors import MachineError
 
 
 def write_safetensors(checkpoint: Checkpoint, description: str, target: Path) -> None:
@@ -15,10 +16,16 @@ def write_safetensors(checkpoint: Checkpoint, description: str, target: Path) ->
         target: the file.
 
     Raises:
-        MachineError: safetensors is not installed.
+        MachineError: safetensors is not installed, or the file could not be written whole.
     """
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
     except ImportError:
         raise missing_packages("a safetensors file", "safetensors") from None
-    save_file({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, target, {KEY: description})
+    try:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, target, {KEY: description}
+        )
+    except SafetensorError as error:
+        raise MachineError(f"`{target.name}` could not be written: {error}", hint="is the disk full?") from None

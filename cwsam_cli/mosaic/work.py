@@ -20,6 +20,7 @@ from cwsam_cli.mosaic.request import INDEX
 from cwsam_cli.mosaic.sources import OpenMaps
 from cwsam_cli.raster.class_vrt import Source, write_class_vrt
 from cwsam_cli.raster.cog import DRAFT_CREATION, write_class_cog
+from cwsam_cli.raster.fingerprint import unchanged
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.mapfile import BLOCK, MODEL_TAG, Tally
 from cwsam_cli.raster.network import gdal_settings
@@ -52,6 +53,7 @@ def write_mosaic(plan: MosaicPlan) -> tuple[Tally, OverlapAgreement, int]:
         reserved(request.output),
         staged(request.output, overwrite=request.overwrite, marker=request.marker) as target,
         tempfile.TemporaryDirectory(prefix=".draft-", dir=target.parent) as scratch,
+        unchanged(*(placed.source.path for placed in plan.maps)),
     ):
         draft, agreement = Path(scratch) / "merged.tif", OverlapAgreement()
         tally = _write_draft(draft, plan.grid, _merge(plan, agreement))

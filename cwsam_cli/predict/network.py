@@ -1,9 +1,7 @@
 """An open checkpoint or exported model, and its network as this process computes with it: whole, or shared."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +10,7 @@ from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.checkpoints.exported import is_onnx, open_model
 from cwsam_cli.config.schema import FsdpSettings, Precision
 from cwsam_cli.distributed.shards import assign_weights, release_gathered
-from cwsam_cli.distributed.world import World, choose_device
+from cwsam_cli.distributed.world import World, choose_device, choose_precision
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import sha256
 from cwsam_cli.model.compiled import compile_blocks, pack_experts
@@ -164,13 +162,3 @@ class Lockstep:
         scores = self.scorer.score_batch(images)  # smaller batches would be more passes than the others make
         release_gathered(self.scorer.model)
         return scores
-
-
-def choose_precision(name: str, device: torch.device) -> Precision:
-    """What `--precision` means: `auto` is bf16 where the hardware multiplies in it, else fp32."""
-    if name != "auto":
-        return cast(Precision, name)
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    quick: list[Callable[[], bool]] = [torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported]
-    return "bf16" if device.type == "cpu" and any(has() for has in quick) else "fp32"

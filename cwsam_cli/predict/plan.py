@@ -14,6 +14,7 @@ from rasterio.windows import Window
 from cwsam_cli import __version__
 from cwsam_cli.config.schema import Precision
 from cwsam_cli.console import ONCE, ONCE_A_KIND, log, without_secrets
+from cwsam_cli.dataset.fit import NO_CRS
 from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.request import MapRequest
@@ -23,7 +24,6 @@ from cwsam_cli.raster.network import GDAL_CACHE
 from cwsam_cli.raster.views import public_name
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 
-NO_CRS = "`%s` has no coordinate reference system, so the map has none either"
 _NOT_IN_KEY = {
     *("scene", "scenes", "checkpoint", "output", "overwrite", "command", "preview", "aoi", "format", "creation"),
     *("upload", "stac", "collection", "max_memory", "gpu_memory", "batch_size", "device", "gpus", "part", "scheduler"),

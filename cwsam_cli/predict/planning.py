@@ -14,16 +14,16 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
-from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.console import track
+from cwsam_cli.dataset.fit import find_doubts, find_misfits
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.memory import MosaicNeeds, Needs, activation_bytes, cut, free_memory, weight_bytes
 from cwsam_cli.predict.network import Model
-from cwsam_cli.predict.plan import NO_CRS, MapPlan, PlacedScene
+from cwsam_cli.predict.plan import MapPlan, PlacedScene
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.scorer import AUGMENTATIONS
-from cwsam_cli.predict.windows import MARGIN, count_readers, sample
+from cwsam_cli.predict.windows import MARGIN, count_readers
 from cwsam_cli.raster.catalog import date_of
 from cwsam_cli.raster.fingerprint import fingerprint, fingerprint_of_file
 from cwsam_cli.raster.grid import join
@@ -37,8 +37,6 @@ _MEMORY = 4_000_000_000  # bytes in addition to the program and the weights, unl
 _ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
 _RUNTIME = 1 << 30  # bytes of main memory that an accelerator's libraries take
 _HIGH_BLOCKS = 1 << 30  # bytes of cache for them, at most
-
-_FAR = 8.0  # standard deviations of the training data
 
 
 class ScenesDiffer(DataError):
@@ -96,7 +94,17 @@ def plan_scene(request: MapRequest, model: Model) -> tuple[MapPlan, Needs]:
         ) as scene,
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        remarks = _remarks(scene, trained, bands_chosen=bool(request.bands))
+        remarks = [
+            *find_doubts(scene, [band.name for band in trained.bands], bands_chosen=bool(request.bands)),
+            *find_misfits(
+                scene,
+                trained.bands,
+                trained.dtype,
+                trained.gsd_m,
+                than="the model was trained on",
+                advice="--resample-to-model makes a better map",
+            ),
+        ]
         north = scene.north_up
         if request.aoi:
             read_area(request.aoi, north)
@@ -244,36 +252,3 @@ def _needs(scene: Scene, model: Model, request: MapRequest, layers: MapLayers, l
         layers=layers.count,
         block_height=height,
     )
-
-
-def _remarks(scene: Scene, trained: Checkpoint, *, bands_chosen: bool) -> list[str]:
-    """Sentences on what may make the map worse than it could be; nothing that stops it."""
-    path, grid = scene.path, scene.grid
-    found = []
-    wanted = tuple(band.name for band in trained.bands)
-    if not bands_chosen and scene.band_names != wanted:
-        numbers = ", ".join(map(str, scene.bands))
-        found.append(
-            f"`{path}`: bands {numbers} ({', '.join(scene.band_names)}) are taken for {', '.join(wanted)} by position: "
-            "if they are in another order, the map is wrong"
-        )
-    if grid.crs is None:
-        found.append(NO_CRS % path)
-    if trained.gsd_m and grid.gsd_m and not 0.5 <= grid.gsd_m / trained.gsd_m <= 2:
-        found.append(
-            f"`{path}` has pixels of {grid.gsd_m:.3g} m, the model was trained on {trained.gsd_m:.3g} m: "
-            "--resample-to-model makes a better map"
-        )
-    if scene.dtype != trained.dtype:
-        found.append(
-            f"`{path}` holds {scene.dtype} values, the model was trained on {trained.dtype}: "
-            "check that both have the same scale"
-        )
-    for band, own in zip(trained.bands, sample(scene), strict=True):
-        known = own[np.isfinite(own)]
-        if known.size and abs(np.median(known) - band.mean) > _FAR * band.std:
-            found.append(
-                f"`{path}`: band {band.name} is about {np.median(known):.4g}, the model was trained on "
-                f"{band.mean:.4g} ± {band.std:.4g}: values of another scale make a useless map"
-            )
-    return found

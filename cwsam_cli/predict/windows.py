@@ -37,28 +37,6 @@ CELL_BYTES = 4 << 20  # read at a time: GDAL's cache must hold blocks of the ima
 
 _MOST_READERS = 8  # threads; each decodes about 50 million values per second
 
-_PLACES = ((0.5, 0.5), (0.1, 0.1), (0.9, 0.9), (0.1, 0.9), (0.9, 0.1), (0.5, 0.1), (0.5, 0.9), (0.1, 0.5), (0.9, 0.5))
-"""Where a scene is sampled, as shares of its height and width; the first ones count most."""
-_PLACE_PIXELS = 1 << 16  # at each of them: read at least, kept at most
-_SAMPLE_PIXELS = 1 << 20  # read in all, or 4 % of a large scene: they are read again for the map
-
-
-def sample(scene: Scene) -> NDArray[np.float64]:
-    """Read values of valid pixels (bands, N): whole blocks of the file, or parts of large ones, at a few places."""
-    height, width = scene.grid.height, scene.grid.width
-    block = scene.dataset.block_shapes[scene.bands[0] - 1]
-    high, wide = min(int(block[0]), height), min(int(block[1]), width)
-    high = min(height, -(-_PLACE_PIXELS // (high * wide)) * high)
-    count = max(1, max(_SAMPLE_PIXELS, height * width // 25) // (high * wide))
-    places = dict.fromkeys((int(y * height) // high * high, int(x * width) // wide * wide) for y, x in _PLACES)
-    rows = max(1, min(high, _SAMPLE_PIXELS // wide))
-    found = []
-    for top, left in list(places)[:count]:
-        image, valid = scene.read(Window(left, top, min(wide, width - left), min(rows, height - top)))
-        values = image[:, valid]
-        found.append(values[:, :: values.shape[1] // _PLACE_PIXELS + 1].astype(np.float64))
-    return np.concatenate(found, axis=1)
-
 
 class Inside(Protocol):
     """A part of the scene that is not a rectangle."""

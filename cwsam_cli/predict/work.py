@@ -31,8 +31,10 @@ from cwsam_cli.predict.plan import MapPlan
 from cwsam_cli.predict.planning import make_plan
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.raster.catalog import item_path
+from cwsam_cli.raster.fingerprint import changed, fingerprint
 from cwsam_cli.raster.mapfile import Tally, files_of_map
-from cwsam_cli.raster.network import GDAL_CACHE
+from cwsam_cli.raster.network import GDAL_CACHE, is_remote
+from cwsam_cli.raster.scene import open_raster
 from cwsam_cli.raster.uploads import upload_all
 from cwsam_cli.taxonomy import IGNORE
 
@@ -185,8 +187,16 @@ def make_map_by(
 
 
 def write_files(plan: MapPlan, kept: Journal) -> MapResult:
-    """Write a map whose pieces are finished."""
+    """Write a map whose pieces are finished.
+
+    Raises:
+        DataError: the scene was changed since the plan was made.
+    """
     request, output = plan.request, plan.request.target
+    if request.scene and not is_remote(request.scene):  # a mosaic has `scenes`
+        with open_raster(request.scene) as scene:
+            if fingerprint(request.scene, scene, whole=request.verify) != plan.scene_fingerprint:
+                raise changed(request.scene)
     may_replace = request.overwrite or output.exists()  # a map that is there is ours, and lacks a layer
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), staged(output, overwrite=may_replace) as target:
         tally = write_map(target, plan, kept.read, scratch=kept.folder)

@@ -8,7 +8,8 @@ reports them. The query of its URL counts only if the server reports none of the
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
@@ -18,7 +19,7 @@ from urllib.request import Request
 import rasterio
 
 from cwsam_cli.console import without_secrets
-from cwsam_cli.errors import MachineError
+from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.files import sha256
 from cwsam_cli.raster.bands import band_descriptions
 from cwsam_cli.raster.http import BUSY, REFUSED, ask, refusal
@@ -57,6 +58,33 @@ def fingerprint(scene: str, dataset: rasterio.DatasetReader, *, whole: bool = Fa
 def fingerprint_of_file(path: Path, *, whole: bool = False) -> str:
     """Return the same for any file on this disk."""
     return _digest(_describe(str(path), whole=whole))
+
+
+@contextmanager
+def unchanged(*files: Path | str) -> Iterator[None]:
+    """Stop at the end of a block if a file on this disk was replaced or changed during it.
+
+    Raises:
+        DataError: it was.
+    """
+    before = [_stamp(file) for file in files]
+    yield
+    for file, stamp in zip(files, before, strict=True):
+        if _stamp(file) != stamp:
+            raise changed(file)
+
+
+def changed(file: Path | str) -> DataError:
+    """Return the error for a file that was changed while it was read."""
+    return DataError(f"`{file}` was changed while it was read", hint="run the command again when it is complete")
+
+
+def _stamp(file: Path | str) -> tuple[int, int, int] | None:
+    path = _find_on_disk(str(file))
+    if path is None:
+        return None
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _digest(*parts: str) -> str:

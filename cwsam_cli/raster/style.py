@@ -18,7 +18,7 @@ from rasterio.io import DatasetReader, DatasetWriter
 
 from cwsam_cli.config.class_files import Entry, attribute_entries, class_keys
 from cwsam_cli.config.load import make_label_table, validate
-from cwsam_cli.errors import ConfigError, DataError
+from cwsam_cli.errors import ConfigError, DataError, one_line
 from cwsam_cli.taxonomy import IGNORE, LabelTable, LandCoverClass, Taxonomy, default_color, name_key
 
 CLASSES_TAG = "CWSAM_CLASSES"
@@ -108,7 +108,7 @@ def read_taxonomy(dataset: DatasetReader, present: Iterable[int]) -> Taxonomy:
             return validate(Taxonomy, json.loads(tag), CLASSES_TAG)
         except (ValueError, RecursionError, ConfigError) as error:
             raise DataError(
-                f"the tag {CLASSES_TAG} of `{dataset.name}` is not a class table: {error}",
+                f"the tag {CLASSES_TAG} of `{dataset.name}` is not a class table: {one_line(error)}",
                 hint=f"remove the tag: rio edit-info --tag {CLASSES_TAG}= {dataset.name}",
             ) from None
     palette, names = read_palette(dataset), band_names(dataset)

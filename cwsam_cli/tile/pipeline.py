@@ -27,7 +27,7 @@ from cwsam_cli.distributed.scheduler import Workers, connect, count_cores
 from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.files import refuse_existing, sha256, staged
 from cwsam_cli.journal import journal
-from cwsam_cli.raster.fingerprint import fingerprint_of_file
+from cwsam_cli.raster.fingerprint import fingerprint_of_file, unchanged
 from cwsam_cli.raster.scene import GDAL_CACHE
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.append.replacement import STATE, link_files, replace_dataset, restore
@@ -160,6 +160,7 @@ def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None, workers: int
         for kind in ("images", "labels"):
             for split in SPLITS:
                 (folder / kind / split).mkdir(parents=True, exist_ok=True)
+        labels = {path for scene in plan.scenes for path in scene.labels.paths}
         missing = [number for number in range(len(parts)) if (number, 0) not in progress.pieces]
         work = in_order(
             partial(writing_parts, plan, inputs, folder),
@@ -167,7 +168,8 @@ def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None, workers: int
             workers,
             "writing tiles",
         )
-        with progress.appending() as append, closing(work):
+        inputs_read = unchanged(*(scene.path for scene in plan.scenes), *labels)
+        with progress.appending() as append, inputs_read, closing(work):
             for number, raw in zip(missing, work, strict=True):
                 append(number, 0, raw)
         for number in range(len(parts)):

@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from cwsam_cli.config.load import validate
 from cwsam_cli.console import log
 from cwsam_cli.distributed.world import World
-from cwsam_cli.errors import CheckpointError, ConfigError, MachineError
+from cwsam_cli.errors import CheckpointError, ConfigError, MachineError, one_line
 
 VERSION = 1
 _RECORD = "state.json"
@@ -149,6 +149,8 @@ class StateWriter:
             with self._world.pause_watchdog():
                 latest.result()
         except (Exception, CheckpointException) as error:
+            if self._world.is_main:
+                shutil.rmtree(self._part, ignore_errors=True)
             raise MachineError(
                 f"`{self._folder}` could not be written completely: {_first_line(error)}", hint="is the disk full?"
             ) from None
@@ -211,7 +213,7 @@ def read_record(folder: Path) -> StateRecord:
         return validate(StateRecord, json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(
-            f"`{path}` cannot be read: {error}", hint="continue from the best checkpoint: --set resume=best"
+            f"`{path}` cannot be read: {one_line(error)}", hint="continue from the best checkpoint: --set resume=best"
         ) from None
 
 

@@ -27,6 +27,7 @@ from cwsam_cli.raster.catalog import (
     read_own,
     write_json,
 )
+from cwsam_cli.raster.fingerprint import unchanged
 from cwsam_cli.raster.style import qml
 from cwsam_cli.regions.sieve import choose_codes, drop_holes, recode, select_holes
 from cwsam_cli.regions.units import sieve_weights, step_jacobians
@@ -68,7 +69,12 @@ def write_polygons(plan: VectorizePlan) -> VectorizeResult:
         batches = stream.batches()
         if plan.driver == "ESRI Shapefile":
             batches = check_size(batches, plan.output.name)
-        with reserved(plan.output), staged(plan.output, overwrite=plan.overwrite or plan.append) as path:
+        inputs = (plan.map_path, *plan.statistics.values())
+        with (
+            reserved(plan.output),
+            staged(plan.output, overwrite=plan.overwrite or plan.append) as path,
+            unchanged(*inputs),
+        ):
             if plan.append and plan.output.exists():
                 refuse_other_layer(plan.output, plan.layer, crs, stream.columns.schema, plan.geometry_type)
                 copy_geopackage(plan.output, path)

@@ -5,7 +5,7 @@ python tests/benchmarks/hardware.py
 
 import torch
 
-from cwsam_cli.predict.network import choose_precision
+from cwsam_cli.distributed.world import choose_precision
 
 
 def choose_precisions(device: str = "cpu") -> tuple[str, ...]:

@@ -74,8 +74,20 @@ def test_a_model_of_an_older_version_is_described_without_its_origin(cwsam: Cwsa
     assert "trained" not in json.loads(cwsam("info", "old.pth", "--json").stdout)["facts"]
 
 
+def test_a_scene_names_its_bands_and_values(cwsam: Cwsam, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(10, 90, (2, 64, 64)).astype(np.uint8)
+    write(tmp_path / "scene.tif", values, nodata=0)
+    told = json.loads(cwsam("info", "scene.tif", "--json").stdout)
+    assert told["kind"] == "scene" and told["facts"]["bands"] == "band_1, band_2" and told["facts"]["nodata"] == "0"
+    assert "to 8" in told["facts"]["band band_1"]
+
+
+def test_a_configuration_names_its_model(cwsam: Cwsam) -> None:
+    assert "sam_tiny" in cwsam("info", "tiny").stdout
+
+
 @pytest.mark.parametrize("name", ["none.tif", "folder", "other.tif"])
 def test_anything_else_is_refused(refused: Callable[..., str], tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
-    write(tmp_path / "other.tif", np.ones((8, 8), np.uint8))
+    (tmp_path / "other.tif").write_text("no raster")
     refused(4, "info", name, names=f"`{name}`")

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -11,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from cwsam_cli.errors import MachineError, OutputExists, UsageError
-from cwsam_cli.files import csv_text, refuse_existing, refuse_foreign, reserved, sha256, staged, sweep, write_text
+from cwsam_cli.files import (
+    _reaches_other_hosts,
+    csv_text,
+    refuse_existing,
+    refuse_foreign,
+    reserved,
+    sha256,
+    staged,
+    sweep,
+    write_text,
+)
 
 MARKER = "dataset.yaml"
 
@@ -225,7 +236,10 @@ def test_an_output_is_reserved_for_one_process_until_that_ends(tmp_path: Path) -
         [sys.executable, "-c", program, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None and other.stdout.readline() == "in\n"
-        with pytest.raises(MachineError, match="another process"), reserved(target):
+        holder = f"process {other.pid} on {platform.node()}"
+        with pytest.raises(MachineError, match=f"another process, {holder}"), reserved(target):
+            pytest.fail("both are in")
+        with pytest.raises(MachineError, match=holder), staged(target, overwrite=True):
             pytest.fail("both are in")
         assert len(_names(target.parent)) == 2  # the lock and the other's stage, which it still needs
         other.kill()
@@ -249,6 +263,59 @@ def test_a_worker_that_outlives_its_killed_parent_holds_no_lock(tmp_path: Path) 
             assert _names(tmp_path) == [".run.lock"]
     finally:
         os.kill(int(done.stdout), signal.SIGKILL)
+
+
+def test_what_is_staged_is_reserved_unless_this_process_has_reserved_it_or_a_folder_around(tmp_path: Path) -> None:
+    with staged(tmp_path / "a" / "map.tif", overwrite=False) as path:
+        assert ".map.tif.lock" in _names(tmp_path / "a")
+        path.touch()
+    assert _names(tmp_path / "a") == ["map.tif"]
+    with reserved(tmp_path / "b"):
+        for target in (tmp_path / "b", tmp_path / "b" / "c" / "d.tif"):
+            with staged(target, overwrite=True) as path:
+                assert not (target.parent / f".{target.name}.lock").exists() or target.name == "b"
+                path.mkdir(parents=True)
+
+
+@pytest.mark.parametrize(("reaches", "taken"), [(True, True), (False, False)])
+def test_a_lock_that_a_killed_process_of_another_host_left_is_taken_over_where_locks_reach_that_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reaches: bool, taken: bool
+) -> None:
+    monkeypatch.setattr("cwsam_cli.files._reaches_other_hosts", lambda path: reaches)
+    (tmp_path / ".map.tif.lock").write_text("process 4711 on elsewhere\x1b[31m")
+    if taken:
+        with reserved(tmp_path / "map.tif"):
+            assert (tmp_path / ".map.tif.lock").read_text() == f"process {os.getpid()} on {platform.node()}"
+        return
+    with (
+        pytest.raises(MachineError, match="held by process 4711 on elsewhere") as caught,
+        reserved(tmp_path / "map.tif"),
+    ):
+        pytest.fail("taken over")
+    assert "rm '" in caught.value.hint and "\x1b" not in str(caught.value)
+    (tmp_path / ".map.tif.lock").write_text(f"process 1 on {platform.node()}")
+    with reserved(tmp_path / "map.tif"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("mount", "reaches"),
+    [
+        ("server:/x {folder} nfs4 rw,vers=4.2,local_lock=none 0 0", True),
+        ("server:/x {folder} nfs rw,vers=3,local_lock=all 0 0", False),
+        ("mgs:/x {folder} lustre rw,localflock 0 0", False),
+        ("mgs:/x {folder} lustre rw,flock 0 0", True),
+        ("s3fs {folder} fuse.s3fs rw 0 0", False),
+        ("/dev/sda1 {folder} ext4 rw 0 0", True),
+    ],
+)
+def test_options_of_a_disk_tell_whether_its_locks_reach_other_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mount: str, reaches: bool
+) -> None:
+    read = Path.read_text
+    table = "overlay / overlay rw 0 0\n" + mount.format(folder=tmp_path) + "\n"
+    monkeypatch.setattr(Path, "read_text", lambda path, **named: table if str(path) == "/proc/mounts" else read(path))
+    assert _reaches_other_hosts(tmp_path / "map.tif") == reaches
 
 
 def test_a_lock_that_its_holder_has_removed_holds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from cwsam_cli.config.load import validate
 from cwsam_cli.dataset.folds import INDEX
 from cwsam_cli.dataset.manifest import SPLITS, Manifest, Split, SplitRule, Tiling, read_manifest
 from cwsam_cli.dataset.statistics import RunningStats, class_weights
-from cwsam_cli.errors import ConfigError, DataError
+from cwsam_cli.errors import ConfigError, DataError, one_line
 from cwsam_cli.files import sha256
 from cwsam_cli.raster.views import public_name
 from cwsam_cli.taxonomy import LabelTable
@@ -160,7 +160,8 @@ def read_earlier(folder: Path) -> Earlier:
         table = LabelTable(taxonomy=manifest.taxonomy, values=dict(told.values))
     except _DAMAGED as error:
         raise DataError(
-            f"`{path}` or `{folder / INDEX}` is damaged: {error}", hint="tile all scenes again into another folder"
+            f"`{path}` or `{folder / INDEX}` is damaged: {one_line(error)}",
+            hint="tile all scenes again into another folder",
         ) from None
     return Earlier(
         folder=folder,

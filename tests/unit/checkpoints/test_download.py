@@ -200,7 +200,7 @@ def test_a_file_that_the_server_has_not_is_an_error_that_names_the_url(server: S
 def test_a_file_that_another_process_is_fetching_is_fetched_apart(server: Server, tmp_path: Path) -> None:
     target, part = tmp_path / "model.pth", tmp_path / "model.pth.part"
     part.write_bytes(CONTENT[:1000])
-    with locked(part, ""):
+    with locked(part, "", is_data=True):
         download(server.url, target, sha256_prefix=DIGEST)
         assert part.read_bytes() == CONTENT[:1000]
     assert target.read_bytes() == CONTENT

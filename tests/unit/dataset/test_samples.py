@@ -341,13 +341,14 @@ def dataset_of(folder: Path, make_raster: MakeRaster, values: NDArray[np.uint8],
     bands = tuple(
         Band(name=f"b{i}", mean=float(band.mean()), std=float(band.std()) or 1.0) for i, band in enumerate(values)
     )
+    taxonomy = changes.get("taxonomy", TAXONOMY)
     described = Manifest(
-        taxonomy=changes.get("taxonomy", TAXONOMY),
+        taxonomy=taxonomy,
         bands=changes.get("bands", bands),
         dtype="uint8",
         gsd_m=30,
         tiles={"train": 1},
-        pixels={"train": [0, 0, values[0].size]},
+        pixels={"train": [*[0] * (len(taxonomy) - 1), values[0].size]},
     )
     write_manifest(folder, described)
     return folder
@@ -388,7 +389,7 @@ def test_statistics_of_several_folders_are_those_of_all_their_pixels(make_raster
 def test_folders_that_differ_in_classes_or_bands_are_refused(make_raster: MakeRaster, tmp_path: Path) -> None:
     values = np.ones((2, 8, 8), np.uint8)
     first = dataset_of(tmp_path / "a", make_raster, values)
-    other = dataset_of(tmp_path / "b", make_raster, values, taxonomy=from_names(["one", "two"]), pixels={})
+    other = dataset_of(tmp_path / "b", make_raster, values, taxonomy=from_names(["one", "two"]))
     with pytest.raises(ConfigError, match="other classes") as caught:
         describe(folders(first, other))
     assert str(other) in str(caught.value) and caught.value.hint

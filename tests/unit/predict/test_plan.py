@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from affine import Affine
 from rasterio.crs import CRS
@@ -17,11 +16,9 @@ from cwsam_cli.errors import MachineError
 from cwsam_cli.predict.memory import Needs, cut
 from cwsam_cli.predict.plan import MapPlan
 from cwsam_cli.predict.request import MapRequest
-from cwsam_cli.predict.windows import sample
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.lattice import Lattice
 from cwsam_cli.raster.mapfile import BLOCK
-from cwsam_cli.raster.scene import Scene, open_scene
 from tests.predict_plans import plan_of
 
 MakeRaster = Callable[..., Path]
@@ -188,48 +185,6 @@ def test_processes_and_the_one_that_waits_for_them_share_the_memory() -> None:
 def test_every_layer_costs() -> None:
     plain, more = (of(9_000, layers=layers).bytes(*cut_alone(9_000, 10**11, layers=layers)) for layers in (1, 35))
     assert more > plain + 34 * 9_000 * 512
-
-
-@pytest.mark.parametrize(("blocks", "share"), [((256, 256), 0.05), ((512, 512), 0.08), ((1, 4096), 0.05)])
-def test_a_sample_reads_a_small_share_of_a_large_scene(
-    make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch, blocks: tuple[int, int], share: float
-) -> None:
-    layout = {"blockysize": blocks[0]} if blocks[0] == 1 else {"tiled": True, "blockxsize": 256, "blockysize": 256}
-    if blocks[0] > 1:
-        layout |= {"blockxsize": blocks[1], "blockysize": blocks[0]}
-    values = np.zeros((1, 4096, 4096), np.uint8)
-    values[:, 1500:2500] = 7
-    path = make_raster("scene.tif", values, compress="deflate", **layout)
-    reads, read = [], Scene.read
-
-    def spy(self: Scene, window: Any) -> Any:
-        reads.append(window)
-        return read(self, window)
-
-    monkeypatch.setattr(Scene, "read", spy)
-    with open_scene(path) as scene:
-        found = sample(scene)
-    assert set(np.unique(found)) == {0, 7}
-    assert sum(window.width * window.height for window in reads) < share * 4096**2
-    assert found.shape[1] <= len(reads) << 16
-
-
-def test_a_sample_reads_a_part_of_a_block_that_is_too_large(
-    make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = make_raster("scene.tif", np.ones((1, 3008, 3008), np.uint8), tiled=True, blockxsize=3008, blockysize=3008)
-    with open_scene(path) as scene:
-        assert scene.dataset.block_shapes == [(3008, 3008)]
-        found = sample(scene)
-    assert 0 < found.shape[1] <= 1 << 16
-
-
-def test_a_sample_holds_valid_pixels_only(make_raster: MakeRaster) -> None:
-    values = np.full((2, 50, 70), 9, np.uint8)
-    values[:, :40] = 0
-    with open_scene(make_raster("scene.tif", values, nodata=0)) as scene:
-        found = sample(scene)
-    assert found.shape == (2, 700) and (found == 9).all()
 
 
 ON_A_GPU = {"fixed": 300_000_000, "device_fixed": 200_000_000}

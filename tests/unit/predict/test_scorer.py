@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from cwsam_cli.config.load import load_config
+from cwsam_cli.distributed.world import choose_precision
 from cwsam_cli.errors import MachineError
 from cwsam_cli.model.experts import expert_layers
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.predict.network import choose_precision
 from cwsam_cli.predict.scorer import AUGMENTATIONS, Scorer
 
 CPU = torch.device("cpu")

@@ -1,1 +1,0 @@
-"""Say what a model, a map or a dataset is and where it comes from: the command `info`."""

@@ -1,0 +1,153 @@
+"""Run commands in forked processes, so that a fault can be injected and the libraries are loaded only once."""
+
+import os
+import resource
+import signal
+import sqlite3
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+Fault = Callable[[], None]
+"""Prepares a fault in the forked process, before the command begins."""
+
+_REPLACE = os.replace
+_TIMES = ("last_change", "update_time", "timestamp")
+"""Columns of a GeoPackage that tell when it was written."""
+
+
+def run_in_fork(folder: Path, words: Sequence[Any], fault: Fault = lambda: None) -> tuple[int, str]:
+    """Run `cwsam` in a forked process.
+
+    Args:
+        folder: the working folder.
+        words: the arguments.
+        fault: see `Fault`.
+
+    Returns:
+        The exit code, negative for a signal, and what was printed.
+    """
+    out = folder.with_name(f"{folder.name}.out")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.chdir(folder)
+            descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+            sys.argv = ["cwsam", *map(str, words)]
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            from cwsam_cli.main import app
+
+            fault()
+            app(list(map(str, words)))
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    text = out.read_text("utf-8", errors="replace")
+    out.unlink()
+    return os.waitstatus_to_exitcode(status), text
+
+
+def count_renames(path: Path) -> Fault:
+    """Write the number of renames into a file, one character per rename."""
+
+    def prepare() -> None:
+        def replace(source: Any, target: Any, **options: Any) -> None:
+            with path.open("a") as file:
+                file.write(".")
+            _REPLACE(source, target, **options)
+
+        os.replace = replace  # type: ignore[assignment]
+
+    return prepare
+
+
+def signal_at_rename(number: int, which: signal.Signals) -> Fault:
+    """Send a signal to the process before its n-th rename, counted from 0."""
+
+    def prepare() -> None:
+        left = [number]
+
+        def replace(source: Any, target: Any, **options: Any) -> None:
+            if left[0] == 0:
+                os.kill(os.getpid(), which)
+            left[0] -= 1
+            _REPLACE(source, target, **options)
+
+        os.replace = replace  # type: ignore[assignment]
+
+    return prepare
+
+
+def kill_after(seconds: float) -> Fault:
+    """Kill the process after some time, wherever it is."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    return prepare
+
+
+def limit_files(size: int) -> Fault:
+    """Let no file grow beyond a size in bytes, as on a full disk."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Return every file below a folder with what it says, without times and the numbers of processes."""
+    return {
+        str(path.relative_to(folder)): _content(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "tfevents" not in path.name
+    }
+
+
+def _content(path: Path) -> Any:
+    if path.parent.name.startswith("last"):  # a saved state; its tensors are those of the checkpoint beside it
+        return b""
+    if path.suffix == ".gpkg":
+        return _rows(path)
+    if path.suffix == ".pth":
+        raw = torch.load(path, weights_only=True)
+        return raw["epoch"], {name: tensor.numpy().tobytes() for name, tensor in raw["weights"].items()}
+    if zipfile.is_zipfile(path):
+        with np.load(path) as arrays:
+            return {name: arrays[name].tobytes() for name in arrays}
+    if path.name == "history.jsonl":
+        return len(path.read_text("utf-8").splitlines())
+    return path.read_bytes()
+
+
+def _rows(path: Path) -> dict[str, list[Any]]:
+    """Return the rows of a GeoPackage by table, without times of change and the index of geometries."""
+    with closing(sqlite3.connect(path)) as package:
+        names = [name for (name,) in package.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        tables = {}
+        for name in (own for own in names if not own.startswith(("rtree", "sqlite"))):
+            cursor = package.execute(f'SELECT * FROM "{name}"')
+            kept = [
+                i
+                for i, column in enumerate(cursor.description)
+                if column[0] not in ("last_change", "update_time", "timestamp")
+            ]
+            tables[name] = [tuple(row[i] for i in kept) for row in cursor]
+    return tables

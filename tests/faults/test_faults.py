@@ -1,0 +1,189 @@
+"""Whatever moment a command is killed at, its outputs are whole or absent, and the same command then ends well."""
+
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import SMALL, striped, write
+from tests.faults.forks import contents, count_renames, kill_after, limit_files, run_in_fork, signal_at_rename
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")]
+
+MODEL = "../inputs/save/model_epoch_best.pth"
+DATA = "../inputs/data"
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "tile": ("tile", "../inputs/scene.tif", "--labels", "../inputs/labels.tif", "-o", "data", "--size", "32"),
+    "train": ("train", *SMALL, "--data", DATA, "-o", "run", "--set", "epoch_max=2"),
+    "eval": ("eval", "-c", MODEL, "--data", DATA, "-o", "report"),
+    "eval --map": ("eval", "--map", "../inputs/map.tif", "--reference", "../inputs/labels.tif", "-o", "report"),
+    "predict": ("predict", "../inputs/scene.tif", "-c", MODEL, "-o", "map.tif", "--confidence", "--preview", "map.png"),
+    "vectorize": ("vectorize", "../inputs/map.tif", "map.gpkg"),
+    "vectorize to .shp": ("vectorize", "../inputs/map.tif", "map.shp"),
+    "mosaic": ("mosaic", "../inputs/map.tif", "-o", "mosaic.tif"),
+    "audit": ("audit", DATA, "--suspects", "suspects.gpkg"),
+    "export": ("export", MODEL, "-o", "model.safetensors"),
+    "upcycle": ("upcycle", MODEL, "-o", "large.pth", *SMALL),
+}
+_GOOD = {"audit": 4}
+"""Exit codes of undisturbed commands that are not 0: splits of so small a scene touch."""
+EXISTS = 2
+"""Exit code where the killed command had finished its output."""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A scene, its labels, a dataset, a model and a map, made by commands in forked processes."""
+    for name in ("assess", "audit", "export", "predict", "tile", "train", "upcycle"):
+        import_module(f"cwsam_cli.{name}.pipeline" if name != "predict" else "cwsam_cli.predict.many")
+    root = tmp_path_factory.mktemp("faults")
+    folder = root / "inputs"
+    folder.mkdir()
+    image, codes = striped(96, 128)
+    write(folder / "scene.tif", image)
+    write(folder / "labels.tif", codes, nodata=255)
+    learn = ("--set", "epoch_max=1", "--set", "train_dataset.batch_size=4")
+    for words in (
+        ("tile", "scene.tif", "--labels", "labels.tif", "-o", "data", "--size", "32"),
+        ("train", *SMALL, "--data", "data", "-o", "save", *learn),
+        ("predict", "scene.tif", "-c", "save/model_epoch_best.pth", "-o", "map.tif"),
+    ):
+        code, text = run_in_fork(folder, words)
+        assert code == 0, text
+    import cwsam_cli.commands
+    import cwsam_cli.export.pipeline
+    import cwsam_cli.vectorize.pipeline  # noqa: F401 - forked processes then need not load and compile them
+
+    yield folder
+    shutil.rmtree(root)
+
+
+class Whole(NamedTuple):
+    """What a command writes if nothing happens."""
+
+    files: dict[str, Any]
+    renames: int
+    largest: int
+    """Bytes of its largest file."""
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Path) -> Callable[[str], Whole]:
+    """Run a command without faults, once."""
+
+    @cache
+    def run(name: str) -> Whole:
+        folder, renames = _fresh(inputs, "whole"), inputs.with_name("renames")
+        renames.write_text("")
+        code, text = run_in_fork(folder, COMMANDS[name], count_renames(renames))
+        assert code == _GOOD.get(name, 0), (name, text)
+        largest = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        made = Whole(contents(folder), len(renames.read_text()), largest)
+        assert not [path for path in made.files if ".part" in path or ".lock" in path or ".journal" in path]
+        return made
+
+    return run
+
+
+def _fresh(inputs: Path, name: str) -> Path:
+    folder = inputs.with_name(name)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def _refuse_tracebacks(text: str) -> None:
+    assert "Traceback" not in text, text
+
+
+def _finish(folder: Path, words: tuple[str, ...], expected: dict[str, Any], what: str) -> None:
+    """Check what a killed command left, give it again, and compare what it then leaves with an undisturbed run."""
+    code, text = 0, ""
+    if words[0] == "train":
+        code, text = run_in_fork(folder, (*words, "--resume"))
+        _refuse_tracebacks(text)
+    if words[0] != "train" or "holds no run" in text:
+        code, text = run_in_fork(folder, words)
+    _refuse_tracebacks(text)
+    assert code in (0, EXISTS, _GOOD.get(words[0])), (what, code, text)
+    found = contents(folder)
+    assert found.keys() == expected.keys(), (what, found.keys() ^ expected.keys())
+    differing = [name for name in expected if found[name] != expected[name]]
+    assert not differing, (what, differing)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_kill_at_a_rename_leaves_whole_outputs_and_the_same_command_finishes(
+    inputs: Path, whole: Callable[[str], Whole], name: str
+) -> None:
+    expected, renames, _ = whole(name)
+    words = COMMANDS[name]
+    for number in sorted({0, renames // 2, renames - 1}):
+        folder = _fresh(inputs, "killed")
+        code, text = run_in_fork(folder, words, signal_at_rename(number, signal.SIGKILL))
+        assert code == -signal.SIGKILL, text
+        for path, content in contents(folder).items():
+            if path in expected and "history" not in path:
+                assert content == expected[path] or path.endswith(".pth"), (number, path)
+        _finish(folder, words, expected, f"rename {number}")
+
+
+@pytest.mark.parametrize(("number", "name"), enumerate(COMMANDS))
+def test_ctrl_c_sigterm_or_a_kill_at_a_random_moment(
+    inputs: Path, whole: Callable[[str], Whole], number: int, name: str
+) -> None:
+    expected, renames, _ = whole(name)
+    words, chance, folder = COMMANDS[name], random.Random(name), _fresh(inputs, "killed")
+    moment = chance.randrange(renames)
+    faults = [
+        signal_at_rename(moment, signal.SIGINT),
+        signal_at_rename(moment, signal.SIGTERM),
+        kill_after(chance.uniform(0.05, 0.5)),
+    ]
+    code, text = run_in_fork(folder, words, faults[number % len(faults)])
+    _refuse_tracebacks(text)
+    assert code in (0, _GOOD.get(name), 130, -signal.SIGTERM, -signal.SIGKILL), (code, text)
+    _finish(folder, words, expected, "a signal")
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "audit"])
+def test_a_full_disk_is_told_and_leaves_nothing(inputs: Path, whole: Callable[[str], Whole], name: str) -> None:
+    expected, _, largest = whole(name)
+    words, folder = COMMANDS[name], _fresh(inputs, "full")
+    code, text = run_in_fork(folder, words, limit_files(largest // 2))
+    _refuse_tracebacks(text)
+    assert code == 6 and "error: " in text and "hint: " in text, (code, text)
+    left = [path for path in contents(folder) if path not in expected and ".journal" not in path]
+    assert not left, left
+    _finish(folder, words, expected, "a full disk")
+
+
+def test_a_scene_that_is_replaced_while_it_is_read_is_detected(inputs: Path) -> None:
+    folder = _fresh(inputs, "replaced")
+    scene, newer = folder / "scene.tif", folder / "newer"
+    words = ("predict", "scene.tif", "-c", MODEL, "-o", "map.tif")
+    shutil.copy(inputs / "scene.tif", scene)
+    write(newer, np.zeros((3, 96, 128), np.uint8))
+
+    def replace_at_the_journal() -> None:
+        rename = os.replace
+
+        def replace(source: Any, target: Any, **options: Any) -> None:
+            rename(source, target, **options)
+            if Path(target).name == "journal.json":
+                rename(newer, scene)
+
+        os.replace = replace  # type: ignore[assignment]
+
+    code, text = run_in_fork(folder, words, replace_at_the_journal)
+    assert code == 4 and "`scene.tif` was changed while it was read" in text, text
+    assert not (folder / "map.tif").exists()
+    assert run_in_fork(folder, words)[0] == 0
