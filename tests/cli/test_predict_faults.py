@@ -58,8 +58,9 @@ def started(*words: Any) -> "Iterator[subprocess.Popen[str]]":
         try:
             yield process
         finally:
-            for own in [*psutil.Process(process.pid).children(recursive=True), process]:
-                own.kill()
+            if process.poll() is None:
+                for own in [*psutil.Process(process.pid).children(recursive=True), process]:
+                    own.kill()
 
 
 def wait_for_a_piece(output: Path, process: "subprocess.Popen[str]", more_than: int = 0) -> None:
