@@ -94,7 +94,7 @@ def test_a_run_that_is_interrupted_or_killed_goes_on(
         return real(*given, **named)
 
     pieces = output.with_name(f".{output.name}.journal") / "0.pieces"
-    with quick_cluster() as cluster:
+    with quick_cluster(protocol="tcp", host="127.0.0.1") as cluster:  # the client is another process
         command = line(run, scene, output, cluster.scheduler_address)
         with monkeypatch.context() as patched:
             patched.setattr(worker, "make_stretch", slowly)
