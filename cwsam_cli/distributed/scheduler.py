@@ -313,6 +313,8 @@ def connect(scheduler: str, *, processes: int = 1, on_gpu: bool = False, timeout
     own = {
         "logging": {"distributed": "critical"},
         "distributed.scheduler.worker-ttl": None,  # a long computation must not look like death
+        # Dask makes workers return freed memory at once. Then each block of a tensor is mapped and cleared again.
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
         # A worker that dies while it starts is not started again, so a call that kills gets few workers.
         "distributed.scheduler.allowed-failures": 1,
     }

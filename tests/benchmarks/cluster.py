@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=2000)
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # as in workers and in the command
     with tempfile.TemporaryDirectory() as folder:
         if arguments.pairs:
             overhead(Path(folder), arguments.pairs)

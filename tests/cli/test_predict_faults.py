@@ -58,8 +58,9 @@ def started(*words: Any) -> "Iterator[subprocess.Popen[str]]":
         try:
             yield process
         finally:
-            for own in [*psutil.Process(process.pid).children(recursive=True), process]:
-                own.kill()
+            if process.poll() is None:
+                for own in [*psutil.Process(process.pid).children(recursive=True), process]:
+                    own.kill()
 
 
 def wait_for_a_piece(output: Path, process: "subprocess.Popen[str]", more_than: int = 0) -> None:
@@ -93,7 +94,7 @@ def test_a_run_that_is_interrupted_or_killed_goes_on(
         return real(*given, **named)
 
     pieces = output.with_name(f".{output.name}.journal") / "0.pieces"
-    with quick_cluster() as cluster:
+    with quick_cluster(protocol="tcp", host="127.0.0.1") as cluster:  # the client is another process
         command = line(run, scene, output, cluster.scheduler_address)
         with monkeypatch.context() as patched:
             patched.setattr(worker, "make_stretch", slowly)

@@ -162,6 +162,7 @@ def test_a_call_survives_the_death_of_a_worker_and_one_that_ends_all_workers_is_
         family = [psutil.Process(), *psutil.Process().children(recursive=True)]
         listening = [at.laddr.ip for one in family for at in one.net_connections() if at.status == "LISTEN"]
         assert len(listening) >= 4 and set(listening) == {"127.0.0.1"}
+        assert workers.call(os.getenv, "MALLOC_TRIM_THRESHOLD_") == os.getenv("MALLOC_TRIM_THRESHOLD_")
         calls = [(number, tmp_path / "died") for number in range(6)]
         assert sorted(workers.each(die_at, calls)) == list(range(6))
         with pytest.raises(MachineError, match="ended each worker that tried it"):
