@@ -31,13 +31,13 @@ from cwsam_cli.assess.request import ModelRequest
 from cwsam_cli.errors import DataError, MissingCRS, UsageError
 from cwsam_cli.files import staged
 from cwsam_cli.predict.choices import PrecisionChoice, Views
-from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.request import MapRequest
+from cwsam_cli.predict.scoring.network import Model
 from cwsam_cli.predict.work import MapResult, map_scene
 from cwsam_cli.raster.mapfile import GTIFF_CREATION, beside
 from cwsam_cli.raster.scene import open_raster, writing
+from cwsam_cli.raster.sources.uploads import place_output
 from cwsam_cli.raster.style import tag_classes, write_sidecar, write_style
-from cwsam_cli.raster.uploads import place_output
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 from cwsam_cli.vectorize.pipeline import vectorize
 from cwsam_cli.vectorize.request import VectorizeRequest

@@ -29,7 +29,7 @@ from cwsam_cli.commands.vectorize import vectorize
 from cwsam_cli.commands.view import view
 from cwsam_cli.distributed.cluster import launcher_environment
 from cwsam_cli.errors import CwsamError, as_user_error
-from cwsam_cli.raster.network import PATIENCE
+from cwsam_cli.raster.sources.network import PATIENCE
 
 _INTERRUPTED = 130
 _COURTESY_S = 2

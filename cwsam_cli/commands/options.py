@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from cwsam_cli.console import without_secrets
-from cwsam_cli.raster.network import NO_EXTERNAL
+from cwsam_cli.raster.sources.network import NO_EXTERNAL
 
 _QUERY_VALUE = re.compile(r"\b([\w-]*(?:token|key|secret|signature|password)[\w-]*)=\S+", re.I)
 """A parameter of `--stac-query`, which is no URL, can be a credential, too."""
@@ -123,8 +123,8 @@ def command_line() -> str:
 
 def scenes_of(scenes: list[str], assets: str | None, query: list[str] | None) -> tuple[list[str], bool]:
     """Return the scenes that arguments and the options `--assets` and `--stac-query` mean; see `sources.expand`."""
-    from cwsam_cli.raster.sources import expand
-    from cwsam_cli.raster.stac import StacChoice, parse_query
+    from cwsam_cli.raster.sources.scenes import expand
+    from cwsam_cli.raster.sources.stac import StacChoice, parse_query
 
     return expand(scenes, StacChoice(assets=parse_names(assets), query=parse_query(query or [])))
 

@@ -208,8 +208,8 @@ def predict(
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     from cwsam_cli.errors import UsageError
     from cwsam_cli.predict.request import MapRequest
-    from cwsam_cli.raster.uploads import place_output
-    from cwsam_cli.raster.views import make_views
+    from cwsam_cli.raster.sources.uploads import place_output
+    from cwsam_cli.raster.sources.views import make_views
 
     target, upload = place_output(output) if output else (None, "")
     request = MapRequest(
@@ -261,8 +261,8 @@ def predict(
             request.refuse_early()
     with loading("torch"):
         from cwsam_cli.predict.many import estimate_many, predict_many
-        from cwsam_cli.predict.parts import PartResult, predict_share
         from cwsam_cli.predict.planning import ScenesDiffer
+        from cwsam_cli.predict.workers.parts import PartResult, predict_share
     if dry_run:
         found, failed = estimate_many(request, [""] if mosaic else named)
         raw = {"scenes": [asdict(each) for each in found], "failed": failed}
@@ -310,7 +310,7 @@ def _map_and_join(request: "MapRequest", reason: str, *, as_json: bool) -> None:
     from cwsam_cli.mosaic.request import MosaicRequest
     from cwsam_cli.mosaic.result import format_result
     from cwsam_cli.predict.many import predict_many
-    from cwsam_cli.raster.sources import scene_names
+    from cwsam_cli.raster.sources.scenes import scene_names
 
     needing = {
         "--bounds": request.bounds,

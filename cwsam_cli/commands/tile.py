@@ -223,7 +223,7 @@ def tile(
     palette of a label raster, or from the values of the class field.
     """
     from cwsam_cli.config.sizes import length_m
-    from cwsam_cli.raster.views import make_views
+    from cwsam_cli.raster.sources.views import make_views
     from cwsam_cli.tile.lengths import parse_length
     from cwsam_cli.tile.request import parse_focus
     from cwsam_cli.tile.selection import Selection

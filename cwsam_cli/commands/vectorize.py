@@ -109,7 +109,7 @@ def vectorize(
     the maps and the output folder at the same paths; see docs/cluster.md.
     """
     from cwsam_cli.errors import UsageError
-    from cwsam_cli.raster.sources import expand
+    from cwsam_cli.raster.sources.scenes import expand
     from cwsam_cli.vectorize.request import VectorizeRequest, statistics
 
     if output is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cwsam_cli.dataset.manifest import SPLITS, Band, read_manifest
 from cwsam_cli.errors import ConfigError, DataError
-from cwsam_cli.raster.network import is_plain_file
+from cwsam_cli.raster.sources.network import is_plain_file
 from cwsam_cli.taxonomy import Taxonomy
 
 Kind = Literal["scene", "dataset", "model", "configuration", "map"]

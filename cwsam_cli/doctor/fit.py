@@ -15,8 +15,8 @@ from cwsam_cli.dataset.folds import INDEX
 from cwsam_cli.dataset.manifest import Band, Manifest, read_manifest
 from cwsam_cli.dataset.samples import refuse_different
 from cwsam_cli.errors import DataError
-from cwsam_cli.raster.dates import find_date
 from cwsam_cli.raster.scene import open_scene
+from cwsam_cli.raster.sources.dates import find_date
 from cwsam_cli.taxonomy import Taxonomy
 
 Found = tuple[list[str], list[str]]

@@ -18,7 +18,7 @@ from cwsam_cli.export.safetensors_file import write_safetensors
 from cwsam_cli.export.scores import read_scores
 from cwsam_cli.export.stac import Artifact, make_item
 from cwsam_cli.files import staged, write_text
-from cwsam_cli.raster.catalog import file_fields
+from cwsam_cli.raster.sources.catalog import file_fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.checkpoints.exported import DIVISOR, INPUT, OUTPUT
 from cwsam_cli.export.ground import Bounds, TrainingGround
-from cwsam_cli.raster.catalog import CLASSIFICATION, FILE, class_entry, identifier
+from cwsam_cli.raster.sources.catalog import CLASSIFICATION, FILE, class_entry, identifier
 
 _EXTENSIONS = ["https://stac-extensions.github.io/mlm/v1.6.0/schema.json", CLASSIFICATION, FILE]
 _FORMATS = {

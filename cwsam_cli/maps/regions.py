@@ -14,9 +14,9 @@ from rasterio.features import rasterize
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.raster.external import refuse_external_layer
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import missing_crs
+from cwsam_cli.raster.sources.external import refuse_external_layer
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

@@ -15,9 +15,9 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.mosaic.request import Rule
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.mapfile import MODEL_TAG
-from cwsam_cli.raster.network import gdal_settings
 from cwsam_cli.raster.place import missing_crs
 from cwsam_cli.raster.scene import open_raster, refuse_unplaced
+from cwsam_cli.raster.sources.network import gdal_settings
 from cwsam_cli.raster.style import CLASSES_TAG, band_names, read_taxonomy
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 

@@ -16,7 +16,7 @@ from cwsam_cli.mosaic.plan import Placement, place_maps
 from cwsam_cli.mosaic.request import ChangeRequest
 from cwsam_cli.mosaic.sources import OpenMaps
 from cwsam_cli.raster.mapfile import BLOCK
-from cwsam_cli.raster.network import gdal_settings
+from cwsam_cli.raster.sources.network import gdal_settings
 from cwsam_cli.taxonomy import IGNORE
 
 NOTE = "counts of the maps' pixels: errors of both maps count as change, so these are not estimates of true change"

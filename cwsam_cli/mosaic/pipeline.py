@@ -8,7 +8,7 @@ from cwsam_cli.mosaic.request import MosaicRequest
 from cwsam_cli.mosaic.result import MosaicResult, summarize
 from cwsam_cli.mosaic.work import write_mosaic
 from cwsam_cli.raster.mapfile import without_layers
-from cwsam_cli.raster.sources import expand
+from cwsam_cli.raster.sources.scenes import expand
 
 
 def mosaic(request: MosaicRequest) -> MosaicResult:

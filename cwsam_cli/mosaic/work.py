@@ -20,11 +20,11 @@ from cwsam_cli.mosaic.request import INDEX
 from cwsam_cli.mosaic.sources import OpenMaps
 from cwsam_cli.raster.class_vrt import Source, write_class_vrt
 from cwsam_cli.raster.cog import DRAFT_CREATION, write_class_cog
-from cwsam_cli.raster.fingerprint import unchanged
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.mapfile import BLOCK, MODEL_TAG, Tally
-from cwsam_cli.raster.network import gdal_settings
 from cwsam_cli.raster.scene import writing
+from cwsam_cli.raster.sources.fingerprint import unchanged
+from cwsam_cli.raster.sources.network import gdal_settings
 from cwsam_cli.raster.style import write_sidecar, write_style
 from cwsam_cli.taxonomy import IGNORE
 

@@ -16,19 +16,19 @@ from cwsam_cli.distributed.scheduler import LostScheduler
 from cwsam_cli.distributed.world import World, choose_device
 from cwsam_cli.errors import CwsamError, OutputExists, UsageError, as_user_error
 from cwsam_cli.files import locked, refuse_existing, sha256
-from cwsam_cli.predict.fleet import make_on, plan_on, workers_of
-from cwsam_cli.predict.network import Lockstep, Model
-from cwsam_cli.predict.parts import take_place
 from cwsam_cli.predict.plan import MapPlan
 from cwsam_cli.predict.planning import make_plan
 from cwsam_cli.predict.request import MapRequest
+from cwsam_cli.predict.scoring.network import Lockstep, Model
 from cwsam_cli.predict.work import MapResult, is_ready, make_map, stay_alive
-from cwsam_cli.raster.catalog import COLLECTION, identifier, item_path, make_collection, read_own, write_json
+from cwsam_cli.predict.workers.fleet import make_on, plan_on, workers_of
+from cwsam_cli.predict.workers.parts import take_place
 from cwsam_cli.raster.mapfile import beside
-from cwsam_cli.raster.network import stored_name
-from cwsam_cli.raster.sources import scene_names
-from cwsam_cli.raster.uploads import upload_all
-from cwsam_cli.raster.vsi import read_headers
+from cwsam_cli.raster.sources.catalog import COLLECTION, identifier, item_path, make_collection, read_own, write_json
+from cwsam_cli.raster.sources.network import stored_name
+from cwsam_cli.raster.sources.scenes import scene_names
+from cwsam_cli.raster.sources.uploads import upload_all
+from cwsam_cli.raster.sources.vsi import read_headers
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,11 @@ from cwsam_cli.errors import OutputExists
 from cwsam_cli.files import refuse_existing
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.plan import MapPlan
-from cwsam_cli.raster.catalog import KEY as ITEM_KEY
-from cwsam_cli.raster.catalog import (
+from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, MODEL_TAG, Tally, beside
+from cwsam_cli.raster.quicklook import draw_map, read_text
+from cwsam_cli.raster.scene import FAILED, open_raster, reading, verify_written, writing
+from cwsam_cli.raster.sources.catalog import KEY as ITEM_KEY
+from cwsam_cli.raster.sources.catalog import (
     ItemSource,
     addresses,
     class_entry,
@@ -34,12 +37,9 @@ from cwsam_cli.raster.catalog import (
     read_own,
     write_json,
 )
-from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, MODEL_TAG, Tally, beside
-from cwsam_cli.raster.network import gdal_settings, stored_name
-from cwsam_cli.raster.quicklook import draw_map, read_text
-from cwsam_cli.raster.scene import FAILED, open_raster, reading, verify_written, writing
+from cwsam_cli.raster.sources.network import gdal_settings, stored_name
+from cwsam_cli.raster.sources.vsi import remove
 from cwsam_cli.raster.style import tag_classes, write_sidecar, write_style
-from cwsam_cli.raster.vsi import remove
 from cwsam_cli.taxonomy import IGNORE, from_names
 
 KEY = "CWSAM_KEY"

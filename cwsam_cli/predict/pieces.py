@@ -32,11 +32,11 @@ from cwsam_cli.predict.blend import Blender, Layers, WindowScores, cut_rows
 from cwsam_cli.predict.memory import Heap
 from cwsam_cli.predict.mosaic import MosaicBlender
 from cwsam_cli.predict.plan import MapPlan, PlacedScene
-from cwsam_cli.predict.transfer import Pace, UploadStream, hand_over, use_device
+from cwsam_cli.predict.scoring.transfer import Pace, UploadStream, hand_over, use_device
 from cwsam_cli.predict.windows import SHOWN, VALID, Area, Readers, WindowPixels, batches, count_readers
-from cwsam_cli.raster.network import gdal_settings, is_remote
 from cwsam_cli.raster.prefetch import prefetch
 from cwsam_cli.raster.scene import Scene, open_scene
+from cwsam_cli.raster.sources.network import gdal_settings, is_remote
 from cwsam_cli.taxonomy import IGNORE
 from cwsam_cli.vector.area import read_area
 

@@ -20,8 +20,8 @@ from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.lattice import Lattice
-from cwsam_cli.raster.network import GDAL_CACHE
-from cwsam_cli.raster.views import public_name
+from cwsam_cli.raster.sources.network import GDAL_CACHE
+from cwsam_cli.raster.sources.views import public_name
 from cwsam_cli.taxonomy import LandCoverClass, Taxonomy
 
 _NOT_IN_KEY = {

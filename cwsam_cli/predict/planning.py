@@ -19,18 +19,18 @@ from cwsam_cli.dataset.fit import find_doubts, find_misfits
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.memory import MosaicNeeds, Needs, activation_bytes, cut, free_memory, weight_bytes
-from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.plan import MapPlan, PlacedScene
 from cwsam_cli.predict.request import MapRequest
-from cwsam_cli.predict.scorer import AUGMENTATIONS
+from cwsam_cli.predict.scoring.network import Model
+from cwsam_cli.predict.scoring.scorer import AUGMENTATIONS
 from cwsam_cli.predict.windows import MARGIN, count_readers
-from cwsam_cli.raster.catalog import date_of
-from cwsam_cli.raster.fingerprint import fingerprint, fingerprint_of_file
 from cwsam_cli.raster.grid import join
 from cwsam_cli.raster.lattice import Lattice, cuts
 from cwsam_cli.raster.mapfile import BLOCK
-from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
 from cwsam_cli.raster.scene import Scene, open_scene
+from cwsam_cli.raster.sources.catalog import date_of
+from cwsam_cli.raster.sources.fingerprint import fingerprint, fingerprint_of_file
+from cwsam_cli.raster.sources.network import GDAL_CACHE, gdal_settings
 from cwsam_cli.vector.area import read_area
 
 _MEMORY = 4_000_000_000  # bytes in addition to the program and the weights, unless --max-memory says otherwise

@@ -17,11 +17,11 @@ from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.journal import folder_of
 from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Views
 from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, beside
-from cwsam_cli.raster.network import is_plain_file, stored_name
 from cwsam_cli.raster.scene import FAILED
-from cwsam_cli.raster.sources import from_any_folder
-from cwsam_cli.raster.views import public_name
-from cwsam_cli.raster.vsi import read_headers
+from cwsam_cli.raster.sources.network import is_plain_file, stored_name
+from cwsam_cli.raster.sources.scenes import from_any_folder
+from cwsam_cli.raster.sources.views import public_name
+from cwsam_cli.raster.sources.vsi import read_headers
 
 _CONTINUE = "the same command continues where it was"
 

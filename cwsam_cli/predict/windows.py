@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 from torch import Tensor
 
-from cwsam_cli.predict.transfer import staging
+from cwsam_cli.predict.scoring.transfer import staging
 from cwsam_cli.raster.lattice import Lattice
 from cwsam_cli.raster.scene import Scene
 

@@ -25,17 +25,17 @@ from cwsam_cli.predict.mapfile import (
     write_item,
     write_map,
 )
-from cwsam_cli.predict.network import Lockstep, Model
 from cwsam_cli.predict.pieces import ScoreWindows, make_pieces
 from cwsam_cli.predict.plan import MapPlan
 from cwsam_cli.predict.planning import make_plan
 from cwsam_cli.predict.request import MapRequest
-from cwsam_cli.raster.catalog import item_path
-from cwsam_cli.raster.fingerprint import changed, fingerprint
+from cwsam_cli.predict.scoring.network import Lockstep, Model
 from cwsam_cli.raster.mapfile import Tally, files_of_map
-from cwsam_cli.raster.network import GDAL_CACHE, is_remote
 from cwsam_cli.raster.scene import open_raster
-from cwsam_cli.raster.uploads import upload_all
+from cwsam_cli.raster.sources.catalog import item_path
+from cwsam_cli.raster.sources.fingerprint import changed, fingerprint
+from cwsam_cli.raster.sources.network import GDAL_CACHE, is_remote
+from cwsam_cli.raster.sources.uploads import upload_all
 from cwsam_cli.taxonomy import IGNORE
 
 

@@ -20,7 +20,7 @@ from rasterio.windows import Window
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.bands import band_names
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.views import View
+from cwsam_cli.raster.sources.views import View
 from cwsam_cli.raster.vrt import BandSource, build_vrt
 
 _ALIKE = 1e-3  # pixels by which grids may differ and count as one

@@ -22,13 +22,13 @@ from rasterio.windows import Window
 from cwsam_cli.console import ONCE, log
 from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.raster.bands import band_index, band_names, choose_bands
-from cwsam_cli.raster.diagnosis import network_error
-from cwsam_cli.raster.external import is_forbidden, refuse_external
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.network import GDAL_CACHE as GDAL_CACHE
-from cwsam_cli.raster.network import VIEW, is_remote
 from cwsam_cli.raster.pixels import read_bands, read_image, read_valid, tagged_alpha
 from cwsam_cli.raster.place import missing_crs, refuse_impossible
+from cwsam_cli.raster.sources.diagnosis import network_error
+from cwsam_cli.raster.sources.external import is_forbidden, refuse_external
+from cwsam_cli.raster.sources.network import GDAL_CACHE as GDAL_CACHE
+from cwsam_cli.raster.sources.network import VIEW, is_remote
 from cwsam_cli.raster.vrt import gdal_name
 
 FAILED = (RasterioError, CPLE_BaseError)

@@ -10,7 +10,7 @@ from rasterio._path import _parse_path, _vsi_path
 from rasterio.windows import Window
 
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.network import VIEW, is_plain_file
+from cwsam_cli.raster.sources.network import VIEW, is_plain_file
 
 _TYPES = {"uint8": "Byte", "int8": "Int8"}
 """GDAL's names of dtypes; the others are capitalised, with `UInt` for unsigned ones."""

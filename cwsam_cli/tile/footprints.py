@@ -24,7 +24,7 @@ class PlacedScene:
     path: str
     """A path, a URL or one of GDAL's virtual paths."""
     fingerprint: str
-    """Changes with the file; see `raster.fingerprint`."""
+    """Changes with the file; see `raster.sources.fingerprint`."""
     crs: str | None
     """The scene's CRS, as WKT."""
     transform: tuple[float, ...]

@@ -27,8 +27,8 @@ from cwsam_cli.distributed.scheduler import Workers, connect, count_cores
 from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.files import refuse_existing, sha256, staged
 from cwsam_cli.journal import journal
-from cwsam_cli.raster.fingerprint import fingerprint_of_file, unchanged
 from cwsam_cli.raster.scene import GDAL_CACHE
+from cwsam_cli.raster.sources.fingerprint import fingerprint_of_file, unchanged
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.append.replacement import STATE, link_files, replace_dataset, restore
 from cwsam_cli.tile.append.state import Earlier, extend_manifest, read_earlier, refuse_other_bands, write_state

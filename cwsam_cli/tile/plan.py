@@ -18,10 +18,10 @@ from cwsam_cli.console import log
 from cwsam_cli.dataset.manifest import SPLITS, SplitRule, Tiling, Unit
 from cwsam_cli.distributed.scheduler import Workers
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.raster.network import VIEW
 from cwsam_cli.raster.scene import open_raster
+from cwsam_cli.raster.sources.network import VIEW
+from cwsam_cli.raster.sources.views import View
 from cwsam_cli.raster.style import read_taxonomy
-from cwsam_cli.raster.views import View
 from cwsam_cli.taxonomy import Taxonomy
 from cwsam_cli.tile.counting import count_labels
 from cwsam_cli.tile.focus import focus_tiles

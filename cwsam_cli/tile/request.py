@@ -9,9 +9,9 @@ from typing import Literal
 from cwsam_cli.distributed.scheduler import LOCAL
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_input
-from cwsam_cli.raster.network import is_plain_file
-from cwsam_cli.raster.sources import from_any_folder, refuse_repeated
-from cwsam_cli.raster.views import public_name
+from cwsam_cli.raster.sources.network import is_plain_file
+from cwsam_cli.raster.sources.scenes import from_any_folder, refuse_repeated
+from cwsam_cli.raster.sources.views import public_name
 from cwsam_cli.tile.lengths import Length
 from cwsam_cli.tile.selection import Selection
 

@@ -14,11 +14,11 @@ from rasterio.windows import Window
 
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError
-from cwsam_cli.raster.fingerprint import fingerprint
-from cwsam_cli.raster.network import GDAL_CACHE, gdal_settings
 from cwsam_cli.raster.scene import Scene, open_scene
-from cwsam_cli.raster.sources import scene_names
-from cwsam_cli.raster.views import public_name
+from cwsam_cli.raster.sources.fingerprint import fingerprint
+from cwsam_cli.raster.sources.network import GDAL_CACHE, gdal_settings
+from cwsam_cli.raster.sources.scenes import scene_names
+from cwsam_cli.raster.sources.views import public_name
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.footprints import PlacedScene
 from cwsam_cli.tile.labels.codes import NO_LABEL, Codes, Labels

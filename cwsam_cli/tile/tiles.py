@@ -15,8 +15,8 @@ from rasterio.windows import transform as window_transform
 
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.scene import Scene, not_written
+from cwsam_cli.raster.sources.views import public_name
 from cwsam_cli.raster.style import colormap
-from cwsam_cli.raster.views import public_name
 from cwsam_cli.raster.vrt import BandSource, build_vrt
 from cwsam_cli.taxonomy import IGNORE, Taxonomy
 from cwsam_cli.tile.footprints import PlacedScene, PlannedTile, draw_footprints

@@ -13,8 +13,8 @@ from rasterio.features import geometry_mask
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError, MissingCRS
-from cwsam_cli.raster.external import refuse_external_layer
 from cwsam_cli.raster.grid import Grid
+from cwsam_cli.raster.sources.external import refuse_external_layer
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from cwsam_cli.distributed.scheduler import LostScheduler, connect, count_cores
 from cwsam_cli.errors import CwsamError, OutputExists, UsageError, as_user_error
 from cwsam_cli.files import refuse_unseen
 from cwsam_cli.raster.mapfile import without_layers
-from cwsam_cli.raster.sources import scene_names
+from cwsam_cli.raster.sources.scenes import scene_names
 from cwsam_cli.vectorize.pipeline import vectorize
 from cwsam_cli.vectorize.request import VectorizeRequest
 from cwsam_cli.vectorize.result import VectorizeResult

@@ -15,7 +15,7 @@ from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.mapfile import MODEL_TAG
 from cwsam_cli.raster.place import missing_crs
 from cwsam_cli.raster.scene import open_raster
-from cwsam_cli.raster.sources import file_name
+from cwsam_cli.raster.sources.scenes import file_name
 from cwsam_cli.vectorize.measure import to_ground
 from cwsam_cli.vectorize.reproject import Reprojection, crs_of
 from cwsam_cli.vectorize.request import VectorizeRequest

@@ -8,7 +8,7 @@ from cwsam_cli.config import sizes
 from cwsam_cli.config.sizes import Size
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_existing, refuse_input
-from cwsam_cli.raster.sources import from_any_folder
+from cwsam_cli.raster.sources.scenes import from_any_folder
 from cwsam_cli.vector.formats import Format, vector_driver
 
 CONFIDENCE = "conf"

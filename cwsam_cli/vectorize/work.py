@@ -16,7 +16,7 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.files import reserved, staged
 from cwsam_cli.maps.codes import Strip
 from cwsam_cli.maps.strips import ClassRaster, OtherRaster, on_grid, open_classes
-from cwsam_cli.raster.catalog import (
+from cwsam_cli.raster.sources.catalog import (
     ItemSource,
     addresses,
     class_entry,
@@ -27,7 +27,7 @@ from cwsam_cli.raster.catalog import (
     read_own,
     write_json,
 )
-from cwsam_cli.raster.fingerprint import unchanged
+from cwsam_cli.raster.sources.fingerprint import unchanged
 from cwsam_cli.raster.style import qml
 from cwsam_cli.regions.sieve import choose_codes, drop_holes, recode, select_holes
 from cwsam_cli.regions.units import sieve_weights, step_jacobians

@@ -16,7 +16,7 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.files import staged
 from cwsam_cli.maps.regions import is_raster
 from cwsam_cli.raster.mapfile import beside
-from cwsam_cli.raster.network import is_plain_file
+from cwsam_cli.raster.sources.network import is_plain_file
 from cwsam_cli.view.features import FeatureSource, inspect_features, prepare_features
 from cwsam_cli.view.frame import Frame
 from cwsam_cli.view.rasters import RasterSource, inspect_raster, kind_of, prepare_classes, prepare_image

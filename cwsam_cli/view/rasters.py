@@ -29,13 +29,13 @@ from cwsam_cli.maps.strips import DTYPES, open_classes
 from cwsam_cli.raster.cog import DRAFT_CREATION, write_class_cog
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.mapfile import KINDS
-from cwsam_cli.raster.network import is_plain_file
 from cwsam_cli.raster.place import has_position
 from cwsam_cli.raster.quicklook import display_bands, display_ranges
 from cwsam_cli.raster.scene import Scene, open_raster, open_scene, reading, writing
-from cwsam_cli.raster.sources import file_name
+from cwsam_cli.raster.sources.network import is_plain_file
+from cwsam_cli.raster.sources.scenes import file_name
+from cwsam_cli.raster.sources.views import View
 from cwsam_cli.raster.style import CLASSES_TAG
-from cwsam_cli.raster.views import View
 from cwsam_cli.taxonomy import IGNORE, LandCoverClass, Taxonomy, name_key
 from cwsam_cli.view.frame import Frame
 from cwsam_cli.view.request import ClassEntry, Layer

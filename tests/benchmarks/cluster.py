@@ -41,11 +41,11 @@ def overhead(folder: Path, pairs: int, side: int = 2048) -> None:
 
     from cwsam_cli.distributed.scheduler import LOCAL, connect
     from cwsam_cli.distributed.world import World
-    from cwsam_cli.predict.fleet import make_on, plan_on
-    from cwsam_cli.predict.network import Model
     from cwsam_cli.predict.planning import make_plan
     from cwsam_cli.predict.request import MapRequest
+    from cwsam_cli.predict.scoring.network import Model
     from cwsam_cli.predict.work import make_map
+    from cwsam_cli.predict.workers.fleet import make_on, plan_on
 
     torch.set_num_threads(1)
     checkpoint, scene = untrained(folder / "tiny.pth", ("red", "green", "blue")), scene_file(folder, side, side)
@@ -100,9 +100,9 @@ def scaling(counts: list[int]) -> None:
 
 
 def memory(folder: Path, scenes: int) -> None:
-    from cwsam_cli.predict import fleet
     from cwsam_cli.predict.many import predict_many
     from cwsam_cli.predict.request import MapRequest
+    from cwsam_cli.predict.workers import fleet
 
     checkpoint, scene = untrained(folder / "tiny.pth", ("red", "green", "blue")), scene_file(folder, 512, 512)
     names = [folder / f"scene{number}.tif" for number in range(scenes)]

@@ -56,8 +56,8 @@ from cwsam_cli.plan.memory import estimate_memory  # noqa: E402
 from cwsam_cli.plan.speed import estimate_time  # noqa: E402
 from cwsam_cli.predict.blend import Blender, WindowScores  # noqa: E402
 from cwsam_cli.predict.layers import MapLayers  # noqa: E402
-from cwsam_cli.predict.scorer import Scorer  # noqa: E402
-from cwsam_cli.predict.transfer import Pace, UploadStream, hand_over, staging  # noqa: E402
+from cwsam_cli.predict.scoring.scorer import Scorer  # noqa: E402
+from cwsam_cli.predict.scoring.transfer import Pace, UploadStream, hand_over, staging  # noqa: E402
 from cwsam_cli.raster.lattice import Lattice  # noqa: E402
 from cwsam_cli.raster.prefetch import prefetch  # noqa: E402
 from cwsam_cli.taxonomy import from_names  # noqa: E402

@@ -267,9 +267,9 @@ def count_travel(folder: Path, side: int) -> None:
     import rasterio
 
     from cwsam_cli.distributed.world import World
-    from cwsam_cli.predict.network import Model
     from cwsam_cli.predict.planning import make_plan
     from cwsam_cli.predict.request import MapRequest
+    from cwsam_cli.predict.scoring.network import Model
     from cwsam_cli.predict.work import make_map
     from tests.pretended_accelerator import COUNT, DEVICE, on
 
@@ -306,9 +306,9 @@ def tiny(folder: Path) -> None:
     from hardware import choose_precisions
 
     from cwsam_cli.predict import planning
-    from cwsam_cli.predict.parts import predict_share as predict
     from cwsam_cli.predict.request import MapRequest
-    from cwsam_cli.predict.scorer import Scorer
+    from cwsam_cli.predict.scoring.scorer import Scorer
+    from cwsam_cli.predict.workers.parts import predict_share as predict
 
     torch.set_num_threads(1)
     checkpoint = untrained(folder / "tiny.pth", ("red", "green", "blue"))

@@ -74,9 +74,9 @@ def write_model(path: Path) -> None:
 def count_of_map(scene: Path, checkpoint: Path, target: Path, device: str, options: dict[str, Any]) -> dict[str, int]:
     """Map a scene; returns what the accelerator counted after the weights were there, and the number of windows."""
     from cwsam_cli.distributed.world import World
-    from cwsam_cli.predict.network import Model
     from cwsam_cli.predict.planning import make_plan
     from cwsam_cli.predict.request import MapRequest
+    from cwsam_cli.predict.scoring.network import Model
     from cwsam_cli.predict.work import make_map
 
     request = MapRequest(

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from cwsam_cli.predict import many, network, parts
+from cwsam_cli.predict import many
 from cwsam_cli.predict.many import estimate_many
-from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.planning import make_plan
 from cwsam_cli.predict.request import MapRequest
+from cwsam_cli.predict.scoring import network
+from cwsam_cli.predict.scoring.network import Model
+from cwsam_cli.predict.workers import parts
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import torch
 from cwsam_cli.config.load import load_config
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import architecture
-from cwsam_cli.predict.network import Model
 from cwsam_cli.predict.planning import make_plan
 from cwsam_cli.predict.request import MapRequest
+from cwsam_cli.predict.scoring.network import Model
 from cwsam_cli.predict.work import predict
 from tests.checkpoints import save_network
 

@@ -11,8 +11,9 @@ import pytest
 from typer.testing import Result
 
 from cwsam_cli.journal import folder_of
-from cwsam_cli.predict import fleet, worker
 from cwsam_cli.predict.plan import MapPlan
+from cwsam_cli.predict.workers import calls as worker
+from cwsam_cli.predict.workers import fleet
 from tests.cli.conftest import invoke
 from tests.clusters import quick_cluster
 

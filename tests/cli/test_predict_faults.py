@@ -16,7 +16,7 @@ import psutil
 import pytest
 import rasterio
 
-from cwsam_cli.predict import worker
+from cwsam_cli.predict.workers import calls as worker
 from tests.cli.conftest import invoke, succeed, write
 from tests.clusters import quick_cluster
 

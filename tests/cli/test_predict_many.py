@@ -245,7 +245,7 @@ def test_a_part_of_a_scene_on_a_server_is_fetched_in_part(
 
 
 def test_what_the_environment_says_of_remote_reads_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cwsam_cli.raster.network import gdal_settings
+    from cwsam_cli.raster.sources.network import gdal_settings
 
     url = "https://example.org/scene.tif"
     assert "GDAL_HTTP_MAX_RETRY" in gdal_settings(url)
@@ -345,7 +345,7 @@ def test_the_journal_records_hashes_of_input_and_checkpoint_the_options_batch_an
     run: Any, half_done: Any
 ) -> None:
     from cwsam_cli.files import sha256
-    from cwsam_cli.raster.fingerprint import fingerprint
+    from cwsam_cli.raster.sources.fingerprint import fingerprint
 
     half_done(run.scene, "-c", run.checkpoint, "-o", "map.tif", "--batch-size", 4, "--precision", "fp32", "--tta", "d4")
     told = json.loads(Path(".map.tif.journal/journal.json").read_text("utf-8"))
@@ -374,9 +374,9 @@ def test_a_run_that_may_take_less_or_wants_another_map_starts_over(
 
 
 def test_a_run_with_less_memory_than_was_planned_for_starts_over(cwsam: Cwsam, run: Any, half_done: Any) -> None:
-    from cwsam_cli.predict.network import Model
     from cwsam_cli.predict.planning import make_plan
     from cwsam_cli.predict.request import MapRequest
+    from cwsam_cli.predict.scoring.network import Model
 
     request = MapRequest(scene=str(run.scene), checkpoint=run.checkpoint, batch_size=999)
     planned = make_plan(request, Model.open(request)).memory
@@ -442,9 +442,9 @@ def environment() -> dict[str, str]:
 
 
 def test_what_earlier_maps_left_in_memory_does_not_change_how_the_next_is_cut(run: Any) -> None:
-    from cwsam_cli.predict.network import Model
     from cwsam_cli.predict.planning import make_plan
     from cwsam_cli.predict.request import MapRequest
+    from cwsam_cli.predict.scoring.network import Model
 
     request = MapRequest(scene=str(run.scene), checkpoint=run.checkpoint, device="cpu")
     model = Model.open(request)
@@ -457,9 +457,9 @@ def test_what_earlier_maps_left_in_memory_does_not_change_how_the_next_is_cut(ru
 def test_a_program_that_is_large_already_does_not_eat_the_memory_of_the_work(run: Any) -> None:
     from dataclasses import replace
 
-    from cwsam_cli.predict.network import Model
     from cwsam_cli.predict.planning import make_plan
     from cwsam_cli.predict.request import MapRequest
+    from cwsam_cli.predict.scoring.network import Model
 
     request = MapRequest(scene=str(run.scene), checkpoint=run.checkpoint, device="cpu")
     model = Model.open(request)

@@ -18,7 +18,7 @@ from typer.testing import Result
 
 from cwsam_cli.files import locked
 from cwsam_cli.journal import part_of_journal
-from cwsam_cli.predict import parts
+from cwsam_cli.predict.workers import parts
 from tests.cli.conftest import invoke, succeed, write
 
 Cwsam = Callable[..., Result]
@@ -281,7 +281,8 @@ def pixels(path: Path) -> Any:
 
 SHARING = """
 import sys
-from cwsam_cli.predict import network, parts
+from cwsam_cli.predict.scoring import network
+from cwsam_cli.predict.workers import parts
 network.must_be_shared = parts.must_be_shared = lambda *_: True
 from cwsam_cli.main import main
 main()

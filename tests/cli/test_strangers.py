@@ -22,7 +22,7 @@ from typer.testing import Result
 from cwsam_cli.checkpoints.checkpoint import load_checkpoint
 from cwsam_cli.files import sha256
 from cwsam_cli.raster.mapfile import MODEL_TAG
-from cwsam_cli.raster.network import NO_EXTERNAL
+from cwsam_cli.raster.sources.network import NO_EXTERNAL
 
 Cwsam = Callable[..., Result]
 Refused = Callable[..., str]

@@ -7,8 +7,8 @@ from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.config.load import load_config
 from cwsam_cli.distributed.world import World
 from cwsam_cli.model.variants import Architecture, architecture
-from cwsam_cli.predict.network import Lockstep, shared_network
-from cwsam_cli.predict.scorer import Scorer
+from cwsam_cli.predict.scoring.network import Lockstep, shared_network
+from cwsam_cli.predict.scoring.scorer import Scorer
 from cwsam_cli.taxonomy import from_names
 
 _MODE = (

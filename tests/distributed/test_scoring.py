@@ -9,7 +9,7 @@ from cwsam_cli.distributed.launch import launch
 from cwsam_cli.errors import MachineError
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.predict import memory
-from cwsam_cli.predict.scorer import Scorer
+from cwsam_cli.predict.scoring.scorer import Scorer
 from tests.distributed import scoring
 
 CPU = torch.device("cpu")

@@ -18,8 +18,8 @@ from cwsam_cli.errors import CwsamError
 from cwsam_cli.journal import Journal, _read_description
 from cwsam_cli.metrics.history import read_history
 from cwsam_cli.model.network import ClassWiseSam
-from cwsam_cli.raster.external import refuse_external
 from cwsam_cli.raster.scene import open_scene
+from cwsam_cli.raster.sources.external import refuse_external
 from cwsam_cli.raster.style import read_taxonomy
 from cwsam_cli.survey.design import Design, MapClass, Stratum
 from cwsam_cli.taxonomy import from_names

@@ -23,7 +23,7 @@ from cwsam_cli.dataset.manifest import SPLITS, Manifest, Split, SplitRule, Tilin
 from cwsam_cli.dataset.statistics import RunningStats, class_weights
 from cwsam_cli.errors import ConfigError, DataError, one_line
 from cwsam_cli.files import sha256
-from cwsam_cli.raster.views import public_name
+from cwsam_cli.raster.sources.views import public_name
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.append.options import too_old
 from cwsam_cli.tile.append.replacement import STATE

@@ -27,7 +27,7 @@ from cwsam_cli.config.load import make_label_table
 from cwsam_cli.console import ONCE_A_KIND, log
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.sources import file_name
+from cwsam_cli.raster.sources.scenes import file_name
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.labels.codes import NO_LABEL, UNEXPECTED, Labels
 from cwsam_cli.tile.labels.vector import burnable, field_codes

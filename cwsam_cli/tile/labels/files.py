@@ -12,9 +12,9 @@ from cwsam_cli.config.class_files import SUFFIXES, table_keys
 from cwsam_cli.config.load import load_label_table, make_label_table
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.raster.external import refuse_external_layer
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.scene import open_raster
+from cwsam_cli.raster.sources.external import refuse_external_layer
 from cwsam_cli.raster.style import has_wide_values, read_label_table
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.labels.coco import CocoSource, is_coco

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.sources import file_name
+from cwsam_cli.raster.sources.scenes import file_name
 from cwsam_cli.tile.labels.bounds import Bounds, bounds_near, raster_place
 from cwsam_cli.tile.request import TileRequest
 

@@ -1,7 +1,7 @@
 """The date of a scene decides its split."""
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.raster.dates import find_date
+from cwsam_cli.raster.sources.dates import find_date
 
 
 def scene_date(path: str) -> str:

@@ -12,7 +12,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.raster.external import refuse_external_layer
+from cwsam_cli.raster.sources.external import refuse_external_layer
 from cwsam_cli.tile.footprints import PlacedScene, Rectangle
 
 _PIXEL_SHARE = 1e-3

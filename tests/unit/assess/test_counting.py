@@ -13,7 +13,7 @@ from cwsam_cli.dataset.manifest import Band
 from cwsam_cli.dataset.samples import TileDataset
 from cwsam_cli.distributed.world import World
 from cwsam_cli.model.network import ClassWiseSam
-from cwsam_cli.predict.scorer import Scorer
+from cwsam_cli.predict.scoring.scorer import Scorer
 from cwsam_cli.taxonomy import IGNORE, from_names
 from tests.small import small
 

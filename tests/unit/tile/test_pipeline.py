@@ -19,7 +19,7 @@ from cwsam_cli.config.schema import FolderArgs
 from cwsam_cli.dataset.samples import TileDataset
 from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.raster.scene import Scene, open_scene
-from cwsam_cli.raster.views import make_views
+from cwsam_cli.raster.sources.views import make_views
 from cwsam_cli.tile import counting, pipeline, scenes, work, workers
 from cwsam_cli.tile.pipeline import tile_scenes
 from cwsam_cli.tile.request import TileRequest

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.raster.views import View
+from cwsam_cli.raster.sources.views import View
 from cwsam_cli.tile.split.dates import scene_date
 
 MakeRaster = Callable[..., Path]

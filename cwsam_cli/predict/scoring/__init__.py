@@ -1,0 +1,1 @@
+"""A model as a function from windows to scores."""

@@ -1,0 +1,1 @@
+"""Several processes that make maps: on a Dask cluster, or as parts of one command."""
