@@ -55,7 +55,7 @@ def object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
 
     In a process of its own: GDAL holds Python's lock while it waits for an answer.
     """
-    from cwsam_cli.raster.sources.scenes import http
+    from cwsam_cli.raster.sources import http
 
     monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
     monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.01")

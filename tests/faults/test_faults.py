@@ -136,7 +136,7 @@ def test_a_kill_at_a_rename_leaves_whole_outputs_and_the_same_command_finishes(
         _finish(folder, words, expected, f"rename {number}")
 
 
-@pytest.mark.parametrize(("number", "name"), enumerate(COMMANDS))
+@pytest.mark.parametrize(("number", "name"), list(enumerate(COMMANDS)))
 def test_ctrl_c_sigterm_or_a_kill_at_a_random_moment(
     inputs: Path, whole: Callable[[str], Whole], number: int, name: str
 ) -> None:

@@ -11,10 +11,10 @@ import pytest
 import rasterio.shutil
 
 from cwsam_cli.errors import MachineError
+from cwsam_cli.raster.sources import fingerprint as room
+from cwsam_cli.raster.sources import vsi
 from cwsam_cli.raster.sources.fingerprint import fingerprint, fingerprint_of_file
 from cwsam_cli.raster.sources.network import gdal_settings
-from cwsam_cli.raster.sources.scenes import fingerprint as room
-from cwsam_cli.raster.sources.scenes import vsi
 
 MakeRaster = Callable[..., Path]
 

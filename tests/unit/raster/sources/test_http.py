@@ -7,8 +7,8 @@ from urllib.request import Request
 
 import pytest
 
+from cwsam_cli.raster.sources import http
 from cwsam_cli.raster.sources.http import ask
-from cwsam_cli.raster.sources.scenes import http
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ IN_A_PROCESS = """
 import sys
 import rasterio
 from cwsam_cli.errors import CwsamError
-from cwsam_cli.raster.sources.scenes import network
+from cwsam_cli.raster.sources import network
 from cwsam_cli.raster.scene import open_raster, reading
 from cwsam_cli.raster.sources.network import gdal_settings
 path = sys.argv[1]
