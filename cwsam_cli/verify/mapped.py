@@ -87,7 +87,7 @@ def assess_map(
     with open_classes(map_path, band) as source:
         legend, small = Legend.read(source.dataset, source.band), (Thumbnail(source.grid), Thumbnail(source.grid))
         if is_coded := is_raster(reference):
-            pairs, names, left_out, unit = *_against_raster(source, reference, small), 0, "pixels"
+            pairs, names, left_out, unit = *_against_raster(source, reference, small), "pixels"
         elif class_field is None:
             raise UsageError(f"`{reference}` needs --class-field", hint="name the field with the class of each feature")
         else:
@@ -141,22 +141,28 @@ def _strips(source: ClassRaster) -> Iterator[Window]:
         yield Window(0, top, width, min(rows, height - top))
 
 
-def _against_raster(source: ClassRaster, path: Path, small: Small) -> tuple[Pairs, dict[int, str]]:
-    """Count pairs, draw map and reference, and read the names of the reference's codes."""
+def _against_raster(source: ClassRaster, path: Path, small: Small) -> tuple[Pairs, dict[int, str], int]:
+    """Count pairs, draw map and reference, and read the names of the reference's codes.
+
+    Returns:
+        Pairs; names by code; pixels of the reference that have no class in the map.
+    """
     with open_raster(path) as dataset:
         if dataset.count != 1:
             raise DataError(f"`{path}` has {dataset.count} bands", hint="a reference is a raster of one band")
         names = Legend.read(dataset).names
     pairs: Pairs = Counter()
+    left_out = 0
     with on_grid([path], source) as (raster,):
         for window in _strips(source):
             codes, empty = source.read(window)
             values, none = raster.read_codes(window)
             _paint(small, window, (codes, ~empty), (values, ~none))
+            left_out += int((empty & ~none).sum())
             known = ~(empty | none)
             if known.any():
                 pairs += count_pairs(codes[known], values[known])
-    return pairs, names
+    return pairs, names, left_out
 
 
 def _against_features(
