@@ -31,6 +31,8 @@ _FAILED = (pyogrio.errors.FeatureError, pyogrio.errors.DataSourceError, pyogrio.
 _TOUCHING = 1e-6
 """The largest shared part of two neighbours, relative to the smaller one, that rounding can cause."""
 _FULL = "is the disk full?"
+_NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+"""SQL for the time in the form that GeoPackage demands; `CURRENT_TIMESTAMP` has another form."""
 _OPTIONS = {
     "ESRI Shapefile": {"ENCODING": "UTF-8"},
     "GeoJSON": {"RFC7946": "YES"},
@@ -285,7 +287,7 @@ def _styles(path: Path) -> Iterator[sqlite3.Connection]:
                 " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
                 " f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,"
                 " useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),"
-                " update_time DATETIME DEFAULT CURRENT_TIMESTAMP)"
+                f" update_time DATETIME DEFAULT ({_NOW}))"
             )
             package.execute(
                 "INSERT OR REPLACE INTO gpkg_contents (table_name, data_type, identifier, description)"
@@ -300,8 +302,8 @@ def _put_style(package: sqlite3.Connection, layer: str, style: str) -> None:
     package.execute("DELETE FROM layer_styles WHERE f_table_name = ?", (layer,))
     package.execute(
         "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName,"
-        " styleQML, styleSLD, useAsDefault, description, owner)"
-        " SELECT '', '', table_name, column_name, ?, ?, '', 1, '', '' FROM gpkg_geometry_columns"
+        " styleQML, styleSLD, useAsDefault, description, owner, update_time)"
+        f" SELECT '', '', table_name, column_name, ?, ?, '', 1, '', '', {_NOW} FROM gpkg_geometry_columns"
         " WHERE table_name = ?",
         (layer[:30], style, layer),
     )

@@ -1,6 +1,7 @@
 """What people's GIS opens says the class, its name in any script, and its measures."""
 
 import json
+import re
 import sqlite3
 import struct
 from collections.abc import Iterator
@@ -151,7 +152,7 @@ def test_a_geopackage_brings_the_classes_colours(tmp_path: Path) -> None:
     write(path, some_regions())
     write_layer_style(path, "p", {code: (name, LEGEND.color(code)) for code, name in NAMES.items()}, "code")
     (row,) = sqlite3.connect(path).execute(
-        "SELECT f_table_name, f_geometry_column, useAsDefault, styleQML FROM layer_styles"
+        "SELECT f_table_name, f_geometry_column, useAsDefault, styleQML, update_time FROM layer_styles"
     )
     (column,) = sqlite3.connect(path).execute("SELECT column_name FROM gpkg_geometry_columns")
     assert row[:3] == ("p", column[0], 1)
@@ -163,6 +164,7 @@ def test_a_geopackage_brings_the_classes_colours(tmp_path: Path) -> None:
     fills = [o.attrib["value"] for o in style.iter("Option") if o.attrib.get("name") == "color"]
     assert fills == ["0,90,220,255", "0,110,40,255", "255,238,0,255"]
     assert {name for name, _ in pyogrio.list_layers(path)} == {"p", "layer_styles"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", row[4])
 
 
 def test_a_style_is_read_back_and_any_other_is_none() -> None:
