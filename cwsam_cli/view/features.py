@@ -71,11 +71,11 @@ def prepare_features(source: FeatureSource, frame: Frame, folder: Path, known: t
     Raises:
         DataError: it has no place in the CRS of the page.
     """
-    file = folder / f"{source.path.stem}-{source.layer}.fgb"
+    file = folder / f"{source.path.stem}.fgb"
     stream = _Stream(_transformer(source, frame))
     with pyogrio.open_arrow(source.path, layer=source.layer, use_pyarrow=True) as (meta, reader):
         stream.geometry = meta["geometry_name"] or "wkb_geometry"
-        names = [name for name in reader.schema.names if name != stream.geometry]
+        names = [name for name in reader.schema.names if name not in (stream.geometry, GEOMETRY)]
         schema = pa.schema([*(reader.schema.field(name) for name in names), pa.field(GEOMETRY, pa.binary())])
         write_stream(
             stream.batches(reader, names, schema),

@@ -1,14 +1,15 @@
 """The CRS of the page: that of the first class map, so that no class of it is resampled."""
 
+import math
 import warnings
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from affine import Affine
 from pyproj import CRS as ProjCRS
 from pyproj import Transformer
+from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 
 from cwsam_cli.errors import DataError
@@ -70,10 +71,14 @@ class Frame:
         geodetic = crs.geodetic_crs
         if geodetic is None:
             return told | {"proj": None}
-        own = Transformer.from_crs(crs, geodetic, always_xy=True).transform(*centre)
-        world = Transformer.from_crs(crs, 4326, always_xy=True).transform(*centre)
-        shift = [world[0] - own[0], world[1] - own[1]]
-        if not all(map(isfinite, shift)):
+        degrees = math.degrees(geodetic.axis_info[0].unit_conversion_factor)  # of a grad, for example
+        try:
+            own = Transformer.from_crs(crs, geodetic, always_xy=True).transform(*centre)
+            world = Transformer.from_crs(crs, 4326, always_xy=True).transform(*centre)
+        except ProjError:  # another celestial body
+            return told | {"proj": None}
+        shift = [world[0] - degrees * own[0], world[1] - degrees * own[1]]
+        if not all(map(math.isfinite, shift)):
             return told | {"proj": None}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # PROJ strings leave out the datum, which `shift` replaces

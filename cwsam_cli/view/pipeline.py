@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -56,8 +57,8 @@ def view(request: ViewRequest, *, opens_browser: bool, tell: Callable[[str], Non
         page = make_page(request, Path(name))
         with PageServer(page.files) as server:
             tell(server.address)
-            if opens_browser:
-                webbrowser.open(server.address)
+            if opens_browser:  # in a thread, because a browser in the terminal ends only after it had the page
+                threading.Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()
             try:
                 server.serve_forever()
             except KeyboardInterrupt:
@@ -96,13 +97,13 @@ def make_page(request: ViewRequest, folder: Path) -> Page:
             place = folder / str(number)
             place.mkdir()
             layers.append(_prepare(source, frame, place, layers))
-    tables = list(dict.fromkeys(layer.classes for layer in layers if layer.classes))
+    tables = list(dict.fromkeys(layer.classes for layer in layers if layer.classes or layer.kind == "classes"))
     files = {name: ASSETS / name for name in ("index.html", "viewer.js", "viewer.css", "licenses.txt")}
     told = []
     for number, layer in enumerate(layers):
         address = f"data/{number}{layer.file.suffix.lower()}"
         files[address] = layer.file
-        told.append(layer.as_dict(address, tables.index(layer.classes) if layer.classes else None))
+        told.append(layer.as_dict(address, tables.index(layer.classes) if layer.classes in tables else None))
     extents = [layer.extent for layer in layers if layer.extent is not None]
     if not extents:
         raise DataError(f"`{request.paths[0]}` has no features", hint="give a raster or a layer with features")

@@ -47,8 +47,8 @@ _FEW_CODES = 64
 _COMPRESSIONS = {None, "lzw", "deflate", "zstd", "packbits"}
 """Compressions that are read as they are; JPEG would need a conversion of colours."""
 _READ = {"uint8", "uint16", "int16", "uint32", "int32"}
-_AREA_NODES = 33
-"""Rows and columns for which the areas of pixels are computed where they differ; the page interpolates."""
+_AREA_ROWS, _AREA_COLUMNS = 1025, 33
+"""Most rows and columns whose pixels' areas are computed where areas differ. The page interpolates between them."""
 _LABELS = {"confidence": ("confidence", " %"), "entropy": ("entropy", " %"), "set_size": ("classes in the set", "")}
 
 
@@ -97,6 +97,22 @@ def _values(dataset: rasterio.DatasetReader, path: str) -> NDArray[np.generic]:
         return np.unique(dataset.read(1, out_shape=shape, masked=True).compressed())
 
 
+def _codes(dataset: rasterio.DatasetReader, path: str) -> list[int]:
+    """Return the codes of a map of uint8.
+
+    The class table of this program has them all. The codes of other maps are counted, because the rare ones are not in
+    a reduced picture.
+    """
+    if CLASSES_TAG in dataset.tags():
+        return [int(code) for code in _values(dataset, path)]
+    counts = np.zeros(IGNORE + 1, np.int64)
+    with reading(path):
+        windows = [window for _, window in dataset.block_windows(1)]
+        for window in track(windows, f"reading the codes of {file_name(path)}", unit="block"):
+            counts += np.bincount(dataset.read(1, window=window).ravel(), minlength=len(counts))
+    return [int(code) for code in np.flatnonzero(counts)]
+
+
 def prepare_classes(source: RasterSource, frame: Frame, folder: Path) -> Layer:
     """Prepare a class map.
 
@@ -112,9 +128,9 @@ def prepare_classes(source: RasterSource, frame: Frame, folder: Path) -> Layer:
     with open_raster(source.path) as dataset:
         legend = Legend.read(dataset)
         ready = dataset.dtypes[0] == "uint8" and _is_ready(dataset, source, frame)
-        codes = [int(code) for code in _values(dataset, source.path)] if ready else []
+        codes = _codes(dataset, source.path) if ready else []
         nodata = dataset.nodata
-    values = {code: code for code in {*legend.names, *codes} if 0 <= code <= IGNORE}
+    values = {code: code for code in {*legend.names, *codes} if 0 <= code <= IGNORE and code != nodata}
     file, note = Path(source.path), ""
     if not ready:
         file = folder / f"{Path(source.name).stem}.tif"
@@ -147,6 +163,7 @@ def _write_classes(path: Path, grid: Grid, legend: Legend, target: Path) -> dict
         writing(target),
         rasterio.open(draft, "w", **DRAFT_CREATION, **place) as out,
     ):
+        nodata = map_.nodata
         for strip in map_.strips(f"preparing {target.stem}"):
             present, index = _factorized(strip.codes)
             for code in map(int, present):
@@ -156,7 +173,8 @@ def _write_classes(path: Path, grid: Grid, legend: Legend, target: Path) -> dict
             rows = lookup[index].reshape(strip.codes.shape)
             out.write(rows, 1, window=Window(0, top, grid.width, len(rows)))
             top += len(rows)
-    values |= {code: code for code in legend.names if 0 <= code < IGNORE and code not in values.values()}
+    unused = {code for code in legend.names if 0 <= code < IGNORE and code != nodata} - {*values.values()}
+    values |= {code: code for code in unused}
     write_class_cog(draft, Window(0, 0, grid.width, grid.height), target, _taxonomy(values, legend), {})
     draft.unlink()
     return values
@@ -175,7 +193,7 @@ def _free_value(code: int, taken: Any, path: Path) -> int:
         return code
     free = next((value for value in range(IGNORE - 1, -1, -1) if value not in taken), None)
     if free is None:
-        raise DataError(f"`{path}` has more than {IGNORE} codes, so it is no class map", hint="show it as an image")
+        raise DataError(f"`{path}` has more than {IGNORE} codes", hint="the page shows maps of up to 255 codes")
     return free
 
 
@@ -245,8 +263,7 @@ def _scene(source: RasterSource, frame: Frame) -> Iterator[Scene]:
     """Open an image in the CRS of the page."""
     grid, path = source.grid, source.path
     frame.refuse_unplaced(source.path, grid.crs)
-    if not frame.has(grid.crs) or grid.transform.b or grid.transform.d:
-        assert frame.crs is not None
+    if frame.crs is not None and (not frame.has(grid.crs) or grid.transform.b or grid.transform.d):
         members = (("", str(Path(path).absolute()) if is_plain_file(path) else path),)
         path = View(name=source.name, members=members, crs=frame.crs.to_wkt()).to_text()
     with open_scene(path) as scene:
@@ -353,13 +370,12 @@ def _areas(grid: Grid) -> dict[str, Any] | None:
         return None
     if grid.pixel_area_m2 is not None:
         return {"rows": [0], "columns": [0], "m2": [[grid.pixel_area_m2]]}
-    rows = np.linspace(0, grid.height - 1, min(_AREA_NODES, grid.height))
-    areas = [grid.pixel_areas(round(row), 1)[0] for row in rows]
-    if len(areas[0]) == 1:
-        return {"rows": rows.tolist(), "columns": [0], "m2": [[float(area[0])] for area in areas]}
-    columns = np.linspace(0, grid.width - 1, min(_AREA_NODES, grid.width))
-    return {
-        "rows": rows.tolist(),
-        "columns": columns.tolist(),
-        "m2": [[float(area[round(column)]) for column in columns] for area in areas],
-    }
+    rows = _nodes(grid.height, _AREA_ROWS)
+    areas = [grid.pixel_areas(row, 1)[0] for row in rows]
+    columns = [0] if len(areas[0]) == 1 else _nodes(grid.width, _AREA_COLUMNS)
+    return {"rows": rows, "columns": columns, "m2": [[float(area[column]) for column in columns] for area in areas]}
+
+
+def _nodes(size: int, most: int) -> list[int]:
+    """Return evenly spaced rows or columns from the first to the last."""
+    return [round(node) for node in np.linspace(0, size - 1, min(most, size)).tolist()]

@@ -1,5 +1,7 @@
 """Vector layers reach the page in its CRS, with the names and colours of their classes."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import geopandas
@@ -69,6 +71,15 @@ def test_every_layer_of_a_geopackage_is_shown(tmp_path: Path) -> None:
     path = write(tmp_path / "two.gpkg", code=[1, 2])
     geopandas.GeoDataFrame(geometry=SQUARES, crs=32617).to_file(path, layer="roads")
     assert [source.name for source in inspect_features(path)] == ["two.gpkg: two", "two.gpkg: roads"]
+
+
+def test_awkward_names_of_layers_and_fields_are_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "roads.gpkg"
+    geopandas.GeoDataFrame({"wkt": ["POINT (1 2)"]}, geometry=SQUARES[:1], crs=32617).to_file(path, layer="2024/07")
+    with closing(sqlite3.connect(path)) as package, package:
+        package.execute('ALTER TABLE "2024/07" RENAME COLUMN wkt TO geometry')
+    layer = prepare_features(inspect_features(path)[0], UTM, tmp_path, ())
+    assert geopandas.read_file(layer.file).geometry[0].equals(SQUARES[0])
 
 
 def test_an_empty_layer_has_no_extent(tmp_path: Path) -> None:

@@ -197,6 +197,21 @@ def test_class_confidence_and_coordinates_follow_the_cursor(files: dict[str, Pat
     assert float(degrees.split(",")[1].split("°")[0]) == pytest.approx(-lon, abs=2e-5)
 
 
+def test_values_that_were_stretched_have_the_digits_of_their_steps_and_marked_ends(
+    make_raster: MakeRaster, show: Callable[..., Tab]
+) -> None:
+    heights = np.tile(np.linspace(2000, 2040, 60, dtype=np.float32), (40, 1))
+    tab = show(make_raster("height.tif", heights))
+    for column, expected in ((0.5, "≤ 2,0"), (30.5, "height 2,020."), (59.5, "≥ 2,03")):
+        tab.move(*place(tab, column, 20.5))
+        tab.wait(f"document.querySelector('#values').innerText.includes('{expected}')")
+
+
+def test_a_map_without_a_pixel_is_shown(make_raster: MakeRaster, show: Callable[..., Tab]) -> None:
+    tab = show(make_raster("map.tif", np.full_like(CODES, 255), nodata=255))
+    assert tab.run("document.querySelectorAll('.classes li').length") == 0
+
+
 def test_a_click_shows_the_attributes_of_a_polygon(files: dict[str, Path], show: Callable[..., Tab]) -> None:
     tab = show(files["map"], files["polygons"])
     tab.click(*place(tab, 10.2, 10.2))

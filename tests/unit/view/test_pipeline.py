@@ -56,6 +56,11 @@ def test_the_page_has_the_crs_of_the_map(tmp_path: Path, make_raster: MakeRaster
     assert told["crs"]["name"] == "WGS 84 / UTM zone 17N" and told["crs"]["shift"] == [0, 0]
 
 
+def test_a_map_without_a_pixel_has_an_empty_legend(tmp_path: Path, make_raster: MakeRaster) -> None:
+    _, told = page_of(tmp_path, make_raster("map.tif", np.full_like(CODES, 255), nodata=255))
+    assert told["tables"] == [{"classes": []}] and told["layers"][0]["table"] == 0
+
+
 def test_maps_with_equal_classes_share_a_legend(tmp_path: Path, make_raster: MakeRaster) -> None:
     others = np.full_like(CODES, 9)
     _, told = page_of(

@@ -10,6 +10,7 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 
 from cwsam_cli.errors import DataError
@@ -106,11 +107,39 @@ def test_a_map_with_rows_from_south_to_north_is_turned(make_raster: MakeRaster, 
     assert (read(prepare_classes(inspect_raster(str(path)), UTM, folder).file)[0] == CODES).all()
 
 
+def test_a_map_without_a_class_table_has_its_rare_codes_too(make_raster: MakeRaster, folder: Path) -> None:
+    codes = np.ones((2100, 1100), np.uint8)
+    codes[1, 1] = 9
+    path = make_raster("map.tif", codes, nodata=255, tiled=True, blockxsize=256, blockysize=256, compress="deflate")
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4], Resampling.nearest)
+    layer = prepare_classes(inspect_raster(str(path)), UTM, folder)
+    assert layer.file == path
+    assert [entry.code for entry in layer.classes] == [1, 9]
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32617", "EPSG:32618"])
+def test_a_name_of_the_nodata_value_is_no_class(make_raster: MakeRaster, folder: Path, crs: str) -> None:
+    path = make_raster("map.tif", CODES, nodata=3, crs=crs)
+    with rasterio.open(path, "r+") as dataset:
+        tag_classes(dataset, TAXONOMY)
+    layer = prepare_classes(inspect_raster(str(path)), UTM, folder)
+    assert "water" not in [entry.name for entry in layer.classes]
+
+
+def test_areas_of_a_coarse_map_of_the_globe_are_those_of_its_pixels(make_raster: MakeRaster, folder: Path) -> None:
+    degrees = {"crs": "EPSG:4326", "transform": from_origin(-180, 90, 2, 2)}
+    path = make_raster("map.tif", np.ones((90, 180), np.uint8), **degrees)
+    area = prepare_classes(inspect_raster(str(path)), Frame(CRS.from_epsg(4326)), folder).facts["area"]
+    assert area["rows"] == list(range(90))
+    assert 180 * sum(row[0] for row in area["m2"]) == pytest.approx(510.0656e12, rel=1e-6)  # WGS 84
+
+
 def test_pixels_in_degrees_have_areas_by_row(make_raster: MakeRaster, folder: Path) -> None:
     path = classify(make_raster("map.tif", CODES, crs="EPSG:4326", transform=from_origin(10, 60, 1e-3, 1e-3)))
     layer = prepare_classes(inspect_raster(str(path)), Frame(CRS.from_epsg(4326)), folder)
     area = layer.facts["area"]
-    assert area["columns"] == [0] and len(area["rows"]) == 33
+    assert area["columns"] == [0] and area["rows"] == list(range(40))
     assert area["m2"][0][0] == pytest.approx(6_211, rel=0.01)  # 111.41 m × 55.8 m
     assert area["m2"][0][0] < area["m2"][-1][0]
 
@@ -194,5 +223,6 @@ def test_without_a_crs_pixels_are_the_coordinates(make_raster: MakeRaster, folde
     assert layer.extent == (0, -40, 50, 0) and layer.facts["area"] is None
     with rasterio.open(layer.file) as dataset:
         assert dataset.transform == Affine.scale(1, -1)
-    image = inspect_raster(str(make_raster("image.tif", np.stack([CODES] * 3), crs=None, transform=Affine.identity())))
-    assert prepare_image(image, Frame(None), folder).extent == (0, -40, 50, 0)
+    for transform in (Affine.identity(), Affine.rotation(20)):
+        image = make_raster("image.tif", np.stack([CODES] * 3), crs=None, transform=transform)
+        assert prepare_image(inspect_raster(str(image)), Frame(None), folder).extent == (0, -40, 50, 0)

@@ -36,8 +36,16 @@ function described(layer, value) {
     return entry ? make('span.value', {title: name}, swatch(entry.color), entry.name) : null;
   }
   const [offset, factor] = scale;
-  const shown = factor === 1 ? value + offset : Number((offset + factor * value).toPrecision(3));
-  return make('span.value', {title: name}, `${layer.get('info').label} ${numberText(shown)}${unit}`);
+  const shown = factor === 1 ? numberText(value + offset) : stretchedText(value, offset, factor);
+  return make('span.value', {title: name}, `${layer.get('info').label} ${shown}${unit}`);
+}
+
+/** A value that was stretched to 0-255, with the digits that its steps have. The ends hold all values beyond them. */
+function stretchedText(value, offset, factor) {
+  const digits = factor > 0 ? Math.min(12, Math.max(0, Math.ceil(-Math.log10(factor)))) : 6;
+  const shown = (offset + factor * value).toLocaleString('en', {maximumFractionDigits: digits});
+  const beyond = factor > 0 ? {0: '≤ ', 255: '≥ '}[value] : '';
+  return `${beyond ?? ''}${shown}`;
 }
 
 /**

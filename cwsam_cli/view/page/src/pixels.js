@@ -55,12 +55,12 @@ export class Pixels {
     const {image, grid} = levels[level];
     const [left, top, right, bottom] = windows[level];
     const [values] = await image.readRasters({window: windows[level], samples: [0]});
-    const factor = grid.factor ** 2;
+    const {columns, rows} = grid.factor;
     let index = 0;
     for (let row = top; row < bottom; row++) {
-      const areaAt = pixelAreas(this.layer.area, (row + 0.5) * grid.factor);
+      const areaAt = pixelAreas(this.layer.area, (row + 0.5) * rows - 0.5);
       for (let column = left; column < right; column++) {
-        amounts[values[index++]] += areaAt((column + 0.5) * grid.factor) * factor;
+        amounts[values[index++]] += areaAt((column + 0.5) * columns - 0.5) * columns * rows;
       }
     }
     return {amounts, exact: level === 0};
@@ -81,9 +81,9 @@ class Grid {
     const [right, down] = finest.getResolution();
     this.width = image.getWidth();
     this.height = image.getHeight();
-    this.factor = finest.getWidth() / this.width;
-    this.right = right * this.factor;
-    this.down = (down * finest.getHeight()) / this.height;
+    this.factor = {columns: finest.getWidth() / this.width, rows: finest.getHeight() / this.height};
+    this.right = right * this.factor.columns;
+    this.down = down * this.factor.rows;
   }
 
   pixelAt([x, y]) {
@@ -105,7 +105,7 @@ class Grid {
 /**
  * Areas of the pixels of a row, between the places where the page's data has them.
  * @param {?{rows: number[], columns: number[], m2: number[][]}} area Areas of some pixels.
- * @param {number} row A row of the finest level.
+ * @param {number} row A row of the finest level; whole numbers are centres of pixels.
  * @return {function(number): number} Area in m² by column, 1 if pixels have no size.
  */
 function pixelAreas(area, row) {
@@ -131,5 +131,5 @@ function between(nodes, place) {
   }
   const step = (nodes[nodes.length - 1] - nodes[0]) / (nodes.length - 1);
   const index = Math.min(Math.max(0, Math.floor((place - nodes[0]) / step)), nodes.length - 2);
-  return [index, (place - nodes[index]) / step];
+  return [index, (place - nodes[index]) / (nodes[index + 1] - nodes[index])]; // nodes are rounded to whole numbers
 }
