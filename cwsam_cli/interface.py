@@ -138,7 +138,7 @@ class Classifier:
                 hides pixels as the nodata value of a scene does. NaN and infinity are nodata.
             valid: False (H, W) where the image has no data; None if it has data everywhere.
             crs: the coordinate reference system, such as "EPSG:32617".
-            transform: from column and row to coordinates, as in rasterio.
+            transform: from column and row to coordinates, as in rasterio; needed with `crs`.
             probabilities: also return the probability of each class.
 
         Raises:
@@ -160,6 +160,8 @@ class Classifier:
                 f"`valid` has the shape {valid.shape}, and the image has {image.shape[1:]} rows and columns",
                 hint="give one value per pixel",
             )
+        if crs is not None and transform is None:
+            raise DataError("the array has a `crs`, but no `transform`", hint="classify(image, crs=…, transform=…)")
         place, affine = _crs(crs), transform or _NO_PLACE
         with tempfile.TemporaryDirectory(prefix="cwsam-") as folder:
             scene, target = Path(folder) / "array.tif", Path(folder) / "map.tif"
@@ -348,6 +350,8 @@ def assess_map(
     with _as_file(source, needs_crs=False) as path, tempfile.TemporaryDirectory(prefix="cwsam-") as folder:
         if isinstance(reference, np.ndarray):
             codes, reference = reference, Path(folder) / "reference.tif"
+            if codes.dtype.kind not in "iuf":
+                raise DataError(f"the reference holds {codes.dtype.name} values", hint='reference.astype("uint8")')
             with open_raster(path) as grid:
                 if codes.shape != grid.shape:
                     raise DataError(
@@ -413,6 +417,7 @@ def _write(
 ) -> None:
     """Write an array (H, W) or (C, H, W) as a GeoTIFF."""
     bands = values if values.ndim == 3 else values[None]
+    bands = bands.astype(bands.dtype.newbyteorder("="), copy=False)  # files of other programs have other byte orders
     creation = GTIFF_CREATION | ({} if classes else {"photometric": "minisblack"})
     with (
         warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),

@@ -116,9 +116,19 @@ def test_an_image_of_another_form_is_refused(classifier: Classifier, pixels: Any
         classifier.classify(pixels, valid=valid)
 
 
+def test_the_byte_order_of_an_array_makes_no_difference(classifier: Classifier) -> None:
+    made = [classifier.classify(image().astype(dtype)).codes for dtype in ("<f4", ">f4", ">u2")]
+    assert (made[0] == made[1]).all() and (made[0] == made[2]).all()
+
+
+def test_a_crs_without_a_transform_is_refused(classifier: Classifier) -> None:
+    with pytest.raises(DataError, match="no `transform`"):
+        classifier.classify(image(), crs="EPSG:32617")
+
+
 def test_a_crs_that_does_not_exist_is_refused(classifier: Classifier) -> None:
     with pytest.raises(DataError, match="no such place"):
-        classifier.classify(image(), crs="no such place")
+        classifier.classify(image(), crs="no such place", transform=PLACE["transform"])
 
 
 def test_a_scene_is_mapped_with_options_of_the_command(
@@ -177,6 +187,8 @@ def test_an_array_is_compared_with_reference_codes() -> None:
     assert result.metrics.pixels == 3
     with pytest.raises(DataError, match="the map has"):
         assess_map(classes([[0, 1]], **PLACE), np.zeros((2, 1), np.uint8))
+    with pytest.raises(DataError, match="bool values"):
+        assess_map(classes([[0, 1]], **PLACE), np.array([[True, False]]))
 
 
 def test_a_written_map_replaces_another_only_on_request(tmp_path: Path) -> None:
