@@ -195,7 +195,7 @@ def predict(
     and the maps are joined as `cwsam mosaic --by confidence` does.
 
     \b
-    $ sbatch --array=1-8 --wrap 'cwsam predict scene.tif -c best.pth -o map.tif \
+    $ sbatch --array=1-8 --wrap 'cwsam predict scene.tif -c best.pth -o map.tif \\
           --part $SLURM_ARRAY_TASK_ID/8'
 
     Parts share one scene by rows, several by scene. All write to one folder, on a disk that

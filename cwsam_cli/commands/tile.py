@@ -212,12 +212,12 @@ def tile(
 
     --append uses the class table, bands and options of the dataset again, so it needs scenes and
     labels only (also --class-field for features, and --stack or --assets if the first run had it).
+    Scenes that the dataset has already are skipped. New ground goes to the split of the tiles whose
+    ground it shows, and new tiles within the buffer of other splits are left out. If the command is
+    killed, the dataset is unchanged, and the same command continues.
 
     With --scheduler, the workers of a Dask cluster read labels and write tiles. They need the
     scenes, the labels and the output's folder at the same paths; see docs/cluster.md.
-    Scenes that the dataset has already are skipped. New ground goes to the split of
-    the tiles whose ground it shows, and new tiles within the buffer of other splits are left out.
-    If the command is killed, the dataset is unchanged, and the same command continues.
 
     Without --classes, names and colours come from the class table, the category names and the
     palette of a label raster, or from the values of the class field.

@@ -39,8 +39,8 @@ def view(
     Files are told apart by their content. A raster of whole numbers with class names, a
     palette or few values is a map. `map.confidence.tif` beside `map.tif` is shown with it. Layers
     in another CRS are brought into the page's: images bilinear, classes by nearest neighbour.
-    GeoTIFFs with tiles and overviews are read as they are. Others are first written as COGs
-    to a temporary folder, for which the disk needs some space.
+    GeoTIFFs of whole numbers with tiles and overviews, without JPEG, are read as they are.
+    Others are first written as COGs to a temporary folder, for which the disk needs some space.
 
     The page is served on this machine only, at an address with a random part, until you press
     Ctrl-C. --export writes a folder for any web server that has range requests.
