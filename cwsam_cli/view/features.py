@@ -17,7 +17,7 @@ from pyproj.exceptions import ProjError
 
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.style import read_qml
-from cwsam_cli.taxonomy import default_color
+from cwsam_cli.taxonomy import default_color, name_key
 from cwsam_cli.vector.layers import GEOMETRY, write_stream
 from cwsam_cli.view.frame import Frame
 from cwsam_cli.view.request import ClassEntry, Layer
@@ -140,7 +140,7 @@ class _Stream:
             pairs = pa.table({"code": batch.column(_CODE), "name": names}).group_by(["code", "name"]).aggregate([])
             for row in pairs.to_pylist():
                 if row["code"] is not None:
-                    self.codes.setdefault(row["code"], str(row["name"]))
+                    self.codes.setdefault(row["code"], str(row["code"] if row["name"] is None else row["name"]))
 
 
 def _transformer(source: FeatureSource, frame: Frame) -> Transformer | None:
@@ -161,9 +161,11 @@ def _transformer(source: FeatureSource, frame: Frame) -> Transformer | None:
 
 
 def _classes(source: FeatureSource, stream: _Stream, known: tuple[ClassEntry, ...]) -> tuple[ClassEntry, ...]:
-    """Return the classes of a layer: those of the map if they name all its codes, else its own."""
-    by_code = {entry.code: entry for entry in known}
-    if stream.codes and stream.codes.keys() <= by_code.keys():
+    """Return the classes of a layer: those of the map if they are the same for all its codes, else its own."""
+    names = {entry.code: name_key(entry.name) for entry in known}
+    if stream.codes and all(
+        code in names and (name == str(code) or name_key(name) == names[code]) for code, name in stream.codes.items()
+    ):
         return known
     style = _style(source)
     return tuple(

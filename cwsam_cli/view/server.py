@@ -1,8 +1,8 @@
 """Serve a page and its files to browsers on this machine.
 
 The server listens on 127.0.0.1 only. Every path begins with a random token, so other users and other web pages
-cannot guess it. Users who can list the processes of this machine see it in the command line of a browser that it
-starts. The server gives files that are named, and nothing else.
+cannot guess it. Users who can list the processes of this machine see it in the command line of a browser that
+`cwsam view` starts. The server gives files that are named, and nothing else.
 """
 
 import re

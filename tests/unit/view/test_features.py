@@ -53,6 +53,14 @@ def test_codes_that_the_map_does_not_know_get_the_colours_of_the_geopackage(tmp_
     ]
 
 
+def test_codes_of_another_legend_are_not_the_classes_of_the_map(tmp_path: Path) -> None:
+    path = write(tmp_path / "polygons.gpkg", code=[3, 9], name=["Water ", "town"])
+    layer = prepare_features(inspect_features(path)[0], UTM, tmp_path, KNOWN)
+    assert [entry.name for entry in layer.classes] == ["Water ", "town"]
+    without_names = write(tmp_path / "codes.gpkg", code=[3, 9])
+    assert prepare_features(inspect_features(without_names)[0], UTM, tmp_path, KNOWN).classes == KNOWN
+
+
 def test_features_without_codes_have_no_classes(tmp_path: Path) -> None:
     path = write(tmp_path / "fields.gpkg", crop=["wheat", "maize"])
     layer = prepare_features(inspect_features(path)[0], UTM, tmp_path, KNOWN)
