@@ -21,7 +21,7 @@ def info(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Describe a model, a map, a dataset, a scene or a configuration, and its origin.
+    """Describe a model, map, dataset, scene or configuration.
 
     \b
     $ cwsam info save/first/model_epoch_best.pth
