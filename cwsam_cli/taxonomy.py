@@ -176,12 +176,30 @@ def check_name(code: int | None, name: str) -> None:
     Raises:
         ValueError: the name is empty, too long, or has characters that cannot be printed.
     """
-    if not name.strip():
-        raise ValueError(f"the class with code {code} has no name")
+    check_printable(code, name)
     if len(name) > LONGEST_NAME:
         raise ValueError(f"the name of the class with code {code} is longer than {LONGEST_NAME} characters")
+
+
+def check_printable(code: int | None, name: str) -> None:
+    """Check the name of a class of any raster, which may have any length.
+
+    Args:
+        code: the class's code, for the message.
+        name: the name.
+
+    Raises:
+        ValueError: the name is empty, or has characters that cannot be printed.
+    """
+    if not name.strip():
+        raise ValueError(f"the class with code {code} has no name")
     if any(map(_is_unprintable, name)):
         raise ValueError(f"the name {name!a} of the class with code {code} has characters that cannot be printed")
+
+
+def make_printable(name: str) -> str:
+    """Return a name with a space in place of each character that cannot be printed. It may be empty."""
+    return "".join(" " if _is_unprintable(character) else character for character in name).strip()
 
 
 def _is_unprintable(character: str) -> bool:

@@ -100,7 +100,7 @@ def measure_ranges(
 
 def as_length(metres: float) -> str:
     """Return a length with its unit and at most three digits."""
-    if metres < 1000:
+    if round(metres) < 1000:
         return f"{metres:.0f} m"
     return f"{metres / 1000:.3g} km" if metres < 100_000 else f"{metres / 1000:,.0f} km"
 

@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import pyogrio
 from numpy.typing import NDArray
+from pyproj.exceptions import ProjError
 
 from cwsam_cli.assess.places import INDEX, list_tiles
 from cwsam_cli.vector.distances import nearest_distances
+
+_LARGEST = (360, 91, 360, 91)
+"""Bounds in degrees. Scenes without CRS beside scenes with one have pixels as coordinates, which are larger."""
 
 
 def distances_from_training(data: Sequence[Path], split: str) -> NDArray[np.float64] | None:
@@ -19,8 +23,8 @@ def distances_from_training(data: Sequence[Path], split: str) -> NDArray[np.floa
         split: the measured split.
 
     Returns:
-        The distances, one folder after the other. None if it is the training split, a dataset has no positions on the
-        ground, or there is no training tile.
+        The distances, one folder after the other. None if it is the training split, if a tile has no known position on
+        the Earth, or if there is no training tile.
     """
     if split == "train":
         return None
@@ -32,8 +36,13 @@ def distances_from_training(data: Sequence[Path], split: str) -> NDArray[np.floa
         frame = pyogrio.read_dataframe(path, layer="tiles", columns=["tile", "split"])
         if frame.crs is None or "split" not in frame.columns:
             return None
-        # Datasets may have different CRSs. Degrees are made true to scale at each pair.
-        frame = frame.to_crs("EPSG:4326").set_index("tile")
+        try:
+            # Datasets may have different CRSs. Degrees are made true to scale at each pair.
+            frame = frame.to_crs("EPSG:4326").set_index("tile")
+        except ProjError:  # a local CRS
+            return None
+        if not (abs(frame.total_bounds) <= _LARGEST).all():
+            return None
         ours.append(frame.geometry.loc[list_tiles(folder, split)].to_numpy())
         theirs.append(frame.geometry[frame["split"] == "train"].to_numpy())
     training = np.concatenate(theirs)

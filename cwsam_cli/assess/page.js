@@ -76,7 +76,7 @@ function parts() {
       rows.map((row) => [row.part, figure(row.accuracy), range(row.interval), count(row.pixels), count(row.blocks)])));
   };
   show("Accuracy by group of experts", "Each pixel counts for the group to which the router gave most weight, as `predict --experts` maps it.", "group", report.expert_groups);
-  show("Accuracy by distance from training ground", "Distance of a tile from the nearest training tile, in ranges with about equally many pixels.", "distance", report.distances_from_training);
+  show("Accuracy by distance from training ground", "Distance of a tile from the nearest training tile of the dataset, in at most five ranges. Tiles of equal distance share a range. If the model learned from another dataset, the distances say nothing.", "distance", report.distances_from_training);
 }
 
 function curves() {

@@ -111,7 +111,7 @@ def evaluate(
     metrics.json, confusion_matrix.csv (rows: reference, columns: map), classes.csv,
     scenes.csv, tiles.csv (the least accurate first) and reliability.csv. If the model has
     groups of experts, expert_groups.csv has the accuracy by the group that served most.
-    distances_from_training.csv has it by distance from the nearest training tile.
+    distances_from_training.csv has it by distance from the dataset's nearest training tile.
 
     --calibrate divides the model's scores by a temperature, so that it is as sure as it is
     right. --conformal finds for each class the smallest probability that keeps it in a

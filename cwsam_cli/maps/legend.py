@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rasterio.io import DatasetReader
 
 from cwsam_cli.raster.style import CLASSES_TAG, band_names, read_palette, read_taxonomy
-from cwsam_cli.taxonomy import Taxonomy, default_color
+from cwsam_cli.taxonomy import Taxonomy, default_color, make_printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Legend:
         if dataset.tags().get(CLASSES_TAG):
             return cls.of(read_taxonomy(dataset, ()))
         names: dict[int, str] = {}
-        for code, name in band_names(dataset, band).items():
-            if name:
+        for code, text in band_names(dataset, band).items():
+            if name := make_printable(text):
                 names[code] = f"{name} ({code})" if name in names.values() else name
         return cls(names, read_palette(dataset, band))
 

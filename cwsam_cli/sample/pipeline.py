@@ -59,7 +59,7 @@ def draw_sample(request: SampleRequest) -> SampleResult:
                 frame, design, expected = _begin(request, source, strata, population, legend)
                 added = len(frame)
             else:
-                frame, design, expected = _continue(request, sample, source, strata, population)
+                frame, design, expected = _continue(request, sample, source, strata, population, legend)
                 added = len(frame) - len(sample.frame)
     weights = design.units / np.maximum(design.points, 1)
     frame["weight"] = weights[frame["stratum"].to_numpy() - 1]
@@ -85,7 +85,7 @@ def _begin(
     design = Design(
         map=request.map_path.name,
         map_sha256=population.sha256,
-        classes=tuple(MapClass(code=c, name=legend.name(c), color=legend.color(c)) for c in sorted(codes)),
+        classes=_classes(legend, codes),
         strata_from=request.strata.name if request.strata else "",
         strata=_strata(population, names, points, are_classes=request.strata is None),
         allocation=request.allocation or "proportional",
@@ -106,7 +106,12 @@ def _side(request: SampleRequest, sample: Sample | None) -> int:
 
 
 def _continue(
-    request: SampleRequest, sample: Sample, source: ClassRaster, strata: StrataSource, population: Population
+    request: SampleRequest,
+    sample: Sample,
+    source: ClassRaster,
+    strata: StrataSource,
+    population: Population,
+    legend: Legend,
 ) -> tuple["GeoDataFrame", Design, float | None]:
     import pandas
 
@@ -139,7 +144,15 @@ def _continue(
         dataclasses.replace(stratum, points=stratum.points + int(count))
         for stratum, count in zip(design.strata, points, strict=True)
     )
-    return whole, dataclasses.replace(design, strata=grown, rounds=design.rounds + 1), None
+    # Without a legend, only points tell the classes. New points may have further ones.
+    known = {entry.code for entry in design.classes}
+    classes = (*design.classes, *_classes(legend, set(frame["map"].tolist()) - known))
+    ordered = tuple(sorted(classes, key=lambda entry: entry.code))
+    return whole, dataclasses.replace(design, strata=grown, classes=ordered, rounds=design.rounds + 1), None
+
+
+def _classes(legend: Legend, codes: set[int]) -> tuple[MapClass, ...]:
+    return tuple(MapClass(code=code, name=legend.name(code), color=legend.color(code)) for code in sorted(codes))
 
 
 def _interpreted(path: Path) -> Sample:

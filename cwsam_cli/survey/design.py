@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cwsam_cli.config.load import validate
 from cwsam_cli.errors import ConfigError
-from cwsam_cli.taxonomy import check_name
+from cwsam_cli.taxonomy import check_printable
 
 VERSION = 1
 
@@ -81,7 +81,7 @@ class Design:
         if self.block_pixels < 1:
             raise ValueError(f"block_pixels is {self.block_pixels}")
         for entry in self.classes:
-            check_name(entry.code, entry.name)
+            check_printable(entry.code, entry.name)
             if not re.fullmatch("#[0-9a-fA-F]{6}", entry.color):
                 raise ValueError(f"color `{entry.color}` of `{entry.name}` is not of the form #rrggbb")
         for stratum in self.strata:

@@ -54,10 +54,8 @@ def nearest_distances(ours: Shapes, theirs: Shapes, *, in_degrees: bool = False)
         theirs: outlines (M,), at least one.
         in_degrees: see `near_pairs`.
     """
-    flat = [ours, theirs]
-    if in_degrees:
-        scale = np.cos(np.radians(shapely.bounds(np.concatenate(flat))[:, [1, 3]].mean()))
-        flat = [shapely.transform(shapes, lambda xy: xy * (scale, 1.0)) for shapes in flat]
+    # Mercator's plane has the same scale in all directions at each latitude, so the nearest outline is the same.
+    flat = [shapely.transform(shapes, _on_mercator) for shapes in (ours, theirs)] if in_degrees else [ours, theirs]
     one, other = shapely.STRtree(flat[1]).query_nearest(flat[0], all_matches=False)
     found = np.empty(len(ours))
     found[one] = distances(ours[one], theirs[other], in_degrees=in_degrees)
@@ -103,6 +101,12 @@ def to_metres(ours: Shapes, theirs: Shapes) -> tuple[Shapes, Shapes]:
 def _scaled(shapes: Shapes, scale: Floats) -> Shapes:
     coordinates, number = shapely.get_coordinates(shapes, return_index=True)
     return np.asarray(shapely.set_coordinates(shapes.copy(), coordinates * scale[number]))
+
+
+def _on_mercator(degrees: Floats) -> Floats:
+    """Project longitude and latitude (N, 2) in degrees to Mercator's plane, in degrees of longitude."""
+    phi = np.radians(np.clip(degrees[:, 1], -89.9, 89.9))
+    return np.stack([degrees[:, 0], np.degrees(np.arcsinh(np.tan(phi)))], axis=1)
 
 
 def _metres_per_degree(latitude: Floats) -> tuple[Floats, Floats]:

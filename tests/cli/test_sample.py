@@ -358,3 +358,21 @@ def test_a_sample_of_another_map_is_not_continued(cwsam: Cwsam, refused: Refused
 def test_an_existing_sample_is_kept(cwsam: Cwsam, refused: Refused, map_path: Path) -> None:
     cwsam("sample", map_path, "-n", 60, "-o", "sample.gpkg")
     refused(2, "sample", map_path, "-n", 60, "-o", "sample.gpkg", names="sample.gpkg")
+
+
+def test_classes_that_only_further_points_show_can_be_references(cwsam: Cwsam, tmp_path: Path) -> None:
+    """A map without legend, whose classes are no strata. The first two points show the same class."""
+    codes = np.ones((60, 60), np.uint8)
+    codes[::3] = 7
+    write(tmp_path / "plain.tif", codes)
+    write(tmp_path / "zones.tif", np.full((60, 60), 5, np.uint8))
+    strata = ("--strata", "zones.tif", "-o", "sample.gpkg")
+    for seed in range(9):
+        again = ("--min-per-class", 2, "--seed", seed, "--overwrite")
+        cwsam("sample", tmp_path / "plain.tif", "-n", 2, *strata, *again)
+        if set(read_sample(Path("sample.gpkg")).frame["map"]) == {1}:
+            break
+    cwsam("sample", tmp_path / "plain.tif", "--more", 40, *strata)
+    sample = read_sample(Path("sample.gpkg"))
+    assert sample.design is not None
+    assert [(entry.code, entry.name) for entry in sample.design.classes] == [(1, "class 1"), (7, "class 7")]

@@ -33,8 +33,8 @@ def test_ranges_hold_about_as_many_pixels_and_rise() -> None:
 
 
 def test_lengths_of_any_size_are_short() -> None:
-    lengths = [as_length(metres) for metres in (0.0, 899.6, 1234.0, 98_760.0, 1_234_567.0)]
-    assert lengths == ["0 m", "900 m", "1.23 km", "98.8 km", "1,235 km"]
+    lengths = [as_length(metres) for metres in (0.0, 899.6, 999.6, 1234.0, 98_760.0, 1_234_567.0)]
+    assert lengths == ["0 m", "900 m", "1 km", "1.23 km", "98.8 km", "1,235 km"]
 
 
 def test_tiles_of_equal_value_stay_together() -> None:

@@ -52,3 +52,16 @@ def test_unknown_positions_give_no_distances(tmp_path: Path) -> None:
     assert distances_from_training([dataset(tmp_path / "placed", *tiles)], "train") is None
     only = dataset(tmp_path / "only", ("a", "test", 0.0))
     assert distances_from_training([only], "test") is None
+
+
+@pytest.mark.parametrize("odd", ["a local CRS", "scenes with and without CRS"])
+def test_ground_that_is_nowhere_on_the_earth_gives_no_distances(tmp_path: Path, odd: str) -> None:
+    folder = dataset(tmp_path, ("a", "test", 1300.0), ("c", "train", 0.0))
+    frame = geopandas.read_file(folder / "tiles.gpkg")
+    if odd == "a local CRS":
+        frame = frame.set_crs('LOCAL_CS["site",UNIT["metre",1]]', allow_override=True)
+    else:
+        frame = frame.to_crs("EPSG:4326")
+        frame.loc[0, "geometry"] = box(0, 0, 128, 128)  # in pixels
+    write_frame(frame, folder / "tiles.gpkg", layer="tiles")
+    assert distances_from_training([folder], "test") is None

@@ -58,3 +58,13 @@ def test_a_palette_colours_classes_without_names(make_raster: MakeRaster) -> Non
         target.write_colormap(1, {10: (0, 100, 0, 255), 80: (0, 100, 200, 255)})
     legend = read(path)
     assert (legend.name(10), legend.color(10), legend.color(80)) == ("class 10", "#006400", "#0064c8")
+
+
+def test_names_of_other_programs_may_be_long_but_not_unprintable(make_raster: MakeRaster) -> None:
+    path = make_raster("globcover.tif", np.array([[0, 1]], np.uint8))
+    names = "".join(f"<Category>{name}</Category>" for name in ("w" * 150, "wet&#10;land\u202e", "\u202d"))
+    path.with_name("globcover.tif.aux.xml").write_text(
+        f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand></PAMDataset>',
+        encoding="utf-8",
+    )
+    assert read(path).names == {0: "w" * 150, 1: "wet land"}

@@ -1,5 +1,6 @@
 """A design is read as it was written, or refused with the name of the wrong field."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -20,6 +21,11 @@ DESIGN = Design(
 
 def test_a_design_comes_back_as_it_was() -> None:
     assert Design.from_json(DESIGN.as_json()) == DESIGN
+
+
+def test_a_class_of_another_programs_map_may_have_a_long_name() -> None:
+    design = dataclasses.replace(DESIGN, classes=(MapClass(code=1, name="w" * 150, color="#0000ff"),))
+    assert Design.from_json(design.as_json()) == design
 
 
 @pytest.mark.parametrize(

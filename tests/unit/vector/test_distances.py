@@ -5,7 +5,7 @@ import pytest
 import shapely
 from pyproj import Geod
 
-from cwsam_cli.vector.distances import distances, near_pairs
+from cwsam_cli.vector.distances import distances, near_pairs, nearest_distances
 
 
 def boxes(*corners: tuple[float, float], side: float = 1.0) -> np.ndarray:
@@ -36,3 +36,11 @@ def test_distances_in_metres_from_degrees(latitude: float, east: bool) -> None:
 def test_nothing_is_near_nothing() -> None:
     one, other = near_pairs(boxes(), boxes((0, 0)), np.zeros(0))
     assert len(one) == len(other) == 0
+
+
+def test_the_nearest_outline_is_found_at_any_latitude() -> None:
+    """A degree of longitude is short at 70°, however far south other outlines lie."""
+    ours = boxes((10, 70), (10, 0), side=0.01)
+    theirs = boxes((11.01, 70), (10, 70.51), (10, 1), side=0.01)
+    every = [distances(np.repeat(ours[i : i + 1], 3), theirs, in_degrees=True).min() for i in range(2)]
+    np.testing.assert_array_equal(nearest_distances(ours, theirs, in_degrees=True), every)
