@@ -186,6 +186,11 @@ def plan_mosaic(request: MapRequest, model: Model) -> MapPlan:
         part = placed.within(shown)
         if part is not None and (area is None or area.touches(moved(part, col, row))):
             found.append((replace(placed, shown=part), replace(needs, lattice=placed.lattice)))
+    if not found:
+        raise DataError(
+            "no scene has a pixel in the part of the mosaic that is to be mapped",
+            hint="check --bounds and --aoi: there are gaps between the scenes",
+        )
     found.sort(key=lambda item: (item[0].row, item[0].col, item[0].fingerprint))
     scenes = tuple(placed for placed, _ in found)
     least = found[0][1]
@@ -202,7 +207,8 @@ def plan_mosaic(request: MapRequest, model: Model) -> MapPlan:
         waiting=first.waiting_memory,
         room=first.device_limit,
     )
-    described = sorted((placed.fingerprint, placed.col, placed.row) for placed in scenes)
+    # Scenes beside the part that is shown are not in it, but the lattice depends on the size of the whole mosaic.
+    described = [grid.width, grid.height, *((placed.fingerprint, placed.col, placed.row) for placed in scenes)]
     return replace(
         first,
         request=request,

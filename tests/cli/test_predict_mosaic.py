@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from typer.testing import Result
 
+from cwsam_cli.predict import work
 from tests.cli.conftest import invoke, write
 from tests.clusters import quick_cluster
 
@@ -101,6 +102,43 @@ def test_bounds_give_the_values_of_the_whole_mosaic(cwsam: Cwsam, run: Any, halv
     cwsam(*common, "-o", "part.tif", "--bounds", west, north - 30 * 200, west + 30 * 100, north)
     assert (codes("part.tif") == codes("all.tif")[50:250, 90:190]).mean() > 0.9999
     assert json.loads(cwsam(*common, "--dry-run", "--json").stdout)["scenes"][0]["windows"] > 100
+
+
+def test_a_scene_that_changes_while_the_mosaic_is_made_is_noticed(
+    cwsam: Cwsam, run: Any, picture: NDArray[np.uint8], halves: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = work.make_pieces
+
+    def change(*args: Any, **options: Any) -> None:
+        real(*args, **options)
+        write(halves[1], picture[:, ::-1, RIGHT], transform=place(RIGHT), nodata=0)
+
+    monkeypatch.setattr(work, "make_pieces", change)
+    failed = invoke("predict", *halves, "-c", run.checkpoint, "--mosaic", "-o", "region.tif")
+    assert failed.exit_code == 4 and "right.tif` was changed while it was read" in failed.stderr
+    assert not Path("region.tif").exists()
+
+
+def test_ground_between_the_scenes_is_refused(cwsam: Cwsam, run: Any, picture: NDArray[np.uint8]) -> None:
+    apart = from_origin(600_000 + 30 * 150, 4_000_000 - 30 * 150, 30, 30)
+    scenes = [
+        write(Path("a.tif"), picture[:, :100, :100]),
+        write(Path("b.tif"), picture[:, :100, :100], transform=apart),
+    ]
+    west, north = 600_000 + 30 * 110, 4_000_000
+    bounds = (west, north - 30 * 90, west + 30 * 20, north)
+    refused = invoke("predict", *scenes, "-c", run.checkpoint, "--mosaic", "-o", "map.tif", "--bounds", *bounds)
+    assert refused.exit_code == 4 and "no scene has a pixel" in refused.stderr
+
+
+def test_another_scene_beside_the_bounds_makes_another_map(
+    cwsam: Cwsam, run: Any, picture: NDArray[np.uint8], halves: list[Path]
+) -> None:
+    bounds = (600_000, 4_000_000 - 30 * 90, 600_000 + 30 * 60, 4_000_000)
+    common = ("-c", run.checkpoint, "--mosaic", "-o", "map.tif", "--bounds", *bounds)
+    cwsam("predict", halves[0], *common)
+    refused = invoke("predict", *halves, *common)
+    assert refused.exit_code == 2, "windows lie elsewhere"
 
 
 def test_scenes_of_other_pixels_are_mapped_one_by_one_and_joined(
