@@ -72,7 +72,7 @@ def test_signatures_and_tokens_are_in_no_file_and_no_stream(
         invoke("-v", *command, "--dry-run", "--json"),
         invoke("predict", signed, "-c", run.checkpoint, "-o", "one.tif"),  # has one band, so it fails
         invoke("predict", signed, "-c", run.checkpoint, "--dry-run"),
-        invoke("vectorize", f"{signed}&none=1", "polygons.gpkg"),
+        invoke("vectorize", f"http://{object_store}/none.tif?sig={SECRET}", "polygons.gpkg"),
     ]
     monkeypatch.setattr("sys.argv", ["cwsam", *command, f"http://me:{SECRET}@x.org/?token={SECRET}", f"key={SECRET}"])
     tiling = ("--assets", "x,y,z", "--labels", run.labels, "-o", "dataset", "--size", 32)
@@ -132,6 +132,16 @@ def test_a_busy_store_keeps_a_journal_and_a_replaced_object_does_not(
         invoke(*command)
     (tmp_path / switch).write_text(value)
     assert told in cwsam(*command).stderr
+
+
+def test_maps_on_a_server_become_polygons(cwsam: Cwsam, run: Any, object_store: str, tmp_path: Path) -> None:
+    shutil.copy(run.labels, tmp_path / "map.tif")
+    signed = f"http://{object_store}/map.tif?sig={SECRET}"
+    told = [cwsam("vectorize", signed, "one.gpkg", "--confidence", signed, "--stac")]
+    told.append(invoke("vectorize", signed, f"http://{object_store}/none.tif?sig={SECRET}", "-o", "more", "--json"))
+    assert told[-1].exit_code == 4 and len(json.loads(told[-1].stdout)["layers"]) == 1
+    assert linked(json.loads(Path("one.json").read_text()), "derived_from") == [f"http://{object_store}/map.tif"]
+    assert not leaks(tmp_path, *told)
 
 
 # Outputs in an object store
