@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from cwsam_cli.predict.request import MapRequest
     from cwsam_cli.predict.work import MapResult
 
+_JOINED = "%s, so each is mapped, and where maps overlap the most confident one is shown"
+
 
 def predict(
     scenes: Scenes,
@@ -264,7 +266,12 @@ def predict(
         from cwsam_cli.predict.planning import ScenesDiffer
         from cwsam_cli.predict.workers.parts import PartResult, predict_share
     if dry_run:
-        found, failed = estimate_many(request, [""] if mosaic else named)
+        try:
+            found, failed = estimate_many(request, [""] if mosaic else named)
+        except ScenesDiffer as error:
+            _refuse_blending_options(request, str(error))
+            log.warning(_JOINED, error)
+            found, failed = estimate_many(replace(request, scenes=(), confidence=True), named)
         raw = {"scenes": [asdict(each) for each in found], "failed": failed}
         print_result(raw, "\n".join(each.as_text() for each in found), as_json=as_json)
         if failed:
@@ -304,28 +311,14 @@ def _map_and_join(request: "MapRequest", reason: str, *, as_json: bool) -> None:
     Raises:
         UsageError: an option needs scenes whose scores can be blended.
     """
-    from cwsam_cli.distributed.cluster import launcher_environment
-    from cwsam_cli.errors import UsageError
     from cwsam_cli.mosaic.pipeline import mosaic
     from cwsam_cli.mosaic.request import MosaicRequest
     from cwsam_cli.mosaic.result import format_result
     from cwsam_cli.predict.many import predict_many
     from cwsam_cli.raster.sources.scenes import scene_names
 
-    needing = {
-        "--bounds": request.bounds,
-        "--preview": request.preview,
-        "--part": request.part or int(launcher_environment().get("WORLD_SIZE", "1")) > 1,
-        "--co": request.creation,
-        "--stac": request.stac,
-        "an output in an object store": request.upload,
-    } | {f"--{kind.replace('_', '-')}": True for kind in request.kinds}
-    if option := next((name for name, value in needing.items() if value), None):
-        raise UsageError(
-            f"{reason}, and {option} needs that",
-            hint=f"leave {option} out, or bring the scenes onto one grid: gdalwarp",
-        )
-    log.warning("%s, so each is mapped, and where maps overlap the most confident one is shown", reason)
+    _refuse_blending_options(request, reason)
+    log.warning(_JOINED, reason)
     folder = request.target.with_name(f".{request.target.name}.maps")
     made = predict_many(replace(request, scenes=(), output=folder, confidence=True), request.scenes)
     if made is None:
@@ -345,6 +338,30 @@ def _map_and_join(request: "MapRequest", reason: str, *, as_json: bool) -> None:
     )
     shutil.rmtree(folder)
     print_result(joined, format_result(joined), as_json=as_json)
+
+
+def _refuse_blending_options(request: "MapRequest", reason: str) -> None:
+    """Stop at an option that needs scenes whose scores can be blended.
+
+    Raises:
+        UsageError: there is one.
+    """
+    from cwsam_cli.distributed.cluster import launcher_environment
+    from cwsam_cli.errors import UsageError
+
+    needing = {
+        "--bounds": request.bounds,
+        "--preview": request.preview,
+        "--part": request.part or int(launcher_environment().get("WORLD_SIZE", "1")) > 1,
+        "--co": request.creation,
+        "--stac": request.stac,
+        "an output in an object store": request.upload,
+    } | {f"--{kind.replace('_', '-')}": True for kind in request.kinds}
+    if option := next((name for name, value in needing.items() if value), None):
+        raise UsageError(
+            f"{reason}, and {option} needs that",
+            hint=f"leave {option} out, or bring the scenes onto one grid: gdalwarp",
+        )
 
 
 def _refuse_launcher(uses_others: bool) -> None:

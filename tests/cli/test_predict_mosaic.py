@@ -147,6 +147,8 @@ def test_scenes_of_other_pixels_are_mapped_one_by_one_and_joined(
     shifted = from_origin(600_000 + 30 * RIGHT.start + 7, 4_000_000, 30, 30)
     write(halves[1], picture[:, :64, RIGHT], transform=shifted)
     common = ("predict", *halves, "-c", run.checkpoint, "--mosaic", "-o", "region.tif")
+    estimates = cwsam(*common, "--dry-run", "--json")
+    assert [len(json.loads(estimates.stdout)["scenes"]), "so each is mapped" in estimates.stderr] == [2, True]
     assert "do not share CRS, pixel size and pixel edges, so each is mapped" in cwsam(*common).stderr
     assert codes("region.tif").shape == (HEIGHT, WIDTH + 1)  # the first scene's pixels
     assert not list(tmp_path.glob(".region*"))
