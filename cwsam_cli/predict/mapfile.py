@@ -38,7 +38,7 @@ from cwsam_cli.raster.sources.catalog import (
     write_json,
 )
 from cwsam_cli.raster.sources.network import gdal_settings, stored_name
-from cwsam_cli.raster.sources.vsi import remove
+from cwsam_cli.raster.sources.vsi import read_headers, remove
 from cwsam_cli.raster.style import tag_classes, write_sidecar, write_style
 from cwsam_cli.taxonomy import IGNORE, from_names
 
@@ -74,7 +74,8 @@ def _is_uploaded(plan: MapPlan) -> bool:
     other = next((name for name, tags in stored.items() if tags and tags.get(KEY) != plan.digest), None)
     if other is not None:
         raise OutputExists(other)
-    return all(stored.values())
+    item = f"{request.upload.rpartition('/')[0]}/{item_path(request.target).name}"
+    return all(stored.values()) and not (request.stac and not read_headers(stored_name(item)))
 
 
 def refuse_others(plan: MapPlan) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cwsam_cli.console import log, setup
@@ -74,7 +74,9 @@ def vectorize_many(
             log.info("%d/%d `%s` → `%s`", number, len(requests), request.map_path, request.output)
             try:
                 found[request.map_path] = (
-                    workers.call(vectorize_at_worker, request.for_workers()) if workers else vectorize(request)
+                    replace(workers.call(vectorize_at_worker, request.for_workers()), path=request.output)
+                    if workers
+                    else vectorize(request)
                 )
             except LostScheduler:
                 raise

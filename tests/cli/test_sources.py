@@ -242,7 +242,8 @@ def test_maps_of_a_folder_or_a_store_have_a_collection(
     for name in ("a_20240601", "b_20240602"):
         make_raster(f"scenes/{name}.tif", image)
         cwsam(*command, "maps")
-    cwsam(*command, "s3://shelf/maps")
+    cwsam(*command[:-2], "-o", "s3://shelf/maps")
+    cwsam(*command, "s3://shelf/maps")  # the maps are there, and their items are not
     for folder in (tmp_path / "maps", tmp_path / "shelf" / "maps"):
         collection = json.loads((folder / "collection.json").read_text())
         refuse_invalid(collection)

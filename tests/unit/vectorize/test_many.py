@@ -39,6 +39,7 @@ def test_workers_write_the_layers_of_one_process(
         there = vectorized(["maps/aa.tif", *maps], Path("there"), cluster.scheduler_address)
     for made in (here, there):
         assert [layer.path.name for layer in made.layers] == ["a.gpkg", "b.gpkg"]
+        assert not any(layer.path.is_absolute() for layer in made.layers)
         assert list(made.failed) == ["maps/aa.tif"] and "not a readable raster" in made.failed["maps/aa.tif"]
     assert sorted(path.name for path in Path("there").iterdir()) == ["a.gpkg", "b.gpkg"]
     for name in ("a.gpkg", "b.gpkg"):
