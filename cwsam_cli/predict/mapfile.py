@@ -226,6 +226,7 @@ def write_item(plan: MapPlan, target: Path) -> None:
     layers = {
         kind: describe_file(beside(target, kind), form, kind.replace("_", " "), ["data"]) for kind in request.kinds
     }
+    scenes = [placed.scene for placed in plan.scenes] or [request.scene]  # those that the map shows
     folder = Path() if request.upload else request.target.parent  # where an upload is made says nothing to its readers
     codes = {"data_type": "uint8", "nodata": IGNORE, "classification:classes": classes}
     item = make_item(
@@ -236,7 +237,7 @@ def write_item(plan: MapPlan, target: Path) -> None:
             grid=plan.grid,
             date=plan.date,
             assets={"map": describe_file(target, form, "class codes", ["data"]) | codes, **layers},
-            sources=[each for scene in request.inputs for each in addresses(scene, folder)],
+            sources=[each for scene in scenes for each in addresses(scene, folder)],
             collection=request.collection,
         )
     )

@@ -193,6 +193,7 @@ def plan_mosaic(request: MapRequest, model: Model) -> MapPlan:
         )
     found.sort(key=lambda item: (item[0].row, item[0].col, item[0].fingerprint))
     scenes = tuple(placed for placed, _ in found)
+    dates = {plan.request.scene: plan.date for plan, _ in planned}
     least = found[0][1]
     needs = MosaicNeeds(
         **{each.name: getattr(least, each.name) for each in fields(least)} | {"lattice": lattice},
@@ -225,7 +226,7 @@ def plan_mosaic(request: MapRequest, model: Model) -> MapPlan:
         gdal_cache=max(plan.gdal_cache for plan, _ in planned),
         memory=needs.bytes(width, batch),
         device_memory=needs.device_bytes(width, batch),
-        date=max(plan.date for plan, _ in planned),
+        date=max(dates[placed.scene] for placed in scenes),
         warnings=tuple(dict.fromkeys(text for plan, _ in planned for text in plan.warnings)),
         scenes=scenes,
     )

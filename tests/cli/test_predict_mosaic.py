@@ -131,14 +131,17 @@ def test_ground_between_the_scenes_is_refused(cwsam: Cwsam, run: Any, picture: N
     assert refused.exit_code == 4 and "no scene has a pixel" in refused.stderr
 
 
-def test_another_scene_beside_the_bounds_makes_another_map(
-    cwsam: Cwsam, run: Any, picture: NDArray[np.uint8], halves: list[Path]
+def test_a_scene_beside_the_bounds_makes_another_map_of_the_same_sources(
+    cwsam: Cwsam, run: Any, halves: list[Path]
 ) -> None:
     bounds = (600_000, 4_000_000 - 30 * 90, 600_000 + 30 * 60, 4_000_000)
-    common = ("-c", run.checkpoint, "--mosaic", "-o", "map.tif", "--bounds", *bounds)
-    cwsam("predict", halves[0], *common)
-    refused = invoke("predict", *halves, *common)
-    assert refused.exit_code == 2, "windows lie elsewhere"
+    common = ("-c", run.checkpoint, "--mosaic", "--stac", "--bounds", *bounds)
+    cwsam("predict", halves[0], *common, "-o", "one.tif")
+    cwsam("predict", *halves, *common, "-o", "two.tif")
+    with rasterio.open("one.tif") as one, rasterio.open("two.tif") as two:
+        assert one.tags()["CWSAM_KEY"] != two.tags()["CWSAM_KEY"], "the windows lie elsewhere"
+    links = [json.loads(Path(f"{name}.json").read_text())["links"] for name in ("one", "two")]
+    assert links[0] == links[1], "the map does not show the other scene"
 
 
 def test_scenes_of_other_pixels_are_mapped_one_by_one_and_joined(
