@@ -23,6 +23,7 @@ from cwsam_cli.errors import OutputExists
 from cwsam_cli.files import refuse_existing
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.plan import MapPlan
+from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, MODEL_TAG, Tally, beside
 from cwsam_cli.raster.quicklook import draw_map, read_text
 from cwsam_cli.raster.scene import FAILED, open_raster, reading, verify_written, writing
@@ -69,13 +70,21 @@ def _is_uploaded(plan: MapPlan) -> bool:
     request = plan.request
     if request.overwrite and not request.is_part:
         return False
-    names = [f"{request.upload.rpartition('/')[0]}/{beside(request.target, kind).name}" for kind in request.kinds]
+    names = [_address_of(beside(request.target, kind), request) for kind in request.kinds]
     stored = {name: _read_tags(stored_name(name)) for name in (request.upload, *names)}
     other = next((name for name, tags in stored.items() if tags and tags.get(KEY) != plan.digest), None)
     if other is not None:
         raise OutputExists(other)
-    item = f"{request.upload.rpartition('/')[0]}/{item_path(request.target).name}"
-    return all(stored.values()) and not (request.stac and not read_headers(stored_name(item)))
+    return all(stored.values()) and (not request.stac or _has_stored_item(request))
+
+
+def _address_of(path: Path, request: MapRequest) -> str:
+    """Return where a file beside a map goes in the object store."""
+    return f"{request.upload.rpartition('/')[0]}/{path.name}"
+
+
+def _has_stored_item(request: MapRequest) -> bool:
+    return bool(read_headers(stored_name(_address_of(item_path(request.target), request))))
 
 
 def refuse_others(plan: MapPlan) -> None:
@@ -93,6 +102,8 @@ def refuse_others(plan: MapPlan) -> None:
     item = item_path(output)
     if request.stac and item.exists() and not is_item_of(plan):
         refuse_existing(item, overwrite=request.overwrite)
+    if request.upload and request.stac and not request.overwrite and _has_stored_item(request):
+        raise OutputExists(_address_of(item, request))
     with tempfile.TemporaryDirectory() as folder:  # class names and style carry no digest: their bytes are compared
         write_sidecar(Path(folder) / output.name, plan.layers.taxonomy)
         write_style(Path(folder) / output.name, plan.layers.taxonomy)
@@ -126,7 +137,7 @@ def remove_stale_uploads(plan: MapPlan) -> None:
     stale = [beside(request.target, kind) for kind in KINDS if kind not in request.kinds]
     stale += [] if request.stac else [item_path(request.target)]
     for path in stale:
-        remove(f"{request.upload.rpartition('/')[0]}/{path.name}")
+        remove(_address_of(path, request))
 
 
 def _read_tags(path: Path | str) -> Mapping[str, str]:

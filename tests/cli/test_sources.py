@@ -199,6 +199,16 @@ def test_of_several_scenes_only_maps_that_the_store_lacks_are_made(
     assert [each["path"] for each in made[1]["maps"]] == ["s3://many/maps/b.tif"]
 
 
+def test_an_item_of_others_in_a_store_is_not_replaced(
+    cwsam: Cwsam, run: Any, object_store: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "map.json").write_text("{}")
+    refused = invoke("predict", run.scene, "-c", run.checkpoint, "--stac", "-o", "s3://bucket/map.tif")
+    assert refused.exit_code == 2 and "`s3://bucket/map.json` exists already" in refused.stderr
+    assert (tmp_path / "bucket" / "map.json").read_text() == "{}"
+
+
 # STAC items of what is written
 
 
