@@ -263,7 +263,7 @@ def predict(
             request.refuse_early()
     with loading("torch"):
         from cwsam_cli.predict.many import estimate_many, predict_many
-        from cwsam_cli.predict.planning import ScenesDiffer
+        from cwsam_cli.predict.planning import ScenesDiffer, scenes_on
         from cwsam_cli.predict.workers.parts import PartResult, predict_share
     if dry_run:
         try:
@@ -271,6 +271,7 @@ def predict(
         except ScenesDiffer as error:
             _refuse_blending_options(request, str(error))
             log.warning(_JOINED, error)
+            named = scenes_on(request.aoi, named) if request.aoi else named
             found, failed = estimate_many(replace(request, scenes=(), confidence=True), named)
         raw = {"scenes": [asdict(each) for each in found], "failed": failed}
         print_result(raw, "\n".join(each.as_text() for each in found), as_json=as_json)
@@ -315,18 +316,20 @@ def _map_and_join(request: "MapRequest", reason: str, *, as_json: bool) -> None:
     from cwsam_cli.mosaic.request import MosaicRequest
     from cwsam_cli.mosaic.result import format_result
     from cwsam_cli.predict.many import predict_many
+    from cwsam_cli.predict.planning import scenes_on
     from cwsam_cli.raster.sources.scenes import scene_names
 
     _refuse_blending_options(request, reason)
     log.warning(_JOINED, reason)
     folder = request.target.with_name(f".{request.target.name}.maps")
-    made = predict_many(replace(request, scenes=(), output=folder, confidence=True), request.scenes)
+    scenes = scenes_on(request.aoi, request.scenes) if request.aoi else request.scenes
+    made = predict_many(replace(request, scenes=(), output=folder, confidence=True), scenes)
     if made is None:
         return
     if made.failed:
         print_result(made, "\n".join(f"{scene}: failed, {why}" for scene, why in made.failed.items()), as_json=as_json)
         raise typer.Exit(FAILED_INPUTS)
-    names = scene_names(request.scenes)
+    names = scene_names(scenes)
     joined = mosaic(
         MosaicRequest(
             maps=tuple(str(folder / f"{name}.tif") for name in names),

@@ -7,7 +7,9 @@ memory.
 import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -24,14 +26,14 @@ from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.scoring.network import Model
 from cwsam_cli.predict.scoring.scorer import AUGMENTATIONS
 from cwsam_cli.predict.windows import MARGIN, count_readers
-from cwsam_cli.raster.grid import join
+from cwsam_cli.raster.grid import Grid, join
 from cwsam_cli.raster.lattice import Lattice, cuts
 from cwsam_cli.raster.mapfile import BLOCK
-from cwsam_cli.raster.scene import Scene, open_scene
+from cwsam_cli.raster.scene import Scene, open_raster, open_scene
 from cwsam_cli.raster.sources.catalog import date_of
 from cwsam_cli.raster.sources.fingerprint import fingerprint, fingerprint_of_file
 from cwsam_cli.raster.sources.network import GDAL_CACHE, gdal_settings
-from cwsam_cli.vector.area import read_area
+from cwsam_cli.vector.area import AreaElsewhere, read_area
 
 _MEMORY = 4_000_000_000  # bytes in addition to the program and the weights, unless --max-memory says otherwise
 _ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
@@ -230,6 +232,25 @@ def plan_mosaic(request: MapRequest, model: Model) -> MapPlan:
         warnings=tuple(dict.fromkeys(text for plan, _ in planned for text in plan.warnings)),
         scenes=scenes,
     )
+
+
+def scenes_on(area: Path, scenes: Sequence[str]) -> list[str]:
+    """Return the scenes that polygons touch.
+
+    Raises:
+        DataError: there are none.
+    """
+    kept = []
+    for scene in scenes:
+        try:
+            with rasterio.Env(**gdal_settings(scene)), open_raster(scene) as dataset:
+                read_area(area, Grid.of(dataset))
+        except AreaElsewhere:
+            continue
+        kept.append(scene)
+    if not kept:
+        raise DataError(f"no polygon of `{area}` lies on a scene", hint="check that both show the same ground")
+    return kept
 
 
 def moved(window: Window, columns: int, rows: int) -> Window:

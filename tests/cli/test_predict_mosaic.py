@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
+from shapely.geometry import box
 from typer.testing import Result
 
 from cwsam_cli.predict import work
@@ -155,5 +157,8 @@ def test_scenes_of_other_pixels_are_mapped_one_by_one_and_joined(
     assert "do not share CRS, pixel size and pixel edges, so each is mapped" in cwsam(*common).stderr
     assert codes("region.tif").shape == (HEIGHT, WIDTH + 1)  # the first scene's pixels
     assert not list(tmp_path.glob(".region*"))
+    aoi = box(600_000, 4_000_000 - 30 * 50, 600_000 + 30 * 60, 4_000_000)  # west of the right half
+    geopandas.GeoDataFrame(geometry=[aoi], crs="EPSG:32617").to_file("aoi.gpkg")
+    assert "1/1 `" in cwsam(*common, "--overwrite", "--aoi", "aoi.gpkg").stderr
     refused = invoke(*common, "--overwrite", "--entropy")
     assert refused.exit_code == 2 and "--entropy needs that" in refused.stderr
