@@ -25,7 +25,7 @@ ONCE_A_KIND = {"once": "kind"}
 
 
 _URL = r"(?:[a-z][a-z0-9+.-]*:/|/vsi[a-z0-9_]+)"
-_LOGIN = re.compile(rf"({_URL}/)[^\s/@`\"']*@", re.I)
+_LOGIN = re.compile(rf"({_URL}/)[^\s/`\"']*@", re.I)  # to the last @ of the host, as URLs are read
 _QUERY = re.compile(rf"({_URL}[^\n?`\"]*|\.\w+)\?[^\s`\"]*?(?=[,:;.)]*(?:[\s`\"]|$))", re.I)
 
 

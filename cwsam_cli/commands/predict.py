@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from cwsam_cli.predict.request import MapRequest
     from cwsam_cli.predict.work import MapResult
 
+_JOINED = "%s, so each is mapped, and where maps overlap the most confident one is shown"
+
 
 def predict(
     scenes: Scenes,
@@ -261,10 +263,16 @@ def predict(
             request.refuse_early()
     with loading("torch"):
         from cwsam_cli.predict.many import estimate_many, predict_many
-        from cwsam_cli.predict.planning import ScenesDiffer
+        from cwsam_cli.predict.planning import ScenesDiffer, scenes_on
         from cwsam_cli.predict.workers.parts import PartResult, predict_share
     if dry_run:
-        found, failed = estimate_many(request, [""] if mosaic else named)
+        try:
+            found, failed = estimate_many(request, [""] if mosaic else named)
+        except ScenesDiffer as error:
+            _refuse_blending_options(request, str(error))
+            log.warning(_JOINED, error)
+            named = scenes_on(request.aoi, named) if request.aoi else named
+            found, failed = estimate_many(replace(request, scenes=(), confidence=True), named)
         raw = {"scenes": [asdict(each) for each in found], "failed": failed}
         print_result(raw, "\n".join(each.as_text() for each in found), as_json=as_json)
         if failed:
@@ -304,13 +312,45 @@ def _map_and_join(request: "MapRequest", reason: str, *, as_json: bool) -> None:
     Raises:
         UsageError: an option needs scenes whose scores can be blended.
     """
-    from cwsam_cli.distributed.cluster import launcher_environment
-    from cwsam_cli.errors import UsageError
     from cwsam_cli.mosaic.pipeline import mosaic
     from cwsam_cli.mosaic.request import MosaicRequest
     from cwsam_cli.mosaic.result import format_result
     from cwsam_cli.predict.many import predict_many
+    from cwsam_cli.predict.planning import scenes_on
     from cwsam_cli.raster.sources.scenes import scene_names
+
+    _refuse_blending_options(request, reason)
+    log.warning(_JOINED, reason)
+    folder = request.target.with_name(f".{request.target.name}.maps")
+    scenes = scenes_on(request.aoi, request.scenes) if request.aoi else request.scenes
+    made = predict_many(replace(request, scenes=(), output=folder, confidence=True), scenes)
+    if made is None:
+        return
+    if made.failed:
+        print_result(made, "\n".join(f"{scene}: failed, {why}" for scene, why in made.failed.items()), as_json=as_json)
+        raise typer.Exit(FAILED_INPUTS)
+    names = scene_names(scenes)
+    joined = mosaic(
+        MosaicRequest(
+            maps=tuple(str(folder / f"{name}.tif") for name in names),
+            output=request.target,
+            by="confidence",
+            overwrite=request.overwrite,
+            command=request.command,
+        )
+    )
+    shutil.rmtree(folder)
+    print_result(joined, format_result(joined), as_json=as_json)
+
+
+def _refuse_blending_options(request: "MapRequest", reason: str) -> None:
+    """Stop at an option that needs scenes whose scores can be blended.
+
+    Raises:
+        UsageError: there is one.
+    """
+    from cwsam_cli.distributed.cluster import launcher_environment
+    from cwsam_cli.errors import UsageError
 
     needing = {
         "--bounds": request.bounds,
@@ -325,26 +365,6 @@ def _map_and_join(request: "MapRequest", reason: str, *, as_json: bool) -> None:
             f"{reason}, and {option} needs that",
             hint=f"leave {option} out, or bring the scenes onto one grid: gdalwarp",
         )
-    log.warning("%s, so each is mapped, and where maps overlap the most confident one is shown", reason)
-    folder = request.target.with_name(f".{request.target.name}.maps")
-    made = predict_many(replace(request, scenes=(), output=folder, confidence=True), request.scenes)
-    if made is None:
-        return
-    if made.failed:
-        print_result(made, "\n".join(f"{scene}: failed, {why}" for scene, why in made.failed.items()), as_json=as_json)
-        raise typer.Exit(FAILED_INPUTS)
-    names = scene_names(request.scenes)
-    joined = mosaic(
-        MosaicRequest(
-            maps=tuple(str(folder / f"{name}.tif") for name in names),
-            output=request.target,
-            by="confidence",
-            overwrite=request.overwrite,
-            command=request.command,
-        )
-    )
-    shutil.rmtree(folder)
-    print_result(joined, format_result(joined), as_json=as_json)
 
 
 def _refuse_launcher(uses_others: bool) -> None:

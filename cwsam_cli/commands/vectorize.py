@@ -45,8 +45,12 @@ def vectorize(
         str | None, typer.Option("--dst-crs", metavar="CRS", help="CRS of the polygons, such as EPSG:3035.")
     ] = None,
     confidence: Annotated[
-        Path | None,
-        typer.Option("--confidence", help="Raster whose mean and minimum become the fields conf_mean and conf_min."),
+        str | None,
+        typer.Option(
+            "--confidence",
+            metavar="RASTER",
+            help="Raster whose mean and minimum become the fields conf_mean and conf_min.",
+        ),
     ] = None,
     stats: Annotated[
         list[str] | None,
@@ -109,6 +113,7 @@ def vectorize(
     the maps and the output folder at the same paths; see docs/cluster.md.
     """
     from cwsam_cli.errors import UsageError
+    from cwsam_cli.raster.sources.network import path_or_name
     from cwsam_cli.raster.sources.scenes import expand
     from cwsam_cli.vectorize.request import VectorizeRequest, statistics
 
@@ -120,7 +125,7 @@ def vectorize(
     if scheduler and not many:
         raise UsageError("--scheduler is for several maps, one task each", hint="leave it out")
 
-    def make_request(map_path: Path, target: Path) -> VectorizeRequest:
+    def make_request(map_path: Path | str, target: Path) -> VectorizeRequest:
         return VectorizeRequest(
             map_path=map_path,
             output=target,
@@ -155,7 +160,7 @@ def vectorize(
         if made.failed:
             raise typer.Exit(FAILED_INPUTS)
         return
-    request = make_request(Path(named[0]), output)
+    request = make_request(path_or_name(named[0]), output)
     from cwsam_cli.vectorize.pipeline import vectorize as run  # rasterio is slow to import
     from cwsam_cli.vectorize.result import format_result
 

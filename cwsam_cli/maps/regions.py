@@ -99,7 +99,7 @@ def is_raster(path: Path) -> bool:
     raise DataError(f"`{path}` is neither a raster nor a vector file", hint="a GeoTIFF or a GeoPackage, for example")
 
 
-def read_features(path: Path, grid: Grid, map_path: Path) -> "GeoDataFrame":
+def read_features(path: Path, grid: Grid, map_path: Path | str) -> "GeoDataFrame":
     """Read a vector file in the CRS of a map's grid, without features that have no geometry.
 
     Raises:

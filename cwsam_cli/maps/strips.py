@@ -1,6 +1,6 @@
 """Read a class raster strip by strip; a thread reads the next strip while the current one is processed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import missing_crs
 from cwsam_cli.raster.prefetch import prefetch
 from cwsam_cli.raster.scene import on_pixels_of, open_raster, reading, refuse_unplaced
+from cwsam_cli.raster.sources.network import gdal_settings
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "int32")
 _PIXELS = 2**19
@@ -37,7 +38,7 @@ _CACHE_BYTES = 2**23, 2**26
 class OtherRaster:
     """An open raster whose values are read on the map's grid."""
 
-    path: Path
+    path: Path | str
     views: tuple[WarpedVRT, ...]
     """Views of the raster. All but the first find ground on the other side of the antimeridian."""
 
@@ -80,7 +81,7 @@ class OtherRaster:
 class ClassRaster:
     """An open map that can be read more than once."""
 
-    path: Path
+    path: Path | str
     dataset: DatasetReader
     band: int
     """Counted from 1."""
@@ -169,17 +170,17 @@ class ClassRaster:
 
 
 @contextmanager
-def open_classes(path: Path, band: int | None = None) -> Iterator[ClassRaster]:
+def open_classes(path: Path | str, band: int | None = None) -> Iterator[ClassRaster]:
     """Open any raster of whole numbers as a map.
 
     Args:
-        path: the raster.
+        path: the raster; text if it is no plain file.
         band: the band that holds the codes, counted from 1; None if there is only one.
 
     Raises:
         DataError: the raster holds other values, or has several bands and `band` is None.
     """
-    with open_raster(path) as dataset:
+    with rasterio.Env(**gdal_settings(str(path))), open_raster(path) as dataset:
         if band is None and dataset.count > 1:
             raise DataError(
                 f"`{path}` has {dataset.count} bands; a map is one band of whole numbers",
@@ -202,7 +203,7 @@ def open_classes(path: Path, band: int | None = None) -> Iterator[ClassRaster]:
 
 
 @contextmanager
-def on_grid(paths: list[Path], map_: ClassRaster) -> Iterator[tuple[OtherRaster, ...]]:
+def on_grid(paths: Sequence[Path | str], map_: ClassRaster) -> Iterator[tuple[OtherRaster, ...]]:
     """Open other rasters so that reading them returns values on the map's grid (nearest neighbour).
 
     A raster that ends at the antimeridian also covers the same ground under longitudes beyond 180°.

@@ -16,7 +16,7 @@ from cwsam_cli.files import reserved, staged
 from cwsam_cli.maps.codes import NODATA, Strip
 from cwsam_cli.mosaic.merge import Merge, OverlapAgreement
 from cwsam_cli.mosaic.plan import MosaicPlan
-from cwsam_cli.mosaic.request import INDEX
+from cwsam_cli.mosaic.request import INDEX, Rule
 from cwsam_cli.mosaic.sources import OpenMaps
 from cwsam_cli.raster.class_vrt import Source, write_class_vrt
 from cwsam_cli.raster.cog import DRAFT_CREATION, write_class_cog
@@ -85,7 +85,8 @@ def _write_draft(path: Path, grid: Grid, strips: Iterator[Codes]) -> Tally:
 
 def _merge(plan: MosaicPlan, agreement: OverlapAgreement) -> Iterator[Codes]:
     """Yield the strips of the mosaic, before small regions are joined."""
-    grid, rule = plan.grid, plan.request.by
+    grid = plan.grid
+    rule: Rule = plan.request.by if len(plan.maps) > 1 else "first"  # one map needs no confidence
     edges = np.array(
         [
             [w.col_off, w.row_off, w.col_off + w.width, w.row_off + w.height]

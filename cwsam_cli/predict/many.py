@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.scheduler import LostScheduler
 from cwsam_cli.distributed.world import World, choose_device
 from cwsam_cli.errors import CwsamError, OutputExists, UsageError, as_user_error
-from cwsam_cli.files import locked, refuse_existing, sha256
+from cwsam_cli.files import locked, refuse_existing, reserved, sha256
 from cwsam_cli.predict.plan import MapPlan
 from cwsam_cli.predict.planning import make_plan
 from cwsam_cli.predict.request import MapRequest
@@ -133,13 +134,16 @@ def _in_collection(request: MapRequest, requests: list[MapRequest]) -> tuple[Map
 def _write_collection(request: MapRequest) -> None:
     """Write the collection of a folder's items, also those of earlier runs and other parts."""
     folder = request.target
-    found = {path.name: read_own(path) for path in sorted(folder.glob("*.json")) if path.name != COLLECTION}
-    items = {name: item for name, item in found.items() if item}
-    if not items:
+    if not folder.is_dir():  # no map was made
         return
-    write_json(folder / COLLECTION, make_collection(request.collection, items))
-    if request.upload:
-        upload_all([folder / COLLECTION], f"{request.upload}/{COLLECTION}", kept=[folder / COLLECTION])
+    with reserved(folder / COLLECTION, wait_s=inf):  # another part may be writing it, too
+        found = {path.name: read_own(path) for path in sorted(folder.glob("*.json")) if path.name != COLLECTION}
+        items = {name: item for name, item in found.items() if item}
+        if not items:
+            return
+        write_json(folder / COLLECTION, make_collection(request.collection, items))
+        if request.upload:
+            upload_all([folder / COLLECTION], f"{request.upload}/{COLLECTION}", kept=[folder / COLLECTION])
 
 
 def _predict_all(request: MapRequest, requests: Sequence[MapRequest]) -> Maps | None:

@@ -23,6 +23,7 @@ from cwsam_cli.errors import OutputExists
 from cwsam_cli.files import refuse_existing
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.plan import MapPlan
+from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, MODEL_TAG, Tally, beside
 from cwsam_cli.raster.quicklook import draw_map, read_text
 from cwsam_cli.raster.scene import FAILED, open_raster, reading, verify_written, writing
@@ -38,7 +39,7 @@ from cwsam_cli.raster.sources.catalog import (
     write_json,
 )
 from cwsam_cli.raster.sources.network import gdal_settings, stored_name
-from cwsam_cli.raster.sources.vsi import remove
+from cwsam_cli.raster.sources.vsi import read_headers, remove
 from cwsam_cli.raster.style import tag_classes, write_sidecar, write_style
 from cwsam_cli.taxonomy import IGNORE, from_names
 
@@ -69,12 +70,21 @@ def _is_uploaded(plan: MapPlan) -> bool:
     request = plan.request
     if request.overwrite and not request.is_part:
         return False
-    names = [f"{request.upload.rpartition('/')[0]}/{beside(request.target, kind).name}" for kind in request.kinds]
+    names = [_address_of(beside(request.target, kind), request) for kind in request.kinds]
     stored = {name: _read_tags(stored_name(name)) for name in (request.upload, *names)}
     other = next((name for name, tags in stored.items() if tags and tags.get(KEY) != plan.digest), None)
     if other is not None:
         raise OutputExists(other)
-    return all(stored.values())
+    return all(stored.values()) and (not request.stac or _has_stored_item(request))
+
+
+def _address_of(path: Path, request: MapRequest) -> str:
+    """Return where a file beside a map goes in the object store."""
+    return f"{request.upload.rpartition('/')[0]}/{path.name}"
+
+
+def _has_stored_item(request: MapRequest) -> bool:
+    return bool(read_headers(stored_name(_address_of(item_path(request.target), request))))
 
 
 def refuse_others(plan: MapPlan) -> None:
@@ -92,6 +102,8 @@ def refuse_others(plan: MapPlan) -> None:
     item = item_path(output)
     if request.stac and item.exists() and not is_item_of(plan):
         refuse_existing(item, overwrite=request.overwrite)
+    if request.upload and request.stac and not request.overwrite and _has_stored_item(request):
+        raise OutputExists(_address_of(item, request))
     with tempfile.TemporaryDirectory() as folder:  # class names and style carry no digest: their bytes are compared
         write_sidecar(Path(folder) / output.name, plan.layers.taxonomy)
         write_style(Path(folder) / output.name, plan.layers.taxonomy)
@@ -125,7 +137,7 @@ def remove_stale_uploads(plan: MapPlan) -> None:
     stale = [beside(request.target, kind) for kind in KINDS if kind not in request.kinds]
     stale += [] if request.stac else [item_path(request.target)]
     for path in stale:
-        remove(f"{request.upload.rpartition('/')[0]}/{path.name}")
+        remove(_address_of(path, request))
 
 
 def _read_tags(path: Path | str) -> Mapping[str, str]:
@@ -225,6 +237,7 @@ def write_item(plan: MapPlan, target: Path) -> None:
     layers = {
         kind: describe_file(beside(target, kind), form, kind.replace("_", " "), ["data"]) for kind in request.kinds
     }
+    scenes = [placed.scene for placed in plan.scenes] or [request.scene]  # those that the map shows
     folder = Path() if request.upload else request.target.parent  # where an upload is made says nothing to its readers
     codes = {"data_type": "uint8", "nodata": IGNORE, "classification:classes": classes}
     item = make_item(
@@ -235,7 +248,7 @@ def write_item(plan: MapPlan, target: Path) -> None:
             grid=plan.grid,
             date=plan.date,
             assets={"map": describe_file(target, form, "class codes", ["data"]) | codes, **layers},
-            sources=[each for scene in request.inputs for each in addresses(scene, folder)],
+            sources=[each for scene in scenes for each in addresses(scene, folder)],
             collection=request.collection,
         )
     )

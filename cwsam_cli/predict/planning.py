@@ -7,7 +7,9 @@ memory.
 import hashlib
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -24,14 +26,14 @@ from cwsam_cli.predict.request import MapRequest
 from cwsam_cli.predict.scoring.network import Model
 from cwsam_cli.predict.scoring.scorer import AUGMENTATIONS
 from cwsam_cli.predict.windows import MARGIN, count_readers
-from cwsam_cli.raster.grid import join
+from cwsam_cli.raster.grid import Grid, join
 from cwsam_cli.raster.lattice import Lattice, cuts
 from cwsam_cli.raster.mapfile import BLOCK
-from cwsam_cli.raster.scene import Scene, open_scene
+from cwsam_cli.raster.scene import Scene, open_raster, open_scene
 from cwsam_cli.raster.sources.catalog import date_of
 from cwsam_cli.raster.sources.fingerprint import fingerprint, fingerprint_of_file
 from cwsam_cli.raster.sources.network import GDAL_CACHE, gdal_settings
-from cwsam_cli.vector.area import read_area
+from cwsam_cli.vector.area import AreaElsewhere, read_area
 
 _MEMORY = 4_000_000_000  # bytes in addition to the program and the weights, unless --max-memory says otherwise
 _ONCE = {"fp32": 64 << 20, "bf16": 384 << 20}  # bytes that passes leave behind: threads, kernels
@@ -186,8 +188,14 @@ def plan_mosaic(request: MapRequest, model: Model) -> MapPlan:
         part = placed.within(shown)
         if part is not None and (area is None or area.touches(moved(part, col, row))):
             found.append((replace(placed, shown=part), replace(needs, lattice=placed.lattice)))
+    if not found:
+        raise DataError(
+            "no scene has a pixel in the part of the mosaic that is to be mapped",
+            hint="check --bounds and --aoi: there are gaps between the scenes",
+        )
     found.sort(key=lambda item: (item[0].row, item[0].col, item[0].fingerprint))
     scenes = tuple(placed for placed, _ in found)
+    dates = {plan.request.scene: plan.date for plan, _ in planned}
     least = found[0][1]
     needs = MosaicNeeds(
         **{each.name: getattr(least, each.name) for each in fields(least)} | {"lattice": lattice},
@@ -202,7 +210,8 @@ def plan_mosaic(request: MapRequest, model: Model) -> MapPlan:
         waiting=first.waiting_memory,
         room=first.device_limit,
     )
-    described = sorted((placed.fingerprint, placed.col, placed.row) for placed in scenes)
+    # Scenes beside the part that is shown are not in it, but the lattice depends on the size of the whole mosaic.
+    described = [grid.width, grid.height, *((placed.fingerprint, placed.col, placed.row) for placed in scenes)]
     return replace(
         first,
         request=request,
@@ -219,10 +228,29 @@ def plan_mosaic(request: MapRequest, model: Model) -> MapPlan:
         gdal_cache=max(plan.gdal_cache for plan, _ in planned),
         memory=needs.bytes(width, batch),
         device_memory=needs.device_bytes(width, batch),
-        date=max(plan.date for plan, _ in planned),
+        date=max(dates[placed.scene] for placed in scenes),
         warnings=tuple(dict.fromkeys(text for plan, _ in planned for text in plan.warnings)),
         scenes=scenes,
     )
+
+
+def scenes_on(area: Path, scenes: Sequence[str]) -> list[str]:
+    """Return the scenes that polygons touch.
+
+    Raises:
+        DataError: there are none.
+    """
+    kept = []
+    for scene in scenes:
+        try:
+            with rasterio.Env(**gdal_settings(scene)), open_raster(scene) as dataset:
+                read_area(area, Grid.of(dataset))
+        except AreaElsewhere:
+            continue
+        kept.append(scene)
+    if not kept:
+        raise DataError(f"no polygon of `{area}` lies on a scene", hint="check that both show the same ground")
+    return kept
 
 
 def moved(window: Window, columns: int, rows: int) -> Window:

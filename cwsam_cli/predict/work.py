@@ -193,10 +193,13 @@ def write_files(plan: MapPlan, kept: Journal) -> MapResult:
         DataError: the scene was changed since the plan was made.
     """
     request, output = plan.request, plan.request.target
-    if request.scene and not is_remote(request.scene):  # a mosaic has `scenes`
-        with open_raster(request.scene) as scene:
-            if fingerprint(request.scene, scene, whole=request.verify) != plan.scene_fingerprint:
-                raise changed(request.scene)
+    known = {placed.scene: placed.fingerprint for placed in plan.scenes} or {request.scene: plan.scene_fingerprint}
+    for name in known:
+        if is_remote(name):
+            continue
+        with open_raster(name) as scene:
+            if fingerprint(name, scene, whole=request.verify) != known[name]:
+                raise changed(name)
     may_replace = request.overwrite or output.exists()  # a map that is there is ours, and lacks a layer
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), staged(output, overwrite=may_replace) as target:
         tally = write_map(target, plan, kept.read, scratch=kept.folder)

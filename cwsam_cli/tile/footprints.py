@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import geopandas
@@ -21,8 +21,9 @@ class PlacedScene:
 
     name: str
     """The first part of its tiles' names."""
-    path: str
-    """A path, a URL or one of GDAL's virtual paths."""
+    path: str = field(repr=False)
+    """A path, a URL or one of GDAL's virtual paths. Dask logs the arguments of calls that fail, so `repr` leaves it
+    out."""
     fingerprint: str
     """Changes with the file; see `raster.sources.fingerprint`."""
     crs: str | None

@@ -45,6 +45,10 @@ class AreaOfInterest:
         return found
 
 
+class AreaElsewhere(DataError):
+    """No polygon of an area lies on a raster."""
+
+
 def read_area(path: Path, grid: Grid, *, raster: str = "the scene") -> AreaOfInterest:
     """Read the polygons near a grid and transform them into its CRS.
 
@@ -54,7 +58,8 @@ def read_area(path: Path, grid: Grid, *, raster: str = "the scene") -> AreaOfInt
         raster: the name of that raster, for messages.
 
     Raises:
-        DataError: no polygon lies on the grid, a coordinate is not finite, or the file cannot be read.
+        AreaElsewhere: no polygon lies on the grid.
+        DataError: a coordinate is not finite, or the file cannot be read.
         MissingCRS: the file has a CRS and the grid has none, or the other way round.
     """
     refuse_external_layer(path)
@@ -77,7 +82,7 @@ def read_area(path: Path, grid: Grid, *, raster: str = "the scene") -> AreaOfInt
         shapes = shapes.to_crs(grid.crs.to_wkt())
     area = AreaOfInterest(shapely.STRtree(shapely.make_valid(shapes.to_numpy())), grid)
     if not area.touches(Window(0, 0, grid.width, grid.height)):
-        raise DataError(
+        raise AreaElsewhere(
             f"no polygon of `{path}` lies on {raster} ({grid})", hint="check that both show the same ground"
         )
     return area

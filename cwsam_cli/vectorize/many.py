@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cwsam_cli.console import log, setup
@@ -10,6 +10,7 @@ from cwsam_cli.distributed.scheduler import LostScheduler, connect, count_cores
 from cwsam_cli.errors import CwsamError, OutputExists, UsageError, as_user_error
 from cwsam_cli.files import refuse_unseen
 from cwsam_cli.raster.mapfile import without_layers
+from cwsam_cli.raster.sources.network import path_or_name
 from cwsam_cli.raster.sources.scenes import scene_names
 from cwsam_cli.vectorize.pipeline import vectorize
 from cwsam_cli.vectorize.request import VectorizeRequest
@@ -28,7 +29,7 @@ class Layers:
 
 
 def vectorize_many(
-    make_request: Callable[[Path, Path], VectorizeRequest],
+    make_request: Callable[[Path | str, Path], VectorizeRequest],
     maps: Sequence[str],
     folder: Path,
     suffix: str,
@@ -51,16 +52,21 @@ def vectorize_many(
         raise UsageError(f"`{folder}` is a file, and several maps need a folder", hint="name a folder: -o layers/")
     maps = without_layers(maps)
     requests, present = [], []
+    failed: dict[str, str] = {}
     for path, name in zip(maps, scene_names(maps), strict=True):
         output = folder / f"{name}{suffix}"
         try:
-            requests.append(make_request(Path(path), output))
-        except OutputExists:
-            present.append(output)
+            requests.append(make_request(path_or_name(path), output))
+        except OutputExists as error:
+            if output.exists():
+                present.append(output)
+            else:  # only the STAC item of another layer is there
+                log.error("%s; hint: %s", error, error.hint)
+                failed[path] = str(error)
     if present:
         log.warning("layers that were there before stay as they are: %d; --overwrite makes them again", len(present))
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[Path, VectorizeResult | CwsamError] = {}
+    found: dict[Path | str, VectorizeResult | CwsamError] = {}
     with ExitStack() as stack:
         workers = stack.enter_context(connect(scheduler, processes=count_cores())) if scheduler and requests else None
 
@@ -68,7 +74,9 @@ def vectorize_many(
             log.info("%d/%d `%s` → `%s`", number, len(requests), request.map_path, request.output)
             try:
                 found[request.map_path] = (
-                    workers.call(vectorize_at_worker, request.for_workers()) if workers else vectorize(request)
+                    replace(workers.call(vectorize_at_worker, request.for_workers()), path=request.output)
+                    if workers
+                    else vectorize(request)
                 )
             except LostScheduler:
                 raise
@@ -88,7 +96,7 @@ def vectorize_many(
     return Layers(
         [result for _, result in results if isinstance(result, VectorizeResult)],
         present,
-        {str(request.map_path): str(result) for request, result in results if isinstance(result, CwsamError)},
+        failed | {str(request.map_path): str(result) for request, result in results if isinstance(result, CwsamError)},
     )
 
 

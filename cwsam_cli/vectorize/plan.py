@@ -28,7 +28,7 @@ _GEODESIC, _PROJECTED = "geodesic, on the map's ellipsoid", "projected, in the m
 class VectorizePlan:
     """How a map becomes a layer. All values are plain, so `dataclasses.asdict` can be written as JSON."""
 
-    map_path: Path
+    map_path: Path | str
     band: int
     """Counted from 1."""
     crs: str
@@ -47,7 +47,7 @@ class VectorizePlan:
     """The largest distance that a border may move, in metres; None keeps every vertex."""
     smooth: bool
     dissolve: bool
-    statistics: Mapping[str, Path]
+    statistics: Mapping[str, Path | str]
     """Other rasters by name."""
     check: bool
     output: Path

@@ -8,6 +8,7 @@ from cwsam_cli.config import sizes
 from cwsam_cli.config.sizes import Size
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_existing, refuse_input
+from cwsam_cli.raster.sources.network import path_or_name
 from cwsam_cli.raster.sources.scenes import from_any_folder
 from cwsam_cli.vector.formats import Format, vector_driver
 
@@ -24,8 +25,9 @@ class VectorizeRequest:
         OutputExists: the output exists and may not be changed.
     """
 
-    map_path: Path
-    """A raster of whole numbers."""
+    map_path: Path | str = field(repr=False)
+    """A raster of whole numbers; text if it is no plain file. Dask logs the arguments of calls that fail, so `repr`
+    leaves out URLs."""
     output: Path
     """The layer's file."""
     format: Format | None = None
@@ -50,7 +52,7 @@ class VectorizeRequest:
     """Write one multipolygon per class."""
     dst_crs: str | None = None
     """The layer's CRS, if it is not the map's."""
-    statistics: Mapping[str, Path] = field(default_factory=dict)
+    statistics: Mapping[str, Path | str] = field(default_factory=dict, repr=False)
     """Other rasters by name. Their mean, minimum and maximum in each region become fields."""
     check: bool = False
     """Check that the polygons are a coverage."""
@@ -74,10 +76,18 @@ class VectorizeRequest:
                 hint="leave out --append, and give the output another suffix",
             )
         _ = self.driver, self.smallest_area, self.tolerance  # a wrong one raises
-        refuse_input(self.output, self.map_path, *self.statistics.values())
+        inputs = (self.map_path, *self.statistics.values())
+        refuse_input(self.output, *(path for path in inputs if isinstance(path, Path)))
         refuse_existing(self.output, overwrite=self.overwrite or self.append)
         if self.stac:
-            refuse_existing(self.output.with_suffix(".json"), overwrite=self.overwrite)
+            item = self.output.with_suffix(".json")
+            of_map = self.map_path.with_suffix(".json") if isinstance(self.map_path, Path) else None
+            if of_map is not None and item.exists() and item.resolve() == of_map.resolve():
+                raise UsageError(
+                    f"`{item}` describes the map, and --stac would replace it by the item of the polygons",
+                    hint="give the polygons another name or folder",
+                )
+            refuse_existing(item, overwrite=self.overwrite)
 
     @property
     def driver(self) -> str:
@@ -99,25 +109,25 @@ class VectorizeRequest:
         classes = self.classes and Path(self.classes)
         return replace(
             self,
-            map_path=Path(from_any_folder(str(self.map_path))),
+            map_path=path_or_name(from_any_folder(str(self.map_path))),
             output=self.output.absolute(),
             classes=str(classes.absolute()) if classes and classes.is_file() else self.classes,
-            statistics={name: path.absolute() for name, path in self.statistics.items()},
+            statistics={name: path_or_name(from_any_folder(str(path))) for name, path in self.statistics.items()},
         )
 
 
-def statistics(confidence: Path | None, named: Sequence[str]) -> dict[str, Path]:
+def statistics(confidence: str | None, named: Sequence[str]) -> dict[str, Path | str]:
     """Return the rasters of `--confidence` and `--stats NAME=RASTER` by name.
 
     Raises:
         UsageError: a name or a raster is missing, or two rasters have the same name.
     """
-    rasters = {CONFIDENCE: confidence} if confidence else {}
+    rasters = {CONFIDENCE: path_or_name(confidence)} if confidence else {}
     for text in named:
         name, _, path = text.partition("=")
         if not name.isidentifier() or not path or name.casefold() in map(str.casefold, rasters):
             raise UsageError(
                 f"--stats `{text}` is not NAME=RASTER with a new name", hint="for example: --stats height=dem.tif"
             )
-        rasters[name] = Path(path)
+        rasters[name] = path_or_name(path)
     return rasters

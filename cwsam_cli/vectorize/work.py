@@ -112,7 +112,8 @@ def _write_item(plan: VectorizePlan, source: ClassRaster, codes: Sequence[int], 
         class_entry(code, name, plan.legend.color(code), description=name, fallback=f"class_{code}")
         for code, name in names.items()
     ]
-    told = read_own(item_path(plan.map_path)).get("properties") or {}
+    own = read_own(item_path(plan.map_path)) if isinstance(plan.map_path, Path) else {}
+    told = own.get("properties") or {}
     files = {each.name: each for each in sorted(path.parent.iterdir())}
     others = {name: describe_file(each, "application/octet-stream", name, ["metadata"]) for name, each in files.items()}
     del others[path.name]

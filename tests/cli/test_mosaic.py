@@ -68,6 +68,13 @@ def patches(height: int, width: int, seed: int = 0, grain: int = 5) -> Codes:
     return coarse.repeat(grain, 0).repeat(grain, 1)[:height, :width].astype(np.uint8)
 
 
+@pytest.mark.parametrize("rule", ["first", "last", "date", "vote", "confidence"])
+def test_one_map_needs_neither_dates_nor_confidence(cwsam: Cwsam, rule: str) -> None:
+    codes = patches(20, 30)
+    cwsam("mosaic", write_map("a.tif", codes), "-o", "one.tif", "--by", rule)
+    assert (read("one.tif") == codes).all()
+
+
 def test_parts_of_a_map_give_the_map_back_with_all_that_explains_it(cwsam: Cwsam, tmp_path: Path) -> None:
     whole = patches(90, 120)
     whole[40:50, 30:70] = 255

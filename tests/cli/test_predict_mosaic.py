@@ -5,13 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
+from shapely.geometry import box
 from typer.testing import Result
 
+from cwsam_cli.predict import work
 from tests.cli.conftest import invoke, write
 from tests.clusters import quick_cluster
 
@@ -103,14 +106,59 @@ def test_bounds_give_the_values_of_the_whole_mosaic(cwsam: Cwsam, run: Any, halv
     assert json.loads(cwsam(*common, "--dry-run", "--json").stdout)["scenes"][0]["windows"] > 100
 
 
+def test_a_scene_that_changes_while_the_mosaic_is_made_is_noticed(
+    cwsam: Cwsam, run: Any, picture: NDArray[np.uint8], halves: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = work.make_pieces
+
+    def change(*args: Any, **options: Any) -> None:
+        real(*args, **options)
+        write(halves[1], picture[:, ::-1, RIGHT], transform=place(RIGHT), nodata=0)
+
+    monkeypatch.setattr(work, "make_pieces", change)
+    failed = invoke("predict", *halves, "-c", run.checkpoint, "--mosaic", "-o", "region.tif")
+    assert failed.exit_code == 4 and "right.tif` was changed while it was read" in failed.stderr
+    assert not Path("region.tif").exists()
+
+
+def test_ground_between_the_scenes_is_refused(cwsam: Cwsam, run: Any, picture: NDArray[np.uint8]) -> None:
+    apart = from_origin(600_000 + 30 * 150, 4_000_000 - 30 * 150, 30, 30)
+    scenes = [
+        write(Path("a.tif"), picture[:, :100, :100]),
+        write(Path("b.tif"), picture[:, :100, :100], transform=apart),
+    ]
+    west, north = 600_000 + 30 * 110, 4_000_000
+    bounds = (west, north - 30 * 90, west + 30 * 20, north)
+    refused = invoke("predict", *scenes, "-c", run.checkpoint, "--mosaic", "-o", "map.tif", "--bounds", *bounds)
+    assert refused.exit_code == 4 and "no scene has a pixel" in refused.stderr
+
+
+def test_a_scene_beside_the_bounds_makes_another_map_of_the_same_sources(
+    cwsam: Cwsam, run: Any, halves: list[Path]
+) -> None:
+    bounds = (600_000, 4_000_000 - 30 * 90, 600_000 + 30 * 60, 4_000_000)
+    common = ("-c", run.checkpoint, "--mosaic", "--stac", "--bounds", *bounds)
+    cwsam("predict", halves[0], *common, "-o", "one.tif")
+    cwsam("predict", *halves, *common, "-o", "two.tif")
+    with rasterio.open("one.tif") as one, rasterio.open("two.tif") as two:
+        assert one.tags()["CWSAM_KEY"] != two.tags()["CWSAM_KEY"], "the windows lie elsewhere"
+    links = [json.loads(Path(f"{name}.json").read_text())["links"] for name in ("one", "two")]
+    assert links[0] == links[1], "the map does not show the other scene"
+
+
 def test_scenes_of_other_pixels_are_mapped_one_by_one_and_joined(
     cwsam: Cwsam, run: Any, picture: NDArray[np.uint8], halves: list[Path], tmp_path: Path
 ) -> None:
     shifted = from_origin(600_000 + 30 * RIGHT.start + 7, 4_000_000, 30, 30)
     write(halves[1], picture[:, :64, RIGHT], transform=shifted)
     common = ("predict", *halves, "-c", run.checkpoint, "--mosaic", "-o", "region.tif")
+    estimates = cwsam(*common, "--dry-run", "--json")
+    assert [len(json.loads(estimates.stdout)["scenes"]), "so each is mapped" in estimates.stderr] == [2, True]
     assert "do not share CRS, pixel size and pixel edges, so each is mapped" in cwsam(*common).stderr
     assert codes("region.tif").shape == (HEIGHT, WIDTH + 1)  # the first scene's pixels
     assert not list(tmp_path.glob(".region*"))
+    aoi = box(600_000, 4_000_000 - 30 * 50, 600_000 + 30 * 60, 4_000_000)  # west of the right half
+    geopandas.GeoDataFrame(geometry=[aoi], crs="EPSG:32617").to_file("aoi.gpkg")
+    assert "1/1 `" in cwsam(*common, "--overwrite", "--aoi", "aoi.gpkg").stderr
     refused = invoke(*common, "--overwrite", "--entropy")
     assert refused.exit_code == 2 and "--entropy needs that" in refused.stderr

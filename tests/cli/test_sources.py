@@ -72,7 +72,7 @@ def test_signatures_and_tokens_are_in_no_file_and_no_stream(
         invoke("-v", *command, "--dry-run", "--json"),
         invoke("predict", signed, "-c", run.checkpoint, "-o", "one.tif"),  # has one band, so it fails
         invoke("predict", signed, "-c", run.checkpoint, "--dry-run"),
-        invoke("vectorize", f"{signed}&none=1", "polygons.gpkg"),
+        invoke("vectorize", f"http://{object_store}/none.tif?sig={SECRET}", "polygons.gpkg"),
     ]
     monkeypatch.setattr("sys.argv", ["cwsam", *command, f"http://me:{SECRET}@x.org/?token={SECRET}", f"key={SECRET}"])
     tiling = ("--assets", "x,y,z", "--labels", run.labels, "-o", "dataset", "--size", 32)
@@ -134,6 +134,16 @@ def test_a_busy_store_keeps_a_journal_and_a_replaced_object_does_not(
     assert told in cwsam(*command).stderr
 
 
+def test_maps_on_a_server_become_polygons(cwsam: Cwsam, run: Any, object_store: str, tmp_path: Path) -> None:
+    shutil.copy(run.labels, tmp_path / "map.tif")
+    signed = f"http://{object_store}/map.tif?sig={SECRET}"
+    told = [cwsam("vectorize", signed, "one.gpkg", "--confidence", signed, "--stac")]
+    told.append(invoke("vectorize", signed, f"http://{object_store}/none.tif?sig={SECRET}", "-o", "more", "--json"))
+    assert told[-1].exit_code == 4 and len(json.loads(told[-1].stdout)["layers"]) == 1
+    assert linked(json.loads(Path("one.json").read_text()), "derived_from") == [f"http://{object_store}/map.tif"]
+    assert not leaks(tmp_path, *told)
+
+
 # Outputs in an object store
 
 
@@ -189,6 +199,16 @@ def test_of_several_scenes_only_maps_that_the_store_lacks_are_made(
     assert [each["path"] for each in made[1]["maps"]] == ["s3://many/maps/b.tif"]
 
 
+def test_an_item_of_others_in_a_store_is_not_replaced(
+    cwsam: Cwsam, run: Any, object_store: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "map.json").write_text("{}")
+    refused = invoke("predict", run.scene, "-c", run.checkpoint, "--stac", "-o", "s3://bucket/map.tif")
+    assert refused.exit_code == 2 and "`s3://bucket/map.json` exists already" in refused.stderr
+    assert (tmp_path / "bucket" / "map.json").read_text() == "{}"
+
+
 # STAC items of what is written
 
 
@@ -232,7 +252,8 @@ def test_maps_of_a_folder_or_a_store_have_a_collection(
     for name in ("a_20240601", "b_20240602"):
         make_raster(f"scenes/{name}.tif", image)
         cwsam(*command, "maps")
-    cwsam(*command, "s3://shelf/maps")
+    cwsam(*command[:-2], "-o", "s3://shelf/maps")
+    cwsam(*command, "s3://shelf/maps")  # the maps are there, and their items are not
     for folder in (tmp_path / "maps", tmp_path / "shelf" / "maps"):
         collection = json.loads((folder / "collection.json").read_text())
         refuse_invalid(collection)

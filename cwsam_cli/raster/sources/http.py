@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from http.client import HTTPException
 from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 from cwsam_cli.errors import MachineError
@@ -24,15 +25,17 @@ def ask(request: Request, *, read: bool, tries: int = 4) -> tuple[Mapping[str, s
     """Return the headers and the body of a server's answer. A busy server is asked again after 1, 2 and 4 seconds.
 
     Args:
-        request: the question. A header `Retry-After` of a busy server sets the pause, up to a minute.
+        request: the question; a login in its URL becomes a header. A header `Retry-After` of a busy server sets the
+            pause, up to a minute.
         read: whether to read the body; else it is empty.
         tries: number of times to ask.
 
     Raises:
         HTTPError: the server refuses, or stays busy.
         OSError, HTTPException: it does not answer.
+        ValueError: the address is no URL.
     """
-    for name, value in _credentials().items():
+    for name, value in (_credentials() | _take_login(request)).items():
         request.add_unredirected_header(name, value)  # a redirect can lead to another server
     for number in range(tries):
         pause = 2.0**number
@@ -61,8 +64,22 @@ def _credentials() -> dict[str, str]:
     if bearer := os.environ.get("GDAL_HTTP_BEARER"):
         headers["Authorization"] = f"Bearer {bearer}"
     elif login := os.environ.get("GDAL_HTTP_USERPWD"):
-        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+        headers |= _basic(login)
     return headers
+
+
+def _take_login(request: Request) -> dict[str, str]:
+    """Remove the login from a request's URL and return it as a header: urllib takes it for a part of the host."""
+    parts = urlsplit(request.full_url)
+    login, _, host = parts.netloc.rpartition("@")
+    if not login:
+        return {}
+    request.full_url = urlunsplit(parts._replace(netloc=host))
+    return _basic(unquote(login))
+
+
+def _basic(login: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
 
 
 def refusal(name: str, code: int | str) -> MachineError:

@@ -5,6 +5,7 @@ The command line sets `PATIENCE` before it loads anything else, so this module i
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -61,6 +62,11 @@ def is_remote(scene: str) -> bool:
 def is_plain_file(scene: str) -> bool:
     """Whether a scene is a path on this machine."""
     return "://" not in scene and not scene.startswith("/vsi")
+
+
+def path_or_name(scene: str) -> Path | str:
+    """Return the path of a plain file; any other name stays as it is, because `Path` joins the slashes of a URL."""
+    return Path(scene) if is_plain_file(scene) else scene
 
 
 def stored_name(address: str) -> str:

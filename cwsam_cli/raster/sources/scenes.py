@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.raster.sources.network import ARCHIVES, is_plain_file, stored_name
+from cwsam_cli.raster.sources.network import ARCHIVES, VIEW, is_plain_file, stored_name
 
 if TYPE_CHECKING:
     from cwsam_cli.raster.sources.stac import StacChoice
@@ -98,7 +99,8 @@ def scene_names(scenes: Sequence[str], earlier: Collection[str] = ()) -> list[st
 
 def file_name(scene: str) -> str:
     """Return the last part of a scene's path or URL, without the query of a URL."""
-    return Path(scene.rstrip("/").split("?")[0]).name
+    name = Path(scene.rstrip("/").split("?")[0]).name
+    return unquote(name) if scene.startswith(VIEW) else name
 
 
 def from_any_folder(scene: str) -> str:

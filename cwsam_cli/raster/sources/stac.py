@@ -225,7 +225,8 @@ def _bands(asset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _common_names(asset: Mapping[str, Any]) -> list[Any]:
-    return [band.get("eo:common_name", band.get("common_name")) for band in _bands(asset)]
+    own = asset.get("eo:common_name")  # an asset of one band may have no list of bands
+    return [band.get("eo:common_name", band.get("common_name", own)) for band in _bands(asset) or [{}]]
 
 
 def _scales(asset: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:

@@ -8,6 +8,7 @@ import pytest
 
 from cwsam_cli import console
 from cwsam_cli.distributed.scheduler import Workers, connect
+from cwsam_cli.tile.footprints import PlacedScene
 from cwsam_cli.tile.workers import in_order
 from tests.clusters import quick_cluster
 
@@ -38,6 +39,12 @@ def test_a_cluster_gives_results_in_order_and_gets_what_parts_share_once(monkeyp
         assert list(in_order(opened, range(40), workers, "counting")) == [(part, True) for part in range(40)]
         assert sent.count(True) == 1
         assert isinstance(workers, Workers)
+
+
+def test_dask_does_not_log_the_addresses_of_scenes() -> None:
+    address = "https://me:SECRET@example.org/a.tif?sig=SECRET"
+    place: Any = {"crs": None, "transform": (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), "width": 1, "height": 1}
+    assert "SECRET" not in repr(PlacedScene(name="a", path=address, fingerprint="", **place))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from cwsam_cli.errors import MachineError, UsageError
 from cwsam_cli.vectorize.many import Layers, vectorize_at_worker, vectorize_many
-from cwsam_cli.vectorize.request import VectorizeRequest
+from cwsam_cli.vectorize.request import VectorizeRequest, statistics
 from tests.clusters import quick_cluster
 
 
@@ -22,7 +22,7 @@ def maps(make_raster: Any) -> list[str]:
 
 
 def vectorized(maps: list[str], folder: Path, scheduler: str = "", **options: Any) -> Layers:
-    def make_request(map_path: Path, output: Path) -> VectorizeRequest:
+    def make_request(map_path: Path | str, output: Path) -> VectorizeRequest:
         return VectorizeRequest(map_path=map_path, output=output, **options)
 
     return vectorize_many(make_request, maps, folder, ".gpkg", scheduler)
@@ -39,6 +39,7 @@ def test_workers_write_the_layers_of_one_process(
         there = vectorized(["maps/aa.tif", *maps], Path("there"), cluster.scheduler_address)
     for made in (here, there):
         assert [layer.path.name for layer in made.layers] == ["a.gpkg", "b.gpkg"]
+        assert not any(layer.path.is_absolute() for layer in made.layers)
         assert list(made.failed) == ["maps/aa.tif"] and "not a readable raster" in made.failed["maps/aa.tif"]
     assert sorted(path.name for path in Path("there").iterdir()) == ["a.gpkg", "b.gpkg"]
     for name in ("a.gpkg", "b.gpkg"):
@@ -53,6 +54,31 @@ def test_layers_that_are_there_stay_unless_they_may_be_replaced(maps: list[str],
     assert made.present == [folder / "a.gpkg"] and [layer.path.name for layer in made.layers] == ["b.gpkg"]
     assert (folder / "a.gpkg").stat().st_mtime_ns == before
     assert len(vectorized(maps, folder, overwrite=True).layers) == 2
+
+
+def test_a_layer_whose_item_is_that_of_another_one_is_not_called_there(maps: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "layers"
+    folder.mkdir()
+    (folder / "a.json").write_text("{}")
+    made = vectorized(maps, folder, stac=True)
+    assert not made.present and [layer.path.name for layer in made.layers] == ["b.gpkg"]
+    assert list(made.failed) == maps[:1] and "a.json` exists already" in made.failed[maps[0]]
+
+
+def test_the_item_of_a_map_is_not_replaced_by_that_of_its_layer(maps: list[str], tmp_path: Path) -> None:
+    item = Path(maps[0]).with_suffix(".json")
+    item.write_text("{}")
+    with pytest.raises(UsageError, match=r"a\.json` describes the map"):
+        vectorized(maps, item.parent, stac=True, overwrite=True)
+    assert item.read_text() == "{}"
+
+
+def test_urls_are_no_paths_and_dask_does_not_log_them(tmp_path: Path) -> None:
+    url = "https://me:SECRET@example.org/a.tif?sig=SECRET"
+    request = VectorizeRequest(map_path=url, output=tmp_path / "a.gpkg", statistics=statistics(url, [f"x={url}"]))
+    away = request.for_workers()
+    assert away.map_path == url and set(away.statistics.values()) == {url}
+    assert "SECRET" not in repr(away)
 
 
 def test_a_wrong_option_ends_the_command_before_any_map(maps: list[str], tmp_path: Path) -> None:

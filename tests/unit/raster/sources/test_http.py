@@ -7,6 +7,7 @@ from urllib.request import Request
 
 import pytest
 
+from cwsam_cli.console import without_secrets
 from cwsam_cli.raster.sources import http
 from cwsam_cli.raster.sources.http import ask
 
@@ -60,3 +61,14 @@ def test_credentials_of_gdal_are_sent(
         ask(Request(file), read=True)
     monkeypatch.setenv(variable, value)
     assert ask(Request(file), read=True)[1] == b"content"
+
+
+@pytest.mark.parametrize("login", ["me:p%40w", "me:p@w"])
+def test_a_login_in_a_url_is_sent_and_in_no_message(file: str, tmp_path: Path, login: str) -> None:
+    (tmp_path / "token").write_text(f"Basic {base64.b64encode(b'me:p@w').decode()}")
+    address = file.replace("://", f"://{login}@")
+    assert ask(Request(address), read=True)[1] == b"content"
+    assert without_secrets(f"`{address}` is busy") == f"`{file}` is busy"
+    with pytest.raises(OSError) as error:
+        ask(Request(f"http://{login}@no-host.invalid/file"), read=True, tries=1)
+    assert login not in str(error.value)

@@ -16,6 +16,7 @@ from cwsam_cli.raster.sources.scenes import expand, from_any_folder, scene_names
         (["x/a.tif", "y/a.tif", "x/a-1.tif"], ["a-2", "a-3", "a-1"]),
         (["x/A.tif", "y/a.tif"], ["A-1", "a-2"]),
         (["https://example.org/a.tif?key=b/c", "/vsizip/z.zip/d.tif"], ["a", "d"]),
+        (["view://Z%C3%BCrich%201.tif?band=%3Da.tif"], ["Zürich 1"]),
     ],
 )
 def test_names_are_the_scenes_stems_numbered_around_names_that_are_taken(scenes: list[str], names: list[str]) -> None:

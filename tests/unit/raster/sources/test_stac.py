@@ -60,14 +60,16 @@ def test_assets_are_named_or_known_by_the_common_name_of_their_band(tmp_path: Pa
     assets = {
         "B04": {"href": "/d/B04.tif", "eo:bands": [{"name": "B04", "common_name": "red"}]},
         "B08": {"href": "/d/B08.tif", "bands": [{"eo:common_name": "nir"}]},
+        "B02": {"href": "/d/B02.tif", "eo:common_name": "blue"},
         "preview": {"href": "/d/p.png", "type": "image/png", "eo:bands": [{"common_name": "nir"}]},
     }
     path = write(tmp_path / "items.json", item("a", assets))
     assert views(path, "nir", "B04")[0].members == (("nir", "/d/B08.tif"), ("B04", "/d/B04.tif"))
+    assert views(path, "blue")[0].members == (("blue", "/d/B02.tif"),)
     with pytest.raises(DataError, match="item `a` has no asset `green`") as caught:
         views(path, "green")
-    assert "B04, B08" in caught.value.hint
-    with pytest.raises(UsageError, match="item `a` has 2 rasters: B04, B08") as refused:
+    assert "B04, B08, B02" in caught.value.hint
+    with pytest.raises(UsageError, match="item `a` has 3 rasters: B04, B08, B02") as refused:
         views(path)
     assert "--assets" in refused.value.hint
 
