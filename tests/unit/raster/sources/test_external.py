@@ -202,7 +202,8 @@ def test_a_warped_raster_reads_only_its_source(make_raster: MakeRaster, old: str
 
 @pytest.mark.parametrize("driver", ["GPKG", "ESRI Shapefile", "FlatGeobuf", "GeoJSON", "GeoJSONSeq"])
 def test_common_layers_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str) -> None:
-    path = tmp_path / ("a.shp" if driver == "ESRI Shapefile" else "a.fgb" if driver == "FlatGeobuf" else "a.layer")
+    suffix = {"GPKG": ".gpkg", "ESRI Shapefile": ".shp", "FlatGeobuf": ".fgb"}.get(driver, ".geojson")
+    path = tmp_path / f"a{suffix}"
     geopandas.GeoDataFrame({"name": ["<a>"]}, geometry=[shapely.Point(1, 2)], crs=4326).to_file(path, driver=driver)
     monkeypatch.setenv(NO_EXTERNAL, "1")
     refuse_external_layer(path)
