@@ -139,8 +139,9 @@ def _staged(target: Path) -> Iterator[Path]:
         for entry in [*sidecars, stage / target.name]:
             final = target.parent / entry.name
             if final.is_dir():
-                os.replace(final, stage / f"{final.name}.old")
-            os.replace(entry, final)
+                _replace_folder(entry, final, stage / f"{final.name}.old")
+            else:
+                os.replace(entry, final)
         brought = {target.name, *(entry.name for entry in sidecars)}
         stale = {name + suffix for name in brought for suffix in _SIDECARS}  # of an older file
         if target.suffix.lower() == ".shp":
@@ -149,6 +150,22 @@ def _staged(target: Path) -> Iterator[Path]:
             target.with_name(name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _replace_folder(new: Path, final: Path, old: Path) -> None:
+    """Move a folder to the place of another one, which comes back if that fails."""
+    os.replace(final, old)
+    try:
+        os.replace(new, final)
+    except BaseException:
+        if not final.exists():
+            os.replace(old, final)
+        raise
+
+
+def was_killed(target: Path) -> bool:
+    """Return whether a process that was writing a target has been killed, or is still writing it."""
+    return any(map(_staged_name(re.escape(target.name)).fullmatch, _entries(target.parent)))
 
 
 def sweep(target: Path) -> None:
@@ -162,10 +179,16 @@ def sweep_inside(folder: Path) -> None:
 
 
 def _remove_staged(folder: Path, name: str) -> None:
-    staged_name = re.compile(rf"\.{name}\.[a-z0-9_]{{8}}\.part")  # the names that mkdtemp gives
-    for entry in folder.iterdir() if folder.is_dir() else ():
-        if staged_name.fullmatch(entry.name):
-            shutil.rmtree(entry, ignore_errors=True)
+    for entry in filter(_staged_name(name).fullmatch, _entries(folder)):
+        shutil.rmtree(folder / entry, ignore_errors=True)
+
+
+def _staged_name(name: str) -> re.Pattern[str]:
+    return re.compile(rf"\.{name}\.[a-z0-9_]{{8}}\.part")  # the names that mkdtemp gives
+
+
+def _entries(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []
 
 
 @contextmanager

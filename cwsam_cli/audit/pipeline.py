@@ -22,6 +22,7 @@ from cwsam_cli.dataset.folds import find_folds, split_by_fold
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_existing
+from cwsam_cli.vector.formats import vector_driver
 
 _ROUNDING = 0.995
 """Share of the dataset's own buffer that counts as the whole one, because distances are rounded."""
@@ -158,6 +159,8 @@ def _refuse_target(path: Path, dataset: Path | None, *, overwrite: bool) -> None
         raise UsageError(
             f"--suspects `{path}` is neither a GeoPackage nor a CSV file", hint="give it the suffix .gpkg or .csv"
         )
+    if path.suffix.lower() == ".gpkg":
+        vector_driver(path)  # refuses names that cannot be written
     if dataset is not None and dataset.resolve() in path.resolve().parents:
         raise UsageError(
             f"--suspects `{path}` lies inside the dataset, whose folder holds its own files only",

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import rasterio
 import torch
 from numpy.typing import NDArray
 from rasterio.windows import Window
@@ -284,7 +283,7 @@ def count_class_pixels(dataset: TileDataset, classes: int) -> NDArray[np.int64]:
     """Count labelled pixels by tile and class index, (N, K), over whole tiles."""
     counts = np.zeros((len(dataset.pairs), classes), np.int64)
     for row, (_, path) in zip(counts, track(dataset.pairs, "counting labels", unit="tile"), strict=True):
-        with reading(path), rasterio.open(path) as labels:
+        with reading(path), open_raster(path) as labels:
             index = dataset._to_index.numpy()[labels.read(1)]
         row += np.bincount(index[index != IGNORE], minlength=classes)
     return counts
@@ -293,7 +292,7 @@ def count_class_pixels(dataset: TileDataset, classes: int) -> NDArray[np.int64]:
 def has_labels(dataset: TileDataset) -> bool:
     """Check whether any pixel is labelled. Stops at the first tile with a label."""
     for _, path in dataset.pairs:
-        with reading(path), rasterio.open(path) as labels:
+        with reading(path), open_raster(path) as labels:
             if (dataset._to_index.numpy()[labels.read(1)] != IGNORE).any():
                 return True
     return False

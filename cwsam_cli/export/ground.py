@@ -9,6 +9,7 @@ import pyproj
 from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.dataset.manifest import NAME, Manifest, read_manifest
 from cwsam_cli.errors import DataError
+from cwsam_cli.raster.sources.external import refuse_external_layer
 
 Bounds = tuple[float, float, float, float]
 
@@ -57,6 +58,9 @@ def _is_same(manifests: list[Manifest], checkpoint: Checkpoint, tiles: dict[str,
 
 def _bounds(path: Path) -> Bounds | None:
     """Return the bounds of the training tiles in degrees; None without a CRS or a readable file."""
+    if not path.is_file():
+        return None
+    refuse_external_layer(path)
     try:
         crs = pyogrio.read_info(path)["crs"]
         _, boxes = pyogrio.read_bounds(path, where="split = 'train'")

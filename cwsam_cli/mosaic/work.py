@@ -23,7 +23,7 @@ from cwsam_cli.raster.cog import DRAFT_CREATION, write_class_cog
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.mapfile import BLOCK, MODEL_TAG, Tally
 from cwsam_cli.raster.scene import writing
-from cwsam_cli.raster.sources.fingerprint import unchanged
+from cwsam_cli.raster.sources.fingerprint import Stamps
 from cwsam_cli.raster.sources.network import gdal_settings
 from cwsam_cli.raster.style import write_sidecar, write_style
 from cwsam_cli.taxonomy import IGNORE
@@ -43,17 +43,17 @@ def write_mosaic(plan: MosaicPlan) -> tuple[Tally, OverlapAgreement, int]:
         What its classes cover, how often maps agree, and the number of files.
 
     Raises:
-        DataError: a map is damaged or holds a code without a class.
+        DataError: a map is damaged, holds a code without a class, or was changed while it was read.
         MachineError: the mosaic could not be written whole, or another process is writing it.
     """
     request = plan.request
+    stamps = Stamps.of(placed.source.path for placed in plan.maps)
     cache = max(_LEAST_CACHE, 4 * BLOCK * plan.grid.width)  # decoded blocks of a strip and of the draft
     with (
         rasterio.Env(**gdal_settings(cache=cache)),
         reserved(request.output),
         staged(request.output, overwrite=request.overwrite, marker=request.marker) as target,
         tempfile.TemporaryDirectory(prefix=".draft-", dir=target.parent) as scratch,
-        unchanged(*(placed.source.path for placed in plan.maps)),
     ):
         draft, agreement = Path(scratch) / "merged.tif", OverlapAgreement()
         tally = _write_draft(draft, plan.grid, _merge(plan, agreement))
@@ -63,6 +63,7 @@ def write_mosaic(plan: MosaicPlan) -> tuple[Tally, OverlapAgreement, int]:
             draft.unlink()
             draft = sieved
         files = _write_tiles(draft, target, plan) if request.tile else _write_map(draft, target, plan)
+        stamps.refuse_changed()
         return tally, agreement, files
 
 

@@ -46,7 +46,7 @@ def draw_sample(request: SampleRequest) -> SampleResult:
         UsageError: the points are too few, or an expected accuracy is missing.
         MachineError: another process is writing the output.
     """
-    with reserved(request.output), open_classes(request.map_path, request.band) as source:
+    with reserved(request.output), open_classes(request.map_path, request.band) as source:  # until it is written
         legend = Legend.read(source.dataset, source.band)
         with open_strata(request.strata, request.strata_field, source, legend) as strata:
             sample = None if request.more is None else _interpreted(request.output)
@@ -61,13 +61,13 @@ def draw_sample(request: SampleRequest) -> SampleResult:
             else:
                 frame, design, expected = _continue(request, sample, source, strata, population, legend)
                 added = len(frame) - len(sample.frame)
-    weights = design.units / np.maximum(design.points, 1)
-    frame["weight"] = weights[frame["stratum"].to_numpy() - 1]
-    order = ["id", "stratum", "weight", "map", "pixel_m2"]
-    frame = frame[order + [name for name in frame.columns if name not in order]]
-    if request.chips is not None and request.image is not None:
-        write_chips(request.image, frame.iloc[-added:], request.chips)
-    write_sample(request.output, frame, design, overwrite=request.overwrite or request.more is not None)
+        weights = design.units / np.maximum(design.points, 1)
+        frame["weight"] = weights[frame["stratum"].to_numpy() - 1]
+        order = ["id", "stratum", "weight", "map", "pixel_m2"]
+        frame = frame[order + [name for name in frame.columns if name not in order]]
+        if request.chips is not None and request.image is not None:
+            write_chips(request.image, frame.iloc[-added:], request.chips)
+        write_sample(request.output, frame, design, overwrite=request.overwrite or request.more is not None)
     return SampleResult(request.output, len(frame), added, expected, design.strata)
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cwsam_cli.errors import UsageError
-from cwsam_cli.files import refuse_existing, refuse_input
+from cwsam_cli.files import refuse_existing, refuse_input, was_killed
 from cwsam_cli.survey.allocation import Allocation
+from cwsam_cli.vector.formats import vector_driver
 
 _LARGEST_UNIT = 64
 """Largest side of a block in pixels."""
@@ -80,11 +81,13 @@ class SampleRequest:
             )
         if self.output.suffix.lower() != ".gpkg":
             raise UsageError(f"`{self.output}` is not a GeoPackage", hint="write a .gpkg; a .csv is written beside it")
+        vector_driver(self.output)  # refuses names that cannot be written
         _ = self.expected, self.block_pixels  # a wrong one raises
         refuse_input(self.output, self.map_path, *([self.strata] if self.strata else []))
         if self.more is None:
-            for path in (self.output, self.output.with_suffix(".csv")):
-                refuse_existing(path, overwrite=self.overwrite)
+            refuse_existing(self.output, overwrite=self.overwrite)
+            is_left = was_killed(self.output)  # the CSV comes before the GeoPackage
+            refuse_existing(self.output.with_suffix(".csv"), overwrite=self.overwrite or is_left)
         elif not self.output.exists():
             raise UsageError(
                 f"there is no sample `{self.output}` that --more could continue", hint="draw the first one with -n"

@@ -28,7 +28,7 @@ from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.files import refuse_existing, sha256, staged
 from cwsam_cli.journal import journal
 from cwsam_cli.raster.scene import GDAL_CACHE
-from cwsam_cli.raster.sources.fingerprint import fingerprint_of_file, unchanged
+from cwsam_cli.raster.sources.fingerprint import Stamps, fingerprint_of_file
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.append.replacement import STATE, link_files, replace_dataset, restore
 from cwsam_cli.tile.append.state import Earlier, extend_manifest, read_earlier, refuse_other_bands, write_state
@@ -86,11 +86,12 @@ def tile_scenes(request: TileRequest) -> Manifest:
         inputs = inspect_inputs(request, ground.scenes, earlier.table if earlier is not None else None)
         if earlier is not None:
             refuse_other_bands(inputs.scenes[0], earlier)
+        stamps = _stamps(inputs)
         with _open_workers(request) as workers:
             plan = make_plan(request, inputs, ground, workers)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("plan: %s", json.dumps(asdict(plan), default=str, ensure_ascii=False))
-            manifest = _write(plan, inputs, earlier, workers)
+            manifest = _write(plan, inputs, earlier, workers, stamps)
     shares = dict(zip(SPLITS, request.shares, strict=True))
     wanted = [split for split, share in shares.items() if share and not (request.folds and split == "val")]
     for text in lost_classes(manifest, plan.units, wanted):
@@ -143,8 +144,19 @@ def _warn_of_missing(plan: TilePlan, missing: list[str], splits: int) -> None:
     )
 
 
-def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None, workers: int | Workers) -> Manifest:
-    """Write the dataset, or the parts of it that an interrupted run has not written."""
+def _stamps(inputs: Inputs) -> Stamps:
+    """Note when the scenes, their labels and corrections were changed."""
+    labels = {path for scene in inputs.scenes for path in scene.labels.paths}
+    corrections = {scene.corrections.path for scene in inputs.scenes if scene.corrections}
+    return Stamps.of((*(scene.path for scene in inputs.scenes), *sorted(labels | corrections)))
+
+
+def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None, workers: int | Workers, stamps: Stamps) -> Manifest:
+    """Write the dataset, or the parts of it that an interrupted run has not written.
+
+    Raises:
+        DataError: a scene or a file of labels was changed since it was inspected.
+    """
     parts = cut_parts(plan)
     statistics = RunningStats()
     pixels = np.zeros((len(SPLITS), len(plan.taxonomy)), np.int64)
@@ -160,7 +172,6 @@ def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None, workers: int
         for kind in ("images", "labels"):
             for split in SPLITS:
                 (folder / kind / split).mkdir(parents=True, exist_ok=True)
-        labels = {path for scene in plan.scenes for path in scene.labels.paths}
         missing = [number for number in range(len(parts)) if (number, 0) not in progress.pieces]
         work = in_order(
             partial(writing_parts, plan, inputs, folder),
@@ -168,8 +179,7 @@ def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None, workers: int
             workers,
             "writing tiles",
         )
-        inputs_read = unchanged(*(scene.path for scene in plan.scenes), *labels)
-        with progress.appending() as append, inputs_read, closing(work):
+        with progress.appending() as append, closing(work):
             for number, raw in zip(missing, work, strict=True):
                 append(number, 0, raw)
         for number in range(len(parts)):
@@ -186,6 +196,7 @@ def _write(plan: TilePlan, inputs: Inputs, earlier: Earlier | None, workers: int
             left_out.update(dict(zip(REASONS, part.left_out.tolist(), strict=True)))
             written |= zip(part.numbers.tolist(), part.tiles(plan), strict=True)
         repaired = repair(plan, inputs, folder, written)
+        stamps.refuse_changed()
         statistics.merge(repaired.statistics)
         pixels += repaired.pixels
         for reason, count in repaired.left_out:

@@ -34,8 +34,13 @@ def vector_driver(path: Path, name: Format | None = None) -> str:
         name: the format, if the suffix is another one.
 
     Raises:
-        UsageError: the suffix is not one of these formats, or the format needs another suffix.
+        UsageError: the suffix is not one of these formats, the format needs another suffix, or the layer could not be
+            written under this name.
     """
+    if "!" in str(path) or ";" in path.name:  # pyogrio takes them for signs of a URL, and writes another file
+        raise UsageError(
+            f"`{path}`: a layer cannot be written to a path with `!`, or a name with `;`", hint="choose another name"
+        )
     suffix = name or path.suffix.lower().lstrip(".")
     driver = _DRIVERS.get(suffix)
     if driver is None:

@@ -10,6 +10,7 @@ from cwsam_cli.distributed.scheduler import LostScheduler, connect, count_cores
 from cwsam_cli.errors import CwsamError, OutputExists, UsageError, as_user_error
 from cwsam_cli.files import refuse_unseen
 from cwsam_cli.raster.mapfile import without_layers
+from cwsam_cli.raster.sources.external import is_forbidden, refuse_external
 from cwsam_cli.raster.sources.network import path_or_name
 from cwsam_cli.raster.sources.scenes import scene_names
 from cwsam_cli.vectorize.pipeline import vectorize
@@ -73,6 +74,9 @@ def vectorize_many(
         def make(number: int, request: VectorizeRequest) -> None:
             log.info("%d/%d `%s` → `%s`", number, len(requests), request.map_path, request.output)
             try:
+                if workers and is_forbidden():  # a worker does not know the options of this process
+                    for path in (request.map_path, *request.statistics.values()):
+                        refuse_external(str(path))
                 found[request.map_path] = (
                     replace(workers.call(vectorize_at_worker, request.for_workers()), path=request.output)
                     if workers

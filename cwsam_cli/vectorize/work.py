@@ -27,7 +27,7 @@ from cwsam_cli.raster.sources.catalog import (
     read_own,
     write_json,
 )
-from cwsam_cli.raster.sources.fingerprint import unchanged
+from cwsam_cli.raster.sources.fingerprint import Stamps
 from cwsam_cli.raster.style import qml
 from cwsam_cli.regions.sieve import choose_codes, drop_holes, recode, select_holes
 from cwsam_cli.regions.units import sieve_weights, step_jacobians
@@ -57,10 +57,12 @@ def write_polygons(plan: VectorizePlan) -> VectorizeResult:
     """Read the map and write its layer.
 
     Raises:
-        DataError: the polygons are not a coverage, do not fit the format, or overlap those of the layer.
+        DataError: the polygons are not a coverage, do not fit the format, or overlap those of the layer, or an input
+            was changed while it was read.
         MachineError: the layer could not be written whole, or another process is writing it.
     """
     crs = CRS.from_wkt(plan.layer_crs)
+    stamps = Stamps.of((plan.map_path, *plan.statistics.values()))
     with (
         open_classes(plan.map_path, plan.band) as source,
         on_grid(list(plan.statistics.values()), source) as others,
@@ -69,12 +71,7 @@ def write_polygons(plan: VectorizePlan) -> VectorizeResult:
         batches = stream.batches()
         if plan.driver == "ESRI Shapefile":
             batches = check_size(batches, plan.output.name)
-        inputs = (plan.map_path, *plan.statistics.values())
-        with (
-            reserved(plan.output),
-            staged(plan.output, overwrite=plan.overwrite or plan.append) as path,
-            unchanged(*inputs),
-        ):
+        with reserved(plan.output), staged(plan.output, overwrite=plan.overwrite or plan.append) as path:
             if plan.append and plan.output.exists():
                 refuse_other_layer(plan.output, plan.layer, crs, stream.columns.schema, plan.geometry_type)
                 copy_geopackage(plan.output, path)
@@ -99,6 +96,7 @@ def write_polygons(plan: VectorizePlan) -> VectorizeResult:
             checked = stream.verdict()
             if plan.stac:
                 _write_item(plan, source, list(stream.areas), path)
+            stamps.refuse_changed()
     for name, code in plan.selected.items():
         if code not in stream.areas:
             log.warning("`%s` has no polygon of class `%s`", plan.map_path, name)

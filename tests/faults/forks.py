@@ -66,13 +66,19 @@ def run_in_fork(folder: Path, words: Sequence[Any], fault: Fault = lambda: None)
     return os.waitstatus_to_exitcode(status), text
 
 
+def _is_of_numba(path: Any) -> bool:
+    """Return whether a file is of numba's cache, which only the first run on a machine fills."""
+    return str(path).endswith((".nbi", ".nbc"))
+
+
 def count_renames(path: Path) -> Fault:
     """Write the number of renames into a file, one character per rename."""
 
     def prepare() -> None:
         def replace(source: Any, target: Any, **options: Any) -> None:
-            with path.open("a") as file:
-                file.write(".")
+            if not _is_of_numba(target):
+                with path.open("a") as file:
+                    file.write(".")
             _REPLACE(source, target, **options)
 
         os.replace = replace  # type: ignore[assignment]
@@ -87,9 +93,10 @@ def signal_at_rename(number: int, which: signal.Signals) -> Fault:
         left = [number]
 
         def replace(source: Any, target: Any, **options: Any) -> None:
-            if left[0] == 0:
-                os.kill(os.getpid(), which)
-            left[0] -= 1
+            if not _is_of_numba(target):
+                if left[0] == 0:
+                    os.kill(os.getpid(), which)
+                left[0] -= 1
             _REPLACE(source, target, **options)
 
         os.replace = replace  # type: ignore[assignment]

@@ -4,13 +4,13 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 
 from tests.cli.conftest import SMALL, striped, write
@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "predict": ("predict", "../inputs/scene.tif", "-c", MODEL, "-o", "map.tif", "--confidence", "--preview", "map.png"),
     "vectorize": ("vectorize", "../inputs/map.tif", "map.gpkg"),
     "vectorize to .shp": ("vectorize", "../inputs/map.tif", "map.shp"),
+    "sample": ("sample", "../inputs/map.tif", "-n", "40", "-o", "sample.gpkg", "--min-per-class", "2"),
     "mosaic": ("mosaic", "../inputs/map.tif", "-o", "mosaic.tif"),
     "audit": ("audit", DATA, "--suspects", "suspects.gpkg"),
     "export": ("export", MODEL, "-o", "model.safetensors"),
@@ -154,7 +155,7 @@ def test_ctrl_c_sigterm_or_a_kill_at_a_random_moment(
     _finish(folder, words, expected, "a signal")
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "audit"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_full_disk_is_told_and_leaves_nothing(inputs: Path, whole: Callable[[str], Whole], name: str) -> None:
     expected, _, largest = whole(name)
     words, folder = COMMANDS[name], _fresh(inputs, "full")
@@ -166,24 +167,47 @@ def test_a_full_disk_is_told_and_leaves_nothing(inputs: Path, whole: Callable[[s
     _finish(folder, words, expected, "a full disk")
 
 
-def test_a_scene_that_is_replaced_while_it_is_read_is_detected(inputs: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("predict", "scene.tif"),
+        ("tile", "scene.tif"),
+        ("tile", "labels.tif"),
+        ("mosaic", "map.tif"),
+        ("vectorize", "map.tif"),
+    ],
+)
+def test_a_raster_that_is_replaced_while_it_is_read_is_detected(inputs: Path, name: str, changed: str) -> None:
     folder = _fresh(inputs, "replaced")
-    scene, newer = folder / "scene.tif", folder / "newer"
-    words = ("predict", "scene.tif", "-c", MODEL, "-o", "map.tif")
-    shutil.copy(inputs / "scene.tif", scene)
-    write(newer, np.zeros((3, 96, 128), np.uint8))
+    words = tuple(word.replace("../inputs/", "") if word.endswith(".tif") else word for word in COMMANDS[name])
+    for word in COMMANDS[name]:
+        if word.startswith("../inputs/") and word.endswith(".tif"):
+            shutil.copy(inputs / Path(word).name, folder)
+    shutil.copy(folder / changed, folder / "newer")
+    before = set(contents(folder))
 
-    def replace_at_the_journal() -> None:
-        rename = os.replace
+    def replace_when_an_output_is_begun() -> None:
+        make, rename = tempfile.mkdtemp, os.replace
+
+        def begin() -> None:
+            if (folder / "newer").exists():
+                rename(folder / "newer", folder / changed)
+
+        def mkdtemp(*args: Any, **options: Any) -> str:
+            begin()
+            return make(*args, **options)
 
         def replace(source: Any, target: Any, **options: Any) -> None:
             rename(source, target, **options)
             if Path(target).name == "journal.json":
-                rename(newer, scene)
+                begin()
 
         os.replace = replace  # type: ignore[assignment]
+        if name in ("mosaic", "vectorize"):
+            tempfile.mkdtemp = mkdtemp
 
-    code, text = run_in_fork(folder, words, replace_at_the_journal)
-    assert code == 4 and "`scene.tif` was changed while it was read" in text, text
-    assert not (folder / "map.tif").exists()
-    assert run_in_fork(folder, words)[0] == 0
+    code, text = run_in_fork(folder, words, replace_when_an_output_is_begun)
+    assert code == 4 and f"`{changed}` was changed while it was read" in text, text
+    assert {path for path in contents(folder) if ".journal" not in path} == before - {"newer"}
+    code, text = run_in_fork(folder, words)
+    assert code == 0, text

@@ -91,6 +91,22 @@ def test_a_failed_block_leaves_the_old_output_and_no_stage(tmp_path: Path) -> No
     assert target.read_text(encoding="utf-8") == "old"
 
 
+def test_an_older_folder_comes_back_if_the_new_one_cannot_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, replace = _folder(tmp_path / "data", MARKER, "old.tif"), os.replace
+
+    def interrupted(source: Path, place: Path) -> None:
+        if Path(place) == target and Path(source).name == target.name:
+            raise KeyboardInterrupt
+        replace(source, place)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), staged(target, overwrite=True, marker=MARKER) as path:
+        _folder(path, MARKER)
+    assert _names(target) == [MARKER, "old.tif"] and _names(tmp_path) == ["data"]
+
+
 def test_an_interrupted_block_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), staged(tmp_path / "map.tif", overwrite=False) as path:
         path.touch()

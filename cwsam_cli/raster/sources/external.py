@@ -6,7 +6,9 @@ those that do not, so only a few formats are allowed.
 """
 
 import os
+import re
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,7 +24,23 @@ _ALONE = ("GTiff", "PNG", "JPEG", "JP2OpenJPEG", "AAIGrid")
 _KINDS = {"", "vrtwarpeddataset"}
 """Subclasses of virtual rasters whose every file is under one of `_NAMES`."""
 _NAMES = ("sourcefilename", "sourcedataset")
-_BEGINNING = 1024  # bytes in which GDAL looks for the root of a virtual raster
+_UNCLEAR = {"group", "dempath", "ooi"}
+"""Elements that name files in other ways, or let a source name some."""
+_UNCLEAR_KEYS = {"OVERVIEW_FILE", "X_DATASET", "Y_DATASET"}
+"""Items of metadata that name files."""
+_SYSTEMS = ("sourcesrs", "targetsrs")
+_SYSTEM = re.compile(r"\s*(\w+\[.*|EPSG:\d+|)\s*", re.DOTALL | re.IGNORECASE)
+"""A CRS that is written out. GDAL would also take the address of one."""
+_SIDECARS = (".ovr", ".ovr.zip", ".msk", ".aux")
+_HFA = b"EHFA_HEADER_TAG"
+_BEGINNING = 1 << 16  # bytes; GDAL looks for the marks of its formats in fewer
+_MARK = b"<VRTDataset"
+_MARKS = re.compile(rb"<(VRTDataset|GDALTileIndex|Table_of_Contents)")
+"""Formats that GDAL tries before those of `_ALONE`, wherever in the beginning of a file their mark is."""
+_LAYERS = (b"SQLite format 3\0", b"\0\0\x27\x0a", b"fgb\x03", b"\x03")
+"""First bytes of GeoPackage, Shapefile, FlatGeobuf and dBASE."""
+_ACTIVE = re.compile(rb"<OGR|gdal_streamed_alg")
+"""Layers that name files or commands, although they begin like GeoJSON."""
 
 
 def is_forbidden() -> bool:
@@ -45,52 +63,77 @@ def refuse_external(raster: str) -> None:
 def refuse_external_layer(path: Path) -> None:
     """Stop at a vector file that may read other files, if `--no-external` is given.
 
-    Formats in XML, such as GDAL's virtual layers, may name files and servers. A raster passes unless it is external.
+    GDAL's virtual layers, pipelines and many formats in text or XML may name files and servers, so only a few formats
+    are allowed. A raster passes unless it is external.
 
     Raises:
-        DataError: the file is in XML, or lies outside its folder.
+        DataError: there is no such file, its format is not allowed, or a part of it lies outside its folder.
     """
-    if not is_forbidden() or not path.is_file():
+    if not is_forbidden() or path.is_dir():
         return
-    with path.open("rb") as file:
-        head = file.read(_BEGINNING)
-    if _MARK in head:
+    if not path.is_file():
+        raise DataError(f"there is no file `{path}`", hint="check the path")
+    head = _head(path)
+    is_json = head.removeprefix(b"\xef\xbb\xbf").lstrip(b"\x1e \t\r\n")[:1] in (b"{", b"[")
+    if not head.startswith(_LAYERS) and (not is_json or _ACTIVE.search(head)):
         refuse_external(str(path))
-    elif head.lstrip().startswith(b"<"):
-        raise DataError(f"`{path}` is in XML, which may name other files, and --no-external is given", hint=_CONVERT)
-    elif not path.resolve().is_relative_to(path.absolute().parent.resolve()):
-        raise DataError(f"`{path}` links to a file outside its folder", hint=_HINT)
+        return
+    folder = path.absolute().parent.resolve()
+    for part in (path, *(path.with_suffix(suffix) for suffix in (".shp", ".dbf", ".shx"))):
+        if not part.resolve().is_relative_to(folder):
+            raise DataError(f"`{part}` links to a file outside its folder", hint=_HINT)
 
 
-_MARK = b"<VRTDataset"
-_CONVERT = "convert it, if you trust it: ogr2ogr layer.gpkg FILE"
 _HINT = "copy the raster and its sources into one folder, or leave out --no-external if you trust it"
 
 
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_BEGINNING)
+
+
 def _check(path: Path, folder: Path, raster: str, seen: set[Path]) -> None:
-    """Check a file and the files that it names."""
-    real = path.resolve()
-    if not real.is_relative_to(folder):
+    """Check a file, its sidecars and the files that it names, without letting GDAL open any of them before."""
+    if not path.resolve().is_relative_to(folder):
         raise DataError(f"`{raster}` reads `{path}`, which lies outside its folder", hint=_HINT)
-    if real in seen:
+    place = path.parent.resolve() / path.name
+    if place in seen:
         return
-    seen.add(real)
+    seen.add(place)
+    for sidecar in _sidecars(path):
+        _check(sidecar, folder, raster, seen)
     dataset = _open_alone(path)
     if dataset is None:
         for name in _sources(path, raster):
             _check(name, folder, raster, seen)
         return
     with dataset:
-        is_inside = all(Path(name).resolve().is_relative_to(folder) for name in dataset.files if Path(name).exists())
-        if not is_inside or "OVERVIEW_FILE" in dataset.tags(ns="OVERVIEWS"):
+        named = dataset.tags(ns="OVERVIEWS") | dataset.tags(ns="GEOLOCATION")
+        if _UNCLEAR_KEYS & named.keys() or not all(
+            Path(name).resolve().is_relative_to(folder) for name in dataset.files
+        ):
             raise DataError(f"`{raster}` reads files outside its folder", hint=_HINT)
+
+
+def _sidecars(path: Path) -> Iterator[Path]:
+    """Yield the rasters that GDAL opens with another one, in any format: overviews and masks."""
+    names = {path.name.lower() + suffix for suffix in _SIDECARS} | {path.stem.lower() + ".aux"}
+    for entry in path.parent.iterdir():
+        name = entry.name.lower()
+        if name in names and (not name.endswith(".aux") or (entry.is_file() and _head(entry).startswith(_HFA))):
+            yield entry
 
 
 def _open_alone(path: Path) -> rasterio.DatasetReader | None:
     """Open a raster of one of the formats that are allowed, or return None."""
+    head = _head(path)
+    if _MARKS.search(head):
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         for driver in _ALONE:
+            if driver == "AAIGrid" and b"<" in head:  # a text can be of several formats
+                continue
             with suppress(RasterioError):
                 return rasterio.open(path, driver=driver)
     return None
@@ -104,33 +147,38 @@ def _sources(path: Path, raster: str) -> list[Path]:
     Raises:
         DataError: the file is not a virtual raster, or may read other files in another way.
     """
-    with path.open("rb") as file:
-        is_virtual = _MARK in file.read(_BEGINNING)
-    if not is_virtual:
+    if _MARK not in _head(path):
         raise DataError(
             f"`{path}` is damaged, or of a format that --no-external does not allow", hint=f"allowed: {_FORMATS}"
         )
     text = path.read_bytes()
     try:
-        root = ElementTree.fromstring(text)
+        root = ElementTree.fromstring(text.decode("utf-8"))  # GDAL takes no other encoding
     except (ElementTree.ParseError, ValueError, LookupError):
         root = None
     unclear = DataError(f"`{path}` may read other files than --no-external can tell", hint=_HINT)
-    if root is None or b"<!" in text:  # GDAL reads comments, CDATA and entities in its own way
+    if root is None or b"<!" in text or b"<?" in text.lstrip()[2:]:  # GDAL reads these in its own way
         raise unclear
     named = []
     for element in root.iter():
         values = {_plain(name): value for name, value in element.attrib.items()}
-        values[_plain(element.tag)] = element.text or ""
-        if _plain(element.tag) == "group" or values.get("key", "").upper() == "OVERVIEW_FILE":
+        values[_plain(element.tag)] = (
+            "".join(element.itertext()) if _plain(element.tag) in _NAMES else element.text or ""
+        )
+        systems = [values[name] for name in _SYSTEMS if name in values]
+        if (
+            _UNCLEAR & values.keys()
+            or values.get("key", "").upper() in _UNCLEAR_KEYS
+            or not all(map(_SYSTEM.fullmatch, systems))
+        ):
             raise unclear
         named += [values[name] for name in _NAMES if name in values]
     if {name.lower() for name in (root.get("subClass", ""), root.get("subclass", ""))} - _KINDS:
         raise unclear
-    return [_place(name.strip(), path, raster) for name in named]
+    return [place for name in named for place in _places(name.strip(), path, raster)]
 
 
-_FORMATS = ", ".join((*_ALONE, "VRT"))
+_FORMATS = ", ".join((*_ALONE, "VRT; layers: GeoPackage, Shapefile, FlatGeobuf, GeoJSON"))
 
 
 def _plain(name: str) -> str:
@@ -138,13 +186,13 @@ def _plain(name: str) -> str:
     return name.rpartition("}")[2].lower()
 
 
-def _place(name: str, virtual: Path, raster: str) -> Path:
+def _places(name: str, virtual: Path, raster: str) -> list[Path]:
     """Return the file that a virtual raster names. GDAL may look in its folder or in the working folder.
 
     Raises:
         DataError: the name is not that of a file, or means two files.
     """
-    found = {place.resolve() for place in (virtual.parent / name, Path(name)) if place.is_file()}
-    if len(found) != 1 or ":" in os.path.splitdrive(name)[1]:
+    found = [place for place in (virtual.parent / name, Path(name)) if place.is_file()]
+    if len({place.resolve() for place in found}) != 1 or ":" in os.path.splitdrive(name)[1]:
         raise DataError(f"`{raster}` reads `{name[:200]}`, which is not one file in its folder", hint=_HINT)
-    return found.pop()
+    return found

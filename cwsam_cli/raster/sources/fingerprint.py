@@ -8,8 +8,8 @@ reports them. The query of its URL counts only if the server reports none of the
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
@@ -60,18 +60,30 @@ def fingerprint_of_file(path: Path, *, whole: bool = False) -> str:
     return _digest(_describe(str(path), whole=whole))
 
 
-@contextmanager
-def unchanged(*files: Path | str) -> Iterator[None]:
-    """Stop at the end of a block if a file on this disk was replaced or changed during it.
+@dataclass(frozen=True, slots=True)
+class Stamps:
+    """When files on this disk were changed last."""
 
-    Raises:
-        DataError: it was.
-    """
-    before = [_stamp(file) for file in files]
-    yield
-    for file, stamp in zip(files, before, strict=True):
-        if _stamp(file) != stamp:
-            raise changed(file)
+    _found: dict[str, tuple[int, int] | None]
+
+    @classmethod
+    def of(cls, files: Iterable[Path | str]) -> "Stamps":
+        """Note when files were changed. A view is as its rasters are."""
+        return cls({name: _stamp(name) for file in files for name in _parts(str(file))})
+
+    def refuse_changed(self) -> None:
+        """Stop if a file was replaced or changed since.
+
+        Raises:
+            DataError: it was.
+        """
+        for name, stamp in self._found.items():
+            if _stamp(name) != stamp:
+                raise changed(name)
+
+
+def _parts(name: str) -> list[str]:
+    return [path for _, path in View.from_text(name).members] if name.startswith(VIEW) else [name]
 
 
 def changed(file: Path | str) -> DataError:
@@ -79,12 +91,12 @@ def changed(file: Path | str) -> DataError:
     return DataError(f"`{file}` was changed while it was read", hint="run the command again when it is complete")
 
 
-def _stamp(file: Path | str) -> tuple[int, int, int] | None:
+def _stamp(file: Path | str) -> tuple[int, int] | None:
     path = _find_on_disk(str(file))
     if path is None:
         return None
     status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns  # some network disks, such as sshfs, give a file new inode numbers
 
 
 def _digest(*parts: str) -> str:

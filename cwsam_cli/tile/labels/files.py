@@ -190,10 +190,10 @@ def _read_table(classes: str) -> LabelTable:
     path = Path(classes)
     if not path.is_file() or path.suffix.lower() in (*SUFFIXES, ".yaml", ".yml"):
         return load_label_table(classes)
+    refuse_external_layer(path)
     if path.suffix.lower() == ".dbf":
         frame = pyogrio.read_dataframe(path, read_geometry=False)
         return make_label_table(table_keys(list(frame.columns), frame.to_numpy().tolist(), path), classes)
-    refuse_external_layer(path)
     try:
         dataset = rasterio.open(path)
     except rasterio.errors.RasterioIOError:

@@ -1,12 +1,16 @@
 """What people's GIS opens says the class, its name in any script, and its measures."""
 
 import json
+import os
 import re
 import sqlite3
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import geopandas
@@ -25,7 +29,14 @@ from cwsam_cli.raster.style import qml, read_qml, write_style
 from cwsam_cli.taxonomy import from_names
 from cwsam_cli.vector import layers as vector
 from cwsam_cli.vector.formats import vector_driver
-from cwsam_cli.vector.layers import check_size, copy_geopackage, may_write_style, write_layer_style, write_stream
+from cwsam_cli.vector.layers import (
+    check_size,
+    copy_geopackage,
+    may_write_style,
+    write_frame,
+    write_layer_style,
+    write_stream,
+)
 from cwsam_cli.vectorize.features import Columns, dissolve, encode_regions
 from cwsam_cli.vectorize.measure import to_ground
 from cwsam_cli.vectorize.polygonize import Regions, polygonize
@@ -263,3 +274,66 @@ def test_a_style_that_cannot_be_written_is_said_in_a_sentence(tmp_path: Path) ->
         other.execute("DROP TABLE gpkg_contents")
     with pytest.raises(MachineError, match=r"p\.gpkg. could not be written"):
         write_layer_style(path, "p", {1: ("water", "#005adc")}, "code")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "cut", "lost"),
+    [
+        (".geojson", ".geojson", 1),
+        (".geojson", ".geojson", 300),
+        (".geojsonl", ".geojsonl", 1),
+        (".fgb", ".fgb", 1),
+        (".shp", ".shp", 1),
+        (".shp", ".shx", 8),
+        (".shp", ".dbf", 100),
+        (".shp", ".prj", 10_000),
+    ],
+)
+def test_a_layer_whose_end_is_not_on_the_disk_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, cut: str, lost: int
+) -> None:
+    write_arrow = pyogrio.write_arrow
+
+    def write_less(*args: Any, **options: Any) -> None:
+        write_arrow(*args, **options)
+        part = (tmp_path / "p").with_suffix(cut)
+        os.truncate(part, max(0, part.stat().st_size - lost))
+
+    write(tmp_path / f"p{suffix}", some_regions())
+    monkeypatch.setattr(pyogrio, "write_arrow", write_less)
+    with pytest.raises(MachineError, match="could not be written whole") as caught:
+        write(tmp_path / f"p{suffix}", some_regions())
+    assert "disk" in caught.value.hint
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no limit of a file's size")
+def test_a_geopackage_without_its_spatial_index_is_an_error(tmp_path: Path) -> None:
+    frame = geopandas.GeoDataFrame({"a": range(400)}, geometry=[shapely.Point(i, i) for i in range(400)], crs=32617)
+    write_frame(frame, tmp_path / "whole.gpkg", layer="points")
+    size = (tmp_path / "whole.gpkg").stat().st_size
+    code = (
+        "import geopandas, resource, sys; from pathlib import Path; from cwsam_cli.vector.layers import write_frame\n"
+        "frame = geopandas.read_file('whole.gpkg')\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size - 4096},) * 2)\n"
+        "write_frame(frame, Path('half.gpkg'), layer='points')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "MachineError: `half.gpkg` could not be written whole" in done.stderr, done.stderr
+
+
+def test_rows_are_appended_to_a_layer_without_spatial_index(tmp_path: Path) -> None:
+    path, columns, regions = tmp_path / "p.gpkg", Columns(), some_regions()
+    write(path, regions)
+    with closing(sqlite3.connect(path)) as package, package:
+        package.execute("DELETE FROM gpkg_extensions WHERE extension_name = 'gpkg_rtree_index'")
+    area = regions.pixels * 900.0
+    batch = columns.batch(regions, area, np.sqrt(area), LEGEND, encode_regions(ground(regions), regions))
+    write_stream(iter([batch]), columns.schema, path, driver="GPKG", crs=UTM, layer="p", append=True)
+    assert len(read(path)) == 2 * len(area)
+
+
+@pytest.mark.parametrize("name", ["a;b.gpkg", "a!b.shp", "a!b/c.geojson"])
+def test_a_name_that_would_be_read_as_a_url_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be written to a path with"):
+        vector_driver(Path(name))
+    assert vector_driver(Path("a&b [c]: (d).gpkg")) == "GPKG"

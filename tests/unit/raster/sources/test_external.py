@@ -1,17 +1,22 @@
 """With `--no-external`, a raster reads nothing outside its own folder."""
 
+import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio.shutil
+import shapely
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.scene import open_raster, open_scene
-from cwsam_cli.raster.sources.external import refuse_external
+from cwsam_cli.raster.sources.external import refuse_external, refuse_external_layer
 from cwsam_cli.raster.sources.network import NO_EXTERNAL
 from cwsam_cli.raster.sources.views import make_views
 
@@ -139,3 +144,94 @@ def test_the_environment_forbids_it_wherever_a_raster_is_opened(
     (linked,) = make_views([str(bands[0].with_name("t_red.tif"))], stack="{scene}_{band}.tif")
     with pytest.raises(DataError, match="outside its folder"), open_scene(linked):
         pass
+
+
+@pytest.mark.parametrize("suffix", [".ovr", ".msk", ".MSK"])
+@pytest.mark.parametrize("name", ["a.tif", "scene.vrt"])
+@pytest.mark.parametrize(
+    "source", ["{folder}/secret.tif", "/vsizip/{folder}/s.zip/secret.tif", "/vsicurl/http://x/a.tif"]
+)
+def test_a_virtual_raster_as_sidecar_is_refused(
+    make_raster: MakeRaster, secret: Path, source: str, name: str, suffix: str
+) -> None:
+    folder = make_raster("in/a.tif", VALUES).parent
+    with zipfile.ZipFile(secret.with_name("s.zip"), "w") as archive:
+        archive.write(secret, secret.name)
+    virtual(folder, "a.tif")
+    refuse_external(str(folder / name))
+    sidecar = virtual(folder.parent, source.format(folder=secret.parent), attributes="")
+    sidecar.rename(folder / f"{name}{suffix}")
+    with pytest.raises(DataError, match=r"is not one file|lies outside") as caught:
+        refuse_external(str(folder / name))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("mark", ["VRTDataset", "GDALTileIndexDataset", "Table_of_Contents"])
+def test_a_text_that_is_a_grid_and_another_format_is_refused(make_raster: MakeRaster, secret: Path, mark: str) -> None:
+    path = make_raster("in/a.tif", VALUES).with_name("grid.asc")
+    header = "ncols 8\nnrows 8\nxllcorner 0\nyllcorner 0\ncellsize 1\n"
+    path.write_text(header + "\n".join(" ".join(map(str, row)) for row in VALUES.tolist()))
+    refuse_external(str(path))
+    path.write_text(header + virtual(path.parent, str(secret)).read_text().replace("VRTDataset", mark))
+    with pytest.raises(DataError, match=r"grid\.asc"):
+        refuse_external(str(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("<SourceSRS>.*?</SourceSRS>", "<SourceSRS>http://127.0.0.1:9/crs</SourceSRS>"),
+        ("<BaseTransformer>", "<BaseTransformer><DEMPath>../secret.tif</DEMPath>"),
+        ("<BaseTransformer>", '<BaseTransformer><MDI key="X_DATASET">../secret.tif</MDI>'),
+        ("<WorkingDataType>", '<OOI key="ROOT_PATH">/</OOI><WorkingDataType>'),
+        ("<WorkingDataType>", "<?x <SourceDataset>../secret.tif</SourceDataset>?><WorkingDataType>"),
+    ],
+)
+def test_a_warped_raster_reads_only_its_source(make_raster: MakeRaster, old: str, new: str) -> None:
+    inside = make_raster("in/a.tif", VALUES)
+    path = inside.with_name("warped.vrt")
+    with rasterio.open(inside) as dataset, WarpedVRT(dataset, crs="EPSG:3857") as warped:
+        rasterio.shutil.copy(warped, path, driver="VRT")
+    refuse_external(str(path))
+    text = path.read_text()
+    path.write_text(re.sub(old, new, text))
+    assert path.read_text() != text
+    with pytest.raises(DataError, match="than --no-external can tell"):
+        refuse_external(str(path))
+
+
+@pytest.mark.parametrize("driver", ["GPKG", "ESRI Shapefile", "FlatGeobuf", "GeoJSON", "GeoJSONSeq"])
+def test_common_layers_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str) -> None:
+    suffix = {"GPKG": ".gpkg", "ESRI Shapefile": ".shp", "FlatGeobuf": ".fgb"}.get(driver, ".geojson")
+    path = tmp_path / f"a{suffix}"
+    geopandas.GeoDataFrame({"name": ["<a>"]}, geometry=[shapely.Point(1, 2)], crs=4326).to_file(path, driver=driver)
+    monkeypatch.setenv(NO_EXTERNAL, "1")
+    refuse_external_layer(path)
+
+
+@pytest.mark.parametrize("before", ["", "\ufeff", "text ", '{"type": "FeatureCollection"} '])
+def test_a_virtual_layer_is_refused_whatever_stands_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    path = tmp_path / "layer.gpkg"
+    path.write_text(f"{before}<OGRVRTDataSource></OGRVRTDataSource>", encoding="utf-8")
+    refuse_external_layer(path)
+    monkeypatch.setenv(NO_EXTERNAL, "1")
+    with pytest.raises(DataError, match=r"layer\.gpkg"):
+        refuse_external_layer(path)
+
+
+def test_a_pipeline_and_a_linked_part_of_a_shapefile_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NO_EXTERNAL, "1")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.gpkg").write_text('{"type": "gdal_streamed_alg", "command_line": "gdal vector convert x y"}')
+    frame = geopandas.GeoDataFrame({"name": ["a"]}, geometry=[shapely.Point(1, 2)], crs=4326)
+    frame.to_file(folder / "b.shp")
+    (folder / "b.dbf").rename(tmp_path / "b.dbf")
+    (folder / "b.dbf").symlink_to(tmp_path / "b.dbf")
+    for name in ("a.gpkg", "b.shp", "gone.gpkg"):
+        with pytest.raises(DataError):
+            refuse_external_layer(folder / name)
