@@ -236,7 +236,7 @@ def part_of_journal(
     plan: Mapping[str, Any],
     *,
     part: int,
-    fits: Callable[[Mapping[str, Any]], bool],
+    misfit: Callable[[Mapping[str, Any]], str],
 ) -> Iterator[Journal]:
     """Open the journal of an output that several runs make together, or begin one. It stays when the block ends.
 
@@ -245,7 +245,7 @@ def part_of_journal(
         key: see `journal`. It must be that of the other parts.
         plan: see `journal`. The part that comes first decides for all.
         part: the number of this part; no other run may have it at the same time.
-        fits: whether another part's plan can be followed.
+        misfit: what another part's plan has so that it cannot be followed; empty if it can.
 
     Raises:
         MachineError: another process makes this part, or the whole output.
@@ -259,7 +259,7 @@ def part_of_journal(
             is_first = not parts_are_running(target)
             folder.mkdir(exist_ok=True)
             busy = f"part {part} of `{target}` is being made by another process"
-            _join(opened, target, json.loads(json.dumps(key)), fits, may_begin=is_first and opened.is_empty)
+            _join(opened, target, json.loads(json.dumps(key)), misfit, may_begin=is_first and opened.is_empty)
             stack.enter_context(locked(folder / f"{part}.lock", busy))
         opened.scan()
         yield opened
@@ -269,18 +269,18 @@ def _join(
     opened: Journal,
     target: Path,
     key: dict[str, Any],
-    fits: Callable[[Mapping[str, Any]], bool],
+    misfit: Callable[[Mapping[str, Any]], str],
     *,
     may_begin: bool,
 ) -> None:
     older, plan = _read_description(opened.folder)
     differing = _differing(older, key)
-    if not differing and fits(plan):
+    what = f"another {', '.join(differing)}" if differing else misfit(plan)
+    if not what:
         opened.plan = plan
     elif may_begin or not older:
         _begin(opened, key)
     else:
-        what = f"another {', '.join(differing)}" if differing else "more memory or larger batches"
         raise UsageError(
             f"other parts of `{target}` have {what}",
             hint=f"give all parts the same options; to begin anew, remove `{opened.folder}`",

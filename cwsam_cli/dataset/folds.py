@@ -27,7 +27,8 @@ def _read(root: Path) -> list[tuple[str, int, str | None]]:
     except sqlite3.Error:
         return []
     for tile, fold, near in rows:
-        if not (isinstance(tile, str) and isinstance(fold, int) and isinstance(near, str | None)):
+        is_whole = isinstance(fold, int | float) and float(fold).is_integer()  # other programs write 0.0
+        if not (isinstance(tile, str) and is_whole and isinstance(near, str | None)):
             raise DataError(
                 f"`{path}`: `fold` or `near_folds` of the tile {str(tile)[:80]!a} is wrong",
                 hint="tile the scenes again",

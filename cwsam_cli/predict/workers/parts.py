@@ -4,10 +4,12 @@ Parts of one map share its journal, and the part that ends last writes the map. 
 no device holds it, work as those of `--gpus` do.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,7 +19,6 @@ from cwsam_cli.distributed.cluster import launcher_environment
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.scheduler import LOCAL, count_cores
 from cwsam_cli.distributed.world import World, choose_device, choose_local_device, refuse_missing_gpus
-from cwsam_cli.errors import UsageError
 from cwsam_cli.files import reserved
 from cwsam_cli.journal import Journal, folder_of, part_of_journal, parts_are_running
 from cwsam_cli.predict.mapfile import is_made, read_tally, refuse_others
@@ -124,10 +125,8 @@ def _make_part(request: MapRequest) -> MapResult | PartResult:
     if not is_made(plan):
         plan.log_warnings()
         refuse_others(plan)
-        with part_of_journal(output, plan.key, plan.to_json(), part=number, fits=partial(can_follow, plan)) as opened:
-            others = MapPlan.from_json(opened.plan)
-            _refuse_other_form(request, others.request)
-            plan = plan.cut_like(others)
+        with part_of_journal(output, plan.key, plan.to_json(), part=number, misfit=partial(_misfit, plan)) as opened:
+            plan = plan.cut_like(MapPlan.from_json(opened.plan))
             if not is_made(plan):  # another part may have written the map while this one waited for it
                 score = model.scorer(request)
                 make_pieces(plan, score, opened, device=model.device, rank=number - 1, world=parts, is_part=True)
@@ -151,17 +150,13 @@ def _make_part(request: MapRequest) -> MapResult | PartResult:
     return result_of(plan, read_tally(plan))
 
 
-def _refuse_other_form(request: MapRequest, others: MapRequest) -> None:
-    """Stop a part that would write another kind of file than the other parts.
-
-    Raises:
-        UsageError: it would.
-    """
-    if (request.format, dict(request.creation)) != (others.format, dict(others.creation)):
-        raise UsageError(
-            f"other parts of `{request.target}` have another --format or --co",
-            hint=f"give all parts the same options; to begin anew, remove `{folder_of(request.target)}`",
-        )
+def _misfit(plan: MapPlan, raw: Mapping[str, Any]) -> str:
+    """Return what another part's plan of the same map has that this part cannot follow, or nothing."""
+    if not can_follow(plan, raw):
+        return "more memory or larger batches"
+    own, other = plan.request, MapPlan.from_json(raw).request
+    has_form = (own.format, dict(own.creation)) == (other.format, dict(other.creation))
+    return "" if has_form else "another --format or --co"
 
 
 def _predict_together(world: World, request: MapRequest) -> MapResult | None:
