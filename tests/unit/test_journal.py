@@ -185,7 +185,7 @@ def test_a_journal_is_gone_before_another_process_may_begin_one(
 @contextmanager
 def part(target: Path, number: int, key: dict[str, Any] = KEY, *, fits: bool = True) -> Iterator[Journal]:
     with part_of_journal(
-        target, key, {"batch": number}, part=number, misfit=lambda plan: "" if fits else "larger batches"
+        target, key, {"batch": number}, part=number, misfit=lambda _: "" if fits else "more memory"
     ) as kept:
         yield kept
 

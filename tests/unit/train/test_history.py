@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from torch import Tensor
 
 from cwsam_cli.metrics.history import HISTORY, read_history
@@ -63,7 +64,9 @@ def test_each_line_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None:
     history.close()
 
 
-def test_going_on_repeats_no_epoch(tmp_path: Path) -> None:
+def test_going_on_repeats_no_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Files of one second are read in the order of their numbers as text, in which 10 comes before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     _watch(tmp_path, 0, *[(epoch, {"train/loss": float(epoch)}) for epoch in (1, 2, 3, 4)])
     _watch(tmp_path, 2, (3, {"train/loss": 30.0}))
     assert [(row["epoch"], row["train/loss"]) for row in read_history(tmp_path / HISTORY)] == [(1, 1), (2, 2), (3, 30)]
