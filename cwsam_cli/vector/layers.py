@@ -1,9 +1,7 @@
 """Read and write vector layers. Layers are written batch by batch, so memory does not depend on their size."""
 
 import json
-import mmap
 import sqlite3
-import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -21,6 +19,7 @@ from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, MachineError
 from cwsam_cli.raster.style import qml, read_qml
 from cwsam_cli.vector.formats import vector_driver
+from cwsam_cli.vector.whole import FULL, has_index, refuse_half
 
 if TYPE_CHECKING:
     import geopandas  # only data frames need it
@@ -32,11 +31,8 @@ SHAPEFILE_LIMIT = 2**31 - 1
 _FAILED = (pyogrio.errors.FeatureError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError)
 _TOUCHING = 1e-6
 """The largest shared part of two neighbours, relative to the smaller one, that rounding can cause."""
-_FULL = "is the disk full?"
 _NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 """SQL for the time in the form that GeoPackage demands; `CURRENT_TIMESTAMP` has another form."""
-_FGB_NODE = 16  # items of a node of its index, as GDAL writes it
-_GEOJSON_END = b"]\n}\n"
 _OPTIONS = {
     "ESRI Shapefile": {"ENCODING": "UTF-8"},
     "GeoJSON": {"RFC7946": "YES"},
@@ -76,7 +72,7 @@ def write_stream(
         return _write_parquet(batches, schema, path, crs, geometry_type, metadata or {})
     raised: list[BaseException] = []
     rows = 0
-    is_foreign = append and layer in pyogrio.list_layers(path)[:, 0] and not _has_index(path, layer)
+    is_foreign = append and layer in pyogrio.list_layers(path)[:, 0] and not has_index(path, layer)
 
     def recorded() -> Iterator[pa.RecordBatch]:
         nonlocal rows
@@ -108,81 +104,9 @@ def write_stream(
     except (*_FAILED, RuntimeError) as error:
         if raised:
             raise raised[0] from None
-        raise MachineError(f"`{path.name}` could not be written: {error}", hint=_FULL) from None
+        raise MachineError(f"`{path.name}` could not be written: {error}", hint=FULL) from None
     if not is_foreign:  # another program wrote the layer without a spatial index
-        _refuse_half(path, driver, layer, rows)
-
-
-def _refuse_half(path: Path, driver: str, layer: str, rows: int) -> None:
-    """Stop if the end of a layer is not on the disk: GDAL does not say when closing a file fails.
-
-    Args:
-        path: the file that was written.
-        driver: see `write_stream`.
-        layer: see `write_stream`.
-        rows: number of rows that were written, without those that were there.
-
-    Raises:
-        MachineError: the file is not whole.
-    """
-    if driver == "GPKG":
-        is_whole = _has_index(path, layer)
-    elif driver == "GeoJSON":
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - len(_GEOJSON_END)))
-            is_whole = file.read() == _GEOJSON_END
-    elif driver == "GeoJSONSeq":
-        with path.open("rb") as file:
-            is_whole = sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b"")) == rows
-    elif driver == "ESRI Shapefile":
-        is_whole = _is_whole_shapefile(path, rows)
-    else:
-        is_whole = _is_whole_flatgeobuf(path, rows)
-    if not is_whole:
-        raise MachineError(f"`{path.name}` could not be written whole", hint=_FULL)
-
-
-def _has_index(path: Path, layer: str) -> bool:
-    """Return whether a layer of a GeoPackage has its spatial index, which is written last."""
-    query = "SELECT count(*) FROM gpkg_extensions WHERE table_name = ? AND extension_name = 'gpkg_rtree_index'"
-    try:
-        with closing(sqlite3.connect(path)) as package:
-            return bool(package.execute(query, (layer,)).fetchone()[0])
-    except sqlite3.Error:
-        return False
-
-
-def _is_whole_shapefile(path: Path, rows: int) -> bool:
-    """Return whether the files of a shapefile are as long as their headers say."""
-    shp, shx, dbf, prj = (path.with_suffix(suffix) for suffix in (".shp", ".shx", ".dbf", ".prj"))
-    try:
-        with dbf.open("rb") as file:
-            count, head, row = struct.unpack("<4xIHH", file.read(12))
-        for part in (shp, shx):
-            with part.open("rb") as file:
-                words = struct.unpack(">24xI", file.read(28))[0]
-            if part.stat().st_size != 2 * words:
-                return False
-        is_long = dbf.stat().st_size >= head + rows * row and shx.stat().st_size == 100 + 8 * rows
-        return bool(count == rows and is_long and prj.stat().st_size)
-    except (OSError, struct.error):
-        return False
-
-
-def _is_whole_flatgeobuf(path: Path, rows: int) -> bool:
-    """Return whether the last feature of a FlatGeobuf ends where the file ends, https://flatgeobuf.org/#specification."""
-    nodes = level = rows
-    while level > 1 or nodes == rows == 1:  # of the spatial index
-        level = -(-level // _FGB_NODE)
-        nodes += level
-    with path.open("rb") as file, closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as content:
-        try:
-            end = 12 + struct.unpack_from("<I", content, 8)[0] + 40 * nodes
-            for _ in range(rows):
-                end += 4 + struct.unpack_from("<I", content, end)[0]
-        except struct.error:
-            return False
-        return bool(end == len(content))
+        refuse_half(path, driver, layer, rows)
 
 
 def _write_parquet(
@@ -378,7 +302,7 @@ def _styles(path: Path) -> Iterator[sqlite3.Connection]:
             )
             yield package
     except sqlite3.Error as error:
-        raise MachineError(f"`{path.name}` could not be written: {error}", hint=_FULL) from None
+        raise MachineError(f"`{path.name}` could not be written: {error}", hint=FULL) from None
 
 
 def _put_style(package: sqlite3.Connection, layer: str, style: str) -> None:
@@ -402,5 +326,5 @@ def write_frame(frame: "geopandas.GeoDataFrame", path: Path, *, layer: str, **op
     try:
         frame.to_file(path, driver=driver, layer=layer, **options)
     except _FAILED as error:
-        raise MachineError(f"`{path.name}` could not be written: {error}", hint=_FULL) from None
-    _refuse_half(path, driver, layer, len(frame))
+        raise MachineError(f"`{path.name}` could not be written: {error}", hint=FULL) from None
+    refuse_half(path, driver, layer, len(frame))
