@@ -44,8 +44,14 @@ def refuse_half(path: Path, driver: str, layer: str, rows: int) -> None:
 
 
 def has_index(path: Path, layer: str) -> bool:
-    """Return whether a layer of a GeoPackage has its spatial index, which is written last."""
-    query = "SELECT count(*) FROM gpkg_extensions WHERE table_name = ? AND extension_name = 'gpkg_rtree_index'"
+    """Return whether a GeoPackage lists a layer with its spatial index, which is written last.
+
+    The list can be missing from a package of an empty layer if the disk is full.
+    """
+    query = (
+        "SELECT count(*) FROM gpkg_contents JOIN gpkg_extensions USING (table_name) "
+        "WHERE table_name = ? AND extension_name = 'gpkg_rtree_index'"
+    )
     try:
         with closing(sqlite3.connect(path)) as package:
             return bool(package.execute(query, (layer,)).fetchone()[0])

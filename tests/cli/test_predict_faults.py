@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def started(*words: Any) -> "Iterator[subprocess.Popen[str]]":
     """Run a program until the block ends."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, *map(str, words)]
-    with subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    begin = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell in the background lets programs ignore it
+    with subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=begin) as process:
         try:
             yield process
         finally:
