@@ -49,7 +49,7 @@ def test_an_existing_output_needs_leave_to_be_changed(tmp_path: Path) -> None:
 
 
 def test_a_raster_needs_a_name_of_its_own() -> None:
-    assert statistics(Path("c.tif"), ["height=dem.tif"]) == {"conf": Path("c.tif"), "height": Path("dem.tif")}
+    assert statistics("c.tif", ["height=dem.tif"]) == {"conf": Path("c.tif"), "height": Path("dem.tif")}
     for named in (["dem.tif"], ["height="], ["height=a.tif", "HEIGHT=b.tif"], ["2x=a.tif"]):
         with pytest.raises(UsageError, match="--stats"):
             statistics(None, named)
