@@ -27,8 +27,8 @@ pictures: $(VENV)/.demo-scene
 	test -f demo/map.tif || $(BIN)/cwsam demo
 	$(BIN)/python -m docs.draw_pictures demo
 
-# Builds the page of `cwsam view` again; needed only after a change in cwsam_cli/view/page. Needs Node.js 20 or newer,
-# and npm downloads what the lock file there names.
+# Builds the script of the page of `cwsam view` again; needed only after a change in cwsam_cli/view/page. Needs Node.js
+# 20 or newer, and npm downloads what the lock file there names.
 viewer:
 	cd cwsam_cli/view/page && npm ci --ignore-scripts && node build.js
 

@@ -25,7 +25,7 @@ from cwsam_cli.view.request import LAYERS_JSON, Layer, ViewRequest
 from cwsam_cli.view.server import PageServer
 
 ASSETS = Path(__file__).with_name("assets")
-"""Folder of the page itself; `make viewer` builds it from `page/`."""
+"""Folder of the page; `make viewer` builds its script from `page/`."""
 
 Source = RasterSource | FeatureSource
 

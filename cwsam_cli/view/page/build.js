@@ -1,7 +1,7 @@
-// Builds the page of `cwsam view` into ../assets: one script, its style sheet, and the licences of all parts.
+// Builds the script of the page of `cwsam view`, and the licences of its parts. The rest of the page is in ../assets.
 
 import {createHash} from 'node:crypto';
-import {copyFileSync, readFileSync, readdirSync, writeFileSync} from 'node:fs';
+import {readFileSync, readdirSync, writeFileSync} from 'node:fs';
 import {build} from 'esbuild';
 
 const ASSETS = '../assets';
@@ -24,9 +24,6 @@ const described = packages.map((name) => ({name, ...JSON.parse(readFileSync(`nod
 const versions = described.map(({name, version}) => `${name} ${version}`).join(', ');
 const banner = `/*! Built by \`make viewer\` from sources with SHA-256 ${hashOfSources()}. Contains ${versions}. See licenses.txt. */\n`;
 writeFileSync(`${ASSETS}/viewer.js`, banner + result.outputFiles[0].text);
-for (const name of ['index.html', 'viewer.css']) {
-  copyFileSync(name, `${ASSETS}/${name}`);
-}
 writeFileSync(`${ASSETS}/licenses.txt`, described.map(licenseText).join('\n\n'));
 console.log(`viewer.js: ${Math.round(result.outputFiles[0].text.length / 1000)} kB, with ${versions}`);
 
