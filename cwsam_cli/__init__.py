@@ -1,6 +1,6 @@
 """Land-cover maps with Segment Anything, from laptop to cluster.
 
-The names of the Python interface, module `interface`, are here too. They are imported at their first use, because torch
+The names of the Python interface, package `interface`, are here too. They are imported at their first use, because torch
 and rasterio are slow to import.
 """
 

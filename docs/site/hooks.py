@@ -154,30 +154,31 @@ def class_tables() -> str:
 
 
 def functions() -> str:
-    """Return signatures and docstrings of the Python interface."""
-    tree = ast.parse((ROOT / "cwsam_cli/interface.py").read_text(encoding="utf-8"))
+    """Return signatures and docstrings of the names that the Python interface imports."""
     parts = ["# Python functions", "Import these names from `cwsam_cli`."]
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            parts += [f"## {node.name}", ast.get_docstring(node) or ""]
-            rows = [
-                [
-                    f"`{ast.unparse(field.target)}`",
-                    f"`{ast.unparse(field.annotation)}`".replace("|", "or"),
-                    str(note.value.value),
-                ]
-                for field, note in zip(node.body, node.body[1:], strict=False)
-                if isinstance(field, ast.AnnAssign)
-                and isinstance(note, ast.Expr)
-                and isinstance(note.value, ast.Constant)
-            ]
-            parts += [_table("field type meaning", rows)] if rows else []
-            parts += [_function(own, f"{node.name}.") for own in node.body if _is_public(own)]
-        elif _is_public(node):
-            parts.append(_function(node, ""))
-    sample = ast.parse((ROOT / "cwsam_cli/verify/sampled.py").read_text(encoding="utf-8"))
-    parts += [_function(node, "") for node in sample.body if getattr(node, "name", "") == "assess_sample"]
+    for line in ast.parse((ROOT / "cwsam_cli/interface/__init__.py").read_text(encoding="utf-8")).body:
+        if not isinstance(line, ast.ImportFrom):
+            continue
+        module = ast.parse((ROOT / f"{line.module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+        node = next(own for own in module.body if getattr(own, "name", "") == line.names[0].name)
+        parts += _class(node) if isinstance(node, ast.ClassDef) else [_function(node, "")]
     return "\n\n".join(parts) + "\n"
+
+
+def _class(node: ast.ClassDef) -> list[str]:
+    """Return a class's heading, docstring, fields and functions."""
+    rows = [
+        [
+            f"`{ast.unparse(field.target)}`",
+            f"`{ast.unparse(field.annotation)}`".replace("|", "or"),
+            str(note.value.value),
+        ]
+        for field, note in zip(node.body, node.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign) and isinstance(note, ast.Expr) and isinstance(note.value, ast.Constant)
+    ]
+    table = [_table("field type meaning", rows)] if rows else []
+    own = [_function(each, f"{node.name}.") for each in node.body if _is_public(each)]
+    return [f"## {node.name}", ast.get_docstring(node) or "", *table, *own]
 
 
 def _is_public(node: ast.stmt) -> bool:
