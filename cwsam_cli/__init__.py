@@ -1,7 +1,7 @@
 """Land-cover maps with Segment Anything, from laptop to cluster.
 
-The names of the Python interface, package `interface`, are here too. They are imported at their first use, because torch
-and rasterio are slow to import.
+The names of the Python interface, package `interface`, are here too. They are imported at their first use, because
+torch and rasterio are slow to import.
 """
 
 import importlib

@@ -1,13 +1,13 @@
 """`cwsam predict`."""
 
 import os
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cwsam_cli.commands.joined_maps import map_and_join, one_by_one
 from cwsam_cli.commands.options import (
     FAILED_INPUTS,
     Assets,
@@ -32,14 +32,11 @@ from cwsam_cli.commands.options import (
     require_checkpoint,
     scenes_of,
 )
-from cwsam_cli.console import loading, log
+from cwsam_cli.console import loading
 from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Views
 
 if TYPE_CHECKING:
-    from cwsam_cli.predict.request import MapRequest
     from cwsam_cli.predict.work import MapResult
-
-_JOINED = "%s, so each is mapped, and where maps overlap the most confident one is shown"
 
 
 def predict(
@@ -263,16 +260,13 @@ def predict(
             request.refuse_early()
     with loading("torch"):
         from cwsam_cli.predict.many import estimate_many, predict_many
-        from cwsam_cli.predict.planning import ScenesDiffer, scenes_on
+        from cwsam_cli.predict.planning import ScenesDiffer
         from cwsam_cli.predict.workers.parts import PartResult, predict_share
     if dry_run:
         try:
             found, failed = estimate_many(request, [""] if mosaic else named)
         except ScenesDiffer as error:
-            _refuse_blending_options(request, str(error))
-            log.warning(_JOINED, error)
-            named = scenes_on(request.aoi, named) if request.aoi else named
-            found, failed = estimate_many(replace(request, scenes=(), confidence=True), named)
+            found, failed = estimate_many(*one_by_one(request, str(error)))
         raw = {"scenes": [asdict(each) for each in found], "failed": failed}
         print_result(raw, "\n".join(each.as_text() for each in found), as_json=as_json)
         if failed:
@@ -282,7 +276,7 @@ def predict(
         try:
             result = predict_share(request)
         except ScenesDiffer as error:
-            _map_and_join(request, str(error), as_json=as_json)
+            map_and_join(request, str(error), as_json=as_json)
             return
         if isinstance(result, PartResult):
             text = f"part {result.part} is finished; pieces that `{result.path}` still lacks: {result.missing:,}"
@@ -299,72 +293,6 @@ def predict(
     print_result(made, "\n".join(lines), as_json=as_json)
     if made.failed:
         raise typer.Exit(FAILED_INPUTS)
-
-
-def _map_and_join(request: "MapRequest", reason: str, *, as_json: bool) -> None:
-    """Map each scene, and join the maps by their confidence.
-
-    Args:
-        request: for a mosaic of scenes.
-        reason: why their scores cannot be blended.
-        as_json: print the result as JSON.
-
-    Raises:
-        UsageError: an option needs scenes whose scores can be blended.
-    """
-    from cwsam_cli.mosaic.pipeline import mosaic
-    from cwsam_cli.mosaic.request import MosaicRequest
-    from cwsam_cli.mosaic.result import format_result
-    from cwsam_cli.predict.many import predict_many
-    from cwsam_cli.predict.planning import scenes_on
-    from cwsam_cli.raster.sources.scenes import scene_names
-
-    _refuse_blending_options(request, reason)
-    log.warning(_JOINED, reason)
-    folder = request.target.with_name(f".{request.target.name}.maps")
-    scenes = scenes_on(request.aoi, request.scenes) if request.aoi else request.scenes
-    made = predict_many(replace(request, scenes=(), output=folder, confidence=True), scenes)
-    if made is None:
-        return
-    if made.failed:
-        print_result(made, "\n".join(f"{scene}: failed, {why}" for scene, why in made.failed.items()), as_json=as_json)
-        raise typer.Exit(FAILED_INPUTS)
-    names = scene_names(scenes)
-    joined = mosaic(
-        MosaicRequest(
-            maps=tuple(str(folder / f"{name}.tif") for name in names),
-            output=request.target,
-            by="confidence",
-            overwrite=request.overwrite,
-            command=request.command,
-        )
-    )
-    shutil.rmtree(folder)
-    print_result(joined, format_result(joined), as_json=as_json)
-
-
-def _refuse_blending_options(request: "MapRequest", reason: str) -> None:
-    """Stop at an option that needs scenes whose scores can be blended.
-
-    Raises:
-        UsageError: there is one.
-    """
-    from cwsam_cli.distributed.cluster import launcher_environment
-    from cwsam_cli.errors import UsageError
-
-    needing = {
-        "--bounds": request.bounds,
-        "--preview": request.preview,
-        "--part": request.part or int(launcher_environment().get("WORLD_SIZE", "1")) > 1,
-        "--co": request.creation,
-        "--stac": request.stac,
-        "an output in an object store": request.upload,
-    } | {f"--{kind.replace('_', '-')}": True for kind in request.kinds}
-    if option := next((name for name, value in needing.items() if value), None):
-        raise UsageError(
-            f"{reason}, and {option} needs that",
-            hint=f"leave {option} out, or bring the scenes onto one grid: gdalwarp",
-        )
 
 
 def _refuse_launcher(uses_others: bool) -> None:

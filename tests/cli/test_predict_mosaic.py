@@ -161,4 +161,4 @@ def test_scenes_of_other_pixels_are_mapped_one_by_one_and_joined(
     geopandas.GeoDataFrame(geometry=[aoi], crs="EPSG:32617").to_file("aoi.gpkg")
     assert "1/1 `" in cwsam(*common, "--overwrite", "--aoi", "aoi.gpkg").stderr
     refused = invoke(*common, "--overwrite", "--entropy")
-    assert refused.exit_code == 2 and "--entropy needs that" in refused.stderr
+    assert refused.exit_code == 2 and "--entropy needs scenes on one grid" in refused.stderr
