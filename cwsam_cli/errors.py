@@ -7,7 +7,7 @@ import errno
 import os
 from typing import Any
 
-from cwsam_cli.console import without_secrets
+from cwsam_cli.console import log, without_secrets
 
 _DISK = {
     errno.ENOTDIR: "a part of that path is a file",
@@ -128,6 +128,21 @@ def as_user_error(error: Exception) -> CwsamError | None:
             "a process that reads tiles died", hint="try without such processes: --set training_settings.workers=0"
         )
     return None
+
+
+def user_error_of(error: Exception) -> CwsamError:
+    """Translate an exception as `as_user_error` does; raise it if it is a bug."""
+    told = as_user_error(error)
+    if told is None:
+        raise error
+    return told
+
+
+def log_failure(error: Exception) -> CwsamError:
+    """Log an error that the user can correct, and return it; raise any other one."""
+    told = user_error_of(error)
+    log.error("%s; hint: %s", told, told.hint)
+    return told
 
 
 def one_line(error: BaseException) -> str:

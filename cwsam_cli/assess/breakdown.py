@@ -58,7 +58,9 @@ def measure_parts(counts: NDArray[np.int64], names: Sequence[str]) -> tuple[Part
 def measure_ranges(
     values: NDArray[np.float64], tiles: NDArray[np.int64], blocks: Sequence[str], name: Callable[[float], str]
 ) -> tuple[PartResult, ...]:
-    """Compute the accuracy by ranges of a quantity that each tile has. A range has about a fifth of the pixels.
+    """Compute the accuracy by at most five ranges of a quantity that each tile has.
+
+    The ranges would have equally many pixels, but tiles whose values have the same text stay together.
 
     Args:
         values: the quantity, (N,).

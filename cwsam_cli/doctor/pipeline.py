@@ -9,7 +9,7 @@ from typing import Literal
 from cwsam_cli.doctor.describe import Description, describe
 from cwsam_cli.doctor.fit import CHECKS
 from cwsam_cli.doctor.machine import Machine, examine_machine
-from cwsam_cli.errors import CwsamError, as_user_error
+from cwsam_cli.errors import user_error_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +70,7 @@ def _look(path: str) -> Thing:
     try:
         return Thing(path=path, description=describe(path))
     except Exception as error:
-        told = as_user_error(error)
-        if told is None:
-            raise
+        told = user_error_of(error)
         return Thing(path=path, description=None, problem=str(told), hint=told.hint)
 
 
@@ -86,8 +84,9 @@ def _compare(first: Description, second: Description) -> Comparison | None:
         return None
     try:
         doubts, misfits = check(first.path, second.path)
-    except CwsamError as error:
-        doubts, misfits = [], [f"{error} ({error.hint})" if error.hint else str(error)]
+    except Exception as error:
+        told = user_error_of(error)
+        doubts, misfits = [], [f"{told} ({told.hint})" if told.hint else str(told)]
     return Comparison(
         first=first.path,
         second=second.path,

@@ -15,7 +15,7 @@ from cwsam_cli.console import log, size_text
 from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.scheduler import LostScheduler
 from cwsam_cli.distributed.world import World, choose_device
-from cwsam_cli.errors import CwsamError, OutputExists, UsageError, as_user_error
+from cwsam_cli.errors import CwsamError, OutputExists, UsageError, log_failure
 from cwsam_cli.files import locked, refuse_existing, reserved, sha256
 from cwsam_cli.predict.plan import MapPlan
 from cwsam_cli.predict.planning import make_plan
@@ -206,7 +206,7 @@ def _make(common: MapRequest, requests: Sequence[MapRequest], world: World, *, d
             log.info("%d/%d `%s` → `%s`", number, len(requests), request.scene, request.place)
             made.maps.append(make_map(plan, score, world))
         except Exception as error:
-            made.failed[request.scene] = str(_tell(error))
+            made.failed[request.scene] = str(log_failure(error))
     if isinstance(score, Lockstep):
         score.finish()
     return made
@@ -235,7 +235,7 @@ def _make_on_cluster(common: MapRequest, requests: Sequence[MapRequest]) -> Maps
             except LostScheduler:
                 raise
             except Exception as error:
-                found[request.scene] = _tell(error)
+                found[request.scene] = log_failure(error)
 
         workers.in_threads(make, requests)
     results = [(request, found[request.scene]) for request in requests]
@@ -244,15 +244,6 @@ def _make_on_cluster(common: MapRequest, requests: Sequence[MapRequest]) -> Maps
         [request.place for request, result in results if result is None],
         {request.scene: str(result) for request, result in results if isinstance(result, CwsamError)},
     )
-
-
-def _tell(error: Exception) -> CwsamError:
-    """Log an error that the user can correct; raise any other one."""
-    told = as_user_error(error)
-    if told is None:
-        raise error
-    log.error("%s; hint: %s", told, told.hint)
-    return told
 
 
 def estimate_many(request: MapRequest, scenes: Sequence[str]) -> tuple[list[Estimate], dict[str, str]]:
@@ -265,8 +256,7 @@ def estimate_many(request: MapRequest, scenes: Sequence[str]) -> tuple[list[Esti
         except CwsamError as error:
             if len(scenes) == 1:
                 raise
-            failed[scene] = str(error)
-            log.error("%s; hint: %s", error, error.hint)
+            failed[scene] = str(log_failure(error))
     for plan in plans:
         plan.log_warnings()
     seconds = None

@@ -64,7 +64,7 @@ def choose_bands(image: list[int], names: list[str], wanted: Sequence[str], path
     Args:
         image: the indices of the image bands.
         names: the names of all bands of the file.
-        wanted: the names of the bands that the model was trained on.
+        wanted: the names of the bands of the model or dataset.
         path: the file, for the message.
 
     Raises:
@@ -78,13 +78,13 @@ def choose_bands(image: list[int], names: list[str], wanted: Sequence[str], path
     ]
     if len(image) == len(wanted) and swapped:
         raise DataError(
-            f"`{path}` has the bands {', '.join(own)}, the model was trained on {', '.join(wanted)}",
-            hint="name its bands as the model's, or bring them into that order: gdal_translate -b ...",
+            f"`{path}` has the bands {', '.join(own)}, but {', '.join(wanted)} are needed",
+            hint="name its bands so, or bring them into that order: gdal_translate -b ...",
         )
     if len(image) != len(wanted):
         count = f"{len(image)} image bands" if len(image) > 1 else "1 image band"
         raise DataError(
-            f"`{path}` has {count}, the model was trained on {len(wanted)}: {', '.join(wanted)}",
+            f"`{path}` has {count}, but {len(wanted)} are needed: {', '.join(wanted)}",
             hint="name those, in that order: --bands 3,2,1"
             if len(image) > len(wanted)
             else "bands in files of their own become one scene by: gdalbuildvrt -separate scene.vrt ...",

@@ -247,7 +247,7 @@ def open_scene(
             alpha_is_image |= alpha is None and any(i in tagged for i in image)
             if wanted_bands and len(image) != len(wanted_bands):
                 raise DataError(
-                    f"{len(image)} bands of `{path}` are chosen, the model was trained on {len(wanted_bands)}: "
+                    f"{len(image)} bands of `{path}` are chosen, but {len(wanted_bands)} are needed: "
                     f"{', '.join(wanted_bands)}",
                     hint="name one for each of them: --bands 3,2,1",
                 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cwsam_cli.console import log, setup
 from cwsam_cli.distributed.scheduler import LostScheduler, connect, count_cores
-from cwsam_cli.errors import CwsamError, OutputExists, UsageError, as_user_error
+from cwsam_cli.errors import CwsamError, OutputExists, UsageError, log_failure
 from cwsam_cli.files import refuse_unseen
 from cwsam_cli.raster.mapfile import without_layers
 from cwsam_cli.raster.sources.external import is_forbidden, refuse_external
@@ -62,8 +62,7 @@ def vectorize_many(
             if output.exists():
                 present.append(output)
             else:  # only the STAC item of another layer is there
-                log.error("%s; hint: %s", error, error.hint)
-                failed[path] = str(error)
+                failed[path] = str(log_failure(error))
     if present:
         log.warning("layers that were there before stay as they are: %d; --overwrite makes them again", len(present))
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,11 +84,7 @@ def vectorize_many(
             except LostScheduler:
                 raise
             except Exception as error:
-                told = as_user_error(error)
-                if told is None:
-                    raise
-                log.error("%s; hint: %s", told, told.hint)
-                found[request.map_path] = told
+                found[request.map_path] = log_failure(error)
 
         if workers:
             workers.in_threads(make, requests)
