@@ -1,13 +1,16 @@
 """Run commands in forked processes, so that a fault can be injected and the libraries are loaded only once."""
 
+import multiprocessing
 import os
 import resource
 import signal
 import sqlite3
 import sys
+import traceback
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,50 +23,68 @@ Fault = Callable[[], None]
 _REPLACE = os.replace
 _TIMES = ("last_change", "update_time", "timestamp")
 """Columns of a GeoPackage that tell when it was written."""
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    [
+        "cwsam_cli.main",
+        "cwsam_cli.commands",
+        *(
+            f"cwsam_cli.{name}.pipeline"
+            for name in ("assess", "audit", "export", "tile", "train", "upcycle", "vectorize")
+        ),
+        "cwsam_cli.predict.many",
+    ]
+)
 
 
-def run_in_fork(folder: Path, words: Sequence[Any], fault: Fault = lambda: None) -> tuple[int, str]:
-    """Run `cwsam` in a forked process.
+def run_in_fork(folder: Path, words: Sequence[Any], fault: Fault | None = None) -> tuple[int, str]:
+    """Run `cwsam` in a process that is forked from one which has loaded the libraries.
+
+    That process is a server without threads. Tests themselves have threads, and a process forked from one with threads
+    can wait for their locks forever.
 
     Args:
         folder: the working folder.
         words: the arguments.
-        fault: see `Fault`.
+        fault: see `Fault`; can be pickled.
 
     Returns:
         The exit code, negative for a signal, and what was printed.
     """
     out = folder.with_name(f"{folder.name}.out")
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.chdir(folder)
-            descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(descriptor, 1)
-            os.dup2(descriptor, 2)
-            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-            sys.argv = ["cwsam", *map(str, words)]
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-            from cwsam_cli.main import app
-
-            fault()
-            app(list(map(str, words)))
-        except SystemExit as end:
-            code = int(end.code or 0)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
+    child = _FORKS.Process(target=_run, args=(folder, [str(word) for word in words], fault, out))
+    child.start()
+    child.join()
+    assert child.exitcode is not None
     text = out.read_text("utf-8", errors="replace")
     out.unlink()
-    return os.waitstatus_to_exitcode(status), text
+    return child.exitcode, text
+
+
+def _run(folder: Path, words: list[str], fault: Fault | None, out: Path) -> None:
+    code = 1
+    try:
+        os.chdir(folder)
+        descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        sys.argv = ["cwsam", *words]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        from cwsam_cli.main import app
+
+        if fault:
+            fault()
+        app(words)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _is_of_numba(path: Any) -> bool:
@@ -73,50 +94,50 @@ def _is_of_numba(path: Any) -> bool:
 
 def count_renames(path: Path) -> Fault:
     """Write the number of renames into a file, one character per rename."""
+    return partial(_count_renames, path)
 
-    def prepare() -> None:
-        def replace(source: Any, target: Any, **options: Any) -> None:
-            if not _is_of_numba(target):
-                with path.open("a") as file:
-                    file.write(".")
-            _REPLACE(source, target, **options)
 
-        os.replace = replace  # type: ignore[assignment]
+def _count_renames(path: Path) -> None:
+    def replace(source: Any, target: Any, **options: Any) -> None:
+        if not _is_of_numba(target):
+            with path.open("a") as file:
+                file.write(".")
+        _REPLACE(source, target, **options)
 
-    return prepare
+    os.replace = replace  # type: ignore[assignment]
 
 
 def signal_at_rename(number: int, which: signal.Signals) -> Fault:
     """Send a signal to the process before its n-th rename, counted from 0."""
+    return partial(_signal_at_rename, number, which)
 
-    def prepare() -> None:
-        left = [number]
 
-        def replace(source: Any, target: Any, **options: Any) -> None:
-            if not _is_of_numba(target):
-                if left[0] == 0:
-                    os.kill(os.getpid(), which)
-                left[0] -= 1
-            _REPLACE(source, target, **options)
+def _signal_at_rename(number: int, which: signal.Signals) -> None:
+    left = [number]
 
-        os.replace = replace  # type: ignore[assignment]
+    def replace(source: Any, target: Any, **options: Any) -> None:
+        if not _is_of_numba(target):
+            if left[0] == 0:
+                os.kill(os.getpid(), which)
+            left[0] -= 1
+        _REPLACE(source, target, **options)
 
-    return prepare
+    os.replace = replace  # type: ignore[assignment]
 
 
 def kill_after(seconds: float) -> Fault:
     """Kill the process after some time, wherever it is."""
+    return partial(_kill_after, seconds)
 
-    def prepare() -> None:
-        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        signal.setitimer(signal.ITIMER_REAL, seconds)
 
-    return prepare
+def _kill_after(seconds: float) -> None:
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def limit_files(size: int) -> Fault:
     """Let no file grow beyond a size in bytes, as on a full disk."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -151,10 +172,6 @@ def _rows(path: Path) -> dict[str, list[Any]]:
         tables = {}
         for name in (own for own in names if not own.startswith(("rtree", "sqlite"))):
             cursor = package.execute(f'SELECT * FROM "{name}"')
-            kept = [
-                i
-                for i, column in enumerate(cursor.description)
-                if column[0] not in ("last_change", "update_time", "timestamp")
-            ]
+            kept = [i for i, column in enumerate(cursor.description) if column[0] not in _TIMES]
             tables[name] = [tuple(row[i] for i in kept) for row in cursor]
     return tables

@@ -6,8 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
-from importlib import import_module
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,8 +42,6 @@ EXISTS = 2
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A scene, its labels, a dataset, a model and a map, made by commands in forked processes."""
-    for name in ("assess", "audit", "export", "predict", "tile", "train", "upcycle"):
-        import_module(f"cwsam_cli.{name}.pipeline" if name != "predict" else "cwsam_cli.predict.many")
     root = tmp_path_factory.mktemp("faults")
     folder = root / "inputs"
     folder.mkdir()
@@ -59,10 +56,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ):
         code, text = run_in_fork(folder, words)
         assert code == 0, text
-    import cwsam_cli.commands
-    import cwsam_cli.export.pipeline
-    import cwsam_cli.vectorize.pipeline  # noqa: F401 - forked processes then need not load and compile them
-
     yield folder
     shutil.rmtree(root)
 
@@ -167,6 +160,27 @@ def test_a_full_disk_is_told_and_leaves_nothing(inputs: Path, whole: Callable[[s
     _finish(folder, words, expected, "a full disk")
 
 
+def _replace_when_an_output_is_begun(newer: Path, changed: Path, *, has_journal: bool) -> None:
+    make, rename = tempfile.mkdtemp, os.replace
+
+    def begin() -> None:
+        if newer.exists():
+            rename(newer, changed)
+
+    def mkdtemp(*args: Any, **options: Any) -> str:
+        begin()
+        return make(*args, **options)
+
+    def replace(source: Any, target: Any, **options: Any) -> None:
+        rename(source, target, **options)
+        if Path(target).name == "journal.json":
+            begin()
+
+    os.replace = replace  # type: ignore[assignment]
+    if not has_journal:
+        tempfile.mkdtemp = mkdtemp
+
+
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
@@ -186,27 +200,9 @@ def test_a_raster_that_is_replaced_while_it_is_read_is_detected(inputs: Path, na
     shutil.copy(folder / changed, folder / "newer")
     before = set(contents(folder))
 
-    def replace_when_an_output_is_begun() -> None:
-        make, rename = tempfile.mkdtemp, os.replace
-
-        def begin() -> None:
-            if (folder / "newer").exists():
-                rename(folder / "newer", folder / changed)
-
-        def mkdtemp(*args: Any, **options: Any) -> str:
-            begin()
-            return make(*args, **options)
-
-        def replace(source: Any, target: Any, **options: Any) -> None:
-            rename(source, target, **options)
-            if Path(target).name == "journal.json":
-                begin()
-
-        os.replace = replace  # type: ignore[assignment]
-        if name in ("mosaic", "vectorize"):
-            tempfile.mkdtemp = mkdtemp
-
-    code, text = run_in_fork(folder, words, replace_when_an_output_is_begun)
+    has_journal = name in ("predict", "tile")
+    fault = partial(_replace_when_an_output_is_begun, folder / "newer", folder / changed, has_journal=has_journal)
+    code, text = run_in_fork(folder, words, fault)
     assert code == 4 and f"`{changed}` was changed while it was read" in text, text
     assert {path for path in contents(folder) if ".journal" not in path} == before - {"newer"}
     code, text = run_in_fork(folder, words)
