@@ -25,6 +25,8 @@ BOUNDS = {"memory (MiB)": 4.0, "handles": 1.0, "threads": 1.0, "temporary files"
 WARM_UP = 0.25
 """Share of the samples before the growth is measured."""
 SAMPLES = 400
+GROUPS = 20
+"""Of each group of samples the lowest one counts, because memory is higher while a scene is mapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,10 @@ class Run:
 
 
 def growth(counts: list[int], values: list[float]) -> float:
-    """Return the growth per 1,000 scenes or validations after the warm-up: the slope of a fitted line."""
-    start = int(len(counts) * WARM_UP)
-    return float(np.polyfit(counts[start:], values[start:], 1)[0]) * 1000
+    """Return the growth per 1,000 scenes or validations after the warm-up: the slope of a line through the minima."""
+    groups = np.array_split(np.arange(int(len(counts) * WARM_UP), len(counts)), GROUPS)
+    lowest = [int(group[np.array(values)[group].argmin()]) for group in groups if len(group)]
+    return float(np.polyfit(np.array(counts)[lowest], np.array(values)[lowest], 1)[0]) * 1000
 
 
 def grown(counts: list[int], samples: dict[str, list[float]]) -> list[str]:
