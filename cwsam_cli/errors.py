@@ -121,6 +121,13 @@ def as_user_error(error: Exception) -> CwsamError | None:
         return MachineError(f"`{str(error)[18:].strip(chr(39))}`: {os.strerror(errno.ELOOP)}", hint=_DISK[errno.ELOOP])
     if isinstance(error, ValueError) and str(error) == "embedded null byte":
         return UsageError("a path contains the character NUL", hint="remove it")
+    if isinstance(error, ValueError) and str(error).endswith(" has an empty name"):
+        return UsageError("the output has no name of its own", hint="name a file or a folder: -o out")
+    if _has_no_transformation(error):
+        return DataError(
+            "there is no transformation between the coordinate reference systems of the inputs",
+            hint="give all inputs a CRS that PROJ knows; `cwsam doctor FILE…` prints them",
+        )
     if is_out_of_memory(error):
         return MachineError("the memory is not sufficient", hint="use smaller batches: batch_size, or --batch-size")
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
@@ -128,6 +135,11 @@ def as_user_error(error: Exception) -> CwsamError | None:
             "a process that reads tiles died", hint="try without such processes: --set training_settings.workers=0"
         )
     return None
+
+
+def _has_no_transformation(error: Exception) -> bool:
+    """Return whether PROJ knows no way between two CRSs: one is local, or they are of two planets."""
+    return str(error).startswith(("Error creating Transformer from CRS", "Cannot find coordinate operations from"))
 
 
 def user_error_of(error: Exception) -> CwsamError:

@@ -30,7 +30,7 @@ _SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
 
 
 def refuse_existing(target: Path, *, overwrite: bool, marker: str = "") -> None:
-    """Raise an error if the target exists and must not be replaced.
+    """Raise an error if the target exists and must not be replaced, or cannot be written.
 
     Args:
         target: the output file or folder.
@@ -40,12 +40,14 @@ def refuse_existing(target: Path, *, overwrite: bool, marker: str = "") -> None:
 
     Raises:
         UsageError: the target exists, is a folder that this program did not write, or is in an object store.
+        OSError: its path is too long, or leads through a file or a folder in which nothing can be written.
     """
     if _STORE.match(target.as_posix()):
         raise UsageError(
             f"`{target}` is in an object store, and only `cwsam predict` writes maps there",
             hint="write to this disk, and upload the result with another program",
         )
+    _refuse_unwritable(target)
     if not os.path.lexists(target):
         return
     if target.is_dir():
@@ -58,6 +60,19 @@ def refuse_existing(target: Path, *, overwrite: bool, marker: str = "") -> None:
             )
     if not overwrite:
         raise OutputExists(target)
+
+
+def _refuse_unwritable(target: Path) -> None:
+    try:
+        with suppress(FileNotFoundError):
+            os.lstat(target.with_name(f".{target.name}.12345678.part"))  # its draft, see `_staged`
+        around = next(folder for folder in target.absolute().parents if folder.exists())
+        if not around.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(around, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from None
 
 
 def refuse_foreign(target: Path, made: Collection[str]) -> None:
@@ -248,7 +263,7 @@ def locked(path: Path, busy: str, *, wait_s: float = 0, is_data: bool = False) -
     """
     deadline = time.monotonic() + wait_s
     while True:
-        with path.open("a+b") as file:
+        with _open_lock(path) as file:
             file.seek(0)  # Windows locks a byte at this place
             try:
                 _lock(file.fileno())
@@ -276,6 +291,15 @@ def locked(path: Path, busy: str, *, wait_s: float = 0, is_data: bool = False) -
                     with suppress(OSError, ValueError):  # a forked process has closed it
                         file.truncate(0)
             return
+
+
+def _open_lock(path: Path) -> IO[bytes]:
+    try:
+        return path.open("a+b")
+    except FileNotFoundError:
+        raise MachineError(
+            f"`{path}` cannot be made", hint="choose an output on another disk, or check that its folder is still there"
+        ) from None
 
 
 def _take(file: IO[bytes], path: Path) -> None:

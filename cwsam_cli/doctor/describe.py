@@ -158,21 +158,29 @@ def _configuration(name: str) -> Description:
 
 
 def _raster(path: str) -> Description:
+    from rasterio.enums import ColorInterp
+
+    from cwsam_cli.maps.legend import Legend
     from cwsam_cli.raster.grid import Grid
     from cwsam_cli.raster.scene import open_raster
     from cwsam_cli.raster.style import CLASSES_TAG, read_taxonomy
 
     with open_raster(path) as dataset:
         tags, grid = dataset.tags(), Grid.of(dataset)
-        if CLASSES_TAG not in tags:
+        if CLASSES_TAG in tags:
+            classes = _classes(read_taxonomy(dataset, ()))
+        elif dataset.count == 1 and dataset.colorinterp[0] == ColorInterp.palette:  # another program's map
+            legend = Legend.read(dataset)
+            classes = [{"code": code, "name": name, "color": legend.color(code)} for code, name in legend.names.items()]
+        else:
             return _scene(path)
-        taxonomy = read_taxonomy(dataset, ())
     own = {name.removeprefix(_TAG): value for name, value in tags.items() if name.startswith(_TAG)}
     facts = {"grid": str(grid)} | {
         name.lower().replace("_", " "): value for name, value in own.items() if _TAG + name != CLASSES_TAG and value
     }
     odd = [] if grid.crs is not None else [f"`{path}` has no coordinate reference system, so areas have no unit"]
-    return Description(path=path, kind="map", facts=facts, classes=_classes(taxonomy), oddities=tuple(odd))
+    odd += [] if classes else [f"`{path}` has colours, but no class names"]
+    return Description(path=path, kind="map", facts=facts, classes=classes, oddities=tuple(odd))
 
 
 def _scene(path: str) -> Description:

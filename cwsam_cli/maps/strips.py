@@ -21,7 +21,7 @@ from cwsam_cli.raster.globe import views_on
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import missing_crs
 from cwsam_cli.raster.prefetch import prefetch
-from cwsam_cli.raster.scene import on_pixels_of, open_raster, reading, refuse_unplaced
+from cwsam_cli.raster.scene import moving, on_pixels_of, open_raster, reading, refuse_unplaced
 from cwsam_cli.raster.sources.network import gdal_settings
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "int32")
@@ -214,6 +214,7 @@ def on_grid(paths: Sequence[Path | str], map_: ClassRaster) -> Iterator[tuple[Ot
 
     Raises:
         MissingCRS: a raster has no CRS.
+        DataError: a raster cannot be placed on the map.
     """
     with ExitStack() as stack:
         if paths:
@@ -221,15 +222,18 @@ def on_grid(paths: Sequence[Path | str], map_: ClassRaster) -> Iterator[tuple[Ot
         others = []
         for path in paths:
             dataset = stack.enter_context(open_raster(path))
+            refuse_unplaced(dataset, path)
             own = Grid.of(dataset)
             if own.crs is None:
                 raise missing_crs(path, own, "so it cannot be placed on the map", [(map_.path, map_.grid)])
             # Without a nodata value, GDAL would return 0 outside the raster.
-            options: dict[str, Any] = {"dtype": "float32", "nodata": np.nan}
+            # By default, it also takes a band's nodata value for data where another band has data.
+            options: dict[str, Any] = {"dtype": "float32", "nodata": np.nan, "UNIFIED_SRC_NODATA": "NO"}
             if own == map_.grid:  # the usual case for a confidence layer: no ground lies elsewhere
                 views = (stack.enter_context(on_pixels_of(map_.grid, dataset, **options)),)
             else:
-                views = views_on(map_.grid, dataset, stack, **options)
+                with moving(path, own, map_.grid):
+                    views = views_on(map_.grid, dataset, stack, **options)
             others.append(OtherRaster(path, views))
         stack.callback(map_.readers.close)  # before the views are closed
         yield tuple(others)

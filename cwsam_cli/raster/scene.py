@@ -14,7 +14,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, WarpOperationError
 from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
@@ -151,6 +151,18 @@ def reading(path: Path | str) -> Iterator[None]:
             raise cause from None
         raise DataError(
             f"`{path}` is not a readable raster: {detail}", hint=f"try: gdalinfo -checksum {path}"
+        ) from None
+
+
+@contextmanager
+def moving(path: Path | str, own: Grid, grid: Grid) -> Iterator[None]:
+    """Turn PROJ's complaints about two CRSs into a sentence that names the file."""
+    try:
+        yield
+    except (CRSError, WarpOperationError, CPLE_BaseError) as error:
+        reason = str(error).partition(" from '")[0]  # PROJ appends both CRSs as JSON
+        raise DataError(
+            f"`{path}` cannot be brought from {own} to {grid}: {reason}", hint="give both a CRS that PROJ knows"
         ) from None
 
 

@@ -11,7 +11,7 @@ from rasterio.windows import Window
 from cwsam_cli.console import track
 from cwsam_cli.errors import DataError
 from cwsam_cli.files import staged
-from cwsam_cli.raster.scene import Scene, open_scene
+from cwsam_cli.raster.scene import Scene, open_scene, reading
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -50,7 +50,8 @@ def write_chips(image: Path, points: "GeoDataFrame", folder: Path) -> None:
             side = max(_SIDE, _AROUND * max(box[2] - box[0], box[3] - box[1]) | 1)
             left, top = ((box[axis] + box[axis + 2]) // 2 - side // 2 for axis in (0, 1))
             window = Window(left, top, side, side)
-            values = scene.dataset.read(bands, window=window, boundless=True, fill_value=0).astype(np.float32)
+            with reading(image):
+                values = scene.dataset.read(bands, window=window, boundless=True, fill_value=0).astype(np.float32)
             outline = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
             _draw((values - low) / (high - low), outline).save(made / f"{number}.png")
 
@@ -74,7 +75,8 @@ def _stretch(scene: Scene) -> tuple[list[int], NDArray[np.float32], NDArray[np.f
         bands = list(scene.bands[2::-1]) if len(scene.bands) >= 3 else [scene.bands[0]] * 3
     scale = min(1.0, _OVERVIEW / max(scene.grid.width, scene.grid.height))
     shape = (3, max(1, int(scene.grid.height * scale)), max(1, int(scene.grid.width * scale)))
-    small = scene.dataset.read(bands, out_shape=shape, masked=True).astype(np.float32).filled(np.nan)
+    with reading(scene.path):
+        small = scene.dataset.read(bands, out_shape=shape, masked=True).astype(np.float32).filled(np.nan)
     low, high = np.nanpercentile(small.reshape(3, -1), (2, 98), axis=1)
     return bands, low[:, None, None], np.maximum(high, low + 1e-6)[:, None, None]
 

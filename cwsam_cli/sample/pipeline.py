@@ -52,7 +52,10 @@ def draw_sample(request: SampleRequest) -> SampleResult:
             sample = None if request.more is None else _interpreted(request.output)
             population = count_population(source, strata.read, _side(request, sample))
             if not len(population.values):
-                raise DataError(f"`{request.map_path}` has no pixel in any stratum", hint="check its nodata value")
+                raise DataError(
+                    f"`{request.map_path}` has no pixel in any stratum",
+                    hint="check its nodata value" if request.strata is None else f"does `{request.strata}` show it?",
+                )
             if population.outside:
                 log.warning("%s", describe_outside(population.outside, int(population.pixels.sum())))
             if sample is None:

@@ -8,6 +8,7 @@ A block may show several classes. Then `reference_shares` names the others with 
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from pyproj.exceptions import ProjError
 
 from cwsam_cli.errors import DataError
 from cwsam_cli.files import FORMULA, plain_cell, staged
@@ -173,9 +175,10 @@ def write_sample(path: Path, frame: "GeoDataFrame", design: Design, *, overwrite
         table.insert(1, "x", x)
         table.insert(2, "y", y)
         if frame.crs is not None and not frame.crs.is_geographic:
-            degrees = geopandas.GeoSeries.from_xy(x, y, crs=frame.crs).to_crs(4326)
-            table.insert(3, "lon", degrees.x.round(7).to_numpy())
-            table.insert(4, "lat", degrees.y.round(7).to_numpy())
+            with suppress(ProjError):  # a local CRS, or one of another planet
+                degrees = geopandas.GeoSeries.from_xy(x, y, crs=frame.crs).to_crs(4326)
+                table.insert(3, "lon", degrees.x.round(7).to_numpy())
+                table.insert(4, "lat", degrees.y.round(7).to_numpy())
         table.map(plain_cell).to_csv(file.with_suffix(".csv"), index=False)
 
 

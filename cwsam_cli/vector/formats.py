@@ -1,5 +1,7 @@
 """The vector formats that are written. This module loads no other package."""
 
+import re
+import string
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -24,6 +26,8 @@ MEDIA_TYPES = {
 """By driver."""
 _OWN_SUFFIX = {"ESRI Shapefile": ".shp", "FlatGeobuf": ".fgb"}
 """Formats for which GDAL creates a folder if the file's suffix is another one."""
+_NO_LAYER = re.compile(f"[{re.escape(string.punctuation.replace('_', ''))}]|gpkg|sqlite_", re.I)
+"""How no layer of a GeoPackage may begin."""
 
 
 def vector_driver(path: Path, name: Format | None = None) -> str:
@@ -50,3 +54,23 @@ def vector_driver(path: Path, name: Format | None = None) -> str:
     if own and path.suffix.lower() != own:
         raise UsageError(f"`{path}`: the name of a {driver} file must end in {own}", hint=f"{path.with_suffix(own)}")
     return driver
+
+
+def layer_name(path: Path, driver: str, name: str | None) -> str:
+    """Return the name of a layer.
+
+    Args:
+        path: its file, which gives the default.
+        driver: GDAL's driver.
+        name: the name that the user wants.
+
+    Raises:
+        UsageError: no layer of a GeoPackage can have this name.
+    """
+    if driver != "GPKG" or not _NO_LAYER.match(name or path.stem):
+        return name or path.stem
+    if name:
+        raise UsageError(
+            f"--layer `{name}`: no layer of a GeoPackage can begin so", hint=f"for example: --layer _{name}"
+        )
+    return f"_{path.stem}"

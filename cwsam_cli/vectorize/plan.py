@@ -113,7 +113,7 @@ def make_plan(request: VectorizeRequest) -> VectorizePlan:
             check=request.check,
             output=request.output,
             driver=request.driver,
-            layer=request.layer or request.output.stem,
+            layer=request.layer_name,
             layer_crs=target,
             is_split=is_split,
             geometry_type="MultiPolygon" if request.dissolve or is_split else "Polygon",

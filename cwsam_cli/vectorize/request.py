@@ -10,7 +10,7 @@ from cwsam_cli.errors import UsageError
 from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.raster.sources.network import path_or_name
 from cwsam_cli.raster.sources.scenes import from_any_folder
-from cwsam_cli.vector.formats import Format, vector_driver
+from cwsam_cli.vector.formats import Format, layer_name, vector_driver
 
 CONFIDENCE = "conf"
 """The name of the statistic for `--confidence`. Its maximum is not written."""
@@ -33,7 +33,7 @@ class VectorizeRequest:
     format: Format | None = None
     """The format, if the output's suffix is another one."""
     layer: str | None = None
-    """The layer's name; the output's stem if None."""
+    """The layer's name; see `layer_name`."""
     band: int | None = None
     """The map's band, counted from 1; None if there is only one."""
     classes: str | None = None
@@ -75,7 +75,7 @@ class VectorizeRequest:
                 "--stac describes a file of one map, and its item ends in .json",
                 hint="leave out --append, and give the output another suffix",
             )
-        _ = self.driver, self.smallest_area, self.tolerance  # a wrong one raises
+        _ = self.layer_name, self.smallest_area, self.tolerance  # a wrong one raises
         inputs = (self.map_path, *self.statistics.values())
         refuse_input(self.output, *(path for path in inputs if isinstance(path, Path)))
         refuse_existing(self.output, overwrite=self.overwrite or self.append)
@@ -93,6 +93,11 @@ class VectorizeRequest:
     def driver(self) -> str:
         """Return the name of GDAL's driver for the output."""
         return vector_driver(self.output, self.format)
+
+    @property
+    def layer_name(self) -> str:
+        """Return the name of the layer, by default that of the output."""
+        return layer_name(self.output, self.driver, self.layer)
 
     @property
     def smallest_area(self) -> Size | None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from cwsam_cli.console import log
+from cwsam_cli.console import log, track
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.maps.legend import Legend
 from cwsam_cli.maps.regions import NOWHERE, PlacedPolygons, field_of, is_raster, read_features
@@ -92,9 +92,8 @@ def assess_map(
             raise UsageError(f"`{reference}` needs --class-field", hint="name the field with the class of each feature")
         else:
             pairs, names, left_out, unit = _against_features(source, reference, class_field, small)
-    taxonomy, matrix, lost, places = _common(pairs, legend, names, walk, reference, are_codes=is_coded)
-    metrics = compute_metrics(matrix)
-    if not metrics.pixels:
+    classes, matrix, lost, places = _common(pairs, legend, names, walk, reference, are_codes=is_coded)
+    if not matrix.any():
         raise DataError(
             f"`{map_path}` and `{reference}` have no {unit} in common", hint="do they show the same ground?"
         )
@@ -104,7 +103,16 @@ def assess_map(
     if unit == "pixels":
         mapped, real = (part.indices(own) for part, own in zip(small, places, strict=True))
         picture = Picture(map_path.name, mapped, real)
-    return MapAssessment(str(map_path), str(reference), taxonomy, matrix, metrics, unit, left_out + lost, picture)
+    return MapAssessment(
+        str(map_path),
+        str(reference),
+        Taxonomy(classes=classes),
+        matrix,
+        compute_metrics(matrix),
+        unit,
+        left_out + lost,
+        picture,
+    )
 
 
 def count_pairs(mapped: NDArray[Any], reference: NDArray[Any]) -> Pairs:
@@ -137,7 +145,7 @@ def count_pairs(mapped: NDArray[Any], reference: NDArray[Any]) -> Pairs:
 def _strips(source: ClassRaster) -> Iterator[Window]:
     width, height = source.grid.width, source.grid.height
     rows = max(1, _STRIP_PIXELS // width)
-    for top in range(0, height, rows):
+    for top in track(range(0, height, rows), "comparing", unit="strip"):
         yield Window(0, top, width, min(rows, height - top))
 
 
@@ -231,7 +239,7 @@ def _plain(value: object) -> str:
 
 def _common(
     pairs: Pairs, legend: Legend, names: dict[int, str], walk: Crosswalk, reference: Path, *, are_codes: bool
-) -> tuple[Taxonomy, Matrix, int, tuple[Places, Places]]:
+) -> tuple[tuple[LandCoverClass, ...], Matrix, int, tuple[Places, Places]]:
     """Bring both legends to common classes, and count pixels by them.
 
     Args:
@@ -289,4 +297,4 @@ def _common(
         for key, (name, color) in common.items()
     )
     both = tuple({value: place.get(name_key(name)) for value, name in side.items()} for side in (targets, real))
-    return Taxonomy(classes=classes), matrix, lost, (both[0], both[1])
+    return classes, matrix, lost, (both[0], both[1])

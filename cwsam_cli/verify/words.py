@@ -55,10 +55,9 @@ def list_sample_limits(result: SampleAssessment) -> list[str]:
 def summarize_map(result: MapAssessment) -> list[str]:
     """Return sentences on the agreement with a reference."""
     metrics = result.metrics
-    assert metrics.accuracy is not None and metrics.kappa is not None
-    sentences = [
-        f"Overall accuracy {metrics.accuracy:.2f} of {metrics.pixels:,} {result.unit}, kappa {metrics.kappa:.2f}."
-    ]
+    assert metrics.accuracy is not None
+    kappa = "" if metrics.kappa is None else f", kappa {metrics.kappa:.2f}"  # a single class has none
+    sentences = [f"Overall accuracy {metrics.accuracy:.2f} of {metrics.pixels:,} {result.unit}{kappa}."]
     rows = zip(result.taxonomy.names, metrics.classes, strict=True)
     known = [(row.iou, name) for name, row in rows if row.iou is not None]
     if len(known) > 1:

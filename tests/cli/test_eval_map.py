@@ -239,3 +239,16 @@ def test_what_cannot_be_compared_is_refused(
     refused(4, *common, "--reference", "truth.tif", "--crosswalk", "table.csv", names="two targets")
     refused(2, "eval", "--sample", "s.gpkg", "-o", "map.tif", names="map.tif")
     refused(2, "eval", "-c", "map.tif", names="no dataset")
+
+
+def test_a_map_of_one_class_has_a_report_without_kappa(cwsam: Cwsam, tmp_path: Path) -> None:
+    write(tmp_path / "map.tif", np.ones((8, 8), np.uint8))
+    assert assess(cwsam, "map.tif", "-o", "report")["kappa"] is None
+    assert "Overall accuracy 1.00 of 64 pixels." in (tmp_path / "report" / "report.html").read_text("utf-8")
+
+
+def test_maps_without_names_and_common_ground_are_refused(refused: Refused, tmp_path: Path) -> None:
+    write(tmp_path / "map.tif", np.ones((8, 8), np.uint8))
+    write(tmp_path / "far.tif", np.ones((8, 8), np.uint8), transform=from_origin(0, 0, 30, 30))
+    error = refused(4, "eval", "--map", "map.tif", "--reference", "far.tif", names="far.tif")
+    assert "no pixels in common" in error

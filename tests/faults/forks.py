@@ -30,9 +30,13 @@ _FORKS.set_forkserver_preload(
         "cwsam_cli.commands",
         *(
             f"cwsam_cli.{name}.pipeline"
-            for name in ("assess", "audit", "export", "tile", "train", "upcycle", "vectorize")
+            for name in (
+                *("assess", "audit", "doctor", "export", "mosaic", "sample", "tile", "train", "upcycle", "vectorize"),
+                "view",
+            )
         ),
         "cwsam_cli.predict.many",
+        "cwsam_cli.verify.files",
     ]
 )
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
@@ -25,7 +24,7 @@ from cwsam_cli.raster.globe import views_on
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.pixels import read_image
 from cwsam_cli.raster.place import has_position, missing_crs
-from cwsam_cli.raster.scene import open_raster, reading, refuse_unplaced, warn_of_pages
+from cwsam_cli.raster.scene import moving, open_raster, reading, refuse_unplaced, warn_of_pages
 from cwsam_cli.taxonomy import IGNORE, LabelTable
 from cwsam_cli.tile.labels.codes import NO_LABEL, UNEXPECTED, Codes, Conflicts, Value
 
@@ -187,15 +186,8 @@ def open_raster_labels(
         log.info("labels (%s) are resampled to the scene's grid (%s)", own, grid, extra=ONCE)
         has_alpha = ColorInterp.alpha in dataset.colorinterp
         options: dict[str, Any] = {} if dataset.nodata is not None or has_alpha else {"add_alpha": True}
-        try:
-            with ExitStack() as stack:
-                yield RasterLabels(path, views_on(grid, dataset, stack, **options), codes, bands)
-        except (rasterio.errors.CRSError, rasterio.errors.WarpOperationError, CPLE_BaseError) as error:
-            reason = str(error).partition(" from '")[0]  # PROJ appends both CRSs as JSON
-            raise DataError(
-                f"`{path}` cannot be brought from {own} to {grid}: {reason}",
-                hint="give both a CRS that PROJ knows",
-            ) from None
+        with moving(path, own, grid), ExitStack() as stack:
+            yield RasterLabels(path, views_on(grid, dataset, stack, **options), codes, bands)
 
 
 def _bands(dataset: rasterio.DatasetReader, path: Path, table: LabelTable | None) -> tuple[int, ...]:
