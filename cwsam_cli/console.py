@@ -4,12 +4,14 @@ stdout is only for results, so the output of `--json` can be piped.
 """
 
 import logging
+import os
 import re
 import sys
 import threading
+import time
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -22,7 +24,8 @@ ONCE = {"once": "text"}
 """Pass it as `extra=` to show a message only once per command."""
 ONCE_A_KIND = {"once": "kind"}
 """Pass it as `extra=` to show only the first of several messages that differ in their arguments, e.g. the file."""
-
+_LINE_S = 60.0
+"""Seconds between lines of progress that does not go to a terminal."""
 
 _URL = r"(?:[a-z][a-z0-9+.-]*:/|/vsi[a-z0-9_]+)"
 _LOGIN = re.compile(rf"({_URL}/)[^\s/`\"']*@", re.I)  # to the last @ of the host, as URLs are read
@@ -84,7 +87,9 @@ def only_errors() -> None:
 
 
 def track(items: Iterable[T], what: str, *, total: int | None = None, unit: str = "step") -> Iterator[T]:
-    """Yield the items and show a progress bar, on a terminal only.
+    """Yield the items and show progress: a bar on a terminal, elsewhere a line now and then.
+
+    `CWSAM_PROGRESS_S` in the environment is the number of seconds between these lines.
 
     Args:
         items: the items.
@@ -92,8 +97,37 @@ def track(items: Iterable[T], what: str, *, total: int | None = None, unit: str 
         total: the number of items, if they have no length.
         unit: the name of one item.
     """
-    hidden = not sys.stderr.isatty() or not log.isEnabledFor(logging.INFO)
-    yield from _tqdm()(items, desc=what, total=total, unit=f" {unit}", file=sys.stderr, disable=hidden, leave=False)
+    if not log.isEnabledFor(logging.INFO):
+        yield from items
+    elif sys.stderr.isatty():
+        yield from _tqdm()(items, desc=what, total=total, unit=f" {unit}", file=sys.stderr, leave=False)
+    else:
+        yield from _report(items, what, total if total is not None or not isinstance(items, Sized) else len(items))
+
+
+def _report(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
+    """Yield the items, and log now and then how far they are."""
+    begun = told = time.monotonic()
+    interval = _seconds_between_lines()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if total and done < total and now - told >= interval:
+            left = (now - begun) * (total - done) / done
+            log.info(
+                "%s: %d %%, %s left",
+                what,
+                100 * done // total,
+                f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s",
+            )
+            told = now
+
+
+def _seconds_between_lines() -> float:
+    try:
+        return float(os.environ.get("CWSAM_PROGRESS_S", _LINE_S))
+    except ValueError:
+        return _LINE_S
 
 
 def close_bars() -> None:

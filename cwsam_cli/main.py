@@ -21,6 +21,7 @@ from cwsam_cli.commands.info import info
 from cwsam_cli.commands.mosaic import mosaic
 from cwsam_cli.commands.plan import plan
 from cwsam_cli.commands.predict import predict
+from cwsam_cli.commands.qgis import qgis
 from cwsam_cli.commands.sample import sample
 from cwsam_cli.commands.tile import tile
 from cwsam_cli.commands.train import train
@@ -130,6 +131,7 @@ for _name, _command in (
     ("mosaic", mosaic),
     ("sample", sample),
     ("export", export),
+    ("qgis", qgis),
     ("info", info),
     ("doctor", doctor),
     ("plan", plan),

@@ -42,6 +42,11 @@ class Block:
     reason: str
     """Why it is not run; empty if it is."""
 
+    @property
+    def is_change(self) -> bool:
+        """Whether it is a change that the page on contributing shows; tests/cli/test_contributing.py applies it."""
+        return self.page.stem == "contributing" and bool(self.title)
+
 
 def blocks(page: Path) -> list[Block]:
     """Return the blocks of code of a page, in their order."""

@@ -1,4 +1,4 @@
-"""Open the weights that `sam_checkpoint` names: Segment Anything's files or checkpoints of cwsam."""
+"""Open the weights that `sam_checkpoint` names: of Segment Anything, ClassWise-SAM-Adapter or cwsam."""
 
 import hashlib
 from pathlib import Path
@@ -11,6 +11,7 @@ from cwsam_cli.checkpoints.newest import find_best
 from cwsam_cli.console import log
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.files import sha256
+from cwsam_cli.model.names import is_class_wise, join_no_mask
 from cwsam_cli.model.weights import LoadReport, PretrainedWeights
 
 _OFFICIAL = {
@@ -45,15 +46,14 @@ def open_pretrained(name: str) -> PretrainedWeights:
         return PretrainedWeights(
             ours.weights, [band.name for band in ours.bands], ours.taxonomy.names, ours.architecture, ours.grown
         )
-    weights = (
-        {key: value for key, value in raw.items() if isinstance(value, torch.Tensor)} if isinstance(raw, dict) else {}
-    )
+    entries = raw.items() if isinstance(raw, dict) else ()
+    weights = {key: value for key, value in entries if isinstance(key, str) and isinstance(value, torch.Tensor)}
     if "image_encoder.patch_embed.proj.weight" not in weights:
         raise CheckpointError(
             f"`{path}` holds neither Segment Anything's weights nor a checkpoint of cwsam",
             hint="Segment Anything's files have keys such as image_encoder.patch_embed.proj.weight",
         )
-    return PretrainedWeights(weights)
+    return PretrainedWeights(join_no_mask(weights) if is_class_wise(weights) else weights)
 
 
 def locate(name: str) -> Path:

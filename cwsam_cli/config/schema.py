@@ -284,8 +284,8 @@ class RunConfig:
     val_dataset: DatasetConfig = field(default_factory=DatasetConfig)
     test_dataset: DatasetConfig = field(default_factory=DatasetConfig)
     sam_checkpoint: str | None = None
-    """Weights to begin with: path or URL of a checkpoint of Segment Anything or cwsam, or the name of an
-    official file: sam_vit_b, sam_vit_l, sam_vit_h. A smaller model is grown into this one."""
+    """Weights to begin with: path or URL of a checkpoint of Segment Anything, ClassWise-SAM-Adapter or cwsam, or the
+    name of an official file: sam_vit_b, sam_vit_l, sam_vit_h. A smaller model is grown into this one."""
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lr_min: float = 1e-6

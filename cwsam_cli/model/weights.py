@@ -1,4 +1,4 @@
-"""Initialise a model from Segment Anything's weights or from a checkpoint of cwsam.
+"""Initialise a model from weights of Segment Anything or ClassWise-SAM-Adapter, or from a checkpoint of cwsam.
 
 No tensor is dropped silently. Every tensor of the model and of the file has a row in the report:
 loaded, resized, remapped, replicated into experts, drawn at random, missing or unused.
@@ -16,26 +16,12 @@ from torch.nn import functional as F
 from cwsam_cli.config.schema import UpcycleConfig
 from cwsam_cli.errors import CheckpointError
 from cwsam_cli.model.growth import ROUTER_STD, Weights, equal_bases, grow, is_mixture, shrink
+from cwsam_cli.model.names import describe_unused, find_origin, is_class_wise
 from cwsam_cli.model.network import ClassWiseSam
 from cwsam_cli.model.variants import Architecture
 
 TOKEN_NOISE = 0.5
 """Noise on class tokens that start from a mask token, as a share of the mask tokens' standard deviation."""
-
-# Segment Anything's names of tensors that have another name here.
-_SAM_NAMES = {
-    "mask_decoder.pe_layer.positional_encoding_gaussian_matrix": (
-        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
-    ),
-    "mask_decoder.class_tokens.weight": "mask_decoder.mask_tokens.weight",
-    **{
-        f"mask_decoder.class_hypernetwork.layers.{layer}.{kind}": (
-            f"mask_decoder.output_hypernetworks_mlps.0.layers.{layer}.{kind}"
-        )
-        for layer in range(3)
-        for kind in ("weight", "bias")
-    },
-}
 
 
 How = Literal["loaded", "resized", "remapped", "replicated", "drawn", "missing", "unused"]
@@ -73,11 +59,11 @@ class LoadReport:
 
 @dataclass(frozen=True, slots=True)
 class PretrainedWeights:
-    """Weights that a model starts from. Segment Anything's files have weights only."""
+    """Weights that a model starts from. Files of Segment Anything and ClassWise-SAM-Adapter have weights only."""
 
     weights: Weights
     band_names: Sequence[str] = ()
-    """Bands of the images; empty for Segment Anything, whose bands are red, green and blue."""
+    """Bands of the images; empty for files with weights only, whose bands are red, green and blue."""
     class_names: Sequence[str] = ()
     architecture: Architecture | None = None
     grown: bool = False
@@ -176,7 +162,15 @@ def make_weights(
                 made_values += target.numel()
             report.rows.append(ReportRow(name, how, note))
             yield name, value.to(target.dtype)
-    report.rows += [ReportRow(name, "unused") for name in source.weights if name not in used]
+    unused = [name for name in source.weights if name not in used]
+    report.rows += [ReportRow(name, "unused") for name in unused]
+    if is_class_wise(source.weights):
+        report.remarks.append(describe_unused(unused))
+        if arch.adaptor == "none":
+            report.remarks.append(
+                "the model has no adapters, so its encoder starts without those of ClassWise-SAM-Adapter; "
+                "set model.args.encoder_mode.adaptor=adaptor and input_type=fft to use them"
+            )
     report.loaded_share = made_values / all_values
     if not source.weights:
         return
@@ -264,7 +258,7 @@ def _make(
                 "The MLP starts as a copy of expert 0, so the output changes."
             )
         return shrunk.value, shrunk.source, "remapped", f"from {shrunk.source}: {shrunk.note}"
-    origin = name if name in source.weights else _SAM_NAMES.get(name, name)
+    origin = find_origin(name, source.weights)
     value = source.weights.get(origin)
     if value is None:
         return None

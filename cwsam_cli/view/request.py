@@ -17,6 +17,8 @@ class ViewRequest:
 
     paths: tuple[str, ...]
     """Rasters and vector files, the lowest layer first."""
+    compare: bool = False
+    """Begin with a comparison of the first two class maps, with one legend."""
     export: Path | None = None
     overwrite: bool = False
 

@@ -1,8 +1,7 @@
-"""Generate the pages of the reference when the site is built, and quote code in pages.
+"""Generate the pages of the reference when the site is built, and show the layers in the page on contributing.
 
 Commands come from `--help`, the configuration from the docstrings under its fields, class tables from their files, and
-Python functions from their docstrings. A line `<!-- code: FILE "FIRST" "LAST" -->` in a page becomes the lines of a
-module from the first one that matches the regular expression FIRST to the next one that matches LAST.
+Python functions from their docstrings. A line `<!-- code: layers -->` in a page becomes the layers of import-linter.
 """
 
 import ast
@@ -23,7 +22,6 @@ from cwsam_cli.config.load import load_taxonomy
 from cwsam_cli.main import app
 
 ROOT = Path(__file__).parents[2]
-_CODE = re.compile(r'^<!-- code: (?:layers|(\S+) "(.*)" "(.*)") -->$', re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -45,8 +43,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace the lines that quote code."""
-    return _CODE.sub(lambda found: quote(*found.groups()), markdown)
+    """Show the layers of import-linter where a page asks for them."""
+    return markdown.replace("<!-- code: layers -->", layers())
 
 
 def commands() -> str:
@@ -213,16 +211,11 @@ def outside(path: str) -> str:
     return re.sub(r"\]\([^)]*?benchmarks/README\.md", "](benchmarks.md", text)
 
 
-def quote(file: str | None, first: str | None, last: str | None) -> str:
-    """Return lines of a module as a block of code; without a file, the layers of import-linter."""
-    if file is None:
-        contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
-        layers = "\n".join(layer.replace("cwsam_cli.", "") for layer in contracts["contracts"][0]["layers"])
-        return f"```text\n{layers}\n```"
-    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
-    start = next(number for number, line in enumerate(lines) if re.search(str(first), line))
-    end = next(number for number, line in enumerate(lines[start:], start) if re.search(str(last), line))
-    return f'```python title="{file}"\n' + "\n".join(lines[start : end + 1]) + "\n```"
+def layers() -> str:
+    """Return the layers of import-linter as a block."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    lines = "\n".join(layer.replace("cwsam_cli.", "") for layer in contracts["contracts"][0]["layers"])
+    return f"```text\n{lines}\n```"
 
 
 def _table(head: str, rows: list[list[str]]) -> str:

@@ -12,7 +12,7 @@ from typer.testing import Result
 import cwsam_cli
 
 FIVE = ["tile", "train", "eval", "predict", "vectorize"]
-COMMANDS = [*FIVE, "view", "mosaic", "sample", "export", "info", "plan", "upcycle", "demo"]
+COMMANDS = [*FIVE, "view", "mosaic", "sample", "export", "qgis", "info", "plan", "upcycle", "demo"]
 
 REPORT = """
 import sys

@@ -79,11 +79,31 @@ def test_tracking_yields_every_item_in_order(verbosity: int) -> None:
     assert list(track([], "nothing")) == []
 
 
-def test_no_bar_is_drawn_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_off_a_terminal_no_bar_is_drawn_and_a_short_task_has_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     setup(0)
     assert list(track(range(3), "tiles")) == [0, 1, 2]
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+@pytest.mark.parametrize(("verbosity", "lines"), [(-1, []), (0, ["tiles: 33 %, 0 s left", "tiles: 66 %, 0 s left"])])
+def test_off_a_terminal_a_line_now_and_then_tells_the_progress(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verbosity: int, lines: list[str]
+) -> None:
+    monkeypatch.setenv("CWSAM_PROGRESS_S", "0")
+    setup(verbosity)
+    assert list(track(range(3), "tiles")) == [0, 1, 2]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_the_time_left_follows_from_the_time_that_was_needed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter([0.0, 50.0, 100.0, 150.0, 200.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
+    setup(0)
+    assert list(track(iter("abcd"), "maps", total=4)) == list("abcd")
+    assert capsys.readouterr().err.splitlines() == ["maps: 50 %, 2 min left"]
 
 
 @pytest.mark.parametrize(("verbosity", "drawn"), [(-1, False), (0, True)])

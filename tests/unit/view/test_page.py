@@ -74,10 +74,10 @@ def show(browser: Tab, tmp_path: Path) -> Iterator[Callable[..., Tab]]:
     browser.requested.clear()
     servers = []
 
-    def open_page(*paths: Path, **size: int) -> Tab:
+    def open_page(*paths: Path, compare: bool = False, **size: int) -> Tab:
         folder = tmp_path / f"page{len(servers)}"
         folder.mkdir()
-        server = PageServer(make_page(ViewRequest(paths=tuple(map(str, paths))), folder).files)
+        server = PageServer(make_page(ViewRequest(paths=tuple(map(str, paths)), compare=compare), folder).files)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         servers.append(server)
         browser.open(server.address, **size)
@@ -167,6 +167,34 @@ def test_a_swipe_shows_the_map_on_one_side_and_the_reference_on_the_other(
     tab.press("s")
     tab.settle()
     assert close(color_at(tab, 20.5, 30.5), TOWN), "without a swipe the reference lies over the map"
+
+
+def test_compared_maps_have_one_legend_with_both_areas_and_the_share_that_differs(
+    files: dict[str, Path], show: Callable[..., Tab]
+) -> None:
+    tab = show(files["scene"], files["map"], files["reference"], compare=True)
+    assert close(color_at(tab, 20.5, 30.5), FOREST) and close(color_at(tab, 50.5, 30.5), TOWN)
+    assert tab.run("document.querySelectorAll('.legend').length") == 1
+    assert [text(tab, f"[data-code='{code}'] .amount") for code in (1, 2, 4)] == ["54 ha", "1.44 km²", ""]
+    assert [text(tab, f"[data-code='{code}'] .share") for code in (1, 2, 4)] == ["54 ha", "", "1.44 km²"]
+    assert text(tab, ".legend .note") == "In view, map.tif and reference.tif. They differ in 72.7 % of the pixels"
+    press(tab, "[data-code='2'] input")
+    assert not close(color_at(tab, 20.5, 30.5), FOREST) and close(color_at(tab, 50.5, 30.5), TOWN)
+    press(tab, "[data-code='4'] input")
+    assert not close(color_at(tab, 50.5, 30.5), TOWN)
+    tab.press("s")
+    tab.settle()
+    assert text(tab, "[data-code='4'] .share") == "72.7 %" and text(tab, ".legend .note") == "In view, reference.tif"
+
+
+def test_maps_on_different_grids_are_compared_without_a_share(
+    files: dict[str, Path], make_raster: MakeRaster, show: Callable[..., Tab]
+) -> None:
+    other = make_raster("other.tif", CODES[1:], nodata=255)
+    with rasterio.open(other, "r+") as dataset:
+        tag_classes(dataset, TAXONOMY)
+    tab = show(files["map"], other, compare=True)
+    assert text(tab, ".legend .note") == "In view, map.tif and other.tif"
 
 
 def test_the_legend_has_names_as_they_are_and_the_areas_in_view(

@@ -32,17 +32,17 @@ export class Legend {
     box.checked = true;
     const amount = make('span.amount');
     const share = make('span.share');
-    const bar = make('span.bar');
-    bar.style.background = color;
+    const bars = [make('span.bar'), make('span.bar')];
+    bars.forEach((bar) => (bar.style.background = color));
     const row = make(
       'li',
       {'data-code': code, ondblclick: () => this.table.single(code), title: `${name} (${code})\nDouble-click: only this class`},
       make('label.check', {}, box, swatch(color), make('span.name', {}, name)),
       amount,
       share,
-      make('span.track', {}, bar),
+      ...bars.map((bar) => make('span.track', {}, bar)),
     );
-    this.rows.set(entry, {row, box, amount, share, bar});
+    this.rows.set(entry, {row, box, amount, share, bars});
     return row;
   }
 
@@ -54,25 +54,30 @@ export class Legend {
   }
 
   /**
-   * Show what the classes cover.
-   * @param {?{amounts: Float64Array, exact: boolean, areas: boolean, name: string}} counted By raster value, null for
-   *     nothing.
+   * Show what the classes cover: area and share in one map, or the areas in two maps.
+   * @param {{amounts: Float64Array, exact: boolean, areas: boolean, name: string}[]} maps What is counted, by raster
+   *     value; none, one or two maps.
+   * @param {?number} difference Share of the pixels in which two maps differ, null if it is not known.
    */
-  showAmounts(counted) {
-    const total = counted ? this.table.classes.reduce((sum, {value}) => sum + counted.amounts[value], 0) : 0;
-    const largest = counted ? Math.max(...this.table.classes.map(({value}) => counted.amounts[value])) : 0;
-    for (const [{value}, {row, amount, share, bar}] of this.rows) {
-      const covered = counted?.amounts[value] ?? 0;
-      const text = counted?.areas ? areaText(covered) : `${numberText(covered)} px`;
-      amount.textContent = covered ? text : '';
-      share.textContent = covered ? percentText((100 * covered) / total) : '';
-      bar.style.width = `${largest ? (100 * covered) / largest : 0}%`;
-      row.classList.toggle('absent', Boolean(counted) && !covered);
+  showAmounts(maps, difference) {
+    const largest = Math.max(...this.table.classes.flatMap(({value}) => maps.map(({amounts}) => amounts[value])));
+    const totals = maps.map(({amounts}) => this.table.classes.reduce((sum, {value}) => sum + amounts[value], 0));
+    for (const [{value}, {row, amount, share, bars}] of this.rows) {
+      const covered = maps.map(({amounts}) => amounts[value]);
+      const texts = maps.map(({areas}, i) => (covered[i] ? (areas ? areaText(covered[i]) : `${numberText(covered[i])} px`) : ''));
+      amount.textContent = texts[0] ?? '';
+      share.textContent = maps.length > 1 ? texts[1] : covered[0] ? percentText((100 * covered[0]) / totals[0]) : '';
+      bars.forEach((bar, i) => (bar.style.width = `${covered[i] ? (100 * covered[i]) / largest : 0}%`));
+      row.classList.toggle('absent', maps.length > 0 && !covered.some(Boolean));
+      row.classList.toggle('pair', maps.length > 1);
     }
-    this.note.textContent = counted ? `In view, ${counted.name}${counted.exact ? '' : ', from an overview'}` : '';
+    const overview = maps.every(({exact}) => exact) ? '' : ', from an overview';
+    const names = maps.map(({name}) => name).join(' and ');
+    const differ = difference === null ? '' : `. They differ in ${percentText(100 * difference)} of the pixels`;
+    this.note.textContent = maps.length ? `In view, ${names}${overview}${differ}` : '';
   }
 }
 
 function percentText(percent) {
-  return percent < 0.1 ? '<0.1 %' : `${percent.toFixed(1)} %`;
+  return percent > 0 && percent < 0.1 ? '<0.1 %' : `${percent.toFixed(1)} %`;
 }

@@ -15,7 +15,7 @@ import {showAttributes, showUnderCursor} from './inspect.js';
 import {loadFeatures, makeLayer} from './layers.js';
 import {Legend} from './legend.js';
 import {showLayers} from './panel.js';
-import {Pixels} from './pixels.js';
+import {countDifference, Pixels} from './pixels.js';
 import {makeLonLat, makeProjection} from './projection.js';
 import {Swipe} from './swipe.js';
 
@@ -38,7 +38,7 @@ async function start() {
 
   const notes = showLayers(byId('layers'), layers);
   layers.forEach((layer) => watchErrors(layer, notes.get(layer)));
-  const swipe = new Swipe(map, layers);
+  const swipe = new Swipe(map, layers, data.compare);
   const rasters = ['classes', 'values']
     .flatMap((kind) => layers.filter((layer) => layer.get('info').kind === kind))
     .map((layer) => ({layer, pixels: new Pixels(layer.get('info'))}));
@@ -46,7 +46,7 @@ async function start() {
   const featureLayers = layers.filter((layer) => layer instanceof VectorLayer);
   const closeFeature = showAttributes(map, featureLayers, marked);
   const legends = tables.map((table) => new Legend(byId('legends'), table, legendTitle(table, tables, layers)));
-  refreshWhenResting(map, rasters, legends, featureLayers, notes);
+  refreshWhenResting(map, rasters, legends, featureLayers, notes, swipe);
   setUpGoto(map, lonLat, data);
   setUpTheme();
 
@@ -70,6 +70,9 @@ async function start() {
     document.body.classList.toggle('folded');
     map.updateSize();
   });
+  if (data.compare.length) {
+    swipe.toggle();
+  }
   map.once('rendercomplete', () => (document.documentElement.dataset.ready = ''));
   map.render();
   globalThis.viewer = {map, layers, tables, swipe}; // for the browser's console and for tests
@@ -119,7 +122,7 @@ function legendTitle(table, tables, layers) {
 }
 
 /** Count classes and load polygons again after the view or the choice of layers has changed. */
-function refreshWhenResting(map, rasters, legends, featureLayers, notes) {
+function refreshWhenResting(map, rasters, legends, featureLayers, notes, swipe) {
   let timer = 0;
   let running = new AbortController();
   const refresh = async () => {
@@ -132,13 +135,11 @@ function refreshWhenResting(map, rasters, legends, featureLayers, notes) {
       notes.get(layer).classList.toggle('warning', !complete);
     }
     for (const legend of legends) {
-      const shown = rasters.filter(({layer}) => layer.get('table') === legend.table && layer.getVisible()).pop();
-      const info = shown?.layer.get('info');
-      const counted = shown ? await shown.pixels.count(extent) : null;
+      const counted = await countShown(rasters.filter(({layer}) => layer.get('table') === legend.table), swipe, extent);
       if (signal.aborted) {
         return;
       }
-      legend.showAmounts(counted && {...counted, areas: Boolean(info.area), name: info.name});
+      legend.showAmounts(counted.maps, counted.difference);
     }
     document.documentElement.dataset.counted = '';
   };
@@ -149,7 +150,21 @@ function refreshWhenResting(map, rasters, legends, featureLayers, notes) {
   };
   map.on('moveend', later);
   [...rasters.map(({layer}) => layer), ...featureLayers].forEach((layer) => layer.on('change:visible', later));
+  swipe.addEventListener('change', later);
   later();
+}
+
+/** Count the classes of the uppermost visible map, or those of both maps that are compared, and how far they differ. */
+async function countShown(rasters, swipe, extent) {
+  const sides = swipe.active ? swipe.sides.map((side) => rasters.find(({layer}) => layer === side)) : [];
+  const isPair = sides.length === 2 && sides.every(Boolean) && sides[0] !== sides[1];
+  const shown = isPair ? sides : rasters.filter(({layer}) => layer.getVisible()).slice(-1);
+  const maps = [];
+  for (const {layer, pixels} of shown) {
+    const {name, area} = layer.get('info');
+    maps.push({...(await pixels.count(extent)), areas: Boolean(area), name});
+  }
+  return {maps, difference: isPair ? await countDifference(sides[0].pixels, sides[1].pixels, extent) : null};
 }
 
 function placeText([x, y], crs, lonLat) {

@@ -43,18 +43,14 @@ export class Pixels {
    * @return {Promise<{amounts: Float64Array, exact: boolean}>} By value: m², or pixels if they have no size.
    */
   async count(extent) {
-    const levels = await this.levels;
-    const windows = levels.map(({grid}) => grid.windowOf(extent));
-    const sizes = windows.map(([left, top, right, bottom]) => Math.max(0, right - left) * Math.max(0, bottom - top));
-    const found = sizes.findIndex((size) => size <= MOST_PIXELS);
-    const level = found < 0 ? levels.length - 1 : found;
     const amounts = new Float64Array(256);
-    if (!sizes[level]) {
+    const part = await this.choose(extent);
+    if (!part) {
       return {amounts, exact: true};
     }
-    const {image, grid} = levels[level];
-    const [left, top, right, bottom] = windows[level];
-    const [values] = await image.readRasters({window: windows[level], samples: [0]});
+    const {image, grid, window} = part;
+    const [left, top, right, bottom] = window;
+    const [values] = await image.readRasters({window, samples: [0]});
     const {columns, rows} = grid.factor;
     let index = 0;
     for (let row = top; row < bottom; row++) {
@@ -63,8 +59,43 @@ export class Pixels {
         amounts[values[index++]] += areaAt((column + 0.5) * columns - 0.5) * columns * rows;
       }
     }
-    return {amounts, exact: level === 0};
+    return {amounts, exact: part.level === 0};
   }
+
+  /** Choose the finest level of which an extent has not too many pixels, and its window; null if there are none. */
+  async choose(extent) {
+    const levels = await this.levels;
+    const windows = levels.map(({grid}) => grid.windowOf(extent));
+    const sizes = windows.map(([left, top, right, bottom]) => Math.max(0, right - left) * Math.max(0, bottom - top));
+    const found = sizes.findIndex((size) => size <= MOST_PIXELS);
+    const level = found < 0 ? levels.length - 1 : found;
+    return sizes[level] ? {...levels[level], window: windows[level], level} : null;
+  }
+}
+
+/**
+ * Count the pixels of an extent in which two maps differ, where both have a class.
+ * @param {Pixels} one A map.
+ * @param {Pixels} other A map with the same class table.
+ * @param {number[]} extent West, south, east and north.
+ * @return {Promise<?number>} Their share, 0 to 1; null if the maps have different grids, or no pixel in common.
+ */
+export async function countDifference(one, other, extent) {
+  const parts = [await one.choose(extent), await other.choose(extent)];
+  if (!parts.every(Boolean) || !parts[0].grid.equals(parts[1].grid)) {
+    return null;
+  }
+  const read = await Promise.all(parts.map(({image, window}) => image.readRasters({window, samples: [0]})));
+  const [[left], [right]] = read;
+  let both = 0;
+  let different = 0;
+  for (let i = 0; i < left.length; i++) {
+    if (left[i] !== one.layer.nodata && right[i] !== other.layer.nodata) {
+      both++;
+      different += left[i] !== right[i];
+    }
+  }
+  return both ? different / both : null;
 }
 
 async function openLevels(url) {
@@ -88,6 +119,10 @@ class Grid {
 
   pixelAt([x, y]) {
     return [(x - this.west) / this.right, (y - this.north) / this.down];
+  }
+
+  equals(other) {
+    return ['west', 'north', 'width', 'height', 'right', 'down'].every((key) => this[key] === other[key]);
   }
 
   windowOf([west, south, east, north]) {

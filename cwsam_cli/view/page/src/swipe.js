@@ -4,18 +4,21 @@ import {byId, make} from './dom.js';
 
 const STEP = 2; // per cent of the map's width that an arrow key moves the line
 
-export class Swipe {
+/** Tells of a change of the two layers, or when it begins or ends, by the event `change`. */
+export class Swipe extends EventTarget {
   /**
    * @param {import('ol/Map.js').default} map The map.
    * @param {import('ol/layer/Layer.js').default[]} layers The layers that can be compared, the lowest first.
+   * @param {number[]} sides Numbers of the layers to begin with; empty for those that seem best.
    */
-  constructor(map, layers) {
+  constructor(map, layers, sides) {
+    super();
     this.map = map;
     this.layers = layers;
     this.position = 50;
     this.line = byId('swipe-line');
     this.choices = [byId('swipe-left'), byId('swipe-right')];
-    const preferred = preferredSides(layers);
+    const preferred = sides.length ? sides : preferredSides(layers);
     this.choices.forEach((choice, side) => {
       layers.forEach((layer, i) => choice.append(make('option', {value: i}, layer.get('info').name)));
       choice.value = preferred[side];
@@ -61,6 +64,7 @@ export class Swipe {
     if (this.active) {
       this.sides.forEach((layer) => layer.setVisible(true));
     }
+    this.dispatchEvent(new Event('change'));
     this.map.render();
   }
 
@@ -101,6 +105,11 @@ export class Swipe {
       context.rect(part[0] * width, 0, (part[1] - part[0]) * width, height);
       context.clip();
     } else {
+      if (this.frame !== event.frameState.index) { // OpenLayers would clear the first layer's part only
+        this.frame = event.frameState.index;
+        context.clearColor(0, 0, 0, 0);
+        context.clear(context.COLOR_BUFFER_BIT);
+      }
       context.enable(context.SCISSOR_TEST);
       context.scissor(Math.round(part[0] * width), 0, Math.round((part[1] - part[0]) * width), height);
     }

@@ -1,0 +1,1 @@
+"""Make the plugin that runs `cwsam` from the Processing toolbox of QGIS."""
