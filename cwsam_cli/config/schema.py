@@ -133,7 +133,8 @@ class ModelConfig:
     """The model: a variant and its settings."""
 
     name: Variant = "sam_vit_b"
-    """Variant: sam_tiny, sam_pyramid, sam_vit_b, sam_vit_l, sam_vit_h, sam_moe_1dot5b, sam_moe_3b, sam_hierarchical_moe_10b."""
+    """Variant: sam_tiny, sam_pyramid, sam_vit_b, sam_vit_l, sam_vit_h, sam_moe_1dot5b, sam_moe_3b or
+    sam_hierarchical_moe_10b."""
     args: ModelArgs = field(default_factory=ModelArgs)
 
 

@@ -114,7 +114,9 @@ class ImageEncoder(nn.Module):
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         out = arch.prompt_embed_dim
-        if arch.pyramid_width:  # a small model would learn where things are in its training ground, so it learns no place
+        if (
+            arch.pyramid_width
+        ):  # a small model would learn where things are in its training ground, so it learns no place
             self.patch_embed = PatchEmbed(arch.pyramid_widths[-1], arch.embed_dim, 2)
             self.pos_embed = None
         else:

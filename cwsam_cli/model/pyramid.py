@@ -43,9 +43,9 @@ class ImagePyramid(nn.Module):
         self.levels = nn.ModuleList(DoubleConv(channels, out) for channels, out in pairwise(widths))
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Map an image (B, C, S, S) to levels (B, w, S, S), (B, 2w, S/2, S/2), …"""
+        """Map an image (B, C, S, S) to n levels (B, w, S, S), (B, 2w, S/2, S/2) and so on."""
         x = image.contiguous(memory_format=torch.channels_last)  # convolutions on a CPU are 1.3 times as fast
-        found = []
+        found: list[Tensor] = []
         for level in self.levels:
             x = level(x if not found else F.max_pool2d(x, 2))
             found.append(x)

@@ -80,7 +80,9 @@ class Architecture:
                 f"global_attn_indexes {list(self.global_attn_indexes)} name a block outside 0-{self.depth - 1}"
             )
 
-        if self.pyramid_width and (self.patch_size & (self.patch_size - 1) or self.detail_stem or self.adaptor != "none"):
+        if self.pyramid_width and (
+            self.patch_size & (self.patch_size - 1) or self.detail_stem or self.adaptor != "none"
+        ):
             raise ValueError("pyramid_width needs a patch_size that is a power of two, no detail_stem and no adaptor")
         if not 0 < self.freq_nums <= 1:
             raise ValueError(f"freq_nums {self.freq_nums} is not within 0 and 1")

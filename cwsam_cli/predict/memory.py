@@ -223,7 +223,8 @@ def activation_bytes(arch: Architecture, *, views: int = 1) -> int:
     mlp = tokens * dim * (3 + copies * (2 + 2 * MLP_RATIO))
     out = arch.prompt_embed_dim
     planes = (
-        arch.inp_size**2 * (9 * arch.pyramid_width + arch.num_classes)  # the levels together are less than two of the first
+        arch.inp_size**2
+        * (9 * arch.pyramid_width + arch.num_classes)  # the levels together are less than two of the first
         if arch.pyramid_width
         else 16 * tokens * (out // 8 * 3 + arch.num_classes) + 4 * tokens * (out // 4) * 3
     )
