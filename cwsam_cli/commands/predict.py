@@ -33,7 +33,7 @@ from cwsam_cli.commands.options import (
     scenes_of,
 )
 from cwsam_cli.console import loading
-from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Views
+from cwsam_cli.predict.choices import AlphaRule, MapFormat, Normalization, PrecisionChoice, Views
 
 if TYPE_CHECKING:
     from cwsam_cli.predict.work import MapResult
@@ -112,6 +112,14 @@ def predict(
             "model has as many bands as the file, or if its values are those of an image.",
         ),
     ] = None,
+    normalize: Annotated[
+        Normalization,
+        typer.Option(
+            "--normalize",
+            help="Whose mean and standard deviation of each band count: the training data's, or the scene's own, for "
+            "scenes of another season, light or sensor.",
+        ),
+    ] = "training",
     resample_to_model: Annotated[
         bool, typer.Option("--resample-to-model", help="Map at the pixel size that the model was trained on.")
     ] = False,
@@ -232,6 +240,7 @@ def predict(
         aoi=aoi,
         bands=parse_names(bands),
         alpha=alpha,
+        normalize=normalize,
         resample_to_model=resample_to_model,
         verify=verify,
         confidence=confidence,

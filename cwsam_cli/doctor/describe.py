@@ -184,7 +184,7 @@ def _raster(path: str) -> Description:
 
 
 def _scene(path: str) -> Description:
-    from cwsam_cli.dataset.fit import sample
+    from cwsam_cli.dataset.radiometry import sample
     from cwsam_cli.raster.scene import open_scene
 
     with open_scene(path) as scene:

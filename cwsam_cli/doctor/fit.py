@@ -10,9 +10,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from cwsam_cli.dataset.fit import find_doubts, find_misfits
+from cwsam_cli.dataset.fit import find_doubts, find_misfits, find_shifts
 from cwsam_cli.dataset.folds import INDEX
 from cwsam_cli.dataset.manifest import Band, Manifest, read_manifest
+from cwsam_cli.dataset.radiometry import sample
 from cwsam_cli.dataset.samples import refuse_different
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.scene import open_scene
@@ -44,8 +45,10 @@ def scene_and_dataset(scene: str, dataset: str) -> Found:
 def _scene_and_bands(scene: str, bands: Sequence[Band], dtype: str, gsd_m: float | None, *, than: str) -> Found:
     wanted = [band.name for band in bands]
     with open_scene(scene, wanted_bands=wanted) as opened:
-        return find_doubts(opened, wanted), find_misfits(
-            opened, bands, dtype, gsd_m, than=than, advice="cwsam predict --resample-to-model, cwsam tile --res"
+        values = sample(opened)
+        doubts = [*find_doubts(opened, wanted), *find_shifts(opened, values, bands, than=than)]
+        return doubts, find_misfits(
+            opened, values, bands, dtype, gsd_m, than=than, advice="cwsam predict --resample-to-model, cwsam tile --res"
         )
 
 

@@ -197,6 +197,7 @@ def write_map(target: Path, plan: MapPlan, read: Callable[[int, int, int], bytes
                 CWSAM_COMMAND=request.command,
                 CWSAM_SCENE=plan.scene_fingerprint,
                 CWSAM_CALIBRATION=plan.calibration,
+                CWSAM_NORMALIZATION=plan.normalization,
                 **{MODEL_TAG: plan.checkpoint_sha256, KEY: plan.digest},
             )
             _describe(dataset, kind, layers)

@@ -37,6 +37,8 @@ class PlacedScene:
 
     scene: str = field(repr=False)
     fingerprint: str
+    bands: tuple[Band, ...]
+    """By which the scene's pixels are normalised."""
     col: int
     """Column of the mosaic where the scene begins."""
     row: int
@@ -73,7 +75,7 @@ class MapPlan:
     is_shared: bool = False
     """Whether several processes hold the model together."""
     bands: tuple[Band, ...]
-    """The bands that the model was trained on."""
+    """The model's bands, with the statistics that normalise the scene's pixels."""
     pixel_m: float | None = None
     """Pixel size in metres to which the scene is resampled; None leaves it as it is."""
     grid: Grid
@@ -133,7 +135,7 @@ class MapPlan:
     def of_scene(self, placed: PlacedScene) -> "MapPlan":
         """The plan by which a scene of a mosaic is read."""
         request = replace(self.request, scene=placed.scene, scenes=())
-        return replace(self, request=request, scenes=(), lattice=placed.lattice, shown=placed.shown)
+        return replace(self, request=request, scenes=(), bands=placed.bands, lattice=placed.lattice, shown=placed.shown)
 
     def pieces_in_file(self) -> Iterator[tuple[int, int, Window]]:
         """Row and column of every piece and its window in the file, in the file's order."""
@@ -153,6 +155,13 @@ class MapPlan:
     def total_memory(self) -> int:
         """Estimated peak in bytes, of all processes together."""
         return self.memory * self.request.gpus + self.waiting_memory
+
+    @property
+    def normalization(self) -> str:
+        """The figures by which pixels are normalised, for the record in the map."""
+        if self.scenes and self.request.normalize == "scene":
+            return "each scene's own"
+        return ", ".join(f"{band.name} {band.mean:.6g} ± {band.std:.6g}" for band in self.bands)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -232,7 +241,14 @@ class MapPlan:
                 "shown": Window(*values["shown"]),
                 "layers": MapLayers(**layers | {"taxonomy": taxonomy}),
                 "scenes": tuple(
-                    PlacedScene(**placed | {"lattice": Lattice(**placed["lattice"]), "shown": Window(*placed["shown"])})
+                    PlacedScene(
+                        **placed
+                        | {
+                            "bands": tuple(Band(**band) for band in placed["bands"]),
+                            "lattice": Lattice(**placed["lattice"]),
+                            "shown": Window(*placed["shown"]),
+                        }
+                    )
                     for placed in values["scenes"]
                 ),
             }

@@ -17,7 +17,8 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from cwsam_cli.console import track
-from cwsam_cli.dataset.fit import find_doubts, find_misfits
+from cwsam_cli.dataset.fit import find_doubts, find_misfits, find_shifts
+from cwsam_cli.dataset.radiometry import own_bands, sample
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.memory import MosaicNeeds, Needs, activation_bytes, cut, free_memory, weight_bytes
@@ -96,14 +97,18 @@ def plan_scene(request: MapRequest, model: Model) -> tuple[MapPlan, Needs]:
         ) as scene,
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        values, than = sample(scene), "the model was trained on"
+        bands = trained.bands if request.normalize == "training" else own_bands(scene, values, trained.bands)
         remarks = [
-            *find_doubts(scene, [band.name for band in trained.bands], bands_chosen=bool(request.bands)),
+            *find_doubts(scene, [band.name for band in bands], bands_chosen=bool(request.bands)),
+            *find_shifts(scene, values, bands, than=than),
             *find_misfits(
                 scene,
-                trained.bands,
+                values,
+                bands,
                 trained.dtype,
                 trained.gsd_m,
-                than="the model was trained on",
+                than=than,
                 advice="--resample-to-model makes a better map",
             ),
         ]
@@ -127,7 +132,7 @@ def plan_scene(request: MapRequest, model: Model) -> tuple[MapPlan, Needs]:
             device=model.device.type,
             precision=model.precision,
             is_shared=model.is_shared,
-            bands=trained.bands,
+            bands=bands,
             pixel_m=pixel_m,
             grid=scene.grid.part(scene.mirrored(shown) if scene.is_south_up else shown),
             is_south_up=scene.is_south_up,
@@ -180,6 +185,7 @@ def plan_mosaic(request: MapRequest, model: Model) -> MapPlan:
         placed = PlacedScene(
             scene=plan.request.scene,
             fingerprint=plan.scene_fingerprint,
+            bands=plan.bands,
             col=col,
             row=row,
             lattice=lattice.of_part(col, row, plan.lattice.width, plan.lattice.height),

@@ -15,7 +15,7 @@ from cwsam_cli.distributed.scheduler import LOCAL
 from cwsam_cli.errors import DataError, OutputExists, UsageError
 from cwsam_cli.files import refuse_existing, refuse_input
 from cwsam_cli.journal import folder_of
-from cwsam_cli.predict.choices import AlphaRule, MapFormat, PrecisionChoice, Views
+from cwsam_cli.predict.choices import AlphaRule, MapFormat, Normalization, PrecisionChoice, Views
 from cwsam_cli.raster.mapfile import COG_CREATION, GTIFF_CREATION, KINDS, beside
 from cwsam_cli.raster.scene import FAILED
 from cwsam_cli.raster.sources.network import is_plain_file, stored_name
@@ -76,6 +76,7 @@ class MapRequest:
     bands: tuple[str, ...] = ()
     """Names or numbers of the scene's bands in the model's order."""
     alpha: AlphaRule | None = None
+    normalize: Normalization = "training"
     resample_to_model: bool = False
     """Map at the pixel size that the model was trained on."""
     verify: bool = False

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cwsam_cli.dataset.fit import find_doubts, find_misfits, sample
+from cwsam_cli.dataset.fit import find_doubts, find_misfits, find_shifts
 from cwsam_cli.dataset.manifest import Band
+from cwsam_cli.dataset.radiometry import own_bands, sample
+from cwsam_cli.errors import DataError
 from cwsam_cli.raster.scene import Scene, open_scene
 
 MakeRaster = Callable[..., Path]
@@ -72,7 +74,7 @@ def test_other_values_are_named(
 ) -> None:
     image = np.stack([np.full((16, 16), value, np.uint8) for value in values])
     with open_scene(make_raster("scene.tif", image)) as scene:
-        found = find_misfits(scene, BANDS, dtype, gsd_m, than="the set has", advice="resample")
+        found = find_misfits(scene, sample(scene), BANDS, dtype, gsd_m, than="the set has", advice="resample")
     assert len(found) == len(words) and all(word in text for word, text in zip(words, found, strict=True))
 
 
@@ -81,3 +83,36 @@ def test_bands_by_position_and_a_missing_crs_are_doubts(make_raster: MakeRaster)
     with open_scene(path) as scene:
         assert [text.count("by position") for text in find_doubts(scene, ["red", "nir"])] == [1, 0]
         assert len(find_doubts(scene, ["red", "nir"], bands_chosen=True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [((108, 46), ""), ((115, 49), "red by +1.5"), ((85, 59), "red by -1.5, nir by +1.8"), ((5, 50), "")],
+)
+def test_brighter_and_darker_bands_are_named_before_they_are_of_another_scale(
+    make_raster: MakeRaster, values: tuple[int, int], named: str
+) -> None:
+    image = np.stack([np.full((16, 16), value, np.uint8) for value in values])
+    with open_scene(make_raster("scene.tif", image)) as scene:
+        found = find_shifts(scene, sample(scene), BANDS, than="the set has")
+    assert len(found) == bool(named)
+    assert all(f"the set has ({named} standard deviations)" in text and "--normalize scene" in text for text in found)
+
+
+def test_a_scenes_own_bands_give_it_mean_0_and_standard_deviation_1(make_raster: MakeRaster) -> None:
+    image = np.random.default_rng(0).integers(1, 200, (2, 40, 50)).astype(np.uint8)
+    image[:, :7] = 0
+    with open_scene(make_raster("scene.tif", image, nodata=0)) as scene:
+        bands = own_bands(scene, sample(scene), BANDS)
+    assert [band.name for band in bands] == ["red", "nir"]
+    for band, values in zip(bands, image[:, 7:], strict=True):
+        scaled = (values - band.mean) / band.std
+        assert abs(scaled.mean()) < 1e-6 and scaled.std() == pytest.approx(1)
+
+
+def test_a_constant_band_has_a_standard_deviation_of_1_and_an_empty_one_is_refused(make_raster: MakeRaster) -> None:
+    with open_scene(make_raster("flat.tif", np.full((2, 16, 16), 9, np.uint8))) as scene:
+        assert [(band.mean, band.std) for band in own_bands(scene, sample(scene), BANDS)] == [(9.0, 1.0)] * 2
+    with open_scene(make_raster("empty.tif", np.zeros((2, 16, 16), np.uint8), nodata=0)) as scene:
+        with pytest.raises(DataError, match="no valid pixel of band red"):
+            own_bands(scene, sample(scene), BANDS)
