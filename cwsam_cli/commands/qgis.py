@@ -27,9 +27,9 @@ def qgis(
     a sample, and assess models and maps. They can be used in models and in batches, too.
 
     The plugin holds no model code. It starts this installation of cwsam as a process, shows its
-    log and progress, and can cancel it. A canceled map or dataset continues with the same
-    settings. Settings > Options > Processing > Providers > cwsam names another program. QGIS
-    3.22 or newer.
+    log and progress, and can cancel it. A canceled map or dataset continues if it is started
+    again with the same settings and output. Settings > Options > Processing > Providers > cwsam
+    names another program. The plugin needs QGIS 3.22 or newer.
     """
     from cwsam_cli.qgis.archive import write_plugin
 
