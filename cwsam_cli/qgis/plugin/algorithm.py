@@ -1,6 +1,7 @@
 """An algorithm of the toolbox: the parameters that `algorithms.json` describes, and the command line made of them."""
 
 import html
+import os
 import shlex
 from pathlib import Path
 
@@ -115,12 +116,14 @@ class CommandAlgorithm(QgsProcessingAlgorithm):
                 results[name] = values[0]
         if self.described["overwrites"]:  # QGIS has asked already, or the output is a temporary file
             options.append("--overwrite")
-        options += shlex.split(self.parameterAsString(parameters, OTHER, context))
+        options += shlex.split(self.parameterAsString(parameters, OTHER, context), posix=os.name != "nt")
         command = [self.program(), self.described["command"], *options, "--", *positional]
         try:
             run(command, feedback)
         except Failure as failure:
             raise QgsProcessingException(str(failure)) from None
+        if feedback.isCanceled():
+            return {}
         if self.described["report"]:
             results[REPORT] = str(Path(next(iter(results.values())), self.described["report"]))
         return results
