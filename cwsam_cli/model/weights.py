@@ -171,10 +171,11 @@ def make_weights(
     report.rows += [ReportRow(name, "unused") for name in unused]
     if is_class_wise(source.weights):
         report.remarks.append(describe_unused(unused))
-        if arch.adaptor == "none":
+        if "none" in (arch.adaptor, arch.input_type):
+            lacking = "adapters" if arch.adaptor == "none" else "frequency prompt"
             report.remarks.append(
-                "the model has no adapters, so its encoder starts without those of ClassWise-SAM-Adapter; "
-                "set model.args.encoder_mode.adaptor=adaptor and input_type=fft to use them"
+                f"the model has no {lacking}, so its encoder differs from that of ClassWise-SAM-Adapter; "
+                "set model.args.encoder_mode.adaptor=adaptor and input_type=fft"
             )
     report.loaded_share = made_values / all_values
     if not source.weights:

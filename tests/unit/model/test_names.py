@@ -182,12 +182,19 @@ def test_tensors_that_find_no_place_are_listed_in_a_warning(theirs: dict[str, Te
         assert part in remark
 
 
-def test_a_model_without_adapters_says_that_the_files_adapters_are_lost(
-    theirs: dict[str, Tensor], tmp_path: Path
+@pytest.mark.parametrize(
+    ("mode", "lost", "lacking"),
+    [
+        ({}, "image_encoder.blocks.*.Space_Adapter (8)", "adapters"),
+        ({"adaptor": "adaptor"}, "image_encoder.prompt_generator (10)", "frequency prompt"),
+    ],
+)
+def test_a_model_without_adapters_or_prompt_says_that_its_encoder_differs(
+    theirs: dict[str, Tensor], tmp_path: Path, mode: dict[str, str], lost: str, lacking: str
 ) -> None:
-    _, report = start(theirs, tmp_path)
-    assert "image_encoder.blocks.*.Space_Adapter (8)" in report.remarks[0]
-    assert "the model has no adapters" in report.remarks[1] and "adaptor=adaptor" in report.remarks[1]
+    _, report = start(theirs, tmp_path, **mode)
+    assert lost in report.remarks[0]
+    assert f"the model has no {lacking}, so its encoder differs" in report.remarks[1]
 
 
 def test_such_a_model_learns(theirs: dict[str, Tensor], tmp_path: Path) -> None:
