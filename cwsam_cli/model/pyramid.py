@@ -5,8 +5,8 @@
 A patch token cannot say what a single pixel shows, or where inside its patch a road runs. Here every pixel passes
 convolutions at full resolution first. Each further level halves the resolution and doubles the channels, and the last
 one becomes the tokens. On the way back, each level is joined with the tokens' features, as in a U-Net (Ronneberger et
-al. 2015). Norms are layer norms over the channels of a pixel: unlike batch norms they do not depend on the other images
-of a batch, so several processes and accumulated batches give the same gradients as one.
+al. 2015). Group norms (Wu and He 2018) see one image only: several processes and accumulated batches give the same
+gradients as one, and an image that is brighter or darker than the training data gives similar features.
 """
 
 from collections.abc import Sequence
@@ -16,18 +16,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cwsam_cli.model.encoder import LayerNorm2d
 from cwsam_cli.model.variants import Architecture
+
+GROUPS = 4
+"""Groups of channels that are normalised together."""
 
 
 class DoubleConv(nn.Module):
-    """Two 3×3 convolutions with one norm, which costs a third less time than two."""
+    """Two 3×3 convolutions with one norm; a norm after each would cost 1.1 × the time of a training step."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
-        self.norm = LayerNorm2d(out)
+        self.norm = nn.GroupNorm(GROUPS, out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features to features of the same size."""

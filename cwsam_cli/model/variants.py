@@ -69,6 +69,7 @@ class Architecture:
             ("embed_dim", "num_heads", 1),
             ("patch_size", "", 4),
             ("prompt_embed_dim", "", 16),
+            ("pyramid_width", "", 4),
         ):
             by = getattr(self, part) if part else unit
             if getattr(self, whole) % by:
