@@ -17,7 +17,6 @@ from cwsam_cli.config.durations import parse_duration, parse_interval
 
 Variant = Literal[
     "sam_tiny",
-    "sam_pyramid",
     "sam_vit_b",
     "sam_vit_l",
     "sam_vit_h",
@@ -52,8 +51,6 @@ class EncoderMode:
     """Hidden width of the decoder's MLPs."""
     detail_stem: bool | None = None
     """If true, a small convolution stem on the image is added to the decoder's upscaled features."""
-    pyramid_width: int | None = None
-    """Channels at full resolution of a pyramid of convolutions between image and patches; 0: no pyramid."""
     moe_start_layer_index: int | None = None
     """Number of the first block with experts instead of an MLP."""
     moe_num_expert_groups: int | None = None
@@ -133,8 +130,7 @@ class ModelConfig:
     """The model: a variant and its settings."""
 
     name: Variant = "sam_vit_b"
-    """Variant: sam_tiny, sam_pyramid, sam_vit_b, sam_vit_l, sam_vit_h, sam_moe_1dot5b, sam_moe_3b or
-    sam_hierarchical_moe_10b."""
+    """Variant: sam_tiny, sam_vit_b, sam_vit_l, sam_vit_h, sam_moe_1dot5b, sam_moe_3b, sam_hierarchical_moe_10b."""
     args: ModelArgs = field(default_factory=ModelArgs)
 
 

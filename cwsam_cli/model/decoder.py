@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from cwsam_cli.model.encoder import MLP, LayerNorm2d
 from cwsam_cli.model.experts import HierarchicalExperts
-from cwsam_cli.model.pyramid import PyramidJoin
 from cwsam_cli.model.variants import Architecture
 
 DEPTH = 2
@@ -180,10 +179,7 @@ class DetailStem(nn.Module):
 
 
 class ClassWiseMaskDecoder(nn.Module):
-    """Decoder from image features to logits per class.
-
-    The logits have four times the resolution of the patches; with a pyramid, the resolution of the image.
-    """
+    """Decoder from image features to logits per class, at four times the resolution of the patches."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -191,38 +187,23 @@ class ClassWiseMaskDecoder(nn.Module):
         self.class_tokens = nn.Embedding(arch.num_classes, dim)
         self.pe_layer = PositionCode(dim)
         self.transformer = TwoWayTransformer(arch)
-        self.pyramid_join = PyramidJoin(arch) if arch.pyramid_width else None
-        self.output_upscaling = (
-            None
-            if arch.pyramid_width
-            else nn.Sequential(
-                nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
-                LayerNorm2d(dim // 4),
-                nn.GELU(),
-                nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
-                nn.GELU(),
-            )
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
+            LayerNorm2d(dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
+            nn.GELU(),
         )
-        self.class_hypernetwork = HyperMLP(dim, arch.pyramid_width or dim // 8)
+        self.class_hypernetwork = HyperMLP(dim, dim // 8)
         self.detail_stem = DetailStem(arch.num_bands, dim // 8, arch.patch_size // 4) if arch.detail_stem else None
 
-    def forward(self, features: Tensor, *levels: Tensor) -> Tensor:
-        """Map features (B, E, H, W) to logits (B, K, 4H, 4W).
-
-        Args:
-            features: the encoder's.
-            levels: the image (B, C, S, S), or the levels of its pyramid; then the logits are (B, K, S, S).
-        """
+    def forward(self, features: Tensor, image: Tensor) -> Tensor:
+        """Map features (B, E, H, W) of an image (B, C, S, S) to logits (B, K, 4H, 4W)."""
         batch, _, height, width = features.shape
         tokens = self.class_tokens.weight.expand(batch, -1, -1)
         image_pe = self.pe_layer(height, width).to(features.dtype)
         tokens, mixed = self.transformer(features.flatten(2).transpose(1, 2), image_pe, tokens)
-        mixed = mixed.transpose(1, 2).unflatten(2, (height, width))
-        if self.pyramid_join is not None:
-            upscaled = self.pyramid_join(mixed, levels)
-        else:
-            assert self.output_upscaling is not None
-            upscaled = self.output_upscaling(mixed)
+        upscaled = self.output_upscaling(mixed.transpose(1, 2).unflatten(2, (height, width)))
         if self.detail_stem is not None:
-            upscaled = self.detail_stem(levels[0], upscaled)
+            upscaled = self.detail_stem(image, upscaled)
         return torch.einsum("bkc,bchw->bkhw", self.class_hypernetwork(tokens), upscaled)

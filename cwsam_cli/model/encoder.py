@@ -114,15 +114,9 @@ class ImageEncoder(nn.Module):
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         out = arch.prompt_embed_dim
-        if (
-            arch.pyramid_width
-        ):  # a small model would learn where things are in its training ground, so it learns no place
-            self.patch_embed = PatchEmbed(arch.pyramid_widths[-1], arch.embed_dim, 2)
-            self.pos_embed = None
-        else:
-            self.patch_embed = PatchEmbed(arch.num_bands, arch.embed_dim, arch.patch_size)
-            self.pos_embed = nn.Parameter(torch.zeros(1, arch.patches, arch.patches, arch.embed_dim))
-            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.patch_embed = PatchEmbed(arch.num_bands, arch.embed_dim, arch.patch_size)
+        self.pos_embed = nn.Parameter(torch.zeros(1, arch.patches, arch.patches, arch.embed_dim))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.prompt = (
             FrequencyPrompt(arch.num_bands, arch.embed_dim, arch.depth, arch.patch_size, arch.freq_nums)
             if arch.input_type == "fft" and arch.adaptor == "adaptor"
@@ -137,10 +131,10 @@ class ImageEncoder(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map an image (B, C, S, S), or the last level of its pyramid, to features (B, prompt_embed_dim, H, W)."""
+        """Map an image (B, C, S, S) to features (B, prompt_embed_dim, H, W)."""
         tokens = self.patch_embed(image)
         prompts = None if self.prompt is None else self.prompt(image, tokens)
-        x = tokens if self.pos_embed is None else tokens + self.pos_embed
+        x = tokens + self.pos_embed
         for index, block in enumerate(self.blocks):
             x = block(x if prompts is None else x + prompts(index))
         return self.neck(x.permute(0, 3, 1, 2))

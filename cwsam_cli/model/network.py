@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from cwsam_cli.model.decoder import ClassWiseMaskDecoder
 from cwsam_cli.model.encoder import ImageEncoder
-from cwsam_cli.model.pyramid import ImagePyramid
 from cwsam_cli.model.variants import Architecture
 
 
@@ -18,14 +17,10 @@ class ClassWiseSam(nn.Module):
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         self.arch = arch
-        self.image_pyramid = ImagePyramid(arch) if arch.pyramid_width else None
         self.image_encoder = ImageEncoder(arch)
         self.mask_decoder = ClassWiseMaskDecoder(arch)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map a normalised image (B, C, S, S), S = inp_size, to logits (B, K, S, S) float32."""
-        levels = [image] if self.image_pyramid is None else self.image_pyramid(image)
-        logits = self.mask_decoder(self.image_encoder(levels[-1]), *levels).float()
-        if logits.shape[-2:] == image.shape[-2:]:
-            return logits
-        return nn.functional.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        logits = self.mask_decoder(self.image_encoder(image), image)
+        return nn.functional.interpolate(logits.float(), size=image.shape[-2:], mode="bilinear", align_corners=False)

@@ -37,8 +37,6 @@ class Architecture:
     """Width of the neck and the decoder."""
     decoder_mlp_dim: int = 2048
     detail_stem: bool = False
-    pyramid_width: int = 0
-    """Channels at full resolution of the pyramid of convolutions between image and patches; 0: there is no pyramid."""
     moe_start_layer_index: int = 0
     """Number of the first block with experts instead of an MLP."""
     moe_num_expert_groups: int = 0
@@ -61,7 +59,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), 0 if field.name.startswith(("moe_", "pyramid_")) else 1
+            value, least = getattr(self, field.name), 0 if field.name.startswith("moe_") else 1
             if type(value) is int and not least <= value <= _LARGEST:
                 raise ValueError(f"{field.name} is {value}")
         for whole, part, unit in (
@@ -80,10 +78,6 @@ class Architecture:
                 f"global_attn_indexes {list(self.global_attn_indexes)} name a block outside 0-{self.depth - 1}"
             )
 
-        if self.pyramid_width and (
-            self.patch_size & (self.patch_size - 1) or self.detail_stem or self.adaptor != "none"
-        ):
-            raise ValueError("pyramid_width needs a patch_size that is a power of two, no detail_stem and no adaptor")
         if not 0 < self.freq_nums <= 1:
             raise ValueError(f"freq_nums {self.freq_nums} is not within 0 and 1")
         widths = (["embed_dim"] if self.moe_num_expert_groups else []) + (
@@ -106,11 +100,6 @@ class Architecture:
     def has_experts(self, block: int) -> bool:
         """Check whether an encoder block has experts instead of an MLP."""
         return self.moe_num_expert_groups > 0 and block >= self.moe_start_layer_index
-
-    @property
-    def pyramid_widths(self) -> list[int]:
-        """Channels of each level of the pyramid, at full, half, quarter … resolution."""
-        return [self.pyramid_width << level for level in range(self.patch_size.bit_length() - 1)]
 
     @property
     def patches(self) -> int:
@@ -142,17 +131,6 @@ VARIANTS: dict[Variant, dict[str, Any]] = {
         "moe_experts_per_group": 4,
         "moe_k_groups": 1,
         "moe_k_experts": 2,
-    },
-    "sam_pyramid": {
-        "embed_dim": 128,
-        "depth": 3,
-        "num_heads": 4,
-        "global_attn_indexes": (2,),
-        "window_size": 8,
-        "patch_size": 8,
-        "prompt_embed_dim": 128,
-        "decoder_mlp_dim": 512,
-        "pyramid_width": 16,
     },
     "sam_vit_b": {"embed_dim": 768, "depth": 12, "num_heads": 12, "global_attn_indexes": (2, 5, 8, 11)},
     "sam_vit_l": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "global_attn_indexes": (5, 11, 17, 23)},

@@ -88,11 +88,6 @@ def rgb_bands(band_names: Sequence[str]) -> dict[int, int]:
     return found
 
 
-_EMBED = "patch_embed.proj.weight"
-_OF_BANDS = (_EMBED, "image_pyramid.levels.0.conv1.weight", "detail_stem.reduce.weight", "prompt.spectrum.weight")
-"""Ends of the names of filters of image bands; behind a pyramid, patches are embedded from its channels."""
-
-
 def load_pretrained(
     arch: Architecture,
     source: PretrainedWeights,
@@ -268,7 +263,7 @@ def _make(
     value = source.weights.get(origin)
     if value is None:
         return None
-    if name.endswith(_OF_BANDS) and not (arch.pyramid_width and name.endswith(_EMBED)):
+    if name.endswith(("patch_embed.proj.weight", "detail_stem.reduce.weight", "prompt.spectrum.weight")):
         return _bands(value, target, origin, source, band_names, report)
     if name == "mask_decoder.class_tokens.weight":
         return _tokens(value, origin, source, class_names, seed, report)

@@ -72,10 +72,7 @@ def forward_flops(arch: Architecture) -> int:
     """
     dim, side = arch.embed_dim, arch.patches
     tokens = side * side
-    if arch.pyramid_width:
-        macs = _pyramid_macs(arch) + tokens * dim * arch.pyramid_widths[-1] * 4
-    else:
-        macs = tokens * dim * arch.num_bands * arch.patch_size**2
+    macs = tokens * dim * arch.num_bands * arch.patch_size**2
     for block in range(arch.depth):
         grid = side if block in arch.global_attn_indexes else arch.window_size
         windows = 1 if block in arch.global_attn_indexes else (-(-side // arch.window_size)) ** 2
@@ -109,25 +106,9 @@ def _decoder_macs(arch: Architecture, tokens: int) -> int:
         mlp += classes * out * arch.moe_decoder_experts
     macs = DEPTH * (own + 2 * cross + mlp) + cross
     macs += tokens * 2 * out // 2  # the position code's projection
-    planes = arch.pyramid_width or out // 8
-    pixels = arch.inp_size**2 if arch.pyramid_width else 16 * tokens
-    if not arch.pyramid_width:
-        macs += 4 * tokens * out * (out // 4) + 16 * tokens * (out // 4) * (out // 8)
-    macs += classes * (2 * out * out + out * planes) + pixels * classes * planes
+    macs += 4 * tokens * out * (out // 4) + 16 * tokens * (out // 4) * (out // 8)
+    macs += classes * (2 * out * out + out * out // 8) + 16 * tokens * classes * (out // 8)
     if arch.detail_stem:
         stride = arch.patch_size // 4
         macs += 16 * tokens * (out // 8) * (arch.num_bands * (stride + 1 + stride % 2) ** 2 + 3 * 9 * (out // 8))
     return macs
-
-
-def _pyramid_macs(arch: Architecture) -> int:
-    """Count both ways, without the embedding of patches."""
-    down = up = 0
-    below = arch.num_bands
-    for level, width in enumerate(arch.pyramid_widths):
-        pixels = (arch.inp_size >> level) ** 2
-        above = arch.pyramid_widths[level + 1] if level + 1 < len(arch.pyramid_widths) else arch.prompt_embed_dim
-        down += pixels * 9 * (below * width + width * width)
-        up += pixels * (above * width + 9 * (2 * width * width + width * width))
-        below = width
-    return down + up

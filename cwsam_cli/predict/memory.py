@@ -222,12 +222,7 @@ def activation_bytes(arch: Architecture, *, views: int = 1) -> int:
     attention = 5 * tokens * dim + 2 * min(4, arch.num_heads) * tokens * tokens
     mlp = tokens * dim * (3 + copies * (2 + 2 * MLP_RATIO))
     out = arch.prompt_embed_dim
-    planes = (
-        arch.inp_size**2
-        * (9 * arch.pyramid_width + arch.num_classes)  # the levels together are less than two of the first
-        if arch.pyramid_width
-        else 16 * tokens * (out // 8 * 3 + arch.num_classes) + 4 * tokens * (out // 4) * 3
-    )
+    planes = 16 * tokens * (out // 8 * 3 + arch.num_classes) + 4 * tokens * (out // 4) * 3
     logits = (3 if views > 1 else 1) * arch.num_classes * arch.inp_size**2
     return 3 * 4 * max(2 * tokens * dim + max(attention, mlp), planes + logits)
 

@@ -1,6 +1,6 @@
-"""Which small model is right on ground it has not seen: sam_pyramid, sam_tiny, U-Net, boosting and forest.
+"""Which small model is right on ground it has not seen: sam_tiny, a pyramid, U-Net, boosting and forest.
 
-    python tests/benchmarks/far_ground.py [--models sam_pyramid unet] [--pairs zion_ns] [--seeds 0]
+    python tests/benchmarks/far_ground.py [--models sam_tiny unet] [--pairs zion_ns] [--seeds 0]
         [--budget 120] [--data DIR] [--output FILE.jsonl]
 
 A pair is a ground to train on and a distant ground to test on. One loop trains all networks: same crops, augmentation,
@@ -34,6 +34,7 @@ import rasterio
 import torch
 from hardware import choose_precisions
 from numpy.typing import NDArray
+from pyramid import Pyramid
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
@@ -282,15 +283,17 @@ def _double(channels: int, out: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _sam(name: str, bands: int, classes: int) -> nn.Module:
-    model = load_config("tiny", [f"model.name={name}"]).model
-    return ClassWiseSam(architecture(model, num_bands=bands, num_classes=classes))
+def sam_tiny(bands: int, classes: int) -> nn.Module:
+    return ClassWiseSam(architecture(load_config("tiny").model, num_bands=bands, num_classes=classes))
 
 
 NETWORKS: dict[str, Build] = {
-    "sam_pyramid": partial(_sam, "sam_pyramid"),
-    "sam_tiny": partial(_sam, "sam_tiny"),
+    "sam_tiny": sam_tiny,
     "unet": UNet,
+    "pyramid_layer_norm": Pyramid,
+    "pyramid_group_norm": partial(Pyramid, norm=partial(nn.GroupNorm, 4)),
+    "pyramid_batch_norm": partial(Pyramid, norm=nn.BatchNorm2d, twice=True),
+    "pyramid_without_classes": partial(Pyramid, width=24, norm=nn.BatchNorm2d, twice=True, has_classes=False),
 }
 
 

@@ -106,8 +106,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "adapters": {"embed_dim": 32, "adaptor": "adaptor", "input_type": "fft"},
     "adapters and experts": MIXTURE | {"embed_dim": 32, "adaptor": "adaptor", "input_type": "fft"},
     "no stem": {"detail_stem": False},
-    "pyramid": {"detail_stem": False, "pyramid_width": 4},
-    "pyramid and experts": MIXTURE | {"detail_stem": False, "pyramid_width": 4},
 }
 
 

@@ -45,20 +45,6 @@ def test_the_tiny_model_has_3_to_12_million_parameters_and_a_detail_stem() -> No
     assert model.mask_decoder.detail_stem is not None
 
 
-def test_the_pyramid_has_a_level_per_halving_and_at_most_2_million_parameters() -> None:
-    arch = architecture(ModelConfig(name="sam_pyramid"), num_bands=7, num_classes=33)
-    assert arch.pyramid_widths == [16, 32, 64]
-    with torch.device("meta"):
-        model = ClassWiseSam(arch)
-    assert sum(parameter.numel() for parameter in model.parameters()) <= 2e6
-
-
-@pytest.mark.parametrize("changes", [{"detail_stem": True}, {"patch_size": 12, "inp_size": 96}, {"adaptor": "adaptor"}])
-def test_a_pyramid_goes_with_no_other_way_into_the_image(changes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="pyramid_width needs a patch_size that is a power of two"):
-        _arch(**{"detail_stem": False, "pyramid_width": 8} | changes)
-
-
 @pytest.mark.parametrize(
     ("key", "given", "built"),
     [

@@ -117,8 +117,6 @@ def test_a_token_of_the_10b_model_meets_4_of_96_experts_and_4_of_16_in_the_decod
         {"detail_stem": True},
         {"detail_stem": True, "patch_size": 16},
         {"detail_stem": True, "patch_size": 12, "inp_size": 96, "num_bands": 7},
-        {"pyramid_width": 4},
-        {"pyramid_width": 8, "patch_size": 16, "num_bands": 7, "prompt_embed_dim": 64},
         {"num_bands": 1},
         {"num_classes": 60},
         {"prompt_embed_dim": 64, "decoder_mlp_dim": 16},
