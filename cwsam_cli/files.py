@@ -135,6 +135,8 @@ def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]
         UsageError: see `refuse_existing`.
         MachineError: the block wrote nothing at the path, or another process is writing the target.
     """
+    if target.is_symlink() and target.is_dir():  # to another disk: the link stays
+        target = target.resolve()
     refuse_existing(target, overwrite=overwrite, marker=marker)
     with nullcontext() if _is_ours(target) else reserved(target), _staged(target) as stage:
         yield stage
