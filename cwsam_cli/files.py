@@ -67,8 +67,6 @@ def _refuse_unwritable(target: Path) -> None:
         with suppress(FileNotFoundError):
             os.lstat(target.with_name(f".{target.name}.12345678.part"))  # its draft, see `_staged`
         around = next(folder for folder in target.absolute().parents if folder.exists())
-        if not around.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not os.access(around, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
@@ -135,6 +133,8 @@ def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]
         UsageError: see `refuse_existing`.
         MachineError: the block wrote nothing at the path, or another process is writing the target.
     """
+    if target.is_symlink() and target.is_dir():  # to another disk: the link stays
+        target = target.resolve()
     refuse_existing(target, overwrite=overwrite, marker=marker)
     with nullcontext() if _is_ours(target) else reserved(target), _staged(target) as stage:
         yield stage
@@ -297,9 +297,7 @@ def _open_lock(path: Path) -> IO[bytes]:
     try:
         return path.open("a+b")
     except FileNotFoundError:
-        raise MachineError(
-            f"`{path}` cannot be made", hint="choose an output on another disk, or check that its folder is still there"
-        ) from None
+        raise MachineError(f"`{path}` cannot be made", hint="choose an output in another folder") from None
 
 
 def _take(file: IO[bytes], path: Path) -> None:

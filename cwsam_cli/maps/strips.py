@@ -19,7 +19,7 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.maps.codes import HOLE, NODATA, Strip
 from cwsam_cli.raster.globe import views_on
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.place import missing_crs
+from cwsam_cli.raster.place import missing_crs, refuse_enormous
 from cwsam_cli.raster.prefetch import prefetch
 from cwsam_cli.raster.scene import moving, on_pixels_of, open_raster, reading, refuse_unplaced
 from cwsam_cli.raster.sources.network import gdal_settings
@@ -196,6 +196,7 @@ def open_classes(path: Path | str, band: int | None = None) -> Iterator[ClassRas
                 hint=f"if they are class codes: gdal_translate -ot Int32 {path} codes.tif",
             )
         refuse_unplaced(dataset, path)
+        refuse_enormous(dataset.width, dataset.height, path)
         with ExitStack() as readers:
             source = ClassRaster(path, dataset, band, Grid.of(dataset), readers)
             with rasterio.Env(GDAL_CACHEMAX=source.cache_bytes):

@@ -22,6 +22,7 @@ from cwsam_cli.mosaic.catalogue import SourceMap, inspect_maps
 from cwsam_cli.mosaic.classes import recoding, unite
 from cwsam_cli.mosaic.request import MapsRequest, MosaicRequest, Rule, Step
 from cwsam_cli.raster.grid import ALIGNED, Grid, has_same_wkt
+from cwsam_cli.raster.place import refuse_enormous
 from cwsam_cli.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ def _grid_over(bounds: Sequence[Bounds], crs: CRS, width: float, height: float, 
     left, right = _outwards((min(west) - x) / width, (max(east) - x) / width)
     top, bottom = _outwards((y - max(north)) / height, (y - min(south)) / height)
     transform = Affine(width, 0, x + left * width, 0, -height, y - top * height)
+    refuse_enormous(right - left, bottom - top, "the mosaic", "larger pixels: --res; ")
     return Grid(crs, transform, right - left, bottom - top)
 
 

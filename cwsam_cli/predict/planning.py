@@ -30,6 +30,7 @@ from cwsam_cli.predict.windows import MARGIN, count_readers
 from cwsam_cli.raster.grid import Grid, join
 from cwsam_cli.raster.lattice import Lattice, cuts
 from cwsam_cli.raster.mapfile import BLOCK
+from cwsam_cli.raster.place import refuse_enormous
 from cwsam_cli.raster.scene import Scene, open_raster, open_scene
 from cwsam_cli.raster.sources.catalog import date_of
 from cwsam_cli.raster.sources.fingerprint import fingerprint, fingerprint_of_file
@@ -116,6 +117,7 @@ def plan_scene(request: MapRequest, model: Model) -> tuple[MapPlan, Needs]:
         if request.aoi:
             read_area(request.aoi, north)
         shown = north.within(request.bounds) if request.bounds else Window(0, 0, north.width, north.height)
+        refuse_enormous(shown.width, shown.height, request.scene, "a part: --bounds; ")
         size = trained.architecture.inp_size
         lattice = Lattice.over(north.width, north.height, size, int(size * request.overlap), MARGIN)
         gdal_cache, needs = _needs(scene, model, request, layers, lattice)

@@ -1,12 +1,13 @@
 """Check that a raster has a possible place on the Earth."""
 
+import os
 from collections.abc import Iterable
 from math import hypot, isfinite, isnan
 from pathlib import Path
 
 from rasterio.windows import Window
 
-from cwsam_cli.errors import DataError, MissingCRS
+from cwsam_cli.errors import DataError, MissingCRS, UsageError
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.ground import covered_m2
 
@@ -16,6 +17,9 @@ _BESIDE = 2.0
 """Largest area of a map, as a share of the Earth's. A sinusoidal world map has 1.6 with its empty corners."""
 _BEYOND_POLE = 1.0
 """Degrees. The first and last pixels of a global grid often have their centres on the poles."""
+_MAX_PIXELS = "CWSAM_MAX_PIXELS"
+_MOST_PIXELS = 1e13
+"""A global map with pixels of 10 m has 7.5e12. Headers of a few bytes can claim more than any machine processes."""
 
 
 def missing_crs(path: Path | str, grid: Grid, why: str, others: Iterable[tuple[Path | str, Grid]] = ()) -> MissingCRS:
@@ -43,6 +47,33 @@ def has_position(grid: Grid) -> bool:
     """Check whether a transform is set. Without one, GDAL returns columns and rows as coordinates."""
     t = grid.transform
     return (t.a, t.b, t.c, t.d, abs(t.e), t.f) != (1, 0, 0, 0, 1, 0)
+
+
+def refuse_enormous(width: int, height: int, path: Path | str, hint: str = "") -> None:
+    """Stop before the work on more pixels than CWSAM_MAX_PIXELS in the environment, by default 1e13.
+
+    Args:
+        width: columns to process.
+        height: rows to process.
+        path: the raster.
+        hint: how to choose a part of it.
+
+    Raises:
+        DataError: there are more pixels.
+        UsageError: the variable is not a number.
+    """
+    text = os.environ.get(_MAX_PIXELS, str(_MOST_PIXELS))
+    try:
+        most = float(text)
+    except ValueError:
+        raise UsageError(
+            f"{_MAX_PIXELS} `{text}` is not a number", hint=f"for example: export {_MAX_PIXELS}=1e14"
+        ) from None
+    if width * height > most:
+        raise DataError(
+            f"`{path}` has {width:,} × {height:,} pixels to process, more than {most:g}",
+            hint=f"{hint}if you mean it: export {_MAX_PIXELS}={width * height:.3g}",
+        )
 
 
 def refuse_impossible(grid: Grid, path: Path | str) -> None:

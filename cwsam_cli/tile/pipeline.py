@@ -62,7 +62,7 @@ def tile_scenes(request: TileRequest) -> Manifest:
         UsageError: the output exists and may not be replaced.
         MachineError: a file could not be written whole, or another process is writing the output.
     """
-    if request.append:
+    if request.append or (request.output.is_symlink() and request.output.is_dir()):  # a link stays
         request = replace(request, output=request.output.resolve())
     if request.scheduler:
         request = request.for_workers()

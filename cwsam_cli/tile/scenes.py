@@ -14,6 +14,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError
+from cwsam_cli.raster.place import refuse_enormous
 from cwsam_cli.raster.scene import Scene, open_scene
 from cwsam_cli.raster.sources.fingerprint import fingerprint
 from cwsam_cli.raster.sources.network import GDAL_CACHE, gdal_settings
@@ -68,6 +69,7 @@ class LabelledScene(PlacedScene):
         """
         with rasterio.Env(**gdal_settings(path)), open_scene(path, chosen_bands=bands) as scene:
             grid = scene.grid
+            refuse_enormous(grid.width, grid.height, path)
             return cls(
                 name=name,
                 path=path,

@@ -50,6 +50,8 @@ def vector_driver(path: Path, name: Format | None = None) -> str:
     if driver is None:
         known = ", ".join(f".{known}" for known in _DRIVERS)
         raise UsageError(f"`{path}`: `.{suffix}` is not a vector format that cwsam writes", hint=f"use {known}")
+    if driver == "ESRI Shapefile" and "\\" in path.name:  # GDAL writes the parts under another name
+        raise UsageError(f"`{path}`: the name of a shapefile cannot have `\\`", hint="choose another name")
     own = _OWN_SUFFIX.get(driver)
     if own and path.suffix.lower() != own:
         raise UsageError(f"`{path}`: the name of a {driver} file must end in {own}", hint=f"{path.with_suffix(own)}")

@@ -28,6 +28,7 @@ from cwsam_cli.raster.sources.catalog import (
     write_json,
 )
 from cwsam_cli.raster.sources.fingerprint import Stamps
+from cwsam_cli.raster.sources.locked import refuse_locked
 from cwsam_cli.raster.style import qml
 from cwsam_cli.regions.sieve import choose_codes, drop_holes, recode, select_holes
 from cwsam_cli.regions.units import sieve_weights, step_jacobians
@@ -73,6 +74,7 @@ def write_polygons(plan: VectorizePlan) -> VectorizeResult:
             batches = check_size(batches, plan.output.name)
         with reserved(plan.output), staged(plan.output, overwrite=plan.overwrite or plan.append) as path:
             if plan.append and plan.output.exists():
+                refuse_locked(plan.output, is_changed=True)
                 refuse_other_layer(plan.output, plan.layer, crs, stream.columns.schema, plan.geometry_type)
                 copy_geopackage(plan.output, path)
                 if not plan.allow_overlap:

@@ -29,7 +29,7 @@ from cwsam_cli.maps.strips import DTYPES, open_classes
 from cwsam_cli.raster.cog import DRAFT_CREATION, write_class_cog
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.mapfile import KINDS
-from cwsam_cli.raster.place import has_position
+from cwsam_cli.raster.place import has_position, refuse_enormous
 from cwsam_cli.raster.quicklook import display_bands, display_ranges
 from cwsam_cli.raster.scene import Scene, open_raster, open_scene, reading, writing
 from cwsam_cli.raster.sources.network import is_plain_file
@@ -73,6 +73,7 @@ def inspect_raster(path: str) -> RasterSource:
         DataError: it cannot be read.
     """
     with open_raster(path) as dataset:
+        refuse_enormous(dataset.width, dataset.height, path)
         return RasterSource(path, Grid.of(dataset), _holds_classes(dataset, path))
 
 

@@ -55,11 +55,19 @@ def run_in_fork(folder: Path, words: Sequence[Any], fault: Fault | None = None) 
     Returns:
         The exit code, negative for a signal, and what was printed.
     """
-    out = folder.with_name(f"{folder.name}.out")
+    return finish(*start_in_fork(folder, words, fault, folder.with_name(f"{folder.name}.out")))
+
+
+def start_in_fork(folder: Path, words: Sequence[Any], fault: Fault | None, out: Path) -> tuple[Any, Path]:
+    """Start what `run_in_fork` runs; `out` receives what it prints. Returns the arguments of `finish`."""
     child = _FORKS.Process(target=_run, args=(folder, [str(word) for word in words], fault, out))
     child.start()
+    return child, out
+
+
+def finish(child: Any, out: Path) -> tuple[int, str]:
+    """Wait for a command; returns its exit code and what it printed."""
     child.join()
-    assert child.exitcode is not None
     text = out.read_text("utf-8", errors="replace")
     out.unlink()
     return child.exitcode, text
@@ -179,3 +187,15 @@ def _rows(path: Path) -> dict[str, list[Any]]:
             kept = [i for i, column in enumerate(cursor.description) if column[0] not in _TIMES]
             tables[name] = [tuple(row[i] for i in kept) for row in cursor]
     return tables
+
+
+def obey_permissions() -> None:
+    """Take from root the right to read and write what permissions forbid. Its fault is this function itself."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # version 3: two sets of three words
+    assert libc.capget(header, sets) == 0, ctypes.get_errno()
+    for word in range(3):
+        sets[word] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    assert libc.capset(header, sets) == 0, ctypes.get_errno()
