@@ -241,41 +241,42 @@ def open_scene(
     """
     with ExitStack() as stack:
         dataset = original = stack.enter_context(open_raster(path))
-        grid = Grid.of(dataset)
-        if not is_checked:
-            _check(dataset, path)
-            warn_of_pages(dataset, path)
-        names = band_names(dataset)
-        tagged = [band - 1 for band in tagged_alpha(dataset)]
-        image = [i for i in range(dataset.count) if i not in tagged]
-        if alpha is None:
-            alpha_is_image = bool(tagged) and (
-                len(wanted_bands) == dataset.count or _looks_like_an_image(dataset, tagged)
-            )
-        else:
-            alpha_is_image = alpha == "ignore"
-        if chosen_bands:
-            image = [band_index(band, names, path) for band in chosen_bands]
-            alpha_is_image |= alpha is None and any(i in tagged for i in image)
-            if wanted_bands and len(image) != len(wanted_bands):
-                raise DataError(
-                    f"{len(image)} bands of `{path}` are chosen, but {len(wanted_bands)} are needed: "
-                    f"{', '.join(wanted_bands)}",
-                    hint="name one for each of them: --bands 3,2,1",
+        with reading(path):  # GDAL reads some of the directories of a TIFF only now
+            grid = Grid.of(dataset)
+            if not is_checked:
+                _check(dataset, path)
+                warn_of_pages(dataset, path)
+            names = band_names(dataset)
+            tagged = [band - 1 for band in tagged_alpha(dataset)]
+            image = [i for i in range(dataset.count) if i not in tagged]
+            if alpha is None:
+                alpha_is_image = bool(tagged) and (
+                    len(wanted_bands) == dataset.count or _looks_like_an_image(dataset, tagged)
                 )
-        else:
-            if tagged and alpha_is_image and len(wanted_bands) in (0, dataset.count):
-                image = list(range(dataset.count))
-                log.info("`%s`: band %d is tagged alpha but read as an image band", path, tagged[0] + 1, extra=ONCE)
-            if wanted_bands:
-                image = choose_bands(image, names, wanted_bands, path)
-        if pixel_m is not None:
-            if alpha_is_image:
-                dataset = stack.enter_context(_untagged(dataset))
-            dataset = stack.enter_context(_resampled(dataset, grid, pixel_m, path))
-            hiding = tagged_alpha(dataset)
-        else:
-            hiding = [] if alpha_is_image else tagged_alpha(dataset)
+            else:
+                alpha_is_image = alpha == "ignore"
+            if chosen_bands:
+                image = [band_index(band, names, path) for band in chosen_bands]
+                alpha_is_image |= alpha is None and any(i in tagged for i in image)
+                if wanted_bands and len(image) != len(wanted_bands):
+                    raise DataError(
+                        f"{len(image)} bands of `{path}` are chosen, but {len(wanted_bands)} are needed: "
+                        f"{', '.join(wanted_bands)}",
+                        hint="name one for each of them: --bands 3,2,1",
+                    )
+            else:
+                if tagged and alpha_is_image and len(wanted_bands) in (0, dataset.count):
+                    image = list(range(dataset.count))
+                    log.info("`%s`: band %d is tagged alpha but read as an image band", path, tagged[0] + 1, extra=ONCE)
+                if wanted_bands:
+                    image = choose_bands(image, names, wanted_bands, path)
+            if pixel_m is not None:
+                if alpha_is_image:
+                    dataset = stack.enter_context(_untagged(dataset))
+                dataset = stack.enter_context(_resampled(dataset, grid, pixel_m, path))
+                hiding = tagged_alpha(dataset)
+            else:
+                hiding = [] if alpha_is_image else tagged_alpha(dataset)
         yield Scene(
             path=path,
             dataset=dataset,

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from cwsam_cli.assess.pipeline import evaluate
 from cwsam_cli.assess.request import ModelRequest
 from cwsam_cli.config.load import load_config
-from cwsam_cli.demo.pipeline import example_request, find_example
+from cwsam_cli.demo.pipeline import SETTINGS, example_request, find_example
 from cwsam_cli.main import app
 from cwsam_cli.survey.samplefile import read_sample, write_sample
 from cwsam_cli.tile.pipeline import tile_scenes
@@ -60,7 +60,8 @@ def test_the_map_lies_on_the_scene_and_polygons_cover_it(demo, scene):
 def test_labels_of_other_ground_teach_nothing(scene, tmp_path, parts):
     """If the model still did well, held-out ground would have leaked into training, with any other ground's labels.
 
-    Labels come from far along the list: of a random shuffle, a third stand on a tile that overlaps their own.
+    Labels come from far along the list: of a random shuffle, a third stand on a tile that overlaps their own. With
+    the right labels, this training is 0.19 more accurate than the largest class.
     """
     dataset = tmp_path / "dataset"
     tile_scenes(example_request(dataset, 128))
@@ -68,7 +69,7 @@ def test_labels_of_other_ground_teach_nothing(scene, tmp_path, parts):
     contents = [path.read_bytes() for path in labels]
     for number, path in enumerate(labels):
         path.write_bytes(contents[(number + len(labels) // parts) % len(labels)])
-    config = load_config("tiny", ["epoch_max=25", "epoch_val=25"], data=[dataset])
+    config = load_config("tiny", [*SETTINGS, "epoch_max=12", "epoch_val=12"], data=[dataset])
     trained = train(config, tmp_path / "run")
     scores = evaluate(ModelRequest(checkpoint=trained.best, data=(dataset,))).metrics
     assert scores.accuracy - max(row.support for row in scores.classes) / scores.pixels < 0.03

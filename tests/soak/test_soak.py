@@ -28,6 +28,12 @@ def test_each_kind_of_leak_is_found():
     assert grown(COUNTS, measured(**leaks)) == [*BOUNDS]
 
 
+def test_a_file_that_is_there_at_some_moments_is_no_growth_in_few_validations():
+    few, files = COUNTS[:30], [11.0] * 12 + [12.0] * 18
+    assert growth(few, files) > 1
+    assert grown(few, dict.fromkeys(BOUNDS, files)) == []
+
+
 def test_growth_is_per_thousand_after_the_warm_up():
     values = [0.0 if count < 1000 else 500 + count / 500 for count in COUNTS]
     assert abs(growth(COUNTS, values) - 2.0) < 1e-9
