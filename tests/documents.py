@@ -27,7 +27,9 @@ FAST = (
     "prompt_embed_dim: 16, decoder_mlp_dim: 32, window_size: 4, moe_num_expert_groups: 0}",
 )
 """Options for `train`: two epochs of a tiny model show as much as a hundred of a larger one."""
-_FENCE = re.compile(r"(?:<!-- not run: (?P<reason>[^\n]+?) -->\s*)?^```(?P<head>[^\n]*)\n(?P<text>.*?)^```$", re.M | re.S)
+_FENCE = re.compile(
+    r"(?:<!-- not run: (?P<reason>[^\n]+?) -->\s*)?^```(?P<head>[^\n]*)\n(?P<text>.*?)^```$", re.M | re.S
+)
 
 
 @dataclass(frozen=True, slots=True)

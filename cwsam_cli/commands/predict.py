@@ -116,8 +116,8 @@ def predict(
         Normalization,
         typer.Option(
             "--normalize",
-            help="Whose mean and standard deviation of each band count: the training data's, or the scene's own, for "
-            "scenes of another season, light or sensor.",
+            help="Normalise each band by the mean and standard deviation of the training data, or by the scene's own: "
+            "for scenes of another season, light or sensor.",
         ),
     ] = "training",
     resample_to_model: Annotated[

@@ -11,8 +11,8 @@ from cwsam_cli.raster.scene import Scene
 NO_CRS = "`%s` has no coordinate reference system, so the map has none either"
 _FAR = 8.0  # standard deviations of the training data
 _SHIFTED = 1.0
-"""Standard deviations of the training data. Neighbouring ground differs by up to 1; from 1.2 on, models lost a third of
-their accuracy or more."""
+"""Standard deviations of the training data. Neighbouring ground differs by up to 1.04; shifts of 1.1 and more harm.
+Source: the section on distant ground in tests/benchmarks/README.md."""
 
 
 def find_doubts(scene: Scene, wanted: Sequence[str], *, bands_chosen: bool = False) -> list[str]:
@@ -35,7 +35,9 @@ def find_doubts(scene: Scene, wanted: Sequence[str], *, bands_chosen: bool = Fal
     return found
 
 
-def find_shifts(scene: Scene, values: NDArray[np.float64], bands: Sequence[Band], *, than: str) -> list[str]:
+def find_shifts(
+    scene: Scene, values: NDArray[np.float64], bands: Sequence[Band], *, than: str, advice: str
+) -> list[str]:
     """Return a sentence if bands are brighter or darker than those of a model or dataset, as other seasons make them.
 
     Args:
@@ -43,6 +45,7 @@ def find_shifts(scene: Scene, values: NDArray[np.float64], bands: Sequence[Band]
         values: a sample of its pixels (C, N); see `radiometry.sample`.
         bands: bands of the model or dataset.
         than: words that come before the values of the model or dataset.
+        advice: words on what to do.
     """
     shifts = {band.name: shift for band, shift in zip(bands, _shifts(values, bands), strict=True)}
     named = [f"{name} by {shift:+.1f}" for name, shift in shifts.items() if _SHIFTED < abs(shift) <= _FAR]
@@ -50,7 +53,7 @@ def find_shifts(scene: Scene, values: NDArray[np.float64], bands: Sequence[Band]
         return []
     return [
         f"`{scene.path}`: values differ from what {than} ({', '.join(named)} standard deviations), as in another "
-        "season or light, or over other land cover: compare the map with that of --normalize scene"
+        f"season or light, or over other land cover: {advice}"
     ]
 
 

@@ -1,6 +1,7 @@
 """The values of a scene, from a sample of its blocks, and bands that are normalised by them.
 
-A sample depends on the scene's file alone: every window, part and process normalises by the same figures.
+A sample depends on the file and on how it is read (bands, mask, pixel size), not on the part of it that is mapped:
+every window, part and process normalises by the same figures.
 """
 
 from collections.abc import Sequence
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from cwsam_cli.dataset.manifest import Band
-from cwsam_cli.errors import DataError
 from cwsam_cli.raster.scene import Scene
 
+NO_VALUES = "`%s`: a sample has no valid pixel, so --normalize scene uses the training data's statistics"
 _PLACES = 25
 _FEWEST = 5  # places, unless blocks are larger than 512 × 512 pixels
 _PLACE_PIXELS = 1 << 16  # at each of them: read at least, kept at most
@@ -22,7 +23,10 @@ _SAMPLE_PIXELS = 1 << 19  # read in all, or 4 % of a large scene: they are read 
 
 
 def sample(scene: Scene) -> NDArray[np.float64]:
-    """Read values of valid pixels (C, N): whole blocks of the file, or parts of large ones, at up to 25 places."""
+    """Read values of valid pixels (C, N): whole blocks of the file, or parts of large ones, at up to 25 places.
+
+    Places without valid pixels do not count.
+    """
     height, width = scene.grid.height, scene.grid.width
     block = scene.dataset.block_shapes[scene.bands[0] - 1]
     high, wide = min(int(block[0]), height), min(int(block[1]), width)
@@ -34,12 +38,15 @@ def sample(scene: Scene) -> NDArray[np.float64]:
         for i in range(1, _PLACES + 1)
     )
     rows = max(1, min(high, _LARGEST_PLACE // wide))
-    found = []
-    for top, left in list(places)[:count]:
+    found: list[NDArray[np.float64]] = []
+    for top, left in places:
         image, valid = scene.read(Window(left, top, min(wide, width - left), min(rows, height - top)))
         values = image[:, valid]
-        found.append(values[:, :: values.shape[1] // _PLACE_PIXELS + 1].astype(np.float64))
-    return np.concatenate(found, axis=1)
+        if values.size:
+            found.append(values[:, :: values.shape[1] // _PLACE_PIXELS + 1].astype(np.float64))
+        if len(found) == count:
+            break
+    return np.concatenate(found, axis=1) if found else np.empty((len(scene.bands), 0))
 
 
 def _halton(number: int, base: int) -> float:
@@ -52,26 +59,18 @@ def _halton(number: int, base: int) -> float:
     return found
 
 
-def own_bands(scene: Scene, values: NDArray[np.float64], bands: Sequence[Band]) -> tuple[Band, ...]:
+def own_bands(values: NDArray[np.float64], bands: Sequence[Band]) -> tuple[Band, ...]:
     """Return a model's bands with the mean and standard deviation of a scene instead of the training data's.
 
     A scene that is normalised by them has the training data's mean and standard deviation in every band.
 
     Args:
-        scene: the scene, with its bands in the order of `bands`.
-        values: a sample of its pixels (C, N); see `sample`.
-        bands: bands of the model.
-
-    Raises:
-        DataError: a band of the sample holds no value.
+        values: a sample of the scene's pixels (C, N), in the order of `bands`; see `sample`.
+        bands: bands of the model. A band without values keeps its figures.
     """
     found = []
     for band, row in zip(bands, values, strict=True):
         known = row[np.isfinite(row)]
-        if not known.size:
-            raise DataError(
-                f"a sample of `{scene.path}` holds no valid pixel of band {band.name}, so its own mean is not known",
-                hint="say: --normalize training",
-            )
-        found.append(replace(band, mean=float(known.mean()), std=float(known.std()) or 1.0))
+        own = replace(band, mean=float(known.mean()), std=float(known.std()) or 1.0) if known.size else band
+        found.append(own)
     return tuple(found)

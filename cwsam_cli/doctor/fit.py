@@ -46,7 +46,10 @@ def _scene_and_bands(scene: str, bands: Sequence[Band], dtype: str, gsd_m: float
     wanted = [band.name for band in bands]
     with open_scene(scene, wanted_bands=wanted) as opened:
         values = sample(opened)
-        doubts = [*find_doubts(opened, wanted), *find_shifts(opened, values, bands, than=than)]
+        doubts = [
+            *find_doubts(opened, wanted),
+            *find_shifts(opened, values, bands, than=than, advice="cwsam predict --normalize scene"),
+        ]
         return doubts, find_misfits(
             opened, values, bands, dtype, gsd_m, than=than, advice="cwsam predict --resample-to-model, cwsam tile --res"
         )

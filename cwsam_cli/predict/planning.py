@@ -18,7 +18,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.console import track
 from cwsam_cli.dataset.fit import find_doubts, find_misfits, find_shifts
-from cwsam_cli.dataset.radiometry import own_bands, sample
+from cwsam_cli.dataset.radiometry import NO_VALUES, own_bands, sample
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.predict.layers import MapLayers
 from cwsam_cli.predict.memory import MosaicNeeds, Needs, activation_bytes, cut, free_memory, weight_bytes
@@ -99,10 +99,10 @@ def plan_scene(request: MapRequest, model: Model) -> tuple[MapPlan, Needs]:
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         values, than = sample(scene), "the model was trained on"
-        bands = trained.bands if request.normalize == "training" else own_bands(scene, values, trained.bands)
+        bands = trained.bands if request.normalize == "training" else own_bands(values, trained.bands)
         remarks = [
             *find_doubts(scene, [band.name for band in bands], bands_chosen=bool(request.bands)),
-            *find_shifts(scene, values, bands, than=than),
+            *find_shifts(scene, values, bands, than=than, advice="compare the map with that of --normalize scene"),
             *find_misfits(
                 scene,
                 values,
@@ -113,6 +113,8 @@ def plan_scene(request: MapRequest, model: Model) -> tuple[MapPlan, Needs]:
                 advice="--resample-to-model makes a better map",
             ),
         ]
+        if request.normalize == "scene" and not values.size:
+            remarks.append(NO_VALUES % request.scene)
         north = scene.north_up
         if request.aoi:
             read_area(request.aoi, north)
@@ -179,6 +181,7 @@ def plan_mosaic(request: MapRequest, model: Model) -> MapPlan:
         )
     grid, places = joined
     shown = grid.within(request.bounds) if request.bounds else Window(0, 0, grid.width, grid.height)
+    refuse_enormous(int(shown.width), int(shown.height), "the mosaic", "a part: --bounds; ")
     area = read_area(request.aoi, grid, raster="the scenes") if request.aoi else None
     size = first.lattice.size
     lattice = Lattice.over(grid.width, grid.height, size, int(size * request.overlap), MARGIN)

@@ -75,7 +75,10 @@ Image = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Where a scene's rows and columns train, choose the best weights, and test; at least 16 pixels lie between."""
+    """Where a scene's rows and columns train, choose the best weights, and test.
+
+    At least 16 pixels lie between them; chips of aerial images lie apart anyway.
+    """
 
     folder: str
     classes: str
@@ -449,13 +452,13 @@ def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
         cells = [f"{statistics.mean(column):.3f}" for column in zip(*found, strict=True)]
         yield f"| mean of {len(found)} pairs | {model} | | | {' | '.join(cells)} |"
     yield ""
-    yield "| shift | model | accuracy, training's statistics | accuracy, the scene's own |"
-    yield "|---|---|---|---|"
+    yield "| shift | pair | model | accuracy, training's statistics | accuracy, the scene's own |"
+    yield "|---|---|---|---|---|"
     for shift in dict.fromkeys(name for row in rows for name in row["shifts"]):
-        for model in models:
-            own = [row["shifts"][shift] for row in rows if row["model"] == model and shift in row["shifts"]]
+        for pair, model in dict.fromkeys((row["pair"], row["model"]) for row in rows if shift in row["shifts"]):
+            own = [row["shifts"][shift] for row in rows if (row["pair"], row["model"]) == (pair, model)]
             cells = [_spread([each[normalize]["accuracy"] for each in own]) for normalize in ("training", "scene")]
-            yield f"| {shift} | {model} | {' | '.join(cells)} |"
+            yield f"| {shift} | {pair} | {model} | {' | '.join(cells)} |"
 
 
 def _spread(values: list[float]) -> str:

@@ -87,10 +87,12 @@ def test_each_scene_of_a_mosaic_has_its_own_figures(
     assert (codes("mixed.tif") == codes("same.tif")).mean() > 0.999
 
 
-def test_a_scene_without_valid_pixels_has_no_figures(
-    refused: Any, run: Any, make_raster: Any, picture: NDArray[np.float32]
+def test_a_scene_without_valid_pixels_is_told_and_leaves_a_mosaic_as_it_was(
+    predict: Callable[..., Result], make_raster: Any, picture: NDArray[np.float32]
 ) -> None:
-    empty = make_raster("empty.tif", np.full_like(picture, np.nan))
-    words = ("predict", empty, "-c", run.checkpoint, "--normalize", "scene", "-o", "map.tif")
-    assert "--normalize training" in refused(4, *words, names="holds no valid pixel of band")
-    assert not Path("map.tif").exists()
+    scene = make_raster("scene.tif", picture, transform=PLACE)
+    empty = make_raster("empty.tif", np.full_like(picture, np.nan), transform=PLACE)
+    predict(scene, "--normalize", "scene", "-o", "alone.tif")
+    told = predict(scene, empty, "--mosaic", "--normalize", "scene", "-o", "both.tif").stderr
+    assert "has no valid pixel, so --normalize scene uses the training data's statistics" in told
+    np.testing.assert_array_equal(codes("both.tif"), codes("alone.tif"))
