@@ -14,7 +14,7 @@ install: $(READY)
 # needs the CUDA libraries.
 $(READY): requirements.lock $(wildcard locks/torch-*.lock) pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIN) locks/torch-cpu.lock 2>/dev/null || echo "torch is installed as PyPI has it"
+	$(BIN)/python $(PIN) locks/torch-cpu.lock || echo "torch's CPU build is not available, so PyPI's is installed"
 	$(BIN)/python $(PIN) requirements.lock
 	if $(BIN)/python -m pip check | grep '^torch '; then $(BIN)/python $(PIN) locks/torch-cuda.lock; fi
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
