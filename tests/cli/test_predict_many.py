@@ -110,7 +110,7 @@ def test_a_map_of_other_options_or_another_scene_is_not_taken_for_the_one_asked(
     ends_with(0, *command, "--overwrite")
 
 
-@pytest.mark.parametrize("options", [("--max-memory", "2GB"), ("--batch-size", 3)])
+@pytest.mark.parametrize("options", [("--max-memory", "6GB"), ("--batch-size", 3)])
 def test_memory_and_batches_make_no_other_map_of_one_that_is_whole(
     ends_with: Invoke, run: Any, folder: Path, options: tuple[Any, ...]
 ) -> None:

@@ -93,6 +93,7 @@ def stacked(make_raster: Any, tmp_path: Path, count: int) -> MapPlan:
         PlacedScene(
             scene=str(make_raster(f"{number}.tif", rng.integers(1, 255, (1, 40, 50)).astype(np.uint8))),
             fingerprint="",
+            bands=plan.bands,
             col=0,
             row=30 * number,
             lattice=plan.lattice.of_part(0, 30 * number, 50, 40),
