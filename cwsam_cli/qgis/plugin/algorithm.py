@@ -156,9 +156,8 @@ class CommandAlgorithm(QgsProcessingAlgorithm):
             raise QgsProcessingException(self.invalidSourceError(parameters, name))
         if layer.type() == QgsMapLayerType.RasterLayer:
             return layer.source()
-        return self.parameterAsCompatibleSourceLayerPath(
-            parameters, name, context, VECTOR_FILES, VECTOR_FILES[0], feedback
-        )
+        formats = [] if layer.dataProvider().subLayerCount() > 1 else VECTOR_FILES  # a path names no layer of a file
+        return self.parameterAsCompatibleSourceLayerPath(parameters, name, context, formats, VECTOR_FILES[0], feedback)
 
 
 def make_parameter(described):
