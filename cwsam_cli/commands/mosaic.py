@@ -19,7 +19,7 @@ def mosaic(
         Path | None,
         typer.Option("-o", "--output", help="The mosaic, a cloud-optimised GeoTIFF; a folder with --by-tile."),
     ] = None,
-    by: Annotated[Rule, typer.Option("--by", help="The class where maps overlap; see below.")] = "first",
+    by: Annotated[Rule, typer.Option("--by", help="Whose class counts where maps overlap.")] = "first",
     crs: Annotated[
         str | None, typer.Option("--crs", metavar="CRS", help="CRS, such as EPSG:3035. Default: the first map's.")
     ] = None,

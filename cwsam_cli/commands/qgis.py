@@ -29,7 +29,7 @@ def qgis(
     The plugin holds no model code. It starts this installation of cwsam as a process, shows its
     log and progress, and can cancel it. A canceled map or dataset continues if it is started
     again with the same settings and output. Settings > Options > Processing > Providers > cwsam
-    names another program. The plugin needs QGIS 3.22 or newer.
+    names another program. The plugin needs QGIS 3.22 to 3.x.
     """
     from cwsam_cli.qgis.archive import write_plugin
 

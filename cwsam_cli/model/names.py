@@ -62,7 +62,7 @@ def is_class_wise(weights: Collection[str]) -> bool:
 def join_no_mask(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Add ClassWise-SAM-Adapter's `no_mask_embed` to the bias of the neck, where it has the same effect.
 
-    There it is added to the image features. The decoder here has no such tensor.
+    ClassWise-SAM-Adapter adds it to the image features; this decoder has no such tensor.
     """
     joined = dict(weights)
     if _NO_MASK in joined and _NECK_BIAS in joined and joined[_NO_MASK].numel() == joined[_NECK_BIAS].numel():

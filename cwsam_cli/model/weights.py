@@ -166,11 +166,12 @@ def make_weights(
     report.rows += [ReportRow(name, "unused") for name in unused]
     if is_class_wise(source.weights):
         report.remarks.append(describe_unused(unused))
-        if "none" in (arch.adaptor, arch.input_type):
-            lacking = "adapters" if arch.adaptor == "none" else "frequency prompt"
+        parts = {"adapters": arch.adaptor, "frequency prompt": arch.input_type}
+        lacking = " and no ".join(part for part, kind in parts.items() if kind == "none")
+        if lacking:
             report.remarks.append(
                 f"the model has no {lacking}, so its encoder differs from that of ClassWise-SAM-Adapter; "
-                "set model.args.encoder_mode.adaptor=adaptor and input_type=fft"
+                'give it both: --set "model.args.encoder_mode={adaptor: adaptor, input_type: fft}"'
             )
     report.loaded_share = made_values / all_values
     if not source.weights:

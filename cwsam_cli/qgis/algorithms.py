@@ -38,6 +38,9 @@ _LABELS = {
     "sample": "Interpreted sample",
     "config": "Configuration, such as tiny or vit_b",
     "aoi": "Map only inside these polygons",
+    "by": "Class where maps overlap",
+    "normalize": "Normalize bands with the mean and standard deviation of",
+    "settings": "Change one key of the configuration (further keys in Other options: --set key=value)",
     "output": "Output",
 }
 """Labels of parameters whose help is too long. The others have their name and the first sentence of their help."""
@@ -59,6 +62,8 @@ class Algorithm:
     """Likewise; QGIS hides them at first."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Values that QGIS suggests for required options."""
+    help: str = ""
+    """Help on one use of the command; else the first paragraphs of the command's help."""
     report: str = ""
     """Page in the folder of the output that QGIS shows afterwards."""
 
@@ -71,7 +76,17 @@ ALGORITHMS = (
         required={"scenes": "raster", "checkpoint": "file", "output": "raster_output"},
         optional={"aoi": "vector"},
         plain=("confidence", "probabilities", "min_confidence", "format"),
-        advanced=("bands", "resample_to_model", "overlap", "tta", "precision", "device", "batch_size", "max_memory"),
+        advanced=(
+            "bands",
+            "normalize",
+            "resample_to_model",
+            "overlap",
+            "tta",
+            "precision",
+            "device",
+            "batch_size",
+            "max_memory",
+        ),
     ),
     Algorithm(
         id="vectorize",
@@ -106,6 +121,8 @@ ALGORITHMS = (
         plain=("settings", "resume"),
         advanced=("device",),
         defaults={"config": "tiny"},
+        help="Train a model on a dataset. The output folder receives the best and the newest model, the figures of "
+        "each epoch, and the state from which the run continues.",
     ),
     Algorithm(
         id="assess_model",
@@ -114,6 +131,7 @@ ALGORITHMS = (
         required={"checkpoint": "file", "data": "folder", "output": "folder_output"},
         plain=("split",),
         advanced=("device", "batch_size", "tolerance"),
+        help="Measure the accuracy of a model on one split of a dataset, in total and per class.",
         report="report.html",
     ),
     Algorithm(
@@ -124,6 +142,8 @@ ALGORITHMS = (
         optional={"crosswalk": "file"},
         plain=("class_field",),
         advanced=("band",),
+        help="Compare a map with a reference (raster, polygons or points) at all pixels or points where both have a "
+        "class.",
         report="report.html",
     ),
     Algorithm(
@@ -141,6 +161,7 @@ ALGORITHMS = (
         title="Estimate accuracy and areas from a sample",
         required={"sample": "file", "map_path": "raster", "output": "folder_output"},
         advanced=("band",),
+        help="Estimate accuracies and the area of each class from an interpreted sample, with 95 % intervals.",
         report="report.html",
     ),
 )
@@ -172,8 +193,9 @@ def _describe(algorithm: Algorithm, command: Any) -> dict[str, Any]:
         "id": algorithm.id,
         "command": algorithm.command,
         "title": algorithm.title,
-        "help": _paragraphs(command.help)[:2],  # the later ones are about options and clusters
-        "overwrites": "overwrite" in options,
+        # Later paragraphs are about options and clusters.
+        "help": [algorithm.help] if algorithm.help else _paragraphs(command.help)[:2],
+        "overwrites": "overwrite" in options and "folder_output" not in kinds.values(),  # QGIS asks for files only
         "report": algorithm.report,
         "parameters": sorted(parameters, key=lambda parameter: parameter["kind"].endswith("_output")),
     }
@@ -190,7 +212,7 @@ def _parameter(option: Any, annotation: Any, kind: Kind | None) -> dict[str, Any
         "option": next((word for word in option.opts if word.startswith("--")), ""),
         "kind": kind,
         "label": _LABELS.get(option.name) or title + sentence,
-        "help": option.help,
+        "help": option.help.replace("; repeatable", ""),  # the dialog has one field
         "default": option.default,
         "choices": choices,
         "minimum": option.min,
@@ -207,6 +229,6 @@ def _plain_type(annotation: Any) -> Any:
 
 
 def _paragraphs(text: str) -> list[str]:
-    """Return the paragraphs of a help text without its examples."""
+    """Return the paragraphs of a help text without examples, tables and what introduces them."""
     parts = [" ".join(part.split()) for part in re.split(r"\n\s*\n", inspect.cleandoc(text))]
-    return [part for part in parts if part.strip("\b ") and not part.lstrip("\b ").startswith("$ ")]
+    return [part for part in parts if not part.startswith("\b") and not part.endswith(":")]

@@ -1,7 +1,9 @@
 """Write the plugin as an archive that QGIS installs."""
 
 import json
+import shutil
 import sys
+import sysconfig
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +34,7 @@ def write_plugin(commands: Mapping[str, Any], output: Path, *, program: Path | N
     if output.suffix.lower() != ".zip":
         raise UsageError(f"`{output}`: QGIS installs plugins from .zip files", hint=f"{output.with_suffix('.zip')}")
     refuse_existing(output, overwrite=overwrite)
-    program = program or Path(sys.executable).with_name("cwsam.exe" if sys.platform == "win32" else "cwsam")
+    program = program or _own_program()
     if not program.is_file():
         raise UsageError(f"there is no program `{program}`", hint="give its path: --program PATH")
     told = {"program": str(program.absolute()), "algorithms": describe_algorithms(commands)}
@@ -42,3 +44,11 @@ def write_plugin(commands: Mapping[str, Any], output: Path, *, program: Path | N
                 text = file.read_text(encoding="utf-8").replace("{version}", __version__)
                 archive.writestr(f"{NAME}/{file.name}", text)
         archive.writestr(f"{NAME}/algorithms.json", json.dumps(told, ensure_ascii=False, indent=1))
+
+
+def _own_program() -> Path:
+    """Return the program of this installation. Windows, conda and `pip install --user` keep it apart from Python."""
+    name = "cwsam.exe" if sys.platform == "win32" else "cwsam"
+    beside, scripts = Path(sys.executable).with_name(name), Path(sysconfig.get_path("scripts"), name)
+    found = next((str(path) for path in (beside, scripts) if path.is_file()), None) or shutil.which("cwsam")
+    return Path(found or beside)

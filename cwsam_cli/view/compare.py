@@ -1,52 +1,50 @@
 """Give maps that are compared one legend, so that a class has the same colour and the same row for all of them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cwsam_cli.console import log
-from cwsam_cli.errors import DataError
 from cwsam_cli.view.request import ClassEntry, Layer
 
 
-def find_maps(layers: Sequence[Layer]) -> list[int]:
-    """Return the positions of the class maps, of which the page compares the first two.
-
-    Raises:
-        DataError: there are fewer than two.
-    """
-    maps = [number for number, layer in enumerate(layers) if layer.kind == "classes"]
-    if len(maps) < 2:
-        named = " and ".join(f"`{layer.name}`" for layer in layers)
-        raise DataError(f"--compare needs two class maps, and {named} has {len(maps)}", hint="name two maps")
-    return maps
-
-
-def share_legend(layers: Sequence[Layer]) -> list[Layer]:
+def share_legend(layers: Sequence[Layer], maps: Sequence[int]) -> list[Layer]:
     """Return the layers with one class table for all class maps, and for polygons of these classes.
 
-    The colours are those of the first map that has the class. Maps in which a code has another name, or another value
-    in the page's files, keep tables of their own.
+    The colours are those of the first map that has the class. A map that does not agree with the maps before it keeps a
+    table of its own.
+
+    Args:
+        layers: all layers of the page.
+        maps: positions of the class maps in `layers`.
     """
-    maps = find_maps(layers)
     joined: dict[int, ClassEntry] = {}
+    sharing = set()
     for number in maps:
-        for entry in layers[number].classes:
-            known = joined.setdefault(entry.code, entry)
-            if (known.name, known.value) != (entry.name, entry.value):
-                log.warning(
-                    "`%s` and another map have different classes for the code %d, so each map has its own legend",
-                    layers[number].name,
-                    entry.code,
-                )
-                return list(layers)
-    if len({entry.value for entry in joined.values()}) < len(joined):
-        log.warning("the maps hold too many codes above 254 for one legend, so each has its own")
-        return list(layers)
+        layer = layers[number]
+        conflict = _find_conflict(joined, layer.classes)
+        if conflict:
+            log.warning("`%s` and the maps before it have %s, so it has a legend of its own", layer.name, conflict)
+            continue
+        joined = {entry.code: entry for entry in layer.classes} | joined
+        sharing.add(number)
     table = tuple(joined[code] for code in sorted(joined))
     names = {(entry.code, entry.name) for entry in table}
     return [
         dataclasses.replace(layer, classes=table)
-        if number in maps or (layer.classes and {(entry.code, entry.name) for entry in layer.classes} <= names)
+        if number in sharing
+        or (number not in maps and layer.classes and {(entry.code, entry.name) for entry in layer.classes} <= names)
         else layer
         for number, layer in enumerate(layers)
     ]
+
+
+def _find_conflict(joined: Mapping[int, ClassEntry], classes: Sequence[ClassEntry]) -> str:
+    """Say why a map cannot share a table; empty if it can."""
+    for entry in classes:
+        if entry.code in joined and joined[entry.code].name != entry.name:
+            return f"different names for the code {entry.code}"
+    pairs = {(entry.code, entry.value) for entry in (*joined.values(), *classes)}
+    codes, values = {code for code, _ in pairs}, {value for _, value in pairs}
+    if min(len(codes), len(values)) < len(pairs):
+        return "codes outside 0-254 that do not fit into one legend"
+    return ""

@@ -18,7 +18,7 @@ from cwsam_cli.files import staged
 from cwsam_cli.maps.regions import is_raster
 from cwsam_cli.raster.mapfile import beside
 from cwsam_cli.raster.sources.network import is_plain_file
-from cwsam_cli.view.compare import find_maps, share_legend
+from cwsam_cli.view.compare import share_legend
 from cwsam_cli.view.features import FeatureSource, inspect_features, prepare_features
 from cwsam_cli.view.frame import Frame
 from cwsam_cli.view.rasters import RasterSource, inspect_raster, kind_of, prepare_classes, prepare_image
@@ -92,6 +92,12 @@ def make_page(request: ViewRequest, folder: Path) -> Page:
             than two maps are to be compared.
     """
     sources = sorted((source for path in request.paths for source in _inspect(path, request.paths)), key=_level)
+    maps = [
+        number for number, source in enumerate(sources) if isinstance(source, RasterSource) and source.holds_classes
+    ]
+    if request.compare and len(maps) < 2:
+        found = f"only `{sources[maps[0]].name}` is one" if maps else "none of the files is one"
+        raise DataError(f"--compare needs two class maps, and {found}", hint="name two maps")
     frame = Frame(_common_crs(sources))
     layers: list[Layer] = []
     with loading("layers"):
@@ -99,9 +105,8 @@ def make_page(request: ViewRequest, folder: Path) -> Page:
             place = folder / str(number)
             place.mkdir()
             layers.append(_prepare(source, frame, place, layers))
-    maps = find_maps(layers) if request.compare else []
     if request.compare:
-        layers = share_legend(layers)
+        layers = share_legend(layers, maps)
     tables = list(dict.fromkeys(layer.classes for layer in layers if layer.classes or layer.kind == "classes"))
     files = {name: ASSETS / name for name in ("index.html", "viewer.js", "viewer.css", "licenses.txt")}
     told = []
@@ -123,7 +128,7 @@ def make_page(request: ViewRequest, folder: Path) -> Page:
         "finest": finest,
         "tables": [{"classes": [asdict(entry) for entry in table]} for table in tables],
         "layers": told,
-        "compare": maps[:2],
+        "compare": maps[:2] if request.compare else [],
     }
     files[LAYERS_JSON] = folder / LAYERS_JSON
     files[LAYERS_JSON].write_text(json.dumps(described, ensure_ascii=False, allow_nan=False), encoding="utf-8")

@@ -60,7 +60,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_changes_of_the_guide_pass_their_tests_and_the_checks(copy: Path) -> None:
+def test_the_changes_of_the_guide_pass_their_tests_ruff_and_import_linter(copy: Path) -> None:
     assert {block.title.split("/")[1] for block in TESTS} == {"unit", "cli"}
     for block in TESTS:
         change(block, copy)

@@ -43,6 +43,20 @@ def test_without_program_the_plugin_starts_this_installation(tmp_path: Path, cws
     assert program.is_file() and program.stem == "cwsam"
 
 
+@pytest.mark.parametrize("place", ["beside Python", "scripts", "PATH"])
+def test_the_program_of_this_installation_is_found_where_installers_put_it(
+    place: str, tmp_path: Path, cwsam: Callable[..., Result], program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.chmod(0o755)
+    folders = dict.fromkeys(("beside Python", "scripts", "PATH"), tmp_path / "empty") | {place: program.parent}
+    monkeypatch.setattr("sys.executable", str(folders["beside Python"] / "python"))
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(folders[name]))
+    monkeypatch.setenv("PATH", str(folders["PATH"]))
+    cwsam("qgis", "-o", "plugin.zip")
+    with zipfile.ZipFile(tmp_path / "plugin.zip") as archive:
+        assert json.loads(archive.read("cwsam_qgis/algorithms.json"))["program"] == str(program)
+
+
 def test_another_suffix_an_existing_file_and_a_missing_program_are_refused(
     tmp_path: Path, refused: Callable[..., str], program: Path
 ) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from shapely import box
 from typer.testing import CliRunner
 
 from cwsam_cli.main import app
@@ -116,12 +117,33 @@ def test_options_that_are_not_given_have_the_defaults_of_the_dialog(
     assert len(geopandas.read_file(tmp_path / "sample.gpkg")) == 500
 
 
+def test_the_chosen_layer_of_a_geopackage_is_read(tmp_path: Path, qgis: Qgis, scene: Path) -> None:
+    layers = tmp_path / "plots.gpkg"
+    west, middle, east = 600_000, 600_000 + 40 * 30, 600_000 + 90 * 30
+    for name, kind, left, right in (("first", "water", west, middle), ("plots", "forest", middle, east)):
+        frame = geopandas.GeoDataFrame(
+            {"kind": [kind]}, geometry=[box(left, 4_000_000 - 60 * 30, right, 4_000_000)], crs=32617
+        )
+        frame.to_file(layers, layer=name)
+    labels = f"{layers}|layername=plots"
+    tiles = tmp_path / "tiles"
+    words = {"SCENES": scene, "LABELS": labels, "CLASS_FIELD": "kind", "SIZE": 16, "OUTPUT": tiles}
+    done = qgis.process("run", "cwsam:tile", **words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (tiles / "dataset.yaml").read_text(encoding="utf-8")
+    assert "name: forest" in table and "name: water" not in table
+    again = qgis.process("run", "cwsam:tile", **words)
+    assert again.returncode != 0 and "--overwrite" in again.stderr, "folders are not replaced"
+
+
 def test_a_program_that_is_not_there_can_be_named_in_the_settings(tmp_path: Path, qgis: Qgis, scene: Path) -> None:
     settings = qgis.folder / "profiles" / "default" / "QGIS" / "QGIS3.ini"
     before = settings.read_text(encoding="utf-8")
     settings.write_text(f"{before}\n[Processing]\nConfiguration\\CWSAM_PROGRAM=/gone/cwsam\n", encoding="utf-8")
-    done = qgis.process("run", "cwsam:sample", MAP_PATH=scene, OUTPUT=tmp_path / "sample.gpkg")
-    settings.write_text(before, encoding="utf-8")
+    try:
+        done = qgis.process("run", "cwsam:sample", MAP_PATH=scene, OUTPUT=tmp_path / "sample.gpkg")
+    finally:
+        settings.write_text(before, encoding="utf-8")
     assert done.returncode != 0
     assert "the program `/gone/cwsam` does not start" in done.stderr and "Processing > Providers" in done.stderr
 

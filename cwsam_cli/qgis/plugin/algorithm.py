@@ -1,8 +1,6 @@
 """An algorithm of the toolbox: the parameters that `algorithms.json` describes, and the command line made of them."""
 
 import html
-import os
-import shlex
 from pathlib import Path
 
 from qgis.core import (
@@ -27,7 +25,7 @@ from qgis.core import (
     QgsProcessingParameterVectorLayer,
 )
 
-from .program import Failure, run
+from .program import Failure, run, split
 
 OTHER, REPORT = "OTHER", "REPORT"
 VECTOR_FILES = ["gpkg", "fgb", "shp", "geojson"]
@@ -114,9 +112,9 @@ class CommandAlgorithm(QgsProcessingAlgorithm):
                 positional += values
             if kind.endswith("_output"):
                 results[name] = values[0]
-        if self.described["overwrites"]:  # QGIS has asked already, or the output is a temporary file
+        if self.described["overwrites"]:
             options.append("--overwrite")
-        options += shlex.split(self.parameterAsString(parameters, OTHER, context), posix=os.name != "nt")
+        options += split(self.parameterAsString(parameters, OTHER, context))
         command = [self.program(), self.described["command"], *options, "--", *positional]
         try:
             run(command, feedback)
@@ -158,9 +156,8 @@ class CommandAlgorithm(QgsProcessingAlgorithm):
             raise QgsProcessingException(self.invalidSourceError(parameters, name))
         if layer.type() == QgsMapLayerType.RasterLayer:
             return layer.source()
-        return self.parameterAsCompatibleSourceLayerPath(
-            parameters, name, context, VECTOR_FILES, VECTOR_FILES[0], feedback
-        )
+        formats = [] if layer.dataProvider().subLayerCount() > 1 else VECTOR_FILES  # a path names no layer of a file
+        return self.parameterAsCompatibleSourceLayerPath(parameters, name, context, formats, VECTOR_FILES[0], feedback)
 
 
 def make_parameter(described):

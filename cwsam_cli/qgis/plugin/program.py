@@ -1,5 +1,6 @@
 """Run the program as a process: log, progress, cancel and errors. This module does not need QGIS."""
 
+import contextlib
 import os
 import queue
 import re
@@ -18,6 +19,13 @@ PATIENCE_S = 20
 
 class Failure(Exception):
     """The program did not succeed; the text is its own message."""
+
+
+def split(text, escape="" if os.name == "nt" else "\\"):
+    """Split options into words, as a shell does. On Windows a backslash is part of a path, and escapes nothing."""
+    words = shlex.shlex(text, posix=True)
+    words.whitespace_split, words.commenters, words.escape = True, "", escape
+    return list(words)
 
 
 def run(command, feedback):
@@ -43,6 +51,7 @@ def run(command, feedback):
             encoding="utf-8",
             errors="replace",
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            start_new_session=True,  # on POSIX, so that its processes can be killed with it
         )
     except OSError as error:
         place = "Settings > Options > Processing > Providers > cwsam"
@@ -65,6 +74,15 @@ def read(stream, lines):
     lines.put(None)
 
 
+def kill(process):
+    """Kill a process, on POSIX with those that it started."""
+    if os.name == "nt":
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def show(lines, process, feedback):
     """Show lines until the program ends, stop it if the user cancels, and return its error message."""
     message, deadline = [], None
@@ -74,7 +92,8 @@ def show(lines, process, feedback):
             process.terminate() if os.name == "nt" else process.send_signal(signal.SIGINT)
             deadline = time.monotonic() + PATIENCE_S
         if deadline is not None and time.monotonic() > deadline:
-            process.kill()
+            kill(process)
+            return ""  # a process that it started may still hold the stream open
         try:
             line = lines.get(timeout=0.1)
         except queue.Empty:
@@ -82,7 +101,7 @@ def show(lines, process, feedback):
         if line is None:
             return "\n".join(message).strip()
         progress = PROGRESS.match(line)
-        if line.lower().startswith("error: "):  # a wrong option has a capital letter
+        if line.lower().startswith("error: "):  # Typer begins usage errors with `Error:`
             message = [line[len("error: ") :]]
         elif message and (not line or line.startswith("hint: ")):
             message.append(line)

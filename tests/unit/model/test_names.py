@@ -185,7 +185,8 @@ def test_tensors_that_find_no_place_are_listed_in_a_warning(theirs: dict[str, Te
 @pytest.mark.parametrize(
     ("mode", "lost", "lacking"),
     [
-        ({}, "image_encoder.blocks.*.Space_Adapter (8)", "adapters"),
+        ({}, "image_encoder.blocks.*.Space_Adapter (8)", "adapters and no frequency prompt"),
+        ({"input_type": "fft"}, "image_encoder.blocks.*.Space_Adapter (8)", "adapters"),
         ({"adaptor": "adaptor"}, "image_encoder.prompt_generator (10)", "frequency prompt"),
     ],
 )
@@ -195,6 +196,7 @@ def test_a_model_without_adapters_or_prompt_says_that_its_encoder_differs(
     _, report = start(theirs, tmp_path, **mode)
     assert lost in report.remarks[0]
     assert f"the model has no {lacking}, so its encoder differs" in report.remarks[1]
+    assert '--set "model.args.encoder_mode={adaptor: adaptor, input_type: fft}"' in report.remarks[1]
 
 
 def test_such_a_model_learns(theirs: dict[str, Tensor], tmp_path: Path) -> None:

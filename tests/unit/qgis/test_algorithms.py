@@ -43,6 +43,24 @@ def test_outputs_come_last_and_help_names_no_command_line(algorithm: str) -> Non
     assert all(each["help"] and each["label"] for each in described["parameters"])
 
 
+@pytest.mark.parametrize("algorithm", [each.id for each in ALGORITHMS])
+def test_texts_stand_for_themselves(algorithm: str) -> None:
+    described = DESCRIBED[algorithm]
+    assert not any(part.endswith(":") for part in described["help"])
+    texts = [text for each in described["parameters"] for text in (each["label"], each["help"])]
+    assert not [text for text in texts if "below" in text or "repeatable" in text]
+
+
+def test_each_use_of_eval_has_its_own_help() -> None:
+    helps = [str(each["help"]) for each in DESCRIBED.values() if each["command"] == "eval"]
+    assert len(set(helps)) == len(helps) == 3
+
+
+def test_only_files_are_replaced() -> None:
+    replaced = {name for name, each in DESCRIBED.items() if each["overwrites"]}
+    assert replaced == {"predict", "vectorize", "mosaic", "sample"}
+
+
 @pytest.mark.parametrize("module", sorted(PLUGIN.glob("*.py")), ids=lambda path: path.stem)
 def test_the_plugin_needs_only_python_3_9_and_qgis(module: Path) -> None:
     tree = ast.parse(module.read_text(encoding="utf-8"), feature_version=(3, 9))

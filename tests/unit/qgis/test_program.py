@@ -1,5 +1,7 @@
 """QGIS sees the log, the progress and the error of the program, and can cancel it."""
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cwsam_cli.qgis.plugin import program
-from cwsam_cli.qgis.plugin.program import Failure, run
+from cwsam_cli.qgis.plugin.program import Failure, run, split
 
 
 class Feedback:
@@ -93,7 +95,8 @@ def test_variables_of_qgis_do_not_reach_the_program(monkeypatch: pytest.MonkeyPa
 def test_a_canceled_program_is_interrupted_and_killed_if_it_goes_on(
     is_stubborn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program, "PATIENCE_S", 0.5)
+    if is_stubborn:
+        monkeypatch.setattr(program, "PATIENCE_S", 0.5)
     deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" if is_stubborn else ""
     lines = ["import time", "try:", "    print('begun', flush=True)", "    time.sleep(60)"]
     lines += ["except KeyboardInterrupt:", "    print('bye')"]
@@ -102,3 +105,40 @@ def test_a_canceled_program_is_interrupted_and_killed_if_it_goes_on(
     run(python(deaf + "\n".join(lines)), feedback)
     assert time.monotonic() - begun < 20
     assert (("info", "bye") in feedback.told) is not is_stubborn
+
+
+@pytest.mark.parametrize("is_own_session", [False, True])
+def test_a_child_that_goes_on_does_not_hold_up_the_end(is_own_session: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "PATIENCE_S", 0.5)
+    child = f"[sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session={is_own_session}"
+    lines = ["import subprocess, sys, time", f"print(subprocess.Popen({child}).pid, flush=True)"]
+    lines += ["print('begun', flush=True)", "time.sleep(60)"]
+    feedback = Feedback(cancel_at="begun")
+    begun = time.monotonic()
+    run(python("\n".join(lines)), feedback)
+    assert time.monotonic() - begun < 20
+    pid = int(str(feedback.told[1][1]))
+    if is_own_session:  # it is not killed, but not waited for either
+        os.kill(pid, signal.SIGKILL)
+    else:
+        while is_running(pid):
+            assert time.monotonic() - begun < 20
+            time.sleep(0.1)
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "escape", "words"),
+    [
+        (r'--where="a b" C:\maps\a.tif', "", ["--where=a b", r"C:\maps\a.tif"]),
+        (r'"C:\my maps\a.tif" --band 1', "", [r"C:\my maps\a.tif", "--band", "1"]),
+        (r"my\ map.tif '#1'", "\\", ["my map.tif", "#1"]),
+        ("", "\\", []),
+    ],
+)
+def test_other_options_are_words_without_quotes(text: str, escape: str, words: list[str]) -> None:
+    assert split(text, escape) == words

@@ -72,18 +72,46 @@ def test_maps_that_name_a_code_differently_keep_their_legends(
     monkeypatch.setattr(logging.getLogger("cwsam"), "propagate", True)
     told = compared(tmp_path, make_map("a.tif", {1: "water", 2: "road"}), make_map("b.tif", {1: "town", 2: "road"}))
     assert len(told["tables"]) == 2
-    assert "`b.tif` and another map have different classes for the code 1" in caplog.text
+    assert "`b.tif` and the maps before it have different names for the code 1" in caplog.text
 
 
-def test_large_codes_that_would_share_a_value_keep_their_legends(
-    tmp_path: Path, make_map: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("first", "second", "is_shared"),
+    [
+        pytest.param([1, 1001], [1, 1001], True, id="same values"),
+        pytest.param([1, 1001], [1, 2002], False, id="two codes with one value"),
+        pytest.param([1, 1001, 2002], [1, 2002], False, id="one code with two values"),
+    ],
+)
+def test_large_codes_share_a_legend_only_if_their_values_agree(
+    tmp_path: Path,
+    make_map: Make,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    first: list[int],
+    second: list[int],
+    is_shared: bool,
 ) -> None:
     monkeypatch.setattr(logging.getLogger("cwsam"), "propagate", True)
-    told = compared(tmp_path, make_map("a.tif", {1: "", 1001: ""}), make_map("b.tif", {1: "", 2002: ""}))
-    assert len(told["tables"]) == 2
-    assert "too many codes above 254" in caplog.text
+    told = compared(tmp_path, make_map("a.tif", dict.fromkeys(first, "")), make_map("b.tif", dict.fromkeys(second, "")))
+    assert len(told["tables"]) == (1 if is_shared else 2)
+    assert ("have codes outside 0-254 that do not fit into one legend" in caplog.text) is not is_shared
+    assert "different names" not in caplog.text
 
 
-def test_one_map_cannot_be_compared(tmp_path: Path, make_map: Make) -> None:
-    with pytest.raises(DataError, match=r"needs two class maps, and `a\.tif` has 1"):
-        compared(tmp_path, make_map("a.tif", {1: "water", 2: "road"}))
+def test_a_third_map_with_other_names_leaves_the_first_two_one_legend(tmp_path: Path, make_map: Make) -> None:
+    names = ({1: "water", 2: "road"}, {1: "water", 3: "forest"}, {1: "town", 2: "road"}, {2: "road", 4: "field"})
+    told = compared(tmp_path, *(make_map(f"{number}.tif", each) for number, each in enumerate(names)))
+    assert [layer["table"] for layer in told["layers"]] == [0, 0, 1, 0]
+    assert [entry["code"] for entry in told["tables"][0]["classes"]] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("maps", "found"), [([], "none of the files is one"), (["a"], r"only `a\.tif` is one")])
+def test_fewer_than_two_maps_are_refused_before_a_layer_is_prepared(
+    tmp_path: Path, make_map: Make, make_raster: Callable[..., Path], maps: list[str], found: str
+) -> None:
+    paths = [make_map(f"{name}.tif", {1: "water", 2: "road"}) for name in maps]
+    paths.append(make_raster("scene.tif", np.ones((3, 8, 8), np.uint8)))
+    with pytest.raises(DataError, match=f"needs two class maps, and {found}"):
+        compared(tmp_path, *paths)
+    assert list((tmp_path / "page").iterdir()) == []
