@@ -39,7 +39,8 @@ def refuse_existing(target: Path, *, overwrite: bool, marker: str = "") -> None:
             if it contains this file or is empty.
 
     Raises:
-        UsageError: the target exists, is a folder that this program did not write, or is in an object store.
+        UsageError: the target exists, is a folder that this program did not write, is in an object store, or has no
+            name.
         OSError: its path is too long, or leads through a file or a folder in which nothing can be written.
     """
     if _STORE.match(target.as_posix()):
@@ -47,6 +48,7 @@ def refuse_existing(target: Path, *, overwrite: bool, marker: str = "") -> None:
             f"`{target}` is in an object store, and only `cwsam predict` writes maps there",
             hint="write to this disk, and upload the result with another program",
         )
+    refuse_unnamed(target)
     _refuse_unwritable(target)
     if not os.path.lexists(target):
         return
@@ -60,6 +62,16 @@ def refuse_existing(target: Path, *, overwrite: bool, marker: str = "") -> None:
             )
     if not overwrite:
         raise OutputExists(target)
+
+
+def refuse_unnamed(target: Path) -> None:
+    """Raise an error if the output is the working folder or the root, beside which nothing can be written.
+
+    Raises:
+        UsageError: the path has no name.
+    """
+    if not target.name:
+        raise UsageError("the output has no name of its own", hint="name a file or a folder: -o out")
 
 
 def _refuse_unwritable(target: Path) -> None:
@@ -133,7 +145,7 @@ def staged(target: Path, *, overwrite: bool, marker: str = "") -> Iterator[Path]
         UsageError: see `refuse_existing`.
         MachineError: the block wrote nothing at the path, or another process is writing the target.
     """
-    if target.is_symlink() and target.is_dir():  # to another disk: the link stays
+    if target.is_symlink() and target.is_dir():  # keep the link and replace the folder that it points to
         target = target.resolve()
     refuse_existing(target, overwrite=overwrite, marker=marker)
     with nullcontext() if _is_ours(target) else reserved(target), _staged(target) as stage:
@@ -216,7 +228,9 @@ def reserved(target: Path, *, wait_s: float = 0) -> Iterator[None]:
 
     Raises:
         MachineError: another process is writing it.
+        UsageError: the path has no name.
     """
+    refuse_unnamed(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f".{target.name}.lock")
     with locked(path, f"`{target}` is being written by another process", wait_s=wait_s):
@@ -297,7 +311,9 @@ def _open_lock(path: Path) -> IO[bytes]:
     try:
         return path.open("a+b")
     except FileNotFoundError:
-        raise MachineError(f"`{path}` cannot be made", hint="choose an output in another folder") from None
+        raise MachineError(
+            f"`{path.parent}` accepts no new file, or was removed", hint="choose an output in another folder"
+        ) from None
 
 
 def _take(file: IO[bytes], path: Path) -> None:
