@@ -121,8 +121,6 @@ def as_user_error(error: Exception) -> CwsamError | None:
         return MachineError(f"`{str(error)[18:].strip(chr(39))}`: {os.strerror(errno.ELOOP)}", hint=_DISK[errno.ELOOP])
     if isinstance(error, ValueError) and str(error) == "embedded null byte":
         return UsageError("a path contains the character NUL", hint="remove it")
-    if isinstance(error, ValueError) and str(error).endswith(" has an empty name"):
-        return UsageError("the output has no name of its own", hint="name a file or a folder: -o out")
     if _has_no_transformation(error):
         return DataError(
             "there is no transformation between the coordinate reference systems of the inputs",

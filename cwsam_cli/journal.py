@@ -20,7 +20,8 @@ from typing import IO, Any, Protocol
 
 from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, MachineError, UsageError
-from cwsam_cli.files import locked, reserved, write_text
+from cwsam_cli.files import reserved, write_text
+from cwsam_cli.locking import locked
 
 _HEAD = struct.Struct("<4sIIQI")
 _MAGIC = b"cwsm"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 
 from cwsam_cli.assess.places import INDEX, list_tiles
-from cwsam_cli.raster.sources.external import refuse_external_layer
+from cwsam_cli.raster.sources.external import refuse_unusable_layer
 from cwsam_cli.vector.distances import nearest_distances
 
 _LARGEST = (360, 91, 360, 91)
@@ -34,7 +34,7 @@ def distances_from_training(data: Sequence[Path], split: str) -> NDArray[np.floa
         path = folder / INDEX
         if not path.is_file():
             return None
-        refuse_external_layer(path)
+        refuse_unusable_layer(path)
         frame = pyogrio.read_dataframe(path, layer="tiles", columns=["tile", "split"])
         if frame.crs is None or "split" not in frame.columns:
             return None

@@ -12,7 +12,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.dataset.pairs import find_pairs
 from cwsam_cli.errors import DataError
-from cwsam_cli.raster.sources.external import refuse_external_layer
+from cwsam_cli.raster.sources.external import refuse_unusable_layer
 
 INDEX = "tiles.gpkg"
 """File of a dataset with the outline of each tile."""
@@ -87,7 +87,7 @@ def read_places(data: Path, tiles: Sequence[str]) -> Places:
     if not path.is_file():
         unknown = ("",) * len(tiles)
         return Places(scenes=unknown, blocks=tuple(tiles), windows=(None,) * len(tiles), has_blocks=False)
-    refuse_external_layer(path)
+    refuse_unusable_layer(path)
     try:
         frame = pyogrio.read_dataframe(path, layer="tiles", read_geometry=False)
         rows: dict[str, dict[str, Any]] = {row["tile"]: row for row in frame.to_dict("records")}

@@ -24,7 +24,7 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.files import csv_text, staged
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import has_position
-from cwsam_cli.raster.sources.external import refuse_external_layer
+from cwsam_cli.raster.sources.external import refuse_unusable_layer
 from cwsam_cli.vector.layers import write_frame
 
 _Floats = NDArray[np.float64]
@@ -268,7 +268,7 @@ def _read_blocks(root: Path) -> dict[str, str]:
     path = root / "tiles.gpkg"
     if not path.is_file():
         return {}
-    refuse_external_layer(path)
+    refuse_unusable_layer(path)
     try:
         frame = pyogrio.read_dataframe(path, columns=["tile", "block"], read_geometry=False)
         return dict(zip(frame["tile"].astype(str), frame["block"].astype(str), strict=True))

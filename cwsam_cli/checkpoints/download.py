@@ -11,7 +11,8 @@ from urllib.request import Request, urlopen
 
 from cwsam_cli.console import track
 from cwsam_cli.errors import CheckpointError, MachineError
-from cwsam_cli.files import locked, sha256
+from cwsam_cli.files import sha256
+from cwsam_cli.locking import locked
 
 _CHUNK = 1 << 20
 _TIMEOUT_S = 30

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from cwsam_cli.dataset.manifest import SPLITS, Band, read_manifest
 from cwsam_cli.errors import ConfigError, DataError
 from cwsam_cli.raster.sources.network import is_plain_file
 from cwsam_cli.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader  # only maps need it
 
 Kind = Literal["scene", "dataset", "model", "configuration", "map"]
 
@@ -160,27 +163,35 @@ def _configuration(name: str) -> Description:
 def _raster(path: str) -> Description:
     from rasterio.enums import ColorInterp
 
-    from cwsam_cli.maps.legend import Legend
     from cwsam_cli.raster.grid import Grid
     from cwsam_cli.raster.scene import open_raster
-    from cwsam_cli.raster.style import CLASSES_TAG, read_taxonomy
+    from cwsam_cli.raster.style import CLASSES_TAG
 
     with open_raster(path) as dataset:
         tags, grid = dataset.tags(), Grid.of(dataset)
-        if CLASSES_TAG in tags:
-            classes = _classes(read_taxonomy(dataset, ()))
-        elif dataset.count == 1 and dataset.colorinterp[0] == ColorInterp.palette:  # another program's map
-            legend = Legend.read(dataset)
-            classes = [{"code": code, "name": name, "color": legend.color(code)} for code, name in legend.names.items()]
-        else:
+        is_palette = dataset.count == 1 and dataset.colorinterp[0] == ColorInterp.palette  # another program's map
+        if CLASSES_TAG not in tags and not is_palette:
             return _scene(path)
+        taxonomy = map_taxonomy(dataset)
     own = {name.removeprefix(_TAG): value for name, value in tags.items() if name.startswith(_TAG)}
     facts = {"grid": str(grid)} | {
         name.lower().replace("_", " "): value for name, value in own.items() if _TAG + name != CLASSES_TAG and value
     }
     odd = [] if grid.crs is not None else [f"`{path}` has no coordinate reference system, so areas have no unit"]
-    odd += [] if classes else [f"`{path}` has colours, but no class names"]
-    return Description(path=path, kind="map", facts=facts, classes=classes, oddities=tuple(odd))
+    if taxonomy is None:
+        expand = f"gdal_translate -expand rgb {path} rgb.tif"
+        odd.append(f"`{path}` has colours, but no class names; if it is a picture, expand it: {expand}")
+    return Description(
+        path=path, kind="map", facts=facts, classes=_classes(taxonomy) if taxonomy else [], oddities=tuple(odd)
+    )
+
+
+def map_taxonomy(dataset: "DatasetReader") -> Taxonomy | None:
+    """Return the class table of a map, or None if it has no class names."""
+    from cwsam_cli.raster.style import CLASSES_TAG, band_names, read_taxonomy
+
+    has_names = CLASSES_TAG in dataset.tags() or any(band_names(dataset).values())
+    return read_taxonomy(dataset, ()) if has_names else None
 
 
 def _scene(path: str) -> Description:

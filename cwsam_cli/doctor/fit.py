@@ -15,6 +15,7 @@ from cwsam_cli.dataset.folds import INDEX
 from cwsam_cli.dataset.manifest import Band, Manifest, read_manifest
 from cwsam_cli.dataset.radiometry import sample
 from cwsam_cli.dataset.samples import refuse_different
+from cwsam_cli.doctor.describe import map_taxonomy
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.scene import open_scene
 from cwsam_cli.raster.sources.dates import find_date
@@ -121,10 +122,10 @@ def map_and_model(path: str, model: str) -> Found:
 
     trained, _ = open_model(Path(model))
     tags, taxonomy = _read_map(path)
-    misfits = _classes(path, taxonomy, model, trained.taxonomy)
+    doubts, misfits = _map_classes(path, taxonomy, model, trained.taxonomy)
     if sha256(Path(model)) not in tags.get(MODEL_TAG, ""):
-        return [f"another model than `{model}` made `{path}`"], misfits
-    return [], misfits
+        doubts.append(f"another model than `{model}` made `{path}`")
+    return doubts, misfits
 
 
 def map_and_scene(path: str, scene: str) -> Found:
@@ -141,7 +142,7 @@ def map_and_scene(path: str, scene: str) -> Found:
 
 def map_and_dataset(path: str, dataset: str) -> Found:
     """Compare the classes of a map and a dataset."""
-    return [], _classes(path, _read_map(path)[1], dataset, read_manifest(Path(dataset)).taxonomy)
+    return _map_classes(path, _read_map(path)[1], dataset, read_manifest(Path(dataset)).taxonomy)
 
 
 def config_and_dataset(config: str, dataset: str) -> Found:
@@ -165,12 +166,17 @@ def _classes(first: str, own: Taxonomy, second: str, other: Taxonomy) -> list[st
     return [f"`{first}` has the classes {lists[0]}, … ({len(own)}), `{second}` has {lists[1]}, … ({len(other)})"]
 
 
-def _read_map(path: str) -> tuple[dict[str, Any], Taxonomy]:
+def _map_classes(path: str, own: Taxonomy | None, second: str, other: Taxonomy) -> Found:
+    if own is None:
+        return [f"`{path}` has no class names to compare with the classes of `{second}`"], []
+    return [], _classes(path, own, second, other)
+
+
+def _read_map(path: str) -> tuple[dict[str, Any], Taxonomy | None]:
     from cwsam_cli.raster.scene import open_raster
-    from cwsam_cli.raster.style import read_taxonomy
 
     with open_raster(path) as dataset:
-        return dataset.tags(), read_taxonomy(dataset, ())
+        return dataset.tags(), map_taxonomy(dataset)
 
 
 CHECKS: dict[tuple[str, str], Callable[[str, str], Found]] = {

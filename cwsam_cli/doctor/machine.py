@@ -16,7 +16,7 @@ from cwsam_cli.console import size_text
 from cwsam_cli.distributed.scheduler import count_cores
 from cwsam_cli.distributed.world import choose_device, choose_precision
 from cwsam_cli.errors import MachineError
-from cwsam_cli.files import locked
+from cwsam_cli.locking import locked
 
 _LIBRARIES = ("torch", "numpy", "rasterio", "pyogrio", "shapely", "pyproj", "numba", "onnxruntime")
 _SMALL_DISK = 2_000_000_000  # bytes; a journal, a map and its layers of a large scene need more

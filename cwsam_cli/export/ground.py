@@ -9,7 +9,7 @@ import pyproj
 from cwsam_cli.checkpoints.checkpoint import Checkpoint
 from cwsam_cli.dataset.manifest import NAME, Manifest, read_manifest
 from cwsam_cli.errors import DataError
-from cwsam_cli.raster.sources.external import refuse_external_layer
+from cwsam_cli.raster.sources.external import refuse_unusable_layer
 
 Bounds = tuple[float, float, float, float]
 
@@ -60,7 +60,7 @@ def _bounds(path: Path) -> Bounds | None:
     """Return the bounds of the training tiles in degrees; None without a CRS or a readable file."""
     if not path.is_file():
         return None
-    refuse_external_layer(path)
+    refuse_unusable_layer(path)
     try:
         crs = pyogrio.read_info(path)["crs"]
         _, boxes = pyogrio.read_bounds(path, where="split = 'train'")

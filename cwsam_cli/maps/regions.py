@@ -16,7 +16,7 @@ from rasterio.windows import Window
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.place import missing_crs
-from cwsam_cli.raster.sources.external import refuse_external_layer
+from cwsam_cli.raster.sources.external import refuse_unusable_layer
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -85,7 +85,7 @@ def is_raster(path: Path) -> bool:
 
     if not path.exists():
         raise DataError(f"there is no file `{path}`", hint="check the path")
-    refuse_external_layer(path)
+    refuse_unusable_layer(path)
     try:
         with rasterio.open(path):
             return True

@@ -16,7 +16,8 @@ from cwsam_cli.distributed.launch import launch
 from cwsam_cli.distributed.scheduler import LostScheduler
 from cwsam_cli.distributed.world import World, choose_device
 from cwsam_cli.errors import CwsamError, OutputExists, UsageError, log_failure
-from cwsam_cli.files import locked, refuse_existing, reserved, sha256
+from cwsam_cli.files import refuse_existing, reserved, sha256
+from cwsam_cli.locking import locked
 from cwsam_cli.predict.plan import MapPlan
 from cwsam_cli.predict.planning import make_plan
 from cwsam_cli.predict.request import MapRequest

@@ -69,10 +69,10 @@ def refuse_enormous(width: int, height: int, path: Path | str, hint: str = "") -
         raise UsageError(
             f"{_MAX_PIXELS} `{text}` is not a number", hint=f"for example: export {_MAX_PIXELS}=1e14"
         ) from None
-    if width * height > most:
+    if not float(width * height) <= most:  # also if it is NaN
         raise DataError(
             f"`{path}` has {width:,} × {height:,} pixels to process, more than {most:g}",
-            hint=f"{hint}if you mean it: export {_MAX_PIXELS}={width * height:.3g}",
+            hint=f"{hint}if you mean it: export {_MAX_PIXELS}={width * height}",
         )
 
 

@@ -54,7 +54,9 @@ def draw_sample(request: SampleRequest) -> SampleResult:
             if not len(population.values):
                 raise DataError(
                     f"`{request.map_path}` has no pixel in any stratum",
-                    hint="check its nodata value" if request.strata is None else f"does `{request.strata}` show it?",
+                    hint="check its nodata value"
+                    if request.strata is None
+                    else f"check that `{request.strata}` covers the map",
                 )
             if population.outside:
                 log.warning("%s", describe_outside(population.outside, int(population.pixels.sum())))

@@ -20,7 +20,7 @@ from pyproj.exceptions import ProjError
 
 from cwsam_cli.errors import DataError
 from cwsam_cli.files import FORMULA, plain_cell, staged
-from cwsam_cli.raster.sources.external import refuse_external_layer
+from cwsam_cli.raster.sources.external import refuse_unusable_layer
 from cwsam_cli.survey.design import Design, MapClass
 from cwsam_cli.survey.form import form_style
 from cwsam_cli.taxonomy import name_key
@@ -197,7 +197,7 @@ def read_sample(path: Path) -> Sample:
         raise DataError(f"there is no file `{path}`", hint="check the path")
     package = path.with_suffix(".gpkg") if path.suffix.lower() == ".csv" else path
     if package.exists():
-        refuse_external_layer(package)
+        refuse_unusable_layer(package)
     try:
         if path.suffix.lower() == ".csv":
             frame = _read_csv(path, package if package.exists() else None)

@@ -25,7 +25,7 @@ from cwsam_cli.dataset.manifest import NAME, SPLITS, Manifest, refuse_other_data
 from cwsam_cli.dataset.statistics import RunningStats, class_weights
 from cwsam_cli.distributed.scheduler import Workers, connect, count_cores
 from cwsam_cli.errors import DataError, MachineError
-from cwsam_cli.files import refuse_existing, sha256, staged
+from cwsam_cli.files import refuse_existing, refuse_unnamed, sha256, staged
 from cwsam_cli.journal import journal
 from cwsam_cli.raster.scene import GDAL_CACHE
 from cwsam_cli.raster.sources.fingerprint import Stamps, fingerprint_of_file
@@ -62,10 +62,12 @@ def tile_scenes(request: TileRequest) -> Manifest:
         UsageError: the output exists and may not be replaced.
         MachineError: a file could not be written whole, or another process is writing the output.
     """
-    if request.append or (request.output.is_symlink() and request.output.is_dir()):  # a link stays
+    # Keep the link and replace the folder that it points to.
+    if request.append or (request.output.is_symlink() and request.output.is_dir()):
         request = replace(request, output=request.output.resolve())
     if request.scheduler:
         request = request.for_workers()
+    refuse_unnamed(request.output)
     restore(request.output)
     earlier = read_earlier(request.output) if request.append else None
     if earlier is None:

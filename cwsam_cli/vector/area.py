@@ -14,7 +14,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError, MissingCRS
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.sources.external import refuse_external_layer
+from cwsam_cli.raster.sources.external import refuse_unusable_layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def read_area(path: Path, grid: Grid, *, raster: str = "the scene") -> AreaOfInt
         DataError: a coordinate is not finite, or the file cannot be read.
         MissingCRS: the file has a CRS and the grid has none, or the other way round.
     """
-    refuse_external_layer(path)
+    refuse_unusable_layer(path)
     try:
         crs = pyogrio.read_info(path)["crs"]
         if (crs is None) != (grid.crs is None):

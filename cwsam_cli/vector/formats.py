@@ -27,7 +27,7 @@ MEDIA_TYPES = {
 _OWN_SUFFIX = {"ESRI Shapefile": ".shp", "FlatGeobuf": ".fgb"}
 """Formats for which GDAL creates a folder if the file's suffix is another one."""
 _NO_LAYER = re.compile(f"[{re.escape(string.punctuation.replace('_', ''))}]|gpkg|sqlite_", re.I)
-"""How no layer of a GeoPackage may begin."""
+"""First characters that GDAL refuses in a layer's name."""
 
 
 def vector_driver(path: Path, name: Format | None = None) -> str:
@@ -67,12 +67,13 @@ def layer_name(path: Path, driver: str, name: str | None) -> str:
         name: the name that the user wants.
 
     Raises:
-        UsageError: no layer of a GeoPackage can have this name.
+        UsageError: GDAL refuses this name in a GeoPackage.
     """
     if driver != "GPKG" or not _NO_LAYER.match(name or path.stem):
         return name or path.stem
     if name:
         raise UsageError(
-            f"--layer `{name}`: no layer of a GeoPackage can begin so", hint=f"for example: --layer _{name}"
+            f"--layer `{name}`: the name of a GeoPackage layer cannot begin with punctuation, `gpkg` or `sqlite_`",
+            hint=f"for example: --layer _{name}",
         )
     return f"_{path.stem}"

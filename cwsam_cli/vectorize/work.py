@@ -16,6 +16,7 @@ from cwsam_cli.errors import DataError
 from cwsam_cli.files import reserved, staged
 from cwsam_cli.maps.codes import Strip
 from cwsam_cli.maps.strips import ClassRaster, OtherRaster, on_grid, open_classes
+from cwsam_cli.raster.sources.busy import refuse_busy_geopackage
 from cwsam_cli.raster.sources.catalog import (
     ItemSource,
     addresses,
@@ -28,7 +29,6 @@ from cwsam_cli.raster.sources.catalog import (
     write_json,
 )
 from cwsam_cli.raster.sources.fingerprint import Stamps
-from cwsam_cli.raster.sources.locked import refuse_locked
 from cwsam_cli.raster.style import qml
 from cwsam_cli.regions.sieve import choose_codes, drop_holes, recode, select_holes
 from cwsam_cli.regions.units import sieve_weights, step_jacobians
@@ -59,11 +59,11 @@ def write_polygons(plan: VectorizePlan) -> VectorizeResult:
 
     Raises:
         DataError: the polygons are not a coverage, do not fit the format, or overlap those of the layer, or an input
-            was changed while it was read.
+            or the GeoPackage was changed meanwhile.
         MachineError: the layer could not be written whole, or another process is writing it.
     """
     crs = CRS.from_wkt(plan.layer_crs)
-    stamps = Stamps.of((plan.map_path, *plan.statistics.values()))
+    stamps = [Stamps.of((plan.map_path, *plan.statistics.values()))]
     with (
         open_classes(plan.map_path, plan.band) as source,
         on_grid(list(plan.statistics.values()), source) as others,
@@ -74,7 +74,8 @@ def write_polygons(plan: VectorizePlan) -> VectorizeResult:
             batches = check_size(batches, plan.output.name)
         with reserved(plan.output), staged(plan.output, overwrite=plan.overwrite or plan.append) as path:
             if plan.append and plan.output.exists():
-                refuse_locked(plan.output, is_changed=True)
+                refuse_busy_geopackage(plan.output, is_replaced=True)
+                stamps.append(Stamps.of((plan.output, f"{plan.output}-wal")))  # no lock is held until it is replaced
                 refuse_other_layer(plan.output, plan.layer, crs, stream.columns.schema, plan.geometry_type)
                 copy_geopackage(plan.output, path)
                 if not plan.allow_overlap:
@@ -98,7 +99,8 @@ def write_polygons(plan: VectorizePlan) -> VectorizeResult:
             checked = stream.verdict()
             if plan.stac:
                 _write_item(plan, source, list(stream.areas), path)
-            stamps.refuse_changed()
+            for stamp in stamps:
+                stamp.refuse_changed()
     for name, code in plan.selected.items():
         if code not in stream.areas:
             log.warning("`%s` has no polygon of class `%s`", plan.map_path, name)

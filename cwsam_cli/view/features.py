@@ -16,7 +16,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.raster.sources.external import refuse_external_layer
+from cwsam_cli.raster.sources.external import refuse_unusable_layer
 from cwsam_cli.raster.style import read_qml
 from cwsam_cli.taxonomy import default_color, name_key
 from cwsam_cli.vector.layers import GEOMETRY, write_stream
@@ -50,7 +50,7 @@ def inspect_features(path: Path) -> list[FeatureSource]:
     Raises:
         DataError: there is none.
     """
-    refuse_external_layer(path)
+    refuse_unusable_layer(path)
     layers = [str(name) for name, geometry in pyogrio.list_layers(path) if geometry is not None]
     if not layers:
         raise DataError(f"`{path}` has no layer with geometry", hint="give a layer of polygons")

@@ -106,3 +106,20 @@ def test_a_dataset_whose_files_are_gone_is_odd(run: Any, tmp_path: Path, monkeyp
         path.unlink()
     (thing,) = diagnosis("data")[1]["things"]
     assert any("has 0 files" in text for text in thing["description"]["oddities"])
+
+
+def test_a_palette_without_class_names_is_compared_with_a_doubt(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with rasterio.open(run.scene) as source:
+        write(tmp_path / "picture.tif", source.read(1), transform=source.transform)
+    with rasterio.open("picture.tif", "r+") as picture:
+        picture.write_colormap(1, {1: (255, 0, 0, 255)})
+    code, found = diagnosis("picture.tif", run.dataset, run.checkpoint)
+    assert code == 0, found["comparisons"]
+    (odd,) = found["things"][0]["description"]["oddities"]
+    assert "no class names" in odd and "gdal_translate -expand rgb picture.tif rgb.tif" in odd
+    told = [pair for pair in found["comparisons"] if "picture.tif" in (pair["first"], pair["second"])]
+    assert [pair["verdict"] for pair in told] == ["unclear", "unclear"]
+    assert all("has no class names to compare" in pair["reasons"][0] for pair in told)

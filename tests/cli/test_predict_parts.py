@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from cwsam_cli.files import locked
 from cwsam_cli.journal import part_of_journal
+from cwsam_cli.locking import locked
 from cwsam_cli.predict.workers import parts
 from tests.cli.conftest import invoke, succeed, write
 

@@ -542,6 +542,33 @@ def test_maps_can_be_appended_to_a_layer_and_beside_it(cwsam: Cwsam, make_raster
     assert styles["cover"].count("<category ") == 8 and styles["east"].count("<category ") == 4
 
 
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_change_that_another_program_commits_during_append_is_not_lost(
+    cwsam: Cwsam, make_raster: Any, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    import sqlite3
+
+    from cwsam_cli.vectorize import work
+
+    scene = make_raster("map.tif", patchwork())
+    cwsam("vectorize", scene, "p.gpkg")
+    other = sqlite3.connect("p.gpkg")
+    assert other.execute(f"PRAGMA journal_mode={mode}").fetchone() == (mode,)
+    copy = work.copy_geopackage
+
+    def copy_and_change(source: Path, target: Path) -> None:
+        copy(source, target)
+        other.execute("UPDATE gpkg_contents SET description = 'corrected'")
+        other.commit()
+
+    monkeypatch.setattr(work, "copy_geopackage", copy_and_change)
+    result = CliRunner().invoke(app, ["vectorize", str(scene), "p.gpkg", "--append", "--layer", "two"])
+    other.close()
+    assert result.exit_code == 4 and "was changed while it was read" in result.stderr
+    kept = sqlite3.connect("p.gpkg").execute("SELECT DISTINCT description FROM gpkg_contents").fetchall()
+    assert kept == [("corrected",)]
+
+
 @pytest.mark.parametrize("dst", [(), ("--dst-crs", "EPSG:3035")])
 @pytest.mark.parametrize("columns", [0, 40])
 def test_a_map_of_ground_that_the_layer_has_already_is_appended_only_on_demand(

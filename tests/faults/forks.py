@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import sys
@@ -10,7 +11,9 @@ import traceback
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +44,33 @@ _FORKS.set_forkserver_preload(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command that runs in a forked process."""
+
+    process: ForkServerProcess
+    printed: Path
+    """The file that receives what it prints."""
+
+    def finish(self) -> tuple[int, str]:
+        """Wait for the command; returns its exit code, negative for a signal, and what it printed."""
+        self.process.join()
+        text = self.printed.read_text("utf-8", errors="replace")
+        self.printed.unlink()
+        assert self.process.exitcode is not None
+        return self.process.exitcode, text
+
+    def kill(self) -> None:
+        """Kill the command, also if it is stopped or has ended."""
+        self.process.kill()
+        self.process.join()
+
+
 def run_in_fork(folder: Path, words: Sequence[Any], fault: Fault | None = None) -> tuple[int, str]:
     """Run `cwsam` in a process that is forked from one which has loaded the libraries.
 
-    That process is a server without threads. Tests themselves have threads, and a process forked from one with threads
-    can wait for their locks forever.
+    That process is a server that runs nothing else: its only threads are idle ones of libraries. Tests themselves have
+    busy threads, and a process forked from one with busy threads can wait for their locks forever.
 
     Args:
         folder: the working folder.
@@ -55,22 +80,32 @@ def run_in_fork(folder: Path, words: Sequence[Any], fault: Fault | None = None) 
     Returns:
         The exit code, negative for a signal, and what was printed.
     """
-    return finish(*start_in_fork(folder, words, fault, folder.with_name(f"{folder.name}.out")))
+    return start_in_fork(folder, words, fault, folder.with_name(f"{folder.name}.out")).finish()
 
 
-def start_in_fork(folder: Path, words: Sequence[Any], fault: Fault | None, out: Path) -> tuple[Any, Path]:
-    """Start what `run_in_fork` runs; `out` receives what it prints. Returns the arguments of `finish`."""
-    child = _FORKS.Process(target=_run, args=(folder, [str(word) for word in words], fault, out))
+def start_in_fork(folder: Path, words: Sequence[Any], fault: Fault | None, printed: Path) -> Command:
+    """Start what `run_in_fork` runs; `printed` receives what it prints."""
+    child = _FORKS.Process(target=_run, args=(folder, [str(word) for word in words], fault, printed))
     child.start()
-    return child, out
+    return Command(child, printed)
 
 
-def finish(child: Any, out: Path) -> tuple[int, str]:
-    """Wait for a command; returns its exit code and what it printed."""
-    child.join()
-    text = out.read_text("utf-8", errors="replace")
-    out.unlink()
-    return child.exitcode, text
+def run_again(folder: Path, words: Sequence[Any]) -> tuple[int, str]:
+    """Run a command that was killed once more. Training resumes, unless the killed run saved nothing."""
+    if words[0] == "train":
+        code, text = run_in_fork(folder, (*words, "--resume"))
+        if "holds no run" not in text:
+            return code, text
+        assert "Traceback" not in text, text
+    return run_in_fork(folder, words)
+
+
+def make_fresh(inputs: Path, name: str) -> Path:
+    """Return an empty folder beside the inputs."""
+    folder = inputs.with_name(name)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
 
 
 def _run(folder: Path, words: list[str], fault: Fault | None, out: Path) -> None:
@@ -138,12 +173,12 @@ def _signal_at_rename(number: int, which: signal.Signals) -> None:
 
 
 def kill_after(seconds: float) -> Fault:
-    """Kill the process after some time, wherever it is."""
+    """Kill the process with SIGALRM after some time, wherever it is."""
     return partial(_kill_after, seconds)
 
 
 def _kill_after(seconds: float) -> None:
-    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a handler in Python would wait for calls in C
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 

@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.faults.conftest import COMMANDS
-from tests.faults.forks import contents, count_renames, kill_after, limit_files, run_in_fork, signal_at_rename
+from tests.faults.forks import (
+    contents,
+    count_renames,
+    kill_after,
+    limit_files,
+    make_fresh,
+    run_again,
+    run_in_fork,
+    signal_at_rename,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")]
 
@@ -38,7 +47,7 @@ def whole(inputs: Path) -> Callable[[str], Whole]:
 
     @cache
     def run(name: str) -> Whole:
-        folder, renames = _fresh(inputs, "whole"), inputs.with_name("renames")
+        folder, renames = make_fresh(inputs, "whole"), inputs.with_name("renames")
         renames.write_text("")
         code, text = run_in_fork(folder, COMMANDS[name], count_renames(renames))
         assert code == _GOOD.get(name, 0), (name, text)
@@ -50,25 +59,13 @@ def whole(inputs: Path) -> Callable[[str], Whole]:
     return run
 
 
-def _fresh(inputs: Path, name: str) -> Path:
-    folder = inputs.with_name(name)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return folder
-
-
 def _refuse_tracebacks(text: str) -> None:
     assert "Traceback" not in text, text
 
 
 def _finish(folder: Path, words: tuple[str, ...], expected: dict[str, Any], what: str) -> None:
     """Check what a killed command left, give it again, and compare what it then leaves with an undisturbed run."""
-    code, text = 0, ""
-    if words[0] == "train":
-        code, text = run_in_fork(folder, (*words, "--resume"))
-        _refuse_tracebacks(text)
-    if words[0] != "train" or "holds no run" in text:
-        code, text = run_in_fork(folder, words)
+    code, text = run_again(folder, words)
     _refuse_tracebacks(text)
     assert code in (0, EXISTS, _GOOD.get(words[0])), (what, code, text)
     found = contents(folder)
@@ -84,7 +81,7 @@ def test_a_kill_at_a_rename_leaves_whole_outputs_and_the_same_command_finishes(
     expected, renames, _ = whole(name)
     words = COMMANDS[name]
     for number in sorted({0, renames // 2, renames - 1}):
-        folder = _fresh(inputs, "killed")
+        folder = make_fresh(inputs, "killed")
         code, text = run_in_fork(folder, words, signal_at_rename(number, signal.SIGKILL))
         assert code == -signal.SIGKILL, text
         for path, content in contents(folder).items():
@@ -98,7 +95,7 @@ def test_ctrl_c_sigterm_or_a_kill_at_a_random_moment(
     inputs: Path, whole: Callable[[str], Whole], number: int, name: str
 ) -> None:
     expected, renames, _ = whole(name)
-    words, chance, folder = COMMANDS[name], random.Random(name), _fresh(inputs, "killed")
+    words, chance, folder = COMMANDS[name], random.Random(name), make_fresh(inputs, "killed")
     moment = chance.randrange(renames)
     faults = [
         signal_at_rename(moment, signal.SIGINT),
@@ -107,14 +104,14 @@ def test_ctrl_c_sigterm_or_a_kill_at_a_random_moment(
     ]
     code, text = run_in_fork(folder, words, faults[number % len(faults)])
     _refuse_tracebacks(text)
-    assert code in (0, _GOOD.get(name), 130, -signal.SIGTERM, -signal.SIGKILL), (code, text)
+    assert code in (0, _GOOD.get(name), 130, -signal.SIGTERM, -signal.SIGALRM), (code, text)
     _finish(folder, words, expected, "a signal")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_full_disk_is_told_and_leaves_nothing(inputs: Path, whole: Callable[[str], Whole], name: str) -> None:
     expected, _, largest = whole(name)
-    words, folder = COMMANDS[name], _fresh(inputs, "full")
+    words, folder = COMMANDS[name], make_fresh(inputs, "full")
     code, text = run_in_fork(folder, words, limit_files(largest // 2))
     _refuse_tracebacks(text)
     assert code == 6 and "error: " in text and "hint: " in text, (code, text)
@@ -155,7 +152,7 @@ def _replace_when_an_output_is_begun(newer: Path, changed: Path, *, has_journal:
     ],
 )
 def test_a_raster_that_is_replaced_while_it_is_read_is_detected(inputs: Path, name: str, changed: str) -> None:
-    folder = _fresh(inputs, "replaced")
+    folder = make_fresh(inputs, "replaced")
     words = tuple(word.replace("../inputs/", "") if word.endswith(".tif") else word for word in COMMANDS[name])
     for word in COMMANDS[name]:
         if word.startswith("../inputs/") and word.endswith(".tif"):

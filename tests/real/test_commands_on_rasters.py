@@ -6,7 +6,6 @@
 import csv
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,9 +82,9 @@ class Odd(NamedTuple):
 def same_classes_and_pixels(out: Path, odd: Odd) -> None:
     frame = pyogrio.read_dataframe(out / "out.gpkg", columns=["code", "pixels"], read_geometry=False)
     info = pyogrio.read_info(out / "out.gpkg", force_total_bounds=True)
-    known = odd.codes().compressed()
+    codes, counts = np.unique(odd.codes().compressed(), return_counts=True)
     assert CRS.from_user_input(info["crs"]) == odd.crs
-    assert frame.groupby("code")["pixels"].sum().to_dict() == Counter(known.tolist())
+    assert frame.groupby("code")["pixels"].sum().to_dict() == dict(zip(codes.tolist(), counts.tolist(), strict=True))
     if len(frame):
         west, south, east, north = info["total_bounds"]
         left, bottom, right, top = rasterio.transform.array_bounds(*odd.shape, odd.transform)
@@ -112,6 +111,7 @@ def means_are_those_of_the_pixels(out: Path, odd: Odd) -> None:
     with rasterio.open(odd.beside) as dataset:
         codes = dataset.read(1)
     values = odd.codes(odd.window)
+    assert len(frame)
     for entry in frame.itertuples():
         column = int(((~odd.transform) @ entry.geometry.representative_point().coords[0])[0] - odd.window.col_off)
         stripe = np.zeros(codes.shape, bool)
@@ -162,11 +162,8 @@ CASES = {
         ("vectorize", "RASTER", "out.gpkg"),
         AS_MAP | {CRS_LESS: NO_PLACE},
         same_classes_and_pixels,
-        left_out=(
-            "RGB.byte.tif",
-            "RGB2.byte.tif",
-            "rgb_internal_mask.tif",
-        ),  # 200,000 polygons each, as south_up_real.tif
+        # WORLD takes gigabytes here, and the others have 200,000 polygons each, as south_up_real.tif.
+        left_out=(WORLD, "RGB.byte.tif", "RGB2.byte.tif", "rgb_internal_mask.tif"),
         band=True,
     ),
     "sample": Case(

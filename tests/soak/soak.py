@@ -46,6 +46,8 @@ def growth(counts: list[int], values: list[float]) -> float:
     """Return the growth per 1,000 scenes or validations after the warm-up: the slope of a line through the minima."""
     groups = np.array_split(np.arange(int(len(counts) * WARM_UP), len(counts)), GROUPS)
     lowest = [int(group[np.array(values)[group].argmin()]) for group in groups if len(group)]
+    if len(set(np.array(counts)[lowest])) < 2:  # nothing was done meanwhile
+        return 0.0
     return float(np.polyfit(np.array(counts)[lowest], np.array(values)[lowest], 1)[0]) * 1000
 
 
@@ -59,9 +61,8 @@ def _many_scenes(folder: Path, seconds: float) -> Run:
     _train(folder, folder / "save", 3)
     scenes, output = folder / "scenes", folder / "maps"
     scenes.mkdir()
-    for number in range(
-        min(int(seconds * 20), 60_000)
-    ):  # twice what is mapped in that time; a file has at most 65,000 links
+    # More than are mapped in that time (2 per second in 2026); a file has at most 65,000 links.
+    for number in range(min(int(seconds * 20), 60_000)):
         os.link(folder / "scene.tif", scenes / f"{number:06}.tif")
     model = folder / "save" / "model_epoch_best.pth"
     words = ("predict", str(scenes), "-c", str(model), "-o", str(output), "--confidence")
@@ -108,7 +109,7 @@ def _samples(run: Run, seconds: float, temporary: Path) -> Iterator[tuple[int, d
     """Start a run, yield samples, and interrupt it when its time is over.
 
     Raises:
-        RuntimeError: the run failed.
+        RuntimeError: the run failed, or ended before its time.
     """
     temporary.mkdir()
     environment = os.environ | {"TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
@@ -120,8 +121,9 @@ def _samples(run: Run, seconds: float, temporary: Path) -> Iterator[tuple[int, d
             time.sleep(seconds / SAMPLES)
             with suppress(psutil.Error, OSError):  # a child or a file has just gone
                 yield run.count(), _sample(process, run, temporary)
+        has_ended = it.poll() is not None
         it.send_signal(signal.SIGINT)
-        if it.wait(600) not in (0, 130):
+        if it.wait(600) not in (0, 130) or has_ended:
             log.seek(0)
             raise RuntimeError(f"exit code {it.returncode}: {log.read()[-2000:]}")
 

@@ -34,6 +34,10 @@ def test_a_file_that_is_there_at_some_moments_is_no_growth_in_few_validations():
     assert grown(few, dict.fromkeys(BOUNDS, files)) == []
 
 
+def test_samples_in_which_nothing_was_done_have_no_growth():
+    assert growth([0] * 399 + [1], [5.0] * 400) == 0
+
+
 def test_growth_is_per_thousand_after_the_warm_up():
     values = [0.0 if count < 1000 else 500 + count / 500 for count in COUNTS]
     assert abs(growth(COUNTS, values) - 2.0) < 1e-9

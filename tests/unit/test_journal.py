@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cwsam_cli.errors import DataError, MachineError, UsageError
-from cwsam_cli.files import locked
 from cwsam_cli.journal import Journal, journal, part_of_journal
+from cwsam_cli.locking import locked
 
 KEY = {"scene": "a", "checkpoint": "b"}
 

@@ -21,6 +21,7 @@ def environment():
 
 
 def test_the_versions_of_the_lock_are_installed():
+    """This assumes an environment of `make install`. One that pip made alone may have newer versions."""
     found = {name: version(name).partition("+")[0] for name in pins()}
     assert found == pins()
 
@@ -37,7 +38,8 @@ def test_all_that_is_needed_is_locked():
             if further.marker is None or any(further.marker.evaluate({"extra": x}) for x in ("", *each.extras)):
                 further.marker = None
                 needed.append(further)
-    assert {canonical(name) for name, *_ in checked} - pins().keys() == set()
+    cuda = pins(ROOT / "locks" / "torch-cuda.lock")  # PyPI's build of torch needs them
+    assert {canonical(name) for name, *_ in checked} - pins().keys() - cuda.keys() == set()
 
 
 def test_pyproject_allows_the_versions_of_the_lock():

@@ -17,7 +17,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from cwsam_cli.errors import DataError
-from cwsam_cli.raster.sources.locked import refuse_locked
+from cwsam_cli.raster.sources.busy import refuse_busy_geopackage
 from cwsam_cli.raster.sources.network import NO_EXTERNAL, is_plain_file
 
 _ALONE = ("GTiff", "PNG", "JPEG", "JP2OpenJPEG", "AAIGrid")
@@ -61,8 +61,8 @@ def refuse_external(raster: str) -> None:
     _check(path, path.absolute().parent.resolve(), raster, set())
 
 
-def refuse_external_layer(path: Path) -> None:
-    """Stop at a vector file that is locked, or that may read other files if `--no-external` is given.
+def refuse_unusable_layer(path: Path) -> None:
+    """Stop at a vector file that another process locks, or that may read other files if `--no-external` is given.
 
     GDAL's virtual layers, pipelines and many formats in text or XML may name files and servers, so only a few formats
     are allowed. A raster passes unless it is external.
@@ -71,7 +71,7 @@ def refuse_external_layer(path: Path) -> None:
         DataError: there is no such file, its format is not allowed, or a part of it lies outside its folder.
         MachineError: another process locks it.
     """
-    refuse_locked(path)
+    refuse_busy_geopackage(path)
     if not is_forbidden() or path.is_dir():
         return
     if not path.is_file():

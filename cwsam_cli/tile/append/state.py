@@ -23,7 +23,7 @@ from cwsam_cli.dataset.manifest import SPLITS, Manifest, Split, SplitRule, Tilin
 from cwsam_cli.dataset.statistics import RunningStats, class_weights
 from cwsam_cli.errors import ConfigError, DataError, one_line
 from cwsam_cli.files import sha256
-from cwsam_cli.raster.sources.external import refuse_external_layer
+from cwsam_cli.raster.sources.external import refuse_unusable_layer
 from cwsam_cli.raster.sources.views import public_name
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.append.options import too_old
@@ -156,7 +156,7 @@ def read_earlier(folder: Path) -> Earlier:
             for own in told.scenes
         )
         units = {unit: DividedUnit(split, fold, dict(found)) for unit, (split, fold, found) in told.units.items()}
-        refuse_external_layer(folder / INDEX)
+        refuse_unusable_layer(folder / INDEX)
         frame = pyogrio.read_dataframe(folder / INDEX, layer="tiles", read_geometry=False)
         tiles = _read_tiles(frame.to_dict("records"), scenes, manifest.taxonomy.codes)
         table = LabelTable(taxonomy=manifest.taxonomy, values=dict(told.values))

@@ -14,7 +14,7 @@ from cwsam_cli.console import log
 from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.grid import Grid
 from cwsam_cli.raster.scene import open_raster
-from cwsam_cli.raster.sources.external import refuse_external_layer
+from cwsam_cli.raster.sources.external import refuse_unusable_layer
 from cwsam_cli.raster.style import has_wide_values, read_label_table
 from cwsam_cli.taxonomy import LabelTable
 from cwsam_cli.tile.labels.coco import CocoSource, is_coco
@@ -190,7 +190,7 @@ def _read_table(classes: str) -> LabelTable:
     path = Path(classes)
     if not path.is_file() or path.suffix.lower() in (*SUFFIXES, ".yaml", ".yml"):
         return load_label_table(classes)
-    refuse_external_layer(path)
+    refuse_unusable_layer(path)
     if path.suffix.lower() == ".dbf":
         frame = pyogrio.read_dataframe(path, read_geometry=False)
         return make_label_table(table_keys(list(frame.columns), frame.to_numpy().tolist(), path), classes)
@@ -247,7 +247,7 @@ def is_vector(path: Path, what: str = "labels") -> bool:
     """
     if not path.exists():
         raise DataError(f"there are no {what} at `{path}`", hint="check the path")
-    refuse_external_layer(path)
+    refuse_unusable_layer(path)
     if is_raster(path):
         return False
     try:

@@ -12,7 +12,7 @@ from pyogrio.errors import DataLayerError, DataSourceError
 
 from cwsam_cli.dataset.manifest import SPLITS
 from cwsam_cli.errors import DataError, UsageError
-from cwsam_cli.raster.sources.external import refuse_external_layer
+from cwsam_cli.raster.sources.external import refuse_unusable_layer
 from cwsam_cli.tile.footprints import PlacedScene, Rectangle
 
 _PIXEL_SHARE = 1e-3
@@ -47,7 +47,7 @@ def read_zones(path: Path, field: str, scenes: Sequence[PlacedScene]) -> Zones:
         UsageError: the field is missing.
         DataError: the file cannot be read, has no CRS, or holds another value.
     """
-    refuse_external_layer(path)
+    refuse_unusable_layer(path)
     try:
         frame = geopandas.read_file(path)
     except (DataSourceError, DataLayerError) as error:

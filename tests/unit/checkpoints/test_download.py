@@ -14,7 +14,7 @@ import pytest
 
 from cwsam_cli.checkpoints.download import download
 from cwsam_cli.errors import CheckpointError, MachineError
-from cwsam_cli.files import locked
+from cwsam_cli.locking import locked
 
 CONTENT = bytes(range(256)) * 9_000  # 2.3 MB: more than two chunks
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

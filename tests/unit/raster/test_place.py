@@ -13,9 +13,9 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 
-from cwsam_cli.errors import DataError
+from cwsam_cli.errors import DataError, UsageError
 from cwsam_cli.raster.grid import Grid
-from cwsam_cli.raster.place import missing_crs, refuse_impossible
+from cwsam_cli.raster.place import missing_crs, refuse_enormous, refuse_impossible
 
 MakeRaster = Callable[..., Any]
 
@@ -95,3 +95,19 @@ def test_the_hint_places_the_raster_and_keeps_its_nodata(tmp_path: Path, make_ra
     subprocess.run([Path(sys.executable).with_name("rio"), *command], check=True, capture_output=True)
     with rasterio.open(bare) as one, rasterio.open(scene) as other:
         assert (one.crs, one.transform, one.nodata) == (other.crs, other.transform, None)
+
+
+def test_the_limit_of_pixels_is_lifted_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_enormous(4_320_000, 1_728_000, "the Earth at 10 m")
+    side = 3_512_345_679
+    with pytest.raises(DataError, match=r"pixels to process, more than 1e\+13") as refused:
+        refuse_enormous(side, side, "scene.vrt")
+    monkeypatch.setenv("CWSAM_MAX_PIXELS", refused.value.hint.rpartition("=")[2])
+    refuse_enormous(side, side, "scene.vrt")
+    for limit in ("100", "nan"):
+        monkeypatch.setenv("CWSAM_MAX_PIXELS", limit)
+        with pytest.raises(DataError, match=f"11 × 10 pixels to process, more than {limit}"):
+            refuse_enormous(11, 10, "scene.tif")
+    monkeypatch.setenv("CWSAM_MAX_PIXELS", "much")
+    with pytest.raises(UsageError, match="`much` is not a number"):
+        refuse_enormous(1, 1, "scene.tif")

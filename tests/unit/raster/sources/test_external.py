@@ -16,7 +16,7 @@ from rasterio.windows import Window
 
 from cwsam_cli.errors import DataError
 from cwsam_cli.raster.scene import open_raster, open_scene
-from cwsam_cli.raster.sources.external import refuse_external, refuse_external_layer
+from cwsam_cli.raster.sources.external import refuse_external, refuse_unusable_layer
 from cwsam_cli.raster.sources.network import NO_EXTERNAL
 from cwsam_cli.raster.sources.views import make_views
 
@@ -206,7 +206,7 @@ def test_common_layers_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dri
     path = tmp_path / f"a{suffix}"
     geopandas.GeoDataFrame({"name": ["<a>"]}, geometry=[shapely.Point(1, 2)], crs=4326).to_file(path, driver=driver)
     monkeypatch.setenv(NO_EXTERNAL, "1")
-    refuse_external_layer(path)
+    refuse_unusable_layer(path)
 
 
 @pytest.mark.parametrize("before", ["", "\ufeff", "text ", '{"type": "FeatureCollection"} '])
@@ -215,10 +215,10 @@ def test_a_virtual_layer_is_refused_whatever_stands_before_it(
 ) -> None:
     path = tmp_path / "layer.gpkg"
     path.write_text(f"{before}<OGRVRTDataSource></OGRVRTDataSource>", encoding="utf-8")
-    refuse_external_layer(path)
+    refuse_unusable_layer(path)
     monkeypatch.setenv(NO_EXTERNAL, "1")
     with pytest.raises(DataError, match=r"layer\.gpkg"):
-        refuse_external_layer(path)
+        refuse_unusable_layer(path)
 
 
 def test_a_pipeline_and_a_linked_part_of_a_shapefile_are_refused(
@@ -234,4 +234,4 @@ def test_a_pipeline_and_a_linked_part_of_a_shapefile_are_refused(
     (folder / "b.dbf").symlink_to(tmp_path / "b.dbf")
     for name in ("a.gpkg", "b.shp", "gone.gpkg"):
         with pytest.raises(DataError):
-            refuse_external_layer(folder / name)
+            refuse_unusable_layer(folder / name)
