@@ -9,6 +9,7 @@ import geopandas
 import numpy as np
 import shapely
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
@@ -72,6 +73,9 @@ class PlannedTile:
     """Other folds with a tile closer than the buffer. Training leaves this tile out if one of them is validation."""
     shared: tuple[int, int] = (0, 0)
     """Rows at the top and columns at the left that earlier tiles also contain."""
+    others: tuple[tuple[int, int], ...] = ()
+    """First row and column of earlier tiles of its block with pixels of this tile, if `shared` cannot name all: tiles
+    between them were left out."""
     overlap: int = 0
     """The number of shared rows and columns that keep their labels. The others have no labels in this tile."""
 
@@ -79,6 +83,17 @@ class PlannedTile:
     def window(self) -> Window:
         """Return its window in the scene."""
         return Window(self.col_off, self.row_off, self.width, self.height)
+
+    @property
+    def fresh(self) -> NDArray[np.bool_]:
+        """Return the pixels that no earlier tile contains (height, width)."""
+        above, beside = self.shared
+        found = np.ones((self.height, self.width), bool)
+        found[:above] = found[:, :beside] = False
+        for row, col in self.others:
+            down, right = row - self.row_off, col - self.col_off
+            found[max(0, down) : down + self.height, max(0, right) : max(0, right + self.width)] = False
+        return found
 
     @property
     def unlabelled(self) -> tuple[int, int]:

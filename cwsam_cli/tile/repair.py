@@ -70,9 +70,8 @@ def _rewrite(result: Repair, writer: TileWriter, number: int, tile: PlannedTile,
     if isinstance(before, str):
         result.left_out.append((before, -1))
     else:
-        above, beside = tile.shared
-        row -= writer.count(before.label[above:, beside:])
-        added[above:, beside:] = False
+        row -= writer.count(before.label[tile.fresh])
+        added &= ~tile.fresh
     if isinstance(now, str):
         result.left_out.append((now, 1))
         return

@@ -107,10 +107,14 @@ def writing_parts(plan: TilePlan, inputs: Inputs, folder: Path) -> Iterator[Call
                     continue
                 above, beside = tile.shared
                 fresh = slice(above, None), slice(beside, None)
-                own = writer.count(content.label[fresh]) if above or beside else content.pixels
+                label, valid = content.label[fresh], content.valid[fresh]
+                if tile.others:
+                    is_fresh = tile.fresh[fresh]
+                    label, valid = label[is_fresh], valid & is_fresh
+                own = writer.count(label) if above or beside or tile.others else content.pixels
                 pixels[SPLITS.index(tile.split)] += own
                 if tile.split == "train":
-                    statistics.add(content.image[:, *fresh], content.valid[fresh])
+                    statistics.add(content.image[:, *fresh], valid)
                 written.append(writer.write(tile, content))
                 numbers.append(number)
             return WrittenPart(

@@ -7,7 +7,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import given, reject, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
@@ -25,6 +25,7 @@ def write(path: Path, values: NDArray[np.generic], west: int, nodata: int | None
         target.write(values)
 
 
+@example(71, 86, 6, 1, None, 2, "uint8", 80)  # a tile shares a corner, and the tile above it is left out
 @settings(max_examples=10, deadline=None, database=None)
 @given(
     st.integers(40, 90),

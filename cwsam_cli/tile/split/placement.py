@@ -1,5 +1,6 @@
 """Place tiles in blocks of ground."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
@@ -62,6 +63,7 @@ def _starts(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
 def without(tiles: Sequence[PlannedTile], gone: set[int], size: int) -> list[PlannedTile]:
     """Leave tiles out. What they shared with a later tile counts in that one."""
     left: dict[tuple[int, str, int, int], PlannedTile] = {}
+    by_block: dict[tuple[int, str], list[PlannedTile]] = defaultdict(list)
     for number, tile in enumerate(tiles):
         if number in gone:
             continue
@@ -72,14 +74,26 @@ def without(tiles: Sequence[PlannedTile], gone: set[int], size: int) -> list[Pla
         if above and beside and not has_up and not has_west and (tile.scene, tile.block, up, west) in left:
             continue  # it would share a corner, which `shared` cannot say
         shared = (above if has_up else 0, beside if has_west else 0)
-        left[tile.scene, tile.block, tile.row_off, tile.col_off] = replace(tile, shared=shared)
+        earlier = by_block[tile.scene, tile.block]
+        if shared != tile.shared or tile.others:
+            near = [each for each in earlier if _meet(each, tile)]
+            tile = replace(tile, shared=shared, others=tuple((each.row_off, each.col_off) for each in near))
+        left[tile.scene, tile.block, tile.row_off, tile.col_off] = tile
+        earlier.append(tile)
     return list(left.values())
+
+
+def _meet(one: PlannedTile, other: PlannedTile) -> bool:
+    return abs(one.row_off - other.row_off) < one.height and abs(one.col_off - other.col_off) < one.width
 
 
 def area(rectangles: Sequence[PlacedBlock | PlannedTile]) -> int:
     """Return the number of pixels in rectangles. A pixel in two tiles of one block counts once."""
     total = 0
     for each in rectangles:
+        if isinstance(each, PlannedTile) and each.others:
+            total += int(each.fresh.sum())
+            continue
         above, beside = each.shared if isinstance(each, PlannedTile) else (0, 0)
         total += int((each.window.height - above) * (each.window.width - beside))
     return total
