@@ -110,7 +110,8 @@ def test_no_tile_moves_and_splits_stay_a_buffer_apart(
     if buffered:
         assert (distance[others] >= buffered * min(PIXELS) * 0.9999).all()
     else:
-        shared = np.maximum(-apart, 0).prod(axis=2)
+        common = np.minimum(high[:, None], high[None]) - np.maximum(low[:, None], low[None])
+        shared = np.maximum(common, 0).prod(axis=2)
         strip = size * np.array([ground.scenes[tile.scene].transform[0] for tile in ground.tiles]) ** 2
         assert (shared <= np.maximum(strip[:, None], strip[None]) * 1.001)[others].all(), "at most a pixel's width"
     if folds:
