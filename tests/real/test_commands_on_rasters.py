@@ -88,8 +88,9 @@ def same_classes_and_pixels(out: Path, odd: Odd) -> None:
     if len(frame):
         west, south, east, north = info["total_bounds"]
         left, bottom, right, top = rasterio.transform.array_bounds(*odd.shape, odd.transform)
-        assert min(left, right) <= west < east <= max(left, right)
-        assert min(bottom, top) <= south < north <= max(bottom, top)
+        slack = 1e-12 * max(abs(edge) for edge in (left, right, bottom, top))
+        assert min(left, right) - slack <= west < east <= max(left, right) + slack
+        assert min(bottom, top) - slack <= south < north <= max(bottom, top) + slack
 
 
 def points_have_the_class_of_their_pixel(out: Path, odd: Odd) -> None:
