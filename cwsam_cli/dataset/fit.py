@@ -11,7 +11,7 @@ from cwsam_cli.raster.scene import Scene
 NO_CRS = "`%s` has no coordinate reference system, so the map has none either"
 _FAR = 8.0  # standard deviations of the training data
 _SHIFTED = 1.0
-"""Standard deviations of the training data. Neighbouring ground differs by up to 1.04; shifts of 1.1 and more harm.
+"""Standard deviations of the training data. Neighbouring ground differs by up to 1.04; most shifts of 1.1 or more harm.
 Source: the section on distant ground in tests/benchmarks/README.md."""
 
 
